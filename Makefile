@@ -1,0 +1,51 @@
+# `make demo` walks the whole path; `make test` checks everything. Both work on a fresh clone.
+
+# torch's threads must sleep while they wait, or a busy machine slows them many times over.
+export OMP_WAIT_POLICY := PASSIVE
+# Nothing is fetched at run time.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+# The first Python that is 3.11 or later and can make an environment; or `make PYTHON=/path/to/python`.
+CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3 python
+SUITS := -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))'
+PYTHON = $(shell for p in $(CANDIDATES); do $$p $(SUITS) >/dev/null 2>&1 && echo $$p && break; done)
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+DEMO_FLAGS :=
+PYTEST_FLAGS :=
+
+.PHONY: demo test test-slow lint format clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
+
+test: lint
+	$(VENV)/bin/pytest -m 'not slow' $(PYTEST_FLAGS)
+
+test-slow: $(INSTALLED)
+	$(VENV)/bin/pytest -m slow $(PYTEST_FLAGS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python tools/check_lengths.py
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+# The stamp is newer than both files exactly when the environment holds what they ask for.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(or $(PYTHON),false) $(SUITS) 2>/dev/null || { \
+	    echo "Laterna needs Python 3.11 or later with venv and ensurepip; none was found as" \
+	        "$(CANDIDATES). Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

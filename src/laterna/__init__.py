@@ -1,0 +1,80 @@
+"""Laterna: from boxes and captions to your own visual assistant.
+
+The names below are the Python face. Each is imported when it is first used, so `import laterna`
+does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from laterna.errors import LaternaError
+from laterna.recipe import Recipe, load_recipe
+from laterna.records import (
+    Answer,
+    Batch,
+    Box,
+    InstructionRecord,
+    Pack,
+    Question,
+    Sample,
+    Scene,
+    Score,
+    Turn,
+)
+from laterna.version import __version__
+
+if TYPE_CHECKING:
+    from laterna.data.masking import tokenise
+    from laterna.evaluation.run import evaluate
+    from laterna.model.assistant import Assistant
+    from laterna.model.checkpoint import load_checkpoint as load
+    from laterna.synthesis.annotations import read_scenes
+    from laterna.training.run import train
+
+__all__ = [
+    "Answer",
+    "Assistant",
+    "Batch",
+    "Box",
+    "InstructionRecord",
+    "LaternaError",
+    "Pack",
+    "Question",
+    "Recipe",
+    "Sample",
+    "Scene",
+    "Score",
+    "Turn",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_recipe",
+    "read_scenes",
+    "tokenise",
+    "train",
+]
+
+_LATE = {
+    "Assistant": ("laterna.model.assistant", "Assistant"),
+    "evaluate": ("laterna.evaluation.run", "evaluate"),
+    "load": ("laterna.model.checkpoint", "load_checkpoint"),
+    "read_scenes": ("laterna.synthesis.annotations", "read_scenes"),
+    "tokenise": ("laterna.data.masking", "tokenise"),
+    "train": ("laterna.training.run", "train"),
+}
+"""Name to its module and its name there, for those that would make `import laterna` slow."""
+
+
+def __getattr__(name: str) -> object:
+    """Import a name of the face when it is first asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module 'laterna' has no attribute '{name}'")
+    module, attribute = _LATE[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the face, late names included."""
+    return sorted(__all__)

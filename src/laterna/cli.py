@@ -1,0 +1,361 @@
+"""The command line: one subcommand a step, nothing else.
+
+A command is a struct of arguments, whose docstrings are its help, with a `run` that hands them to
+the step and returns the closing line: what was made and where. What a step needs is imported
+when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import tyro
+from tyro.conf import DisallowNone, Fixed, Positional, PositionalMetavarFromFieldName, Suppress, arg
+
+from laterna.errors import LaternaError
+from laterna.files import write_atomically
+from laterna.recipe import Recipe, StageName, load_recipe
+from laterna.records import Kind
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from laterna.evaluation.run import Evaluation
+    from laterna.lab.blind_spots import BlindSpot
+
+RUNS = Path("runs")
+"""Where commands write unless told otherwise."""
+LISTED = 20
+"""Left-out records shown one by one; the closing line counts all of them by reason."""
+DESCRIPTION = "From boxes and captions to your own visual assistant, one subcommand a step."
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all commands: the arguments of one step."""
+
+    def run(self) -> str:
+        """Do the step and return the closing line, empty where nothing was made."""
+        raise NotImplementedError
+
+
+class Demo(Command, frozen=True, kw_only=True):
+    """Walk the whole path on the embedded world: draw, synthesise, train, evaluate, report."""
+
+    out: Path = RUNS / "demo"
+    """Folder for everything the demo makes; run again, it picks up at the last finished step."""
+    seed: int = 0
+    """Seed of the world, of the synthesis and of the training."""
+    quick: bool = False
+    """A smaller world and shorter stages: shows that the path works, not how well."""
+
+    def run(self) -> str:
+        """Call `laterna.demo`."""
+        from laterna.demo import run_demo
+
+        return f"made the demo's report: {run_demo(self.out, self.seed, self.quick)}"
+
+
+class World(Command, frozen=True, kw_only=True):
+    """Draw the embedded tabletop world as a COCO-format dataset."""
+
+    folder: Positional[Path]
+    """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
+    pictures: int = 2000
+    """Number of pictures."""
+    seed: int = 0
+    """Seed of the world; the same seed draws the same pictures."""
+    start: int = 0
+    """Number of the first picture; ranges of one seed that do not overlap share no picture."""
+
+    def run(self) -> str:
+        """Call `laterna.world.dataset`."""
+        from laterna.world.dataset import write_world
+
+        summary = write_world(self.folder, pictures=self.pictures, seed=self.seed, start=self.start)
+        return summary.line()
+
+
+class Synthesize(Command, frozen=True, kw_only=True):
+    """Turn annotated pictures into instruction records in LLaVA's training JSON."""
+
+    annotations: Path
+    """COCO instances file, folder of a COCO-format dataset, or JSON lines of contexts."""
+    out: Path
+    """JSON file to write."""
+    captions: Path | None = None
+    """COCO captions file; left out: the one beside the annotations."""
+    teacher: str = "scribe"
+    """Who composes the records; `scribe` works offline from the text proxy alone."""
+    kinds: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
+    """Kinds of records to make; `caption` needs no teacher and is what stage 1 learns."""
+    conversation_boxes: bool = False
+    """Show the boxes to the teacher of conversations too, who cannot count without them; LLaVA
+    does not."""
+    seed: int = 0
+    """Seed of the teacher's choices."""
+
+    def run(self) -> str:
+        """Call `laterna.synthesis.run`."""
+        from laterna.synthesis.run import synthesize
+
+        summary = synthesize(
+            self.annotations,
+            self.out,
+            captions=self.captions,
+            teacher=self.teacher,
+            kinds=self.kinds,
+            seed=self.seed,
+            conversation_boxes=self.conversation_boxes,
+        )
+        _list("left out", [f"{problem.where}: {problem.reason}" for problem in summary.problems])
+        return summary.line()
+
+
+class Train(Command, frozen=True, kw_only=True):
+    """Train an assistant in two stages: align the connector, then tune on instructions.
+
+    RECIPE comes first; `laterna train RECIPE --help` lists every setting that may follow it,
+    such as `--instruct.connector.lr 1e-4`.
+    """
+
+    recipe: Positional[str]
+    """TOML file, or name of a shipped recipe."""
+    stage: Literal["align", "instruct", "both"] = "both"
+    """Which stage to train; `both`: the second starts from the checkpoint of the first."""
+    out: Path | None = None
+    """Folder for the checkpoints OUT/align and OUT/instruct; left out: runs/NAME."""
+    start: Path | None = None
+    """Checkpoint that the first stage trained here starts from; left out: the recipe's parts."""
+
+    def settings_to_train(self) -> Recipe:
+        """Return the recipe as it is in its file."""
+        return load_recipe(self.recipe)
+
+    def run(self) -> str:
+        """Call `laterna.training.run`, once a stage."""
+        settings = self.settings_to_train()
+        from laterna.training.run import train
+
+        out = self.out or RUNS / settings.name
+        checkpoint = self.start
+        stages: tuple[StageName, ...] = ("align", "instruct")
+        for stage in stages:
+            if self.stage in (stage, "both"):
+                checkpoint = train(settings, stage=stage, out=out / stage, start=checkpoint)
+        return f"made the checkpoint {checkpoint}; talk to it: laterna chat {checkpoint}"
+
+
+class TunedTrain(Train, frozen=True, kw_only=True):
+    """Train an assistant by this recipe; every setting below can be changed."""
+
+    recipe: Suppress[Fixed[str]]
+    settings: Annotated[Recipe, arg(name="")]
+
+    def settings_to_train(self) -> Recipe:
+        """Return the recipe with what the command line changed in it."""
+        return self.settings
+
+
+class Evaluate(Command, frozen=True, kw_only=True):
+    """Ask a checkpoint questions with known answers; score it beside the same with no picture."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint folder."""
+    data: Path
+    """Dataset folder that the task asks about."""
+    task: str = "world"
+    """What is asked: `world`, the tabletop world's questions by kind."""
+    limit: int = 0
+    """Questions at most; 0: all."""
+    seed: int = 0
+    """Seed of the choice and wording of the questions."""
+    out: Path | None = None
+    """JSON file for the figures; left out: only printed."""
+    controls: bool = True
+    """Also ask everything about a blank picture."""
+
+    def run(self) -> str:
+        """Call `laterna.evaluation.run` and show the table."""
+        from rich.console import Console
+
+        from laterna.evaluation.run import evaluate, figures
+        from laterna.model.checkpoint import load_checkpoint
+
+        evaluation = evaluate(
+            load_checkpoint(self.checkpoint),
+            self.task,
+            self.data,
+            limit=self.limit,
+            seed=self.seed,
+            blank=self.controls,
+        )
+        Console().print(_score_table(evaluation))
+        _list("not asked", [skipped.message for skipped in evaluation.skipped])
+        found = figures(evaluation)
+        counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
+        made = f"evaluated {self.checkpoint}: {found.overall:.3f} of {found.questions} right"
+        made += "".join(counts)
+        if self.out is None:
+            return made
+        with write_atomically(self.out) as aside:
+            aside.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        return f"{made}; made {self.out}"
+
+
+class Lab(Command, frozen=True, kw_only=True):
+    """Run an experiment on a checkpoint."""
+
+    experiment: Positional[Literal["blind-spots"]]
+    """`blind-spots`: how well it answers about what the text proxy leaves out."""
+    checkpoint: Positional[Path]
+    """Checkpoint folder."""
+    data: Path
+    """Dataset folder of the tabletop world."""
+    limit: int = 0
+    """Pictures at most; 0: all."""
+    seed: int = 0
+    """Seed of the choice of pictures, of the questions and of the probe."""
+
+    def run(self) -> str:
+        """Call `laterna.lab` and show the table."""
+        from rich.console import Console
+
+        from laterna.lab.blind_spots import blind_spots
+        from laterna.model.checkpoint import load_checkpoint
+
+        spots = blind_spots(
+            load_checkpoint(self.checkpoint), self.data, limit=self.limit, seed=self.seed
+        )
+        Console().print(_blind_spot_table(spots))
+        return f"measured {len(spots)} blind spots of {self.checkpoint} on {self.data}"
+
+
+class Chat(Command, frozen=True, kw_only=True):
+    """Talk with a checkpoint about a picture in the terminal."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint folder."""
+    picture: Path | None = None
+    """Picture to talk about; left out: none."""
+    prompt: str | None = None
+    """Answer this alone and end; left out: a conversation."""
+    max_new_tokens: int = 256
+    """Longest answer, in tokens."""
+
+    def run(self) -> str:
+        """Call `laterna.serving.terminal`."""
+        from laterna.model.checkpoint import load_checkpoint
+        from laterna.serving.terminal import chat
+
+        chat(load_checkpoint(self.checkpoint), self.picture, self.prompt, self.max_new_tokens)
+        return ""
+
+
+COMMANDS: dict[str, Callable[..., Command]] = {
+    "demo": Demo,
+    "world": World,
+    "synthesize": Synthesize,
+    "train": Train,
+    "evaluate": Evaluate,
+    "lab": Lab,
+    "chat": Chat,
+}
+
+
+def parse(args: Sequence[str]) -> Command:
+    """Read a command line; help and wrong usage print and raise SystemExit.
+
+    `train RECIPE` is read over the recipe's own values, so that each is a default to override.
+    """
+    config = (PositionalMetavarFromFieldName, DisallowNone)
+    if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
+        source, overrides = args[1], args[2:]
+        return tyro.cli(
+            TunedTrain,
+            prog=f"laterna train {source}",
+            default=TunedTrain(recipe=source, settings=load_recipe(source)),
+            args=overrides,
+            config=config,
+        )
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="laterna", description=DESCRIPTION, args=args, config=config
+    )
+    return command
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, 2 for what the user can mend, 130, 141."""
+    # Read by torch when it is first imported: threads that spin while they wait are far slower
+    # on a machine that does anything else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        _run(sys.argv[1:] if args is None else args)
+    except LaternaError as error:
+        return _complain(str(error))
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing more may be written, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        return _complain(f"{error.filename or 'disk'}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("\nlaterna: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(args: Sequence[str]) -> None:
+    try:
+        line = parse(args).run()
+        if line:
+            print(line)
+    finally:
+        sys.stdout.flush()
+
+
+def _complain(message: str) -> int:
+    print(f"laterna: {message}", file=sys.stderr)
+    return 2
+
+
+def _list(what: str, messages: Sequence[str]) -> None:
+    for message in messages[:LISTED]:
+        print(f"{what}: {message}")
+    if len(messages) > LISTED:
+        print(f"{what}: {len(messages) - LISTED} more")
+
+
+def _score_table(evaluation: Evaluation) -> Table:
+    """Show accuracies by kind of question, each control in a column beside them."""
+    from rich.table import Table
+
+    columns = {"right": evaluation.scores}
+    columns |= {control.name: control.scores for control in evaluation.controls}
+    table = Table("kind", *columns, "questions")
+    for index, kind in enumerate(evaluation.scores.kinds):
+        # Controls are asked the very same questions, so their kinds are the same, in order.
+        cells = [f"{scores.kinds[index].accuracy:.3f}" for scores in columns.values()]
+        table.add_row(kind.name, *cells, str(kind.total))
+    table.add_section()
+    overall = [f"{scores.overall.accuracy:.3f}" for scores in columns.values()]
+    table.add_row("overall", *overall, str(evaluation.scores.overall.total))
+    return table
+
+
+def _blind_spot_table(spots: Sequence[BlindSpot]) -> Table:
+    """Show what the assistant and a probe of its encoder know of each property."""
+    from rich.table import Table
+
+    table = Table("property", "asked", "probe", "probe, labels shuffled", "chance", "questions")
+    for spot in spots:
+        shares = (spot.asked, spot.probe, spot.shuffled, spot.chance)
+        table.add_row(spot.name, *(f"{share:.3f}" for share in shares), str(spot.questions))
+    return table

@@ -1,0 +1,240 @@
+"""Turns become the one text that the language model reads, with the spans it learns to write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from msgspec import structs
+
+from laterna.errors import LaternaError
+from laterna.records import PICTURE_MARK, Record, Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FOLDER = Path(__file__).parent / "templates"
+SHIPPED_TEMPLATES: dict[str, Path] = {
+    "plain": _FOLDER / "plain.jinja",
+    "vicuna_v1": _FOLDER / "vicuna_v1.jinja",
+    "llama_2": _FOLDER / "llama_2.jinja",
+}
+
+# Characters of Unicode's private plane: no text that means anything holds them, and none that
+# does is let through.
+ANSWER_START = "\U000f1a70"
+ANSWER_END = "\U000f1a71"
+_MARKERS = re.compile(f"[{ANSWER_START}{ANSWER_END}]")
+_UNSAYABLE = re.compile(f"[{ANSWER_START}{ANSWER_END}\ud800-\udfff]")
+
+
+class UnusableError(LaternaError):
+    """One record that cannot be used. `reason` is the same for every record with that fault."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Rendered(Record, frozen=True):
+    """A chat as text, and the character ranges (start, end) that carry loss, in order."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the Jinja text of a chat template: `own` (the tokenizer's) or a shipped one.
+
+    Raises LaternaError for an unknown name, and for `own` where the tokenizer has none.
+    """
+    if name in SHIPPED_TEMPLATES:
+        return SHIPPED_TEMPLATES[name].read_text(encoding="utf-8")
+    known = ", ".join(SHIPPED_TEMPLATES)
+    if name != "own":
+        raise LaternaError(f"unknown chat template {name!r}; known are: own, {known}")
+    if not tokenizer.chat_template:
+        raise LaternaError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; "
+            f"set `template` to one of: {known}"
+        )
+    return str(tokenizer.get_chat_template())
+
+
+def render(
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    *,
+    continue_as_assistant: bool = False,
+    picture_mark: str = PICTURE_MARK,
+) -> Rendered:
+    """Render a chat by a Jinja template (its text) and find what is to be learned in it.
+
+    A span covers the text of an assistant turn that carries loss, and its end-of-turn: what the
+    template writes after the answer up to the first special token, or, where none follows, all
+    that it writes there when the chat ends with that answer. `continue_as_assistant` ends the
+    text where the assistant is to write. `picture_mark` is told to the template, since some
+    templates keep nothing else of the user's words.
+
+    The answers are found by rendering a second time with marker characters around them; the two
+    renders must agree but for the markers.
+
+    Raises UnusableError when the turns hold characters that cannot be passed on or the text of a
+    special token, or when the template refuses the turns, or changes an answer.
+    """
+    _check_turns(turns, tokenizer, continue_as_assistant)
+    chat = _Chat(tokenizer, template, picture_mark)
+    text = chat.text(turns, prompt=continue_as_assistant)
+    learned = [index for index, turn in enumerate(turns) if turn.loss]
+    if not learned:
+        return Rendered(text=text, spans=())
+    # A template may strip an answer, and does not find the white space when a marker is outside.
+    for wrap in (_wrap, _wrap_core):
+        marked = [wrap(turn) for turn in turns]
+        answers = _marked_spans(chat.text(marked, prompt=continue_as_assistant), text)
+        if answers is not None and _are_the_answers(answers, text, turns):
+            break
+    else:
+        raise UnusableError(
+            "the template changes an answer",
+            "the chat template does not write the assistant's answers as they are, so they "
+            "cannot be found in its text; use another template, or mend the answers",
+        )
+    ends = [
+        end + _end_of_turn(text[end:], chat, marked[: index + 1], last=index + 1 == len(turns))
+        for index, (_, end) in zip(learned, answers, strict=True)
+    ]
+    spans = tuple((start, end) for (start, _), end in zip(answers, ends, strict=True))
+    return Rendered(text=text, spans=spans)
+
+
+def _end_of_turn(after: str, chat: _Chat, marked: Sequence[Turn], *, last: bool) -> int:
+    """Return how many characters of `after`, the text behind an answer, end its turn.
+
+    `marked` are the turns up to that answer: rendered alone they show what belongs to the answer
+    and not to the turn that follows it.
+    """
+    if not last:
+        ended_here = chat.text(marked, prompt=False).rpartition(ANSWER_END)[2]
+        after = _common_start(after, ended_here)
+    special = special_pattern(chat.tokenizer).search(after)
+    return special.end() if special else len(after)
+
+
+class _Chat:
+    """A tokenizer's renderer with one template."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: str, picture_mark: str
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.picture_mark = picture_mark
+
+    def text(self, turns: Sequence[Turn], *, prompt: bool) -> str:
+        """Render turns; `prompt` asks for the opening of an assistant's turn at the end."""
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    chat_template=self.template,
+                    add_generation_prompt=prompt,
+                    picture_mark=self.picture_mark,
+                )
+            )
+        except TemplateSyntaxError as error:
+            raise LaternaError(f"the chat template is not valid Jinja: {error}") from error
+        except TemplateError as error:
+            message = f"the chat template refuses the turns: {error}"
+            raise UnusableError("the template refuses the turns", message) from error
+
+
+def _check_turns(
+    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, continue_as_assistant: bool
+) -> None:
+    if not turns:
+        raise UnusableError("no turns", "the chat has no turns")
+    if continue_as_assistant and turns[-1].role == "assistant":
+        raise UnusableError(
+            "nothing to answer", "the last turn is the assistant's: there is nothing to answer"
+        )
+    for number, turn in enumerate(turns, start=1):
+        if turn.loss and turn.role != "assistant":
+            raise UnusableError(
+                "loss outside the assistant's turns",
+                f"turn {number} ({turn.role}) carries loss; only the assistant's turns may",
+            )
+        if found := _UNSAYABLE.search(turn.text):
+            raise UnusableError(
+                "a reserved character in the text",
+                f"turn {number} holds the character U+{ord(found.group()):04X}, which is "
+                "reserved or not valid text; remove it",
+            )
+        # A special token in the words would end the turn, or open another, for the model.
+        for word in special_pattern(tokenizer).findall(turn.text):
+            if word != PICTURE_MARK:
+                raise UnusableError(
+                    "a special token in the text",
+                    f"turn {number} holds {word!r}, a special token of the tokenizer; remove it",
+                )
+
+
+def _wrap(turn: Turn) -> Turn:
+    if not turn.loss:
+        return turn
+    return structs.replace(turn, text=f"{ANSWER_START}{turn.text}{ANSWER_END}")
+
+
+def _wrap_core(turn: Turn) -> Turn:
+    if not turn.loss:
+        return turn
+    core = turn.text.strip()
+    lead = turn.text[: len(turn.text) - len(turn.text.lstrip())]
+    trail = turn.text[len(lead) + len(core) :]
+    return structs.replace(turn, text=f"{lead}{ANSWER_START}{core}{ANSWER_END}{trail}")
+
+
+def _marked_spans(marked: str, text: str) -> list[tuple[int, int]] | None:
+    """Return where the marked answers stand in `text`; None if more than the markers differs."""
+    found = list(_MARKERS.finditer(marked))
+    kinds = "".join(match.group() for match in found)
+    if _MARKERS.sub("", marked) != text or kinds != (ANSWER_START + ANSWER_END) * (len(found) // 2):
+        return None
+    places = [match.start() - before for before, match in enumerate(found)]
+    return list(zip(places[::2], places[1::2], strict=True))
+
+
+def _are_the_answers(spans: list[tuple[int, int]], text: str, turns: Sequence[Turn]) -> bool:
+    written = [text[start:end].strip() for start, end in spans]
+    return written == [turn.text.strip() for turn in turns if turn.loss]
+
+
+def _common_start(one: str, other: str) -> str:
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
+
+
+_patterns: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, re.Pattern[str]]] = (
+    WeakKeyDictionary()
+)
+
+
+def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Return a pattern that matches any special token of a tokenizer, the longest first."""
+    size, pattern = _patterns.get(tokenizer, (-1, re.compile("")))
+    if size != len(tokenizer):
+        added = tokenizer.added_tokens_decoder.values()
+        tokens = {token.content for token in added if token.special}
+        tokens.update(tokenizer.all_special_tokens)
+        longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+        # A tokenizer without special tokens must match nothing, not everything.
+        pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        _patterns[tokenizer] = (len(tokenizer), pattern)
+    return pattern

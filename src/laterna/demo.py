@@ -1,0 +1,268 @@
+"""The demo: the whole path on the embedded world, each step a call that the command line has too.
+
+A step whose result is there is not done again, so a demo that was interrupted goes on at the
+first step that had not finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import rich
+from msgspec.structs import replace
+
+from laterna.errors import LaternaError
+from laterna.evaluation.run import (
+    PICTURE_FOLDER,
+    Accuracies,
+    Evaluation,
+    evaluate,
+    figures,
+    score_table,
+)
+from laterna.files import write_atomically
+from laterna.model.checkpoint import load_checkpoint
+from laterna.recipe import Recipe, load_recipe
+from laterna.records import Record
+from laterna.report.page import Column, Curve, ReportContent, choose_examples, write_report
+from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
+from laterna.training.run import train
+from laterna.training.telemetry import read_metrics
+from laterna.world.dataset import write_world
+
+VERSIONED = ("laterna", "torch", "transformers", "tokenizers", "numpy", "pillow")
+NOTES = {
+    "assistant": "The assistant after both stages, asked about the picture.",
+    "blank": "The same assistant, every picture replaced by one of the encoder's mean colour.",
+    "before_instruct": "The assistant after stage 1: its language model has never been tuned.",
+}
+BORDER = 0.05
+"""Share of a stage's steps over which its first and its last loss are averaged."""
+
+
+class Size(Record):
+    """How much of everything a demo uses; 0 steps: as many as the recipe's epochs hold."""
+
+    train_pictures: int
+    held_out_pictures: int
+    align_steps: int = 0
+    instruct_steps: int = 0
+
+
+FULL = Size(train_pictures=2400, held_out_pictures=300)
+QUICK = Size(train_pictures=240, held_out_pictures=40, align_steps=12, instruct_steps=24)
+
+
+class Started(Record):
+    """What a demo folder remembers of its run, so that it goes on and never mixes two."""
+
+    seed: int
+    quick: bool
+    seconds: dict[str, float] = {}
+    """Seconds of each finished step."""
+
+
+class StageLosses(Record):
+    """Mean loss over the first and the last steps of a stage, nats a target token."""
+
+    first: float
+    last: float
+
+
+class DemoReport(Record):
+    """The demo's figures, as `report.json` holds them."""
+
+    overall: float
+    kinds: dict[str, float]
+    controls: dict[str, Accuracies]
+    questions: int
+    losses: dict[str, StageLosses]
+    seconds: dict[str, float]
+    seed: int
+    quick: bool
+    versions: dict[str, str]
+
+
+def run_demo(out: Path, seed: int, quick: bool) -> Path:
+    """Walk the whole path in folder `out` and return the report's page.
+
+    Raises LaternaError when `out` holds the demo of another seed or size.
+    """
+    return _Demo(out, seed, quick).run()
+
+
+class _Demo:
+    """The steps of a demo in its folder."""
+
+    def __init__(self, out: Path, seed: int, quick: bool) -> None:
+        self.out, self.size = out, QUICK if quick else FULL
+        self.console = rich.get_console()
+        self.started = self._resume(Started(seed=seed, quick=quick))
+        self.seed = seed
+        self.train_data, self.held_out = out / "world" / "train", out / "world" / "held_out"
+        self.captions, self.instructions = out / "captions.json", out / "instructions.json"
+        self.align, self.instruct = out / "align", out / "instruct"
+        self.page, self.figures = out / "report.html", out / "report.json"
+
+    def run(self) -> Path:
+        """Do the steps that are not done yet, in the order of the path."""
+        self._step("1 draw the world", self.out / "world", self._draw)
+        self._step("2 synthesize", self.instructions, self._synthesize)
+        self._step("3 stage 1, align", self.align, self._train_align)
+        self._step("4 stage 2, instruct", self.instruct, self._train_instruct)
+        self._step("5 evaluate, report", self.page, self._evaluate)
+        example = self.held_out / PICTURE_FOLDER / f"{self.size.train_pictures:06d}.png"
+        self.console.print("talk to it:", style="bold")
+        self.console.print(f"  laterna chat {self.instruct} --picture {example}", soft_wrap=True)
+        return self.page
+
+    def _resume(self, asked: Started) -> Started:
+        path = self.out / "demo.json"
+        if not path.is_file():
+            return asked
+        found = msgspec.json.decode(path.read_bytes(), type=Started)
+        if (found.seed, found.quick) != (asked.seed, asked.quick):
+            size = "quick" if found.quick else "full"
+            raise LaternaError(
+                f"{self.out}: holds the {size} demo of seed {found.seed}; "
+                "choose another folder with --out, or remove this one"
+            )
+        return found
+
+    def _step(self, name: str, result: Path, work: Callable[[], str]) -> None:
+        """Do a step unless its result is there, and remember how long it took."""
+        self.console.rule(name, align="left")
+        if name in self.started.seconds and result.exists():
+            self.console.print(f"{result}: done before", soft_wrap=True)
+            return
+        began = time.perf_counter()
+        line = work()
+        seconds = self.started.seconds | {name: round(time.perf_counter() - began, 2)}
+        self.started = replace(self.started, seconds=seconds)
+        with write_atomically(self.out / "demo.json") as aside:
+            aside.write_bytes(msgspec.json.encode(self.started))
+        self.console.print(f"{line} ({seconds[name]:.0f} s)", soft_wrap=True)
+
+    def _draw(self) -> str:
+        with write_atomically(self.out / "world") as aside:
+            shown = write_world(
+                aside / "train", pictures=self.size.train_pictures, seed=self.seed
+            )
+            held_out = write_world(
+                aside / "held_out",
+                pictures=self.size.held_out_pictures,
+                seed=self.seed,
+                start=self.size.train_pictures,
+            )
+        return (
+            f"drew {shown.pictures} pictures to learn from in {self.train_data} "
+            f"and {held_out.pictures} to be asked about in {self.held_out}"
+        )
+
+    def _synthesize(self) -> str:
+        captions = synthesize(
+            self.train_data, self.captions, kinds=("caption",), seed=self.seed
+        )
+        # Boxes for conversations too: without them nothing can be counted or placed.
+        instructions = synthesize(
+            self.train_data,
+            self.instructions,
+            kinds=INSTRUCTION_KINDS,
+            seed=self.seed,
+            conversation_boxes=True,
+        )
+        return f"{captions.line()}\n{instructions.line()}"
+
+    def _recipe(self) -> Recipe:
+        recipe = load_recipe("nano")
+        pictures = str(self.train_data / PICTURE_FOLDER)
+        return replace(
+            recipe,
+            seed=self.seed,
+            feature_cache=str(self.out / "features"),
+            align=replace(
+                recipe.align,
+                data=str(self.captions),
+                pictures=pictures,
+                max_steps=self.size.align_steps,
+            ),
+            instruct=replace(
+                recipe.instruct,
+                data=str(self.instructions),
+                pictures=pictures,
+                max_steps=self.size.instruct_steps,
+            ),
+        )
+
+    def _train_align(self) -> str:
+        train(self._recipe(), stage="align", out=self.align)
+        losses = self._losses("align")
+        return f"loss {losses.first:.3f} -> {losses.last:.3f}; connector in {self.align}"
+
+    def _train_instruct(self) -> str:
+        train(self._recipe(), stage="instruct", out=self.instruct, start=self.align)
+        losses = self._losses("instruct")
+        return f"loss {losses.first:.3f} -> {losses.last:.3f}; assistant in {self.instruct}"
+
+    def _curve(self, stage: str) -> Curve:
+        steps = read_metrics(self.out / stage / "metrics.jsonl")
+        return Curve(name=stage, losses=tuple(step.loss for step in steps))
+
+    def _losses(self, stage: str) -> StageLosses:
+        losses = self._curve(stage).losses
+        border = max(1, round(len(losses) * BORDER))
+        first, last = losses[:border], losses[-border:]
+        return StageLosses(first=sum(first) / len(first), last=sum(last) / len(last))
+
+    def _evaluate(self) -> str:
+        began = time.perf_counter()
+        evaluation = evaluate(
+            load_checkpoint(self.instruct),
+            "world",
+            self.held_out,
+            seed=self.seed,
+            before_instruct=load_checkpoint(self.align),
+        )
+        self.console.print(score_table(evaluation))
+        found = figures(evaluation)
+        report = DemoReport(
+            overall=found.overall,
+            kinds=found.kinds,
+            controls=found.controls,
+            questions=found.questions,
+            losses={stage: self._losses(stage) for stage in ("align", "instruct")},
+            seconds=self.started.seconds | {"5 evaluate": round(time.perf_counter() - began, 2)},
+            seed=self.seed,
+            quick=self.started.quick,
+            versions={name: version(name) for name in VERSIONED},
+        )
+        with write_atomically(self.figures) as aside:
+            aside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        write_report(self.page, self._content(evaluation, report))
+        return f"{found.overall:.3f} of {found.questions} questions right; report in {self.page}"
+
+    def _content(self, evaluation: Evaluation, report: DemoReport) -> ReportContent:
+        scores = {"assistant": evaluation.scores}
+        scores |= {control.name: control.scores for control in evaluation.controls}
+        return ReportContent(
+            title="Laterna: the demo",
+            summary=(
+                f"{self.size.train_pictures} drawn pictures to learn from, "
+                f"{report.questions} questions about {self.size.held_out_pictures} others. "
+                f"{report.overall:.1%} answered right by exact match."
+            ),
+            columns=tuple(
+                Column(name=name, note=NOTES[name], scores=found) for name, found in scores.items()
+            ),
+            curves=(self._curve("align"), self._curve("instruct")),
+            examples=choose_examples(evaluation.answers, self.held_out / PICTURE_FOLDER),
+            skipped=tuple(skipped.message for skipped in evaluation.skipped),
+            settings=(("seed", str(self.seed)), ("recipe", "nano")),
+            seconds=tuple(report.seconds.items()),
+            versions=tuple(report.versions.items()),
+            next_command=f"laterna chat {self.instruct} --picture PICTURE",
+        )

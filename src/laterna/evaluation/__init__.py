@@ -1,0 +1,1 @@
+"""Checkpoints become answers and scores."""

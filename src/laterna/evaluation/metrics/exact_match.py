@@ -1,0 +1,18 @@
+"""Exact match: the answer is the truth, but for capitals, blanks and one closing full stop."""
+
+from __future__ import annotations
+
+
+def normalise(text: str) -> str:
+    """Return the text as exact match compares it.
+
+    In this order, and nothing else: lower-case; every run of white space becomes one space, none
+    stays at either end; one closing full stop goes, with the space that stood before it. Articles,
+    digits, plurals, synonyms and all other punctuation stay as they are.
+    """
+    return " ".join(text.lower().split()).removesuffix(".").rstrip(" ")
+
+
+def exact_match(answer: str, truth: str) -> bool:
+    """Tell whether answer and truth are the same text once both are normalised."""
+    return normalise(answer) == normalise(truth)

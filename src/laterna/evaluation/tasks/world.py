@@ -1,0 +1,184 @@
+"""Questions with a known truth about pictures of the embedded world, from `truth.jsonl` alone.
+
+Of every picture, about one question of each kind is asked, and only what has one clear answer.
+Among the questions that a picture allows, the one whose answer was asked least so far is taken:
+so yes and no, the numbers, the colours and the places come as evenly as the pictures permit, and
+always saying the commonest answer earns little.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from laterna.errors import LaternaError
+from laterna.records import Box, Question, Toy, Truth
+from laterna.synthesis import phrases
+
+TRUTH_FILE = "truth.jsonl"
+MARGIN = 0.04
+"""A centre this near to a border between thirds (of the picture's side) has no clear place."""
+GAP = 0.1
+"""Centres must differ by more than this in a direction for a relation to be clear."""
+
+
+class _Candidate(NamedTuple):
+    """A question that could be asked, before its phrasing is drawn."""
+
+    phrasings: tuple[str, ...]
+    fields: dict[str, str]
+    truth: str
+
+
+def world_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
+    """Return questions about a world dataset, its pictures taken in an order that `seed` draws.
+
+    `limit` is the most questions; 0: about all pictures. Raises LaternaError when `truth.jsonl`
+    is missing, empty or not readable.
+    """
+    truths = read_truth(dataset_folder / TRUTH_FILE)
+    categories = sorted({toy.category for truth in truths for toy in truth.toys})
+    rng = random.Random(seed)
+    rng.shuffle(truths)
+    asked: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    questions: list[Question] = []
+    for truth in truths:
+        for kind, candidates_of in KINDS.items():
+            candidates = list(candidates_of(truth, categories))
+            if candidates:
+                chosen = _least_asked(candidates, asked[kind], rng)
+                questions.append(_question(truth, kind, chosen, rng))
+        if limit and len(questions) >= limit:
+            return questions[:limit]
+    return questions
+
+
+def read_truth(path: Path) -> list[Truth]:
+    """Read the truth of every picture of a world dataset.
+
+    Raises LaternaError when the file is missing or empty, or with the line that is no record.
+    """
+    if not path.is_file():
+        raise LaternaError(f"{path}: no such file; draw a world dataset with `laterna world`")
+    decoder = msgspec.json.Decoder(Truth)
+    truths = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            truths.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
+            raise LaternaError(
+                f"{path}, line {number}: not a truth record: {error}; draw the dataset again"
+            ) from error
+    if not truths:
+        raise LaternaError(f"{path}: the dataset is empty; draw one with `laterna world`")
+    return truths
+
+
+def centre(box: Box) -> tuple[float, float]:
+    """Return the centre (x, y) of a box, in 0..1 of the picture's sides."""
+    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
+
+
+def single_toys(truth: Truth) -> list[Toy]:
+    """Return the toys whose category stands only once in the picture."""
+    counts = Counter(toy.category for toy in truth.toys)
+    return [toy for toy in truth.toys if counts[toy.category] == 1]
+
+
+def _least_asked(
+    candidates: Sequence[_Candidate], asked: Counter[str], rng: random.Random
+) -> _Candidate:
+    fewest = min(asked[candidate.truth] for candidate in candidates)
+    chosen = rng.choice([c for c in candidates if asked[c.truth] == fewest])
+    asked[chosen.truth] += 1
+    return chosen
+
+
+def _question(truth: Truth, kind: str, chosen: _Candidate, rng: random.Random) -> Question:
+    text = rng.choice(chosen.phrasings).format(**chosen.fields) + phrases.SHORT_ANSWER
+    return Question(
+        id=f"{truth.id}-{kind}", picture=truth.picture, kind=kind, text=text, truth=chosen.truth
+    )
+
+
+def _existence(truth: Truth, categories: Sequence[str]) -> Iterator[_Candidate]:
+    present = {toy.category for toy in truth.toys}
+    for category in categories:
+        fields = {"a_thing": phrases.with_article(category)}
+        yield _Candidate(
+            phrases.EXISTENCE_QUESTIONS, fields, "yes" if category in present else "no"
+        )
+
+
+def _count(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
+    for category, count in Counter(toy.category for toy in truth.toys).items():
+        fields = {"things": phrases.plural(category)}
+        yield _Candidate(phrases.COUNT_QUESTIONS, fields, phrases.NUMBERS[count])
+
+
+def _colour(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
+    for toy in single_toys(truth):
+        yield _Candidate(phrases.COLOUR_QUESTIONS, {"thing": toy.category}, toy.colour)
+
+
+def _kind(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
+    colours = Counter(toy.colour for toy in truth.toys)
+    for toy in truth.toys:
+        if colours[toy.colour] == 1:
+            fields = {"colour": toy.colour}
+            yield _Candidate(phrases.KIND_OF_COLOUR_QUESTIONS, fields, toy.category)
+        if _alone_at_its_place(toy, truth):
+            fields = {"place": phrases.at_place(phrases.place_of(*centre(toy.box)))}
+            yield _Candidate(phrases.KIND_AT_PLACE_QUESTIONS, fields, toy.category)
+
+
+def _place(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
+    for toy in single_toys(truth):
+        at = centre(toy.box)
+        if not phrases.near_border(*at, MARGIN):
+            fields = {"thing": toy.category}
+            yield _Candidate(phrases.PLACE_QUESTIONS, fields, phrases.place_of(*at))
+
+
+def _relation(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
+    for toy, other in permutations(single_toys(truth), 2):
+        (x, y), (other_x, other_y) = centre(toy.box), centre(other.box)
+        for relation, (right, down) in phrases.RELATIONS.items():
+            gap = (x - other_x) * right + (y - other_y) * down
+            if abs(gap) > GAP:
+                fields = {"thing": toy.category, "relation": relation, "other": other.category}
+                yield _Candidate(phrases.RELATION_QUESTIONS, fields, "yes" if gap > 0 else "no")
+
+
+def _alone_at_its_place(toy: Toy, truth: Truth) -> bool:
+    """Tell whether the toy has a clear place that nothing else, the sign included, may claim."""
+    if phrases.near_border(*centre(toy.box), MARGIN):
+        return False
+    place = phrases.place_of(*centre(toy.box))
+    others = [other.box for other in truth.toys if other is not toy]
+    if truth.sign_box is not None:
+        others.append(truth.sign_box)
+    return all(place not in _possible_places(box) for box in others)
+
+
+def _possible_places(box: Box) -> set[str]:
+    x, y = centre(box)
+    shifts = (-MARGIN, MARGIN)
+    return {phrases.place_of(x + dx, y + dy) for dx in shifts for dy in shifts}
+
+
+KINDS: dict[str, Callable[[Truth, Sequence[str]], Iterator[_Candidate]]] = {
+    "existence": _existence,
+    "count": _count,
+    "colour": _colour,
+    "kind": _kind,
+    "place": _place,
+    "relation": _relation,
+}
+"""Kind of question to the questions of that kind that a picture allows."""

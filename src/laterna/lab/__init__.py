@@ -1,0 +1,1 @@
+"""Experiments on assistants, one file each."""

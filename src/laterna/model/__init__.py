@@ -1,0 +1,1 @@
+"""The assistant: a vision tower, a connector and a language model, joined by composition."""

@@ -1,0 +1,167 @@
+"""Checkpoints: folders of JSON and safetensors that hold the recipe and every part that trained.
+
+laterna.json             format, version, recipe whole, stage, which parts are inside, figures
+connector.safetensors    always inside
+template.jinja           the chat template at serving
+tokenizer/               Hugging Face tokenizer files
+language/, vision/       Hugging Face folders, only if trained in this or an earlier stage;
+                         otherwise the recipe's source is read again
+metrics.jsonl            the stage's training figures by step, where they were kept
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from laterna.data.pictures import PicturePreparer
+from laterna.errors import LaternaError
+from laterna.files import write_atomically
+from laterna.model.assistant import Assistant, load_language
+from laterna.model.connectors import build_connector
+from laterna.model.pretrained import quiet_transformers
+from laterna.model.vision import load_vision
+from laterna.recipe import PartName, Recipe, StageName
+from laterna.version import __version__
+
+FORMAT = 1
+MANIFEST = "laterna.json"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a checkpoint says of itself."""
+
+    format: int
+    laterna: str
+    """Version of Laterna that wrote it."""
+    recipe: Recipe
+    stage: StageName
+    """The stage it is the end of."""
+    parts: tuple[PartName, ...]
+    """Parts whose weights are inside; the others are read from the recipe's sources."""
+    figures: dict[str, float]
+    """Figures of the training run: losses, steps, seconds."""
+
+
+def save_checkpoint(
+    folder: Path,
+    assistant: Assistant,
+    recipe: Recipe,
+    *,
+    stage: StageName,
+    figures: dict[str, float],
+    metrics: Path | None = None,
+) -> Path:
+    """Write a checkpoint, whole or not at all, replacing one of the same name; return its folder.
+
+    `metrics` is a file of training figures to keep inside.
+    """
+    parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
+    manifest = Manifest(
+        format=FORMAT,
+        laterna=__version__,
+        recipe=recipe,
+        stage=stage,
+        parts=parts,
+        figures=figures,
+    )
+    with write_atomically(folder) as aside, quiet_transformers():
+        aside.mkdir()
+        save_file(
+            {
+                name: weight.contiguous()
+                for name, weight in assistant.connector.state_dict().items()
+            },
+            aside / "connector.safetensors",
+        )
+        (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
+        assistant.tokenizer.save_pretrained(aside / "tokenizer")
+        if "language" in parts:
+            assistant.language.save_pretrained(aside / "language")
+        if "vision" in parts:
+            assistant.vision.save(aside / "vision")
+        if metrics is not None:
+            shutil.copyfile(metrics, aside / "metrics.jsonl")
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (aside / MANIFEST).write_bytes(text + b"\n")
+    return folder
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read what a checkpoint says of itself.
+
+    Raises LaternaError when the folder is missing, is no checkpoint, or is of another format.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise LaternaError(f"{folder}: no such checkpoint folder")
+    if not path.is_file():
+        raise LaternaError(f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}")
+    try:
+        found = json.loads(path.read_bytes())
+        # The format comes first: another format's fields need not be known here.
+        written = found.get("format") if isinstance(found, dict) else None
+        if written != FORMAT:
+            raise LaternaError(
+                f"{path}: checkpoint format {written}, but Laterna {__version__} reads format "
+                f"{FORMAT}; use the version of Laterna that wrote it "
+                f"({found.get('laterna') if isinstance(found, dict) else 'unknown'}), "
+                "or train again"
+            )
+        return msgspec.convert(found, Manifest)
+    except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise LaternaError(f"{path}: not a readable manifest: {error}") from error
+
+
+def load_checkpoint(folder: Path) -> Assistant:
+    """Load an assistant as it was saved, ready to answer.
+
+    Raises LaternaError when the folder is no checkpoint of this format or lacks a file, or when
+    the source of a part that is not inside is missing.
+    """
+    manifest = read_manifest(folder)
+    recipe = manifest.recipe
+    template = _existing(folder / "template.jinja").read_text(encoding="utf-8")
+    inside: dict[PartName, Path] = {
+        name: _existing(folder / name) for name in manifest.parts if name != "connector"
+    }
+    vision = load_vision(recipe.vision, inside.get("vision"))
+    language, tokenizer = load_language(
+        recipe.language, inside.get("language"), _existing(folder / "tokenizer")
+    )
+    width = int(language.get_input_embeddings().embedding_dim)
+    connector = build_connector(recipe.connector, vision.width, width)
+    _load_weights(connector, _existing(folder / "connector.safetensors"))
+    assistant = Assistant(
+        vision,
+        connector.eval(),
+        language,
+        tokenizer=tokenizer,
+        template=template,
+        prepare=PicturePreparer(vision.processor, recipe.vision.fit),
+    )
+    assistant.changed = set(manifest.parts)
+    return assistant
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise LaternaError(
+            f"{path}: missing, though {MANIFEST} says it is there; the checkpoint is incomplete, "
+            "copy it again"
+        )
+    return path
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    try:
+        module.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LaternaError(f"{path}: does not fit the recipe's connector: {reason}") from error

@@ -1,0 +1,26 @@
+"""LLaVA's connector: one linear layer, a token for every patch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from laterna.model.connectors.base import Connector
+from laterna.recipe import ConnectorSettings
+
+
+class LinearConnector(Connector):
+    """One linear layer with bias; 1024 to 4096 has about 4.2 M weights (LLaVA)."""
+
+    def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
+        super().__init__()
+        del settings  # a linear layer has nothing to set
+        self.project = nn.Linear(d_vision, d_language)
+
+    def tokens(self, n: int) -> int:
+        """Return how many tokens a picture of `n` features becomes: as many."""
+        return n
+
+    def forward(self, features_bnd: Tensor) -> Tensor:
+        """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""
+        projected: Tensor = self.project(features_bnd)
+        return projected

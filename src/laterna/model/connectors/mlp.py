@@ -1,0 +1,37 @@
+"""LLaVA-1.5's connector: a small perceptron, a token for every patch."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from laterna.errors import LaternaError
+from laterna.model.connectors.base import Connector
+from laterna.recipe import ConnectorSettings
+
+
+class MlpConnector(Connector):
+    """`depth` linear layers with GELU between them, all of the language model's width.
+
+    With depth 2 this is LLaVA-1.5's `mlp2x_gelu`, and the projector of
+    `LlavaForConditionalGeneration`.
+    """
+
+    def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
+        super().__init__()
+        if settings.depth < 1:
+            raise LaternaError(f"connector.depth = {settings.depth}: an mlp has at least 1 layer")
+        widths = [d_vision] + [d_language] * settings.depth
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+
+    def tokens(self, n: int) -> int:
+        """Return how many tokens a picture of `n` features becomes: as many."""
+        return n
+
+    def forward(self, features_bnd: Tensor) -> Tensor:
+        """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""
+        hidden: Tensor = self.layers[0](features_bnd)
+        for layer in self.layers[1:]:
+            hidden = layer(nn.functional.gelu(hidden))
+        return hidden

@@ -1,0 +1,69 @@
+"""Reading Hugging Face parts from a folder or the hub: whole and as safetensors, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from laterna.errors import LaternaError
+
+T = TypeVar("T")
+
+
+def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
+    """Call a Hugging Face loader; `what` names the part in the error.
+
+    Raises LaternaError when the source is missing, incomplete or not readable.
+    """
+    try:
+        with quiet_transformers():
+            return read()
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LaternaError(
+            f"{source}: cannot read the {what}: {reason}. "
+            "Give a folder or hub id that holds it as config.json and safetensors"
+        ) from error
+
+
+def load_weights(model_class: Any, source: str, *, what: str) -> Any:
+    """Load a model in float32, from safetensors only, and insist that every weight was there.
+
+    transformers fills a missing weight with random numbers and a warning; here it is an error.
+    Raises LaternaError when the source is missing or lacks weights.
+    """
+
+    def read() -> tuple[Any, dict[str, Any]]:
+        model, info = model_class.from_pretrained(
+            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        return model, info
+
+    model, info = read_part(read, source=source, what=what)
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        raise LaternaError(
+            f"{source}: {len(lacking)} weights of the {what} are missing or of another shape, "
+            f"the first is {lacking[0]}; the files do not belong together, fetch them again"
+        )
+    return model.eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' own progress bars and remarks; Laterna shows its own."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

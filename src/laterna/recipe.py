@@ -1,0 +1,156 @@
+"""A run's settings, typed: read from TOML, overridden on the command line, stored in checkpoints.
+
+The docstring under a field is its help text on the command line. Unknown keys fail, with the
+key's place named. Published values in the docstrings come from the LLaVA papers and scripts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, dataclass_transform
+
+import msgspec
+
+from laterna.errors import LaternaError
+
+Mode = Literal["frozen", "full"]
+StageName = Literal["align", "instruct"]
+PartName = Literal["vision", "connector", "language"]
+RECIPE_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all settings: immutable, named fields only, unknown keys fail."""
+
+
+class VisionSettings(Settings):
+    """The vision encoder and which of its features are used."""
+
+    source: str
+    """Folder or hub id of a Hugging Face vision model, or `builtin:NAME` for a shipped one."""
+    layer: int = -2
+    """Index of the hidden state used as features; LLaVA: -2, the penultimate."""
+    class_token: bool = False
+    """Keep the class token among the features; LLaVA drops it."""
+    fit: Literal["pad", "resize"] = "pad"
+    """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), or `resize`
+    without regard to its proportions."""
+
+
+class ConnectorSettings(Settings):
+    """The connector from vision features to the language model's embedding space."""
+
+    kind: str = "mlp"
+    """`linear` (LLaVA) or `mlp` (LLaVA-1.5)."""
+    depth: int = 2
+    """Linear layers of an `mlp`, GELU between them; LLaVA-1.5: 2."""
+
+
+class LanguageSettings(Settings):
+    """The language model and its chat template."""
+
+    source: str
+    """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
+    template: str = "own"
+    """`own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
+
+
+class PartSettings(Settings):
+    """What a stage does with one part of the assistant."""
+
+    mode: Mode = "frozen"
+    """`frozen`: not trained; `full`: all weights trained."""
+    lr: float = 0.0
+    """Peak learning rate of the part."""
+
+
+class StageSettings(Settings):
+    """One training stage: its data, its schedule, and what trains."""
+
+    data: str
+    """LLaVA-form JSON file of instruction records."""
+    pictures: str
+    """Folder that the records' picture names are relative to."""
+    template: str = "own"
+    """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
+    epochs: float = 1.0
+    """Passes over the data; a fraction stops early. LLaVA-1.5: 1 in each stage."""
+    max_steps: int = 0
+    """Optimiser steps at most; 0: as many as the epochs hold."""
+    batch_records: int = 128
+    """Records an optimiser step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
+    row_tokens: int = 0
+    """Token budget of a packed row; 0: one record a row."""
+    micro_tokens: int = 16384
+    """Tokens a forward pass, padding included; larger steps are split into micro-batches."""
+    max_tokens: int = 2048
+    """Longest record, picture tokens included; longer ones are dropped and counted."""
+    warmup: float = 0.03
+    """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay; LLaVA: 0."""
+    clip: float = 1.0
+    """Largest gradient norm; LLaVA (transformers' default): 1."""
+    vision: PartSettings = PartSettings()
+    """What the stage does with the vision encoder."""
+    connector: PartSettings = PartSettings()
+    """What the stage does with the connector."""
+    language: PartSettings = PartSettings()
+    """What the stage does with the language model."""
+
+    def part(self, name: PartName) -> PartSettings:
+        """Return the settings of one part of the assistant."""
+        parts = {"vision": self.vision, "connector": self.connector, "language": self.language}
+        return parts[name]
+
+
+class Recipe(Settings, kw_only=True):
+    """Everything that decides a run."""
+
+    name: str
+    """Name of the recipe, for people."""
+    seed: int = 0
+    """Seed of the connector's first weights and of the order of the records."""
+    threads: int = 0
+    """CPU threads for torch; 0: as many as torch chooses."""
+    feature_cache: str = ""
+    """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
+    vision: VisionSettings
+    """The vision encoder."""
+    connector: ConnectorSettings = ConnectorSettings()
+    """The connector."""
+    language: LanguageSettings
+    """The language model."""
+    align: StageSettings
+    """Stage 1, feature alignment: the connector learns captions."""
+    instruct: StageSettings
+    """Stage 2, instruction tuning: connector and language model learn to answer."""
+
+    def stage(self, name: StageName) -> StageSettings:
+        """Return the settings of one stage."""
+        return {"align": self.align, "instruct": self.instruct}[name]
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes inside the package."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe from a TOML file, or by the exact name of a shipped one.
+
+    Raises LaternaError when the file is missing, is not TOML, or holds unknown or wrong keys.
+    """
+    path = Path(source)
+    if str(source) in shipped_recipes():
+        path = RECIPE_FOLDER / f"{source}.toml"
+    if not path.is_file():
+        known = ", ".join(shipped_recipes())
+        raise LaternaError(f"{source}: no such recipe file; shipped recipes are: {known}")
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Recipe)
+    except msgspec.ValidationError as error:
+        raise LaternaError(f"{path}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise LaternaError(f"{path}: not valid TOML: {error}") from error

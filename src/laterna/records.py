@@ -1,0 +1,218 @@
+"""The records that travel Laterna's path, in path order. Read this file first.
+
+    Truth -> COCO annotations (only for the embedded world)              world/
+    annotations -> Scene -> proxy text -> Reply -> InstructionRecord     synthesis/
+    InstructionRecord -> Sample -> Pack -> Batch                         data/
+    Batch -> features -> logits -> loss -> checkpoint                    model/, training/
+    checkpoint -> Question, Answer -> Score                              evaluation/
+
+Every arrow carries one of these frozen records; nothing else crosses a folder's border.
+
+Shape legend, used by the names of tensors in the whole package:
+    b pictures · c channels · h, w pixels · n patches a picture · m tokens a picture after the
+    connector · d width · r rows of a batch · t tokens of a row · s target tokens · v vocabulary
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, dataclass_transform
+
+import msgspec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["caption", "conversation", "detail", "reasoning"]
+
+PICTURE_MARK = "<image>"
+"""Where a picture stands in the text of a user turn, as LLaVA's files write it."""
+
+PICTURE_TOKEN = -200
+"""The id that stands for a whole picture in `Sample.input_ids` (LLaVA's IMAGE_TOKEN_INDEX).
+
+It lies outside every vocabulary, so no text, whatever it says, can be taken for a picture.
+"""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records: immutable, named fields only, unknown fields fail on reading."""
+
+
+# --- world: what is truly in a drawn picture ------------------------------------------------
+
+
+class Toy(Record):
+    """One toy on the table of the embedded world, with every attribute known."""
+
+    category: str
+    colour: str
+    texture: str
+    size: str
+    box: Box
+
+
+class Truth(Record):
+    """Everything that is true of one picture of the embedded world (a line of `truth.jsonl`)."""
+
+    id: str
+    picture: str
+    lighting: str
+    sign: str | None
+    """The printed word, or None where there is no sign."""
+    sign_box: Box | None
+    toys: tuple[Toy, ...]
+
+
+# --- synthesis: annotated pictures become instructions --------------------------------------
+
+
+class Box(Record):
+    """One annotated object; corners in 0..1 of the picture's own width and height."""
+
+    category: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Scene(Record):
+    """One annotated picture: all that a text-only teacher may be told about it."""
+
+    id: str
+    picture: str
+    """File name, relative to the dataset's picture folder."""
+    width: int | None
+    """In pixels; None where the source gives only relative boxes."""
+    height: int | None
+    captions: tuple[str, ...]
+    boxes: tuple[Box, ...]
+
+
+class Message(Record):
+    """One chat message as it is sent to a teacher."""
+
+    role: Role
+    content: str
+
+
+class Usage(Record):
+    """Tokens that a teacher's endpoint says it read and wrote."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Reply(Record):
+    """What a teacher answered."""
+
+    text: str
+    finish_reason: str
+    usage: Usage = Usage()
+
+
+class Turn(Record):
+    """One turn of a chat; `loss` says whether the language model learns to write it."""
+
+    role: Role
+    text: str
+    loss: bool = False
+
+
+class Provenance(Record):
+    """Where an instruction came from: enough to find the words that the teacher saw."""
+
+    teacher: str
+    proxy_digest: str
+    """SHA-256 of the proxy text, hexadecimal."""
+
+
+class InstructionRecord(Record):
+    """One training chat about zero or more pictures.
+
+    User turns hold one `<image>` mark for each of `pictures`, in order.
+    """
+
+    id: str
+    pictures: tuple[str, ...]
+    """File names, relative to the picture folder."""
+    turns: tuple[Turn, ...]
+    kind: Kind | None = None
+    """None where the source does not say."""
+    provenance: Provenance | None = None
+
+
+# --- data: instructions become batches ------------------------------------------------------
+
+
+class Sample(Record):
+    """One tokenised chat; a picture is one `PICTURE_TOKEN`, whatever the connector makes of it."""
+
+    id: str
+    input_ids: tuple[int, ...]
+    targets: tuple[bool, ...]
+    """As long as `input_ids`: True where the token is learned."""
+    picture_slots: tuple[int, ...]
+    """Positions in `input_ids` that hold `PICTURE_TOKEN`, one a picture."""
+    pictures: tuple[str, ...] = ()
+
+
+class Pack(Record):
+    """Samples that share one row of a batch without seeing each other."""
+
+    samples: tuple[Sample, ...]
+
+
+class Batch(Record):
+    """Rows ready for the model, right-padded to the longest.
+
+    `position_ids_rt` restart at 0 with every sample (and with the padding), which is what keeps
+    the samples of a row from attending to each other. `targets_rt` marks the tokens to be
+    predicted, `picture_mask_rt` the places that connector outputs fill, in reading order the
+    `pictures`. One of `pixels_bchw` and `features_bnd` is given when there are pictures.
+    """
+
+    ids: tuple[str, ...]
+    input_ids_rt: Tensor
+    position_ids_rt: Tensor
+    targets_rt: Tensor
+    picture_mask_rt: Tensor
+    pictures: tuple[str, ...] = ()
+    pixels_bchw: Tensor | None = None
+    features_bnd: Tensor | None = None
+
+
+# --- evaluation: checkpoints become answers and scores --------------------------------------
+
+
+class Question(Record):
+    """One question with a known answer about one picture."""
+
+    id: str
+    picture: str
+    kind: str
+    text: str
+    truth: str
+
+
+class Answer(Record):
+    """What an assistant said to a question, and whether the metric accepts it."""
+
+    question: Question
+    text: str
+    right: bool
+
+
+class Score(Record):
+    """Right answers of a number of questions, for one kind or over all."""
+
+    name: str
+    right: int
+    total: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0..1; not a number over no questions."""
+        return self.right / self.total if self.total else float("nan")

@@ -1,0 +1,58 @@
+"""Loss curves as SVG text that stands inside an HTML page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from laterna.errors import LaternaError
+
+_SIZE_INCHES = (5.0, 2.8)
+_INK, _RAW, _LINE = "#333333", "#b9c8d6", "#1f5f8b"
+
+
+def running_mean(losses: Sequence[float], window: int) -> list[float]:
+    """Return the mean of the last `window` losses at every step (of fewer at the beginning)."""
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(losses, dtype=np.float64))])
+    ends = np.arange(1, len(losses) + 1)
+    starts = np.maximum(ends - window, 0)
+    means: list[float] = ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+    return means
+
+
+def loss_curve(name: str, losses: Sequence[float]) -> str:
+    """Return an `<svg>` element: the loss of every step, and its running mean over it.
+
+    `losses` are in nats a target token. The same input gives the same text. Raises LaternaError
+    when there are no losses to draw.
+    """
+    if not losses:
+        raise LaternaError(f"{name}: no losses to draw; the stage's log is empty")
+    steps = range(1, len(losses) + 1)
+    window = max(1, len(losses) // 25)
+    # Two curves share a page, so their SVG identifiers must differ: the salt is the curve's name.
+    look = {"svg.hashsalt": f"laterna {name}", "svg.fonttype": "none", "font.size": 9}
+    with matplotlib.rc_context(look):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        figure.set_gid(f"curve {name}".replace(" ", "-"))
+        axes = figure.add_subplot()
+        axes.plot(steps, losses, color=_RAW, linewidth=0.8, label="each step")
+        if window > 1:
+            label = f"mean of {window} steps"
+            axes.plot(steps, running_mean(losses, window), color=_LINE, linewidth=1.8, label=label)
+        axes.set_xlabel("optimiser step", color=_INK)
+        axes.set_ylabel("loss (nats a token)", color=_INK)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.legend(frameon=False)
+        text = io.StringIO()
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) | {"Title": name}
+        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
+    document = text.getvalue()
+    # The XML prologue has no place inside HTML.
+    return document[document.index("<svg") :]

@@ -1,0 +1,166 @@
+"""The page that shows a run to people: one HTML file that needs nothing from outside itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from laterna.data.pictures import load_picture
+from laterna.evaluation.run import Scores
+from laterna.files import write_atomically
+from laterna.records import Answer, Record, Score
+from laterna.report.curves import loss_curve
+from laterna.synthesis.phrases import SHORT_ANSWER
+
+THUMBNAIL_SIDE = 336
+"""Longest side, in pixels, of the pictures inside the page."""
+NamedTexts = tuple[tuple[str, str], ...]
+"""Lines of a table: what, and its value."""
+
+
+class Curve(Record):
+    """The losses of one training stage, one a step, in nats a target token."""
+
+    name: str
+    losses: tuple[float, ...]
+
+
+class Column(Record):
+    """One column of the table of accuracies: the assistant, or a control beside it."""
+
+    name: str
+    note: str
+    """What was asked of whom, in a sentence."""
+    scores: Scores
+
+
+class Example(Record):
+    """A held-out picture with a question, the assistant's answer and the truth."""
+
+    picture: Path
+    kind: str
+    question: str
+    answer: str
+    truth: str
+    right: bool
+
+
+class ReportContent(Record):
+    """Everything the page shows, in the order of the page."""
+
+    title: str
+    summary: str
+    """The run in a sentence or two."""
+    columns: tuple[Column, ...]
+    """The assistant first, then the controls."""
+    curves: tuple[Curve, ...]
+    examples: tuple[Example, ...]
+    skipped: tuple[str, ...] = ()
+    """What was left out of the scores and why, a line each."""
+    settings: NamedTexts = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+    """Steps of the run and how long they took."""
+    versions: NamedTexts = ()
+    next_command: str = ""
+    """The command line that goes on from here, such as a chat with the result."""
+
+
+def choose_examples(
+    answers: Sequence[Answer], pictures: Path, *, count: int = 24, seed: int = 0
+) -> tuple[Example, ...]:
+    """Draw answers by lot for the page, kinds in turn and a picture once, right and wrong alike.
+
+    `pictures` is the folder of the questions' pictures. Fewer than `count` come back when there
+    are not as many pictures.
+    """
+    by_kind: dict[str, list[Answer]] = {}
+    for answer in sorted(answers, key=lambda answer: answer.question.id):
+        by_kind.setdefault(answer.question.kind, []).append(answer)
+    rng = random.Random(seed)
+    for group in by_kind.values():
+        rng.shuffle(group)
+    chosen: dict[str, Answer] = {}
+    while any(by_kind.values()) and len(chosen) < count:
+        for group in by_kind.values():
+            while group and group[-1].question.picture in chosen:
+                group.pop()
+            if group and len(chosen) < count:
+                answer = group.pop()
+                chosen[answer.question.picture] = answer
+    return tuple(_example(answer, pictures) for answer in chosen.values())
+
+
+def write_report(path: Path, content: ReportContent) -> None:
+    """Write the page; the same content gives the same bytes.
+
+    Raises LaternaError when an example's picture cannot be read or a curve is empty.
+    """
+    page = _environment().get_template("run.html.jinja")
+    names = list(dict.fromkeys(s.name for c in content.columns for s in c.scores.kinds))
+    text = page.render(
+        content=content,
+        curves=[(curve, loss_curve(curve.name, curve.losses)) for curve in content.curves],
+        rows=[(name, [_named_score(column, name) for column in content.columns]) for name in names],
+        thumbnails=[_data_uri(example.picture) for example in content.examples],
+        durations=[(step, _duration(seconds)) for step, seconds in content.seconds],
+        short_answer=SHORT_ANSWER.strip(),
+    )
+    with write_atomically(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _example(answer: Answer, pictures: Path) -> Example:
+    question = answer.question
+    return Example(
+        picture=pictures / question.picture,
+        kind=question.kind,
+        question=question.text.removesuffix(SHORT_ANSWER),
+        answer=answer.text.strip(),
+        truth=question.truth,
+        right=answer.right,
+    )
+
+
+def _named_score(column: Column, name: str) -> Score:
+    """Return the column's score of a kind; of a kind it was never asked, none of none."""
+    none = Score(name=name, right=0, total=0)
+    return next((score for score in column.scores.kinds if score.name == name), none)
+
+
+def _data_uri(picture: Path) -> str:
+    """Return the picture as a JPEG data URI, no side longer than `THUMBNAIL_SIDE`."""
+    thumbnail = load_picture(picture)
+    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    thumbnail.save(data, format="JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("laterna.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    return environment
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.accuracy:.1f} %" if score.total else "–"
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds as people say them: "4.2 s", "3 min 05 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"

@@ -1,0 +1,1 @@
+"""The assistant at work: so far a conversation in the terminal."""

@@ -1,0 +1,134 @@
+"""A conversation with an assistant in the terminal: one answer, or several turns with streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+
+from laterna.data.pictures import load_picture
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant
+from laterna.model.generation import stream_answer
+from laterna.records import PICTURE_MARK, Turn
+
+COMMANDS = (
+    "Commands: /picture PATH (new picture, new conversation), /reset (forget what was said), /quit"
+)
+
+
+class Streamer(Protocol):
+    """Writes an answer piece by piece; `laterna.model.generation.stream_answer` is the real one."""
+
+    def __call__(
+        self,
+        assistant: Assistant,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image],
+        max_new_tokens: int,
+    ) -> Iterator[str]:
+        """Yield the pieces of the assistant's next turn."""
+        ...
+
+
+class Conversation:
+    """What was said so far, about which picture."""
+
+    def __init__(self, picture: Image.Image | None = None) -> None:
+        self.pictures = [picture] if picture is not None else []
+        self.turns: list[Turn] = []
+
+    def with_question(self, text: str) -> list[Turn]:
+        """Return the turns with the user's next words; the first turn carries the picture's mark.
+
+        Raises LaternaError when the words themselves hold the mark.
+        """
+        if PICTURE_MARK in text:
+            raise LaternaError(
+                f"{PICTURE_MARK} stands for a picture and cannot be typed; "
+                "give a picture by --picture, or by /picture PATH in a conversation"
+            )
+        mark = f"{PICTURE_MARK}\n" * len(self.pictures) if not self.turns else ""
+        return [*self.turns, Turn(role="user", text=mark + text)]
+
+
+def chat(
+    assistant: Assistant,
+    picture: Path | None,
+    prompt: str | None,
+    max_new_tokens: int,
+    *,
+    stream: Streamer = stream_answer,
+    console: Console | None = None,
+) -> None:
+    """Print the answer to `prompt` and nothing else; without a prompt, hold a conversation.
+
+    A conversation reads standard input until /quit, its end (Ctrl-D) or Ctrl-C. Raises
+    LaternaError when the picture given at the start cannot be read.
+    """
+    console = console or Console(highlight=False)
+    conversation = Conversation(load_picture(picture) if picture is not None else None)
+    if prompt is not None:
+        turns = conversation.with_question(prompt)
+        answer = "".join(stream(assistant, turns, conversation.pictures, max_new_tokens))
+        _say(console, answer.strip() + "\n")
+        return
+    console.print(escape(COMMANDS), style="dim", soft_wrap=True)
+    try:
+        _converse(assistant, conversation, max_new_tokens, stream, console)
+    except (EOFError, KeyboardInterrupt):
+        console.print("\nGoodbye.")
+
+
+def _converse(
+    assistant: Assistant,
+    conversation: Conversation,
+    max_new_tokens: int,
+    stream: Streamer,
+    console: Console,
+) -> None:
+    """Take turns until /quit; the end of the input and Ctrl-C come out as their exceptions."""
+    while True:
+        line = console.input("[bold]you:[/bold] ").strip()
+        try:
+            if line == "/quit":
+                console.print("Goodbye.")
+                return
+            if line.startswith("/"):
+                conversation = _command(line, conversation, console)
+            elif line:
+                turns = conversation.with_question(line)
+                console.print("[bold]assistant:[/bold] ", end="")
+                pieces = []
+                for piece in stream(assistant, turns, conversation.pictures, max_new_tokens):
+                    pieces.append(piece)
+                    _say(console, piece)
+                _say(console, "\n")
+                # Only a finished exchange is remembered, so an error leaves no dangling question.
+                answer = Turn(role="assistant", text="".join(pieces).strip())
+                conversation.turns = [*turns, answer]
+        except LaternaError as error:
+            console.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
+
+
+def _command(line: str, conversation: Conversation, console: Console) -> Conversation:
+    """Carry out /picture or /reset and return the conversation that goes on from there."""
+    name, _, argument = line.partition(" ")
+    if name == "/reset":
+        console.print("A new conversation, about the same picture.")
+        return Conversation(*conversation.pictures)
+    if name == "/picture" and argument.strip():
+        picture = load_picture(Path(argument.strip()).expanduser())
+        console.print(f"A new conversation, about {escape(argument.strip())}.", soft_wrap=True)
+        return Conversation(picture)
+    raise LaternaError(f"{line}: not a command. {COMMANDS}")
+
+
+def _say(console: Console, text: str) -> None:
+    """Write the assistant's words as they are: markup in them is not ours to interpret."""
+    console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console.file.flush()

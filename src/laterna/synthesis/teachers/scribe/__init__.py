@@ -1,0 +1,60 @@
+"""Scribe: the offline teacher, which composes instruction data from the proxy text by grammar.
+
+It reads the same words an LLM teacher would be sent and nothing else, says only what follows
+from them, and never pretends to be an LLM. The same text, kind and seed give the same reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from laterna.records import Kind, Message, Reply
+from laterna.synthesis.coco import CATEGORIES
+from laterna.synthesis.object_words import ObjectWords
+from laterna.synthesis.parsing import write_reply
+from laterna.synthesis.proxy import proxy_digest, read_proxy
+from laterna.synthesis.teachers.scribe.conversation import compose_conversation
+from laterna.synthesis.teachers.scribe.detail import compose_detail
+from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
+from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
+
+
+class Scribe:
+    """The teacher for one kind of record.
+
+    `categories` are those that the dataset annotates: what is not among them can never be said
+    to be absent. COCO's words are understood besides.
+    """
+
+    def __init__(self, kind: Kind, categories: Iterable[str], seed: int) -> None:
+        self._kind = kind
+        self._categories = tuple(sorted(set(categories)))
+        self._words = ObjectWords(dict.fromkeys((*CATEGORIES, *self._categories)))
+        self._seed = seed
+
+    async def complete(self, messages: Sequence[Message]) -> Reply:
+        """Return the reply to the last message's proxy text; an empty one if nothing follows."""
+        text = messages[-1].content
+        captions, boxes = read_proxy(text)
+        facts = gather_facts(captions, boxes, self._words, self._categories)
+        digest = int(proxy_digest(text)[:16], 16)
+        rng = np.random.default_rng([self._seed, _COMPOSER_NUMBER[self._kind], digest])
+        return Reply(text=_COMPOSERS[self._kind](facts, rng), finish_reason="stop")
+
+
+def _conversation(facts: Facts, rng: np.random.Generator) -> str:
+    return write_reply(compose_conversation(facts, rng))
+
+
+def _reasoning(facts: Facts, rng: np.random.Generator) -> str:
+    return write_reply(compose_reasoning(facts, rng))
+
+
+_COMPOSERS: dict[Kind, Callable[[Facts, np.random.Generator], str]] = {
+    "conversation": _conversation,
+    "detail": compose_detail,
+    "reasoning": _reasoning,
+}
+_COMPOSER_NUMBER = {kind: number for number, kind in enumerate(_COMPOSERS)}

@@ -1,0 +1,201 @@
+"""Composes conversations: short questions with certain answers about what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from laterna.synthesis.parsing import Exchange
+from laterna.synthesis.phrases import (
+    COLOUR_QUESTIONS,
+    COUNT_QUESTIONS,
+    EXISTENCE_QUESTIONS,
+    KIND_AT_PLACE_QUESTIONS,
+    KIND_OF_COLOUR_QUESTIONS,
+    NUMBERS,
+    PLACE_QUESTIONS,
+    RELATION_QUESTIONS,
+    RELATIONS,
+    SHORT_ANSWER,
+    at_place,
+    plural,
+    with_article,
+)
+from laterna.synthesis.teachers.scribe.facts import Facts, Thing, place_if_certain
+
+_T = TypeVar("_T")
+TURNS = 6
+"""Exchanges of a conversation at most."""
+SHORT_SHARE = 0.75
+"""Share of the questions that ask for the bare answer."""
+CLEAR_OFFSET = 0.1
+"""Centres must differ by more than this for one thing to be left of, or above, another."""
+
+
+class _Candidate(NamedTuple):
+    """An exchange that could be part of the conversation."""
+
+    category: str
+    exchange: Exchange
+    names: bool = False
+    """Its answer is the category itself, which nothing else may have given away."""
+
+
+def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+    """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
+
+    What one exchange says never answers another: the conversation has to be looked up in the
+    picture, not in itself.
+    """
+    queues = [writer(facts, rng) for writer in _WRITERS]
+    chosen: list[Exchange] = []
+    spoken_of: set[str] = set()
+    named: set[str] = set()
+    while any(queues) and len(chosen) < TURNS:
+        for number in rng.permutation(len(queues)):
+            if not queues[number]:
+                continue
+            category, exchange, names = queues[number].pop()
+            if category in named or (names and category in spoken_of):
+                continue
+            spoken_of.add(category)
+            if names:
+                named.add(category)
+            chosen.append(exchange)
+    return chosen[:TURNS]
+
+
+def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    candidates = []
+    present = _shuffled(facts.present, rng)
+    absent = _shuffled(facts.absent, rng)
+    for yes, no in zip(present[:2], absent[:2], strict=False):
+        asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(yes))
+        told = f"Yes, there is {with_article(yes)}."
+        candidates.append(_Candidate(yes, _exchange(asked, "Yes", told, rng)))
+        asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(no))
+        told = "No, there is none in the picture."
+        candidates.append(_Candidate(no, _exchange(asked, "No", told, rng)))
+    return _shuffled(candidates, rng)
+
+
+def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    candidates = []
+    # Several of a kind come last, and so are taken first: they are rarer and teach more.
+    for category, number in sorted(facts.counts.items(), key=lambda item: item[1]):
+        asked = _ask(COUNT_QUESTIONS, rng, things=plural(category))
+        several = f"There are {NUMBERS[number]} {plural(category)}."
+        told = f"There is one {category}." if number == 1 else several
+        exchange = _exchange(asked, NUMBERS[number].capitalize(), told, rng)
+        candidates.append(_Candidate(category, exchange))
+    return candidates
+
+
+def _colour(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    candidates = []
+    for category in _shuffled(tuple(facts.single()), rng):
+        colour = facts.colour_of(category)
+        if colour:
+            asked = _ask(COLOUR_QUESTIONS, rng, thing=category)
+            told = f"The {category} is {colour}."
+            exchange = _exchange(asked, colour.capitalize(), told, rng)
+            candidates.append(_Candidate(category, exchange))
+    return candidates
+
+
+def _place(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    candidates = []
+    for category, thing in _shuffled(tuple(facts.single().items()), rng):
+        place = place_if_certain(thing)
+        if place:
+            asked = _ask(PLACE_QUESTIONS, rng, thing=category)
+            told = f"The {category} is {at_place(place)}."
+            exchange = _exchange(asked, place.capitalize(), told, rng)
+            candidates.append(_Candidate(category, exchange))
+    return candidates
+
+
+def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    candidates = []
+    places = [place_if_certain(thing) for thing in facts.things]
+    for thing, place in zip(facts.things, places, strict=True):
+        if None not in places and place and places.count(place) == 1:
+            asked = _ask(KIND_AT_PLACE_QUESTIONS, rng, place=at_place(place))
+            told = f"There is {with_article(thing.category)} {at_place(place)}."
+            candidates.append(_naming(thing.category, asked, told, rng))
+    for colour, category in _owners_of_colours(facts).items():
+        asked = _ask(KIND_OF_COLOUR_QUESTIONS, rng, colour=colour)
+        told = f"The {colour} object is {with_article(category)}."
+        candidates.append(_naming(category, asked, told, rng))
+    return _shuffled(candidates, rng)
+
+
+def _naming(category: str, asked: str, told: str, rng: np.random.Generator) -> _Candidate:
+    exchange = _exchange(asked, category.capitalize(), told, rng)
+    return _Candidate(category, exchange, names=True)
+
+
+def _owners_of_colours(facts: Facts) -> dict[str, str]:
+    """Return each colour that surely only one thing has, with that thing's category."""
+    boxed = sorted({thing.category for thing in facts.things})
+    if any(category not in facts.colours for category in boxed):
+        return {}
+    owners: dict[str, list[str]] = {}
+    for category in boxed:
+        for colour in sorted(facts.colours[category]):
+            owners.setdefault(colour, []).append(category)
+    alone = facts.single()
+    return {
+        colour: categories[0]
+        for colour, categories in owners.items()
+        if len(categories) == 1 and categories[0] in alone
+    }
+
+
+def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    candidates = []
+    single = _shuffled(tuple(facts.single().items()), rng)
+    for (name, thing), (other_name, other) in zip(single[::2], single[1::2], strict=False):
+        relation = str(rng.choice(tuple(RELATIONS)))
+        holds = relation_holds(relation, thing, other)
+        if holds is None:
+            continue
+        asked = _ask(RELATION_QUESTIONS, rng, thing=name, relation=relation, other=other_name)
+        sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
+        answer = "Yes" if holds else "No"
+        exchange = _exchange(asked, answer, f"{answer}, {sentence}", rng)
+        candidates.append(_Candidate(name, exchange))
+    return candidates
+
+
+def relation_holds(relation: str, thing: Thing, other: Thing) -> bool | None:
+    """Tell whether `thing` stands in `relation` to `other`; None where it is hard to call."""
+    across, down = RELATIONS[relation]
+    offset = (thing.x - other.x) * across + (thing.y - other.y) * down
+    return offset > 0 if abs(offset) > CLEAR_OFFSET else None
+
+
+_WRITERS: tuple[Callable[[Facts, np.random.Generator], list[_Candidate]], ...] = (
+    _existence,
+    _count,
+    _colour,
+    _place,
+    _kind,
+    _relation,
+)
+
+
+def _ask(phrases: Sequence[str], rng: np.random.Generator, **words: str) -> str:
+    return phrases[int(rng.integers(len(phrases)))].format(**words)
+
+
+def _exchange(question: str, short: str, told: str, rng: np.random.Generator) -> Exchange:
+    if rng.random() < SHORT_SHARE:
+        return Exchange(question + SHORT_ANSWER, short)
+    return Exchange(question, told)
+
+
+def _shuffled(items: Sequence[_T], rng: np.random.Generator) -> list[_T]:
+    return [items[number] for number in rng.permutation(len(items))]

@@ -1,0 +1,162 @@
+"""What scribe can be sure of after reading a proxy text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from laterna.records import Box
+from laterna.synthesis.object_words import Mention, ObjectWords, words_of
+from laterna.synthesis.phrases import NUMBERS, near_border, place_of
+
+SAME_BOX = 0.9
+"""Boxes that overlap more (IoU) are one object annotated twice, under one label or two."""
+BORDER_MARGIN = 0.04
+"""A centre nearer than this to a border between thirds is too hard to call."""
+_COLOURS = frozenset(
+    "red orange yellow green blue purple pink brown black white grey gray gold silver".split()
+)
+_SIZES = frozenset(("small", "large", "big", "little", "tiny", "huge"))
+_VAGUE = frozenset(
+    "several many group groups crowd herd flock bunch row rows lot lots pile dozens few some "
+    "multiple various numerous variety assorted couple pair stack".split()
+)
+"""Words that say that boxes may not hold every one."""
+
+
+class Thing(NamedTuple):
+    """One boxed object."""
+
+    category: str
+    x: float
+    y: float
+    """Centre, 0..1."""
+    box: Box
+
+
+class Facts(NamedTuple):
+    """What the proxy text makes certain."""
+
+    captions: tuple[str, ...]
+    things: tuple[Thing, ...]
+    mentioned: frozenset[str]
+    """Categories that the captions name."""
+    absent: tuple[str, ...]
+    """Annotated categories that neither boxes nor captions hold."""
+    colours: dict[str, frozenset[str]]
+    """Category to the colours that captions give it."""
+    counts: dict[str, int]
+    """Category to how many there are, where that is certain."""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """Categories in the picture, in the text's order: the boxed ones or, for want of boxes,
+        those that the captions name."""
+        boxed = tuple(dict.fromkeys(thing.category for thing in self.things))
+        return boxed or tuple(sorted(self.mentioned))
+
+    def single(self) -> dict[str, Thing]:
+        """Return the categories of exactly one thing, with that thing."""
+        return {t.category: t for t in self.things if self.counts.get(t.category) == 1}
+
+    def colour_of(self, category: str) -> str | None:
+        """Return the one colour of the only thing of a category, or None if that is not certain."""
+        colours = self.colours.get(category, frozenset())
+        if self.counts.get(category) != 1 or len(colours) != 1:
+            return None
+        return next(iter(colours))
+
+
+def gather_facts(
+    captions: tuple[str, ...],
+    boxes: tuple[Box, ...],
+    words: ObjectWords,
+    categories: Iterable[str],
+) -> Facts:
+    """Read captions and boxes; `categories` are those that the dataset annotates."""
+    things = tuple(
+        Thing(box.category, (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box)
+        for box in merge_boxes(boxes)
+    )
+    read = [(words_of(caption), words.mentions(caption)) for caption in captions]
+    mentioned = frozenset(mention.category for _, found in read for mention in found)
+    boxed = {thing.category for thing in things} | {box.category for box in boxes}
+    absent = tuple(name for name in categories if name not in mentioned | boxed)
+    vague = any(_VAGUE.intersection(caption_words) for caption_words, _ in read)
+    return Facts(
+        captions=captions,
+        things=things,
+        mentioned=mentioned,
+        absent=absent,
+        colours=_colours(read),
+        counts=_counts(things, read) if not vague else {},
+    )
+
+
+def merge_boxes(boxes: Iterable[Box]) -> list[Box]:
+    """Return the boxes without those that overlap an earlier one by more than `SAME_BOX`."""
+    kept: list[Box] = []
+    for box in boxes:
+        if all(intersection_over_union(box, other) <= SAME_BOX for other in kept):
+            kept.append(box)
+    return kept
+
+
+def intersection_over_union(a: Box, b: Box) -> float:
+    """Return the boxes' shared area as a share of the area that either covers, 0..1."""
+    width = min(a.x2, b.x2) - max(a.x1, b.x1)
+    height = min(a.y2, b.y2) - max(a.y1, b.y1)
+    shared = max(0.0, width) * max(0.0, height)
+    union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def place_if_certain(thing: Thing) -> str | None:
+    """Return the part of the picture that a thing is in, or None where it is hard to call."""
+    wide = thing.box.x2 - thing.box.x1 > 0.5 or thing.box.y2 - thing.box.y1 > 0.5
+    if wide or near_border(thing.x, thing.y, BORDER_MARGIN):
+        return None
+    return place_of(thing.x, thing.y)
+
+
+Read = list[tuple[list[str], list[Mention]]]
+"""Each caption's words and the objects it names."""
+
+
+def _colours(read: Read) -> dict[str, frozenset[str]]:
+    """Give a category the colour word that stands right before it; "red and white" counts twice."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for words, mentions in read:
+        for mention in mentions:
+            before = words[max(0, mention.first - 3) : mention.first]
+            while before and before[-1] in _COLOURS | {"and"}:
+                word = before.pop()
+                if word in _COLOURS:
+                    found[mention.category].add(word)
+    return {category: frozenset(colours) for category, colours in found.items()}
+
+
+def _counts(things: tuple[Thing, ...], read: Read) -> dict[str, int]:
+    """Count boxes, and leave out every category whose number a caption seems to dispute."""
+    counts: dict[str, int] = defaultdict(int)
+    for thing in things:
+        counts[thing.category] += 1
+    for words, mentions in read:
+        for mention in mentions:
+            told = _told_number(words, mention)
+            counted = counts.get(mention.category)
+            disputed = told != counted if told else mention.plural and counted == 1
+            if counted and disputed:
+                del counts[mention.category]
+    return {category: number for category, number in counts.items() if number < len(NUMBERS)}
+
+
+def _told_number(words: list[str], mention: Mention) -> int | None:
+    """Return the number word before a mention, colours and sizes between them allowed."""
+    at = mention.first - 1
+    while at >= 0 and words[at] in _COLOURS | _SIZES:
+        at -= 1
+    if at >= 0 and words[at] in NUMBERS[1:]:
+        return NUMBERS.index(words[at])
+    return None

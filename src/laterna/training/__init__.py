@@ -1,0 +1,1 @@
+"""Training: two stages, one loop, the loss on the assistant's words alone."""

@@ -1,0 +1,90 @@
+"""Writes the world as an ordinary COCO dataset, and the truth beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from rich.progress import track
+
+from laterna.errors import LaternaError
+from laterna.files import write_atomically
+from laterna.records import Record, Truth
+from laterna.world.captions import write_captions
+from laterna.world.drawing import draw_picture
+from laterna.world.scenes import draw_truth
+from laterna.world.toys import CATEGORIES, PICTURE_SIDE
+
+
+class WorldSummary(Record):
+    """What was drawn and where."""
+
+    folder: str
+    pictures: int
+    toys: int
+
+    def line(self) -> str:
+        """Return the summary as one line."""
+        return f"drew {self.pictures} pictures of {self.toys} toys in {self.folder}"
+
+
+def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> WorldSummary:
+    """Draw pictures number `start` and on of a seed's world into a COCO folder.
+
+    Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
+    not at all, and replaces an older one. Raises LaternaError for no pictures.
+    """
+    if pictures < 1:
+        raise LaternaError(f"{folder}: cannot draw {pictures} pictures, ask for at least 1")
+    truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
+    with write_atomically(folder) as aside:
+        (aside / "images").mkdir(parents=True)
+        for truth in track(truths, "drawing the world", transient=True):
+            noise_seed = seed * 1_000_003 + int(truth.id)
+            draw_picture(truth, noise_seed).save(aside / "images" / truth.picture, compress_level=1)
+        (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))
+        (aside / "captions.json").write_bytes(msgspec.json.encode(_captions(truths, seed)))
+        lines = b"".join(msgspec.json.encode(truth) + b"\n" for truth in truths)
+        (aside / "truth.jsonl").write_bytes(lines)
+    return WorldSummary(
+        folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
+    )
+
+
+def _images(truths: list[Truth]) -> list[dict[str, object]]:
+    side = {"width": PICTURE_SIDE, "height": PICTURE_SIDE}
+    return [{"id": int(t.id), "file_name": t.picture, **side} for t in truths]
+
+
+def _instances(truths: list[Truth]) -> dict[str, object]:
+    """Return COCO's instances: boxes in pixels, x, y, width, height; signs are not annotated."""
+    numbers = {name: number for number, name in enumerate(CATEGORIES, start=1)}
+    annotations: list[dict[str, object]] = []
+    for truth in truths:
+        for toy in truth.toys:
+            x, y = toy.box.x1 * PICTURE_SIDE, toy.box.y1 * PICTURE_SIDE
+            width = (toy.box.x2 - toy.box.x1) * PICTURE_SIDE
+            height = (toy.box.y2 - toy.box.y1) * PICTURE_SIDE
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": int(truth.id),
+                    "category_id": numbers[toy.category],
+                    "bbox": [round(value, 2) for value in (x, y, width, height)],
+                    "area": round(width * height, 2),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    return {"images": _images(truths), "annotations": annotations, "categories": categories}
+
+
+def _captions(truths: list[Truth], seed: int) -> dict[str, object]:
+    annotations: list[dict[str, object]] = []
+    for truth in truths:
+        rng = np.random.default_rng([seed, int(truth.id)])
+        for caption in write_captions(truth, rng):
+            number = len(annotations) + 1
+            annotations.append({"id": number, "image_id": int(truth.id), "caption": caption})
+    return {"images": _images(truths), "annotations": annotations}

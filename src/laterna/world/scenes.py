@@ -1,0 +1,120 @@
+"""Draws lots for scenes: which toys stand where, under which light, beside which sign.
+
+A scene is a pure function of (stream, seed, index). The streams keep apart what must never meet:
+the pictures that pretrain the bases and the pictures that a demo draws.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from laterna.records import Box, Toy, Truth
+from laterna.world.toys import (
+    CATEGORIES,
+    COLOURS,
+    LIGHTINGS,
+    PICTURE_SIDE,
+    SIGN_WORDS,
+    SIZES,
+    TEXTURES,
+)
+
+Stream = Literal["pretrain", "world"]
+STREAMS: dict[Stream, int] = {"pretrain": 1, "world": 2}
+MAX_TOYS = 5
+SIGN_SHARE = 0.3
+"""Share of the pictures with a sign."""
+SIGN_SIZE = (36, 15)
+"""Width and height of a sign in pixels."""
+REPEAT_SHARE = 0.4
+"""Chance that a further toy repeats a category that is already there, so that counting matters."""
+_ATTEMPTS = 40
+"""Places tried for a toy before the scene does without it."""
+
+_CATEGORY_NAMES = tuple(CATEGORIES)
+_COLOUR_NAMES = tuple(COLOURS)
+
+Pixels = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in pixels."""
+
+
+def draw_truth(stream: Stream, seed: int, index: int, max_toys: int = MAX_TOYS) -> Truth:
+    """Return scene number `index` of a stream: the same arguments give the same scene."""
+    rng = np.random.default_rng([STREAMS[stream], seed, index])
+    taken: list[Pixels] = []
+    sign = sign_box = None
+    if rng.random() < SIGN_SHARE:
+        sign = _pick(rng, SIGN_WORDS)
+        place = _free_place(rng, SIGN_SIZE, taken)
+        sign_box = _box("sign", place) if place else None
+    toys: list[Toy] = []
+    for _ in range(int(rng.integers(1, max_toys + 1))):
+        toy = _draw_toy(rng, toys, taken)
+        if toy is not None:
+            toys.append(toy)
+    return Truth(
+        id=f"{index:06d}",
+        picture=f"{index:06d}.png",
+        lighting=_pick(rng, LIGHTINGS),
+        sign=sign,
+        sign_box=sign_box,
+        toys=tuple(toys),
+    )
+
+
+def pixels_of(box: Box) -> Pixels:
+    """Return a box's corners in pixels of the world's square picture."""
+    x1, y1, x2, y2 = (round(value * PICTURE_SIDE) for value in (box.x1, box.y1, box.x2, box.y2))
+    return x1, y1, x2, y2
+
+
+def _draw_toy(rng: np.random.Generator, toys: list[Toy], taken: list[Pixels]) -> Toy | None:
+    if toys and rng.random() < REPEAT_SHARE:
+        category = toys[int(rng.integers(len(toys)))].category
+    else:
+        category = _pick(rng, _CATEGORY_NAMES)
+    size = _pick(rng, tuple(SIZES))
+    sides = SIZES[size]
+    side = sides[int(rng.integers(len(sides)))]
+    place = _free_place(rng, (side, side), taken)
+    if place is None:
+        return None
+    return Toy(
+        category=category,
+        colour=_pick(rng, _COLOUR_NAMES),
+        texture=_pick(rng, TEXTURES),
+        size=size,
+        box=_box(category, place),
+    )
+
+
+def _free_place(
+    rng: np.random.Generator, size: tuple[int, int], taken: list[Pixels]
+) -> Pixels | None:
+    """Take a place that overlaps nothing by more than a sliver, or give up."""
+    width, height = size
+    for _ in range(_ATTEMPTS):
+        x = int(rng.integers(0, PICTURE_SIDE - width + 1))
+        y = int(rng.integers(0, PICTURE_SIDE - height + 1))
+        place = (x, y, x + width, y + height)
+        if all(_overlap(place, other) < 0.06 * width * height for other in taken):
+            taken.append(place)
+            return place
+    return None
+
+
+def _overlap(a: Pixels, b: Pixels) -> int:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(0, width) * max(0, height)
+
+
+def _box(category: str, place: Pixels) -> Box:
+    x1, y1, x2, y2 = (value / PICTURE_SIDE for value in place)
+    return Box(category=category, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]

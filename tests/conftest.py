@@ -1,0 +1,145 @@
+"""Set before anything imports torch: threads that sleep while they wait, and no network.
+
+The fixtures make an assistant of real classes in its smallest form, from real folders on disk.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from laterna.model.assistant import Assistant
+    from laterna.recipe import Recipe
+
+SENTENCES = (
+    "A red bicycle stands beside two small apples on the table.",
+    "What colour is the bicycle? How many apples are there in the picture?",
+    "The bicycle is red, and there are two apples. Yes. No. One, three, four.",
+    "Is there a banana to the left of the striped cup? There is no banana.",
+    "Describe what you see. A bright scene with a teddy bear and a clock.",
+)
+TEMPLATE = (
+    "{{ bos_token }}{% for turn in messages %}"
+    "{% if turn['role'] == 'user' %}{{ 'USER: ' + turn['content'] + ' ' }}"
+    "{% elif turn['role'] == 'assistant' %}{{ 'ASSISTANT: ' + turn['content'] + eos_token }}"
+    "{% else %}{{ turn['content'] + ' ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE tokenizer of 400 tokens with a Vicuna-like chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(SENTENCES * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """Folders `vision` (CLIP, 3 layers, 4 patches) and `language` (Llama, 2 layers), random."""
+    import torch
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
+
+    folder = tmp_path_factory.mktemp("models")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vision = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=24,
+                intermediate_size=48,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                image_size=28,
+                patch_size=14,
+            )
+        )
+        language = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tiny_tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=256,
+                initializer_range=0.2,  # so that random answers differ with what they are asked
+                bos_token_id=tiny_tokenizer.bos_token_id,
+                eos_token_id=tiny_tokenizer.eos_token_id,
+                pad_token_id=tiny_tokenizer.pad_token_id,
+            )
+        )
+    vision.save_pretrained(folder / "vision")
+    side = {"height": 28, "width": 28}
+    CLIPImageProcessorPil(size=side, crop_size=side).save_pretrained(folder / "vision")
+    language.save_pretrained(folder / "language")
+    tiny_tokenizer.save_pretrained(folder / "language")
+    return folder
+
+
+@pytest.fixture
+def tiny_recipe(tiny_models: Path, tmp_path: Path) -> Recipe:
+    """A recipe over the tiny models; its data are `records.json` and `images/` in `tmp_path`."""
+    from laterna.recipe import (
+        LanguageSettings,
+        PartSettings,
+        Recipe,
+        StageSettings,
+        VisionSettings,
+    )
+
+    def stage(**parts: PartSettings) -> StageSettings:
+        return StageSettings(
+            data=str(tmp_path / "records.json"),
+            pictures=str(tmp_path / "images"),
+            batch_records=4,
+            **parts,  # type: ignore[arg-type]
+        )
+
+    trained = PartSettings(mode="full", lr=1e-2)
+    return Recipe(
+        name="tiny",
+        seed=3,
+        vision=VisionSettings(source=str(tiny_models / "vision")),
+        language=LanguageSettings(source=str(tiny_models / "language")),
+        align=stage(connector=trained),
+        instruct=stage(connector=trained, language=PartSettings(mode="full", lr=5e-3)),
+    )
+
+
+@pytest.fixture
+def tiny_assistant(tiny_recipe: Recipe) -> Assistant:
+    """An untrained assistant of the tiny models: 4 tokens a picture, widths 24 and 32."""
+    from laterna.model.assistant import load_assistant_from
+
+    return load_assistant_from(tiny_recipe)

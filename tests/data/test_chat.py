@@ -1,0 +1,168 @@
+"""Rendering: the shipped templates to the letter, and the answers found in any template."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from laterna.data.chat import SHIPPED_TEMPLATES, Rendered, UnusableError, load_template, render
+from laterna.errors import LaternaError
+from laterna.records import Turn
+
+Tokenizers = dict[str, PreTrainedTokenizerFast]
+
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful, detailed, and polite answers to the user's questions. "
+)
+TURNS = [
+    Turn(role="user", text="<image>\nWhat is it?"),
+    Turn(role="assistant", text="A cup.", loss=True),
+    Turn(role="user", text="Red?"),
+    Turn(role="assistant", text="Yes.", loss=True),
+]
+
+
+def learned(rendered: Rendered) -> list[str]:
+    return [rendered.text[start:end] for start, end in rendered.spans]
+
+
+def shipped(name: str, tokenizer: PreTrainedTokenizerFast, turns: list[Turn]) -> Rendered:
+    return render(turns, tokenizer, load_template(name, tokenizer))
+
+
+def test_vicuna_v1_is_llavas(tokenizers: Tokenizers) -> None:
+    rendered = shipped("vicuna_v1", tokenizers["metaspace"], TURNS)
+    assert rendered.text == (
+        f"<s>{VICUNA_SYSTEM}USER: <image>\nWhat is it? ASSISTANT: A cup.</s>"
+        "USER: Red? ASSISTANT: Yes.</s>"
+    )
+    assert learned(rendered) == ["A cup.</s>", "Yes.</s>"]
+
+
+def test_llama_2_is_llavas(tokenizers: Tokenizers) -> None:
+    system = Turn(role="system", text="Be brief.")
+    rendered = shipped("llama_2", tokenizers["metaspace"], [system, *TURNS])
+    assert rendered.text == (
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n<image>\nWhat is it? [/INST] A cup. </s>"
+        "<s>[INST] Red? [/INST] Yes. </s>"
+    )
+    assert learned(rendered) == ["A cup. </s>", "Yes. </s>"]
+
+
+def test_plain_is_the_picture_the_caption_and_a_newline(tokenizers: Tokenizers) -> None:
+    rendered = shipped("plain", tokenizers["metaspace"], TURNS[:2])
+    assert rendered.text == "<s><image>A cup.\n"
+    assert learned(rendered) == ["A cup.\n"]
+    assert shipped("plain", tokenizers["byte_level"], TURNS[:2]).text == "<image>A cup.\n"
+
+
+@pytest.mark.parametrize("name", ["vicuna_v1", "llama_2"])
+def test_an_empty_system_turn_leaves_the_prompt_out(name: str, tokenizers: Tokenizers) -> None:
+    turns = [Turn(role="system", text=""), *TURNS[:2]]
+    expected = {
+        "vicuna_v1": "<s>USER: <image>\nWhat is it? ASSISTANT: A cup.</s>",
+        "llama_2": "<s>[INST] <image>\nWhat is it? [/INST] A cup. </s>",
+    }
+    assert shipped(name, tokenizers["metaspace"], turns).text == expected[name]
+
+
+@pytest.mark.parametrize("name", ["own", *SHIPPED_TEMPLATES])
+def test_a_prompt_is_the_beginning_of_what_was_trained(name: str, tokenizers: Tokenizers) -> None:
+    for tokenizer in tokenizers.values():
+        template = load_template(name, tokenizer)
+        prompt = render(TURNS[:3], tokenizer, template, continue_as_assistant=True).text
+        trained = render(TURNS, tokenizer, template).text
+        assert trained.startswith(prompt)
+        assert trained[len(prompt) :].lstrip().startswith("Yes.")
+
+
+def test_only_turns_that_carry_loss_have_spans(tokenizers: Tokenizers) -> None:
+    turns = [*TURNS[:3], Turn(role="assistant", text="Yes.")]
+    assert learned(shipped("own", tokenizers["byte_level"], turns)) == ["A cup.<|im_end|>"]
+    assert shipped("own", tokenizers["byte_level"], TURNS[:1]).spans == ()
+
+
+def test_a_template_that_strips_still_shows_its_answers(tokenizers: Tokenizers) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    )
+    turns = [Turn(role="user", text=" a "), Turn(role="assistant", text="\n b  c \n", loss=True)]
+    rendered = render(turns, tokenizers["byte_level"], template)
+    assert rendered.text == "<|im_start|>a<|im_end|>\n<|im_start|>b  c<|im_end|>\n"
+    assert learned(rendered) == ["b  c<|im_end|>"]
+
+
+def test_an_end_of_turn_without_special_token_stops_at_the_next_turn(
+    tokenizers: Tokenizers,
+) -> None:
+    template = (
+        "{% for m in messages %}{{ '# ' + m['role'] + '\\n' + m['content'] + '\\n--\\n' }}"
+        "{% endfor %}"
+    )
+    assert learned(render(TURNS, tokenizers["byte_level"], template)) == [
+        "A cup.\n--\n",
+        "Yes.\n--\n",
+    ]
+
+
+def test_a_template_that_ends_only_the_chat_teaches_no_other_end(tokenizers: Tokenizers) -> None:
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}</s>"
+    assert learned(render(TURNS, tokenizers["metaspace"], template)) == ["A cup. ", "Yes. </s>"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'] + m['content'] }}{% endfor %}",
+        "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}",
+        "{% for m in messages %}{{ m['content'].split('.')[0] }}{% endfor %}",
+    ],
+    ids=["upper", "twice", "left out", "cut"],
+)
+def test_a_template_that_changes_answers_is_refused(template: str, tokenizers: Tokenizers) -> None:
+    with pytest.raises(UnusableError, match="does not write the assistant's answers as they are"):
+        render(TURNS, tokenizers["byte_level"], template)
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        ([], "the chat has no turns"),
+        ([Turn(role="user", text="a\U000f1a70")], r"turn 1 holds the character U\+F1A70"),
+        ([Turn(role="user", text="a\ud800")], r"turn 1 holds the character U\+D800"),
+        ([Turn(role="user", text="a</s>b")], "turn 1 holds '</s>', a special token"),
+        ([Turn(role="user", text="a", loss=True)], r"turn 1 \(user\) carries loss"),
+        ([*TURNS, Turn(role="system", text="a")], "only as the first"),
+    ],
+)
+def test_turns_that_cannot_be_passed_on_are_refused(
+    turns: list[Turn], message: str, tokenizers: Tokenizers
+) -> None:
+    with pytest.raises(UnusableError, match=message):
+        shipped("vicuna_v1", tokenizers["metaspace"], turns)
+
+
+def test_llama_2_refuses_turns_out_of_order(tokenizers: Tokenizers) -> None:
+    with pytest.raises(UnusableError, match="takes user and assistant in turn"):
+        shipped("llama_2", tokenizers["metaspace"], [TURNS[0], TURNS[2]])
+
+
+def test_there_is_nothing_to_answer_after_the_assistant(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["metaspace"]
+    with pytest.raises(UnusableError, match="nothing to answer"):
+        render(TURNS, tokenizer, load_template("own", tokenizer), continue_as_assistant=True)
+
+
+def test_bad_templates_are_said(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["byte_level"]
+    with pytest.raises(LaternaError, match="not valid Jinja"):
+        render(TURNS, tokenizer, "{% for %}")
+    with pytest.raises(LaternaError, match="known are: own, plain, vicuna_v1, llama_2"):
+        load_template("vicuna", tokenizer)
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    with pytest.raises(LaternaError, match="has no chat template; set `template` to one of: plain"):
+        load_template("own", bare)
+    with pytest.raises(UnusableError, match="which this tokenizer lacks"):
+        render(TURNS, bare, load_template("vicuna_v1", bare))

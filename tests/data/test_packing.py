@@ -1,0 +1,169 @@
+"""Packing: plans that keep their budgets, and rows whose samples do not see each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from laterna.data.batches import collate
+from laterna.data.packing import epoch_order, pack_tokens, plan_batches, plan_packs
+from laterna.data.preparation import tokens_of
+from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+
+PICTURE_TOKENS = 4
+
+
+def sample_of(name: str, length: int, picture: bool = False) -> Sample:
+    generator = torch.Generator().manual_seed(sum(map(ord, name)) + length)
+    ids = torch.randint(1, 60, (length,), generator=generator).tolist()
+    slots = (1,) if picture else ()
+    if picture:
+        ids[1] = PICTURE_TOKEN
+    targets = tuple(place >= length // 2 for place in range(length))
+    return Sample(id=name, input_ids=tuple(ids), targets=targets, picture_slots=slots)
+
+
+def names(packs: list[Pack]) -> list[list[str]]:
+    return [[sample.id for sample in pack.samples] for pack in packs]
+
+
+def test_the_order_of_an_epoch_is_a_permutation_by_seed_and_epoch() -> None:
+    assert sorted(epoch_order(50, 0, 0)) == list(range(50))
+    assert epoch_order(50, 0, 0) == epoch_order(50, 0, 0)
+    assert len({tuple(epoch_order(50, s, e)) for s, e in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
+    assert epoch_order(0, 0, 0) == []
+
+
+def test_without_a_budget_each_sample_has_its_row() -> None:
+    samples = [sample_of("a", 3), sample_of("b", 9)]
+    packs = plan_packs(samples, picture_tokens=PICTURE_TOKENS, row_tokens=0)
+    assert names(packs) == [["a"], ["b"]]
+
+
+def test_the_longest_come_first_each_into_the_first_row_with_room() -> None:
+    lengths = {"a": 3, "b": 7, "c": 2, "d": 6, "e": 12, "f": 4}
+    samples = [sample_of(name, length) for name, length in lengths.items()]
+    packs = plan_packs(samples, picture_tokens=PICTURE_TOKENS, row_tokens=10)
+    assert names(packs) == [["e"], ["b", "a"], ["d", "f"], ["c"]]
+
+
+def test_pictures_count_with_their_tokens() -> None:
+    samples = [sample_of("a", 5, picture=True), sample_of("b", 3)]
+    assert names(plan_packs(samples, picture_tokens=4, row_tokens=10)) == [["a"], ["b"]]
+    assert names(plan_packs(samples, picture_tokens=3, row_tokens=10)) == [["a", "b"]]
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 30), max_size=20),
+    row_tokens=st.integers(0, 50),
+    micro_tokens=st.integers(1, 120),
+)
+def test_plans_keep_every_sample_and_their_budgets(
+    lengths: list[int], row_tokens: int, micro_tokens: int
+) -> None:
+    samples = [sample_of(f"s{place}", length) for place, length in enumerate(lengths)]
+    packs = plan_packs(samples, picture_tokens=1, row_tokens=row_tokens)
+    assert sorted(name for pack in names(packs) for name in pack) == sorted(s.id for s in samples)
+    if row_tokens:
+        for pack in packs:
+            assert pack_tokens(pack, 1) <= row_tokens or len(pack.samples) == 1
+    batches = plan_batches(packs, picture_tokens=1, micro_tokens=micro_tokens)
+    assert sorted(p for b in batches for p in names(b)) == sorted(names(packs))
+    for batch in batches:
+        longest = max(pack_tokens(pack, 1) for pack in batch)
+        assert len(batch) == 1 or len(batch) * longest <= micro_tokens
+
+
+def test_rows_of_like_length_share_a_batch() -> None:
+    samples = [sample_of(f"{length}", length) for length in (4, 20, 5, 19)]
+    packs = plan_packs(samples, picture_tokens=1, row_tokens=0)
+    batches = plan_batches(packs, picture_tokens=1, micro_tokens=40)
+    assert [names(batch) for batch in batches] == [[["20"], ["19"]], [["5"], ["4"]]]
+
+
+@pytest.fixture(scope="module")
+def language() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def logits_of(language: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Logits (r, t, v), as training asks for them: the mask comes from the positions alone."""
+    with torch.no_grad():
+        return language(
+            input_ids=batch.input_ids_rt,
+            position_ids=batch.position_ids_rt,
+            attention_mask=None,
+            use_cache=False,
+        ).logits
+
+
+def loss_of(language: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """Sum over the targets of minus the log probability, each from the state before it."""
+    targets = batch.targets_rt[:, 1:]
+    logits = logits_of(language, batch)[:, :-1][targets]
+    return torch.nn.functional.cross_entropy(
+        logits, batch.input_ids_rt[:, 1:][targets], reduction="sum"
+    )
+
+
+SAMPLES = [sample_of("a", 9), sample_of("b", 6), sample_of("c", 11), sample_of("d", 5)]
+
+
+def test_packed_rows_give_the_loss_and_logits_of_separate_ones(language: LlamaForCausalLM) -> None:
+    packs = plan_packs(SAMPLES, picture_tokens=PICTURE_TOKENS, row_tokens=20)
+    assert names(packs) == [["c", "a"], ["b", "d"]]
+    packed = collate(packs, picture_tokens=PICTURE_TOKENS)
+    alone = [
+        collate([Pack(samples=(sample,))], picture_tokens=PICTURE_TOKENS) for sample in SAMPLES
+    ]
+    total = sum(loss_of(language, batch) for batch in alone)
+    torch.testing.assert_close(loss_of(language, packed), total, atol=1e-5, rtol=1e-6)
+
+    logits = logits_of(language, packed)
+    by_name = {
+        sample.id: logits_of(language, one)[0] for sample, one in zip(SAMPLES, alone, strict=True)
+    }
+    for row, pack in enumerate(packs):
+        start = 0
+        for sample in pack.samples:
+            end = start + tokens_of(sample, PICTURE_TOKENS)
+            torch.testing.assert_close(
+                logits[row, start:end], by_name[sample.id], atol=1e-5, rtol=1e-5
+            )
+            start = end
+
+
+def test_the_mask_really_blocks(language: LlamaForCausalLM) -> None:
+    """Changing the first sample of a row leaves the second as it was, and would not without."""
+    first, second = SAMPLES[2], SAMPLES[0]
+    other = sample_of("z", len(first.input_ids))
+    rows = [collate([Pack(samples=(one, second))], picture_tokens=1) for one in (first, other)]
+    start = len(first.input_ids)
+    ours = [logits_of(language, row)[0, start:] for row in rows]
+    torch.testing.assert_close(ours[0], ours[1], atol=1e-6, rtol=0)
+    with torch.no_grad():
+        seen = [language(input_ids=row.input_ids_rt).logits[0, start:] for row in rows]
+    assert (seen[0] - seen[1]).abs().max() > 1e-3
+
+
+def test_padding_changes_nothing_and_stays_finite(language: LlamaForCausalLM) -> None:
+    """Padding is a neighbour like any other: it changes nothing before it."""
+    short, long = SAMPLES[3], SAMPLES[2]
+    batch = collate([Pack(samples=(short,)), Pack(samples=(long,))], picture_tokens=1)
+    logits = logits_of(language, batch)
+    alone = logits_of(language, collate([Pack(samples=(short,))], picture_tokens=1))
+    torch.testing.assert_close(logits[0, : len(short.input_ids)], alone[0], atol=1e-5, rtol=1e-5)
+    assert logits.isfinite().all()

@@ -1,0 +1,182 @@
+"""Pictures: the pixels a person sees, squared and normalised as the encoder was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from skimage import data as skimage_data
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+from laterna.data import pictures
+from laterna.data.pictures import (
+    MissingPictureError,
+    PicturePreparer,
+    blank,
+    check_picture,
+    load_picture,
+    pad_to_square,
+)
+from laterna.errors import LaternaError
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+def processor_of(side: int) -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Red on the left, blue on the right."""
+    picture = Image.new("RGB", (width, height), RED)
+    ImageDraw.Draw(picture).rectangle((width // 2, 0, width, height), fill=BLUE)
+    return picture
+
+
+def test_orientation_is_what_a_person_sees(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned a quarter to the right
+    halves(40, 20).save(tmp_path / "a.png", exif=exif)
+    picture = load_picture(tmp_path / "a.png")
+    assert picture.size == (20, 40)
+    assert picture.getpixel((5, 5)) == RED
+    assert picture.getpixel((5, 35)) == BLUE
+
+
+def test_transparency_is_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert load_picture(tmp_path / "clear.png").getpixel((1, 1)) == WHITE
+    Image.new("LA", (4, 4), (0, 128)).save(tmp_path / "half.png")
+    assert load_picture(tmp_path / "half.png").getpixel((1, 1)) == (127, 127, 127)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 255, 0, 255, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    assert load_picture(tmp_path / "palette.png").getpixel((1, 1)) == RED
+    palette.save(tmp_path / "hole.png", transparency=1)
+    assert load_picture(tmp_path / "hole.png").getpixel((1, 1)) == WHITE
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    levels = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    seen = np.asarray(load_picture(tmp_path / "deep.png"))
+    assert seen.tolist() == [[[0] * 3, [1] * 3, [128] * 3, [255] * 3]]
+
+
+def test_other_modes_become_rgb(tmp_path: Path) -> None:
+    Image.new("L", (3, 3), 7).save(tmp_path / "grey.png")
+    assert load_picture(tmp_path / "grey.png").getpixel((1, 1)) == (7, 7, 7)
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    red, green, blue = load_picture(tmp_path / "print.jpg").getpixel((1, 1))
+    assert red > 250
+    assert max(green, blue) < 5
+    Image.new("1", (1, 1), 1).save(tmp_path / "dot.png")
+    assert load_picture(tmp_path / "dot.png").getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize("read", [load_picture, check_picture])
+@pytest.mark.parametrize("form", ["jpg", "png", "webp"])
+def test_a_file_cut_short_is_named(read, form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"whole.{form}"
+    Image.effect_noise((200, 160), 90).convert("RGB").save(path)
+    read(path)
+    cut = tmp_path / f"cut.{form}"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(LaternaError, match=rf"cut\.{form}: cannot be read as a picture"):
+        read(cut)
+
+
+@pytest.mark.parametrize("read", [load_picture, check_picture])
+def test_a_file_that_is_no_picture_is_named(read, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("words")
+    with pytest.raises(LaternaError, match=r"a\.png: cannot be read as a picture"):
+        read(tmp_path / "a.png")
+    with pytest.raises(MissingPictureError, match=r"b\.png: no such picture"):
+        read(tmp_path / "b.png")
+    with pytest.raises(LaternaError, match=r"cannot be read as a picture: .*directory"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("read", [load_picture, check_picture])
+def test_a_bomb_is_refused_before_it_is_opened(
+    read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (10_001, 1)).save(tmp_path / "long.png")
+    with pytest.raises(LaternaError, match=r"long\.png: 10001×1 pixels is too large"):
+        read(tmp_path / "long.png")
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
+    halves(10, 10).save(tmp_path / "many.png")
+    with pytest.raises(LaternaError, match=r"many\.png: 10×10 pixels is too large"):
+        read(tmp_path / "many.png")
+
+
+def test_padding_is_centred_and_of_the_mean_colour() -> None:
+    preparer = PicturePreparer(processor_of(8), "pad")
+    assert preparer.mean_colour == (122, 116, 104)
+    square = pad_to_square(halves(8, 3), preparer.mean_colour)
+    assert square.size == (8, 8)
+    rows = np.asarray(square)
+    assert (rows[:2] == preparer.mean_colour).all()
+    assert (rows[5:] == preparer.mean_colour).all()
+    assert (rows[2:5] == np.asarray(halves(8, 3))).all()
+    tall = np.asarray(pad_to_square(halves(2, 7), (1, 2, 3)))
+    assert (tall[:, 2:4] == np.asarray(halves(2, 7))).all()
+
+
+def test_pixels_are_normalised_by_mean_and_deviation() -> None:
+    processor = processor_of(4)
+    preparer = PicturePreparer(processor, "resize")
+    pixels = preparer([halves(4, 4), Image.new("RGB", (9, 5), BLUE)])
+    assert pixels.shape == (2, 3, 4, 4)
+    assert pixels.dtype == torch.float32
+    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+    red, blue = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1.0])
+    torch.testing.assert_close(pixels[0, :, 0, 0], (red - mean) / std)
+    torch.testing.assert_close(pixels[0, :, 3, 3], (blue - mean) / std)
+    torch.testing.assert_close(pixels[1, :, 2, 2], (blue - mean) / std)
+
+
+def test_nothing_is_cropped() -> None:
+    wide = PicturePreparer(processor_of(8), "resize")([halves(64, 8)])
+    assert wide[0, 0, 4, 0] > 1.5, "the left end, red, must still be there"
+    assert wide[0, 2, 4, 7] > 1.5, "the right end, blue, must still be there"
+
+
+def test_size_is_what_the_processor_itself_would_make() -> None:
+    cropping = CLIPImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 12, "width": 12}
+    )
+    assert PicturePreparer(cropping, "pad").size == 12
+    whole = CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False)
+    assert PicturePreparer(whole, "pad").size == 16
+    oblong = CLIPImageProcessorPil(size={"height": 16, "width": 20}, do_center_crop=False)
+    with pytest.raises(LaternaError, match="needs square ones"):
+        PicturePreparer(oblong, "pad")
+
+
+def test_no_pictures_are_no_rows() -> None:
+    assert PicturePreparer(processor_of(8), "pad")([]).shape == (0, 3, 8, 8)
+
+
+def test_blank_is_the_mean_colour_all_over() -> None:
+    preparer = PicturePreparer(processor_of(8), "pad")
+    assert preparer.blank().getcolors() == [(64, (122, 116, 104))]
+    assert preparer([preparer.blank()]).abs().max() < 0.02
+    assert blank((3, 2)).size == (3, 2)
+
+
+def test_padding_agrees_with_transformers_llava_processor() -> None:
+    picture = Image.fromarray(skimage_data.astronaut()[:300])
+    theirs = LlavaImageProcessorPil(
+        do_pad=True, size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}
+    )
+    expected = theirs([picture], return_tensors="pt")["pixel_values"]
+    pixels = PicturePreparer(processor_of(224), "pad")([picture])
+    grey_level = 1 / 255 / min(theirs.image_std)
+    assert (pixels - expected).abs().max() <= grey_level

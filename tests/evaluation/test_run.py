@@ -1,0 +1,222 @@
+"""Asking and scoring: every picture once, skips by reason, controls over the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
+import pytest
+from PIL import Image
+
+from laterna.data.pictures import blank
+from laterna.errors import LaternaError
+from laterna.evaluation import run
+from laterna.evaluation.run import ask, evaluate, figures, score, score_table
+from laterna.model.assistant import Assistant
+from laterna.model.generation import Prompt
+from laterna.records import Answer, Box, Question, Score, Toy, Truth
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+GREY = (122, 116, 104)
+
+
+def assistant(name: str = "tuned") -> Assistant:
+    """Stands for a model: all that asking needs of it is its blank picture."""
+    prepare = SimpleNamespace(blank=lambda: blank(8))
+    return cast(Assistant, SimpleNamespace(name=name, prepare=prepare))
+
+
+class Seer:
+    """Answers with the colour of the picture's first pixel, and remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Prompt]] = []
+
+    def __call__(
+        self, assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int
+    ) -> list[str]:
+        self.batches.append(list(prompts))
+        if getattr(assistant, "name", "") == "untuned":
+            return ["what?"] * len(prompts)
+        names = {RED: "Red.", BLUE: "blue", GREY: "grey"}
+        return [names[pictures[0].getpixel((0, 0))] for _, pictures in prompts]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, colour in (("red.png", RED), ("blue.png", BLUE)):
+        Image.new("RGB", (8, 8), colour).save(folder / name)
+    (folder / "text.png").write_text("not a picture")
+    return folder
+
+
+def question(number: int, picture: str, truth: str, kind: str = "colour") -> Question:
+    return Question(id=str(number), picture=picture, kind=kind, text="Which?", truth=truth)
+
+
+def test_answers_come_in_the_order_of_the_questions(pictures: Path) -> None:
+    names = ["red.png", "blue.png", "red.png", "blue.png", "blue.png"]
+    questions = [question(i, name, "red") for i, name in enumerate(names)]
+    seer = Seer()
+    asked = ask(assistant(), questions, pictures, batch=2, answer=seer, progress=False)
+    assert [a.question for a in asked.answers] == questions
+    assert [a.text for a in asked.answers] == ["Red.", "blue", "Red.", "blue", "blue"]
+    assert [a.right for a in asked.answers] == [True, False, True, False, False]
+    assert [len(prompts) for prompts in seer.batches] == [2, 2, 1]
+
+
+def test_a_prompt_is_one_user_turn_with_the_picture_before_the_question(pictures: Path) -> None:
+    seer = Seer()
+    ask(assistant(), [question(0, "red.png", "red")], pictures, answer=seer, progress=False)
+    ((turns, shown),) = seer.batches[0]
+    assert [(turn.role, turn.text) for turn in turns] == [("user", "<image>\nWhich?")]
+    assert [picture.size for picture in shown] == [(8, 8)]
+
+
+def test_each_picture_is_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def load(path: Path) -> Image.Image:
+        opened.append(path.name)
+        return Image.open(path).convert("RGB")
+
+    monkeypatch.setattr(run, "load_picture", load)
+    questions = [question(i, ("red.png", "blue.png")[i % 2], "red") for i in range(20)]
+    ask(assistant(), questions, pictures, batch=3, answer=Seer(), progress=False)
+    assert opened == ["blue.png", "red.png"]
+
+
+def test_unreadable_pictures_are_skipped_with_their_reason(pictures: Path) -> None:
+    names = ["gone.png", "red.png", "text.png", "gone.png"]
+    questions = [question(i, name, "red") for i, name in enumerate(names)]
+    asked = ask(assistant(), questions, pictures, answer=Seer(), progress=False)
+    assert [a.question.id for a in asked.answers] == ["1"]
+    assert [(s.question.id, s.reason) for s in asked.skipped] == [
+        ("0", "picture missing"),
+        ("2", "picture cannot be read"),
+        ("3", "picture missing"),
+    ]
+    assert str(pictures / "text.png") in asked.skipped[1].message
+
+
+def test_blank_asks_without_reading_a_picture(pictures: Path) -> None:
+    questions = [question(0, "red.png", "red"), question(1, "gone.png", "red")]
+    asked = ask(assistant(), questions, pictures, blank=True, answer=Seer(), progress=False)
+    assert [a.text for a in asked.answers] == ["grey", "grey"]
+    assert asked.skipped == ()
+
+
+def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
+    def one_short(_: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
+        return ["red"] * (len(prompts) - 1)
+
+    with pytest.raises(ValueError, match="shorter"):
+        ask(
+            assistant(),
+            [question(0, "red.png", "red")],
+            pictures,
+            answer=one_short,
+            progress=False,
+        )
+
+
+def test_score_counts_over_all_and_by_kind() -> None:
+    rights = [("count", True), ("colour", False), ("count", False), ("count", True)]
+    scores = score(
+        Answer(question=question(i, "a", "b", kind), text="", right=right)
+        for i, (kind, right) in enumerate(rights)
+    )
+    assert scores.overall == Score(name="overall", right=2, total=4)
+    assert scores.kinds == (
+        Score(name="colour", right=0, total=1),
+        Score(name="count", right=2, total=3),
+    )
+
+
+def world(folder: Path) -> Path:
+    """A world of a red dog, a blue cup, and a picture that is missing."""
+    truths = []
+    for name, category in (("red", "dog"), ("blue", "cup"), ("gone", "cat")):
+        box = Box(category=category, x1=0.1, y1=0.1, x2=0.3, y2=0.3)
+        toy = Toy(category=category, colour=name, texture="smooth", size="small", box=box)
+        truths.append(
+            Truth(
+                id=name,
+                picture=f"{name}.png",
+                lighting="dim",
+                sign=None,
+                sign_box=None,
+                toys=(toy,),
+            )
+        )
+    (folder / "truth.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, truths)))
+    return folder
+
+
+def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> None:
+    evaluation = evaluate(
+        assistant(),
+        "world",
+        world(pictures.parent),
+        before_instruct=assistant("untuned"),
+        answer=Seer(),
+        progress=False,
+    )
+    # Colour is the only kind that the seer can answer: two pictures, both right.
+    assert [(k.name, k.right, k.total) for k in evaluation.scores.kinds] == [
+        ("colour", 2, 2),
+        ("count", 0, 2),
+        ("existence", 0, 2),
+        ("kind", 0, 2),
+        ("place", 0, 2),
+    ]
+    assert evaluation.scores.overall == Score(name="overall", right=2, total=10)
+    assert [control.name for control in evaluation.controls] == ["blank", "before_instruct"]
+    assert [control.scores.overall.right for control in evaluation.controls] == [0, 0]
+    assert [control.scores.overall.total for control in evaluation.controls] == [10, 10]
+    found = figures(evaluation)
+    assert found.overall == 0.2
+    assert found.kinds["colour"] == 1.0
+    assert found.controls["blank"].kinds["colour"] == 0.0
+    assert found.questions == 10
+    assert found.skipped == {"picture missing": 5}
+    assert set(msgspec.to_builtins(found)) >= {"overall", "kinds", "controls"}
+    table = score_table(evaluation)
+    headers = [str(column.header) for column in table.columns]
+    assert headers == ["kind", "questions", "assistant", "blank", "before_instruct"]
+    assert list(table.columns[2].cells) == ["1.000", "0.000", "0.000", "0.000", "0.000", "0.200"]
+
+
+def test_evaluate_without_a_readable_picture_or_a_known_task_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match=r"none of the pictures.*red\.png: no such picture"):
+        evaluate(assistant(), "world", world(tmp_path), answer=Seer(), progress=False)
+    with pytest.raises(LaternaError, match="the tasks are: world"):
+        evaluate(assistant(), "vqa", tmp_path, answer=Seer(), progress=False)
+
+
+def test_a_real_assistant_is_evaluated_end_to_end(
+    pictures: Path, tiny_assistant: Assistant
+) -> None:
+    dataset = world(pictures.parent)
+    first, again = (
+        evaluate(
+            tiny_assistant,
+            "world",
+            dataset,
+            before_instruct=tiny_assistant,
+            batch=batch,
+            progress=False,
+        )
+        for batch in (64, 1)
+    )
+    assert len(first.answers) == 10
+    assert all(isinstance(given.text, str) for given in first.answers)
+    # The control is the assistant itself here, so it must score the same.
+    assert first.controls[1].scores == first.scores
+    # How many are asked at once must not change an answer.
+    assert first == again

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
+
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from laterna.recipe import PartName, Recipe
+
+TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
+PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
+
+
+@pytest.fixture
+def changed(tiny_assistant: Assistant) -> Assistant:
+    """The tiny assistant with every weight moved a little."""
+    with torch.no_grad():
+        for weight in tiny_assistant.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return tiny_assistant
+
+
+def save(folder: Path, assistant: Assistant, recipe: Recipe) -> Path:
+    figures = {"loss_last": 0.25}
+    return save_checkpoint(folder, assistant, recipe, stage="instruct", figures=figures)
+
+
+def test_all_parts_come_back_as_they_were(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    changed.changed = {"vision", "connector", "language"}
+    changed.template += "{# ours #}"
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    again = load_checkpoint(folder)
+    assert torch.equal(again.logits([PICTURE], TEXT), changed.logits([PICTURE], TEXT))
+    assert again.template == changed.template
+    assert again.changed == changed.changed
+    assert again.tokenizer(TEXT).input_ids == changed.tokenizer(TEXT).input_ids
+
+
+def test_the_parts_are_folders_that_others_read(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    changed.changed = {"vision", "connector", "language"}
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    language = AutoModelForCausalLM.from_pretrained(folder / "language")
+    vision = CLIPVisionModel.from_pretrained(folder / "vision")
+    assert torch.equal(language.lm_head.weight, changed.language.lm_head.weight)
+    assert vision.config.num_hidden_layers == len(vision.encoder.layers) == 3
+    assert len(AutoTokenizer.from_pretrained(folder / "tokenizer")) == len(changed.tokenizer)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "connector.safetensors",
+        "language",
+        "laterna.json",
+        "template.jinja",
+        "tokenizer",
+        "vision",
+    ]
+
+
+@pytest.mark.parametrize("parts", [{"connector"}, {"connector", "language"}])
+def test_untrained_parts_stay_where_they_are(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, parts: set[PartName]
+) -> None:
+    changed.changed = parts
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    again, source = load_checkpoint(folder), load_assistant_from(tiny_recipe)
+    for name in ("vision", "connector", "language"):
+        expected = (changed if name in parts else source).parts()[name].state_dict()
+        found = again.parts()[name].state_dict()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        assert (folder / name).is_dir() == (name in parts and name != "connector")
+
+
+def test_the_manifest_holds_the_recipe_whole(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    changed.changed = {"language"}
+    manifest = read_manifest(save(tmp_path / "out", changed, tiny_recipe))
+    assert manifest.recipe == tiny_recipe
+    assert manifest.parts == ("connector", "language")
+    assert (manifest.stage, manifest.figures) == ("instruct", {"loss_last": 0.25})
+
+
+def test_saving_again_replaces_and_a_failed_saving_does_not(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    (folder / "stray").write_text("of the last run")
+    save(folder, changed, tiny_recipe)
+    assert not (folder / "stray").exists()
+    before = (folder / "connector.safetensors").read_bytes()
+    with torch.no_grad():
+        changed.connector.layers[0].weight.add_(1)  # type: ignore[operator]
+    with pytest.raises(FileNotFoundError):
+        save_checkpoint(
+            folder,
+            changed,
+            tiny_recipe,
+            stage="align",
+            figures={},
+            metrics=tmp_path / "no-such-file",
+        )
+    assert (folder / "connector.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_connector_file_names_its_weights(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    weights = load_file(save(tmp_path / "out", changed, tiny_recipe) / "connector.safetensors")
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
+        "layers.0.weight": (32, 24),
+        "layers.0.bias": (32,),
+        "layers.1.weight": (32, 32),
+        "layers.1.bias": (32,),
+    }
+
+
+def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match="nowhere: no such checkpoint folder"):
+        load_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(LaternaError, match=r"not a Laterna checkpoint, it has no laterna\.json"):
+        load_checkpoint(tmp_path)
+    for content in (b"{", b"[]", b'{"format": 1}', b"\xff"):
+        (tmp_path / "laterna.json").write_bytes(content)
+        with pytest.raises(LaternaError, match=r"laterna\.json: "):
+            load_checkpoint(tmp_path)
+
+
+def test_another_format_names_both_versions(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    found = json.loads((folder / "laterna.json").read_text())
+    found.update(format=7, laterna="9.1.0", novelty=True)
+    (folder / "laterna.json").write_text(json.dumps(found))
+    with pytest.raises(LaternaError, match=r"format 7, .* reads format 1; .*\(9\.1\.0\)"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "connector.safetensors",
+        "template.jinja",
+        "tokenizer",
+        "language",
+        "language/model.safetensors",
+        "vision/preprocessor_config.json",
+    ],
+)
+def test_a_missing_file_is_named(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, missing: str
+) -> None:
+    changed.changed = {"vision", "language"}
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    path = folder / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with pytest.raises(LaternaError, match=missing.split("/", maxsplit=1)[0]):
+        load_checkpoint(folder)
+
+
+def test_a_connector_of_another_shape_is_refused(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    deeper = msgspec.structs.replace(tiny_recipe.connector, depth=3)
+    manifest = msgspec.structs.replace(
+        read_manifest(folder), recipe=msgspec.structs.replace(tiny_recipe, connector=deeper)
+    )
+    (folder / "laterna.json").write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(LaternaError, match=r"does not fit .* connector: .*layers\.2"):
+        load_checkpoint(folder)

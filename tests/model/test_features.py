@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from laterna.data.pictures import load_picture
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant
+from laterna.model.features import FeatureStore, cached_features
+
+NAMES = [f"{number}.png" for number in range(70)]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in NAMES:
+        Image.fromarray(random.integers(0, 255, (20, 28, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def cached(assistant: Assistant, folder: Path, names: list[str]) -> tuple[FeatureStore, list[int]]:
+    """Also the pictures computed, as progress told them."""
+    told: list[int] = []
+    store = cached_features(
+        assistant.vision,
+        assistant.prepare,
+        names,
+        folder,
+        folder.parent / "cache",
+        lambda done, total: told.append(done),
+    )
+    return store, told
+
+
+def test_cached_features_are_those_computed_directly(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    store, told = cached(tiny_assistant, images, NAMES)
+    assert told == [64, 70]
+    asked = [NAMES[69], NAMES[3], NAMES[3]]
+    pixels = tiny_assistant.prepare([load_picture(images / name) for name in asked])
+    with torch.no_grad():
+        direct = tiny_assistant.vision(pixels)
+    torch.testing.assert_close(store.get(asked), direct, atol=1e-6, rtol=0)
+
+
+def test_a_second_call_computes_nothing_whatever_the_order(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    first, _ = cached(tiny_assistant, images, NAMES)
+    again, told = cached(tiny_assistant, images, NAMES[::-1])
+    assert told == []
+    assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
+    left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
+    assert left == ["features.npy", "index.json"]
+
+
+def test_another_picture_under_the_same_name_is_computed_anew(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    names = NAMES[:3]
+    before = cached(tiny_assistant, images, names)[0].get(names)
+    Image.new("RGB", (28, 28), "green").save(images / names[1])
+    store, told = cached(tiny_assistant, images, names)
+    assert told == [3]
+    same = [torch.equal(*pair) for pair in zip(store.get(names), before, strict=True)]
+    assert same == [True, False, True]
+
+
+def test_other_weights_or_settings_are_computed_anew(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    cached(tiny_assistant, images, NAMES[:2])
+    with torch.no_grad():
+        tiny_assistant.vision.model.encoder.layers[1].mlp.fc2.bias[0] += 1e-3
+    assert cached(tiny_assistant, images, NAMES[:2])[1] == [2]
+    tiny_assistant.vision.class_token = True
+    tiny_assistant.vision.patches += 1
+    store, told = cached(tiny_assistant, images, NAMES[:2])
+    assert told == [2]
+    assert store.get(NAMES[:2]).shape == (2, 5, 24)
+
+
+def test_equal_pictures_are_computed_once(tiny_assistant: Assistant, images: Path) -> None:
+    (images / "copy.png").write_bytes((images / NAMES[0]).read_bytes())
+    store, told = cached(tiny_assistant, images, [NAMES[0], "copy.png"])
+    assert told == [1]
+    assert torch.equal(*store.get([NAMES[0], "copy.png"]))
+
+
+def test_an_interrupted_computation_leaves_nothing_under_its_name(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    (images / NAMES[1]).write_bytes(b"not a picture")
+    with pytest.raises(LaternaError, match=r"1\.png"):
+        cached(tiny_assistant, images, NAMES[:2])
+    assert list((images.parent / "cache").iterdir()) == []
+
+
+def test_missing_pictures_are_named(tiny_assistant: Assistant, images: Path) -> None:
+    with pytest.raises(LaternaError, match=r"none\.png: cannot read the picture: No such file"):
+        cached(tiny_assistant, images, ["none.png"])
+    store, _ = cached(tiny_assistant, images, NAMES[:1])
+    with pytest.raises(LaternaError, match=r"2\.png: not among the cached features"):
+        store.get([NAMES[2]])

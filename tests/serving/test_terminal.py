@@ -1,0 +1,195 @@
+"""The terminal conversation, with piped input and a streamer that stands for the model."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant
+from laterna.model.generation import generate_answers
+from laterna.records import Turn
+from laterna.serving.terminal import COMMANDS, chat
+
+ASSISTANT = cast(Assistant, object())
+
+
+class Echo:
+    """Answers "[how many turns, how many pictures]" in two pieces, and remembers the turns."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[Turn]] = []
+
+    def __call__(
+        self,
+        assistant: Assistant,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image],
+        max_new_tokens: int,
+    ) -> Iterator[str]:
+        self.asked.append(list(turns))
+        yield f" [{len(turns)} turns,"
+        yield f" {len(pictures)} pictures]"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "a cat.png"
+    Image.new("RGB", (8, 8)).save(path)
+    return path
+
+
+def converse(
+    monkeypatch: pytest.MonkeyPatch, typed: str, streamer: Echo, picture: Path | None = None
+) -> str:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    written = io.StringIO()
+    # `input` writes its prompt to standard output, which is of no interest here.
+    console = Console(file=written, highlight=False, width=80)
+    chat(ASSISTANT, picture, None, 8, stream=streamer, console=console)
+    return written.getvalue()
+
+
+def test_a_prompt_prints_its_answer_and_nothing_else(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    echo = Echo()
+    chat(ASSISTANT, picture, "What is it?", 8, stream=echo)
+    assert capsys.readouterr() == ("[1 turns, 1 pictures]\n", "")
+    assert echo.asked == [[Turn(role="user", text="<image>\nWhat is it?")]]
+
+
+def test_without_a_picture_there_is_no_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    echo = Echo()
+    chat(ASSISTANT, None, "Hello", 8, stream=echo)
+    assert capsys.readouterr().out == "[1 turns, 0 pictures]\n"
+    assert echo.asked == [[Turn(role="user", text="Hello")]]
+
+
+def test_a_long_answer_is_not_wrapped_and_its_markup_not_interpreted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = "[bold]a[/bold] :smile: " + "word " * 100 + "end"
+
+    def streamer(
+        assistant: Assistant,
+        turns: Sequence[Turn],
+        pictures: Sequence[Image.Image],
+        max_new_tokens: int,
+    ) -> Iterator[str]:
+        yield from (answer[:4], answer[4:])
+
+    chat(ASSISTANT, None, "Hello", 8, stream=streamer)
+    assert capsys.readouterr().out == answer + "\n"
+
+
+def test_a_conversation_remembers_its_turns(monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
+    echo = Echo()
+    written = converse(monkeypatch, "one\n\ntwo\n/quit\nthree\n", echo, picture)
+    assert echo.asked[1] == [
+        Turn(role="user", text="<image>\none"),
+        Turn(role="assistant", text="[1 turns, 1 pictures]"),
+        Turn(role="user", text="two"),
+    ]
+    assert len(echo.asked) == 2
+    assert written.splitlines()[0] == COMMANDS
+    assert "assistant:  [1 turns, 1 pictures]\n" in written
+    assert "assistant:  [3 turns, 1 pictures]\n" in written
+    assert written.endswith("Goodbye.\n")
+
+
+def test_the_end_of_the_input_ends_politely(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert converse(monkeypatch, "", Echo()).endswith("\nGoodbye.\n")
+
+
+def test_an_interrupt_ends_politely(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(Echo):
+        def __call__(self, *_: object, **__: object) -> Iterator[str]:
+            yield "half an "
+            raise KeyboardInterrupt
+
+    written = converse(monkeypatch, "one\ntwo\n", Interrupted())
+    assert written.endswith("half an \nGoodbye.\n")
+
+
+def test_reset_keeps_the_picture_and_forgets_the_turns(
+    monkeypatch: pytest.MonkeyPatch, picture: Path
+) -> None:
+    echo = Echo()
+    converse(monkeypatch, "one\n/reset\ntwo\n", echo, picture)
+    assert echo.asked[1] == [Turn(role="user", text="<image>\ntwo")]
+
+
+def test_a_new_picture_begins_a_new_conversation(
+    monkeypatch: pytest.MonkeyPatch, picture: Path
+) -> None:
+    echo = Echo()
+    written = converse(monkeypatch, f"one\n/picture {picture}\ntwo\n", echo)
+    assert [turn.text for turn in echo.asked[1]] == ["<image>\ntwo"]
+    assert f"A new conversation, about {picture}." in written
+
+
+def test_a_bad_picture_or_command_is_told_and_the_chat_goes_on(
+    monkeypatch: pytest.MonkeyPatch, picture: Path
+) -> None:
+    echo = Echo()
+    typed = "one\n/picture gone.png\n/picture\n/pictures x\nan <image> typed\ntwo\n"
+    written = converse(monkeypatch, typed, echo, picture)
+    assert "gone.png: no such picture" in written
+    assert "/picture: not a command." in written
+    assert "/pictures x: not a command." in written
+    assert "<image> stands for a picture and cannot be typed" in written
+    # The failures left no trace: the third turn follows the first exchange, on the old picture.
+    assert [turn.text for turn in echo.asked[1]] == [
+        "<image>\none",
+        "[1 turns, 1 pictures]",
+        "two",
+    ]
+
+
+def test_an_error_of_the_model_is_told_and_its_question_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FailsOnce(Echo):
+        def __call__(
+            self,
+            assistant: Assistant,
+            turns: Sequence[Turn],
+            pictures: Sequence[Image.Image],
+            max_new_tokens: int,
+        ) -> Iterator[str]:
+            if not self.asked:
+                self.asked.append([])
+                raise LaternaError("the prompt is too long")
+            return super().__call__(assistant, turns, pictures, max_new_tokens)
+
+    streamer = FailsOnce()
+    written = converse(monkeypatch, "one\ntwo\n", streamer)
+    assert "the prompt is too long" in written
+    assert streamer.asked[1] == [Turn(role="user", text="two")]
+
+
+def test_a_bad_picture_at_the_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match=r"gone\.png: no such picture"):
+        chat(ASSISTANT, tmp_path / "gone.png", "What is it?", 8, stream=Echo())
+    with pytest.raises(LaternaError, match="cannot be typed"):
+        chat(ASSISTANT, None, "<image> What is it?", 8, stream=Echo())
+
+
+def test_a_real_assistant_gives_the_answer_that_evaluation_would_score(
+    picture: Path, tiny_assistant: Assistant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat(tiny_assistant, picture, "What is it?", 6)
+    turns = [Turn(role="user", text="<image>\nWhat is it?")]
+    expected = generate_answers(
+        tiny_assistant, [(turns, [Image.new("RGB", (8, 8))])], max_new_tokens=6
+    )
+    assert capsys.readouterr().out.split() == expected[0].split()
+    assert expected[0]

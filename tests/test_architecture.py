@@ -1,0 +1,149 @@
+"""The rules of the house: who may import whom, how long things are, what says what it is for."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import check_lengths
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "laterna"
+
+ERRORS = "errors"
+FOUNDATION = {"records", "recipe", "files", "version"}
+"""These import nothing of Laterna but `errors`, so that everything may import them."""
+
+PATH_ORDER = [
+    "synthesis",
+    "data",
+    "model",
+    "training",
+    "evaluation",
+    "serving",
+    "report",
+    "lab",
+    "world",
+    "demo",
+    "cli",
+]
+"""The path: a folder (or single module) imports only from those before it."""
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """`laterna.data.chat` -> `data`; the package itself -> ``."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """Every module of Laterna that the source names, inside functions and TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = ["laterna.relative_import"]
+        elif isinstance(node, ast.ImportFrom) and node.module == "laterna":
+            names = [f"laterna.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == "laterna")
+
+
+def allowed(importer: str) -> set[str]:
+    """Rooms that a room may import from, its own included."""
+    if importer == ERRORS:
+        return set()
+    if importer in FOUNDATION:
+        return {ERRORS}
+    before = PATH_ORDER[: PATH_ORDER.index(importer) + 1]
+    return {ERRORS, *FOUNDATION, *before}
+
+
+def test_every_room_has_its_place_on_the_path() -> None:
+    rooms = {room(module_of(path)) for path in SOURCES} - {""}
+    assert rooms <= {ERRORS, *FOUNDATION, *PATH_ORDER}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_imports_only_from_what_stands_before(path: Path) -> None:
+    importer = room(module_of(path))
+    if not importer:
+        pytest.skip("laterna/__init__.py is the face of the whole package")
+    imported = list(imported_modules(path.read_text(encoding="utf-8")))
+    assert [name for name in imported if room(name) not in allowed(importer)] == []
+
+
+def test_the_import_rule_sees_every_form_of_import() -> None:
+    source = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+import laterna.cli
+from laterna import world
+if TYPE_CHECKING:
+    from laterna.lab.blind_spots import blind_spots
+def late():
+    from laterna.training import run
+    from . import near
+"""
+    assert sorted(imported_modules(source)) == [
+        "laterna.cli",
+        "laterna.lab.blind_spots",
+        "laterna.relative_import",
+        "laterna.training",
+        "laterna.world",
+    ]
+    assert room("laterna.lab.blind_spots") not in allowed("model")
+    assert "relative_import" not in allowed("cli")
+    assert allowed("data") == {"errors", "records", "recipe", "files", "version"} | {
+        "synthesis",
+        "data",
+    }
+
+
+def test_no_file_and_no_function_is_too_long() -> None:
+    assert check_lengths.check(ROOT) == []
+
+
+def test_the_length_rule_counts_from_def_to_last_line_with_the_docstring() -> None:
+    def function(lines: int) -> str:
+        return 'def f():\n    """Doc."""\n' + "    x = 1\n" * (lines - 2)
+
+    assert list(check_lengths.too_long(function(50))) == []
+    assert list(check_lengths.too_long("@cache\n" + function(50))) == []
+    assert list(check_lengths.too_long(function(51))) == ["1: f has 51 lines, the limit is 50"]
+    assert list(check_lengths.too_long("x = 1\n" * 400)) == []
+    assert list(check_lengths.too_long("x = 1\n" * 401)) == [
+        "1: the file has 401 lines, the limit is 400"
+    ]
+
+
+def test_every_folder_says_what_it_is_for() -> None:
+    folders = {path.parent for path in SOURCES}
+    silent = [
+        str(folder.relative_to(PACKAGE))
+        for folder in sorted(folders)
+        if not (folder / "__init__.py").is_file()
+        or not ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        module_of(path)
+        for path in SOURCES
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []

@@ -1,0 +1,168 @@
+"""Recipes: what they refuse, what they say about themselves, and what the command line makes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from laterna import recipe as recipe_module
+from laterna.cli import TunedTrain, parse
+from laterna.errors import LaternaError
+from laterna.recipe import PartSettings, Recipe, Settings, load_recipe, shipped_recipes
+
+SMALL = """
+name = "small"
+[vision]
+source = "v"
+[language]
+source = "l"
+[align]
+data = "a.json"
+pictures = "images"
+[instruct]
+data = "i.json"
+pictures = "images"
+[instruct.connector]
+mode = "full"
+lr = 2e-5
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+def rewritten(path: Path, old: str, new: str) -> Path:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+def leaves(struct: type[Settings]) -> list[str]:
+    """Names of every setting of the tree, `instruct.connector.lr` and the like."""
+    names = []
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.type, type) and issubclass(field.type, Settings):
+            names += [f"{field.encode_name}.{leaf}" for leaf in leaves(field.type)]
+        else:
+            names.append(field.encode_name)
+    return names
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipe_loads_and_trains_something_in_each_stage(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    for stage in (recipe.align, recipe.instruct):
+        parts = (stage.vision, stage.connector, stage.language)
+        assert any(part.mode != "frozen" for part in parts)
+        assert all((part.lr > 0) == (part.mode != "frozen") for part in parts)
+
+
+def test_nano_is_shipped_and_follows_the_two_stages_of_llava() -> None:
+    assert "nano" in shipped_recipes()
+    nano = load_recipe("nano")
+    assert (nano.vision.source, nano.language.source) == ("builtin:nano-vit", "builtin:nano-llama")
+    assert nano.align.template == "plain"
+    assert [nano.align.part(p).mode for p in ("vision", "connector", "language")] == [
+        "frozen",
+        "full",
+        "frozen",
+    ]
+    assert [nano.instruct.part(p).mode for p in ("vision", "connector", "language")] == [
+        "frozen",
+        "full",
+        "full",
+    ]
+
+
+def test_values_and_defaults_of_a_file(small: Path) -> None:
+    recipe = load_recipe(small)
+    assert recipe.instruct.connector == PartSettings(mode="full", lr=2e-5)
+    assert recipe.instruct.language == PartSettings(mode="frozen", lr=0.0)
+    assert (recipe.vision.layer, recipe.vision.fit, recipe.instruct.clip) == (-2, "pad", 1.0)
+
+
+def test_a_recipe_is_read_back_from_its_own_toml(small: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(small)
+    again = msgspec.json.decode(msgspec.json.encode(recipe), type=Recipe)
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "place"),
+    [
+        ("lr = 2e-5", "learning_rate = 2e-5", "learning_rate", "$.instruct.connector"),
+        ('source = "v"', 'source = "v"\nlayers = -2', "layers", "$.vision"),
+        ('name = "small"', 'name = "small"\nsede = 1', "sede", None),
+    ],
+)
+def test_unknown_key_fails_with_its_place(
+    small: Path, old: str, new: str, key: str, place: str | None
+) -> None:
+    with pytest.raises(LaternaError) as caught:
+        load_recipe(rewritten(small, old, new))
+    assert str(small) in str(caught.value)
+    assert f"unknown field `{key}`" in str(caught.value)
+    assert place is None or f"`{place}`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("lr = 2e-5", 'lr = "2e-5"', "Expected `float`, got `str` - at `$.instruct.connector.lr`"),
+        ('mode = "full"', 'mode = "ful"', "Invalid enum value 'ful'"),
+        ('data = "a.json"\n', "", "missing required field `data` - at `$.align`"),
+    ],
+)
+def test_wrong_value_fails_with_its_place(small: Path, old: str, new: str, words: str) -> None:
+    with pytest.raises(LaternaError) as caught:
+        load_recipe(rewritten(small, old, new))
+    assert str(small) in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_broken_toml_and_missing_file(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match="not valid TOML"):
+        load_recipe(rewritten(small, "[vision]", "[vision"))
+    with pytest.raises(LaternaError, match=r"nowhere\.toml: no such recipe file.*nano"):
+        load_recipe(tmp_path / "nowhere.toml")
+
+
+def test_a_recipe_stays_small_enough_to_know() -> None:
+    names = leaves(Recipe)
+    assert "instruct.connector.lr" in names
+    assert len(names) == len(set(names)) < 80
+
+
+def test_every_setting_carries_its_help() -> None:
+    tree = ast.parse(Path(recipe_module.__file__).read_text(encoding="utf-8"))
+    silent = []
+    for struct in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        assert ast.get_docstring(struct), struct.name
+        for field, after in zip(struct.body, [*struct.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and not (
+                isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            ):
+                silent.append(f"{struct.name}.{ast.unparse(field.target)}")
+    assert silent == []
+
+
+def test_command_line_overrides_make_the_same_struct_as_the_file(small: Path) -> None:
+    overrides = "--instruct.connector.lr 1e-4 --seed 7 --align.language.mode full"
+    command = parse(["train", str(small), *overrides.split(), "--vision.class-token"])
+    rewritten(small, "lr = 2e-5", "lr = 1e-4")
+    rewritten(small, 'name = "small"', 'name = "small"\nseed = 7')
+    rewritten(small, 'source = "v"', 'source = "v"\nclass_token = true')
+    rewritten(small, "[instruct]", '[align.language]\nmode = "full"\n[instruct]')
+    assert isinstance(command, TunedTrain)
+    assert command.settings == load_recipe(small)
