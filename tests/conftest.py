@@ -25,6 +25,7 @@ SENTENCES = (
     "What colour is the bicycle? How many apples are there in the picture?",
     "The bicycle is red, and there are two apples. Yes. No. One, three, four.",
     "Is there a banana to the left of the striped cup? There is no banana.",
+    "Is it green, or blue? It is green. It is blue.",
     "Describe what you see. A bright scene with a teddy bear and a clock.",
 )
 TEMPLATE = (
@@ -38,7 +39,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
-    """A byte-level BPE tokenizer of 400 tokens with a Vicuna-like chat template."""
+    """A byte-level BPE tokenizer of at most 448 tokens with a Vicuna-like chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -46,7 +47,7 @@ def tiny_tokenizer() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
+        vocab_size=448,
         special_tokens=["<pad>", "<s>", "</s>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

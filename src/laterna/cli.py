@@ -26,7 +26,6 @@ from laterna.records import Kind
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from laterna.evaluation.run import Evaluation
     from laterna.lab.blind_spots import BlindSpot
 
 RUNS = Path("runs")
@@ -184,7 +183,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
         """Call `laterna.evaluation.run` and show the table."""
         from rich.console import Console
 
-        from laterna.evaluation.run import evaluate, figures
+        from laterna.evaluation.run import evaluate, figures, score_table
         from laterna.model.checkpoint import load_checkpoint
 
         evaluation = evaluate(
@@ -195,7 +194,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             seed=self.seed,
             blank=self.controls,
         )
-        Console().print(_score_table(evaluation))
+        Console().print(score_table(evaluation))
         _list("not asked", [skipped.message for skipped in evaluation.skipped])
         found = figures(evaluation)
         counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
@@ -331,23 +330,6 @@ def _list(what: str, messages: Sequence[str]) -> None:
         print(f"{what}: {message}")
     if len(messages) > LISTED:
         print(f"{what}: {len(messages) - LISTED} more")
-
-
-def _score_table(evaluation: Evaluation) -> Table:
-    """Show accuracies by kind of question, each control in a column beside them."""
-    from rich.table import Table
-
-    columns = {"right": evaluation.scores}
-    columns |= {control.name: control.scores for control in evaluation.controls}
-    table = Table("kind", *columns, "questions")
-    for index, kind in enumerate(evaluation.scores.kinds):
-        # Controls are asked the very same questions, so their kinds are the same, in order.
-        cells = [f"{scores.kinds[index].accuracy:.3f}" for scores in columns.values()]
-        table.add_row(kind.name, *cells, str(kind.total))
-    table.add_section()
-    overall = [f"{scores.overall.accuracy:.3f}" for scores in columns.values()]
-    table.add_row("overall", *overall, str(evaluation.scores.overall.total))
-    return table
 
 
 def _blind_spot_table(spots: Sequence[BlindSpot]) -> Table:

@@ -62,7 +62,7 @@ class Started(Record):
 
     seed: int
     quick: bool
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = msgspec.field(default_factory=dict)
     """Seconds of each finished step."""
 
 
@@ -149,9 +149,7 @@ class _Demo:
 
     def _draw(self) -> str:
         with write_atomically(self.out / "world") as aside:
-            shown = write_world(
-                aside / "train", pictures=self.size.train_pictures, seed=self.seed
-            )
+            shown = write_world(aside / "train", pictures=self.size.train_pictures, seed=self.seed)
             held_out = write_world(
                 aside / "held_out",
                 pictures=self.size.held_out_pictures,
@@ -164,9 +162,7 @@ class _Demo:
         )
 
     def _synthesize(self) -> str:
-        captions = synthesize(
-            self.train_data, self.captions, kinds=("caption",), seed=self.seed
-        )
+        captions = synthesize(self.train_data, self.captions, kinds=("caption",), seed=self.seed)
         # Boxes for conversations too: without them nothing can be counted or placed.
         instructions = synthesize(
             self.train_data,

@@ -37,7 +37,7 @@ def test_vicuna_v1_is_llavas(tokenizers: Tokenizers) -> None:
         f"<s>{VICUNA_SYSTEM}USER: <image>\nWhat is it? ASSISTANT: A cup.</s>"
         "USER: Red? ASSISTANT: Yes.</s>"
     )
-    assert learned(rendered) == ["A cup.</s>", "Yes.</s>"]
+    assert learned(rendered) == [" A cup.</s>", " Yes.</s>"]
 
 
 def test_llama_2_is_llavas(tokenizers: Tokenizers) -> None:
@@ -47,7 +47,7 @@ def test_llama_2_is_llavas(tokenizers: Tokenizers) -> None:
         "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n<image>\nWhat is it? [/INST] A cup. </s>"
         "<s>[INST] Red? [/INST] Yes. </s>"
     )
-    assert learned(rendered) == ["A cup. </s>", "Yes. </s>"]
+    assert learned(rendered) == [" A cup. </s>", " Yes. </s>"]
 
 
 def test_plain_is_the_picture_the_caption_and_a_newline(tokenizers: Tokenizers) -> None:

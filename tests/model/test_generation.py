@@ -56,6 +56,17 @@ def test_a_prompt_is_token_for_token_what_training_put_before_the_answer(
         assert tuple(ids) == sample.input_ids[:start]
 
 
+def test_all_that_follows_the_prompt_is_learned(tiny_assistant: Assistant) -> None:
+    turns = (
+        Turn(role="user", text="What is it?"),
+        Turn(role="assistant", text="Zebra.", loss=True),  # no token of the vocabulary is " Z"
+    )
+    record = InstructionRecord(id="r", pictures=(), turns=turns)
+    sample = tokenise(record, tiny_assistant.tokenizer, tiny_assistant.template)
+    asked = tokenise_prompt(turns[:1], tiny_assistant.tokenizer, tiny_assistant.template)
+    assert all(sample.targets[len(asked) :])
+
+
 def test_batched_answers_are_those_given_one_by_one(tiny_assistant: Assistant) -> None:
     together = generate_tokens(tiny_assistant, PROMPTS, max_new_tokens=16)
     alone = [generate_tokens(tiny_assistant, [one], max_new_tokens=16)[0] for one in PROMPTS]

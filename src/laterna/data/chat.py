@@ -75,9 +75,10 @@ def render(
 ) -> Rendered:
     """Render a chat by a Jinja template (its text) and find what is to be learned in it.
 
-    A span covers the text of an assistant turn that carries loss, and its end-of-turn: what the
-    template writes after the answer up to the first special token, or, where none follows, all
-    that it writes there when the chat ends with that answer. `continue_as_assistant` ends the
+    A span covers the text of an assistant turn that carries loss, from where the template's
+    opening of the turn ends, and its end-of-turn: what the template writes after the answer up to
+    the first special token, or, where none follows, all that it writes there when the chat ends
+    with that answer. `continue_as_assistant` ends the
     text where the assistant is to write. `picture_mark` is told to the template, since some
     templates keep nothing else of the user's words.
 
@@ -109,8 +110,23 @@ def render(
         end + _end_of_turn(text[end:], chat, marked[: index + 1], last=index + 1 == len(turns))
         for index, (_, end) in zip(learned, answers, strict=True)
     ]
-    spans = tuple((start, end) for (start, _), end in zip(answers, ends, strict=True))
-    return Rendered(text=text, spans=spans)
+    lead = _lead(text[: answers[0][0]], chat, turns[: learned[0]])
+    starts = [start - len(lead) if text[:start].endswith(lead) else start for start, _ in answers]
+    return Rendered(text=text, spans=tuple(zip(starts, ends, strict=True)))
+
+
+def _lead(before: str, chat: _Chat, turns: Sequence[Turn]) -> str:
+    """Return what the template writes between its opening of an assistant's turn and the answer.
+
+    At serving the prompt ends at that opening, so the model has to write the rest, most often one
+    space, itself: it is learned with the answer. A template that knows no such opening says
+    nothing by leaving it out, so of that only white space counts. `before` is the text up to the
+    first answer, `turns` are those before it.
+    """
+    prompt = chat.text(turns, prompt=True) if turns else before
+    lead = before[len(prompt) :] if before.startswith(prompt) else ""
+    opens = bool(lead.strip()) and prompt != chat.text(turns, prompt=False)
+    return lead if opens or not lead.strip() else ""
 
 
 def _end_of_turn(after: str, chat: _Chat, marked: Sequence[Turn], *, last: bool) -> int:

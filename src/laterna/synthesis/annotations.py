@@ -113,15 +113,17 @@ def _read_coco(content: bytes, source: Path, captions_file: Path) -> Annotations
     instances = _decode(content, _CocoInstances, source)
     described = _decode(_read(captions_file), _CocoCaptions, captions_file)
     problems: list[Problem] = []
-    images = {image.id: image for image in instances.images}
+    images = _images_by_number(instances.images, source, problems)
     names = {category.id: category.name for category in instances.categories}
     captions: dict[int, list[str]] = {number: [] for number in images}
     for caption in described.annotations:
-        if caption.image_id in captions:
-            captions[caption.image_id].append(caption.caption)
-        else:
-            where = f"{captions_file}: caption {caption.id}"
+        where = f"{captions_file}: caption {caption.id}"
+        if caption.image_id not in captions:
             problems.append(Problem(reason="caption of an unknown image", where=where))
+        elif not caption.caption.strip():
+            problems.append(Problem(reason="caption without words", where=where))
+        else:
+            captions[caption.image_id].append(caption.caption)
     boxes: dict[int, list[Box]] = {number: [] for number in images}
     for instance in instances.annotations:
         image = images.get(instance.image_id)
@@ -147,6 +149,20 @@ def _read_coco(content: bytes, source: Path, captions_file: Path) -> Annotations
             )
         )
     return Annotations(scenes=tuple(scenes), problems=tuple(problems))
+
+
+def _images_by_number(
+    images: list[_CocoImage], source: Path, problems: list[Problem]
+) -> dict[int, _CocoImage]:
+    """Return the images by id, the first of each; further ones are noted in `problems`."""
+    found: dict[int, _CocoImage] = {}
+    for image in images:
+        if image.id in found:
+            where = f"{source}: image {image.id} ({image.file_name})"
+            problems.append(Problem(reason="image id given twice", where=where))
+        else:
+            found[image.id] = image
+    return found
 
 
 def _coco_box(
@@ -187,13 +203,14 @@ def _read_contexts(content: bytes, source: Path) -> Annotations:
         if not line.strip():
             continue
         context = _decode(line, _Context, source, f" line {number}")
+        where = f"{source}: record {context.id}"
         found = [_checked_box(box.category, box.bbox) for box in context.instances]
-        for box in found:
-            if isinstance(box, str):
-                problems.append(Problem(reason=box, where=f"{source}: record {context.id}"))
-        if not context.captions:
-            where = f"{source}: record {context.id}"
-            problems.append(Problem(reason="picture without captions", where=where))
+        captions = tuple(caption for caption in context.captions if caption.strip())
+        reasons = [box for box in found if isinstance(box, str)]
+        reasons += ["caption without words"] * (len(context.captions) - len(captions))
+        reasons += [] if captions else ["picture without captions"]
+        problems += [Problem(reason=reason, where=where) for reason in reasons]
+        if not captions:
             continue
         scenes.append(
             Scene(
@@ -201,7 +218,7 @@ def _read_contexts(content: bytes, source: Path) -> Annotations:
                 picture=context.image,
                 width=None,
                 height=None,
-                captions=context.captions,
+                captions=captions,
                 boxes=tuple(box for box in found if isinstance(box, Box)),
             )
         )

@@ -17,6 +17,10 @@ _AFTER_AN_OBJECT = frozenset(
     "above below the a an . , ; : ! ?".split()
 )
 """What may follow the fruit "orange"; anything else makes it a colour."""
+COLOURS = frozenset(
+    "red orange yellow green blue purple pink brown black white grey gray gold silver".split()
+)
+"""Words that captions give to objects as their colour."""
 _BEFORE_AN_OBJECT = frozenset(("a", "an", "the", "one", "another", "each", "this", "that"))
 """What stands before the fruit "orange"; without it, the word is a colour."""
 
@@ -86,5 +90,7 @@ class ObjectWords:
 
 def _is_fruit(words: list[str], at: int) -> bool:
     before = words[at - 1] if at else ""
+    if words[at + 1 : at + 2] == ["and"] and COLOURS.intersection(words[at + 2 : at + 3]):
+        return False  # "an orange and white cat"
     after = words[at + 1] if at + 1 < len(words) else "."
     return before in _BEFORE_AN_OBJECT and after in _AFTER_AN_OBJECT

@@ -43,5 +43,7 @@ def parse_reply(text: str) -> tuple[Exchange, ...]:
         pair = Exchange(question[len(_QUESTION) :].strip(), answer[len(_ANSWER) :].strip())
         if not pair.question or not pair.answer:
             raise ReplyError("an empty question or answer")
+        if any(line.strip() == _RULE.strip() for part in pair for line in part.splitlines()):
+            raise ReplyError(f"a stray rule after {pair.question[:40]!r}")
         exchanges.append(pair)
     return tuple(exchanges)

@@ -17,8 +17,11 @@ _BOX_LINE = re.compile(r"^(?P<category>.+): \[(?P<corners>[0-9.]+(?:, [0-9.]+){3
 
 
 def write_proxy(captions: tuple[str, ...], boxes: tuple[Box, ...] = ()) -> str:
-    """Return the proxy text of a picture; without `boxes`, the captions alone."""
-    lines = [caption.strip() for caption in captions]
+    """Return the proxy text of a picture; without `boxes`, the captions alone.
+
+    A line break inside a caption becomes a blank: a line is a caption.
+    """
+    lines = [" ".join(caption.strip().splitlines()) for caption in captions]
     if boxes:
         lines.append("")
         lines.extend(_box_line(box) for box in boxes)

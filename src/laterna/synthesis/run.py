@@ -74,7 +74,12 @@ def synthesize(
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds:
-        raise LaternaError(f"unknown kind of record {unknown}; known are: {', '.join(KINDS)}")
+        asked = f"unknown kind of record {unknown}" if unknown else "no kind of record asked for"
+        raise LaternaError(f"{asked}; known are: {', '.join(KINDS)}")
+    if seed < 0:
+        raise LaternaError(f"seed {seed}: a seed cannot be negative")
+    if out.is_dir():
+        raise LaternaError(f"{out} is a folder; name the JSON file to write")
     found = read_annotations(annotations, captions)
     workshop = _Workshop(found, teacher, kinds, seed, conversation_boxes)
     records = list(workshop.make(found.scenes))
@@ -140,8 +145,8 @@ class _Workshop:
         except ReplyError:
             self._refuse("reply not in the form asked for", scene, kind)
             return None
-        answers = " ".join(exchange.answer for exchange in exchanges)
-        if unsupported_objects(answers, scene, self.words):
+        # Each for itself: run together, "One" and "Orange" would name a fruit.
+        if any(unsupported_objects(pair.answer, scene, self.words) for pair in exchanges):
             self._refuse("answer names what is not there", scene, kind)
             return None
         return InstructionRecord(
@@ -179,6 +184,6 @@ def _caption_records(scene: Scene) -> Iterator[InstructionRecord]:
         yield InstructionRecord(
             id=f"{scene.id}-caption-{number}",
             pictures=(scene.picture,),
-            turns=_turns((Exchange(CAPTION_QUESTION, caption),), mark_first=True),
+            turns=_turns((Exchange(CAPTION_QUESTION, caption.strip()),), mark_first=True),
             kind="caption",
         )

@@ -36,8 +36,7 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Before clipping."""
     target_tokens: int
     tokens: int
-    """Tokens of the step, pictures' included, padding left out as far as it is known: padding
-    counts as a token here, since it is computed."""
+    """Tokens computed: text, pictures and padding."""
     pictures: int
     seconds: float
     """Wall-clock of the step, the making of its batches included."""

@@ -33,10 +33,14 @@ def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> Wo
     """Draw pictures number `start` and on of a seed's world into a COCO folder.
 
     Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
-    not at all, and replaces an older one. Raises LaternaError for no pictures.
+    not at all, and replaces an older world. Raises LaternaError for no pictures, a negative seed
+    or start, and where the folder holds anything but a world.
     """
     if pictures < 1:
         raise LaternaError(f"{folder}: cannot draw {pictures} pictures, ask for at least 1")
+    if seed < 0 or start < 0:
+        raise LaternaError(f"{folder}: seed {seed} and start {start} cannot be negative")
+    _refuse_to_replace_other_files(folder)
     truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
     with write_atomically(folder) as aside:
         (aside / "images").mkdir(parents=True)
@@ -50,6 +54,14 @@ def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> Wo
     return WorldSummary(
         folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
     )
+
+
+def _refuse_to_replace_other_files(folder: Path) -> None:
+    """Writing replaces the folder, so it must be an older world, empty, or not there."""
+    if folder.is_file():
+        raise LaternaError(f"{folder} is a file; name a folder for the world")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.jsonl").is_file():
+        raise LaternaError(f"{folder} holds other files than a world; name a new folder")
 
 
 def _images(truths: list[Truth]) -> list[dict[str, object]]:

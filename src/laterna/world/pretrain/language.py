@@ -67,7 +67,8 @@ class Documents(IterableDataset[list[Sample]]):
             yield step
 
     def _sample(self, index: int) -> Sample:
-        record, is_chat = write_document(self.settings.seed, index, max_toys(index, self.count))
+        most = max_toys(self.settings.curriculum, index, self.count)
+        record, is_chat = write_document(self.settings.seed, index, most)
         if is_chat:
             return tokenise(record, self.tokenizer)
         description, caption = (turn.text for turn in record.turns)
@@ -127,7 +128,7 @@ def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, flo
     for step, batch in enumerate(steps, start=1):
         loss = text_loss(model, batch)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -7,25 +7,26 @@ import sys
 from laterna.recipe import Settings
 from laterna.world.scenes import MAX_TOYS
 
-
-CURRICULUM = ((0.1, 1), (0.2, 2), (1.0, MAX_TOYS))
-"""Up to which share of a pretraining the scenes hold at most how many toys: one thing is easier
-to name than five, and without this start the losses rest on a plateau for long."""
+Curriculum = tuple[tuple[float, int], ...]
+"""Up to which share of a pretraining the scenes hold at most how many toys."""
 
 
-def max_toys(index: int, count: int) -> int:
+def max_toys(curriculum: Curriculum, index: int, count: int) -> int:
     """Return how many toys scene number `index` of `count` may hold."""
-    return next(toys for share, toys in CURRICULUM if index <= share * count)
+    return next(toys for share, toys in curriculum if index <= share * count)
 
 
 class VisionPretraining(Settings):
     """How the nano vision encoder is pretrained."""
 
-    steps: int = 4000
+    steps: int = 4500
     """Optimiser steps."""
     batch: int = 64
     """Fresh pictures a step."""
-    lr: float = 1e-3
+    curriculum: Curriculum = ((0.15, 1), (0.3, 2), (1.0, MAX_TOYS))
+    """Up to which share of the steps the scenes hold at most how many toys: one thing is easier
+    to name than five, and without this start the losses rest on a plateau for long."""
+    lr: float = 1.5e-3
     """Peak learning rate."""
     captioning_weight: float = 1.0
     """Weight of the captioning loss beside the contrastive one."""
@@ -40,10 +41,12 @@ class VisionPretraining(Settings):
 class LanguagePretraining(Settings):
     """How the nano language model is pretrained."""
 
-    steps: int = 5000
+    steps: int = 4000
     """Optimiser steps."""
     batch: int = 32
     """Fresh texts a step."""
+    curriculum: Curriculum = ((0.1, 1), (0.2, 2), (1.0, MAX_TOYS))
+    """As in the vision encoder's pretraining."""
     row_tokens: int = 384
     """Tokens of a packed row."""
     lr: float = 2e-3

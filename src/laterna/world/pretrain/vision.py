@@ -88,15 +88,17 @@ def text_config() -> CLIPTextConfig:
 class DrawnPairs(Dataset[tuple[Tensor, Tensor]]):
     """Picture and alt text number i, drawn when asked for: (3, h, w) in 0..1, (TEXT_LENGTH,)."""
 
-    def __init__(self, seed: int, count: int) -> None:
-        self.seed, self.count = seed, count
+    def __init__(self, settings: VisionPretraining) -> None:
+        self.seed, self.curriculum = settings.seed, settings.curriculum
+        self.count = settings.steps * settings.batch
         self.words = vocabulary()
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        truth = draw_truth("pretrain", self.seed, index, max_toys(index, self.count))
+        most = max_toys(self.curriculum, index, self.count)
+        truth = draw_truth("pretrain", self.seed, index, most)
         pixels = np.asarray(draw_picture(truth, noise_seed=index)).transpose(2, 0, 1) / 255.0
         words = write_alt_text(truth, np.random.default_rng([self.seed, index])).split()
         ids = [BOS, *(self.words[word] for word in words), EOS]
@@ -160,7 +162,7 @@ class PretrainingModel(nn.Module):
 
 def batches(settings: VisionPretraining) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of the whole pretraining, drawn ahead by worker processes."""
-    pairs = DrawnPairs(settings.seed, settings.steps * settings.batch)
+    pairs = DrawnPairs(settings)
     yield from DataLoader(
         pairs, settings.batch, num_workers=settings.workers, prefetch_factor=4, shuffle=False
     )
@@ -181,7 +183,7 @@ def pretrain_vision(settings: VisionPretraining, out: Path) -> dict[str, float]:
     ):
         contrastive, captioning = model(pixels, ids)
         optimiser.zero_grad()
-        (contrastive + settings.captioning_weight * captioning).backward()
+        torch.autograd.backward(contrastive + settings.captioning_weight * captioning)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -46,8 +46,9 @@ class _Candidate(NamedTuple):
 def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
-    What one exchange says never answers another: the conversation has to be looked up in the
-    picture, not in itself.
+    A category that one exchange asks for by place or colour is the subject of no other, so that
+    its name has to be looked up in the picture. The second thing of a relation is not watched,
+    and that something is there or is alone may follow from another exchange.
     """
     queues = [writer(facts, rng) for writer in _WRITERS]
     chosen: list[Exchange] = []

@@ -7,16 +7,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from laterna.records import Box
-from laterna.synthesis.object_words import Mention, ObjectWords, words_of
+from laterna.synthesis.object_words import COLOURS, Mention, ObjectWords, words_of
 from laterna.synthesis.phrases import NUMBERS, near_border, place_of
 
 SAME_BOX = 0.9
 """Boxes that overlap more (IoU) are one object annotated twice, under one label or two."""
 BORDER_MARGIN = 0.04
 """A centre nearer than this to a border between thirds is too hard to call."""
-_COLOURS = frozenset(
-    "red orange yellow green blue purple pink brown black white grey gray gold silver".split()
-)
 _SIZES = frozenset(("small", "large", "big", "little", "tiny", "huge"))
 _VAGUE = frozenset(
     "several many group groups crowd herd flock bunch row rows lot lots pile dozens few some "
@@ -82,7 +79,9 @@ def gather_facts(
     read = [(words_of(caption), words.mentions(caption)) for caption in captions]
     mentioned = frozenset(mention.category for _, found in read for mention in found)
     boxed = {thing.category for thing in things} | {box.category for box in boxes}
-    absent = tuple(name for name in categories if name not in mentioned | boxed)
+    # A caption's "orange" may be the fruit or the colour: so oranges are not surely absent.
+    spoken = {word for caption_words, _ in read for word in caption_words}
+    absent = tuple(name for name in categories if name not in mentioned | boxed | spoken)
     vague = any(_VAGUE.intersection(caption_words) for caption_words, _ in read)
     return Facts(
         captions=captions,
@@ -130,9 +129,11 @@ def _colours(read: Read) -> dict[str, frozenset[str]]:
     for words, mentions in read:
         for mention in mentions:
             before = words[max(0, mention.first - 3) : mention.first]
-            while before and before[-1] in _COLOURS | {"and"}:
+            if before and before[-1] == "and":
+                continue  # "a man in red and cats": the colour is not the cats'
+            while before and before[-1] in COLOURS | {"and"}:
                 word = before.pop()
-                if word in _COLOURS:
+                if word in COLOURS:
                     found[mention.category].add(word)
     return {category: frozenset(colours) for category, colours in found.items()}
 
@@ -155,7 +156,7 @@ def _counts(things: tuple[Thing, ...], read: Read) -> dict[str, int]:
 def _told_number(words: list[str], mention: Mention) -> int | None:
     """Return the number word before a mention, colours and sizes between them allowed."""
     at = mention.first - 1
-    while at >= 0 and words[at] in _COLOURS | _SIZES:
+    while at >= 0 and words[at] in COLOURS | _SIZES:
         at -= 1
     if at >= 0 and words[at] in NUMBERS[1:]:
         return NUMBERS.index(words[at])

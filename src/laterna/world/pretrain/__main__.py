@@ -1,0 +1,42 @@
+"""`python -m laterna.world.pretrain vision|language --out DIR`: one base model from nothing.
+
+`measure` asks the shipped ones what they know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich
+import tyro
+from rich.table import Table
+
+from laterna.world.pretrain.language import pretrain_language
+from laterna.world.pretrain.measure import measure_bases
+from laterna.world.pretrain.settings import LanguagePretraining, VisionPretraining, report
+from laterna.world.pretrain.vision import pretrain_vision
+
+
+def vision(out: Path, settings: VisionPretraining) -> None:
+    """Pretrain the nano vision encoder and write it to OUT."""
+    report(pretrain_vision(settings, out))
+
+
+def language(out: Path, settings: LanguagePretraining) -> None:
+    """Pretrain the nano language model with its tokenizer and write both to OUT."""
+    report(pretrain_language(settings, out))
+
+
+def measure() -> None:
+    """Measure what the shipped bases know of the world."""
+    table = Table("base knows", "accuracy", "control", "chance", "examples")
+    for known in measure_bases():
+        shares = (known.accuracy, known.control, known.chance)
+        table.add_row(known.what, *(f"{share:.3f}" for share in shares), str(known.examples))
+    rich.print(table)
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict(
+        {"vision": vision, "language": language, "measure": measure}
+    )

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import pytest
+
+from laterna.records import Box
+from laterna.synthesis.coco import CATEGORIES
+from laterna.synthesis.object_words import ObjectWords
+from laterna.synthesis.teachers.scribe.facts import (
+    Facts,
+    Thing,
+    gather_facts,
+    intersection_over_union,
+    merge_boxes,
+    place_if_certain,
+)
+
+WORDS = ObjectWords(CATEGORIES)
+
+
+def box(category: str, x1: float, y1: float, x2: float, y2: float) -> Box:
+    return Box(category=category, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+DOG = box("dog", 0.1, 0.1, 0.2, 0.2)
+OTHER_DOG = box("dog", 0.7, 0.7, 0.9, 0.9)
+CUP = box("cup", 0.45, 0.45, 0.55, 0.55)
+
+
+def facts(*captions: str, boxes: tuple[Box, ...] = ()) -> Facts:
+    return gather_facts(captions, boxes, WORDS, ("cat", "cup", "dog", "orange"))
+
+
+def test_overlap_of_boxes() -> None:
+    whole, half = box("a", 0, 0, 1, 1), box("b", 0, 0, 0.5, 1)
+    assert intersection_over_union(whole, half) == 0.5
+    assert intersection_over_union(whole, whole) == 1.0
+    assert intersection_over_union(DOG, OTHER_DOG) == 0.0
+    assert intersection_over_union(box("a", 0, 0, 0, 0), box("b", 0, 0, 0, 0)) == 0.0
+
+
+def test_near_duplicates_are_one_thing_whatever_their_labels() -> None:
+    bottle = box("bottle", 0.1, 0.1, 0.3, 0.5)
+    again = box("cup", 0.1, 0.1, 0.3, 0.495)  # IoU 0.9875
+    apart = box("bottle", 0.1, 0.1, 0.3, 0.45)  # IoU 0.875
+    assert merge_boxes([bottle, again, apart]) == [bottle, apart]
+    found = facts("A table.", boxes=(bottle, again, apart))
+    assert found.counts == {"bottle": 2}
+    assert found.present == ("bottle",)
+    assert found.absent == ("cat", "dog", "orange"), "the merged cup is not said to be absent"
+
+
+def test_boxes_are_counted() -> None:
+    found = facts("Dogs and a cup.", boxes=(DOG, CUP, OTHER_DOG))
+    assert found.counts == {"dog": 2, "cup": 1}
+    assert found.single() == {"cup": Thing("cup", 0.5, 0.5, CUP)}
+    assert found.present == ("dog", "cup")
+
+
+@pytest.mark.parametrize("word", ["several", "many", "group", "some", "row", "couple", "herd"])
+def test_vague_words_silence_all_counts(word: str) -> None:
+    found = facts("A cup.", f"A {word} of dogs.", boxes=(DOG, CUP))
+    assert found.counts == {}
+    assert found.single() == {}
+
+
+@pytest.mark.parametrize(
+    ("caption", "counts"),
+    [
+        ("Two dogs.", {"dog": 2, "cup": 1}),
+        ("Two big black dogs.", {"dog": 2, "cup": 1}),
+        ("Three dogs and a cup.", {"cup": 1}),
+        ("Three small red puppies.", {"cup": 1}),
+        ("One dog.", {"cup": 1}),
+        ("A dog.", {"dog": 2, "cup": 1}),
+        ("Cups beside dogs.", {"dog": 2}),
+        ("Two dogs. Four cats.", {"dog": 2, "cup": 1}),
+    ],
+)
+def test_a_told_number_disputes_the_count(caption: str, counts: dict[str, int]) -> None:
+    assert facts(caption, boxes=(DOG, OTHER_DOG, CUP)).counts == counts
+
+
+def test_more_than_ten_are_not_counted() -> None:
+    row = tuple(box("dog", n / 20, 0, (n + 1) / 20, 0.1) for n in range(11))
+    assert facts("Dogs.", boxes=row[:10]).counts == {"dog": 10}
+    assert facts("Dogs.", boxes=row).counts == {}
+
+
+@pytest.mark.parametrize(
+    ("caption", "colours"),
+    [
+        ("A red dog.", {"red"}),
+        ("A RED dog and a dog.", {"red"}),
+        ("A black and white dog.", {"black", "white"}),
+        ("A black, white dog.", {"white"}),
+        ("A red big dog.", set()),
+        ("The dog is red.", set()),
+        ("A red ball for a dog.", set()),
+        ("A man in red and dogs.", set()),
+        ("An orange and white dog.", {"orange", "white"}),
+        ("A dog on a blue cup.", set()),
+    ],
+)
+def test_colours_stand_directly_before_their_noun(caption: str, colours: set[str]) -> None:
+    assert set(facts(caption, boxes=(DOG,)).colours.get("dog", ())) == colours
+
+
+def test_the_colour_of_the_only_one() -> None:
+    assert facts("A red dog.", "A red puppy.", boxes=(DOG,)).colour_of("dog") == "red"
+    assert facts("A red dog.", "A brown dog.", boxes=(DOG,)).colour_of("dog") is None
+    assert facts("A red dog.", boxes=(DOG, OTHER_DOG)).colour_of("dog") is None
+    assert facts("A red dog.").colour_of("dog") is None
+
+
+def test_present_and_absent() -> None:
+    assert facts("A dog.", boxes=(CUP,)).present == ("cup",)
+    assert facts("A dog.", boxes=(CUP,)).absent == ("cat", "orange")
+    assert facts("A mug and a puppy.").present == ("cup", "dog")
+    assert facts("A kitten.").absent == ("cup", "dog", "orange")
+
+
+def test_an_orange_is_not_absent_where_the_word_is_doubtful() -> None:
+    assert facts("Fresh orange slices.").absent == ("cat", "cup", "dog")
+    assert facts("Fresh orange slices.").mentioned == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("corners", "place"),
+    [
+        ((0.1, 0.1, 0.2, 0.2), "top left"),
+        ((0.4, 0.4, 0.6, 0.6), "centre"),
+        ((0.8, 0.45, 0.9, 0.55), "right"),
+        ((0.3, 0.1, 0.4, 0.2), None),  # x 0.35 is 0.017 from a border
+        ((0.1, 0.6, 0.2, 0.7), None),  # y 0.65 likewise
+        ((0.2, 0.4, 0.8, 0.6), None),  # wider than half the picture
+        ((0.4, 0.2, 0.6, 0.8), None),  # taller
+    ],
+)
+def test_places_near_a_border_or_wide_are_silent(
+    corners: tuple[float, float, float, float], place: str | None
+) -> None:
+    found = facts("A dog.", boxes=(box("dog", *corners),))
+    assert place_if_certain(found.things[0]) == place

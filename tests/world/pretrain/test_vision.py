@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import CLIPImageProcessorPil, CLIPVisionModel
+
+from laterna.world.captions import write_alt_text
+from laterna.world.drawing import draw_picture
+from laterna.world.pretrain.settings import VisionPretraining
+from laterna.world.pretrain.vision import (
+    BOS,
+    CLIP_MEAN,
+    CLIP_STD,
+    EOS,
+    PAD,
+    TEXT_LENGTH,
+    DrawnPairs,
+    PretrainingModel,
+    pretrain_vision,
+    vision_config,
+    vocabulary,
+)
+from laterna.world.scenes import draw_truth
+
+
+def test_the_vocabulary_holds_all_that_alt_text_says() -> None:
+    words = vocabulary()
+    assert sorted(words.values()) == list(range(3, 3 + len(words)))
+    longest = 0
+    for index in range(1500):
+        text = write_alt_text(draw_truth("pretrain", 0, index), np.random.default_rng(index))
+        assert set(text.split()) <= set(words)
+        longest = max(longest, len(text.split()) + 2)
+    assert 55 < longest <= TEXT_LENGTH
+
+
+def test_pairs_are_pictures_with_the_ids_of_their_text() -> None:
+    pairs = DrawnPairs(VisionPretraining(seed=4, steps=50, batch=2))
+    pixels, ids = pairs[60]
+    truth = draw_truth("pretrain", 4, 60)
+    picture = np.asarray(draw_picture(truth, noise_seed=60), dtype=np.float32) / 255
+    assert len(pairs) == 100
+    assert pixels.shape == (3, 112, 112)
+    assert np.allclose(pixels.numpy().transpose(1, 2, 0), picture)
+    words = {number: word for word, number in vocabulary().items()}
+    real = [int(number) for number in ids if number != PAD]
+    assert ids.shape == (TEXT_LENGTH,)
+    assert (real[0], real[-1]) == (BOS, EOS)
+    text = write_alt_text(truth, np.random.default_rng([4, 60]))
+    assert " ".join(words[number] for number in real[1:-1]) == text
+
+
+def test_losses_start_at_chance() -> None:
+    torch.manual_seed(0)
+    pairs = DrawnPairs(VisionPretraining(steps=500, batch=2))
+    pixels, ids = zip(*(pairs[index] for index in (500, 501, 502)), strict=True)
+    with torch.no_grad():
+        contrastive, captioning = PretrainingModel()(torch.stack(pixels), torch.stack(ids))
+    assert abs(contrastive.item() - np.log(3)) < 0.5
+    assert abs(captioning.item() - np.log(len(vocabulary()) + 3)) < 0.5
+
+
+def test_two_steps_write_a_folder_that_transformers_reads(tmp_path: Path) -> None:
+    out = tmp_path / "vision"
+    figures = pretrain_vision(VisionPretraining(steps=2, batch=2), out)
+    assert figures["step"] == 2
+    assert figures.keys() == {"step", "contrastive_loss", "captioning_loss"}
+    assert [path.name for path in tmp_path.iterdir()] == ["vision"]
+    model = CLIPVisionModel.from_pretrained(out)
+    for key, value in vision_config().to_dict().items():
+        if key not in ("architectures", "dtype", "_name_or_path"):
+            assert model.config.to_dict()[key] == value, key
+    torch.manual_seed(0)
+    untrained = dict(PretrainingModel().clip.vision_model.named_parameters())
+    trained = dict(model.named_parameters())
+    name = next(name for name in trained if name.endswith("patch_embedding.weight"))
+    start = next(w for n, w in untrained.items() if n.endswith("patch_embedding.weight"))
+    assert not torch.equal(trained[name], start)
+    _check_processor(CLIPImageProcessorPil.from_pretrained(out), model)
+
+
+def _check_processor(processor: CLIPImageProcessorPil, model: CLIPVisionModel) -> None:
+    picture = draw_picture(draw_truth("world", 0, 1), 1)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    raw = np.asarray(picture, dtype=np.float32) / 255
+    wanted = (raw - np.asarray(CLIP_MEAN)) / np.asarray(CLIP_STD)
+    assert np.allclose(pixels[0].numpy().transpose(1, 2, 0), wanted, atol=1e-4), "not resized"
+    hidden = model(pixels, output_hidden_states=True).hidden_states
+    assert len(hidden) == 5
+    assert hidden[-2].shape == (1, 65, 128), "64 patches and the class token"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from laterna.errors import LaternaError
+from laterna.records import Truth
+from laterna.synthesis.annotations import read_annotations
+from laterna.world import dataset
+from laterna.world.dataset import write_world
+from laterna.world.scenes import draw_truth
+from laterna.world.toys import CATEGORIES
+
+FILES = ["captions.json", "images", "instances.json", "truth.jsonl"]
+
+
+def load(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_coco_files_agree_with_each_other(small_world: Path) -> None:
+    instances, captions = (load(small_world / f) for f in ("instances.json", "captions.json"))
+    assert sorted(path.name for path in small_world.iterdir()) == FILES
+    assert instances["images"] == captions["images"]
+    ids = [image["id"] for image in instances["images"]]
+    assert ids == list(range(10, 310))
+    names = [image["file_name"] for image in instances["images"]]
+    assert names == sorted(path.name for path in (small_world / "images").iterdir())
+    assert [c["name"] for c in instances["categories"]] == list(CATEGORIES)
+    assert [c["id"] for c in instances["categories"]] == list(range(1, len(CATEGORIES) + 1))
+    annotations = instances["annotations"]
+    assert [a["id"] for a in annotations] == list(range(1, len(annotations) + 1))
+    for annotation in annotations:
+        x, y, width, height = annotation["bbox"]
+        assert annotation["image_id"] in ids
+        assert 1 <= annotation["category_id"] <= len(CATEGORIES)
+        assert annotation["area"] == width * height > 0
+        assert min(x, y) >= 0
+        assert max(x + width, y + height) <= 112
+        assert annotation["iscrowd"] == 0
+        assert set(annotation) == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}
+    assert Counter(c["image_id"] for c in captions["annotations"]) == dict.fromkeys(ids, 5)
+    assert [c["id"] for c in captions["annotations"]] == list(range(1, 1501))
+
+
+def test_truth_is_what_was_drawn(small_world: Path) -> None:
+    lines = (small_world / "truth.jsonl").read_bytes().splitlines()
+    truths = [msgspec.json.decode(line, type=Truth) for line in lines]
+    assert truths == [draw_truth("world", 6, index) for index in range(10, 310)]
+    assert [msgspec.json.encode(truth) for truth in truths] == lines
+
+
+def test_pictures_are_what_their_names_say(small_world: Path) -> None:
+    for path in list((small_world / "images").iterdir())[:20]:
+        with Image.open(path) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (112, 112))
+
+
+def test_the_world_is_read_like_any_dataset(small_world: Path) -> None:
+    found = read_annotations(small_world)
+    assert found.problems == ()
+    for scene, index in zip(found.scenes, range(10, 310), strict=True):
+        truth = draw_truth("world", 6, index)
+        assert (scene.id, scene.picture) == (str(index), truth.picture)
+        assert [box.category for box in scene.boxes] == [toy.category for toy in truth.toys]
+        for box, toy in zip(scene.boxes, truth.toys, strict=True):
+            corners = [box.x1, box.y1, box.x2, box.y2]
+            wanted = [toy.box.x1, toy.box.y1, toy.box.x2, toy.box.y2]
+            assert np.allclose(corners, wanted, rtol=0, atol=1e-4)
+
+
+def test_same_seed_same_bytes(tmp_path: Path, small_world: Path) -> None:
+    summary = write_world(tmp_path / "a", pictures=5, seed=6, start=10)
+    write_world(tmp_path / "b", pictures=5, seed=6, start=10)
+    write_world(tmp_path / "c", pictures=5, seed=7, start=10)
+    a, b, c = (contents(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a.keys() == c.keys()
+    assert all(a[name] != c[name] for name in a)
+    larger = contents(small_world)
+    pictures = [name for name in a if name.endswith(".png")]
+    assert [larger[name] for name in pictures] == [a[name] for name in pictures]
+    toys = len(load(tmp_path / "a" / "instances.json")["annotations"])
+    assert summary.line() == f"drew 5 pictures of {toys} toys in {tmp_path / 'a'}"
+
+
+def test_a_failure_leaves_no_folder_and_the_old_one_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    write_world(old, pictures=2, seed=0)
+    before = contents(old)
+
+    def fail(truths: list[Truth], seed: int) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "_captions", fail)
+    for folder in (old, new):
+        with pytest.raises(KeyboardInterrupt):
+            write_world(folder, pictures=3, seed=1)
+    assert contents(old) == before
+    assert list(tmp_path.iterdir()) == [old]
+
+
+def test_a_world_replaces_an_older_world_or_an_empty_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "world"
+    folder.mkdir()
+    write_world(folder, pictures=3, seed=0)
+    write_world(folder, pictures=1, seed=0)
+    assert len(list((folder / "images").iterdir())) == 1
+
+
+def test_nothing_but_a_world_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(LaternaError, match="holds other files than a world; name a new folder"):
+        write_world(tmp_path, pictures=1, seed=0)
+    with pytest.raises(LaternaError, match=r"thesis\.tex is a file; name a folder"):
+        write_world(tmp_path / "thesis.tex", pictures=1, seed=0)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"pictures": 0}, "cannot draw 0 pictures, ask for at least 1"),
+        ({"pictures": -2}, "cannot draw -2 pictures"),
+        ({"seed": -1}, "seed -1 and start 0 cannot be negative"),
+        ({"start": -5}, "seed 0 and start -5 cannot be negative"),
+    ],
+)
+def test_what_the_user_can_mend_is_said(
+    tmp_path: Path, changes: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(LaternaError, match=complaint):
+        write_world(tmp_path / "world", **({"pictures": 1, "seed": 0} | changes))
+    assert list(tmp_path.iterdir()) == []
