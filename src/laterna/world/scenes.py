@@ -26,7 +26,10 @@ STREAMS: dict[Stream, int] = {"pretrain": 1, "world": 2}
 MAX_TOYS = 5
 SIGN_SHARE = 0.3
 """Share of the pictures with a sign."""
-SIGN_SIZE = (36, 15)
+SQUARE = 14
+"""Side, in pixels, of the squares on which toys and signs stand. It is the nano encoder's patch:
+a toy that lies across patches in any way takes a small encoder far longer to know."""
+SIGN_SIZE = (42, 14)
 """Width and height of a sign in pixels."""
 REPEAT_SHARE = 0.4
 """Chance that a further toy repeats a category that is already there, so that counting matters."""
@@ -76,8 +79,7 @@ def _draw_toy(rng: np.random.Generator, toys: list[Toy], taken: list[Pixels]) ->
     else:
         category = _pick(rng, _CATEGORY_NAMES)
     size = _pick(rng, tuple(SIZES))
-    sides = SIZES[size]
-    side = sides[int(rng.integers(len(sides)))]
+    side = SIZES[size]
     place = _free_place(rng, (side, side), taken)
     if place is None:
         return None
@@ -93,13 +95,13 @@ def _draw_toy(rng: np.random.Generator, toys: list[Toy], taken: list[Pixels]) ->
 def _free_place(
     rng: np.random.Generator, size: tuple[int, int], taken: list[Pixels]
 ) -> Pixels | None:
-    """Take a place that overlaps nothing by more than a sliver, or give up."""
+    """Take a place that is free, or give up."""
     width, height = size
     for _ in range(_ATTEMPTS):
-        x = int(rng.integers(0, PICTURE_SIDE - width + 1))
-        y = int(rng.integers(0, PICTURE_SIDE - height + 1))
+        x = SQUARE * int(rng.integers(0, (PICTURE_SIDE - width) // SQUARE + 1))
+        y = SQUARE * int(rng.integers(0, (PICTURE_SIDE - height) // SQUARE + 1))
         place = (x, y, x + width, y + height)
-        if all(_overlap(place, other) < 0.06 * width * height for other in taken):
+        if not any(_overlap(place, other) for other in taken):
             taken.append(place)
             return place
     return None

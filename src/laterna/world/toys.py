@@ -47,8 +47,8 @@ COLOURS = {
 """Colour name to its middle tone, 8-bit RGB."""
 
 TEXTURES = ("smooth", "rough", "striped")
-SIZES = {"small": (25, 27, 29), "large": (35, 37, 39)}
-"""Size name to the sides, in pixels of the 112-pixel picture, that such a toy may have."""
+SIZES = {"small": 28, "large": 42}
+"""Size name to the side of such a toy, in pixels of the 112-pixel picture."""
 
 LIGHTINGS = ("bright", "dim")
 SIGN_WORDS = (

@@ -19,14 +19,14 @@ def max_toys(curriculum: Curriculum, index: int, count: int) -> int:
 class VisionPretraining(Settings):
     """How the nano vision encoder is pretrained."""
 
-    steps: int = 4500
+    steps: int = 4000
     """Optimiser steps."""
     batch: int = 64
     """Fresh pictures a step."""
-    curriculum: Curriculum = ((0.15, 1), (0.3, 2), (1.0, MAX_TOYS))
+    curriculum: Curriculum = ((0.12, 1), (0.2, 2), (1.0, MAX_TOYS))
     """Up to which share of the steps the scenes hold at most how many toys: one thing is easier
     to name than five, and without this start the losses rest on a plateau for long."""
-    lr: float = 1.5e-3
+    lr: float = 1.2e-3
     """Peak learning rate."""
     captioning_weight: float = 1.0
     """Weight of the captioning loss beside the contrastive one."""
@@ -41,7 +41,7 @@ class VisionPretraining(Settings):
 class LanguagePretraining(Settings):
     """How the nano language model is pretrained."""
 
-    steps: int = 4000
+    steps: int = 3000
     """Optimiser steps."""
     batch: int = 32
     """Fresh texts a step."""

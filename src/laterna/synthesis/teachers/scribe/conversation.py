@@ -23,13 +23,15 @@ from laterna.synthesis.phrases import (
     plural,
     with_article,
 )
-from laterna.synthesis.teachers.scribe.facts import Facts, Thing, place_if_certain
+from laterna.synthesis.teachers.scribe.facts import Facts, Thing, place_if_certain, places_near
 
 _T = TypeVar("_T")
 TURNS = 6
 """Exchanges of a conversation at most."""
 SHORT_SHARE = 0.75
 """Share of the questions that ask for the bare answer."""
+FRESH_FIRST = 0.6
+"""Share of the conversations that begin with what may not be asked later."""
 CLEAR_OFFSET = 0.1
 """Centres must differ by more than this for one thing to be left of, or above, another."""
 
@@ -37,35 +39,59 @@ CLEAR_OFFSET = 0.1
 class _Candidate(NamedTuple):
     """An exchange that could be part of the conversation."""
 
-    category: str
+    about: tuple[str, ...]
+    """Categories that the question names, or that its answer names."""
     exchange: Exchange
-    names: bool = False
-    """Its answer is the category itself, which nothing else may have given away."""
+    fresh: bool = False
+    """The answer is given away once its category was spoken of: asked before that or not at all."""
+    closes: bool = False
+    """The answer names the category, so that nothing else may speak of it."""
+    exists: bool | None = None
+    """The answer to whether something is there; None where that is not the question."""
 
 
 def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
-    A category that one exchange asks for by place or colour is the subject of no other, so that
-    its name has to be looked up in the picture. The second thing of a relation is not watched,
-    and that something is there or is alone may follow from another exchange.
+    What one exchange says does not answer a later one, or the conversation could be held without
+    the picture; and as many things are said to be there as not to be, give or take one.
     """
     queues = [writer(facts, rng) for writer in _WRITERS]
-    chosen: list[Exchange] = []
+    chosen: list[_Candidate] = []
     spoken_of: set[str] = set()
-    named: set[str] = set()
+    closed: set[str] = set()
     while any(queues) and len(chosen) < TURNS:
-        for number in rng.permutation(len(queues)):
+        for number in _order(rng, first=not chosen):
             if not queues[number]:
                 continue
-            category, exchange, names = queues[number].pop()
-            if category in named or (names and category in spoken_of):
+            candidate = queues[number].pop()
+            about = set(candidate.about)
+            if about & closed or (candidate.fresh and about & spoken_of):
                 continue
-            spoken_of.add(category)
-            if names:
-                named.add(category)
-            chosen.append(exchange)
-    return chosen[:TURNS]
+            spoken_of |= about
+            closed |= about if candidate.closes else set()
+            chosen.append(candidate)
+    return [candidate.exchange for candidate in _balanced(chosen, rng)[:TURNS]]
+
+
+def _order(rng: np.random.Generator, *, first: bool) -> list[int]:
+    """Return the order of the writers; at first, often those whose questions spoil soon."""
+    numbers = [int(number) for number in rng.permutation(len(_WRITERS))]
+    if first and rng.random() < FRESH_FIRST:
+        numbers.sort(key=lambda number: _WRITERS[number] not in _FRESH)
+    return numbers
+
+
+def _balanced(chosen: list[_Candidate], rng: np.random.Generator) -> list[_Candidate]:
+    """Leave out denials until there are as many as there is said to be things, or one more."""
+    most = sum(candidate.exists is True for candidate in chosen) + int(rng.random() < 0.08)
+    denied = 0
+    kept: list[_Candidate] = []
+    for candidate in chosen:
+        denied += candidate.exists is False
+        if candidate.exists is not False or denied <= most:
+            kept.append(candidate)
+    return kept
 
 
 def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
@@ -75,10 +101,12 @@ def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     for yes, no in zip(present[:2], absent[:2], strict=False):
         asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(yes))
         told = f"Yes, there is {with_article(yes)}."
-        candidates.append(_Candidate(yes, _exchange(asked, "Yes", told, rng)))
+        candidates.append(
+            _Candidate((yes,), _exchange(asked, "Yes", told, rng), fresh=True, exists=True)
+        )
         asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(no))
         told = "No, there is none in the picture."
-        candidates.append(_Candidate(no, _exchange(asked, "No", told, rng)))
+        candidates.append(_Candidate((no,), _exchange(asked, "No", told, rng), exists=False))
     return _shuffled(candidates, rng)
 
 
@@ -90,7 +118,7 @@ def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         several = f"There are {NUMBERS[number]} {plural(category)}."
         told = f"There is one {category}." if number == 1 else several
         exchange = _exchange(asked, NUMBERS[number].capitalize(), told, rng)
-        candidates.append(_Candidate(category, exchange))
+        candidates.append(_Candidate((category,), exchange, fresh=True))
     return candidates
 
 
@@ -102,7 +130,7 @@ def _colour(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
             asked = _ask(COLOUR_QUESTIONS, rng, thing=category)
             told = f"The {category} is {colour}."
             exchange = _exchange(asked, colour.capitalize(), told, rng)
-            candidates.append(_Candidate(category, exchange))
+            candidates.append(_Candidate((category,), exchange))
     return candidates
 
 
@@ -114,15 +142,16 @@ def _place(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
             asked = _ask(PLACE_QUESTIONS, rng, thing=category)
             told = f"The {category} is {at_place(place)}."
             exchange = _exchange(asked, place.capitalize(), told, rng)
-            candidates.append(_Candidate(category, exchange))
+            candidates.append(_Candidate((category,), exchange))
     return candidates
 
 
 def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
-    places = [place_if_certain(thing) for thing in facts.things]
-    for thing, place in zip(facts.things, places, strict=True):
-        if None not in places and place and places.count(place) == 1:
+    for thing in facts.things:
+        place = place_if_certain(thing)
+        others = (other for other in facts.things if other is not thing)
+        if place and not any(place in places_near(other) for other in others):
             asked = _ask(KIND_AT_PLACE_QUESTIONS, rng, place=at_place(place))
             told = f"There is {with_article(thing.category)} {at_place(place)}."
             candidates.append(_naming(thing.category, asked, told, rng))
@@ -135,7 +164,7 @@ def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
 
 def _naming(category: str, asked: str, told: str, rng: np.random.Generator) -> _Candidate:
     exchange = _exchange(asked, category.capitalize(), told, rng)
-    return _Candidate(category, exchange, names=True)
+    return _Candidate((category,), exchange, fresh=True, closes=True)
 
 
 def _owners_of_colours(facts: Facts) -> dict[str, str]:
@@ -167,7 +196,7 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
         answer = "Yes" if holds else "No"
         exchange = _exchange(asked, answer, f"{answer}, {sentence}", rng)
-        candidates.append(_Candidate(name, exchange))
+        candidates.append(_Candidate((name, other_name), exchange))
     return candidates
 
 
@@ -186,6 +215,7 @@ _WRITERS: tuple[Callable[[Facts, np.random.Generator], list[_Candidate]], ...] =
     _kind,
     _relation,
 )
+_FRESH = (_existence, _count, _kind)
 
 
 def _ask(phrases: Sequence[str], rng: np.random.Generator, **words: str) -> str:

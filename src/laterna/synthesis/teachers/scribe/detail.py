@@ -10,7 +10,7 @@ from laterna.synthesis.teachers.scribe.facts import Facts, place_if_certain
 
 _OPENINGS = (
     "The picture shows {things}.",
-    "In the picture there are {things}.",
+    "In the picture one finds {things}.",
     "One can see {things} here.",
 )
 _PLACED = (

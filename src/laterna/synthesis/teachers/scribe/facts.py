@@ -82,7 +82,7 @@ def gather_facts(
     # A caption's "orange" may be the fruit or the colour: so oranges are not surely absent.
     spoken = {word for caption_words, _ in read for word in caption_words}
     absent = tuple(name for name in categories if name not in mentioned | boxed | spoken)
-    vague = any(_VAGUE.intersection(caption_words) for caption_words, _ in read)
+    vague = any(_VAGUE.intersection(_outside(*caption)) for caption in read)
     return Facts(
         captions=captions,
         things=things,
@@ -119,8 +119,20 @@ def place_if_certain(thing: Thing) -> str | None:
     return place_of(thing.x, thing.y)
 
 
+def places_near(thing: Thing) -> set[str]:
+    """Return the parts of the picture that a thing could be said to be in."""
+    shifts = (-BORDER_MARGIN, BORDER_MARGIN)
+    return {place_of(thing.x + across, thing.y + down) for across in shifts for down in shifts}
+
+
 Read = list[tuple[list[str], list[Mention]]]
 """Each caption's words and the objects it names."""
+
+
+def _outside(words: list[str], mentions: list[Mention]) -> set[str]:
+    """Return the words that name no object: the "pair" in "pair of scissors" is not one of them."""
+    inside = {at for mention in mentions for at in range(mention.first, mention.last)}
+    return {word for at, word in enumerate(words) if at not in inside}
 
 
 def _colours(read: Read) -> dict[str, frozenset[str]]:

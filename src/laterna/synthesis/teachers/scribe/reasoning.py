@@ -28,7 +28,7 @@ class _Thought(NamedTuple):
 
 _BY_SUPERCATEGORY = {
     "person": _Thought(
-        ("Who in this picture could answer a question?", "Is anyone here able to speak?"),
+        ("Who in this picture could answer a question?", "Who could one talk to here?"),
         "because only a person can talk",
     ),
     "vehicle": _Thought(
@@ -56,7 +56,7 @@ _BY_SUPERCATEGORY = {
         "because such things are used for eating and drinking",
     ),
     "food": _Thought(
-        ("What could a hungry person take from here?", "What in this picture would spoil in time?"),
+        ("What here would help against hunger?", "What in this picture would spoil in time?"),
         "because food is there to be eaten",
     ),
     "furniture": _Thought(
@@ -64,7 +64,7 @@ _BY_SUPERCATEGORY = {
         "because such things are the furniture of a home",
     ),
     "electronic": _Thought(
-        ("What here needs electricity?", "What would stop working when the battery is empty?"),
+        ("What here needs electricity?", "What would stop working in a power cut?"),
         "because such things run on electric power",
     ),
     "appliance": _Thought(
@@ -86,7 +86,7 @@ _BY_CATEGORY = {
     ),
     "book": _Thought(("What could one read here?",), "because pages hold words"),
     "kite": _Thought(("What here needs wind?",), "because only wind makes such a thing fly"),
-    "chair": _Thought(("What would a tired person look for here?",), "because one can sit on it"),
+    "chair": _Thought(("What would help tired legs here?",), "because one can sit on it"),
     "airplane": _Thought(("What here could cross an ocean in a day?",), "because flying is fast"),
     "boat": _Thought(("What here belongs on the water?",), "because boats float"),
     "cup": _Thought(("What could hold a hot drink?",), "because such a thing is made for drinking"),
