@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -32,6 +33,8 @@ SHORT_SHARE = 0.75
 """Share of the questions that ask for the bare answer."""
 FRESH_FIRST = 0.6
 """Share of the conversations that begin with what may not be asked later."""
+AXES = (("to the left of", "to the right of"), ("above", "below"))
+"""Relations across, and up and down."""
 CLEAR_OFFSET = 0.1
 """Centres must differ by more than this for one thing to be left of, or above, another."""
 
@@ -185,19 +188,21 @@ def _owners_of_colours(facts: Facts) -> dict[str, str]:
 
 
 def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    """Ask about pairs of things, of each once how they stand across and once up and down."""
     candidates = []
     single = _shuffled(tuple(facts.single().items()), rng)
-    for (name, thing), (other_name, other) in zip(single[::2], single[1::2], strict=False):
-        relation = str(rng.choice(tuple(RELATIONS)))
-        holds = relation_holds(relation, thing, other)
-        if holds is None:
-            continue
-        asked = _ask(RELATION_QUESTIONS, rng, thing=name, relation=relation, other=other_name)
-        sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
-        answer = "Yes" if holds else "No"
-        exchange = _exchange(asked, answer, f"{answer}, {sentence}", rng)
-        candidates.append(_Candidate((name, other_name), exchange))
-    return candidates
+    for (name, thing), (other_name, other) in pairwise(single):
+        for relations in AXES:
+            relation = relations[int(rng.integers(2))]
+            holds = relation_holds(relation, thing, other)
+            if holds is None:
+                continue
+            asked = _ask(RELATION_QUESTIONS, rng, thing=name, relation=relation, other=other_name)
+            sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
+            answer = "Yes" if holds else "No"
+            exchange = _exchange(asked, answer, f"{answer}, {sentence}", rng)
+            candidates.append(_Candidate((name, other_name), exchange))
+    return _shuffled(candidates, rng)
 
 
 def relation_holds(relation: str, thing: Thing, other: Thing) -> bool | None:
