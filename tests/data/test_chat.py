@@ -6,8 +6,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import SHIPPED_TEMPLATES, Rendered, UnusableError, load_template, render
+from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.preparation import prepare
 from laterna.errors import LaternaError
-from laterna.records import Turn
+from laterna.records import InstructionRecord, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 
@@ -81,6 +83,77 @@ def test_only_turns_that_carry_loss_have_spans(tokenizers: Tokenizers) -> None:
     turns = [*TURNS[:3], Turn(role="assistant", text="Yes.")]
     assert learned(shipped("own", tokenizers["byte_level"], turns)) == ["A cup.<|im_end|>"]
     assert shipped("own", tokenizers["byte_level"], TURNS[:1]).spans == ()
+
+
+THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% if m['role'] == 'assistant' %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def test_what_follows_the_generation_prompt_is_learned(tokenizers: Tokenizers) -> None:
+    """At serving the model is left alone where the prompt ends: it has to write the rest itself."""
+    lead = "<think>\n\n</think>\n\n"
+    rendered = render(TURNS, tokenizers["byte_level"], THINKING)
+    assert learned(rendered) == [f"{lead}A cup.<|im_end|>", f"{lead}Yes.<|im_end|>"]
+    for upto, (start, _) in zip((1, 3), rendered.spans, strict=True):
+        prompt = render(
+            TURNS[:upto], tokenizers["byte_level"], THINKING, continue_as_assistant=True
+        )
+        assert rendered.text[:start] == prompt.text
+
+
+@pytest.mark.parametrize(
+    "answers", [("A cup.", "Yes."), ("", "Yes."), ("  A cup. ", "think"), ("think", "\n")]
+)
+def test_a_record_whose_answers_open_with_a_lead_is_kept(
+    answers: tuple[str, str], tokenizers: Tokenizers
+) -> None:
+    tokenizer = tokenizers["byte_level"]
+    texts = zip(TURNS, ("What is it?", answers[0], "Red?", answers[1]), strict=True)
+    turns = tuple(Turn(role=turn.role, text=text, loss=turn.loss) for turn, text in texts)
+    record = InstructionRecord(id="r1", pictures=(), turns=turns)
+    kept = prepare(
+        [record],
+        tokenizer,
+        template=THINKING,
+        picture_tokens=4,
+        max_tokens=200,
+        picture_folder=None,
+    )
+    assert kept.dropped == {}
+    (sample,) = kept.samples
+    said = [token for token, wanted in zip(sample.input_ids, sample.targets, strict=True) if wanted]
+    lead = "<think>\n\n</think>\n\n"
+    assert tokenizer.decode(said) == "".join(f"{lead}{answer}<|im_end|>" for answer in answers)
+
+
+def test_a_space_that_is_a_token_of_its_own_is_learned(tokenizers: Tokenizers) -> None:
+    """`ASSISTANT:` ends the prompt; before an answer in Japanese the space stays alone."""
+    for family, space in (("byte_level", "Ġ"), ("metaspace", "▁")):
+        tokenizer = tokenizers[family]
+        template = load_template("vicuna_v1", tokenizer)
+        turns = (Turn(role="user", text="Hi."), Turn(role="assistant", text="日", loss=True))
+        rendered = render(turns, tokenizer, template)
+        assert learned(rendered)[0].startswith(" 日")
+        record = InstructionRecord(id="r1", pictures=(), turns=turns)
+        sample = tokenise(record, tokenizer, template)
+        at = sample.targets.index(True)
+        assert tokenizer.convert_ids_to_tokens(sample.input_ids[at]) == space
+        assert sample.input_ids[:at] == tuple(tokenise_prompt(turns[:1], tokenizer, template))
+        assert all(sample.targets[at:])
+
+
+def test_words_before_an_answer_are_no_lead_without_a_generation_prompt(
+    tokenizers: Tokenizers,
+) -> None:
+    """A template that leaves the opening out at the end of a prompt says nothing by that."""
+    template = "{% for m in messages %}{{ m['role'] + ':\\n' + m['content'] + ' ' }}{% endfor %}"
+    assert learned(render(TURNS, tokenizers["byte_level"], template)) == ["A cup. ", "Yes. "]
+    template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
+    assert learned(render(TURNS, tokenizers["byte_level"], template)) == ["A cup. ", "Yes. "]
 
 
 def test_a_template_that_strips_still_shows_its_answers(tokenizers: Tokenizers) -> None:

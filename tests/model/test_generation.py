@@ -165,3 +165,18 @@ def test_an_error_while_streaming_reaches_the_reader(
     monkeypatch.setattr(tiny_assistant.language, "generate", fail)
     with pytest.raises(MemoryError, match="no room"):
         list(stream_answer(tiny_assistant, *PROMPTS[0], 8))
+
+
+def test_the_assistants_own_words_are_generations(tiny_assistant: Assistant) -> None:
+    picture = Image.new("RGB", (20, 30), (200, 30, 30))
+    turns = [Turn(role="user", text=QUESTION)]
+    bare = QUESTION.removeprefix("<image>\n")
+    expected = generate_answers(tiny_assistant, [(turns, [picture])], max_new_tokens=8)[0]
+    assert tiny_assistant.answer(picture, bare, max_new_tokens=8) == expected
+    assert tiny_assistant.answer(picture, turns, max_new_tokens=8) == expected
+    pieces = tiny_assistant.stream(picture, bare, max_new_tokens=8)
+    assert "".join(pieces).strip() == expected
+    without = generate_answers(
+        tiny_assistant, [([Turn(role="user", text=bare)], [])], max_new_tokens=8
+    )
+    assert tiny_assistant.answer(None, bare, max_new_tokens=8) == without[0]

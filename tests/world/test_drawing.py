@@ -19,10 +19,10 @@ def scene(
     lighting: str = "bright",
     sign: str | None = None,
 ) -> Truth:
-    """One large toy in the middle of the picture, 39 pixels square."""
-    low, high = 37 / PICTURE_SIDE, 76 / PICTURE_SIDE
+    """One large toy in the middle of the picture, 42 pixels square."""
+    low, high = 42 / PICTURE_SIDE, 84 / PICTURE_SIDE
     box = Box(category=category, x1=low, y1=low, x2=high, y2=high)
-    sign_box = Box(category="sign", x1=0, y1=0, x2=36 / 112, y2=15 / 112) if sign else None
+    sign_box = Box(category="sign", x1=0, y1=0, x2=42 / 112, y2=14 / 112) if sign else None
     toy = Toy(category=category, colour=colour, texture=texture, size="large", box=box)
     return Truth(
         id="0", picture="0.png", lighting=lighting, sign=sign, sign_box=sign_box, toys=(toy,)
@@ -36,7 +36,7 @@ def pixels(truth: Truth, noise_seed: int = 5) -> np.ndarray:
 def painted(truth: Truth) -> np.ndarray:
     """The toy's pixels (n, 3): inside its box and not table."""
     table = np.median(pixels(truth)[:30, 80:].reshape(-1, 3), axis=0)
-    inside = pixels(truth)[37:76, 37:76].reshape(-1, 3)
+    inside = pixels(truth)[42:84, 42:84].reshape(-1, 3)
     return inside[np.abs(inside - table).sum(axis=1) > 60]
 
 
@@ -64,7 +64,7 @@ def test_every_category_is_drawn_and_looks_its_own() -> None:
         for category in CATEGORIES
     }
     assert len(seen) == len(CATEGORIES)
-    assert min(len(shape) for shape in seen.values()) > 150, "of 1521 pixels"
+    assert min(len(shape) for shape in seen.values()) > 200, "of 1764 pixels"
 
 
 def test_dim_is_darker_than_bright() -> None:
@@ -76,19 +76,19 @@ def test_textures_leave_the_colour_and_change_the_surface() -> None:
     # The same noise in each: what differs between the pictures is the texture alone.
     smooth, rough, striped = (pixels(scene(texture=t)) for t in ("smooth", "rough", "striped"))
     difference = np.abs(smooth - striped).mean(axis=(1, 2))
-    assert difference[:36].max() == difference[78:].max() == 0, "nothing outside the toy"
-    assert difference[37:76].max() > 10
-    assert difference[37:76].min() < 2, "between the stripes it is as smooth"
-    assert np.abs(smooth - rough)[37:76, 37:76].mean() > 5
-    assert striped[37:76, 37:76].mean() < smooth[37:76, 37:76].mean()
+    assert difference[:42].max() == difference[84:].max() == 0, "nothing outside the toy"
+    assert difference[42:84].max() > 10
+    assert difference[42:84].min() < 2, "between the stripes it is as smooth"
+    assert np.abs(smooth - rough)[42:84, 42:84].mean() > 5
+    assert striped[42:84, 42:84].mean() < smooth[42:84, 42:84].mean()
 
 
 def test_a_sign_is_printed_where_its_box_is() -> None:
     plain, bank, hotel = (pixels(scene(sign=sign)) for sign in (None, "BANK", "HOTEL"))
-    assert np.abs(plain - bank)[15:].max() == np.abs(plain - bank)[:, 36:].max() == 0
-    assert bank[2:13, 2:34].max() > 240, "white ground"
-    assert bank[2:13, 2:34].min() < 80, "dark letters"
-    assert np.abs(bank - hotel)[2:13, 2:34].mean() > 10, "other words look otherwise"
+    assert np.abs(plain - bank)[14:].max() == np.abs(plain - bank)[:, 42:].max() == 0
+    assert bank[:14, :42].max() > 240, "white ground"
+    assert bank[1:13, 1:41].min() < 80, "dark letters"
+    assert np.abs(bank - hotel)[1:13, 1:41].mean() > 10, "other words look otherwise"
 
 
 def test_a_scene_without_toys_is_a_table() -> None:

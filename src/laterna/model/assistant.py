@@ -6,10 +6,11 @@ the connector · d width · r rows · t tokens of a row · s target tokens · v 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,14 +18,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laterna.data.chat import load_template
 from laterna.data.masking import tokenise_text
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.errors import LaternaError
 from laterna.model.builtin import resolve
 from laterna.model.connectors import Connector, build_connector
+from laterna.model.generation import Prompt, generate_answers, stream_answer
 from laterna.model.pretrained import load_weights, read_part
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import LanguageSettings, PartName, Recipe
-from laterna.records import PICTURE_TOKEN, Batch
+from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Turn
+
+MAX_NEW_TOKENS = 256
+"""Longest answer in tokens, unless told otherwise."""
 
 
 class Assistant(nn.Module):
@@ -154,12 +159,50 @@ class Assistant(nn.Module):
         logits: Tensor = self.language.get_output_embeddings()(self.hidden(batch)[0])
         return logits
 
+    def answer(
+        self,
+        picture: Image.Image | Path | None,
+        question: str | Sequence[Turn],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> str:
+        """Answer a question about a picture greedily; several turns go in as a list of turns.
+
+        The picture stands before the first question, unless a turn has its `<image>` mark.
+        Raises LaternaError when the picture cannot be read.
+        """
+        prompt = _prompt(picture, question)
+        return generate_answers(self, [prompt], max_new_tokens=max_new_tokens)[0]
+
+    def stream(
+        self,
+        picture: Image.Image | Path | None,
+        question: str | Sequence[Turn],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Iterator[str]:
+        """Yield the answer that `answer` gives, in pieces as it is written."""
+        turns, pictures = _prompt(picture, question)
+        yield from stream_answer(self, turns, pictures, max_new_tokens)
+
     def expand(self, ids: Sequence[int]) -> list[int]:
         """Repeat each `PICTURE_TOKEN` as often as a picture has tokens (m)."""
         expanded: list[int] = []
         for token in ids:
             expanded.extend([token] * (self.picture_tokens if token == PICTURE_TOKEN else 1))
         return expanded
+
+
+def _prompt(picture: Image.Image | Path | None, question: str | Sequence[Turn]) -> Prompt:
+    turns = [Turn(role="user", text=question)] if isinstance(question, str) else list(question)
+    if picture is None:
+        return turns, []
+    opened = load_picture(picture) if isinstance(picture, Path) else picture
+    if not any(PICTURE_MARK in turn.text for turn in turns):
+        first = next(number for number, turn in enumerate(turns) if turn.role == "user")
+        marked = f"{PICTURE_MARK}\n{turns[first].text}"
+        turns[first] = msgspec.structs.replace(turns[first], text=marked)
+    return turns, [opened]
 
 
 def load_assistant_from(recipe: Recipe) -> Assistant:

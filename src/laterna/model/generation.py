@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -17,8 +17,10 @@ from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStr
 
 from laterna.data.masking import tokenise, tokenise_prompt
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
 from laterna.records import PICTURE_TOKEN, InstructionRecord, Turn
+
+if TYPE_CHECKING:
+    from laterna.model.assistant import Assistant
 
 Prompt = tuple[Sequence[Turn], Sequence[Image.Image]]
 """The turns so far, a user's last, and the pictures of their `<image>` marks in order."""

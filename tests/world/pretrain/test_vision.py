@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
@@ -19,6 +21,7 @@ from laterna.world.pretrain.vision import (
     DrawnPairs,
     PretrainingModel,
     pretrain_vision,
+    sine_places,
     vision_config,
     vocabulary,
 )
@@ -50,6 +53,28 @@ def test_pairs_are_pictures_with_the_ids_of_their_text() -> None:
     assert (real[0], real[-1]) == (BOS, EOS)
     text = write_alt_text(truth, np.random.default_rng([4, 60]))
     assert " ".join(words[number] for number in real[1:-1]) == text
+
+
+def test_places_are_sines_of_row_then_column() -> None:
+    places = sine_places(3, 8)
+    assert places.shape == (9, 8)
+    # Two waves, of 1 and e^-4 radians a patch; each patch: its row's sines and cosines, then its
+    # column's.
+    slow = math.exp(-4)
+    line = [[math.sin(n), math.sin(n * slow), math.cos(n), math.cos(n * slow)] for n in range(3)]
+    wanted = [[*line[row], *line[column]] for row in range(3) for column in range(3)]
+    assert places.tolist() == [pytest.approx(values, abs=1e-6) for values in wanted]
+    assert places[0].tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert places[5].tolist() == pytest.approx(
+        [0.841471, 0.018315, 0.540302, 0.999832, 0.909297, 0.036623, -0.416147, 0.999329], abs=1e-6
+    )
+
+
+def test_the_encoder_starts_with_the_sines_behind_the_class_token() -> None:
+    torch.manual_seed(0)
+    embeddings = PretrainingModel().clip.vision_model.embeddings
+    assert torch.equal(embeddings.position_embedding.weight[1:], sine_places(8, 128))
+    assert embeddings.position_embedding.weight[0].abs().max() < 0.2
 
 
 def test_losses_start_at_chance() -> None:

@@ -24,7 +24,7 @@ def details(*captions: str, boxes: tuple[Box, ...] = ()) -> set[str]:
 def test_things_are_listed_counted_coloured_and_placed() -> None:
     openings = {
         "The picture shows two dogs and a blue cup.",
-        "In the picture there are two dogs and a blue cup.",
+        "In the picture one finds two dogs and a blue cup.",
         "One can see two dogs and a blue cup here.",
     }
     places = {
@@ -47,7 +47,7 @@ def test_how_two_single_things_stand_to_each_other() -> None:
 def test_no_number_is_told_that_a_vague_word_puts_in_doubt() -> None:
     assert details("Several dogs and a cup.", boxes=(*DOGS, CUP)) == {
         "The picture shows dogs and a cup.",
-        "In the picture there are dogs and a cup.",
+        "In the picture one finds dogs and a cup.",
         "One can see dogs and a cup here.",
     }
 

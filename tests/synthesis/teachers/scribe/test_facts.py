@@ -12,6 +12,7 @@ from laterna.synthesis.teachers.scribe.facts import (
     intersection_over_union,
     merge_boxes,
     place_if_certain,
+    places_near,
 )
 
 WORDS = ObjectWords(CATEGORIES)
@@ -56,11 +57,19 @@ def test_boxes_are_counted() -> None:
     assert found.present == ("dog", "cup")
 
 
-@pytest.mark.parametrize("word", ["several", "many", "group", "some", "row", "couple", "herd"])
+@pytest.mark.parametrize("word", ["several", "many", "group", "some", "row", "couple", "pair"])
 def test_vague_words_silence_all_counts(word: str) -> None:
     found = facts("A cup.", f"A {word} of dogs.", boxes=(DOG, CUP))
     assert found.counts == {}
     assert found.single() == {}
+
+
+def test_a_pair_of_scissors_is_one_thing_and_not_vague() -> None:
+    scissors = box("scissors", 0.7, 0.1, 0.8, 0.2)
+    found = facts("A cup and a blue pair of scissors.", boxes=(CUP, scissors))
+    assert found.counts == {"cup": 1, "scissors": 1}
+    assert found.colour_of("scissors") == "blue"
+    assert facts("A pair of scissors and a pair of dogs.", boxes=(CUP, scissors)).counts == {}
 
 
 @pytest.mark.parametrize(
@@ -141,3 +150,23 @@ def test_places_near_a_border_or_wide_are_silent(
 ) -> None:
     found = facts("A dog.", boxes=(box("dog", *corners),))
     assert place_if_certain(found.things[0]) == place
+
+
+@pytest.mark.parametrize(
+    ("centre", "places"),
+    [
+        ((0.5, 0.5), {"centre"}),
+        ((0.3, 0.1), {"top left", "top"}),  # 0.26 and 0.34
+        ((0.36, 0.1), {"top left", "top"}),  # 0.32 and 0.40
+        ((0.38, 0.1), {"top"}),  # 0.34 and 0.42
+        ((0.1, 0.64), {"left", "bottom left"}),  # 0.60 and 0.68
+        ((0.65, 0.35), {"top", "top right", "centre", "right"}),
+        ((0.01, 0.99), {"bottom left"}),  # beyond the border there is nothing
+    ],
+)
+def test_places_that_a_thing_could_be_said_to_be_in(
+    centre: tuple[float, float], places: set[str]
+) -> None:
+    x, y = centre
+    thing = Thing("dog", x, y, box("dog", x - 0.01, y - 0.01, x + 0.01, y + 0.01))
+    assert places_near(thing) == places

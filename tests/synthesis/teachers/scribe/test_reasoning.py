@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from laterna.records import Box
 from laterna.synthesis.coco import CATEGORIES
@@ -50,3 +51,32 @@ def test_at_most_two_and_none_where_nothing_is_known() -> None:
     assert len(compose_reasoning(many, np.random.default_rng(0))) == EXCHANGES
     assert compose_reasoning(facts(), np.random.default_rng(0)) == []
     assert compose_reasoning(facts("lamp post"), np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("category", "questions"),
+    [
+        ("person", {"Who in this picture could answer a question?", "Who could one talk to here?"}),
+        (
+            "apple",
+            {"What here would help against hunger?", "What in this picture would spoil in time?"},
+        ),
+        ("laptop", {"What here needs electricity?", "What would stop working in a power cut?"}),
+        (
+            "chair",
+            {
+                "What would help tired legs here?",
+                "What here would be bought for a new home?",
+                "What makes a place more comfortable?",
+            },
+        ),
+    ],
+)
+def test_questions_ask_for_a_thing_and_never_whether_there_is_one(
+    category: str, questions: set[str]
+) -> None:
+    assert {
+        question
+        for seed in range(40)
+        for question, _ in compose_reasoning(facts(category), np.random.default_rng(seed))
+    } == questions
