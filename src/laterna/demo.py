@@ -25,7 +25,7 @@ from laterna.evaluation.run import (
     score_table,
 )
 from laterna.files import write_atomically
-from laterna.model.checkpoint import load_checkpoint
+from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.page import Column, Curve, ReportContent, choose_examples, write_report
@@ -40,8 +40,6 @@ NOTES = {
     "blank": "The same assistant, every picture replaced by one of the encoder's mean colour.",
     "before_instruct": "The assistant after stage 1: its language model has never been tuned.",
 }
-BORDER = 0.05
-"""Share of a stage's steps over which its first and its last loss are averaged."""
 
 
 class Size(Record):
@@ -53,7 +51,7 @@ class Size(Record):
     instruct_steps: int = 0
 
 
-FULL = Size(train_pictures=2400, held_out_pictures=300)
+FULL = Size(train_pictures=3000, held_out_pictures=300)
 QUICK = Size(train_pictures=240, held_out_pictures=40, align_steps=12, instruct_steps=24)
 
 
@@ -67,7 +65,8 @@ class Started(Record):
 
 
 class StageLosses(Record):
-    """Mean loss over the first and the last steps of a stage, nats a target token."""
+    """Loss of a stage's first step, before anything was learned, and the mean of its last steps;
+    nats a target token."""
 
     first: float
     last: float
@@ -209,10 +208,8 @@ class _Demo:
         return Curve(name=stage, losses=tuple(step.loss for step in steps))
 
     def _losses(self, stage: str) -> StageLosses:
-        losses = self._curve(stage).losses
-        border = max(1, round(len(losses) * BORDER))
-        first, last = losses[:border], losses[-border:]
-        return StageLosses(first=sum(first) / len(first), last=sum(last) / len(last))
+        found = read_manifest(self.out / stage).figures
+        return StageLosses(first=found["loss_first"], last=found["loss_last"])
 
     def _evaluate(self) -> str:
         began = time.perf_counter()

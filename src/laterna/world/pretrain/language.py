@@ -24,6 +24,7 @@ from laterna.data.packing import plan_packs
 from laterna.files import write_atomically
 from laterna.records import Batch, Sample
 from laterna.world.pretrain.corpus import write_document
+from laterna.world.pretrain.saving import save_half
 from laterna.world.pretrain.settings import LanguagePretraining, max_toys, report
 from laterna.world.pretrain.tokenizer import train_tokenizer
 
@@ -136,6 +137,6 @@ def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, flo
             figures = {"step": step, "loss": loss.item()}
             report(figures)
             with write_atomically(out) as aside:
-                model.save_pretrained(aside)
+                save_half(model, aside)
                 tokenizer.save_pretrained(aside)
     return figures

@@ -29,6 +29,7 @@ from laterna.files import write_atomically
 from laterna.synthesis.phrases import PLACES, at_place
 from laterna.world.captions import write_alt_text
 from laterna.world.drawing import draw_picture
+from laterna.world.pretrain.saving import save_half
 from laterna.world.pretrain.settings import VisionPretraining, max_toys, report
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import (
@@ -217,7 +218,7 @@ def pretrain_vision(settings: VisionPretraining, out: Path) -> dict[str, float]:
 def save_encoder(model: PretrainingModel, out: Path) -> None:
     """Write the vision tower and its picture processor as a Hugging Face folder."""
     with write_atomically(out) as aside:
-        model.clip.vision_model.save_pretrained(aside)
+        save_half(model.clip.vision_model, aside)
         side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
         CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False).save_pretrained(
             aside
