@@ -64,8 +64,8 @@ TOLERANCE = 0.02
 SEED = 0
 WORLD_PICTURES = 60
 """Enough for every category to stand in some picture, so that scribe knows what may be absent."""
-SCENE = 3
-"""A sign, a cake, and two giraffes: something to count, and something that is never told."""
+SCENE = 26
+"""A sign, a horse, and two bananas: something to count, and something that is never told."""
 QUESTION_KIND = "count"
 
 Json = dict[str, object]
