@@ -119,12 +119,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise LaternaError(f"{path}: not a readable manifest: {error}") from error
 
 
-def load_checkpoint(folder: Path) -> Assistant:
+def load_checkpoint(folder: str | Path) -> Assistant:
     """Load an assistant as it was saved, ready to answer.
 
     Raises LaternaError when the folder is no checkpoint of this format or lacks a file, or when
     the source of a part that is not inside is missing.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     recipe = manifest.recipe
     template = _existing(folder / "template.jinja").read_text(encoding="utf-8")
