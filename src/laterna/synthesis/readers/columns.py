@@ -1,6 +1,6 @@
 """Columns that hold millions of short values in little more than the values' own bytes.
 
-COCO's 860,000 boxes as Python objects take more than 500 MB; here they take under 60.
+A box of COCO's takes about 65 bytes here: four floats, three numbers and its id.
 """
 
 from __future__ import annotations
