@@ -19,6 +19,8 @@ import tyro
 from tyro.conf import DisallowNone, Fixed, Positional, PositionalMetavarFromFieldName, Suppress, arg
 
 from laterna.commands.base import Command, show_some
+from laterna.commands.check import Check
+from laterna.commands.inspect import Inspect
 from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
@@ -215,6 +217,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "demo": Demo,
     "world": World,
     "synthesize": Synthesize,
+    "check": Check,
+    "inspect": Inspect,
     "train": Train,
     "evaluate": Evaluate,
     "lab": Lab,
