@@ -105,7 +105,7 @@ def test_the_page_shows_the_figures(picture: Path, tmp_path: Path) -> None:
 
 def test_proxy_reply_and_verdict_stand_side_by_side(picture: Path, tmp_path: Path) -> None:
     page = written(tmp_path, content(picture))
-    lines = re.findall(r'<li><span class="channel">(.*?)</span> (.*?)</li>', page)
+    lines = re.findall(r'<li><span class="channel">(.*?)</span> <span>(.*?)</span></li>', page)
     assert lines == [
         ("caption", "A &lt;red&gt; cup."),
         ("box", "cup: [0.1, 0.2, 0.9, 0.8]"),

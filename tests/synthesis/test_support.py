@@ -45,6 +45,7 @@ def held(shown: Proxy, about: Property, question: str, answer: str = "Yes.") -> 
         ("existence", "Is there a unicorn?", "No.", False, False),
         ("existence", "What animal is it?", "A cat.", True, True),
         ("existence", "What animal is it?", "A husky.", False, False),
+        ("existence", "What is here?", "A cup, since such things hold warm drinks.", True, True),
         ("count", "How many cups are there?", "Two.", True, True),
         ("count", "How many chairs are there?", "One.", False, True),
         ("count", "How many dogs are there?", "None.", False, False),

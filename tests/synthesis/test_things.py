@@ -50,7 +50,11 @@ def test_singular(word: str, expected: str) -> None:
     ("text", "expected"),
     [
         ("A black and white cat.", True),
-        ("The cat that is lying here is black.", False),
+        ("The cat that is lying here is black.", True),
+        ("Two cats are here and one is black while the other is not.", True),
+        ("The cat is chasing a black dog.", False),
+        ("The cat is chasing a black and white dog.", False),
+        ("The cat is black and asleep.", True),
         ("The cat is big and black.", True),
         ("A black dog with a cat.", False),
         ("A black dog. The cat is here.", False),

@@ -64,12 +64,12 @@ _DESCRIBING = frozenset(
     "analysis characterize characterise portray narrate narration narrative illustrate summarize "
     "summarise summary rundown account interpretation examine clarify detail details elements "
     "element features feature aspects contents content about happening portrayed illustrated "
-    "going unfolding represent".split()
+    "going unfolding represent show shows everything walk".split()
 )
 """Words that mark a question for the whole picture, where all others are general too."""
 _GENERAL = _DESCRIBING | frozenset(
     "a an the this that these of in on for to with from by and or but as at into through using "
-    "you your me us i it its is are was do does can could would please what how "
+    "you your me us i it its be is are was do does can could would please what how "
     "image picture photo photograph scene snapshot visual visuals visually view "
     "provide give offer share present write create make compose render relay break down walk "
     "see shown seen look think take taking place going before displayed presented provided given "
@@ -88,14 +88,14 @@ _BACKGROUND = re.compile(
     r"ied)|implications?|indicates?|tell us|speculate|assume)\b|"
     r"\b(?:reasons?|purposes?|challenges?|benefits?|advantages?|disadvantages?|consequences?|"
     r"precautions?|measures|factors|significance|importance|meaning|impact|symboli[sz]es?|"
-    r"historical|history|origin|popular for|known for|famous for|used for|typically|usually|"
-    r"generally|commonly|in general|advice|tips|recipes?|ingredients|invented|founded|"
-    r"authors?|directed|capital of)\b|"
+    r"historical|history|origin|popular for|known for|famous for|used for|meant for|needs?|"
+    r"ha(?:s|d|ve) to|typically|usually|generally|commonly|in general|advice|tips|recipes?|"
+    r"ingredients|invented|founded|authors?|directed|capital of)\b|"
     r"^how (?:can|does|do|did|is|are)\b(?!.*\b(?:look|positioned|arranged|placed|situated|dressed|"
     r"weather|oriented|many|feel|feeling|lit)\b)|\b(?:unique|interesting|unusual|special)\b"
 )
 
-_SOME_COLOUR = "|".join([*sorted(COLOURS - {"orange"}), "orange(?! (?:juice|slice|peel))"])
+_SOME_COLOUR = "|".join([*sorted(COLOURS - {"orange"}), "(?<!an )(?<!the )orange"])
 _END = r"(?=\s*(?:[?.,]|$|\bor\b|\band\b|\bin colou?r\b))"
 """Where a describing word is what is asked, and not a mark of the thing asked about."""
 _IS = r"^(?:is|are|was|were|does|do|has|have)\b"

@@ -3,7 +3,8 @@
 Asked here is whether the teacher could have known, not whether it was right: that is the
 checks' part. Each property has one rule, which names the lines of the proxy that hold it:
 
-    existence   boxes and captions name the thing; a denial is held by boxes that lack it
+    existence   boxes or captions name at least half of the things that the answer names; a
+                denial is held by boxes that lack the thing
     count       a box of the thing, or a caption with a number before it
     colour      a caption with a colour before the thing, or a line of `colours` about it
     place       a box of the thing, or a caption that names it with a place behind it
@@ -135,7 +136,9 @@ def _existence(told: Told, asked: Asked) -> bool:
         # Boxes are complete for the categories that were annotated, and for no other.
         annotated = subjects <= {*CATEGORIES, *told.boxes}
         return bool(told.boxes) and annotated and bool(_DENIAL.search(asked.answer.lower()))
-    return _half(read_text(asked.answer).keys, subjects, held)
+    named = {thing.key for thing in read_text(asked.answer).things if thing.known}
+    # An answer that names categories is held to them: what else it says may be its reasons.
+    return _half(named - subjects or read_text(asked.answer).keys, subjects, held)
 
 
 def _count(told: Told, asked: Asked) -> bool:

@@ -18,7 +18,7 @@ FUNCTION_WORDS = frozenset(
     "on at to from by for with without into onto over about up down out off near next beside "
     "behind between under below above through around against along across inside outside front "
     "other another one ones some any all each every many much more most several few lot own same "
-    "such like s t".split()
+    "such like while because since although s t".split()
 )
 """Words that name nothing."""
 _ASKING = frozenset(
@@ -104,8 +104,8 @@ def described(text: str, subjects: Collection[str], describing: Collection[str])
     """Say whether a text gives one of the subjects one of the describing words.
 
     The word stands before the thing with only other describing words between ("a black and
-    white cat"), or within four words behind it after a form of `be` or "made of". Without
-    subjects, any of the describing words will do.
+    white cat"), or behind it in the same sentence, after a form of `be`, where it describes no
+    other thing ("the cat is big and black"). Without subjects, any of the words will do.
     """
     words, things, _ = read_text(text)
     if not subjects:
@@ -128,15 +128,26 @@ def _before(words: Sequence[str], thing: Thing, describing: Collection[str]) -> 
 
 
 def _behind(words: Sequence[str], thing: Thing, describing: Collection[str]) -> bool:
-    behind = words[thing.last : thing.last + 5]
-    if not behind or behind[0] not in ("is", "are", "was", "were", "made", "that", "with"):
+    """Look for a describing word in the rest of the sentence that belongs to no other thing."""
+    behind = words[thing.last :]
+    if not behind or behind[0] not in ("is", "are", "was", "were", "made", "that"):
         return False
-    for word in behind[1:]:
+    for at, word in enumerate(behind):
         if word in ".;:!?":
             return False
-        if word in describing:
+        if word in describing and _stands_alone(behind, at, describing):
             return True
     return False
+
+
+def _stands_alone(words: Sequence[str], at: int, describing: Collection[str]) -> bool:
+    """Say whether no thing follows: "is red and white" does, "has a red and white shirt" not."""
+    after = at + 1
+    while words[after : after + 1] == ("and",) and words[after + 1 : after + 2]:
+        if words[after + 1] not in describing:
+            break
+        after += 2
+    return after >= len(words) or words[after] in FUNCTION_WORDS or words[after] in ".,;:!?"
 
 
 NUMBER_WORDS = frozenset(NUMBERS) | {"single", "pair", "couple", "trio", "dozen", "both"}
