@@ -64,6 +64,16 @@ def test_it_writes_the_page(
     assert "What the teacher read" in page.read_text(encoding="utf-8")
 
 
+def test_the_rejects_beside_the_set_are_found(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = {"reason": "wrong count", "sentence": "Two cats."}
+    reject = {"id": "1", "kind": "detail", "ledger_key": None, "verdict": {"findings": [finding]}}
+    finished.with_name("set.rejects.jsonl").write_text(json.dumps(reject), encoding="utf-8")
+    assert main(["inspect", str(finished)]) == 0
+    assert "replies not used: wrong count: 1" in capsys.readouterr().out.splitlines()
+
+
 def test_it_marks_what_is_learned(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(finished), "--masks", "1"]) == 0
     out = capsys.readouterr().out

@@ -31,7 +31,11 @@ class Inspect(Command, frozen=True, kw_only=True):
     pictures: Path | None = None
     """Folder of the pictures, for the page and for proxies that were enriched from them."""
     rejects: Path | None = None
-    """JSON lines of the replies that the synthesis did not use, for the page."""
+    """JSON lines of the replies that the synthesis did not use; left out: those beside FILE."""
+    ledger: Path | None = None
+    """Ledger of the synthesis, which knows its cost; left out: the one beside FILE."""
+    prices: Path | None = None
+    """TOML file of prices, as `synthesize` reads it."""
     html: Path | None = None
     """Page to write, whole in one file; left out: none."""
     specimens: int = 24
@@ -58,13 +62,17 @@ class Inspect(Command, frozen=True, kw_only=True):
     def _show_set(self, console: Console) -> str:
         from laterna.report.inspection import inspect_set
         from laterna.report.set_tables import coverage_table, kind_table, length_table
+        from laterna.report.spending import read_cost
+        from laterna.synthesis.settings import Spending
 
+        ledger = self.ledger or self._beside("ledger.sqlite")
         content = inspect_set(
             self.file,
             annotations=self.annotations,
             captions=self.captions,
             pictures=self.pictures,
-            rejects=self.rejects,
+            rejects=self.rejects or self._beside("rejects.jsonl"),
+            cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),
             specimens=self.specimens if self.html else 0,
             seed=self.seed,
         )
@@ -72,6 +80,9 @@ class Inspect(Command, frozen=True, kw_only=True):
         for table in (kind_table(coverage), coverage_table(coverage), length_table(coverage)):
             console.print(table)
         unknown = [f"{number} records: {reason}" for reason, number in content.unknown_proxies]
+        show_some("cost", [f"{model}: {spent}" for model, spent in content.cost])
+        rejected = [f"{reason.name}: {reason.count}" for reason in content.rejects or ()]
+        show_some("replies not used", rejected)
         show_some("teacher's text not known", unknown)
         found = [f"{reason.name}: {reason.count}" for reason in content.found]
         show_some(f"found in {content.checked} records held against their annotations", found)
@@ -82,6 +93,11 @@ class Inspect(Command, frozen=True, kw_only=True):
 
         write_synthesis_page(self.html, content)
         return f"{line}; made {self.html}"
+
+    def _beside(self, ending: str) -> Path | None:
+        """Return what `synthesize` writes beside its records, where it is there."""
+        path = self.file.with_name(f"{self.file.stem}.{ending}")
+        return path if path.is_file() else None
 
     def _show_masks(self, console: Console) -> str:
         from transformers import AutoTokenizer

@@ -12,6 +12,7 @@ import msgspec
 from laterna.data.sources import stream_records
 from laterna.errors import LaternaError
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
+from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
 from laterna.synthesis.annotations import stream_scenes
 from laterna.synthesis.checks import REASONS, check
@@ -88,6 +89,7 @@ def inspect_set(
     captions: Path | None = None,
     pictures: Path | None = None,
     rejects: Path | None = None,
+    cost: NamedTexts = (),
     specimens: int = 24,
     seed: int = 0,
 ) -> SynthesisContent:
@@ -95,8 +97,8 @@ def inspect_set(
 
     `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
     counted and every record is checked again. `pictures` is the folder of the record's pictures,
-    `rejects` the JSON lines of replies that a synthesis did not use. Memory grows with the
-    annotations, not with the records. Raises LaternaError for a file that cannot be read.
+    `rejects` the JSON lines of replies that a synthesis did not use, `cost` what it cost.
+    Memory grows with the annotations, not with the records. Raises LaternaError for a file that cannot be read.
     """
     problems: list[Problem] = []
     scenes = stream_scenes(annotations, captions, problems) if annotations else iter(())
@@ -121,6 +123,7 @@ def inspect_set(
         checked=checked,
         found=again.reasons(),
         rejects=_read_rejects(rejects) if rejects else None,
+        cost=cost,
         specimens=tuple(_specimen(record, shown, pictures) for record in sample.records()),
     )
 
