@@ -98,7 +98,8 @@ def inspect_set(
     `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
     counted and every record is checked again. `pictures` is the folder of the record's pictures,
     `rejects` the JSON lines of replies that a synthesis did not use, `cost` what it cost.
-    Memory grows with the annotations, not with the records. Raises LaternaError for a file that cannot be read.
+    Memory grows with the annotations, not with the records. Raises LaternaError for a file that
+    cannot be read.
     """
     problems: list[Problem] = []
     scenes = stream_scenes(annotations, captions, problems) if annotations else iter(())
