@@ -28,6 +28,7 @@ PATH_ORDER = [
     "lab",
     "world",
     "demo",
+    "commands",
     "cli",
 ]
 """The path: a folder (or single module) imports only from those before it."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from laterna import cli
-from laterna.cli import COMMANDS, Command, TunedTrain, main, parse
+from laterna.cli import COMMANDS, TunedTrain, main, parse
+from laterna.commands.base import Command
 from laterna.errors import LaternaError
 from laterna.evaluation.run import Control, Evaluation, Skipped, score
 from laterna.lab.blind_spots import BlindSpot
@@ -213,6 +214,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "demo",
         "world",
         "synthesize",
+        "inspect",
         "train",
         "evaluate",
         "lab",

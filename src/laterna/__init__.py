@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from laterna.model.assistant import Assistant
     from laterna.model.checkpoint import load_checkpoint as load
     from laterna.synthesis.annotations import read_scenes
+    from laterna.synthesis.checks import check
     from laterna.training.run import train
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Score",
     "Turn",
     "__version__",
+    "check",
     "evaluate",
     "load",
     "load_recipe",
@@ -58,6 +60,7 @@ __all__ = [
 
 _LATE = {
     "Assistant": ("laterna.model.assistant", "Assistant"),
+    "check": ("laterna.synthesis.checks", "check"),
     "evaluate": ("laterna.evaluation.run", "evaluate"),
     "load": ("laterna.model.checkpoint", "load_checkpoint"),
     "read_scenes": ("laterna.synthesis.annotations", "read_scenes"),

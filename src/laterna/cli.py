@@ -1,4 +1,4 @@
-"""The command line: one subcommand a step, nothing else.
+"""The command line: one subcommand a step, nothing else; those of synthesis are in `commands`.
 
 A command is a struct of arguments, whose docstrings are its help, with a `run` that hands them to
 the step and returns the closing line: what was made and where. What a step needs is imported
@@ -18,10 +18,13 @@ import msgspec
 import tyro
 from tyro.conf import DisallowNone, Fixed, Positional, PositionalMetavarFromFieldName, Suppress, arg
 
+from laterna.commands.base import Command, show_some
+from laterna.commands.check import Check
+from laterna.commands.inspect import Inspect
+from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.recipe import Recipe, StageName, load_recipe
-from laterna.records import Kind
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,17 +33,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 """Where commands write unless told otherwise."""
-LISTED = 20
-"""Left-out records shown one by one; the closing line counts all of them by reason."""
 DESCRIPTION = "From boxes and captions to your own visual assistant, one subcommand a step."
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all commands: the arguments of one step."""
-
-    def run(self) -> str:
-        """Do the step and return the closing line, empty where nothing was made."""
-        raise NotImplementedError
 
 
 class Demo(Command, frozen=True, kw_only=True):
@@ -77,42 +70,6 @@ class World(Command, frozen=True, kw_only=True):
         from laterna.world.dataset import write_world
 
         summary = write_world(self.folder, pictures=self.pictures, seed=self.seed, start=self.start)
-        return summary.line()
-
-
-class Synthesize(Command, frozen=True, kw_only=True):
-    """Turn annotated pictures into instruction records in LLaVA's training JSON."""
-
-    annotations: Path
-    """COCO instances file, folder of a COCO-format dataset, or JSON lines of contexts."""
-    out: Path
-    """JSON file to write."""
-    captions: Path | None = None
-    """COCO captions file; left out: the one beside the annotations."""
-    teacher: str = "scribe"
-    """Who composes the records; `scribe` works offline from the text proxy alone."""
-    kinds: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
-    """Kinds of records to make; `caption` needs no teacher and is what stage 1 learns."""
-    conversation_boxes: bool = False
-    """Show the boxes to the teacher of conversations too, who cannot count without them; LLaVA
-    does not."""
-    seed: int = 0
-    """Seed of the teacher's choices."""
-
-    def run(self) -> str:
-        """Call `laterna.synthesis.run`."""
-        from laterna.synthesis.run import synthesize
-
-        summary = synthesize(
-            self.annotations,
-            self.out,
-            captions=self.captions,
-            teacher=self.teacher,
-            kinds=self.kinds,
-            seed=self.seed,
-            conversation_boxes=self.conversation_boxes,
-        )
-        _list("left out", [f"{problem.where}: {problem.reason}" for problem in summary.problems])
         return summary.line()
 
 
@@ -195,7 +152,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             blank=self.controls,
         )
         Console().print(score_table(evaluation))
-        _list("not asked", [skipped.message for skipped in evaluation.skipped])
+        show_some("not asked", [skipped.message for skipped in evaluation.skipped])
         found = figures(evaluation)
         counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
         made = f"evaluated {self.checkpoint}: {found.overall:.3f} of {found.questions} right"
@@ -260,6 +217,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "demo": Demo,
     "world": World,
     "synthesize": Synthesize,
+    "check": Check,
+    "inspect": Inspect,
     "train": Train,
     "evaluate": Evaluate,
     "lab": Lab,
@@ -323,13 +282,6 @@ def _run(args: Sequence[str]) -> None:
 def _complain(message: str) -> int:
     print(f"laterna: {message}", file=sys.stderr)
     return 2
-
-
-def _list(what: str, messages: Sequence[str]) -> None:
-    for message in messages[:LISTED]:
-        print(f"{what}: {message}")
-    if len(messages) > LISTED:
-        print(f"{what}: {len(messages) - LISTED} more")
 
 
 def _blind_spot_table(spots: Sequence[BlindSpot]) -> Table:

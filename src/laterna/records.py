@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
-Kind = Literal["caption", "conversation", "detail", "reasoning"]
+Kind = Literal["caption", "conversation", "detail", "reasoning", "negative", "refusal"]
 
 PICTURE_MARK = "<image>"
 """Where a picture stands in the text of a user turn, as LLaVA's files write it."""
@@ -91,6 +91,15 @@ class Scene(Record):
     boxes: tuple[Box, ...]
 
 
+class Proxy(Record):
+    """A picture as a text-only teacher sees it."""
+
+    text: str
+    channels: tuple[str, ...]
+    """Where each line of `text` comes from, the empty one included: `caption`, `box`, `ocr`,
+    `lighting`, `colours`, `texture`, or "" for the empty line."""
+
+
 class Message(Record):
     """One chat message as it is sent to a teacher."""
 
@@ -113,6 +122,32 @@ class Reply(Record):
     usage: Usage = Usage()
 
 
+class Finding(Record):
+    """One reason to reject a reply."""
+
+    reason: str
+    """A key of `synthesis.checks.REASONS`."""
+    sentence: str
+    """The offending words of the reply."""
+    detail: str = ""
+    """What was wrong with them, for a person (and for the repair request)."""
+
+
+class Verdict(Record):
+    """What the checks found in one reply; it is accepted when nothing was found."""
+
+    findings: tuple[Finding, ...] = ()
+    checked: int = 0
+    """Claims that could be held against the proxy."""
+    unchecked: int = 0
+    """Claims that could not."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the reply may become training data."""
+        return not self.findings
+
+
 class Turn(Record):
     """One turn of a chat; `loss` says whether the language model learns to write it."""
 
@@ -127,6 +162,10 @@ class Provenance(Record):
     teacher: str
     proxy_digest: str
     """SHA-256 of the proxy text, hexadecimal."""
+    channels: tuple[str, ...] = ()
+    """The channel of each line of the proxy text (`Proxy.channels`)."""
+    ledger_key: str | None = None
+    """Key of the request in the ledger; None for teachers that need none."""
 
 
 class InstructionRecord(Record):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from laterna.data.sources import read_records
+from laterna.data.sources import read_records, stream_records
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord, Provenance, Turn
 
@@ -105,3 +105,36 @@ def test_a_bad_file_is_named_at_the_call(tmp_path: Path, content: bytes, message
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"none\.json: cannot be read: No such file"):
         read_records(tmp_path / "none.json")
+
+
+def test_a_stream_reads_the_same_records(tmp_path: Path) -> None:
+    rows = [{"id": number, "image": "a.png", "conversations": [ASK, ANSWER]} for number in range(3)]
+    path = written(tmp_path, rows)
+    assert list(stream_records(path)) == list(read_records(path))
+
+
+def test_a_stream_names_what_is_bad_where_it_is_reached(tmp_path: Path) -> None:
+    good = {"id": "k", "conversations": [ASK | {"value": "Hi"}, ANSWER]}
+    stream = stream_records(written(tmp_path, [good, {"id": "m"}]))
+    assert next(stream).id == "k"
+    with pytest.raises(LaternaError, match="record m: Object missing required field"):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "holds no list of records"),
+        (b'{"id": 1}', "holds no list of records"),
+        (b"", "not a JSON list of records after row 0"),
+        (b"\xff\xfe", "not a JSON list of records after row 0"),
+        (b'[{"id": 1', "not a JSON list of records after row 0"),
+    ],
+)
+def test_a_stream_of_a_bad_file_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(content)
+    with pytest.raises(LaternaError, match=f"data.json: {message}"):
+        list(stream_records(path))
+    with pytest.raises(LaternaError, match=r"none\.json: cannot be read"):
+        list(stream_records(tmp_path / "none.json"))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from laterna.errors import LaternaError
 from laterna.records import Kind, Scene
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.grounding import unsupported_objects
@@ -10,14 +13,25 @@ from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import read_proxy, write_proxy
 
-EXAMPLES: dict[Kind, int] = {"conversation": 2, "detail": 3, "reasoning": 3}
-"""LLaVA's number of few-shot examples a kind (REFERENCE.md, section 1)."""
+EXAMPLES: dict[Kind, int] = {
+    "conversation": 2,
+    "detail": 3,
+    "reasoning": 3,
+    "negative": 2,
+    "refusal": 3,
+}
+"""Few-shot examples a kind; LLaVA's number for its three (REFERENCE.md, section 1)."""
+EXCHANGES: dict[Kind, int] = {"conversation": 5, "reasoning": 1, "negative": 3, "refusal": 1}
+"""Exchanges of each example."""
 BEYOND: dict[Kind, set[str]] = {
     "conversation": {"cat"},
     "detail": {"person", "chair"},
     "reasoning": {"person"},
+    "negative": {"dog", "bottle", "umbrella", "bicycle", "stop sign", "elephant"},
+    "refusal": {"person"},
 }
-"""Named without being there: the absent cat asked for, people to come, the seat of a couch."""
+"""Named without being there: the absent cat asked for, people to come, the seat of a couch, what
+negative answers deny, a doctor."""
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
@@ -40,7 +54,7 @@ def test_examples_are_in_the_form_they_teach(kind: Kind) -> None:
         if kind == "detail":
             assert "Question:" not in reply.content
         else:
-            assert len(parse_reply(reply.content)) == (1 if kind == "reasoning" else 5)
+            assert len(parse_reply(reply.content)) == EXCHANGES[kind]
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
@@ -58,3 +72,69 @@ def test_examples_name_only_what_their_context_holds(kind: Kind) -> None:
 def test_questions_for_descriptions() -> None:
     assert len(detail_questions()) == len(set(detail_questions())) == 6
     assert "Describe the picture in detail." in detail_questions()
+
+
+def write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name.removeprefix('_')}.txt").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder"),
+    [
+        ("conversation", "conversation"),
+        ("detail", "detail_description"),
+        ("reasoning", "complex_reasoning"),
+    ],
+)
+def test_llavas_folder_layout(tmp_path: Path, kind: Kind, folder: str) -> None:
+    files = {"_001_caps": "B.", "_001_conv": "b", "_000_caps": "A.", "_000_conv": "a\n"}
+    write(tmp_path / folder, system_message="Rules.\n", **files)
+    said = [(m.role, m.content) for m in build_messages(kind, "C.", tmp_path)]
+    assert said == [
+        ("system", "Rules."),
+        ("user", "A."),
+        ("assistant", "a"),
+        ("user", "B."),
+        ("assistant", "b"),
+        ("user", "C."),
+    ]
+    if kind == "detail":
+        assert detail_questions(tmp_path) == detail_questions(), "LLaVA's layout has no questions"
+
+
+def test_a_users_own_prompts_in_our_layout(tmp_path: Path) -> None:
+    write(tmp_path / "negative", system_message="No.", _000_context="A dog.", _000_reply="None.")
+    write(tmp_path / "detail", system_message="Tell.", questions="Well?\n\nAnd?\n")
+    assert [m.content for m in build_messages("negative", "X.", tmp_path)] == [
+        "No.", "A dog.", "None.", "X.",
+    ]  # fmt: skip
+    assert [m.content for m in build_messages("detail", "X.", tmp_path)] == ["Tell.", "X."]
+    assert detail_questions(tmp_path) == ("Well?", "And?")
+
+
+def test_errors_name_what_is_missing(tmp_path: Path) -> None:
+    def fails(kind: Kind, match: str) -> None:
+        with pytest.raises(LaternaError, match=match):
+            build_messages(kind, "X.", tmp_path)
+
+    fails("detail", r"no prompts for kind 'detail': .*detail or detail_description with system_m")
+    fails("refusal", r"no prompts for kind 'refusal': it needs the folder refusal with")
+    write(tmp_path / "conversation", _000_caps="A.")
+    fails("conversation", r"conversation lacks system_message.txt, the system message")
+    write(tmp_path / "conversation", system_message="Rules.")
+    fails("conversation", r"000_caps.txt has no 000_conv.txt beside it")
+    write(tmp_path / "conversation", _000_conv="a", _001_conv="b")
+    fails("conversation", r"001_conv.txt belongs to no example")
+    write(tmp_path / "reasoning", system_message=" \n")
+    fails("reasoning", r"system_message.txt is empty")
+    write(tmp_path / "complex_reasoning", system_message="Rules.")
+    fails("reasoning", r"holds both reasoning and complex_reasoning; keep one")
+    write(tmp_path / "negative")
+    (tmp_path / "negative" / "system_message.txt").write_bytes(b"\xff\xfe\xfa")
+    fails("negative", r"system_message.txt is not UTF-8 text")
+    write(tmp_path / "detail", system_message="Rules.", questions="?")
+    (tmp_path / "detail" / "questions.txt").write_text("\n")
+    with pytest.raises(LaternaError, match=r"questions.txt is empty"):
+        detail_questions(tmp_path)

@@ -4,11 +4,12 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from laterna.errors import LaternaError
-from laterna.records import Box
+from laterna.records import Box, Kind, Scene
 from laterna.synthesis.annotations import read_annotations
-from laterna.synthesis.proxy import proxy_digest, read_proxy, write_proxy
+from laterna.synthesis.proxy import build_proxy, proxy_digest, read_proxy, write_proxy
 
 PUBLISHED = {
     "000000024996": b"""\
@@ -48,6 +49,58 @@ def test_real_contexts_byte_for_byte(contexts_file: Path, name: str) -> None:
     proxy = write_proxy(scenes[name].captions, scenes[name].boxes)
     assert proxy.encode() == PUBLISHED[name]
     assert read_proxy(proxy) == (scenes[name].captions, scenes[name].boxes)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_each_kind_is_shown_of_real_contexts(contexts_file: Path, name: str) -> None:
+    """REFERENCE.md, section 1: captions alone for conversation, boxes besides for the others."""
+    scene = {scene.id: scene for scene in read_annotations(contexts_file).scenes}[name]
+    whole = PUBLISHED[name].decode()
+    boxes = ("", *["box"] * len(scene.boxes)) if scene.boxes else ()
+    shown: dict[Kind, str] = {"detail": whole, "reasoning": whole, "negative": whole}
+    for kind, text in shown.items():
+        proxy = build_proxy(scene, kind)
+        assert proxy.text.encode() == text.encode()
+        assert proxy.channels == ("caption",) * 5 + boxes
+    proxy = build_proxy(scene, "conversation")
+    assert proxy.text.encode() == PUBLISHED[name].partition(b"\n\n")[0]
+    assert proxy.channels == ("caption",) * 5
+    with_boxes = build_proxy(scene, "conversation", conversation_boxes=True)
+    assert with_boxes == build_proxy(scene, "detail")
+
+
+def cup_scene(*captions: str) -> Scene:
+    box = Box(category="cup", x1=0.25, y1=0.0, x2=0.75, y2=1.0)
+    return Scene(id="1", picture="cup.png", width=80, height=40, captions=captions, boxes=(box,))
+
+
+def test_enrichments_follow_the_boxes_and_scribe_reads_past_them(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 40), (20, 20, 120)).save(tmp_path / "cup.png")
+    asked = ("lighting", "colours", "texture")
+    proxy = build_proxy(cup_scene("A cup."), "detail", enrichments=asked, pictures=tmp_path)
+    assert proxy.text == (
+        "A cup.\n\ncup: [0.25, 0.0, 0.75, 1.0]\nlighting: dim\ndominant colours: blue\n"
+        "texture of cup [0.25, 0.0, 0.75, 1.0]: smooth"
+    )
+    assert proxy.channels == ("caption", "", "box", *asked)
+    assert len(proxy.channels) == len(proxy.text.split("\n"))
+    assert read_proxy(proxy.text) == (("A cup.",), cup_scene().boxes)
+    bare = build_proxy(
+        cup_scene("A cup."), "conversation", enrichments=("lighting",), pictures=tmp_path
+    )
+    assert bare.text == "A cup.\n\nlighting: dim"
+    assert bare.channels == ("caption", "", "lighting")
+    assert read_proxy(bare.text) == (("A cup.",), ())
+
+
+def test_scenes_without_captions_or_without_anything() -> None:
+    proxy = build_proxy(cup_scene(" ", ""), "detail")
+    assert proxy.text == "\ncup: [0.25, 0.0, 0.75, 1.0]"
+    assert proxy.channels == ("", "box")
+    assert read_proxy(proxy.text) == ((), cup_scene().boxes)
+    assert build_proxy(cup_scene("", "A cup."), "conversation").text == "A cup."
+    nothing = build_proxy(cup_scene(), "conversation")
+    assert (nothing.text, nothing.channels) == ("", ())
 
 
 def test_every_real_context_is_read_back(contexts_file: Path) -> None:

@@ -14,7 +14,7 @@ from laterna.synthesis.annotations import read_annotations
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import proxy_digest
-from laterna.synthesis.run import CAPTION_QUESTION, KINDS, synthesize
+from laterna.synthesis.run import CAPTION_QUESTION, synthesize
 
 CONTEXT = {
     "id": 5,
@@ -61,7 +61,8 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def test_records_of_one_context(tmp_path: Path) -> None:
     out = tmp_path / "records.json"
-    summary = synthesize(write_contexts(tmp_path, CONTEXT, KITE), out, kinds=KINDS)
+    kinds: tuple[Kind, ...] = ("caption", "conversation", "detail", "reasoning")
+    summary = synthesize(write_contexts(tmp_path, CONTEXT, KITE), out, kinds=kinds)
     assert summary.records == {"caption": 2, "conversation": 2, "detail": 2, "reasoning": 2}
     assert summary.line() == (
         "2 pictures -> 2 caption, 2 conversation, 2 detail, 2 reasoning records in " + str(out)
@@ -73,12 +74,18 @@ def test_records_of_one_context(tmp_path: Path) -> None:
     ]
     captions = "A red dog and a blue cup."
     boxes = "\n\ndog: [0.1, 0.1, 0.2, 0.2]\ncup: [0.8, 0.8, 0.9, 0.9]"
-    for kind, proxy in (("conversation", captions), ("detail", captions + boxes)):
+    shown = (
+        ("conversation", captions, ["caption"]),
+        ("detail", captions + boxes, ["caption", "", "box", "box"]),
+    )
+    for kind, proxy, channels in shown:
         assert rows[kind]["id"] == f"5-{kind}"
         assert rows[kind]["image"] == "five.jpg"
         assert rows[kind]["provenance"] == {
             "teacher": "scribe",
             "proxy_digest": proxy_digest(proxy),
+            "channels": channels,
+            "ledger_key": None,
         }
     asked = rows["detail"]["conversations"][0]["value"].replace("<image>", "").strip()
     assert asked in detail_questions()
@@ -95,7 +102,7 @@ def test_boxes_can_be_shown_to_the_teacher_of_conversations(tmp_path: Path) -> N
 def test_the_picture_stands_once_before_or_after_the_first_question(tmp_path: Path) -> None:
     rows = [CONTEXT | {"id": number, "captions": [f"Dog {number}."]} for number in range(30)]
     out = tmp_path / "records.json"
-    synthesize(write_contexts(tmp_path, *rows), out)
+    synthesize(write_contexts(tmp_path, *rows), out, conversation_boxes=True)
     before = 0
     for row in read(out):
         first, *rest = (turn["value"] for turn in row["conversations"])
@@ -128,8 +135,8 @@ class _Parrot:
     ("text", "reason"),
     [
         ("", "nothing certain to say"),
-        ("No form at all.", "reply not in the form asked for"),
-        ("Question:\nWhat?\n===\nAnswer:\nA kite.", "answer names what is not there"),
+        ("No form at all.", "unparsable"),
+        ("Question:\nWhat?\n===\nAnswer:\nA kite.", "absent object"),
     ],
 )
 def test_a_bad_reply_is_left_out_and_counted(
@@ -171,7 +178,10 @@ def test_problems_of_annotations_and_of_replies_are_listed_together(tmp_path: Pa
     [
         ({"kinds": ("essay",)}, r"unknown kind of record \['essay'\]; known are: caption, conv"),
         ({"kinds": ()}, "no kind of record asked for; known are: caption, conv"),
-        ({"teacher": "gpt-5"}, "unknown teacher 'gpt-5'; known are: scribe"),
+        (
+            {"teacher": "gpt-5"},
+            "unknown teacher 'gpt-5'; known are: scribe, openai, batch, local, replay",
+        ),
         ({"seed": -1}, "seed -1: a seed cannot be negative"),
     ],
 )
@@ -188,7 +198,7 @@ def test_a_folder_is_never_replaced_by_the_records(tmp_path: Path) -> None:
     file = write_contexts(tmp_path, CONTEXT)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("precious")
-    with pytest.raises(LaternaError, match="is a folder; name the JSON file to write"):
+    with pytest.raises(LaternaError, match="is a folder; name the file to write"):
         synthesize(file, tmp_path / "thesis")
     assert (tmp_path / "thesis" / "chapter").read_text() == "precious"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import ijson
 import msgspec
 
 from laterna.errors import LaternaError
@@ -49,14 +50,42 @@ def read_records(path: Path) -> Iterator[InstructionRecord]:
         raise LaternaError(f"{path}: not a JSON list of records: {error}") from error
     if not rows:
         raise LaternaError(f"{path}: holds no records; nothing can be learned from it")
-    return (_record(row, path, number) for number, row in enumerate(rows, start=1))
+    return (_decoded(row, path, number) for number, row in enumerate(rows, start=1))
 
 
-def _record(raw: msgspec.Raw, path: Path, number: int) -> InstructionRecord:
+def stream_records(path: Path) -> Iterator[InstructionRecord]:
+    """Read a LLaVA-form JSON file as `read_records` does, in memory that its size does not change.
+
+    Nothing is looked at before it is reached, so an error of the file's form, raised as
+    LaternaError too, may come after any number of records.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, item in enumerate(ijson.items(file, "item"), start=1):
+                try:
+                    row = msgspec.convert(item, _ForeignRow)
+                except msgspec.ValidationError as error:
+                    name = _name(msgspec.json.encode(item), number)
+                    raise LaternaError(f"{path}: {name}: {error}") from error
+                yield _record(row, path)
+    except OSError as error:
+        raise LaternaError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise LaternaError(f"{path}: not a JSON list of records after row {number}") from error
+    if not number:
+        raise LaternaError(f"{path}: holds no list of records")
+
+
+def _decoded(raw: msgspec.Raw, path: Path, number: int) -> InstructionRecord:
     try:
         row = msgspec.json.decode(raw, type=_ForeignRow)
     except msgspec.MsgspecError as error:
         raise LaternaError(f"{path}: {_name(raw, number)}: {error}") from error
+    return _record(row, path)
+
+
+def _record(row: _ForeignRow, path: Path) -> InstructionRecord:
     where = f"{path}: record {row.id}"
     if not row.conversations:
         raise LaternaError(f"{where}: `conversations` is empty")
@@ -85,7 +114,7 @@ def _turn(turn: _ForeignTurn, where: str) -> Turn:
     return Turn(role=role, text=turn.value, loss=role == "assistant")
 
 
-def _name(raw: msgspec.Raw, number: int) -> str:
+def _name(raw: msgspec.Raw | bytes, number: int) -> str:
     """Name a row that cannot be read: by its id where that much can be read, else by its place."""
     try:
         return f"record {msgspec.json.decode(raw, type=_RowName).id}"

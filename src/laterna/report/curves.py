@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import matplotlib
@@ -10,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from laterna.errors import LaternaError
+from laterna.report.parts import INK, LINE, drawing_look, svg_of
 
 _SIZE_INCHES = (5.0, 2.8)
-_INK, _RAW, _LINE = "#333333", "#b9c8d6", "#1f5f8b"
+_RAW = "#b9c8d6"
 
 
 def running_mean(losses: Sequence[float], window: int) -> list[float]:
@@ -34,25 +34,18 @@ def loss_curve(name: str, losses: Sequence[float]) -> str:
         raise LaternaError(f"{name}: no losses to draw; the stage's log is empty")
     steps = range(1, len(losses) + 1)
     window = max(1, len(losses) // 25)
-    # Two curves share a page, so their SVG identifiers must differ: the salt is the curve's name.
-    look = {"svg.hashsalt": f"laterna {name}", "svg.fonttype": "none", "font.size": 9}
-    with matplotlib.rc_context(look):
+    with matplotlib.rc_context(drawing_look(name)):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         figure.set_gid(f"curve {name}".replace(" ", "-"))
         axes = figure.add_subplot()
         axes.plot(steps, losses, color=_RAW, linewidth=0.8, label="each step")
         if window > 1:
             label = f"mean of {window} steps"
-            axes.plot(steps, running_mean(losses, window), color=_LINE, linewidth=1.8, label=label)
-        axes.set_xlabel("optimiser step", color=_INK)
-        axes.set_ylabel("loss (nats a token)", color=_INK)
+            axes.plot(steps, running_mean(losses, window), color=LINE, linewidth=1.8, label=label)
+        axes.set_xlabel("optimiser step", color=INK)
+        axes.set_ylabel("loss (nats a token)", color=INK)
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.legend(frameon=False)
-        text = io.StringIO()
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) | {"Title": name}
-        figure.savefig(text, format="svg", transparent=True, metadata=metadata)
-    document = text.getvalue()
-    # The XML prologue has no place inside HTML.
-    return document[document.index("<svg") :]
+        return svg_of(figure, name)

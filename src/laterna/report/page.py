@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from laterna.data.pictures import load_picture
 from laterna.evaluation.run import Scores
 from laterna.files import write_atomically
 from laterna.records import Answer, Record, Score
 from laterna.report.curves import loss_curve
+from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, share, shrink
 from laterna.synthesis.phrases import SHORT_ANSWER
 
 THUMBNAIL_SIDE = 336
 """Longest side, in pixels, of the pictures inside the page."""
-NamedTexts = tuple[tuple[str, str], ...]
-"""Lines of a table: what, and its value."""
 
 
 class Curve(Record):
@@ -101,7 +95,9 @@ def write_report(path: Path, content: ReportContent) -> None:
 
     Raises LaternaError when an example's picture cannot be read or a curve is empty.
     """
-    page = _environment().get_template("run.html.jinja")
+    environment = page_environment()
+    environment.filters["percent"] = _percent
+    page = environment.get_template("run.html.jinja")
     names = list(dict.fromkeys(s.name for c in content.columns for s in c.scores.kinds))
     text = page.render(
         content=content,
@@ -136,26 +132,12 @@ def _named_score(column: Column, name: str) -> Score:
 def _data_uri(picture: Path) -> str:
     """Return the picture as a JPEG data URI, no side longer than `THUMBNAIL_SIDE`."""
     thumbnail = load_picture(picture)
-    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    thumbnail.save(data, format="JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("laterna.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    return environment
+    shrink(thumbnail, THUMBNAIL_SIDE)
+    return jpeg_uri(thumbnail)
 
 
 def _percent(score: Score) -> str:
-    return f"{100 * score.accuracy:.1f} %" if score.total else "–"
+    return share(score.right, score.total)
 
 
 def _duration(seconds: float) -> str:

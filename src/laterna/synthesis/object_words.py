@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from laterna.synthesis.coco import SYNONYMS
@@ -44,13 +44,15 @@ def words_of(text: str) -> list[str]:
 class ObjectWords:
     """The words for a set of categories: COCO's with their synonyms, any other by its name."""
 
-    def __init__(self, categories: Iterable[str]) -> None:
+    def __init__(
+        self, categories: Iterable[str], synonyms: Mapping[str, tuple[str, ...]] = SYNONYMS
+    ) -> None:
         """Prepare the look-up; where two categories share a word, a category's own name wins."""
         self._singular: dict[tuple[str, ...], str] = {}
         self._plural: dict[tuple[str, ...], str] = {}
         names = list(categories)
         for name in names:
-            for word in SYNONYMS.get(name, ()):
+            for word in synonyms.get(name, ()):
                 self._add(word, name)
         for name in names:
             self._add(name, name)

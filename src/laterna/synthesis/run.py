@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO, Literal
 
-import numpy as np
+import msgspec
 from rich.progress import track
 
 from laterna.errors import LaternaError
-from laterna.records import (
-    PICTURE_MARK,
-    InstructionRecord,
-    Kind,
-    Provenance,
-    Record,
-    Scene,
-    Turn,
+from laterna.files import write_atomically
+from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
+from laterna.synthesis.annotations import Problem
+from laterna.synthesis.checks import NearDuplicates
+from laterna.synthesis.cluster import RayRun
+from laterna.synthesis.engine import Calls, Run, forecast
+from laterna.synthesis.outputs import write_records
+from laterna.synthesis.settings import (
+    INSTRUCTION_KINDS,
+    KINDS,
+    Endpoint,
+    Job,
+    Shard,
+    Spending,
+    check_job,
 )
-from laterna.synthesis.annotations import Annotations, Problem, read_annotations
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.grounding import unsupported_objects
-from laterna.synthesis.object_words import ObjectWords
-from laterna.synthesis.output import write_llava_json
-from laterna.synthesis.parsing import Exchange, ReplyError, parse_reply
-from laterna.synthesis.prompts import build_messages, detail_questions
-from laterna.synthesis.proxy import proxy_digest, write_proxy
-from laterna.synthesis.teachers import Teacher, make_teacher
+from laterna.synthesis.teachers.asked import is_asked
+from laterna.synthesis.workshop import CAPTION_QUESTION, Draft, Reject
 
-KINDS: tuple[Kind, ...] = ("caption", "conversation", "detail", "reasoning")
-INSTRUCTION_KINDS: tuple[Kind, ...] = KINDS[1:]
-CAPTION_QUESTION = "Describe the picture in brief."
-"""Stands before the captions of stage 1; the `plain` template leaves it out."""
+__all__ = [
+    "CAPTION_QUESTION",
+    "ENGINES",
+    "INSTRUCTION_KINDS",
+    "KINDS",
+    "Summary",
+    "dry_run",
+    "run_job",
+    "synthesize",
+]
+
+EngineName = Literal["local", "ray"]
+ENGINES: dict[str, type[Run] | type[RayRun]] = {"local": Run, "ray": RayRun}
+"""Where the work is done: in this process, or mapped over a Ray Data cluster."""
 
 
 class Summary(Record):
@@ -44,15 +55,31 @@ class Summary(Record):
     records: dict[str, int]
     """Records by kind."""
     problems: tuple[Problem, ...]
+    calls: Calls | None = None
+    """What was asked; None for a teacher that works here."""
+    rejected: dict[str, int] = msgspec.field(default_factory=dict)
+    """Replies that the checks rejected by reason, those that a repair mended included."""
+    repaired: int = 0
+    """Records whose first reply was rejected."""
+    checked: int = 0
+    """Claims of the accepted replies that could be held against the proxy."""
+    unchecked: int = 0
+    """Claims of the accepted replies that could not."""
 
     def line(self) -> str:
         """Return the summary as one line."""
         made = ", ".join(f"{number} {kind}" for kind, number in self.records.items())
         reasons = Counter(problem.reason for problem in self.problems)
         left = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
-        return f"{self.scenes} pictures -> {made} records in {self.out}" + (
-            f"; left out: {left}" if left else ""
-        )
+        line = f"{self.scenes} pictures -> {made} records in {self.out}"
+        line += f"; left out: {left}" if left else ""
+        if self.calls:
+            failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.calls.retries.items()))
+            line += f"; asked {self.calls.asked}, answered before {self.calls.found}"
+            line += f", tried again: {failed}" if failed else ""
+            line += f", repaired {self.repaired}" if self.repaired else ""
+            line += f"; ${self.calls.spent:,.4f} in all" if self.calls.spent is not None else ""
+        return line
 
 
 def synthesize(
@@ -64,126 +91,146 @@ def synthesize(
     kinds: tuple[Kind, ...] = INSTRUCTION_KINDS,
     seed: int = 0,
     conversation_boxes: bool = False,
+    repair: int = 0,
+    endpoint: Endpoint | None = None,
+    spending: Spending | None = None,
+    ledger: Path | None = None,
+    shard: Shard | None = None,
+    form: str = "llava",
 ) -> Summary:
     """Write instruction records for every annotated picture to `out`, in LLaVA's form.
 
     `kinds` may hold `caption`, which needs no teacher. `conversation_boxes` shows the boxes to
     the teacher of conversations too, who cannot count without them (LLaVA issue 991); LLaVA's
-    own form leaves them out. Raises LaternaError when the annotations cannot be read or nothing
-    can be made of them.
+    own form leaves them out. Teachers whose answers cost something are told of by `endpoint`,
+    and keep their answers in `ledger`, by default beside `out`. Raises LaternaError when the
+    annotations cannot be read or nothing can be made of them.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        asked = f"unknown kind of record {unknown}" if unknown else "no kind of record asked for"
-        raise LaternaError(f"{asked}; known are: {', '.join(KINDS)}")
-    if seed < 0:
-        raise LaternaError(f"seed {seed}: a seed cannot be negative")
-    if out.is_dir():
-        raise LaternaError(f"{out} is a folder; name the JSON file to write")
-    found = read_annotations(annotations, captions)
-    workshop = _Workshop(found, teacher, kinds, seed, conversation_boxes)
-    records = list(workshop.make(found.scenes))
-    if not records:
-        raise LaternaError(f"{annotations}: no record could be made of it")
-    write_llava_json(out, records)
-    made = Counter(str(record.kind) for record in records)
-    return Summary(
-        out=str(out),
-        scenes=len(found.scenes),
-        records={kind: made[kind] for kind in kinds},
-        problems=found.problems + tuple(workshop.problems),
+    job = Job(
+        annotations=annotations,
+        captions=captions,
+        teacher=teacher,
+        kinds=kinds,
+        seed=seed,
+        conversation_boxes=conversation_boxes,
+        repair=repair,
+        endpoint=endpoint or Endpoint(),
+        spending=spending or Spending(),
+        ledger=ledger,
+        shard=shard or Shard(),
     )
+    return run_job(job, out, form=form)
 
 
-class _Workshop:
-    """Makes the records of scene after scene, and notes what could not be made."""
+def dry_run(job: Job, out: Path) -> str:
+    """Return what a job would ask, cost and take, as one line; nothing is asked or written."""
+    check_job(job)
+    return forecast(_with_ledger(job, out))
 
-    def __init__(
-        self,
-        found: Annotations,
-        teacher: str,
-        kinds: tuple[Kind, ...],
-        seed: int,
-        conversation_boxes: bool,
-    ) -> None:
-        annotated = {box.category for scene in found.scenes for box in scene.boxes}
-        self.words = ObjectWords(dict.fromkeys((*CATEGORIES, *sorted(annotated))))
-        self.teacher_name = teacher
-        self.teachers: dict[Kind, Teacher] = {
-            kind: make_teacher(teacher, kind, annotated, seed)
-            for kind in kinds
-            if kind != "caption"
-        }
-        self.captioned = "caption" in kinds
-        self.shows_boxes = {"conversation": conversation_boxes}
-        self.seed = seed
-        self.problems: list[Problem] = []
 
-    def make(self, scenes: tuple[Scene, ...]) -> Iterator[InstructionRecord]:
-        """Yield the records of the scenes, in their order."""
-        with asyncio.Runner() as runner:
-            for scene in track(scenes, "synthesis", transient=True):
-                if self.captioned:
-                    yield from _caption_records(scene)
-                for kind, teacher in self.teachers.items():
-                    record = runner.run(self._instruct(scene, kind, teacher))
-                    if record is not None:
-                        yield record
+def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "local") -> Summary:
+    """Do a job and write its records to `out`, and its rejects beside; return what was made.
 
-    async def _instruct(
-        self, scene: Scene, kind: Kind, teacher: Teacher
-    ) -> InstructionRecord | None:
-        boxes = scene.boxes if self.shows_boxes.get(kind, True) else ()
-        proxy = write_proxy(scene.captions, boxes)
-        reply = await teacher.complete(build_messages(kind, proxy))
-        if not reply.text:
-            self._refuse("nothing certain to say", scene, kind)
-            return None
-        rng = np.random.default_rng([self.seed, int(proxy_digest(proxy)[:16], 16)])
-        try:
-            exchanges = _exchanges(kind, reply.text, rng)
-        except ReplyError:
-            self._refuse("reply not in the form asked for", scene, kind)
-            return None
-        # Each for itself: run together, "One" and "Orange" would name a fruit.
-        if any(unsupported_objects(pair.answer, scene, self.words) for pair in exchanges):
-            self._refuse("answer names what is not there", scene, kind)
-            return None
-        return InstructionRecord(
-            id=f"{scene.id}-{kind}",
-            pictures=(scene.picture,),
-            turns=_turns(exchanges, mark_first=bool(rng.integers(2))),
-            kind=kind,
-            provenance=Provenance(teacher=self.teacher_name, proxy_digest=proxy_digest(proxy)),
+    The bytes depend on the job and the answers alone: not on the order in which answers came,
+    nor on how often the run was killed and begun again.
+    """
+    check_job(job)
+    if out.is_dir():
+        raise LaternaError(f"{out} is a folder; name the file to write")
+    job = _with_ledger(job, out)
+    run = ENGINES[engine](job)
+    counter = _Counter(job)
+    with ExitStack() as files:
+        if is_asked(job.teacher):
+            aside = files.enter_context(write_atomically(rejects_file(out)))
+            counter.rejects = files.enter_context(aside.open("wb"))
+        drafts = track(run.drafts(), "synthesis", total=None, transient=True)
+        write_records(out, counter.records(drafts), form)
+    return counter.summary(out, run)
+
+
+def rejects_file(out: Path) -> Path:
+    """Return where the replies that the checks rejected are written, with their reasons."""
+    return out.with_name(f"{out.stem}.rejects.jsonl")
+
+
+def _with_ledger(job: Job, out: Path) -> Job:
+    if job.ledger is not None or not is_asked(job.teacher):
+        return job
+    return msgspec.structs.replace(job, ledger=out.with_name(f"{out.stem}.ledger.sqlite"))
+
+
+class _Counter:
+    """Passes on the records of drafts in their order; sorts out repeats and counts the rest."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        # Scribe's sentences are few and repeat by design; a language model's should not.
+        self._earlier = NearDuplicates() if is_asked(job.teacher) else None
+        self.rejects: BinaryIO | None = None
+        self._scenes, self._last = 0, -1
+        self._made: Counter[str] = Counter()
+        self._problems: list[Problem] = []
+        self._rejected: Counter[str] = Counter()
+        self._repaired = self._checked = self._unchecked = 0
+
+    def records(self, drafts: Iterable[Draft]) -> Iterator[InstructionRecord]:
+        """Yield the records; raise LaternaError at the end when there was none."""
+        for draft in drafts:
+            self._scenes += draft.number != self._last
+            self._last = draft.number
+            for reject in draft.rejects:
+                self._reject(reject)
+            if draft.problem:
+                self._leave_out(draft, draft.problem)
+                continue
+            if self._repeats(draft):
+                continue
+            self._repaired += bool(draft.rejects)
+            self._checked += draft.checked
+            self._unchecked += draft.unchecked
+            self._made[draft.kind] += len(draft.records)
+            yield from draft.records
+        if not self._made.total():
+            reasons = ", ".join(sorted({problem.reason for problem in self._problems}))
+            raise LaternaError(
+                f"{self._job.annotations}: no record could be made of it"
+                + (f" ({reasons})" if reasons else "")
+            )
+
+    def summary(self, out: Path, run: Run | RayRun) -> Summary:
+        """Return what was made, once all records have passed."""
+        return Summary(
+            out=str(out),
+            scenes=self._scenes,
+            records={kind: self._made[kind] for kind in self._job.kinds},
+            problems=(*run.problems, *self._problems),
+            calls=run.calls,
+            rejected=dict(self._rejected.most_common()),
+            repaired=self._repaired,
+            checked=self._checked,
+            unchecked=self._unchecked,
         )
 
-    def _refuse(self, reason: str, scene: Scene, kind: Kind) -> None:
-        self.problems.append(Problem(reason=reason, where=f"picture {scene.id}, {kind}"))
+    def _repeats(self, draft: Draft) -> bool:
+        """Tell whether a draft says almost what an earlier one said; then it is rejected."""
+        if self._earlier is None or draft.kind == "caption":
+            return False
+        (record,) = draft.records
+        said = "\n".join(turn.text for turn in record.turns if turn.role == "assistant")
+        if not self._earlier.add(said):
+            return False
+        key = record.provenance.ledger_key if record.provenance else None
+        verdict = Verdict(findings=(Finding(reason="near-duplicate", sentence=said),))
+        self._reject(Reject(id=record.id, kind=draft.kind, ledger_key=key, verdict=verdict))
+        self._leave_out(draft, "near-duplicate")
+        return True
 
+    def _leave_out(self, draft: Draft, reason: str) -> None:
+        where = f"picture {draft.scene}, {draft.kind}"
+        self._problems.append(Problem(reason=reason, where=where))
 
-def _exchanges(kind: Kind, reply: str, rng: np.random.Generator) -> tuple[Exchange, ...]:
-    if kind != "detail":
-        return parse_reply(reply)
-    questions = detail_questions()
-    return (Exchange(questions[int(rng.integers(len(questions)))], reply),)
-
-
-def _turns(exchanges: tuple[Exchange, ...], *, mark_first: bool) -> tuple[Turn, ...]:
-    """Return the chat; the picture stands before or after the first question."""
-    turns = []
-    for number, (question, answer) in enumerate(exchanges):
-        text = question
-        if number == 0:
-            text = f"{PICTURE_MARK}\n{text}" if mark_first else f"{text}\n{PICTURE_MARK}"
-        turns += [Turn(role="user", text=text), Turn(role="assistant", text=answer, loss=True)]
-    return tuple(turns)
-
-
-def _caption_records(scene: Scene) -> Iterator[InstructionRecord]:
-    for number, caption in enumerate(scene.captions):
-        yield InstructionRecord(
-            id=f"{scene.id}-caption-{number}",
-            pictures=(scene.picture,),
-            turns=_turns((Exchange(CAPTION_QUESTION, caption.strip()),), mark_first=True),
-            kind="caption",
-        )
+    def _reject(self, reject: Reject) -> None:
+        self._rejected.update({finding.reason for finding in reject.verdict.findings})
+        if self.rejects:
+            self.rejects.write(msgspec.json.encode(reject) + b"\n")

@@ -1,24 +1,20 @@
 """Teachers: whoever answers a proxy text with instruction data.
 
-Adding one is a file with a class that has `complete`, and a line in `TEACHERS`.
+Those that compose here, at no cost, stand in `TEACHERS`; those whose answers cost something and
+are kept in a ledger, in `asked.py`. Adding one is a file with a class that has `complete`, and a
+line in the dictionary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 from laterna.errors import LaternaError
-from laterna.records import Kind, Message, Reply
+from laterna.records import Kind
+from laterna.synthesis.teachers.base import Teacher
 from laterna.synthesis.teachers.scribe import Scribe
 
-
-class Teacher(Protocol):
-    """Answers a chat that ends with a picture's proxy text."""
-
-    async def complete(self, messages: Sequence[Message]) -> Reply:
-        """Return the reply to system message, examples and context, in that order."""
-
+__all__ = ["TEACHERS", "Teacher", "make_teacher"]
 
 TEACHERS: dict[str, Callable[[Kind, Iterable[str], int], Teacher]] = {"scribe": Scribe}
 """Name to what makes the teacher of one kind: (kind, the dataset's categories, seed)."""

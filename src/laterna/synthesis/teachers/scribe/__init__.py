@@ -18,7 +18,9 @@ from laterna.synthesis.proxy import proxy_digest, read_proxy
 from laterna.synthesis.teachers.scribe.conversation import compose_conversation
 from laterna.synthesis.teachers.scribe.detail import compose_detail
 from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
+from laterna.synthesis.teachers.scribe.negative import compose_negative
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
+from laterna.synthesis.teachers.scribe.refusal import compose_refusal
 
 
 class Scribe:
@@ -52,9 +54,19 @@ def _reasoning(facts: Facts, rng: np.random.Generator) -> str:
     return write_reply(compose_reasoning(facts, rng))
 
 
+def _negative(facts: Facts, rng: np.random.Generator) -> str:
+    return write_reply(compose_negative(facts, rng))
+
+
+def _refusal(facts: Facts, rng: np.random.Generator) -> str:
+    return write_reply(compose_refusal(facts, rng))
+
+
 _COMPOSERS: dict[Kind, Callable[[Facts, np.random.Generator], str]] = {
     "conversation": _conversation,
     "detail": compose_detail,
     "reasoning": _reasoning,
+    "negative": _negative,
+    "refusal": _refusal,
 }
 _COMPOSER_NUMBER = {kind: number for number, kind in enumerate(_COMPOSERS)}

@@ -1,0 +1,129 @@
+"""`laterna inspect`: what a finished set of instructions asks, shows and teaches."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from laterna.commands.base import Command, show_some
+from laterna.errors import LaternaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Inspect(Command, frozen=True, kw_only=True):
+    """Show what a LLaVA-form JSON file asks about, how long its answers are, and what is learned.
+
+    Works on any such file, LLaVA-Instruct-150K included. With the annotations it also shows which
+    answers the teacher could have known, and holds every record against its boxes and captions.
+    """
+
+    file: Positional[Path]
+    """JSON file of instruction records in LLaVA's form."""
+    annotations: Path | None = None
+    """What the records were made from, as `synthesize` reads it."""
+    captions: Path | None = None
+    """COCO captions file; left out: the one beside the annotations."""
+    pictures: Path | None = None
+    """Folder of the pictures, for the page and for proxies that were enriched from them."""
+    rejects: Path | None = None
+    """JSON lines of the replies that the synthesis did not use; left out: those beside FILE."""
+    ledger: Path | None = None
+    """Ledger of the synthesis, which knows its cost; left out: the one beside FILE."""
+    prices: Path | None = None
+    """TOML file of prices, as `synthesize` reads it."""
+    html: Path | None = None
+    """Page to write, whole in one file; left out: none."""
+    specimens: int = 24
+    """Records that the page shows, drawn by lot."""
+    seed: int = 0
+    """Seed of the draw."""
+    masks: int = 0
+    """Show the tokens of so many first records instead, those that are learned marked."""
+    checkpoint: Path | None = None
+    """Checkpoint whose tokenizer and chat template `--masks` uses."""
+    tokenizer: str = "builtin:nano-llama"
+    """Folder or hub id of the tokenizer that `--masks` uses without a checkpoint."""
+    template: str = "own"
+    """Chat template that `--masks` uses without a checkpoint: `own`, or a shipped one."""
+
+    def run(self) -> str:
+        """Call `laterna.report`, or `laterna.data.masking` for the masks."""
+        from rich.console import Console
+
+        if self.masks < 0 or self.specimens < 0:
+            raise LaternaError("--masks and --specimens count records: give 0 or more")
+        return self._show_masks(Console()) if self.masks else self._show_set(Console())
+
+    def _show_set(self, console: Console) -> str:
+        from laterna.report.inspection import inspect_set
+        from laterna.report.set_tables import coverage_table, kind_table, length_table
+        from laterna.report.spending import read_cost
+        from laterna.synthesis.settings import Spending
+
+        ledger = self.ledger or self._beside("ledger.sqlite")
+        content = inspect_set(
+            self.file,
+            annotations=self.annotations,
+            captions=self.captions,
+            pictures=self.pictures,
+            rejects=self.rejects or self._beside("rejects.jsonl"),
+            cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),
+            specimens=self.specimens if self.html else 0,
+            seed=self.seed,
+        )
+        coverage = content.coverage
+        for table in (kind_table(coverage), coverage_table(coverage), length_table(coverage)):
+            console.print(table)
+        unknown = [f"{number} records: {reason}" for reason, number in content.unknown_proxies]
+        show_some("cost", [f"{model}: {spent}" for model, spent in content.cost])
+        rejected = [f"{reason.name}: {reason.count}" for reason in content.rejects or ()]
+        show_some("replies not used", rejected)
+        show_some("teacher's text not known", unknown)
+        found = [f"{reason.name}: {reason.count}" for reason in content.found]
+        show_some(f"found in {content.checked} records held against their annotations", found)
+        line = f"inspected {coverage.records} records, {coverage.questions} questions"
+        if self.html is None:
+            return line
+        from laterna.report.synthesis_page import write_synthesis_page
+
+        write_synthesis_page(self.html, content)
+        return f"{line}; made {self.html}"
+
+    def _beside(self, ending: str) -> Path | None:
+        """Return what `synthesize` writes beside its records, where it is there."""
+        path = self.file.with_name(f"{self.file.stem}.{ending}")
+        return path if path.is_file() else None
+
+    def _show_masks(self, console: Console) -> str:
+        from transformers import AutoTokenizer
+
+        from laterna.data.chat import load_template
+        from laterna.data.masking import tokenise
+        from laterna.data.sources import stream_records
+        from laterna.model.builtin import resolve
+        from laterna.model.checkpoint import read_manifest
+        from laterna.model.pretrained import read_part
+        from laterna.report.token_view import token_view
+
+        source = resolve(self.tokenizer)
+        if self.checkpoint is not None:
+            read_manifest(self.checkpoint)  # says what is wrong with a folder that is none
+            source = str(self.checkpoint / "tokenizer")
+        tokenizer = read_part(
+            lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer"
+        )
+        if self.checkpoint is None:
+            template = load_template(self.template, tokenizer)
+        else:
+            template = (self.checkpoint / "template.jinja").read_text(encoding="utf-8")
+        shown = 0
+        for record in islice(stream_records(self.file), self.masks):
+            sample = tokenise(record, tokenizer, template)
+            console.print(token_view(sample, tokenizer.decode), soft_wrap=True)
+            shown += 1
+        return f"showed {shown} records of {self.file}; ⟦learned⟧, ▣ a picture"

@@ -1,0 +1,85 @@
+"""`laterna synthesize`: annotated pictures become instruction records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from laterna.commands.base import Command, show_some
+from laterna.records import Kind
+from laterna.synthesis.settings import Endpoint, Job, Spending, read_shard
+
+
+class Synthesize(Command, frozen=True, kw_only=True):
+    """Turn annotated pictures into instruction records that trainers read.
+
+    Run again, nothing that was answered is asked a second time.
+    """
+
+    annotations: Path
+    """COCO instances file, folder of a COCO-format dataset, or JSON lines of contexts."""
+    out: Path
+    """File to write."""
+    captions: Path | None = None
+    """COCO captions file; left out: the one beside the annotations."""
+    teacher: Literal["scribe", "openai", "batch", "local", "replay"] = "scribe"
+    """Who composes the records: `scribe` works offline from the text proxy alone; `openai` asks
+    any compatible endpoint, `batch` its batch API, `local` a model on this machine; `replay`
+    answers from a ledger."""
+    kinds: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
+    """Kinds of records to make; `caption` needs no teacher and is what stage 1 learns."""
+    conversation_boxes: bool = False
+    """Show the boxes to the teacher of conversations too, who cannot count without them; LLaVA
+    does not."""
+    prompts: Path | None = None
+    """Folder of prompts to use instead of our own, in the same layout (LLaVA's)."""
+    enrich: tuple[Literal["ocr", "lighting", "colours", "texture"], ...] = ()
+    """What to measure from the pictures and show to the teacher besides."""
+    pictures: Path | None = None
+    """Folder of the pictures, where they are to be measured."""
+    form: Literal["llava", "jsonl", "parquet", "messages"] = "llava"
+    """Form of the file."""
+    seed: int = 0
+    """Seed of the teacher's choices."""
+    repair: int = 0
+    """Times that a rejected reply is asked again, with the reasons."""
+    endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
+    spending: Annotated[Spending, arg(name="")] = Spending()
+    ledger: Path | None = None
+    """SQLite file that keeps every answer; left out: beside OUT."""
+    dry_run: bool = False
+    """Only say how many requests, tokens, dollars and hours it would take; ask nothing."""
+    shard: str = "1/1"
+    """Part of the pictures to do, as i/n; each part has its own OUT."""
+    engine: Literal["local", "ray"] = "local"
+    """Where to do it: in this process, or over a Ray cluster (`pip install laterna[ray]`)."""
+
+    def run(self) -> str:
+        """Call `laterna.synthesis.run`."""
+        from laterna.synthesis.run import dry_run, run_job
+
+        job = Job(
+            annotations=self.annotations,
+            captions=self.captions,
+            teacher=self.teacher,
+            kinds=self.kinds,
+            seed=self.seed,
+            conversation_boxes=self.conversation_boxes,
+            prompts=self.prompts,
+            enrich=self.enrich,
+            pictures=self.pictures,
+            repair=self.repair,
+            endpoint=self.endpoint,
+            spending=self.spending,
+            ledger=self.ledger,
+            shard=read_shard(self.shard),
+        )
+        if self.dry_run:
+            return dry_run(job, self.out)
+        summary = run_job(job, self.out, form=self.form, engine=self.engine)
+        show_some(
+            "left out", [f"{problem.where}: {problem.reason}" for problem in summary.problems]
+        )
+        return summary.line()

@@ -1,0 +1,176 @@
+"""One pass over a finished set: everything that the page of a synthesis shows of it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from laterna.data.sources import stream_records
+from laterna.errors import LaternaError
+from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
+from laterna.report.parts import NamedTexts
+from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
+from laterna.synthesis.annotations import stream_scenes
+from laterna.synthesis.checks import REASONS, check
+from laterna.synthesis.coverage import CoverageCounter, exchanges_of
+from laterna.synthesis.parsing import Exchange, write_reply
+from laterna.synthesis.readers.base import Problem
+from laterna.synthesis.shown import ShownProxies
+from laterna.synthesis.workshop import Reject
+
+EXAMPLES = 3
+"""Sentences kept for each reason."""
+
+
+class Tally:
+    """Counts records by the reasons found in them, and keeps the first examples of each."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._records: Counter[str] = Counter()
+        self._examples: dict[str, list[Example]] = {}
+
+    def add(self, name: str, findings: Iterable[Finding]) -> None:
+        """Count one record or reply; a reason found twice in it counts once."""
+        found = {finding.reason: finding for finding in reversed(tuple(findings))}
+        for reason in sorted(found):
+            self._records[reason] += 1
+            kept = self._examples.setdefault(reason, [])
+            if len(kept) < EXAMPLES:
+                kept.append(Example(record=name, finding=found[reason]))
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Return the reasons, most frequent first."""
+        ranked = sorted(self._records.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(
+            Reason(
+                name=name,
+                meaning=REASONS.get(name, ""),
+                count=count,
+                examples=tuple(self._examples[name]),
+            )
+            for name, count in ranked
+        )
+
+
+class Sample:
+    """A number of records drawn by lot from all that pass by, in their order."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        """Begin with nothing."""
+        self._size = size
+        self._random = random.Random(seed)
+        self._seen = 0
+        self._drawn: list[tuple[int, InstructionRecord]] = []
+
+    def add(self, record: InstructionRecord) -> None:
+        """Let a record pass by: each has the same chance in the end."""
+        self._seen += 1
+        if len(self._drawn) < self._size:
+            self._drawn.append((self._seen, record))
+            return
+        place = self._random.randrange(self._seen)
+        if place < self._size:
+            self._drawn[place] = (self._seen, record)
+
+    def records(self) -> list[InstructionRecord]:
+        """Return what was drawn."""
+        return [record for _, record in sorted(self._drawn, key=lambda drawn: drawn[0])]
+
+
+def inspect_set(
+    path: Path,
+    *,
+    annotations: Path | None = None,
+    captions: Path | None = None,
+    pictures: Path | None = None,
+    rejects: Path | None = None,
+    cost: NamedTexts = (),
+    specimens: int = 24,
+    seed: int = 0,
+) -> SynthesisContent:
+    """Read a LLaVA-form JSON file once and return what there is to show of it.
+
+    `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
+    counted and every record is checked again. `pictures` is the folder of the record's pictures,
+    `rejects` the JSON lines of replies that a synthesis did not use, `cost` what it cost.
+    Memory grows with the annotations, not with the records. Raises LaternaError for a file that
+    cannot be read.
+    """
+    problems: list[Problem] = []
+    scenes = stream_scenes(annotations, captions, problems) if annotations else iter(())
+    shown = ShownProxies(scenes, pictures)
+    counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
+    checked = 0
+    for record in stream_records(path):
+        counter.add(record, shown(record) if annotations else None)
+        sample.add(record)
+        scene = shown.scene(record)
+        verdict = scene and check_again(record, scene)
+        if verdict:
+            checked += 1
+            again.add(record.id, verdict.findings)
+    coverage = counter.result()
+    unknown = tuple(sorted(shown.unknown.items()))  # before the specimens ask again
+    return SynthesisContent(
+        title=f"Instructions in {path.name}",
+        coverage=coverage,
+        annotated=annotations is not None,
+        unknown_proxies=unknown,
+        checked=checked,
+        found=again.reasons(),
+        rejects=_read_rejects(rejects) if rejects else None,
+        cost=cost,
+        specimens=tuple(_specimen(record, shown, pictures) for record in sample.records()),
+    )
+
+
+def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
+    """Hold a finished record against its scene; None for captions, which no teacher wrote.
+
+    A record whose kind is not said is checked as a conversation: by its contents alone.
+    """
+    exchanges = [Exchange(question, answer) for question, answer in exchanges_of(record)]
+    if record.kind == "caption" or not exchanges:
+        return None
+    text = exchanges[0].answer if record.kind == "detail" else write_reply(exchanges)
+    return check(scene, Reply(text=text, finish_reason="stop"), record.kind or "conversation")
+
+
+def _specimen(record: InstructionRecord, shown: ShownProxies, pictures: Path | None) -> Specimen:
+    scene = shown.scene(record)
+    return Specimen(
+        record=record,
+        picture=_picture(record, pictures),
+        boxes=scene.boxes if scene else (),
+        proxy=shown(record) if scene else None,
+        verdict=check_again(record, scene) if scene else None,
+    )
+
+
+def _picture(record: InstructionRecord, pictures: Path | None) -> Path | None:
+    """Return the file of a record's first picture, under its whole or its file name."""
+    if pictures is None or not record.pictures:
+        return None
+    name = PurePosixPath(record.pictures[0])
+    found = (pictures / part for part in (name, name.name) if (pictures / part).is_file())
+    return next(found, None)
+
+
+def _read_rejects(path: Path) -> tuple[Reason, ...]:
+    tally = Tally()
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise LaternaError(f"{path}: cannot be read: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            reject = msgspec.json.decode(line, type=Reject)
+        except msgspec.MsgspecError as error:
+            raise LaternaError(f"{path}: line {number}: not a rejected reply: {error}") from error
+        tally.add(reject.id, reject.verdict.findings)
+    return tally.reasons()

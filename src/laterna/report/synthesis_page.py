@@ -1,0 +1,164 @@
+"""The page that shows a finished set of instructions: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from laterna.files import write_atomically
+from laterna.records import Box, Finding, InstructionRecord, Proxy, Record, Verdict
+from laterna.report.distributions import bar_chart, histogram
+from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, shrink
+from laterna.synthesis.coverage import Coverage, exchanges_of
+from laterna.synthesis.properties import PROPERTIES
+
+PICTURE_SIDE = 480
+"""Longest side, in pixels, of the pictures inside the page."""
+FIRST_WORDS = 16
+"""First words of questions that are drawn; the rest is told as a number."""
+PROXY_LINES = 60
+"""Lines of a proxy that are shown; the page says how many more there are."""
+CHANNELS = {
+    "caption": "caption",
+    "box": "box",
+    "ocr": "printed text",
+    "lighting": "lighting",
+    "colours": "colours",
+    "texture": "texture",
+}
+"""Channel of a proxy line to its name on the page."""
+_BOX_COLOURS = ("#e4572e", "#1f5f8b", "#2e8b57", "#8a4fbf", "#b8860b", "#c2185b", "#00838f")
+_LABEL_HEIGHT = 14
+
+
+class Example(Record):
+    """A record or reply with one of the reasons found in it."""
+
+    record: str
+    """Its id."""
+    finding: Finding
+
+
+class Reason(Record):
+    """One reason to reject, how many records or replies have it, and some of them."""
+
+    name: str
+    meaning: str
+    count: int
+    examples: tuple[Example, ...]
+
+
+class Specimen(Record):
+    """One record with all that is known of it, to be read side by side."""
+
+    record: InstructionRecord
+    picture: Path | None
+    boxes: tuple[Box, ...]
+    proxy: Proxy | None
+    """What its teacher was shown; None where that is not known."""
+    verdict: Verdict | None
+    """What the checks say of it now; None where there is nothing to hold it against."""
+
+
+class SynthesisContent(Record):
+    """Everything the page shows."""
+
+    title: str
+    coverage: Coverage
+    annotated: bool
+    """Whether annotations were given, so that support could be counted."""
+    unknown_proxies: tuple[tuple[str, int], ...]
+    """Why the proxy of a record is not known, and of how many."""
+    checked: int
+    """Records that were checked again."""
+    found: tuple[Reason, ...]
+    """What the checks find in the finished records."""
+    specimens: tuple[Specimen, ...]
+    rejects: tuple[Reason, ...] | None = None
+    """What the synthesis did not use; None where its file was not given."""
+    cost: NamedTexts = ()
+    """Requests, tokens and money, as they were counted."""
+
+
+class _Shown(NamedTuple):
+    """A specimen as the template reads it."""
+
+    specimen: Specimen
+    uri: str
+    """Data URI of the picture with its boxes; empty where there is no picture."""
+    exchanges: list[tuple[str, str]]
+    lines: list[tuple[str, str]]
+    """Name of the channel and text of the proxy's lines, the empty one left out."""
+    more_lines: int
+
+
+def write_synthesis_page(path: Path, content: SynthesisContent) -> None:
+    """Write the page; the same content gives the same bytes.
+
+    Raises LaternaError when a specimen's picture cannot be read or the set holds no questions.
+    """
+    coverage = content.coverage
+    lengths = histogram(coverage.answer_words)
+    words = coverage.first_words[:FIRST_WORDS]
+    text = (
+        page_environment()
+        .get_template("synthesis.html.jinja")
+        .render(
+            content=content,
+            coverage=coverage,
+            meanings=PROPERTIES,
+            lengths=bar_chart("answer lengths", lengths, "words", across=False),
+            first_words=bar_chart("first words", words, "questions", across=True),
+            other_words=sum(count for _, count in coverage.first_words[FIRST_WORDS:]),
+            specimens=[_shown(specimen) for specimen in content.specimens],
+        )
+    )
+    with write_atomically(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def draw_boxes(picture: Image.Image, boxes: tuple[Box, ...]) -> None:
+    """Draw boxes and their categories on a picture, in place, a colour a category."""
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=11)
+    categories = list(dict.fromkeys(box.category for box in boxes))
+    for box in boxes:
+        colour = _BOX_COLOURS[categories.index(box.category) % len(_BOX_COLOURS)]
+        left, top = box.x1 * (picture.width - 1), box.y1 * (picture.height - 1)
+        right, bottom = box.x2 * (picture.width - 1), box.y2 * (picture.height - 1)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        width = draw.textlength(box.category, font=font)
+        # Inside the picture even where the box begins at its edge.
+        at = (min(left, max(0, picture.width - width - 5)), max(0, top - _LABEL_HEIGHT))
+        draw.rectangle((at[0], at[1], at[0] + width + 4, at[1] + _LABEL_HEIGHT), fill=colour)
+        draw.text((at[0] + 2, at[1]), box.category, fill="white", font=font)
+
+
+def _shown(specimen: Specimen) -> _Shown:
+    lines: list[tuple[str, str]] = []
+    if specimen.proxy is not None:
+        texts = specimen.proxy.text.split("\n")
+        lines = [
+            (CHANNELS.get(channel, channel), line)
+            for channel, line in zip(specimen.proxy.channels, texts, strict=False)
+            if channel
+        ]
+    return _Shown(
+        specimen=specimen,
+        uri="" if specimen.picture is None else _boxed_uri(specimen.picture, specimen.boxes),
+        exchanges=list(exchanges_of(specimen.record)),
+        lines=lines[:PROXY_LINES],
+        more_lines=max(0, len(lines) - PROXY_LINES),
+    )
+
+
+def _boxed_uri(path: Path, boxes: tuple[Box, ...]) -> str:
+    # Imported here: it brings torch, which counting a set in the terminal does not need.
+    from laterna.data.pictures import load_picture
+
+    picture = load_picture(path)
+    shrink(picture, PICTURE_SIDE)
+    draw_boxes(picture, boxes)
+    return jpeg_uri(picture)

@@ -1,0 +1,16 @@
+"""The checks of a teacher's reply against what the teacher was shown.
+
+`reasons` (why a reply is rejected) · `form` (whole, in its form, an answer) · `leaks` ·
+`giveaway` · `reading`, `attitude`, `statements` (what is said, and how it is meant) · `evidence`
+(what boxes and captions hold) · `objects`, `counts`, `positions` (one held against the other) ·
+`duplicates` · `checker` (all of them on one reply) · `repair` (asking again) · `files`.
+"""
+
+from __future__ import annotations
+
+from laterna.synthesis.checks.checker import check
+from laterna.synthesis.checks.duplicates import NearDuplicates
+from laterna.synthesis.checks.reasons import REASONS
+from laterna.synthesis.checks.repair import repair_message
+
+__all__ = ["REASONS", "NearDuplicates", "check", "repair_message"]

@@ -1,0 +1,113 @@
+"""Reads a reply as sentences of words, with the objects they name and how each is meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from laterna.records import Kind
+from laterna.synthesis.checks import attitude
+from laterna.synthesis.checks.lexicon import CHECK_SYNONYMS, DOUBTFUL, KIND_NAMES, OTHER_THINGS
+from laterna.synthesis.coco import CATEGORIES
+from laterna.synthesis.object_words import Mention, ObjectWords, words_of
+from laterna.synthesis.phrases import plural
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
+_POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)
+_LIST_NUMBER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+")
+_LONGEST_OTHER = max(len(phrase) for phrase in OTHER_THINGS)
+
+Attitude = Literal["claimed", "denied", "open"]
+"""Said to be there; said not to be there; or neither for certain."""
+
+
+class Naming(NamedTuple):
+    """One naming of an object, and how it is meant."""
+
+    category: str
+    first: int
+    """Index of its first word in the sentence."""
+    last: int
+    """Index after its last word."""
+    plural: bool
+    attitude: Attitude
+    doubtful: bool
+    """The word often means something else."""
+    whole: bool
+    """It means all of the category ("people"), not a part of it ("women")."""
+
+
+class Sentence(NamedTuple):
+    """One sentence of a reply."""
+
+    text: str
+    words: tuple[str, ...]
+    namings: tuple[Naming, ...]
+    hedge: int
+    """Index of the first word that says "perhaps"; the number of words where there is none."""
+
+
+@lru_cache(maxsize=64)
+def check_words(more: tuple[str, ...] = ()) -> ObjectWords:
+    """Return the words for COCO's categories and `more`."""
+    return ObjectWords(dict.fromkeys((*CATEGORIES, *more)), CHECK_SYNONYMS)
+
+
+def sentences_of(text: str) -> list[str]:
+    """Return the sentences of a text; a line break ends one, a list's number is left out."""
+    parts = (_LIST_NUMBER.sub("", part).strip() for part in _SENTENCE_END.split(text))
+    return [part for part in parts if any(letter.isalnum() for letter in part)]
+
+
+def plain(text: str) -> str:
+    """Return a text with straight apostrophes and possessives apart: "the dog s bowl"."""
+    return _POSSESSIVE.sub(" s", text.replace("’", "'"))
+
+
+def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
+    """Return a sentence with its namings."""
+    said = plain(text)
+    spoken = tuple(words_of(said))
+    hedge = attitude.first_hedge(spoken, kind)
+    namings = []
+    for mention in words.mentions(said):
+        if attitude.is_verb(spoken, mention):
+            continue
+        namings.append(_naming(spoken, mention, hedge, kind))
+    return Sentence(text, spoken, tuple(namings), hedge)
+
+
+def _naming(spoken: tuple[str, ...], mention: Mention, hedge: int, kind: Kind) -> Naming:
+    phrase = " ".join(spoken[mention.first : mention.last])
+    doubtful = phrase in DOUBTFUL or _names_another(spoken, mention)
+    return Naming(
+        category=mention.category,
+        first=mention.first,
+        last=mention.last,
+        plural=mention.plural or phrase.endswith("people"),
+        attitude=attitude.of_mention(spoken, mention, hedge, kind),
+        doubtful=doubtful,
+        whole=means_all(mention.category, phrase),
+    )
+
+
+def means_all(category: str, phrase: str) -> bool:
+    """Tell whether a phrase means all of a category, as "people" does and "women" does not."""
+    name = category.lower()
+    return phrase in KIND_NAMES or phrase == name or phrase == plural(name)
+
+
+def _names_another(spoken: tuple[str, ...], mention: Mention) -> bool:
+    """Tell whether the mention is a part of a phrase that names something else."""
+    for first in range(max(0, mention.first - 1), mention.last):
+        for length in range(2, _LONGEST_OTHER + 1):
+            if first + length > mention.first and spoken[first : first + length] in OTHER_THINGS:
+                return True
+    return False
+
+
+def read_sentences(texts: Iterable[str], words: ObjectWords, kind: Kind) -> list[Sentence]:
+    """Return the sentences of several texts, in order."""
+    return [read_sentence(one, words, kind) for text in texts for one in sentences_of(text)]

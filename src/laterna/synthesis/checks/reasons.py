@@ -1,0 +1,17 @@
+"""Why a reply may not become training data."""
+
+from __future__ import annotations
+
+REASONS: dict[str, str] = {
+    "unparsable": "the reply is not in the form that was asked for",
+    "truncated": "the teacher stopped before the end of its reply",
+    "no answer": "the reply is empty, or an apology instead of an answer",
+    "source leak": "it tells that the picture was read and not seen",
+    "given away": "a question of reasoning tells what is to be seen",
+    "absent object": "it names an object that neither boxes nor captions hold",
+    "denied object": "it says that an object is absent which boxes or captions hold",
+    "wrong count": "it tells a number that boxes and captions rule out",
+    "wrong position": "it tells a place or relation that the boxes rule out",
+    "near-duplicate": "an earlier reply says almost the same",
+}
+"""Reason to what it means; the keys are `Finding.reason`."""

@@ -1,0 +1,132 @@
+"""Runs a job over a Ray Data cluster: a shard a task, each with a ledger of its own.
+
+The shards' drafts come back sorted into the scenes' order, so the file is the same as that of
+one process. Budget and rates are shared out evenly among the shards that run at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from laterna.errors import LaternaError
+from laterna.synthesis.annotations import Problem
+from laterna.synthesis.engine import Calls, Run
+from laterna.synthesis.settings import Job, Shard
+from laterna.synthesis.workshop import Draft
+
+_GATHERED = 256
+"""Drafts a block of rows that a shard hands back."""
+_CLOSING = 2**62
+"""Stands for the number of a scene in the last row of a shard, which holds its counts."""
+
+
+class _Closing(msgspec.Struct):
+    """What a shard counted."""
+
+    problems: list[Problem]
+    calls: Calls | None
+
+
+class RayRun:
+    """One job on a cluster; the same face as `engine.Run`.
+
+    The number of shards is the cluster's number of CPUs; annotations, pictures and ledgers must
+    be where every node sees them under the same path.
+    """
+
+    def __init__(self, job: Job) -> None:
+        """Prepare; raise LaternaError when Ray is not installed or a shard is asked for."""
+        if job.shard.of > 1:
+            raise LaternaError("the engine 'ray' makes its own shards; leave --shard out")
+        self._job = job
+        self.problems: list[Problem] = []
+        self.calls: Calls | None = None
+
+    def drafts(self) -> Iterator[Draft]:
+        """Yield the drafts in order, as the cluster has made them all."""
+        try:
+            import ray
+        except ImportError as error:
+            raise LaternaError("Ray is not installed: pip install 'laterna[ray]'") from error
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False)
+        shards = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        job = msgspec.json.encode(msgspec.to_builtins(self._job, enc_hook=str))
+
+        def make(rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            for number in rows["id"]:
+                yield from _shard_rows(job, int(number) + 1, shards)
+
+        made = ray.data.range(shards, override_num_blocks=shards).map_batches(make, batch_size=1)
+        try:
+            yield from self._read(made.sort(["number", "place"]).iter_rows())
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            while cause is not None and not isinstance(cause, LaternaError):
+                cause = getattr(cause, "cause", None) or cause.__cause__
+            if cause is None:
+                raise
+            raise LaternaError(str(cause)) from error
+
+    def _read(self, rows: Iterator[dict[str, Any]]) -> Iterator[Draft]:
+        """Yield the drafts in rows; keep what the shards counted."""
+        for row in rows:
+            if row["number"] == _CLOSING:
+                self._close(msgspec.json.decode(row["draft"], type=_Closing), row["place"])
+            else:
+                yield msgspec.json.decode(row["draft"], type=Draft)
+
+    def _close(self, closing: _Closing, shard: int) -> None:
+        if shard == 1:  # every shard reads the whole source and meets the same problems
+            self.problems += closing.problems
+        if closing.calls is not None:
+            self.calls = closing.calls if self.calls is None else self.calls + closing.calls
+
+
+def share(job: Job, number: int, of: int) -> Job:
+    """Return the part of a job that one shard does: its scenes, its ledger, its part of limits."""
+    endpoint, spending = job.endpoint, job.spending
+    ledger = job.ledger
+    if ledger is not None:
+        ledger = ledger.with_name(f"{ledger.stem}.{number}-of-{of}{ledger.suffix}")
+    return msgspec.structs.replace(
+        job,
+        shard=Shard(number=number, of=of),
+        ledger=ledger,
+        endpoint=msgspec.structs.replace(
+            endpoint,
+            concurrency=max(1, endpoint.concurrency // of),
+            requests_per_minute=endpoint.requests_per_minute / of,
+            tokens_per_minute=endpoint.tokens_per_minute / of,
+        ),
+        spending=msgspec.structs.replace(
+            spending, budget=None if spending.budget is None else spending.budget / of
+        ),
+    )
+
+
+def _shard_rows(job: bytes, number: int, of: int) -> Iterator[dict[str, Any]]:
+    """Do one shard and yield its drafts as blocks of rows, then what it counted."""
+    whole = msgspec.json.decode(
+        job, type=Job, dec_hook=lambda kind, value: Path(value) if kind is Path else value
+    )
+    run = Run(share(whole, number, of))
+    block: list[tuple[int, int, bytes]] = []
+    for place, draft in enumerate(run.drafts()):
+        block.append((draft.number, place, msgspec.json.encode(draft)))
+        if len(block) == _GATHERED:
+            yield _columns(block)
+            block = []
+    closing = _Closing(problems=run.problems, calls=run.calls)
+    yield _columns([*block, (_CLOSING, number, msgspec.json.encode(closing))])
+
+
+def _columns(rows: list[tuple[int, int, bytes]]) -> dict[str, Any]:
+    numbers, places, drafts = zip(*rows, strict=True)
+    content = np.array(drafts, dtype=object)
+    return {"number": np.array(numbers), "place": np.array(places), "draft": content}

@@ -1,0 +1,147 @@
+"""What a finished set asks about, and what of it the teacher could have known: the blind spots.
+
+One pass over the records in bounded memory; what grows is a table of answer lengths and one of
+first words, not the number of records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from laterna.records import PICTURE_MARK, InstructionRecord, Proxy, Record
+from laterna.synthesis.properties import PROPERTIES, Property, properties_of
+from laterna.synthesis.support import make_asked, read_told, supports
+
+NO_KIND = "not said"
+"""Stands for the kind of records whose source does not say it."""
+
+
+class PropertyCount(Record):
+    """How often one property was asked about, and whether the proxies held it."""
+
+    name: Property
+    questions: int
+    supported: int
+    """Answers whose proxy held what they tell."""
+    unsupported: int
+    """Answers whose proxy did not: the blind spots."""
+
+    @property
+    def unjudged(self) -> int:
+        """Answers that no line of a proxy decides, or whose proxy is not known."""
+        return self.questions - self.supported - self.unsupported
+
+
+class Coverage(Record):
+    """What a set of records asks about.
+
+    A question may ask about several properties, so the shares may add up to more than 1.
+    """
+
+    records: int
+    questions: int
+    properties: tuple[PropertyCount, ...]
+    """Every property, in the order of `PROPERTIES`."""
+    kinds: tuple[tuple[str, int], ...]
+    """Records by kind, most frequent first."""
+    with_proxy: int
+    """Records whose proxy is known."""
+    answer_words: tuple[tuple[int, int], ...]
+    """Length of an answer in words, and the number of answers that long; shortest first."""
+    first_words: tuple[tuple[str, int], ...]
+    """First word of a question in lower case, and its number; most frequent first."""
+
+    def share(self, name: Property) -> float:
+        """Return the share of questions that ask about a property, 0..1; 0 without questions."""
+        (found,) = (row for row in self.properties if row.name == name)
+        return found.questions / self.questions if self.questions else 0.0
+
+
+class CoverageCounter:
+    """Counts records as they pass by."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._asked: Counter[Property] = Counter()
+        self._supported: Counter[Property] = Counter()
+        self._unsupported: Counter[Property] = Counter()
+        self._kinds: Counter[str] = Counter()
+        self._answer_words: Counter[int] = Counter()
+        self._first_words: Counter[str] = Counter()
+        self._questions = 0
+        self._with_proxy = 0
+
+    def add(self, record: InstructionRecord, proxy: Proxy | None = None) -> None:
+        """Count a record; with `proxy`, what its teacher was shown, also what that supported."""
+        self._kinds[record.kind or NO_KIND] += 1
+        told = None
+        if proxy is not None:
+            self._with_proxy += 1
+            told = read_told(proxy)
+        for question, answer in exchanges_of(record):
+            self._questions += 1
+            self._answer_words[len(answer.split())] += 1
+            self._first_words[_first_word(question)] += 1
+            asked = make_asked(question, answer)
+            for name in properties_of(question):
+                self._asked[name] += 1
+                held = None if told is None else supports(told, asked, name)
+                if held is not None:
+                    (self._supported if held else self._unsupported)[name] += 1
+
+    def result(self) -> Coverage:
+        """Return what was counted so far."""
+        return Coverage(
+            records=self._kinds.total(),
+            questions=self._questions,
+            properties=tuple(
+                PropertyCount(
+                    name=name,
+                    questions=self._asked[name],
+                    supported=self._supported[name],
+                    unsupported=self._unsupported[name],
+                )
+                for name in PROPERTIES
+            ),
+            kinds=_ranked(self._kinds),
+            with_proxy=self._with_proxy,
+            answer_words=tuple(sorted(self._answer_words.items())),
+            first_words=_ranked(self._first_words),
+        )
+
+
+def coverage(
+    records: Iterable[InstructionRecord],
+    proxies: Callable[[InstructionRecord], Proxy | None] | None = None,
+) -> Coverage:
+    """Count a whole set; `proxies` gives what a record's teacher was shown, None: not known.
+
+    Without `proxies` only the shares of the properties are counted. The records are read once,
+    one at a time.
+    """
+    counter = CoverageCounter()
+    for record in records:
+        counter.add(record, None if proxies is None else proxies(record))
+    return counter.result()
+
+
+def exchanges_of(record: InstructionRecord) -> Iterator[tuple[str, str]]:
+    """Yield each question of a record, without picture marks, with the answer that follows it."""
+    question = None
+    for turn in record.turns:
+        if turn.role == "user":
+            question = turn.text.replace(PICTURE_MARK, "").strip()
+        elif turn.role == "assistant" and question is not None:
+            yield question, turn.text.strip()
+            question = None
+
+
+def _first_word(question: str) -> str:
+    first = (question.split() or [""])[0].lower()
+    return first.strip(".,;:!?\"'()") or "(none)"
+
+
+def _ranked(counted: Counter[str]) -> tuple[tuple[str, int], ...]:
+    """Most frequent first, equals by the alphabet."""
+    return tuple(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

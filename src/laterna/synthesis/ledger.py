@@ -1,0 +1,210 @@
+"""The ledger: every request that was paid for and its answer, in one SQLite file.
+
+A request is claimed before it is sent and answered afterwards; its key is a digest of all that
+is sent. What was answered is never asked again, by this run, a later one, or another process on
+the same file. One thread writes: it gathers what waits for `GATHER_SECONDS` and commits it
+together, synced to disk, and only then does an answer count as given. A kill therefore loses
+nothing but the calls in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from laterna.errors import LaternaError
+from laterna.records import Message, Reply
+from laterna.synthesis import ledger_rows
+from laterna.synthesis.ledger_rows import Claim, Rows, Totals
+from laterna.synthesis.teachers.base import Identity
+
+__all__ = ["Claim", "Ledger", "Totals"]
+
+GATHER_SECONDS = 0.02
+"""How long writes wait for company: fewer commits, each of which waits for the disk."""
+BEAT_SECONDS = 5.0
+"""How often a run says that it lives."""
+_BUSY_SECONDS = 60.0
+"""How long a commit waits for that of another process."""
+
+_T = TypeVar("_T")
+_Step = Callable[[Rows], object]
+_Waiting = tuple[asyncio.Future[object], object]
+
+
+class Ledger:
+    """An open ledger; close it, or use it in a `with` block.
+
+    `totals` is what the whole file's answers come to, other processes' included, as of the last
+    commit. Raises LaternaError for a file that is no ledger.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Open the ledger at `path`, making it where there is none unless told not to."""
+        if not create and not path.is_file():
+            raise LaternaError(f"{path}: no such ledger")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._reader = _connect(path)
+        self.totals = ledger_rows.totals(self._reader)
+        self._steps: queue.SimpleQueue[tuple[_Step, asyncio.Future[object]] | None]
+        self._steps = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Ledger:
+        """Return the ledger itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the ledger."""
+        self.close()
+
+    def find(self, key: str) -> Reply | None:
+        """Return the answer to a request, None where there is none yet."""
+        return ledger_rows.find(self._reader, key)
+
+    async def claim(
+        self, key: str, identity: Identity, messages: Sequence[Message]
+    ) -> Reply | Claim:
+        """Return the answer, or claim the request for this run, or tell that another holds it."""
+        return await self.do(lambda rows: rows.claim(key, identity, messages))
+
+    async def record(self, key: str, reply: Reply, seconds: float) -> Reply:
+        """Keep the answer to a claimed request; return once it is safe on disk.
+
+        Returns the answer that counts: the first, should another process have asked too.
+        """
+        return await self.do(lambda rows: rows.record(key, reply, seconds))
+
+    async def release(self, key: str) -> None:
+        """Give a claimed request back unanswered."""
+        await self.do(lambda rows: rows.release(key))
+
+    async def do(self, step: Callable[[Rows], _T]) -> _T:
+        """Run a step in the next transaction and return its result once that is committed."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
+            self._thread.start()
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._steps.put((step, future))
+        result: _T = await future  # type: ignore[assignment]  # the step's own
+        return result
+
+    def close(self) -> None:
+        """Commit what waits, give unanswered claims back, and close the file."""
+        if self._thread is not None:
+            self._steps.put(None)
+            self._thread.join()
+            self._thread = None
+        self._reader.close()
+
+    def _write(self) -> None:
+        """Write, in a thread of its own, whatever is asked for, until told to end."""
+        connection = _connect(self.path)
+        rows = Rows(connection, ledger_rows.this_process())
+        beaten = 0.0
+        open_ = True
+        while open_:
+            steps, open_ = self._gather()
+            beat = time.monotonic() - beaten > BEAT_SECONDS
+            if beat:
+                beaten = time.monotonic()
+            self._commit(connection, rows, steps, beat=beat)
+        self._commit(connection, rows, [(Rows.leave, None)], beat=False)
+        connection.close()
+
+    def _gather(self) -> tuple[list[tuple[_Step, asyncio.Future[object] | None]], bool]:
+        """Return the steps that came together, none after a silence, and whether to go on."""
+        steps: list[tuple[_Step, asyncio.Future[object] | None]] = []
+        with suppress(queue.Empty):
+            first = self._steps.get(timeout=BEAT_SECONDS)
+            if first is None:
+                return steps, False
+            steps.append(first)
+            time.sleep(GATHER_SECONDS)
+            while True:
+                step = self._steps.get_nowait()
+                if step is None:
+                    return steps, False
+                steps.append(step)
+        return steps, True
+
+    def _commit(
+        self,
+        connection: sqlite3.Connection,
+        rows: Rows,
+        steps: Sequence[tuple[_Step, asyncio.Future[object] | None]],
+        *,
+        beat: bool,
+    ) -> None:
+        """Run steps in one transaction; then, and not before, tell those who wait."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if beat:
+                rows.beat()
+            results = [step(rows) for step, _ in steps]
+            totals = ledger_rows.totals(connection)
+            connection.execute("COMMIT")
+        except (sqlite3.Error, ValueError, msgspec.MsgspecError) as error:
+            rows.forget()
+            if connection.in_transaction:
+                connection.rollback()
+            complaint = LaternaError(f"{self.path}: the ledger cannot be written: {error}")
+            _tell([(future, complaint) for _, future in steps if future])
+            return
+        self.totals = totals
+        pairs = zip(steps, results, strict=True)
+        _tell([(future, result) for (_, future), result in pairs if future])
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL: a commit is on the disk before it is reported, power cuts included.
+        connection.execute("PRAGMA synchronous = FULL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if not tables and not version:
+            ledger_rows.create(connection)
+            return connection
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise LaternaError(f"{path}: cannot be read as a ledger: {error}") from error
+    if (application, version) != (ledger_rows.APPLICATION, ledger_rows.VERSION):
+        connection.close()
+        raise LaternaError(
+            f"{path}: not a ledger of this version of Laterna; name another file with --ledger"
+        )
+    return connection
+
+
+def _tell(answers: Sequence[_Waiting]) -> None:
+    """Hand results to those who wait for them, in their own event loop."""
+    if not answers:
+        return
+    # RuntimeError: the loop has been closed, so nobody waits any more.
+    with suppress(RuntimeError):
+        answers[0][0].get_loop().call_soon_threadsafe(_resolve, answers)
+
+
+def _resolve(answers: Sequence[_Waiting]) -> None:
+    for future, result in answers:
+        if future.done():  # cancelled
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

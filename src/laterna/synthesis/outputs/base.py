@@ -1,0 +1,39 @@
+"""What every writer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from laterna.errors import LaternaError
+from laterna.records import InstructionRecord
+
+
+class Writer(Protocol):
+    """Writes records to a new file, one by one, and returns how many."""
+
+    def __call__(self, path: Path, records: Iterable[InstructionRecord]) -> int:
+        """Write the records to `path` in their order."""
+
+
+def write_lines(path: Path, rows: Iterable[object]) -> int:
+    """Write each row as one line of JSON, and return how many there were."""
+    number = 0
+    with path.open("wb") as file:
+        for row in rows:
+            file.write(msgspec.json.encode(row) + b"\n")
+            number += 1
+    return number
+
+
+def require_usual_loss(record: InstructionRecord, form: str) -> None:
+    """Raise LaternaError unless exactly the assistant's turns carry loss: all the form can say."""
+    for number, turn in enumerate(record.turns, start=1):
+        if turn.loss != (turn.role == "assistant"):
+            raise LaternaError(
+                f"record {record.id}: turn {number} ({turn.role}) has loss {turn.loss}, which the "
+                f"form {form} cannot say; write the form jsonl or parquet"
+            )

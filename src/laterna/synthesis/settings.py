@@ -1,0 +1,161 @@
+"""What a run of synthesis may be told about its teacher's endpoint, its limits and its money."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from laterna.errors import LaternaError
+from laterna.records import Kind, Record
+
+KINDS: tuple[Kind, ...] = (
+    "caption", "conversation", "detail", "reasoning", "negative", "refusal",
+)  # fmt: skip
+INSTRUCTION_KINDS: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
+"""LLaVA's three: what is made unless told otherwise."""
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Endpoint(Record):
+    """The teacher behind an endpoint (or in this process): who it is and how fast it may be asked.
+
+    The API key is never part of this: only the name of the variable that holds it.
+    """
+
+    model: str = ""
+    """Name of the model to ask; for `local`, a folder of a model or a GGUF file."""
+    base_url: str = OPENAI_URL
+    """Address of any OpenAI-compatible endpoint."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the API key; the key itself is never stored or logged."""
+    temperature: float | None = None
+    """Sampling temperature; left out: the endpoint's own."""
+    top_p: float | None = None
+    """Share of probability that is sampled from; left out: the endpoint's own."""
+    max_tokens: int | None = None
+    """Longest reply in tokens; left out: the endpoint's own."""
+    parameters: tuple[str, ...] = ()
+    """Any further parameters of the request, NAME=JSON, as in `reasoning_effort="low"`."""
+    concurrency: int = 16
+    """Calls in flight at most."""
+    requests_per_minute: float = 0
+    """Calls a minute at most; 0: no limit."""
+    tokens_per_minute: float = 0
+    """Tokens a minute at most, read and written; 0: no limit."""
+    timeout: float = 120
+    """Seconds until a call that does not answer is given up and tried again."""
+    tries: int = 8
+    """Times that a call is tried before its record is left out."""
+    poll: float = 60
+    """Seconds between looks at a batch (`batch`)."""
+    batch_size: int = 10_000
+    """Requests of one batch (`batch`)."""
+
+
+class Spending(Record):
+    """What tokens cost, and how much may be spent."""
+
+    prices: Path | None = None
+    """TOML file of US dollars a million tokens: `["MODEL"]`, `input = 2.5`, `output = 10.0`."""
+    input_price: float | None = None
+    """US dollars a million tokens read; goes before the table."""
+    output_price: float | None = None
+    """US dollars a million tokens written; goes before the table."""
+    budget: float | None = None
+    """US dollars that the ledger as a whole may cost; no call starts once they are spent."""
+
+
+class Shard(Record):
+    """One part of a run that is split over several: every `of`-th picture from number `number`."""
+
+    number: int = 1
+    """From 1."""
+    of: int = 1
+
+    def holds(self, index: int) -> bool:
+        """Tell whether the picture at this place of the source is this shard's."""
+        return index % self.of == self.number - 1
+
+
+def read_shard(text: str) -> Shard:
+    """Return the shard that `i/n` names, 1/4 to 4/4; raise LaternaError at anything else."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise LaternaError(f"shard {text!r}: write it as i/n with i from 1 to n, as in 1/4")
+    return Shard(number=int(number), of=int(of))
+
+
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Raise LaternaError at a number that makes no sense."""
+    least = {"concurrency": 1, "tries": 1, "batch_size": 1, "timeout": 0.001, "poll": 0.0}
+    least |= {"requests_per_minute": 0.0, "tokens_per_minute": 0.0}
+    for name, floor in least.items():
+        value = getattr(endpoint, name)
+        if value < floor:
+            raise LaternaError(f"{name} {value}: it cannot be less than {floor}")
+
+
+def read_key(variable: str) -> str:
+    """Return the API key from the environment; raise LaternaError where there is none."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise LaternaError(
+            f"no API key: set the environment variable {variable} "
+            "(any word will do for a local endpoint that asks for none)"
+        )
+    return key
+
+
+def read_parameters(texts: tuple[str, ...]) -> dict[str, msgspec.Raw]:
+    """Return NAME=JSON parameters; a value that is not JSON raises LaternaError."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            decoded = msgspec.json.decode(value)
+        except msgspec.DecodeError as error:
+            raise LaternaError(
+                f"parameter {text!r}: write NAME=JSON, as in n=1 ({error})"
+            ) from error
+        if not name or name in found:
+            raise LaternaError(f"parameter {text!r}: every name once, before the =")
+        found[name] = msgspec.Raw(msgspec.json.encode(decoded, order="deterministic"))
+    return found
+
+
+class Job(Record):
+    """Everything that decides which records are made; where they are written is not part of it."""
+
+    annotations: Path
+    captions: Path | None = None
+    teacher: str = "scribe"
+    kinds: tuple[Kind, ...] = INSTRUCTION_KINDS
+    seed: int = 0
+    conversation_boxes: bool = False
+    prompts: Path | None = None
+    """Folder of prompts to use instead of our own."""
+    enrich: tuple[str, ...] = ()
+    """Further channels of the proxy, measured from the pixels."""
+    pictures: Path | None = None
+    """Folder of the pictures, for the enrichments."""
+    repair: int = 0
+    """Times that a rejected reply is asked again, with the reasons."""
+    endpoint: Endpoint = Endpoint()
+    spending: Spending = Spending()
+    ledger: Path | None = None
+    shard: Shard = Shard()
+
+
+def check_job(job: Job) -> None:
+    """Raise LaternaError at settings that cannot be followed."""
+    unknown = [kind for kind in job.kinds if kind not in KINDS]
+    if unknown or not job.kinds:
+        asked = f"unknown kind of record {unknown}" if unknown else "no kind of record asked for"
+        raise LaternaError(f"{asked}; known are: {', '.join(KINDS)}")
+    if job.seed < 0:
+        raise LaternaError(f"seed {job.seed}: a seed cannot be negative")
+    if job.repair < 0:
+        raise LaternaError(f"repair {job.repair}: it cannot be negative")
+    check_endpoint(job.endpoint)

@@ -1,0 +1,247 @@
+"""Whether a text proxy held what an answer says, property by property.
+
+Asked here is whether the teacher could have known, not whether it was right: that is the
+checks' part. Each property has one rule, which names the lines of the proxy that hold it:
+
+    existence   boxes or captions name at least half of the things that the answer names; a
+                denial is held by boxes that lack the thing
+    count       a box of the thing, or a caption with a number before it
+    colour      a caption with a colour before the thing, or a line of `colours` about it
+    place       a box of the thing, or a caption that names it with a place behind it
+    relation    boxes of two things asked or told about, or a caption that relates one of them
+    action      a caption that names the thing and what is being done
+    text        a line of `ocr`, or half of the answer's new words in the captions
+    texture     a caption with a material or pattern to the thing, or a line of `texture`
+    lighting    a line of `lighting`, or a caption with a word for light, time or weather
+    emotion     a caption with a word for a feeling or an expression
+
+`background`, `description` and `other` are not judged: no line holds them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Set
+
+from laterna.records import Proxy, Record
+from laterna.synthesis.coco import CATEGORIES
+from laterna.synthesis.object_words import COLOURS
+from laterna.synthesis.properties import Property
+from laterna.synthesis.things import (
+    NUMBER_WORDS,
+    described,
+    read_text,
+    subjects_of,
+)
+
+_DIGITS = frozenset(str(number) for number in range(100))
+_MATERIALS = frozenset(
+    "wooden wood metal metallic steel iron chrome silver plastic glass leather stone brick "
+    "concrete cement ceramic porcelain paper cardboard cloth fabric woolen wool cotton denim tile "
+    "tiled marble granite rubber straw wicker furry fluffy fuzzy shaggy woolly smooth rough shiny "
+    "glossy striped stripes plaid checkered spotted polka patterned floral flowered camo "
+    "camouflage lace knitted rusty sandy grassy dirt gravel paved".split()
+)
+_LIGHT = frozenset(
+    "sunny sun sunlight sunset sunrise bright brightly dark dim dimly lit light lighting "
+    "shadow night nighttime evening morning day daytime dusk dawn cloudy cloud overcast "
+    "rain rainy raining snow snowy snowing fog foggy misty storm stormy clear weather".split()
+)
+_FEELINGS = frozenset(
+    "happy happily smiling smile laughing laugh sad crying angry excited excitedly scared "
+    "afraid bored tired sleepy relaxed relaxing calm worried surprised frowning serious playful "
+    "playfully enjoy enjoying cheerful proud lonely fun expression".split()
+)
+_ACTIONS = frozenset(
+    "sit sits sat stand stands stood walk walks run runs ran ride rides rode hold holds held eat "
+    "eats ate play plays played jump jumps swing swings hit hits throw throws catch catches kick "
+    "kicks fly flies flew drive drives wait waits look looks lie lies lay sleep sleeps drink "
+    "drinks talk talks carry carries pull pulls push pushes pose poses rest rests graze grazes "
+    "ski skis surf surfs skate skates swim swims cook cooks cut cuts work works use uses watch "
+    "watches reach reaches lean leans take takes parked gather gathered".split()
+)
+_NO_ACTIONS = frozenset(
+    "building ceiling wing ring king string thing something anything nothing morning evening "
+    "clothing railing swing wedding dining living painting clearing parking".split()
+)
+_LOCATIVES = frozenset(
+    "in on at near by inside outside under above behind beside next along across".split()
+)
+_RELATING = (
+    r"(?:left of|right of|next to|beside|besides|behind|in front of|between|above|below|under|"
+    r"underneath|beneath|on top of|near|by|against|surrounded by|around|over|on|with|at)"
+)
+_RELATED = re.compile(rf"\b{_RELATING}\b \w+")
+_DENIAL = re.compile(r"^(?:no\b|there (?:is|are) no(?:t|ne|\b))|\bnot (?:visible|present|shown)\b")
+_YES_NO = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have)\b")
+
+
+class Told(Record):
+    """What a proxy tells, by channel; `boxes` are the keys of the boxed things, one a box."""
+
+    captions: tuple[str, ...]
+    boxes: tuple[str, ...]
+    categories: tuple[str, ...]
+    """The categories of `boxes`, as they are written."""
+    enrichments: dict[str, tuple[str, ...]]
+    """Lines of every other channel."""
+
+
+class Asked(Record):
+    """A question and its answer, with what they speak of."""
+
+    question: str
+    answer: str
+    subjects: tuple[str, ...]
+    """Keys of what the question is about."""
+
+
+def read_told(proxy: Proxy) -> Told:
+    """Sort the lines of a proxy by channel."""
+    lines: dict[str, list[str]] = {}
+    for channel, line in zip(proxy.channels, _lines(proxy), strict=True):
+        lines.setdefault(channel, []).append(line)
+    categories = tuple(line.rpartition(": [")[0] for line in lines.pop("box", ()))
+    lines.pop("", None)
+    return Told(
+        captions=tuple(lines.pop("caption", ())),
+        # The last word is the thing; what stands before it says which.
+        boxes=tuple(found[-1].key for name in categories if (found := read_text(name).things)),
+        categories=categories,
+        enrichments={channel: tuple(found) for channel, found in lines.items()},
+    )
+
+
+def _lines(proxy: Proxy) -> list[str]:
+    return proxy.text.split("\n") if proxy.channels else []
+
+
+def make_asked(question: str, answer: str) -> Asked:
+    """Find what a question is about."""
+    return Asked(question=question, answer=answer, subjects=tuple(subjects_of(question)))
+
+
+def supports(told: Told, asked: Asked, about: Property) -> bool | None:
+    """Say whether the proxy held what the answer tells of the property; None: not judged."""
+    rule = _RULES.get(about)
+    return None if rule is None else rule(told, asked)
+
+
+def _existence(told: Told, asked: Asked) -> bool:
+    held = set(told.boxes).union(*(read_text(caption).keys for caption in told.captions))
+    subjects = set(asked.subjects)
+    if _YES_NO.match(asked.question.lower()) and subjects:
+        if subjects & held:
+            return True
+        # Boxes are complete for the categories that were annotated, and for no other.
+        annotated = subjects <= {*CATEGORIES, *told.boxes}
+        return bool(told.boxes) and annotated and bool(_DENIAL.search(asked.answer.lower()))
+    named = {thing.key for thing in read_text(asked.answer).things if thing.known}
+    # An answer that names categories is held to them: what else it says may be its reasons.
+    return _half(named - subjects or read_text(asked.answer).keys, subjects, held)
+
+
+def _count(told: Told, asked: Asked) -> bool:
+    # "How many cups are in the box?" counts the cups.
+    counted = asked.subjects[:1]
+    if told.boxes and (not counted or counted[0] in told.boxes):
+        return True
+    numbers = NUMBER_WORDS | _DIGITS
+    return any(described(caption, counted, numbers) for caption in told.captions)
+
+
+def _colour(told: Told, asked: Asked) -> bool:
+    told_of = (described(caption, asked.subjects, COLOURS) for caption in told.captions)
+    return any(told_of) or _enriched(told, "colours", asked.subjects)
+
+
+def _texture(told: Told, asked: Asked) -> bool:
+    told_of = (described(caption, asked.subjects, _MATERIALS) for caption in told.captions)
+    return any(told_of) or _enriched(told, "texture", asked.subjects)
+
+
+def _place(told: Told, asked: Asked) -> bool:
+    if told.boxes and (not asked.subjects or set(asked.subjects) & set(told.boxes)):
+        return True
+    return any(_places(caption, asked.subjects) for caption in told.captions)
+
+
+def _relation(told: Told, asked: Asked) -> bool:
+    concerned = {*asked.subjects, *read_text(asked.answer).keys}
+    boxed = [key for key in told.boxes if key in concerned]
+    if len(boxed) > 1 and (not asked.subjects or set(asked.subjects) & set(boxed)):
+        return True
+    return _captioned(told, asked.subjects, lambda caption: bool(_RELATED.search(caption)))
+
+
+def _action(told: Told, asked: Asked) -> bool:
+    def acts(caption: str) -> bool:
+        return any(
+            word in _ACTIONS or (word.endswith("ing") and word not in _NO_ACTIONS)
+            for word in re.findall(r"[a-z]+", caption)
+        )
+
+    return _captioned(told, asked.subjects, acts)
+
+
+def _text(told: Told, asked: Asked) -> bool:
+    if told.enrichments.get("ocr"):
+        return True
+    held: set[str] = set().union(*(read_text(caption).keys for caption in told.captions))
+    return _half(read_text(asked.answer).keys, set(subjects_of(asked.question)), held)
+
+
+def _lighting(told: Told, asked: Asked) -> bool:
+    del asked  # light is of the whole picture
+    return _captions_hold(told, _LIGHT) or bool(told.enrichments.get("lighting"))
+
+
+def _emotion(told: Told, asked: Asked) -> bool:
+    del asked  # captions that tell a feeling rarely leave in doubt whose it is
+    return _captions_hold(told, _FEELINGS)
+
+
+_RULES: dict[Property, Callable[[Told, Asked], bool]] = {
+    "existence": _existence,
+    "count": _count,
+    "colour": _colour,
+    "place": _place,
+    "relation": _relation,
+    "action": _action,
+    "text": _text,
+    "texture": _texture,
+    "lighting": _lighting,
+    "emotion": _emotion,
+}
+
+
+def _half(answered: Set[str], asked: Set[str], held: Set[str]) -> bool:
+    """Say whether the proxy holds at least half of what the answer adds to the question."""
+    new = answered - asked or answered
+    return bool(new) and 2 * len(new & held) >= len(new)
+
+
+def _places(caption: str, subjects: Collection[str]) -> bool:
+    """Say whether a caption tells a place behind one of the subjects (anywhere, without)."""
+    words, things, _ = read_text(caption)
+    starts = [thing.last for thing in things if thing.key in subjects] if subjects else [0]
+    return any(_LOCATIVES.intersection(words[start:]) for start in starts)
+
+
+def _captions_hold(told: Told, words: Set[str]) -> bool:
+    """Say whether a caption holds one of the words by itself: a traffic light is no light."""
+    return any(not read_text(caption).keys.isdisjoint(words) for caption in told.captions)
+
+
+def _captioned(told: Told, subjects: Collection[str], says: Callable[[str], bool]) -> bool:
+    """Say whether a caption that names one of the subjects (any, without subjects) says it."""
+    return any(
+        says(caption.lower()) and (not subjects or not read_text(caption).keys.isdisjoint(subjects))
+        for caption in told.captions
+    )
+
+
+def _enriched(told: Told, channel: str, subjects: Collection[str]) -> bool:
+    """Say whether a line of a channel tells of one of the subjects, or of anything without."""
+    lines = told.enrichments.get(channel, ())
+    return any(not subjects or not read_text(line).keys.isdisjoint(subjects) for line in lines)

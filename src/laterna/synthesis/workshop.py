@@ -1,0 +1,202 @@
+"""One picture and one kind of record at a time: proxy, request, reply, checks, record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from laterna.records import (
+    PICTURE_MARK,
+    InstructionRecord,
+    Kind,
+    Message,
+    Provenance,
+    Proxy,
+    Record,
+    Reply,
+    Scene,
+    Turn,
+    Verdict,
+)
+from laterna.synthesis.checks import check
+from laterna.synthesis.checks.repair import repair_message
+from laterna.synthesis.enrichment import PictureError
+from laterna.synthesis.parsing import Exchange, parse_reply
+from laterna.synthesis.prompts import build_messages, detail_questions
+from laterna.synthesis.proxy import build_proxy, proxy_digest
+from laterna.synthesis.settings import Job
+from laterna.synthesis.teachers.base import NoAnswer, Teacher
+
+CAPTION_QUESTION = "Describe the picture in brief."
+"""Stands before the captions of stage 1; the `plain` template leaves it out."""
+
+
+class Task(NamedTuple):
+    """One kind of record of one picture."""
+
+    number: int
+    """Place of the picture in the source, whatever shard it is in."""
+    scene: Scene
+    kind: Kind
+
+
+class Reject(Record):
+    """A reply that was not used, and why: one line of the file of rejects."""
+
+    id: str
+    kind: Kind
+    ledger_key: str | None
+    verdict: Verdict
+
+
+class Draft(Record):
+    """What came of a task: records, or the reason why there is none."""
+
+    number: int
+    scene: str
+    kind: Kind
+    records: tuple[InstructionRecord, ...] = ()
+    problem: str = ""
+    """Why there is no record; a reason that is counted."""
+    rejects: tuple[Reject, ...] = ()
+    """All replies that were not used, those that a repair mended included."""
+    checked: int = 0
+    unchecked: int = 0
+
+
+class Workshop:
+    """Makes drafts of tasks; `key_of` gives the ledger's key of a request, where there is one."""
+
+    def __init__(
+        self,
+        job: Job,
+        teachers: dict[Kind, Teacher],
+        key_of: Callable[[Sequence[Message]], str] | None = None,
+    ) -> None:
+        self._job = job
+        self._teachers = teachers
+        self._key_of = key_of
+
+    def tasks(self, scenes: Iterator[tuple[int, Scene]]) -> Iterator[Task]:
+        """Yield the tasks of numbered scenes: captions first, then the kinds as they were asked."""
+        kinds = sorted(self._job.kinds, key=lambda kind: kind != "caption")
+        for number, scene in scenes:
+            for kind in kinds:
+                yield Task(number, scene, kind)
+
+    def request(self, task: Task) -> tuple[Proxy, tuple[Message, ...]]:
+        """Return what the teacher is shown of a picture, and the whole first request."""
+        job = self._job
+        proxy = build_proxy(
+            task.scene,
+            task.kind,
+            conversation_boxes=job.conversation_boxes,
+            enrichments=job.enrich,
+            pictures=job.pictures,
+        )
+        return proxy, build_messages(task.kind, proxy.text, job.prompts)
+
+    async def make(self, task: Task) -> Draft:
+        """Return the draft of a task."""
+        number, scene, kind = task
+        if kind == "caption":
+            records = tuple(_caption_records(scene))
+            return Draft(number=number, scene=scene.id, kind=kind, records=records)
+        try:
+            proxy, messages = self.request(task)
+        except PictureError:
+            reason = "picture cannot be measured"
+            return Draft(number=number, scene=scene.id, kind=kind, problem=reason)
+        rejects: list[Reject] = []
+        for _ in range(self._job.repair + 1):
+            try:
+                reply = await self._teachers[kind].complete(messages)
+            except NoAnswer as error:
+                return self._left_out(task, error.reason, rejects)
+            if not reply.text and self._key_of is None:
+                return self._left_out(task, "nothing certain to say", rejects)
+            key = self._key_of(messages) if self._key_of else None
+            verdict = check(scene, reply, kind)
+            if verdict.accepted:
+                record = self._record(task, proxy, reply, key)
+                return Draft(
+                    number=number,
+                    scene=scene.id,
+                    kind=kind,
+                    records=(record,),
+                    rejects=tuple(rejects),
+                    checked=verdict.checked,
+                    unchecked=verdict.unchecked,
+                )
+            rejects.append(Reject(id=record_id(task), kind=kind, ledger_key=key, verdict=verdict))
+            messages = (*messages, *_repair(reply, verdict))
+        return self._left_out(task, rejects[-1].verdict.findings[0].reason, rejects)
+
+    def _left_out(self, task: Task, reason: str, rejects: Sequence[Reject]) -> Draft:
+        return Draft(
+            number=task.number,
+            scene=task.scene.id,
+            kind=task.kind,
+            problem=reason,
+            rejects=tuple(rejects),
+        )
+
+    def _record(self, task: Task, proxy: Proxy, reply: Reply, key: str | None) -> InstructionRecord:
+        digest = proxy_digest(proxy.text)
+        rng = np.random.default_rng([self._job.seed, int(digest[:16], 16)])
+        exchanges = self._exchanges(task.kind, reply.text, rng)
+        return InstructionRecord(
+            id=record_id(task),
+            pictures=(task.scene.picture,),
+            turns=_turns(exchanges, mark_first=bool(rng.integers(2))),
+            kind=task.kind,
+            provenance=Provenance(
+                teacher=self._job.teacher,
+                proxy_digest=digest,
+                channels=proxy.channels,
+                ledger_key=key,
+            ),
+        )
+
+    def _exchanges(self, kind: Kind, reply: str, rng: np.random.Generator) -> tuple[Exchange, ...]:
+        if kind != "detail":
+            return parse_reply(reply)
+        questions = detail_questions(self._job.prompts)
+        return (Exchange(questions[int(rng.integers(len(questions)))], reply),)
+
+
+def record_id(task: Task) -> str:
+    """Return the id of the record that a task makes."""
+    return f"{task.scene.id}-{task.kind}"
+
+
+def _repair(reply: Reply, verdict: Verdict) -> tuple[Message, Message]:
+    # Endpoints refuse messages without content.
+    said = reply.text or "(nothing)"
+    return (
+        Message(role="assistant", content=said),
+        Message(role="user", content=repair_message(verdict)),
+    )
+
+
+def _turns(exchanges: tuple[Exchange, ...], *, mark_first: bool) -> tuple[Turn, ...]:
+    """Return the chat; the picture stands before or after the first question."""
+    turns = []
+    for number, (question, answer) in enumerate(exchanges):
+        text = question
+        if number == 0:
+            text = f"{PICTURE_MARK}\n{text}" if mark_first else f"{text}\n{PICTURE_MARK}"
+        turns += [Turn(role="user", text=text), Turn(role="assistant", text=answer, loss=True)]
+    return tuple(turns)
+
+
+def _caption_records(scene: Scene) -> Iterator[InstructionRecord]:
+    for number, caption in enumerate(scene.captions):
+        yield InstructionRecord(
+            id=f"{scene.id}-caption-{number}",
+            pictures=(scene.picture,),
+            turns=_turns((Exchange(CAPTION_QUESTION, caption.strip()),), mark_first=True),
+            kind="caption",
+        )

@@ -1,0 +1,175 @@
+"""The page of a finished set: everything in it, nothing from outside, boxes where they belong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from laterna.errors import LaternaError
+from laterna.records import Box, Finding, InstructionRecord, Proxy, Turn, Verdict
+from laterna.report.synthesis_page import (
+    PICTURE_SIDE,
+    Example,
+    Reason,
+    Specimen,
+    SynthesisContent,
+    draw_boxes,
+    write_synthesis_page,
+)
+from laterna.synthesis.coverage import coverage
+
+PROXY = Proxy(
+    text='A <red> cup.\n\ncup: [0.1, 0.2, 0.9, 0.8]\nprinted text: "TEA"',
+    channels=("caption", "", "box", "ocr"),
+)
+RECORD = InstructionRecord(
+    id="7-conversation",
+    pictures=("7.png",),
+    turns=(
+        Turn(role="user", text="<image>\nWhat colour is the cup?"),
+        Turn(role="assistant", text="It is <b>red</b>.", loss=True),
+        Turn(role="user", text="Is it bright?"),
+        Turn(role="assistant", text="Very.", loss=True),
+    ),
+    kind="conversation",
+)
+FINDING = Finding(reason="absent object", sentence="A <dog> sits there.", detail="dog is not there")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "7.png"
+    Image.new("RGB", (960, 480), "white").save(path)
+    return path
+
+
+def content(picture: Path | None, **changed: object) -> SynthesisContent:
+    specimen = Specimen(
+        record=RECORD,
+        picture=picture,
+        boxes=(Box(category="cup", x1=0.1, y1=0.2, x2=0.9, y2=0.8),),
+        proxy=PROXY,
+        verdict=Verdict(findings=(FINDING,), checked=3, unchecked=2),
+    )
+    reason = Reason(
+        name="absent object",
+        meaning="it names what is not there",
+        count=5,
+        examples=(Example(record="9-detail", finding=FINDING),),
+    )
+    fields: dict[str, object] = {
+        "title": "Instructions in <a> & b",
+        "coverage": coverage([RECORD], lambda record: PROXY),
+        "annotated": True,
+        "unknown_proxies": (("picture not annotated", 2),),
+        "checked": 10,
+        "found": (reason,),
+        "rejects": (),
+        "cost": (("requests", "158,000"),),
+        "specimens": (specimen,),
+    }
+    return SynthesisContent(**(fields | changed))  # type: ignore[arg-type]
+
+
+def written(tmp_path: Path, shown: SynthesisContent) -> str:
+    path = tmp_path / "page.html"
+    write_synthesis_page(path, shown)
+    return path.read_text(encoding="utf-8")
+
+
+def row(page: str, name: str) -> list[str]:
+    """The cells of a row of the coverage table, as text."""
+    match = re.search(rf'<tr><th scope="row"[^>]*>{name}</th>(.*?)</tr>', page, re.DOTALL)
+    assert match is not None
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", match[1], re.DOTALL)
+    return [re.sub(r"<[^>]+>", "", cell).strip() for cell in cells]
+
+
+def test_the_page_shows_the_figures(picture: Path, tmp_path: Path) -> None:
+    page = written(tmp_path, content(picture))
+    assert row(page, "colour") == ["1", "50.0 %", "", "1", "0", "0"]
+    assert row(page, "lighting") == ["1", "50.0 %", "", "0", "1", "0"]
+    assert row(page, "count") == ["0", "0.0 %", "", "0", "0", "0"]
+    assert "158,000" in page
+    assert "2: picture not annotated." in page
+    assert "<strong>absent object</strong>: 5" in page
+    assert "(50.0 %)" in page
+    assert "✗ rejected; 3 claims checked, 2 could not be" in page
+    assert page.count("<svg") == 2
+
+
+def test_proxy_reply_and_verdict_stand_side_by_side(picture: Path, tmp_path: Path) -> None:
+    page = written(tmp_path, content(picture))
+    lines = re.findall(r'<li><span class="channel">(.*?)</span> <span>(.*?)</span></li>', page)
+    assert lines == [
+        ("caption", "A &lt;red&gt; cup."),
+        ("box", "cup: [0.1, 0.2, 0.9, 0.8]"),
+        ("printed text", "printed text: &#34;TEA&#34;"),
+    ]
+    assert "<p>It is &lt;b&gt;red&lt;/b&gt;.</p>" in page
+    assert "A &lt;dog&gt; sits there." in page
+    assert "<dog>" not in page
+    assert "&lt;image&gt;" not in page
+
+
+def test_the_page_needs_nothing_from_outside(picture: Path, tmp_path: Path) -> None:
+    page = written(tmp_path, content(picture))
+    assert page == written(tmp_path, content(picture))
+    sources = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
+    drawn = [source for source in sources if source.startswith("data:image/jpeg;base64,")]
+    assert sources == drawn
+    assert "<script" not in page
+    assert "url(http" not in page
+    with Image.open(io.BytesIO(base64.b64decode(drawn[0].partition(",")[2]))) as shown:
+        assert shown.size == (PICTURE_SIDE, PICTURE_SIDE // 2)
+
+
+def test_what_was_not_given_is_said(tmp_path: Path) -> None:
+    bare = Specimen(record=RECORD, picture=None, boxes=(), proxy=None, verdict=None)
+    shown = content(
+        None,
+        annotated=False,
+        unknown_proxies=(),
+        found=(),
+        rejects=None,
+        cost=(),
+        specimens=(bare,),
+    )
+    page = written(tmp_path, shown)
+    assert row(page, "colour") == ["1", "50.0 %", ""]
+    assert "No annotations were given" in page
+    assert "7.png: file not given" in page
+    assert "Not known." in page
+    assert "Not checked." in page
+    assert "Replies that were not used" not in page
+    assert "Cost" not in page
+
+
+def test_a_set_without_questions_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match="holds no questions"):
+        write_synthesis_page(tmp_path / "page.html", content(None, coverage=coverage([])))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_boxes_are_drawn_where_they_are_in_a_colour_a_category() -> None:
+    picture = Image.new("RGB", (101, 101), "white")
+    draw_boxes(
+        picture,
+        (
+            Box(category="cup", x1=0.1, y1=0.3, x2=0.5, y2=0.6),
+            Box(category="dog", x1=0.6, y1=0.3, x2=0.9, y2=0.6),
+            Box(category="cup", x1=0.1, y1=0.7, x2=0.5, y2=0.9),
+        ),
+    )
+    first, second = (228, 87, 46), (31, 95, 139)
+    assert picture.getpixel((10, 45)) == first
+    assert picture.getpixel((50, 45)) == first
+    assert picture.getpixel((30, 60)) == first
+    assert picture.getpixel((60, 45)) == second
+    assert picture.getpixel((10, 80)) == first
+    assert picture.getpixel((30, 45)) == (255, 255, 255)

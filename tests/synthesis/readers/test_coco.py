@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laterna.errors import LaternaError
+from laterna.records import Box, Scene
+from laterna.synthesis.annotations import (
+    Annotations,
+    Problem,
+    read_annotations,
+    stream_scenes,
+)
+
+CATEGORIES = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+IMAGES = [
+    {"id": 7, "file_name": "seven.jpg", "width": 200, "height": 100},
+    {"id": 8, "file_name": "eight.jpg", "width": 100, "height": 100},
+]
+CAPTIONS = [
+    {"id": 1, "image_id": 7, "caption": "A dog."},
+    {"id": 2, "image_id": 8, "caption": "A cat."},
+]
+DOG = Box(category="dog", x1=0.25, y1=0.1, x2=0.75, y2=0.6)
+
+
+def instance(number: object, image: object = 7, **changes: object) -> dict[str, object]:
+    row = {"id": number, "image_id": image, "category_id": 1, "bbox": [50, 10, 100, 50]}
+    return {**row, "segmentation": [[50.0, 10.0, 150.5, 60.0]], **changes}
+
+
+def write(
+    folder: Path,
+    *annotations: dict[str, object],
+    images: Any = IMAGES,
+    captions: Any = CAPTIONS,
+    categories: Any = CATEGORIES,
+) -> Path:
+    # as LVIS does, on purpose: what the annotations refer to comes after them
+    instances = {"annotations": annotations, "images": images, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "captions.json").write_text(json.dumps({"annotations": captions}))
+    return folder
+
+
+def notes(found: Annotations) -> list[tuple[str, str]]:
+    return [(p.reason, p.where.partition(": ")[2]) for p in found.problems]
+
+
+def test_gzipped_files_give_the_same(tmp_path: Path) -> None:
+    plain = read_annotations(write(tmp_path, instance(1)))
+    assert [scene.boxes for scene in plain.scenes] == [(DOG,), ()]
+    for name in ("instances.json", "captions.json"):
+        file = tmp_path / name
+        file.write_bytes(gzip.compress(file.read_bytes()))
+    assert read_annotations(tmp_path) == plain
+    for name in ("instances.json", "captions.json"):
+        (tmp_path / name).rename(tmp_path / f"{name}.gz")
+    assert read_annotations(tmp_path) == plain
+    assert read_annotations(tmp_path / "instances.json.gz") == plain
+
+
+def test_twice_given_ids_count_once(tmp_path: Path) -> None:
+    found = read_annotations(
+        write(
+            tmp_path,
+            instance(1),
+            instance(2, 8, bbox=[0, 0, 10, 10]),
+            instance(1, 8, category_id=2),
+            images=[*IMAGES, {**IMAGES[0], "file_name": "again.jpg"}],
+            captions=[*CAPTIONS, {"id": 1, "image_id": 8, "caption": "Another."}],
+        )
+    )
+    assert notes(found) == [
+        ("image id given twice", "image 7 (again.jpg)"),
+        ("caption id given twice", "caption 1"),
+        ("annotation id given twice", "annotation 1"),
+    ]
+    assert [scene.picture for scene in found.scenes] == ["seven.jpg", "eight.jpg"]
+    assert [scene.captions for scene in found.scenes] == [("A dog.",), ("A cat.",)]
+    assert [len(scene.boxes) for scene in found.scenes] == [1, 1]
+    assert found.scenes[1].boxes[0].category == "dog"
+
+
+def test_boxes_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+    rows = [instance(n, image=7 + n % 2, bbox=[n, 0, 10, 10]) for n in (5, 2, 9, 4, 1)]
+    found = read_annotations(write(tmp_path, *rows))
+    assert [
+        [box.x1 * scene.width for box in scene.boxes] for scene in found.scenes if scene.width
+    ] == [
+        [2, 4],
+        [5, 9, 1],
+    ]
+
+
+@pytest.mark.parametrize("size", [{}, {"width": None, "height": 100}, {"width": 0, "height": 100}])
+def test_a_missing_size_is_counted_for_each_box(tmp_path: Path, size: dict[str, Any]) -> None:
+    images = [{"id": 7, "file_name": "seven.jpg", **size}]
+    found = read_annotations(
+        write(tmp_path, instance(1), instance(2), images=images, captions=CAPTIONS[:1])
+    )
+    assert notes(found) == [
+        ("picture without a size", "annotation 1"),
+        ("picture without a size", "annotation 2"),
+    ]
+    assert (found.scenes[0].boxes, found.scenes[0].width) == ((), None)
+
+
+def test_a_number_may_be_a_float_or_a_text(tmp_path: Path) -> None:
+    found = read_annotations(
+        write(
+            tmp_path,
+            instance("a1", "7", category_id="/m/0bt9lr"),
+            instance(2.0, 8.0, category_id=3.0, iscrowd=1.0),
+            images=[{**IMAGES[0], "id": "7"}, {**IMAGES[1], "id": 8.0, "width": 100.0}],
+            categories=[{"id": "/m/0bt9lr", "name": "dog"}, {"id": 3, "name": "cat"}],
+        )
+    )
+    assert [(scene.id, scene.width) for scene in found.scenes] == [("7", 200), ("8", 100)]
+    assert found.scenes[0].boxes == (DOG,)
+    assert notes(found) == [("crowd region", "annotation 2")]
+
+
+def test_open_images_in_relative_boxes(tmp_path: Path) -> None:
+    name = "000002b66c9c498e"
+    images = [{"id": name, "file_name": f"{name}.jpg"}]
+    captions = [{"id": 1, "image_id": name, "caption": "A dog."}]
+    box = [0.25, 0.125, 0.5, 0.5]
+    rows = [instance(1, name, bbox=box), instance(2, name, bbox=[0, 0, 1, 1], iscrowd=1)]
+    found = read_annotations(write(tmp_path, *rows, images=images, captions=captions))
+    assert found.scenes == (
+        Scene(
+            id=name,
+            picture=f"{name}.jpg",
+            width=None,
+            height=None,
+            captions=("A dog.",),
+            boxes=(Box(category="dog", x1=0.25, y1=0.125, x2=0.75, y2=0.625),),
+        ),
+    )
+    assert notes(found) == [("crowd region", "annotation 2")]
+
+
+@pytest.mark.parametrize("others", [[[0, 0, 1, 1]], [[0.5, 0.5, 0.4, 0.4], [0, 0, 20, 10]]])
+def test_a_small_box_in_pixels_stays_in_pixels(tmp_path: Path, others: list[list[float]]) -> None:
+    rows = [instance(number, bbox=box) for number, box in enumerate(others)]
+    found = read_annotations(write(tmp_path, *rows))
+    box, pixels = found.scenes[0].boxes[0], others[0]
+    assert (box.x2 - box.x1, box.y2 - box.y1) == pytest.approx((pixels[2] / 200, pixels[3] / 100))
+
+
+def lvis(folder: Path) -> Path:
+    """One picture as LVIS v1 lists it, with captions of COCO's."""
+    image = {
+        "id": 391895,
+        "coco_url": "http://images.cocodataset.org/train2017/000000391895.jpg",
+        "width": 200,
+        "height": 100,
+        "neg_category_ids": [3],
+        "not_exhaustive_category_ids": [],
+    }
+    category = {"id": 1, "name": "bell_pepper", "synset": "bell_pepper.n.02", "frequency": "f"}
+    caption = {"id": 1, "image_id": 391895, "caption": "A pepper."}
+    return write(
+        folder,
+        instance(1, 391895),
+        images=[image],
+        captions=[caption],
+        categories=[category, {"id": 2, "name": "as_it_is"}],
+    )
+
+
+def test_lvis_with_captions_of_coco(tmp_path: Path) -> None:
+    folder = lvis(tmp_path)
+    (folder / "captions.json").rename(folder / "captions_train2017.json")
+    found = read_annotations(folder / "instances.json", folder / "captions_train2017.json")
+    assert found.scenes == (
+        Scene(
+            id="391895",
+            picture="train2017/000000391895.jpg",
+            width=200,
+            height=100,
+            captions=("A pepper.",),
+            boxes=(Box(category="bell pepper", x1=0.25, y1=0.1, x2=0.75, y2=0.6),),
+        ),
+    )
+
+
+def test_lvis_without_captions(tmp_path: Path) -> None:
+    folder = lvis(tmp_path)
+    (folder / "captions.json").write_text('{"annotations": []}')
+    with pytest.raises(LaternaError, match=r"no usable picture in it \(picture without captions\)"):
+        read_annotations(folder)
+    (folder / "captions.json").unlink()
+    with pytest.raises(LaternaError, match=r"captions\.json: no such annotations file; name the"):
+        read_annotations(folder)
+    problems: list[Problem] = []
+    scenes = list(stream_scenes(folder, None, problems, captionless=True))
+    assert [(scene.captions, len(scene.boxes)) for scene in scenes] == [((), 1)]
+    assert problems == []
+    with pytest.raises(LaternaError, match=r"words\.json: no such annotations file"):
+        stream_scenes(folder, folder / "words.json", problems, captionless=True)
+
+
+def test_a_picture_without_a_name_is_left_out(tmp_path: Path) -> None:
+    nameless = {"id": 8, "width": 10, "height": 10, "coco_url": "http://images.cocodataset.org"}
+    found = read_annotations(
+        write(tmp_path, instance(1), instance(2, 8), images=[IMAGES[0], nameless])
+    )
+    assert notes(found) == [
+        ("image without a file name", "image 8 ()"),
+        ("caption of an unknown image", "caption 2"),
+        ("annotation without an image entry", "annotation 2"),
+    ]
+
+
+def test_scenes_come_one_by_one(tmp_path: Path) -> None:
+    problems: list[Problem] = []
+    crowd = instance(2, 8, iscrowd=1)
+    scenes = stream_scenes(write(tmp_path, instance(1), crowd), None, problems)
+    assert next(scenes).id == "7"
+    assert problems == []
+    assert [scene.id for scene in scenes] == ["8"]
+    assert [problem.reason for problem in problems] == ["crowd region"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'{"images": [{"id": 7}], "annotations": []}', "it has no list `categories`"),
+        (b'{"images": [], "annotations": [1], "categories": []}', "annotations, entry 1: neither"),
+        (b'{"images": [{"file_name": "a"}]}', "images, entry 1: .*missing required field `id`"),
+        (b'{"images": [{"id": "\xff"}], "annotations": []}', "instances.json: neither"),
+        (b'{"images": []} x', "trailing garbage"),
+    ],
+)
+def test_what_is_not_of_the_form_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (write(tmp_path) / "instances.json").write_bytes(content)
+    with pytest.raises(LaternaError, match=complaint):
+        read_annotations(tmp_path)
+
+
+def write_large(folder: Path, size: int) -> tuple[int, int]:
+    """Write an instances file of `size` bytes as COCO's are; return pictures and boxes."""
+    outline = json.dumps([[round(n * 3.77 % 640, 2) for n in range(70)]])
+    pictures, boxes = size // 4_000, 0
+    with (folder / "instances.json").open("w") as file:
+        rows = (
+            {"id": n, "file_name": f"{n:012}.jpg", "width": 640, "height": 480}
+            for n in range(pictures)
+        )
+        file.write(f'{{"images": [{", ".join(map(json.dumps, rows))}], "annotations": [')
+        while file.tell() < size:
+            comma = ", " if boxes else ""
+            left, top = boxes % 500 + 0.25, boxes % 400 + 0.5
+            file.write(
+                f'{comma}{{"segmentation": {outline}, "area": 702.1, "iscrowd": 0, "image_id": '
+                f'{boxes * 7 % pictures}, "bbox": [{left}, {top}, 77.5, 70.25], "category_id": '
+                f'1, "id": {boxes}}}'
+            )
+            boxes += 1
+        file.write(f'], "categories": {json.dumps(CATEGORIES)}}}')
+    captions = [
+        {"id": n, "image_id": n // 5, "caption": f"A dog stands beside {n} other dogs on grass."}
+        for n in range(5 * pictures)
+    ]
+    (folder / "captions.json").write_text(json.dumps({"annotations": captions}))
+    return pictures, boxes
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from laterna.synthesis.annotations import stream_scenes
+
+def peak() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+before, scenes, boxes = peak(), 0, 0
+for scene in stream_scenes(Path(sys.argv[1]), None, []):
+    scenes, boxes = scenes + 1, boxes + len(scene.boxes)
+print(scenes, boxes, peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    size = 150_000_000
+    pictures, boxes = write_large(tmp_path, size)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[3] / "src")},
+    )
+    scenes, found, growth = run.stdout.split()
+    assert (int(scenes), int(found)) == (pictures, boxes)
+    assert float(growth) < 100

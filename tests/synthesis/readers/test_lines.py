@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from laterna.errors import LaternaError
+from laterna.records import Box, Scene
+from laterna.synthesis.annotations import Problem, read_annotations, stream_scenes
+
+SCENE = Scene(
+    id="5",
+    picture="five.jpg",
+    width=640,
+    height=480,
+    captions=("A dog.", "Ein Hörnchen."),
+    boxes=(Box(category="dog", x1=0.1, y1=0.2, x2=0.3, y2=0.4),),
+)
+BARE = Scene(id="6", picture="six.jpg", width=None, height=None, captions=("A cat.",), boxes=())
+
+
+def write(path: Path, *scenes: Scene, packed: bool = False) -> Path:
+    content = b"\n".join(map(msgspec.json.encode, scenes))
+    path.write_bytes(gzip.compress(content) if packed else content)
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_scene_lines_are_read_as_they_are(tmp_path: Path, packed: bool) -> None:
+    found = read_annotations(write(tmp_path / "scenes.txt", SCENE, BARE, packed=packed))
+    assert found.scenes == (SCENE, BARE)
+    assert found.problems == ()
+
+
+def test_what_is_read_can_be_written_and_read_again(coco_mini: Path, tmp_path: Path) -> None:
+    scenes = read_annotations(coco_mini).scenes
+    assert read_annotations(write(tmp_path / "scenes.jsonl", *scenes)).scenes == scenes
+
+
+def test_scene_lines_are_checked(tmp_path: Path) -> None:
+    boxes = (
+        *SCENE.boxes,
+        Box(category="dog", x1=0.1, y1=0.2, x2=1.3, y2=0.4),
+        Box(category="dog", x1=0.1, y1=0.2, x2=0.1, y2=0.4),
+        Box(category="cat", x1=-0.004, y1=0.2, x2=0.1, y2=1.004),
+    )
+    wrong = msgspec.structs.replace(SCENE, boxes=boxes, captions=("A dog.", " "))
+    mute = msgspec.structs.replace(BARE, captions=())
+    file = write(tmp_path / "scenes.jsonl", wrong, SCENE, mute)
+    found = read_annotations(file)
+    assert found.scenes == (
+        msgspec.structs.replace(
+            SCENE,
+            captions=("A dog.",),
+            boxes=(*SCENE.boxes, Box(category="cat", x1=0, y1=0.2, x2=0.1, y2=1)),
+        ),
+    )
+    assert found.problems == (
+        Problem(reason="box outside the picture", where=f"{file}: record 5"),
+        Problem(reason="box of zero area", where=f"{file}: record 5"),
+        Problem(reason="caption without words", where=f"{file}: record 5"),
+        Problem(reason="image id given twice", where=f"{file}: record 5"),
+        Problem(reason="picture without captions", where=f"{file}: record 6"),
+    )
+
+
+def test_pictures_with_boxes_alone_are_kept_when_asked_for(tmp_path: Path) -> None:
+    boxed = msgspec.structs.replace(SCENE, captions=())
+    empty = msgspec.structs.replace(BARE, captions=())
+    file = write(tmp_path / "scenes.jsonl", boxed, empty)
+    problems: list[Problem] = []
+    assert list(stream_scenes(file, None, problems, captionless=True)) == [boxed]
+    assert problems == [Problem(reason="picture without captions", where=f"{file}: record 6")]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"colour": "red"}, r"line 2: .*unknown field `colour`"),
+        ({"width": "wide"}, r"line 2: .*`\$\.width`"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+    file = write(tmp_path / "scenes.jsonl", SCENE)
+    row = json.loads(msgspec.json.encode(BARE)) | change
+    file.write_text(file.read_text() + "\n" + json.dumps(row))
+    with pytest.raises(LaternaError, match=complaint):
+        read_annotations(file)
+
+
+def test_the_contexts_of_gpt4_are_read(contexts_file: Path) -> None:
+    found = read_annotations(contexts_file.with_name("gpt4_contexts.jsonl"))
+    assert found.problems == ()
+    assert found.scenes[0].id == "000000018476"
+    assert [box.category for box in found.scenes[0].boxes] == ["tie", "bed"]
+    assert found.scenes[0].boxes[0] == Box(category="tie", x1=0.457, y1=0.09, x2=0.853, y2=0.984)

@@ -1,0 +1,219 @@
+"""A stub of an OpenAI-compatible endpoint, in a process of its own: `python stub_endpoint.py …`.
+
+It waits, fails a share of calls with 429, 500, silence and cut connections, and answers the rest
+by a digest of what was asked, so that the same request always gets the same reply. It speaks
+just enough of chat completions and of the batch API. Prints its port; `GET /stats` counts.
+Plain asyncio and no framework: it must be far faster than what it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import re
+import time
+from collections import Counter
+from typing import Any
+
+WORDS = (
+    "calm quiet gentle open airy hushed mellow serene tranquil vivid lively bold subtle modest "
+    "plain simple graceful elegant tender solemn wistful dreamy earnest candid patient steady "
+    "gradual ordinary curious familiar distant timeless restful pleasant cheerful hopeful"
+).split()
+
+
+def completion(request: dict[str, Any], bad: float) -> dict[str, Any]:
+    """The reply to a request, the same each time; a share of first replies breaks the rules."""
+    messages = request["messages"]
+    rng = random.Random(hashlib.sha256(json.dumps(messages).encode()).digest())
+    mood = " ".join(rng.choice(WORDS) for _ in range(24))
+    text = f"The mood of it all is {mood}."
+    if rng.random() < bad and "cannot be used" not in messages[-1]["content"]:
+        text = f"The caption says that the mood is {mood}."
+    if "Question:" in messages[2]["content"] if len(messages) > 2 else False:
+        text = f"Question:\nHow does it feel to be there?\n===\nAnswer:\n{text}"
+    read = sum(len(message["content"]) for message in messages) // 4
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": request["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": "length" if request.get("max_tokens") == 1 else "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": read, "completion_tokens": 40, "total_tokens": read + 40},
+    }
+
+
+class Stub:
+    """The endpoint's state: what it was told to do, and what it counted."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.rng = random.Random(options.seed)
+        self.paid: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.keys: set[str] = set()
+        self.flying = self.most_flying = 0
+        self.busy = 0.0
+        self.first = self.last = 0.0
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "paid": sum(self.paid.values()),
+            "distinct": len(self.paid),
+            "twice": sum(1 for count in self.paid.values() if count > 1),
+            "failed": self.failed,
+            "most_flying": self.most_flying,
+            "busy": self.busy,
+            "span": self.last - self.first,
+            "keys": sorted(self.keys),
+            "batches": len(self.batches),
+        }
+
+    async def chat(self, body: bytes) -> tuple[int, bytes, dict[str, str]] | None:
+        """Answer a completion; None cuts the connection in the middle of the answer."""
+        self.flying += 1
+        self.most_flying = max(self.most_flying, self.flying)
+        started = time.monotonic()
+        self.first = self.first or started
+        try:
+            options = self.options
+            if self.rng.random() < options.fail:
+                return await self.fail()
+            await asyncio.sleep(self.rng.uniform(*options.delay))
+            if options.always:
+                return options.always, b'{"error": {"message": "no", "code": "no"}}', {}
+            answer = json.dumps(completion(json.loads(body), options.bad)).encode()
+            self.paid[hashlib.sha256(body).hexdigest()] += 1
+            return 200, answer, {}
+        finally:
+            self.flying -= 1
+            self.last = time.monotonic()
+            self.busy += self.last - started
+
+    async def fail(self) -> tuple[int, bytes, dict[str, str]] | None:
+        kind = self.rng.choice(("429", "500", "silence", "cut"))
+        self.failed[kind] += 1
+        if kind == "silence":
+            await asyncio.sleep(self.options.silence)
+            return None
+        if kind == "cut":
+            return None
+        headers = {"Retry-After": str(self.options.retry_after)} if kind == "429" else {}
+        return int(kind), b'{"error": {"message": "later"}}', headers
+
+    def post_file(self, body: bytes) -> dict[str, Any]:
+        # multipart: the content lies between the empty line of the part with a name and the rule
+        boundary = body.split(b"\r\n", 1)[0]
+        parts = [part for part in body.split(boundary) if b"filename=" in part]
+        content = parts[0].split(b"\r\n\r\n", 1)[1].rstrip(b"\r\n")
+        name = f"file-{len(self.files)}"
+        self.files[name] = content
+        return {
+            "id": name, "object": "file", "bytes": len(content), "created_at": 0,
+            "filename": "f", "purpose": "batch", "status": "processed",
+        }  # fmt: skip
+
+    def post_batch(self, body: bytes) -> dict[str, Any]:
+        asked = json.loads(body)
+        name = f"batch-{len(self.batches)}"
+        rows, errors = [], []
+        for line in self.files[asked["input_file_id"]].splitlines():
+            row = json.loads(line)
+            if self.rng.random() < self.options.expire:
+                errors.append({"custom_id": row["custom_id"], "error": {"code": "batch_expired"}})
+                continue
+            sent = json.dumps(row["body"], separators=(",", ":")).encode()
+            self.paid[hashlib.sha256(sent).hexdigest()] += 1
+            answer = {"status_code": 200, "body": completion(row["body"], self.options.bad)}
+            rows.append({"custom_id": row["custom_id"], "response": answer, "error": None})
+        self.files[f"{name}-out"] = "\n".join(json.dumps(row) for row in rows).encode()
+        self.files[f"{name}-errors"] = "\n".join(json.dumps(row) for row in errors).encode()
+        self.batches[name] = {
+            "id": name, "object": "batch", "endpoint": asked["endpoint"], "created_at": 0,
+            "input_file_id": asked["input_file_id"], "completion_window": "24h",
+            "status": "in_progress", "metadata": asked.get("metadata"),
+            "ready": time.monotonic() + self.options.batch_seconds,
+        }  # fmt: skip
+        return self.batches[name]
+
+    def get_batch(self, name: str) -> dict[str, Any]:
+        batch = self.batches[name]
+        if time.monotonic() >= batch["ready"]:
+            done = {"output_file_id": f"{name}-out", "error_file_id": f"{name}-errors"}
+            batch.update(done, status="expired" if self.files[f"{name}-errors"] else "completed")
+        return batch
+
+    def route(self, method: str, path: str, body: bytes) -> bytes:
+        if path == "/stats":
+            return json.dumps(self.stats()).encode()
+        if method == "POST" and path == "/v1/files":
+            return json.dumps(self.post_file(body)).encode()
+        if method == "POST" and path == "/v1/batches":
+            return json.dumps(self.post_batch(body)).encode()
+        if match := re.fullmatch(r"/v1/files/(.+)/content", path):
+            return self.files[match[1]]
+        if match := re.fullmatch(r"/v1/batches/(.+)", path):
+            return json.dumps(self.get_batch(match[1])).encode()
+        listed = [self.get_batch(name) for name in self.batches]
+        return json.dumps({"object": "list", "data": listed, "has_more": False}).encode()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                first, *lines = head.decode("latin-1").split("\r\n")
+                method, path, _ = first.split(" ")
+                named = (line.partition(":") for line in lines)
+                headers = {name.lower(): value.strip() for name, _, value in named}
+                self.keys.add(headers.get("authorization", ""))
+                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                if path == "/v1/chat/completions":
+                    answer = await self.chat(body)
+                else:
+                    answer = 200, self.route(method, path.partition("?")[0], body), {}
+                if answer is None:
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+                    await writer.drain()
+                    break
+                status, content, extra = answer
+                fields = {"Content-Type": "application/json", **extra}
+                told = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+                opening = f"HTTP/1.1 {status} X\r\n{told}Content-Length: {len(content)}\r\n\r\n"
+                writer.write(opening.encode() + content)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has gone: killed, or it closed its connection
+        finally:
+            writer.close()
+
+
+async def main(options: argparse.Namespace) -> None:
+    stub = Stub(options)
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0, limit=1 << 24, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--delay", type=float, nargs=2, default=(0.0, 0.0), help="seconds")
+    parser.add_argument("--fail", type=float, default=0.0, help="share of calls that fail")
+    parser.add_argument("--bad", type=float, default=0.0, help="share of replies to be rejected")
+    parser.add_argument("--expire", type=float, default=0.0, help="share of batch rows that expire")
+    parser.add_argument("--batch-seconds", type=float, default=0.0, help="until a batch is done")
+    parser.add_argument("--silence", type=float, default=5.0, help="seconds of a call unanswered")
+    parser.add_argument("--retry-after", type=float, default=0.1, help="seconds, sent with a 429")
+    parser.add_argument("--always", type=int, default=0, help="answer with this status only")
+    parser.add_argument("--seed", type=int, default=0)
+    asyncio.run(main(parser.parse_args()))

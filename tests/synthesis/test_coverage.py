@@ -1,0 +1,73 @@
+"""What a set asks about and what its proxies supported, counted by value."""
+
+from __future__ import annotations
+
+from laterna.records import InstructionRecord, Kind, Proxy, Turn
+from laterna.synthesis.coverage import PropertyCount, coverage, exchanges_of
+from laterna.synthesis.properties import PROPERTIES
+
+SHOWN = Proxy(text="A red cup.\n\ncup: [0.1, 0.1, 0.5, 0.5]", channels=("caption", "", "box"))
+
+
+def record(name: str, kind: Kind | None, *exchanges: tuple[str, str]) -> InstructionRecord:
+    turns = [
+        Turn(role=role, text=text, loss=role == "assistant")
+        for question, answer in exchanges
+        for role, text in (("user", question), ("assistant", answer))
+    ]
+    return InstructionRecord(id=name, pictures=("1.png",), turns=tuple(turns), kind=kind)
+
+
+SET = [
+    record(
+        "1",
+        "conversation",
+        ("What colour is the cup?\n<image>", "It is red."),
+        ("Is it bright?", "Yes, it is."),
+        ("Is there a cup to the left of a red dog?", "No."),
+    ),
+    record("2", "reasoning", ("<image>\nWhy is it there?", "Someone put it there.")),
+    record("3", None, ("<image>\nWhat colour is the dog?", "Brown.")),
+]
+
+
+def test_properties_are_counted_by_question_and_support_where_the_proxy_is_known() -> None:
+    found = coverage(SET, lambda record: None if record.id == "3" else SHOWN)
+    counts = {row.name: row for row in found.properties}
+    assert list(counts) == list(PROPERTIES)
+    assert (found.records, found.questions, found.with_proxy) == (3, 5, 2)
+    assert counts["colour"] == PropertyCount(name="colour", questions=2, supported=1, unsupported=0)
+    assert counts["colour"].unjudged == 1
+    assert counts["lighting"] == PropertyCount(
+        name="lighting", questions=1, supported=0, unsupported=1
+    )
+    # One question of two properties counts in each.
+    assert (counts["existence"].questions, counts["relation"].questions) == (1, 1)
+    assert counts["background"].unjudged == 1
+    assert found.share("colour") == 0.4
+
+
+def test_kinds_lengths_and_first_words() -> None:
+    found = coverage(SET)
+    assert found.kinds == (("conversation", 1), ("not said", 1), ("reasoning", 1))
+    assert found.answer_words == ((1, 2), (3, 2), (4, 1))
+    assert found.first_words == (("is", 2), ("what", 2), ("why", 1))
+    assert found.with_proxy == 0
+    assert all(row.supported == row.unsupported == 0 for row in found.properties)
+
+
+def test_an_empty_set_has_no_shares() -> None:
+    found = coverage([])
+    assert (found.records, found.share("count")) == (0, 0.0)
+
+
+def test_exchanges_pair_a_question_with_the_answer_that_follows() -> None:
+    turns = (
+        Turn(role="system", text="Be brief."),
+        Turn(role="assistant", text="Hello.", loss=True),
+        Turn(role="user", text="<image>\nWhat is it?"),
+        Turn(role="assistant", text=" A cup. ", loss=True),
+        Turn(role="user", text="Unanswered?"),
+    )
+    chat = InstructionRecord(id="1", pictures=("1.png",), turns=turns)
+    assert list(exchanges_of(chat)) == [("What is it?", "A cup.")]
