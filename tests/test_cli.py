@@ -214,6 +214,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "demo",
         "world",
         "synthesize",
+        "check",
         "inspect",
         "train",
         "evaluate",
