@@ -62,8 +62,7 @@ class Stub:
         self.failed: Counter[str] = Counter()
         self.keys: set[str] = set()
         self.flying = self.most_flying = 0
-        self.busy = 0.0
-        self.first = self.last = 0.0
+        self.calls: list[tuple[float, float]] = []
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
 
@@ -74,32 +73,46 @@ class Stub:
             "twice": sum(1 for count in self.paid.values() if count > 1),
             "failed": self.failed,
             "most_flying": self.most_flying,
-            "busy": self.busy,
-            "span": self.last - self.first,
+            "share": self.share(),
             "keys": sorted(self.keys),
             "batches": len(self.batches),
         }
+
+    def share(self) -> float:
+        """Calls in flight on average, from the first answers until the last calls begin.
+
+        Before that the client is still starting; after it, fewer are left than fit in flight.
+        """
+        begun = sorted(started for started, _ in self.calls)
+        if len(begun) <= self.most_flying:
+            return 0.0
+        begin, end = begun[0] + self.options.delay[1], begun[-self.most_flying]
+        busy = sum(max(0.0, min(ended, end) - max(started, begin)) for started, ended in self.calls)
+        return busy / (end - begin) if end > begin else 0.0
 
     async def chat(self, body: bytes) -> tuple[int, bytes, dict[str, str]] | None:
         """Answer a completion; None cuts the connection in the middle of the answer."""
         self.flying += 1
         self.most_flying = max(self.most_flying, self.flying)
         started = time.monotonic()
-        self.first = self.first or started
         try:
             options = self.options
             if self.rng.random() < options.fail:
                 return await self.fail()
             await asyncio.sleep(self.rng.uniform(*options.delay))
             if options.always:
-                return options.always, b'{"error": {"message": "no", "code": "no"}}', {}
+                return options.always, self.refusal(), {}
             answer = json.dumps(completion(json.loads(body), options.bad)).encode()
             self.paid[hashlib.sha256(body).hexdigest()] += 1
             return 200, answer, {}
         finally:
             self.flying -= 1
-            self.last = time.monotonic()
-            self.busy += self.last - started
+            self.calls.append((started, time.monotonic()))
+
+    def refusal(self) -> bytes:
+        """An error that repeats the key it was sent, as a careless endpoint might."""
+        key = max(self.keys).removeprefix("Bearer ")
+        return json.dumps({"error": {"message": f"no {key}", "code": "no"}}).encode()
 
     async def fail(self) -> tuple[int, bytes, dict[str, str]] | None:
         kind = self.rng.choice(("429", "500", "silence", "cut"))

@@ -56,14 +56,14 @@ def test_no_item_is_taken_that_lies_too_far_ahead_of_a_slow_one() -> None:
 
 
 def test_an_error_of_the_work_ends_it_once_all_before_is_handed_out() -> None:
-    class Trouble(Exception):
+    class TroubleError(Exception):
         pass
 
     cancelled = []
 
     async def work(item: int) -> int:
         if item == 3:
-            raise Trouble
+            raise TroubleError
         try:
             await asyncio.sleep(0 if item < 3 else 60)
         except asyncio.CancelledError:
@@ -78,7 +78,7 @@ def test_an_error_of_the_work_ends_it_once_all_before_is_handed_out() -> None:
         finally:
             await ordered.stop()
 
-    with pytest.raises(Trouble):
+    with pytest.raises(TroubleError):
         asyncio.run(run())
     assert cancelled == [4]
 

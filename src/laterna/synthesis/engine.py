@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.records import Record, Scene
+from laterna.records import Kind, Record, Scene
 from laterna.synthesis.annotations import Problem, read_annotations, stream_scenes
 from laterna.synthesis.cost import Forecast, Prices, Purse
 from laterna.synthesis.ledger import Ledger
@@ -17,9 +17,9 @@ from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import make_teacher
 from laterna.synthesis.teachers.asked import IDENTITIES, is_asked, open_purse, open_teacher
-from laterna.synthesis.teachers.base import AskedTeacher, Identity, request_key
+from laterna.synthesis.teachers.base import AskedTeacher, Identity, Teacher, request_key
 from laterna.synthesis.teachers.recorded import Recorded
-from laterna.synthesis.workshop import Draft, Workshop
+from laterna.synthesis.workshop import Draft, Task, Workshop
 
 _AHEAD = 8192
 """Drafts that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
@@ -78,7 +78,7 @@ class Run:
         found = read_annotations(job.annotations, job.captions)
         self.problems += found.problems
         annotated = {box.category for scene in found.scenes for box in scene.boxes}
-        teachers = {
+        teachers: dict[Kind, Teacher] = {
             kind: make_teacher(job.teacher, kind, annotated, job.seed)
             for kind in job.kinds
             if kind != "caption"
@@ -94,9 +94,7 @@ class Run:
         purse = open_purse(job, ledger)
         with asyncio.Runner() as runner:
             recorded, teacher = runner.run(_open(job, ledger, purse))
-            workshop = Workshop(
-                job, {kind: recorded for kind in job.kinds if kind != "caption"}, recorded.key
-            )
+            workshop = Workshop(job, dict.fromkeys(job.kinds, recorded), recorded.key)
             scenes = stream_scenes(job.annotations, job.captions, self.problems)
             tasks = workshop.tasks(self._mine(scenes))
             work = OrderedWork(tasks, workshop.make, at_once=teacher.at_once, ahead=_AHEAD)
@@ -121,7 +119,7 @@ async def _open(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, Asked
     return open_teacher(job, ledger, purse)
 
 
-async def _close(work: OrderedWork[object, Draft], teacher: AskedTeacher) -> None:
+async def _close(work: OrderedWork[Task, Draft], teacher: AskedTeacher) -> None:
     await work.stop()
     await teacher.close()
 

@@ -185,7 +185,8 @@ class Rows:
     def release(self, key: str) -> None:
         """Give a claim of this owner back, unanswered, unless it waits in a batch."""
         self._connection.execute(
-            "DELETE FROM requests WHERE key = ? AND state = 'claimed' AND owner = ? AND batch IS NULL",
+            "DELETE FROM requests"
+            " WHERE key = ? AND state = 'claimed' AND owner = ? AND batch IS NULL",
             (key, self._owner.name),
         )
 

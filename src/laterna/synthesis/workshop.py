@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +72,7 @@ class Workshop:
     def __init__(
         self,
         job: Job,
-        teachers: dict[Kind, Teacher],
+        teachers: Mapping[Kind, Teacher],
         key_of: Callable[[Sequence[Message]], str] | None = None,
     ) -> None:
         self._job = job

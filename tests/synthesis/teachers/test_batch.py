@@ -61,7 +61,7 @@ def test_rows_that_always_expire_are_left_out_and_counted(
     start_stub: Start, some_contexts: Path, tmp_path: Path
 ) -> None:
     stub = start_stub("--expire", "1")
-    with pytest.raises(LaternaError, match="no record could be made .*no answer: batch expired"):
+    with pytest.raises(LaternaError, match=r"no record could be made .*no answer: batch expired"):
         make(some_contexts, stub.url, tmp_path / "o.json", tries=2)
     assert stub.stats()["batches"] == 2
 

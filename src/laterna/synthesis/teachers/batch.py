@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -31,8 +31,8 @@ from laterna.synthesis.teachers.openai import (
 if TYPE_CHECKING:
     from openai.types import Batch
 
-_PATH = "/v1/chat/completions"
-_WINDOW = "24h"
+_PATH: Final = "/v1/chat/completions"
+_WINDOW: Final = "24h"
 _TAG = "laterna"
 _QUIET_SECONDS = 0.5
 """A batch is sent once no request was added for so long: the ledger has claimed them all."""
@@ -86,7 +86,7 @@ class BatchTeacher:
             self._start = asyncio.ensure_future(self._adopt())
         await asyncio.shield(self._start)
         key = request_key(self.identity, messages)
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
         self._bodies[key] = request_body(self.identity, messages)
         if key not in self._at_endpoint:

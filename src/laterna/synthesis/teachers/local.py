@@ -72,7 +72,7 @@ class LocalTeacher:
         )
         length = int(prompt["input_ids"].shape[1])
         temperature = self._endpoint.temperature or 0.0
-        sampling = {"do_sample": False}
+        sampling: dict[str, bool | float] = {"do_sample": False}
         if temperature > 0:
             sampling = {
                 "do_sample": True,

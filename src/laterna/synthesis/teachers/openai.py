@@ -190,7 +190,7 @@ class OpenAITeacher:
                 )
                 reply = read_completion(response.content)
             except openai.APIStatusError as error:
-                raise _failed_status(error) from error
+                raise _failed_status(error, self._client.api_key) from error
             except openai.APIConnectionError as error:
                 # Also of a connection that is refused, the client says that it timed out.
                 connected = not isinstance(error.__cause__, httpx2.ConnectTimeout)
@@ -214,18 +214,20 @@ class _Failure(Exception):  # noqa: N818
         self.reason, self.passing, self.wait = reason, passing, wait
 
 
-def _failed_status(error: APIStatusError) -> _Failure:
+def _failed_status(error: APIStatusError, key: str) -> _Failure:
     """Return what an HTTP error means; raise LaternaError for those that no retry mends."""
     status = error.status_code
+    # An endpoint may repeat what it was sent.
+    message = error.message.replace(key, "(the key)")
     if status in _OUR_FAULT or error.code == "insufficient_quota":
         raise LaternaError(
             f"{error.request.url}: the endpoint refuses all requests "
-            f"(HTTP {status}: {error.message}); see to the key, the address, the model or the quota"
+            f"(HTTP {status}: {message}); see to the key, the address, the model or the quota"
         ) from error
     passing = status in _TRIED_AGAIN or status >= 500
     wait = _wish(error.response.headers.get("retry-after-ms"), 0.001)
     wait = wait or _wish(error.response.headers.get("retry-after"))
-    return _Failure(f"HTTP {status}", error.message, passing=passing, wait=wait)
+    return _Failure(f"HTTP {status}", message, passing=passing, wait=wait)
 
 
 def _wish(text: str | None, unit: float = 1.0) -> float:

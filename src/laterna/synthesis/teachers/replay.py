@@ -54,5 +54,5 @@ def replay_identity(endpoint: Endpoint, ledger: Ledger | None) -> Identity:
     found = ", ".join(f"{one.model} at {one.base_url or 'home'}" for one in held) or "none"
     raise LaternaError(
         f"{ledger.path}: it must be clear whose answers to replay, and these fit: {found}; "
-        "name --endpoint.model, --endpoint.base-url and the parameters they were asked with"
+        "name --model, --base-url and the parameters they were asked with"
     )
