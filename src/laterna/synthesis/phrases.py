@@ -126,3 +126,8 @@ def with_article(noun: str) -> str:
     if noun in _PAIRS:
         return _PAIRS[noun]
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
+def listed(items: list[str]) -> str:
+    """Return "a dog", "a dog and a cup", "a dog, a cup and a kite"."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

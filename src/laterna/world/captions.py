@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 
 from laterna.records import Toy, Truth
-from laterna.synthesis.phrases import NUMBERS, at_place, place_of, plural, with_article
+from laterna.synthesis.phrases import NUMBERS, at_place, listed, place_of, plural, with_article
 
 CAPTIONS = 5
 """Captions a picture, as in COCO."""
@@ -37,11 +37,11 @@ def write_alt_text(truth: Truth, rng: np.random.Generator) -> str:
 
 def _placed(truth: Truth, rng: np.random.Generator) -> str:
     toys = _shuffled(truth.toys, rng)
-    return _listed([f"{_noun(toy, rng)} {at_place(_place(toy))}" for toy in toys])
+    return listed([f"{_noun(toy, rng)} {at_place(_place(toy))}" for toy in toys])
 
 
 def _coloured(truth: Truth, rng: np.random.Generator) -> str:
-    return _listed([_noun(toy, rng) for toy in _shuffled(truth.toys, rng)]) + " on a table"
+    return listed([_noun(toy, rng) for toy in _shuffled(truth.toys, rng)]) + " on a table"
 
 
 def _counted(truth: Truth, rng: np.random.Generator) -> str:
@@ -50,7 +50,7 @@ def _counted(truth: Truth, rng: np.random.Generator) -> str:
         with_article(category) if number == 1 else f"{NUMBERS[number]} {plural(category)}"
         for category, number in counts.items()
     ]
-    return _listed(groups) + " on a table"
+    return listed(groups) + " on a table"
 
 
 def _related(truth: Truth, rng: np.random.Generator) -> str:
@@ -86,10 +86,6 @@ def _place(toy: Toy) -> str:
 
 def _shuffled(toys: tuple[Toy, ...], rng: np.random.Generator) -> list[Toy]:
     return [toys[i] for i in rng.permutation(len(toys))]
-
-
-def _listed(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
 def _sentence(text: str) -> str:

@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from laterna.records import Box, Scene
+from laterna.synthesis.boxes import SAME_BOX, intersection_over_union, merge_boxes
 from laterna.synthesis.checks.lexicon import BROADER
 from laterna.synthesis.checks.numbers import VAGUE, number_before
 from laterna.synthesis.checks.reading import check_words, means_all, plain
 from laterna.synthesis.object_words import Mention, ObjectWords, words_of
-from laterna.synthesis.teachers.scribe.facts import SAME_BOX, intersection_over_union
 
 _MANY = 10
 """From so many boxes on, more may have been left unannotated or drawn as one crowd region."""
@@ -49,9 +49,8 @@ def gather_evidence(scene: Scene) -> Evidence:
     words = check_words(tuple(sorted(set(names.values()))))
     grouped: dict[str, list[Box]] = defaultdict(list)
     for box in scene.boxes:
-        kept = grouped[names[box.category]]
-        if all(intersection_over_union(box, other) <= SAME_BOX for other in kept):
-            kept.append(box)
+        grouped[names[box.category]].append(box)
+    grouped = {category: merge_boxes(boxes) for category, boxes in grouped.items()}
     captions = [plain(caption) for caption in scene.captions]
     read = [(tuple(words_of(caption)), words.mentions(caption)) for caption in captions]
     held = set(grouped) | {mention.category for _, found in read for mention in found}

@@ -3,14 +3,13 @@ from __future__ import annotations
 import pytest
 
 from laterna.records import Box
+from laterna.synthesis.boxes import intersection_over_union, merge_boxes
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.teachers.scribe.facts import (
     Facts,
     Thing,
     gather_facts,
-    intersection_over_union,
-    merge_boxes,
     place_if_certain,
     places_near,
 )

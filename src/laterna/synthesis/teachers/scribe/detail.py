@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from laterna.synthesis.phrases import NUMBERS, at_place, plural, with_article
+from laterna.synthesis.phrases import NUMBERS, at_place, listed, plural, with_article
 from laterna.synthesis.teachers.scribe.conversation import relation_holds
 from laterna.synthesis.teachers.scribe.facts import Facts, place_if_certain
 
@@ -25,7 +25,7 @@ def compose_detail(facts: Facts, rng: np.random.Generator) -> str:
     if not facts.present:
         return ""
     opening = _OPENINGS[int(rng.integers(len(_OPENINGS)))]
-    sentences = [opening.format(things=_listed(_groups(facts)))]
+    sentences = [opening.format(things=listed(_groups(facts)))]
     sentences += _placed(facts, rng)
     sentences += _related(facts, rng)
     return " ".join(sentences)
@@ -78,7 +78,3 @@ def _related(facts: Facts, rng: np.random.Generator) -> list[str]:
         if relation_holds(relation, thing, other):
             return [f"The {name} is {relation} the {other_name}."]
     return []
-
-
-def _listed(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from laterna.records import Box
+from laterna.synthesis.boxes import merge_boxes
 from laterna.synthesis.object_words import COLOURS, Mention, ObjectWords, words_of
 from laterna.synthesis.phrases import NUMBERS, near_border, place_of
 
-SAME_BOX = 0.9
-"""Boxes that overlap more (IoU) are one object annotated twice, under one label or two."""
 BORDER_MARGIN = 0.04
 """A centre nearer than this to a border between thirds is too hard to call."""
 _SIZES = frozenset(("small", "large", "big", "little", "tiny", "huge"))
@@ -91,24 +90,6 @@ def gather_facts(
         colours=_colours(read),
         counts=_counts(things, read) if not vague else {},
     )
-
-
-def merge_boxes(boxes: Iterable[Box]) -> list[Box]:
-    """Return the boxes without those that overlap an earlier one by more than `SAME_BOX`."""
-    kept: list[Box] = []
-    for box in boxes:
-        if all(intersection_over_union(box, other) <= SAME_BOX for other in kept):
-            kept.append(box)
-    return kept
-
-
-def intersection_over_union(a: Box, b: Box) -> float:
-    """Return the boxes' shared area as a share of the area that either covers, 0..1."""
-    width = min(a.x2, b.x2) - max(a.x1, b.x1)
-    height = min(a.y2, b.y2) - max(a.y1, b.y1)
-    shared = max(0.0, width) * max(0.0, height)
-    union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - shared
-    return shared / union if union > 0 else 0.0
 
 
 def place_if_certain(thing: Thing) -> str | None:
