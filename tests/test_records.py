@@ -11,8 +11,10 @@ from laterna.records import (
     PICTURE_TOKEN,
     Box,
     InstructionRecord,
+    Pack,
     Provenance,
     Record,
+    Sample,
     Score,
     Toy,
     Truth,
@@ -75,3 +77,19 @@ def test_accuracy_is_a_share_and_of_no_questions_not_a_number() -> None:
 
 def test_no_vocabulary_holds_the_picture_token() -> None:
     assert PICTURE_TOKEN < 0
+
+
+def test_a_samples_length_counts_its_pictures_tokens() -> None:
+    sample = Sample(
+        id="7",
+        input_ids=(1, PICTURE_TOKEN, 5, PICTURE_TOKEN),
+        targets=(False,) * 4,
+        picture_slots=(1, 3),
+        picture_tokens=(576, 30),
+    )
+    assert sample.length == 2 + 576 + 30
+    assert Pack(samples=(sample, sample)).length == 2 * 608
+    with pytest.raises(ValueError, match="sample 7: 1 picture token counts for 2 picture slots"):
+        msgspec.structs.replace(sample, picture_tokens=(576,))
+    with pytest.raises(ValueError, match="sample 7: the tokens of its pictures are not counted"):
+        _ = msgspec.structs.replace(sample, picture_tokens=()).length

@@ -23,6 +23,7 @@ from laterna.data.batches import collate
 from laterna.data.chat import Rendered, load_template, render
 from laterna.data.masking import PICTURE_SENTINEL, render_record, tokenise_rendered
 from laterna.data.packing import plan_packs
+from laterna.data.picture_tokens import count_pictures
 from laterna.data.sources import read_records
 from laterna.evaluation.metrics.exact_match import normalise
 from laterna.evaluation.run import MAX_NEW_TOKENS, PICTURE_FOLDER, ask
@@ -144,12 +145,13 @@ def walk_data(
     record: InstructionRecord, template: str, assistant: Assistant, pictures: Path
 ) -> TextSteps:
     """Render, tokenise and batch a record with the chat template of that name."""
-    tokenizer, tokens = assistant.tokenizer, assistant.picture_tokens
+    tokenizer = assistant.tokenizer
     rendered = render_record(record, tokenizer, load_template(template, tokenizer))
     sample = tokenise_rendered(rendered, record, tokenizer)
-    packs = plan_packs([sample], picture_tokens=tokens, row_tokens=0)
+    sample = count_pictures(sample, assistant.picture_tokens, pictures)
+    packs = plan_packs([sample], row_tokens=0)
     fill = fill_pixels(assistant.prepare, pictures)
-    return TextSteps(rendered, sample, fill(collate(packs, picture_tokens=tokens)))
+    return TextSteps(rendered, sample, fill(collate(packs)))
 
 
 def walk_model(assistant: Assistant, batch: Batch, caption: Batch) -> ModelSteps:
@@ -217,7 +219,7 @@ def render_page(folder: Path) -> str:
         picture_token=PICTURE_TOKEN,
         opening=list(_opening(text.sample, assistant)),
         batch=text.batch,
-        picture_tokens=assistant.picture_tokens,
+        picture_tokens=text.sample.picture_tokens[0],
         passed=passed,
         first_values=passed.features_bnd[0, 0, :4].tolist(),
         vocabulary=vocabulary,

@@ -187,7 +187,10 @@ class InstructionRecord(Record):
 
 
 class Sample(Record):
-    """One tokenised chat; a picture is one `PICTURE_TOKEN`, whatever the connector makes of it."""
+    """One tokenised chat; a picture is one `PICTURE_TOKEN`, whatever the connector makes of it.
+
+    Raises ValueError where picture tokens are given, but not one a slot.
+    """
 
     id: str
     input_ids: tuple[int, ...]
@@ -196,12 +199,34 @@ class Sample(Record):
     picture_slots: tuple[int, ...]
     """Positions in `input_ids` that hold `PICTURE_TOKEN`, one a picture."""
     pictures: tuple[str, ...] = ()
+    picture_tokens: tuple[int, ...] = ()
+    """Tokens that each picture takes in the row, one a slot; preparation fills them in, from the
+    pictures' width and height (`data.picture_tokens`). Empty while they are not known."""
+
+    def __post_init__(self) -> None:
+        if self.picture_tokens and len(self.picture_tokens) != len(self.picture_slots):
+            raise ValueError(
+                f"sample {self.id}: {len(self.picture_tokens)} picture token counts for "
+                f"{len(self.picture_slots)} picture slots"
+            )
+
+    @property
+    def length(self) -> int:
+        """Tokens with the pictures expanded. Raises ValueError while those are not counted."""
+        if len(self.picture_tokens) != len(self.picture_slots):
+            raise ValueError(f"sample {self.id}: the tokens of its pictures are not counted")
+        return len(self.input_ids) - len(self.picture_slots) + sum(self.picture_tokens)
 
 
 class Pack(Record):
     """Samples that share one row of a batch without seeing each other."""
 
     samples: tuple[Sample, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row, padding left out."""
+        return sum(sample.length for sample in self.samples)
 
 
 class Batch(Record):

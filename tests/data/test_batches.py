@@ -10,6 +10,7 @@ SEEING = Sample(
     input_ids=(5, PICTURE_TOKEN, 6, 7),
     targets=(False, False, True, True),
     picture_slots=(1,),
+    picture_tokens=(3,),
     pictures=("a.png",),
 )
 WORDS = Sample(id="words", input_ids=(8, 9), targets=(True, True), picture_slots=())
@@ -18,13 +19,14 @@ TWO = Sample(
     input_ids=(PICTURE_TOKEN, PICTURE_TOKEN, 4),
     targets=(False, True, True),
     picture_slots=(0, 1),
+    picture_tokens=(2, 4),
     pictures=("b.png", "c.png"),
 )
 
 
 def test_a_batch_number_by_number() -> None:
     packs = [Pack(samples=(SEEING, WORDS)), Pack(samples=(TWO,))]
-    batch = collate(packs, picture_tokens=3, pad_id=2)
+    batch = collate(packs, pad_id=2)
     assert batch.ids == ("seeing", "words", "two")
     assert batch.pictures == ("a.png", "b.png", "c.png")
     assert batch.input_ids_rt.tolist() == [
@@ -49,13 +51,13 @@ def test_a_batch_number_by_number() -> None:
 
 
 def test_padding_has_positions_of_its_own() -> None:
-    batch = collate([Pack(samples=(WORDS,)), Pack(samples=(SEEING,))], picture_tokens=2)
-    assert batch.position_ids_rt.tolist() == [[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]]
-    assert batch.input_ids_rt.tolist()[0] == [8, 9, 0, 0, 0]
+    batch = collate([Pack(samples=(WORDS,)), Pack(samples=(SEEING,))])
+    assert batch.position_ids_rt.tolist() == [[0, 1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
+    assert batch.input_ids_rt.tolist()[0] == [8, 9, 0, 0, 0, 0]
     assert not batch.targets_rt[0, 2:].any()
 
 
 def test_no_picture_token_is_left_for_the_embedding() -> None:
-    batch = collate([Pack(samples=(TWO,))], picture_tokens=1)
+    batch = collate([Pack(samples=(TWO,))])
     assert batch.input_ids_rt.min() == 0
-    assert batch.picture_mask_rt.sum() == 2
+    assert batch.picture_mask_rt.sum() == 6

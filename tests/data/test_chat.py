@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import SHIPPED_TEMPLATES, Rendered, UnusableError, load_template, render
 from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.picture_tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord, Turn
@@ -119,7 +120,7 @@ def test_a_record_whose_answers_open_with_a_lead_is_kept(
         [record],
         tokenizer,
         template=THINKING,
-        picture_tokens=4,
+        picture_tokens=SameTokens(tokens=4),
         max_tokens=200,
         picture_folder=None,
     )

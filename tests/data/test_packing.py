@@ -9,21 +9,24 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from laterna.data.batches import collate
-from laterna.data.packing import epoch_order, pack_tokens, plan_batches, plan_packs
-from laterna.data.preparation import tokens_of
+from laterna.data.packing import epoch_order, plan_batches, plan_packs
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
 
-PICTURE_TOKENS = 4
 
-
-def sample_of(name: str, length: int, picture: bool = False) -> Sample:
+def sample_of(name: str, length: int, picture: bool = False, tokens: int = 4) -> Sample:
     generator = torch.Generator().manual_seed(sum(map(ord, name)) + length)
     ids = torch.randint(1, 60, (length,), generator=generator).tolist()
     slots = (1,) if picture else ()
     if picture:
         ids[1] = PICTURE_TOKEN
     targets = tuple(place >= length // 2 for place in range(length))
-    return Sample(id=name, input_ids=tuple(ids), targets=targets, picture_slots=slots)
+    return Sample(
+        id=name,
+        input_ids=tuple(ids),
+        targets=targets,
+        picture_slots=slots,
+        picture_tokens=(tokens,) if picture else (),
+    )
 
 
 def names(packs: list[Pack]) -> list[list[str]]:
@@ -39,21 +42,21 @@ def test_the_order_of_an_epoch_is_a_permutation_by_seed_and_epoch() -> None:
 
 def test_without_a_budget_each_sample_has_its_row() -> None:
     samples = [sample_of("a", 3), sample_of("b", 9)]
-    packs = plan_packs(samples, picture_tokens=PICTURE_TOKENS, row_tokens=0)
+    packs = plan_packs(samples, row_tokens=0)
     assert names(packs) == [["a"], ["b"]]
 
 
 def test_the_longest_come_first_each_into_the_first_row_with_room() -> None:
     lengths = {"a": 3, "b": 7, "c": 2, "d": 6, "e": 12, "f": 4}
     samples = [sample_of(name, length) for name, length in lengths.items()]
-    packs = plan_packs(samples, picture_tokens=PICTURE_TOKENS, row_tokens=10)
+    packs = plan_packs(samples, row_tokens=10)
     assert names(packs) == [["e"], ["b", "a"], ["d", "f"], ["c"]]
 
 
 def test_pictures_count_with_their_tokens() -> None:
-    samples = [sample_of("a", 5, picture=True), sample_of("b", 3)]
-    assert names(plan_packs(samples, picture_tokens=4, row_tokens=10)) == [["a"], ["b"]]
-    assert names(plan_packs(samples, picture_tokens=3, row_tokens=10)) == [["a", "b"]]
+    for tokens, rows in [(4, [["a"], ["b"]]), (3, [["a", "b"]])]:
+        samples = [sample_of("a", 5, picture=True, tokens=tokens), sample_of("b", 3)]
+        assert names(plan_packs(samples, row_tokens=10)) == rows
 
 
 @settings(deadline=None)
@@ -66,22 +69,22 @@ def test_plans_keep_every_sample_and_their_budgets(
     lengths: list[int], row_tokens: int, micro_tokens: int
 ) -> None:
     samples = [sample_of(f"s{place}", length) for place, length in enumerate(lengths)]
-    packs = plan_packs(samples, picture_tokens=1, row_tokens=row_tokens)
+    packs = plan_packs(samples, row_tokens=row_tokens)
     assert sorted(name for pack in names(packs) for name in pack) == sorted(s.id for s in samples)
     if row_tokens:
         for pack in packs:
-            assert pack_tokens(pack, 1) <= row_tokens or len(pack.samples) == 1
-    batches = plan_batches(packs, picture_tokens=1, micro_tokens=micro_tokens)
+            assert pack.length <= row_tokens or len(pack.samples) == 1
+    batches = plan_batches(packs, micro_tokens=micro_tokens)
     assert sorted(p for b in batches for p in names(b)) == sorted(names(packs))
     for batch in batches:
-        longest = max(pack_tokens(pack, 1) for pack in batch)
+        longest = max(pack.length for pack in batch)
         assert len(batch) == 1 or len(batch) * longest <= micro_tokens
 
 
 def test_rows_of_like_length_share_a_batch() -> None:
     samples = [sample_of(f"{length}", length) for length in (4, 20, 5, 19)]
-    packs = plan_packs(samples, picture_tokens=1, row_tokens=0)
-    batches = plan_batches(packs, picture_tokens=1, micro_tokens=40)
+    packs = plan_packs(samples, row_tokens=0)
+    batches = plan_batches(packs, micro_tokens=40)
     assert [names(batch) for batch in batches] == [[["20"], ["19"]], [["5"], ["4"]]]
 
 
@@ -123,12 +126,10 @@ SAMPLES = [sample_of("a", 9), sample_of("b", 6), sample_of("c", 11), sample_of("
 
 
 def test_packed_rows_give_the_loss_and_logits_of_separate_ones(language: LlamaForCausalLM) -> None:
-    packs = plan_packs(SAMPLES, picture_tokens=PICTURE_TOKENS, row_tokens=20)
+    packs = plan_packs(SAMPLES, row_tokens=20)
     assert names(packs) == [["c", "a"], ["b", "d"]]
-    packed = collate(packs, picture_tokens=PICTURE_TOKENS)
-    alone = [
-        collate([Pack(samples=(sample,))], picture_tokens=PICTURE_TOKENS) for sample in SAMPLES
-    ]
+    packed = collate(packs)
+    alone = [collate([Pack(samples=(sample,))]) for sample in SAMPLES]
     total = sum(loss_of(language, batch) for batch in alone)
     torch.testing.assert_close(loss_of(language, packed), total, atol=1e-5, rtol=1e-6)
 
@@ -139,7 +140,7 @@ def test_packed_rows_give_the_loss_and_logits_of_separate_ones(language: LlamaFo
     for row, pack in enumerate(packs):
         start = 0
         for sample in pack.samples:
-            end = start + tokens_of(sample, PICTURE_TOKENS)
+            end = start + sample.length
             torch.testing.assert_close(
                 logits[row, start:end], by_name[sample.id], atol=1e-5, rtol=1e-5
             )
@@ -150,7 +151,7 @@ def test_the_mask_really_blocks(language: LlamaForCausalLM) -> None:
     """Changing the first sample of a row leaves the second as it was, and would not without."""
     first, second = SAMPLES[2], SAMPLES[0]
     other = sample_of("z", len(first.input_ids))
-    rows = [collate([Pack(samples=(one, second))], picture_tokens=1) for one in (first, other)]
+    rows = [collate([Pack(samples=(one, second))]) for one in (first, other)]
     start = len(first.input_ids)
     ours = [logits_of(language, row)[0, start:] for row in rows]
     torch.testing.assert_close(ours[0], ours[1], atol=1e-6, rtol=0)
@@ -162,8 +163,8 @@ def test_the_mask_really_blocks(language: LlamaForCausalLM) -> None:
 def test_padding_changes_nothing_and_stays_finite(language: LlamaForCausalLM) -> None:
     """Padding is a neighbour like any other: it changes nothing before it."""
     short, long = SAMPLES[3], SAMPLES[2]
-    batch = collate([Pack(samples=(short,)), Pack(samples=(long,))], picture_tokens=1)
+    batch = collate([Pack(samples=(short,)), Pack(samples=(long,))])
     logits = logits_of(language, batch)
-    alone = logits_of(language, collate([Pack(samples=(short,))], picture_tokens=1))
+    alone = logits_of(language, collate([Pack(samples=(short,))]))
     torch.testing.assert_close(logits[0, : len(short.input_ids)], alone[0], atol=1e-5, rtol=1e-5)
     assert logits.isfinite().all()

@@ -20,6 +20,7 @@ from laterna.data.pictures import (
     check_picture,
     load_picture,
     pad_to_square,
+    picture_size,
 )
 from laterna.errors import LaternaError
 
@@ -47,6 +48,20 @@ def test_orientation_is_what_a_person_sees(tmp_path: Path) -> None:
     assert picture.size == (20, 40)
     assert picture.getpixel((5, 5)) == RED
     assert picture.getpixel((5, 35)) == BLUE
+
+
+@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", range(9))
+def test_a_size_read_alone_is_that_of_the_opened_picture(
+    form: str, orientation: int, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{form}"
+    halves(40, 20).save(path, exif=exif)
+    assert picture_size(path) == load_picture(path).size
+    with pytest.raises(MissingPictureError, match=r"gone\.png: no such picture"):
+        picture_size(tmp_path / "gone.png")
 
 
 def test_transparency_is_white(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data.preparation import Prepared, prepare, tokens_of
+from laterna.data.picture_tokens import PictureCounter, SameTokens
+from laterna.data.preparation import Prepared, prepare
 from laterna.errors import LaternaError
-from laterna.records import PICTURE_TOKEN, InstructionRecord, Sample, Turn
+from laterna.records import InstructionRecord, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
+SIXTEEN = SameTokens(tokens=16)
 
 
 def record_of(name: str, answer: str = "A cup.", picture: str = "good.jpg") -> InstructionRecord:
@@ -38,12 +40,13 @@ def prepared(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path | None,
     max_tokens: int = 200,
+    counter: PictureCounter = SIXTEEN,
 ) -> Prepared:
     return prepare(
         records,
         tokenizer,
         template=None,
-        picture_tokens=16,
+        picture_tokens=counter,
         max_tokens=max_tokens,
         picture_folder=folder,
     )
@@ -101,7 +104,7 @@ def test_an_answer_joined_to_the_templates_words_is_dropped(tokenizers: Tokenize
             records,
             joining,
             template=glued,
-            picture_tokens=1,
+            picture_tokens=SameTokens(tokens=1),
             max_tokens=999,
             picture_folder=None,
         )
@@ -111,7 +114,7 @@ def test_an_answer_joined_to_the_templates_words_is_dropped(tokenizers: Tokenize
 def test_the_limit_counts_the_pictures_tokens(tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers["byte_level"]
     (sample,) = prepared([record_of("a")], tokenizer, None).samples
-    length = tokens_of(sample, 16)
+    length = sample.length
     assert length == len(sample.input_ids) + 15
     assert len(prepared([record_of("a")], tokenizer, None, max_tokens=length).samples) == 1
     with pytest.raises(LaternaError, match=f"1 × longer than {length - 1} tokens"):
@@ -130,13 +133,17 @@ def test_nothing_left_says_why(tokenizers: Tokenizers, folder: Path) -> None:
         prepared([], tokenizers["byte_level"], folder)
 
 
-def test_tokens_of_a_sample_without_pictures_is_its_length() -> None:
-    words = Sample(id="a", input_ids=(1, 2, 3), targets=(False,) * 3, picture_slots=())
-    assert tokens_of(words, 576) == 3
-    two = Sample(
-        id="a",
-        input_ids=(1, PICTURE_TOKEN, PICTURE_TOKEN),
-        targets=(False,) * 3,
-        picture_slots=(1, 2),
-    )
-    assert tokens_of(two, 576) == 1 + 2 * 576
+def test_a_pictures_tokens_are_counted_from_its_size(tokenizers: Tokenizers, folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def counter(width: int, height: int) -> int:
+        seen.append((width, height))
+        return width * height // 100
+
+    records = [record_of("a"), record_of("gone", picture="gone.jpg")]
+    result = prepared(records, tokenizers["byte_level"], folder, counter=counter)
+    assert seen == [(64, 48)]
+    assert [sample.picture_tokens for sample in result.samples] == [(30,)]
+    assert result.dropped == {"picture missing": 1}
+    with pytest.raises(ValueError, match="sizes are needed, but no folder"):
+        prepared(records, tokenizers["byte_level"], None, counter=counter)

@@ -8,6 +8,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
+from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from, load_language
 from laterna.recipe import LanguageSettings, Recipe
@@ -25,11 +26,12 @@ def sample(assistant: Assistant, number: int, pictures: int = 1) -> Sample:
             Turn(role="assistant", text="It is red." * number, loss=True),
         ),
     )
-    return tokenise(record, assistant.tokenizer)
+    counter = assistant.picture_tokens
+    return count_pictures(tokenise(record, assistant.tokenizer), counter, None)
 
 
 def test_picture_tokens_are_known_before_running(tiny_assistant: Assistant) -> None:
-    assert tiny_assistant.picture_tokens == 4
+    assert tiny_assistant.picture_tokens(40, 30) == 4
     features = tiny_assistant.vision(tiny_assistant.prepare([PICTURE]))
     assert tiny_assistant.connector(features).shape == (1, 4, 32)
 
@@ -47,7 +49,7 @@ def test_the_connector_is_seeded_and_nothing_else_is_drawn(tiny_recipe: Recipe) 
 
 def test_embedding_puts_each_picture_where_its_mark_stands(tiny_assistant: Assistant) -> None:
     one, two = sample(tiny_assistant, 1), sample(tiny_assistant, 2, pictures=2)
-    batch = collate([Pack(samples=(one,)), Pack(samples=(two,))], picture_tokens=4)
+    batch = collate([Pack(samples=(one,)), Pack(samples=(two,))])
     features = torch.randn(3, 4, 24)
     embedded = tiny_assistant.embed(msgspec.structs.replace(batch, features_bnd=features))
     expected = tiny_assistant.connector(features)
@@ -64,7 +66,7 @@ def test_embedding_puts_each_picture_where_its_mark_stands(tiny_assistant: Assis
 def test_too_few_or_too_many_pictures_name_the_records(
     tiny_assistant: Assistant, given: int
 ) -> None:
-    batch = collate([Pack(samples=(sample(tiny_assistant, 1, pictures=2),))], picture_tokens=4)
+    batch = collate([Pack(samples=(sample(tiny_assistant, 1, pictures=2),))])
     features = torch.zeros(given, 4, 24) if given else None
     with pytest.raises(LaternaError, match=rf"record-1: 8 picture places but {4 * given} picture"):
         tiny_assistant.embed(msgspec.structs.replace(batch, features_bnd=features))
@@ -74,13 +76,11 @@ def test_too_few_or_too_many_pictures_name_the_records(
 def test_packed_samples_do_not_see_each_other(tiny_assistant: Assistant) -> None:
     one, two = sample(tiny_assistant, 1), sample(tiny_assistant, 3)
     features = torch.randn(2, 4, 24)
-    packed = msgspec.structs.replace(
-        collate([Pack(samples=(one, two))], picture_tokens=4), features_bnd=features
-    )
+    packed = msgspec.structs.replace(collate([Pack(samples=(one, two))]), features_bnd=features)
     together, labels = tiny_assistant.target_logits(packed)
     alone = []
     for index, single in enumerate((one, two)):
-        batch = collate([Pack(samples=(single,))], picture_tokens=4)
+        batch = collate([Pack(samples=(single,))])
         batch = msgspec.structs.replace(batch, features_bnd=features[index : index + 1])
         alone.append(tiny_assistant.target_logits(batch)[0])
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
@@ -96,7 +96,7 @@ def test_packed_samples_do_not_see_each_other(tiny_assistant: Assistant) -> None
 @torch.no_grad()
 def test_target_logits_are_those_of_the_whole_row(tiny_assistant: Assistant) -> None:
     one = sample(tiny_assistant, 1)
-    batch = collate([Pack(samples=(one,))], picture_tokens=4)
+    batch = collate([Pack(samples=(one,))])
     batch = msgspec.structs.replace(batch, pixels_bchw=tiny_assistant.prepare([PICTURE]))
     whole = tiny_assistant.language(inputs_embeds=tiny_assistant.embed(batch)).logits[0]
     logits, _ = tiny_assistant.target_logits(batch)

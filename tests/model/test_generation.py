@@ -106,7 +106,7 @@ def test_known_features_stand_in_for_pictures(tiny_assistant: Assistant) -> None
 def test_a_mark_without_its_picture_is_refused(
     tiny_assistant: Assistant, pictures: tuple[Image.Image, ...]
 ) -> None:
-    with pytest.raises(LaternaError, match="4 picture places but"):
+    with pytest.raises(LaternaError, match="1 `<image>` marks but"):
         generate_answers(tiny_assistant, [prompt(QUESTION, *pictures)], max_new_tokens=4)
 
 

@@ -14,6 +14,7 @@ SAMPLES = [
         input_ids=(1, PICTURE_TOKEN, *range(5, 9 + number)),
         targets=(False, False, *(True,) * (4 + number)),
         picture_slots=(1,),
+        picture_tokens=(3,),
         pictures=(f"{number}.png",),
     )
     for number in range(10)
@@ -21,7 +22,7 @@ SAMPLES = [
 
 
 def fed(stage: StageSettings, seed: int = 0) -> list[list[Batch]]:
-    return list(feed(SAMPLES, stage, seed=seed, picture_tokens=3, fill=lambda batch: batch))
+    return list(feed(SAMPLES, stage, seed=seed, fill=lambda batch: batch))
 
 
 def ids(steps: list[list[Batch]]) -> list[list[str]]:

@@ -19,7 +19,7 @@ def text_batch(number: int) -> Batch:
     ids = (1, *range(10 + number, 22 + number))
     targets = (False,) * 4 + (True,) * 9
     sample = Sample(id=f"r{number}", input_ids=ids, targets=targets, picture_slots=())
-    return collate([Pack(samples=(sample,))], picture_tokens=4)
+    return collate([Pack(samples=(sample,))])
 
 
 def run(assistant: Assistant, recipe: Recipe, steps: int) -> list[StepFigures]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.packing import plan_batches, plan_packs
+from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe
@@ -34,15 +35,16 @@ def samples(tiny_assistant: Assistant) -> list[Sample]:
                 Turn(role="assistant", text="There are two.", loss=True),
             ),
         )
-        found.append(tokenise(record, tiny_assistant.tokenizer))
+        sample = tokenise(record, tiny_assistant.tokenizer)
+        found.append(count_pictures(sample, tiny_assistant.picture_tokens, None))
     return found
 
 
 def batches(samples: list[Sample], row_tokens: int, micro_tokens: int) -> list[Batch]:
-    packs = plan_packs(samples, picture_tokens=4, row_tokens=row_tokens)
+    packs = plan_packs(samples, row_tokens=row_tokens)
     made = []
-    for rows in plan_batches(packs, picture_tokens=4, micro_tokens=micro_tokens):
-        batch = collate(rows, picture_tokens=4)
+    for rows in plan_batches(packs, micro_tokens=micro_tokens):
+        batch = collate(rows)
         features = [FEATURES[name] for name in batch.pictures]
         given = torch.stack(features) if features else None
         made.append(msgspec.structs.replace(batch, features_bnd=given))
@@ -91,4 +93,4 @@ def test_the_loss_is_the_mean_over_the_answers_tokens(
 def test_a_step_without_targets_names_its_records(tiny_assistant: Assistant) -> None:
     silent = Sample(id="silent-7", input_ids=(1, 5, 6), targets=(False,) * 3, picture_slots=())
     with pytest.raises(LaternaError, match="silent-7: no token carries loss"):
-        backward(tiny_assistant, [collate([Pack(samples=(silent,))], picture_tokens=4)])
+        backward(tiny_assistant, [collate([Pack(samples=(silent,))])])

@@ -21,15 +21,17 @@ class _Row(Record, frozen=True):
     picture_mask: list[bool]
 
 
-def collate(packs: Sequence[Pack], *, picture_tokens: int, pad_id: int = 0) -> Batch:
-    """Make a batch of one row a pack, each picture taking `picture_tokens` places.
+def collate(packs: Sequence[Pack], *, pad_id: int = 0) -> Batch:
+    """Make a batch of one row a pack, each picture taking its sample's `picture_tokens` places.
 
     Rows are padded on the right to the longest. Positions restart with every sample and with the
     padding. A target at t is predicted from the hidden state at t - 1, so the first token of a
     sample is never a target: what stands before it is another chat. Pixels or features are left
     to the caller (`msgspec.structs.replace`), in the order of `pictures`.
+
+    Raises ValueError for a sample whose pictures' tokens are not counted.
     """
-    rows = [_row(pack, picture_tokens, pad_id) for pack in packs]
+    rows = [_row(pack, pad_id) for pack in packs]
     width = max(len(row.input_ids) for row in rows)
     for row in rows:
         padding = width - len(row.input_ids)
@@ -48,20 +50,21 @@ def collate(packs: Sequence[Pack], *, picture_tokens: int, pad_id: int = 0) -> B
     )
 
 
-def _row(pack: Pack, picture_tokens: int, pad_id: int) -> _Row:
+def _row(pack: Pack, pad_id: int) -> _Row:
     row = _Row(input_ids=[], position_ids=[], targets=[], picture_mask=[])
     for sample in pack.samples:
         start = len(row.input_ids)
-        _append(row, sample, picture_tokens, pad_id)
-        row.position_ids.extend(range(len(row.input_ids) - start))
+        _append(row, sample, pad_id)
+        row.position_ids.extend(range(sample.length))
         row.targets[start] = False
     return row
 
 
-def _append(row: _Row, sample: Sample, picture_tokens: int, pad_id: int) -> None:
-    for token, is_target in zip(sample.input_ids, sample.targets, strict=True):
+def _append(row: _Row, sample: Sample, pad_id: int) -> None:
+    tokens = dict(zip(sample.picture_slots, sample.picture_tokens, strict=True))
+    for slot, (token, target) in enumerate(zip(sample.input_ids, sample.targets, strict=True)):
         is_picture = token == PICTURE_TOKEN
-        places = picture_tokens if is_picture else 1
+        places = tokens[slot] if is_picture else 1
         row.input_ids.extend([pad_id if is_picture else token] * places)
-        row.targets.extend([is_target and not is_picture] * places)
+        row.targets.extend([target and not is_picture] * places)
         row.picture_mask.extend([is_picture] * places)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from laterna.data.preparation import tokens_of
 from laterna.records import Pack, Sample
 
 
@@ -19,7 +18,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def plan_packs(samples: Sequence[Sample], *, picture_tokens: int, row_tokens: int) -> list[Pack]:
+def plan_packs(samples: Sequence[Sample], *, row_tokens: int) -> list[Pack]:
     """Put the samples of one optimiser step into rows of at most `row_tokens` tokens.
 
     First-fit-decreasing: the longest first, each into the first row with room. A sample longer
@@ -29,8 +28,8 @@ def plan_packs(samples: Sequence[Sample], *, picture_tokens: int, row_tokens: in
         return [Pack(samples=(sample,)) for sample in samples]
     rows: list[list[Sample]] = []
     room: list[int] = []
-    for sample in sorted(samples, key=lambda one: -tokens_of(one, picture_tokens)):
-        length = tokens_of(sample, picture_tokens)
+    for sample in sorted(samples, key=lambda one: -one.length):
+        length = sample.length
         fitting = (index for index, left in enumerate(room) if length <= left)
         index = next(fitting, len(rows))
         if index == len(rows):
@@ -41,14 +40,7 @@ def plan_packs(samples: Sequence[Sample], *, picture_tokens: int, row_tokens: in
     return [Pack(samples=tuple(row)) for row in rows]
 
 
-def pack_tokens(pack: Pack, picture_tokens: int) -> int:
-    """Return a pack's length in tokens when each picture takes `picture_tokens` of them."""
-    return sum(tokens_of(sample, picture_tokens) for sample in pack.samples)
-
-
-def plan_batches(
-    packs: Sequence[Pack], *, picture_tokens: int, micro_tokens: int
-) -> list[list[Pack]]:
+def plan_batches(packs: Sequence[Pack], *, micro_tokens: int) -> list[list[Pack]]:
     """Split the packs of one optimiser step into micro-batches, rows of like length together.
 
     The padded size of a micro-batch, its rows times its longest, is at most `micro_tokens`; a row
@@ -56,10 +48,10 @@ def plan_batches(
     """
     batches: list[list[Pack]] = []
     longest = 0
-    for pack in sorted(packs, key=lambda one: -pack_tokens(one, picture_tokens)):
+    for pack in sorted(packs, key=lambda one: -one.length):
         if batches and (len(batches[-1]) + 1) * longest <= micro_tokens:
             batches[-1].append(pack)
         else:
             batches.append([pack])
-            longest = pack_tokens(pack, picture_tokens)  # the others come in falling order
+            longest = pack.length  # the others come in falling order
     return batches

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from laterna.errors import LaternaError
 
@@ -25,6 +26,8 @@ CLIP_MEAN_COLOUR = (122, 116, 104)
 
 Colour = tuple[int, int, int]
 
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap width and height."""
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 # What Pillow's readers raise on damaged files, besides OSError.
 _DAMAGE = (
@@ -60,14 +63,32 @@ def check_picture(path: Path) -> None:
     _read(path, coarse=True)
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture as a person sees it, from the file's head alone.
+
+    Raises as `load_picture` does, but for damage behind the head.
+    """
+    with _opened(path) as picture:
+        width, height = picture.size
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        return (height, width) if turned else (width, height)
+
+
 def _read(path: Path, *, coarse: bool) -> Image.Image:
     """Read a picture; `coarse`: at the lowest resolution that its format can be decoded at."""
+    with _opened(path) as picture:
+        if coarse:
+            picture.draft("RGB", (1, 1))
+        return _to_rgb(ImageOps.exif_transpose(picture))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture that is not too large, and name it in whatever is wrong with it."""
     try:
         with Image.open(path) as picture:
             _refuse_bomb(picture, path)
-            if coarse:
-                picture.draft("RGB", (1, 1))
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            yield picture
     except FileNotFoundError as error:
         raise MissingPictureError(f"{path}: no such picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
 from laterna.data.masking import check_targets, render_record, tokenise_rendered
+from laterna.data.picture_tokens import PictureCounter, count_pictures
 from laterna.data.pictures import MissingPictureError, check_picture
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord, Record, Sample
@@ -32,17 +33,19 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     *,
     template: str | None,
-    picture_tokens: int,
+    picture_tokens: PictureCounter,
     max_tokens: int,
     picture_folder: Path | None,
 ) -> Prepared:
     """Tokenise records and keep those that can be trained on.
 
     `template` is the text of a Jinja chat template (None: the tokenizer's own), `picture_tokens`
-    what the connector makes of one picture, `max_tokens` the longest sample with its pictures
-    expanded. Every picture is decoded once, in `picture_folder`; None leaves pictures unchecked.
+    says how many tokens a picture of a width and height takes, `max_tokens` is the longest sample
+    with its pictures expanded. Every picture is decoded once, in `picture_folder`; None leaves
+    pictures unchecked, which a counter that needs their sizes does not allow.
 
-    Raises LaternaError when no record remains, with the reasons and their counts.
+    Raises LaternaError when no record remains, with the reasons and their counts, and ValueError
+    where sizes are needed and there is no folder.
     """
     samples: list[Sample] = []
     dropped: list[tuple[str, str]] = []
@@ -51,7 +54,8 @@ def prepare(
     for record in records:
         try:
             sample = _checked_sample(record, tokenizer, template)
-            _check_length(sample, picture_tokens, max_tokens)
+            sample = _counted(sample, picture_tokens, picture_folder)
+            _check_length(sample, max_tokens)
             faults.check(record)
         except UnusableError as error:
             dropped.append((record.id, error.reason))
@@ -66,11 +70,6 @@ def prepare(
             + (f"; the first: {example}" if example else "")
         )
     return Prepared(samples=tuple(samples), dropped=counts, dropped_ids=tuple(dropped))
-
-
-def tokens_of(sample: Sample, picture_tokens: int) -> int:
-    """Return a sample's length in tokens when each picture takes `picture_tokens` of them."""
-    return len(sample.input_ids) + len(sample.picture_slots) * (picture_tokens - 1)
 
 
 def _checked_sample(
@@ -90,11 +89,17 @@ def _checked_sample(
     return sample
 
 
-def _check_length(sample: Sample, picture_tokens: int, max_tokens: int) -> None:
-    length = tokens_of(sample, picture_tokens)
-    if length > max_tokens:
+def _counted(sample: Sample, counter: PictureCounter, folder: Path | None) -> Sample:
+    try:
+        return count_pictures(sample, counter, folder)
+    except LaternaError as error:
+        raise UnusableError(_reason(error), f"record {sample.id}: {error}") from error
+
+
+def _check_length(sample: Sample, max_tokens: int) -> None:
+    if sample.length > max_tokens:
         raise UnusableError(
-            f"longer than {max_tokens} tokens", f"record {sample.id}: {length} tokens long"
+            f"longer than {max_tokens} tokens", f"record {sample.id}: {sample.length} tokens long"
         )
 
 
@@ -122,8 +127,11 @@ def _picture_fault(path: Path) -> tuple[str, str] | None:
     """Return (reason, message) for a picture that cannot be used, None for one that can."""
     try:
         check_picture(path)
-    except MissingPictureError as error:
-        return "picture missing", str(error)
     except LaternaError as error:
-        return "picture cannot be read", str(error)
+        return _reason(error), str(error)
     return None
+
+
+def _reason(error: LaternaError) -> str:
+    missing = isinstance(error, MissingPictureError)
+    return "picture missing" if missing else "picture cannot be read"

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laterna.data.chat import load_template
 from laterna.data.masking import tokenise_text
+from laterna.data.picture_tokens import SameTokens
 from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.errors import LaternaError
 from laterna.model.builtin import resolve
@@ -59,9 +60,9 @@ class Assistant(nn.Module):
         self.changed: set[PartName] = set()
 
     @property
-    def picture_tokens(self) -> int:
-        """Tokens that one picture takes in the language model's context (m)."""
-        return self.connector.tokens(self.vision.patches)
+    def picture_tokens(self) -> SameTokens:
+        """Says how many tokens a picture of a width and height takes in the context (m)."""
+        return SameTokens(tokens=self.connector.tokens(self.vision.patches))
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +106,7 @@ class Assistant(nn.Module):
         if places != given:
             raise LaternaError(
                 f"{', '.join(names)}: {places} picture places but {given} picture tokens; "
-                f"each `<image>` mark needs one picture ({self.picture_tokens} tokens)"
+                "each `<image>` mark needs one picture"
             )
         mask = picture_mask_rt.to(self.device)
         # Whatever id stands in a picture place lies outside the vocabulary or means nothing.
@@ -147,7 +148,8 @@ class Assistant(nn.Module):
         For comparisons with other programs: no template is applied. Raises LaternaError when
         marks and pictures differ in number.
         """
-        ids = torch.tensor([self.expand(tokenise_text(text, self.tokenizer))])
+        counts = [self.picture_tokens(*picture.size) for picture in pictures]
+        ids = torch.tensor([self.expand(tokenise_text(text, self.tokenizer), counts)])
         batch = Batch(
             ids=("the text",),
             input_ids_rt=ids,
@@ -185,11 +187,20 @@ class Assistant(nn.Module):
         turns, pictures = _prompt(picture, question)
         yield from stream_answer(self, turns, pictures, max_new_tokens)
 
-    def expand(self, ids: Sequence[int]) -> list[int]:
-        """Repeat each `PICTURE_TOKEN` as often as a picture has tokens (m)."""
+    def expand(self, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
+        """Repeat each `PICTURE_TOKEN` as often as its picture has tokens: `counts`, in order.
+
+        Raises LaternaError when marks and counts differ in number.
+        """
+        marks = ids.count(PICTURE_TOKEN)
+        if marks != len(counts):
+            raise LaternaError(
+                f"{marks} `<image>` marks but {len(counts)} pictures; each mark needs one picture"
+            )
+        left = iter(counts)
         expanded: list[int] = []
         for token in ids:
-            expanded.extend([token] * (self.picture_tokens if token == PICTURE_TOKEN else 1))
+            expanded.extend([token] * (next(left) if token == PICTURE_TOKEN else 1))
         return expanded
 
 

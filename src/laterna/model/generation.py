@@ -168,8 +168,8 @@ def _left_padded(
     # Samples are tokenised by the same code and template, so a prompt is token for token what
     # training put before the answer.
     rows = [
-        assistant.expand(tokenise_prompt(turns, assistant.tokenizer, assistant.template))
-        for turns, _ in prompts
+        _expanded(assistant, turns, pictures, known=features_bnd is not None)
+        for turns, pictures in prompts
     ]
     width = max(len(row) for row in rows)
     ids_rt = torch.tensor([[0] * (width - len(row)) + row for row in rows])
@@ -185,3 +185,15 @@ def _left_padded(
         ids_rt, ids_rt == PICTURE_TOKEN, tokens_bmd, names=["the prompts"]
     )
     return {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt.to(assistant.device)}
+
+
+def _expanded(
+    assistant: Assistant, turns: Sequence[Turn], pictures: Sequence[Image.Image], *, known: bool
+) -> list[int]:
+    """Tokenise a prompt with places for its pictures; `known`: these may have been left out."""
+    ids = tokenise_prompt(turns, assistant.tokenizer, assistant.template)
+    if known:
+        counts = [assistant.picture_tokens()] * ids.count(PICTURE_TOKEN)
+    else:
+        counts = [assistant.picture_tokens(*picture.size) for picture in pictures]
+    return assistant.expand(ids, counts)

@@ -32,7 +32,7 @@ def count_steps(records: int, stage: StageSettings) -> int:
 
 
 def feed(
-    samples: Sequence[Sample], stage: StageSettings, *, seed: int, picture_tokens: int, fill: Fill
+    samples: Sequence[Sample], stage: StageSettings, *, seed: int, fill: Fill
 ) -> Iterator[list[Batch]]:
     """Yield every optimiser step's micro-batches, in an order that the seed alone decides.
 
@@ -44,9 +44,9 @@ def feed(
         size = min(stage.batch_records, left)
         left -= size
         chosen = [samples[index] for index in islice(order, size)]
-        packs = plan_packs(chosen, picture_tokens=picture_tokens, row_tokens=stage.row_tokens)
-        micro = plan_batches(packs, picture_tokens=picture_tokens, micro_tokens=stage.micro_tokens)
-        yield [fill(collate(rows, picture_tokens=picture_tokens)) for rows in micro]
+        packs = plan_packs(chosen, row_tokens=stage.row_tokens)
+        micro = plan_batches(packs, micro_tokens=stage.micro_tokens)
+        yield [fill(collate(rows)) for rows in micro]
 
 
 def fill_pixels(preparer: PicturePreparer, folder: Path) -> Fill:

@@ -48,7 +48,6 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         prepared.samples,
         settings,
         seed=recipe.seed,
-        picture_tokens=assistant.picture_tokens,
         fill=fill,
     )
     metrics = out.with_name(f"{out.name}.metrics.jsonl")

@@ -100,7 +100,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, settings: LanguagePretraining) -
 
 
 def _pack(samples: list[Sample], row_tokens: int) -> Batch:
-    return collate(plan_packs(samples, picture_tokens=1, row_tokens=row_tokens), picture_tokens=1)
+    return collate(plan_packs(samples, row_tokens=row_tokens))
 
 
 def text_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
