@@ -114,6 +114,8 @@ class Recipe(Settings, kw_only=True):
     """Seed of the connector's first weights and of the order of the records."""
     threads: int = 0
     """CPU threads for torch; 0: as many as torch chooses."""
+    workers: int = 2
+    """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
     feature_cache: str = ""
     """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
     vision: VisionSettings

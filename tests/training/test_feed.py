@@ -64,3 +64,19 @@ def test_a_step_is_split_into_micro_batches_within_the_budget() -> None:
     assert all(batch.input_ids_rt.shape[1] <= 24 for batch in step)
     assert all(batch.input_ids_rt.numel() <= 48 for batch in step)
     assert sorted(ids([step])[0]) == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_may_begin_at_any_step(workers: int) -> None:
+    stage = msgspec.structs.replace(STAGE, epochs=2.3, row_tokens=30)
+    whole = ids(fed(stage))
+    for first in range(len(whole) + 1):
+        made = feed(
+            SAMPLES,
+            stage,
+            seed=0,
+            fill=lambda batch: batch,
+            first_step=first,
+            workers=workers,
+        )
+        assert ids(list(made)) == whole[first:]

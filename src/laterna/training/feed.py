@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, count, islice
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.model.features import FeatureStore
 from laterna.recipe import StageSettings
 from laterna.records import Batch, Sample
+from laterna.training.prefetch import in_order
 
 Fill = Callable[[Batch], Batch]
 """Gives a batch its pictures, as pixels or as features."""
@@ -31,22 +32,39 @@ def count_steps(records: int, stage: StageSettings) -> int:
     return min(steps, stage.max_steps) if stage.max_steps else steps
 
 
-def feed(
-    samples: Sequence[Sample], stage: StageSettings, *, seed: int, fill: Fill
-) -> Iterator[list[Batch]]:
-    """Yield every optimiser step's micro-batches, in an order that the seed alone decides.
+def step_records(records: int, stage: StageSettings, *, seed: int, step: int) -> list[int]:
+    """Return the numbers of the records that a step, counted from 0, learns from.
 
-    Records flow over the end of an epoch, so every step but the last holds `batch_records`.
+    They follow from the seed and the step alone, so a run can go on at any step. Records flow
+    over the end of an epoch, so every step but the last holds `batch_records`.
     """
-    order = chain.from_iterable(epoch_order(len(samples), seed, epoch) for epoch in count())
-    left = _drawn(len(samples), stage)
-    for _ in range(count_steps(len(samples), stage)):
-        size = min(stage.batch_records, left)
-        left -= size
-        chosen = [samples[index] for index in islice(order, size)]
-        packs = plan_packs(chosen, row_tokens=stage.row_tokens)
-        micro = plan_batches(packs, micro_tokens=stage.micro_tokens)
-        yield [fill(collate(rows)) for rows in micro]
+    first = step * stage.batch_records
+    places = range(first, min(first + stage.batch_records, _drawn(records, stage)))
+    return [_order(records, seed, place // records)[place % records] for place in places]
+
+
+def feed(
+    samples: Sequence[Sample],
+    stage: StageSettings,
+    *,
+    seed: int,
+    fill: Fill,
+    first_step: int = 0,
+    workers: int = 0,
+) -> Iterator[list[Batch]]:
+    """Yield every optimiser step's micro-batches from `first_step` (counted from 0) on.
+
+    The seed alone decides their order. `workers` threads make the next steps' batches meanwhile.
+    """
+
+    def make(step: int) -> list[Batch]:
+        numbers = step_records(len(samples), stage, seed=seed, step=step)
+        packs = plan_packs([samples[number] for number in numbers], row_tokens=stage.row_tokens)
+        return [
+            fill(collate(rows)) for rows in plan_batches(packs, micro_tokens=stage.micro_tokens)
+        ]
+
+    return in_order(make, range(first_step, count_steps(len(samples), stage)), workers)
 
 
 def fill_pixels(preparer: PicturePreparer, folder: Path) -> Fill:
@@ -74,3 +92,8 @@ def fill_features(store: FeatureStore) -> Fill:
 
 def _drawn(records: int, stage: StageSettings) -> int:
     return max(1, round(records * stage.epochs))
+
+
+@lru_cache(maxsize=2)
+def _order(records: int, seed: int, epoch: int) -> list[int]:
+    return epoch_order(records, seed, epoch)

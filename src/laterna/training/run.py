@@ -49,6 +49,7 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         settings,
         seed=recipe.seed,
         fill=fill,
+        workers=recipe.workers,
     )
     metrics = out.with_name(f"{out.name}.metrics.jsonl")
     steps = train_steps(assistant, settings, batches, total=total)
