@@ -4,14 +4,13 @@ import msgspec
 import pytest
 import torch
 from PIL import Image
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from, load_language
-from laterna.recipe import LanguageSettings, Recipe
+from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.recipe import Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Turn
 
 PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
@@ -113,20 +112,3 @@ def test_logits_over_a_text_without_pictures_are_the_language_models(
     with torch.no_grad():
         expected = tiny_assistant.language(ids).logits[0]
     torch.testing.assert_close(tiny_assistant.logits([], text), expected, atol=1e-6, rtol=0)
-
-
-def test_a_model_that_caps_its_logits_is_refused(tmp_path: object, tiny_tokenizer: object) -> None:
-    config = Gemma2Config(
-        vocab_size=500,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=0.01,
-    )
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
-    tiny_tokenizer.save_pretrained(tmp_path)  # type: ignore[attr-defined]
-    with pytest.raises(LaternaError, match="scales or caps its logits"):
-        load_language(LanguageSettings(source=str(tmp_path)))

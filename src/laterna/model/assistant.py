@@ -14,19 +14,17 @@ import msgspec
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laterna.data.chat import load_template
 from laterna.data.masking import tokenise_text
 from laterna.data.picture_tokens import SameTokens
 from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.errors import LaternaError
-from laterna.model.builtin import resolve
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.generation import Prompt, generate_answers, stream_answer
-from laterna.model.pretrained import load_weights, read_part
+from laterna.model.language import has_plain_head, load_language, logits_at
 from laterna.model.vision import VisionTower, load_vision
-from laterna.recipe import LanguageSettings, PartName, Recipe
+from laterna.recipe import PartName, Recipe
 from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Turn
 
 MAX_NEW_TOKENS = 256
@@ -58,6 +56,7 @@ class Assistant(nn.Module):
         self.template = template
         self.prepare = prepare
         self.changed: set[PartName] = set()
+        self.plain_head = has_plain_head(language)
 
     @property
     def picture_tokens(self) -> SameTokens:
@@ -136,10 +135,15 @@ class Assistant(nn.Module):
         A token is predicted from the hidden state of the token before it.
         """
         targets = batch.targets_rt[:, 1:].to(self.device)
-        states_sd = self.hidden(batch)[:, :-1][targets]
         labels_s = batch.input_ids_rt[:, 1:].to(self.device)[targets]
-        logits_sv: Tensor = self.language.get_output_embeddings()(states_sd)
-        return logits_sv, labels_s
+        return self._logits_at(batch, nn.functional.pad(targets, (0, 1))), labels_s
+
+    def _logits_at(self, batch: Batch, places_rt: Tensor) -> Tensor:
+        if not self.plain_head:
+            positions = batch.position_ids_rt.to(self.device)
+            return logits_at(self.language, self.embed(batch), positions, places_rt)
+        logits_sv: Tensor = self.language.get_output_embeddings()(self.hidden(batch)[places_rt])
+        return logits_sv
 
     @torch.no_grad()
     def logits(self, pictures: Sequence[Image.Image], text: str) -> Tensor:
@@ -158,8 +162,7 @@ class Assistant(nn.Module):
             picture_mask_rt=ids == PICTURE_TOKEN,
             pixels_bchw=self.prepare(pictures) if pictures else None,
         )
-        logits: Tensor = self.language.get_output_embeddings()(self.hidden(batch)[0])
-        return logits
+        return self._logits_at(batch, torch.ones_like(ids, dtype=torch.bool, device=self.device))
 
     def answer(
         self,
@@ -222,12 +225,12 @@ def load_assistant_from(recipe: Recipe) -> Assistant:
     Raises LaternaError when a source is missing, incomplete or not supported.
     """
     vision = load_vision(recipe.vision)
-    language, tokenizer = load_language(recipe.language)
+    language, tokenizer, grown = load_language(recipe.language)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         width = int(language.get_input_embeddings().embedding_dim)
         connector = build_connector(recipe.connector, vision.width, width)
-    return Assistant(
+    assistant = Assistant(
         vision,
         connector.eval(),
         language,
@@ -235,34 +238,6 @@ def load_assistant_from(recipe: Recipe) -> Assistant:
         template=load_template(recipe.language.template, tokenizer),
         prepare=PicturePreparer(vision.processor, recipe.vision.fit),
     )
-
-
-def load_language(
-    settings: LanguageSettings, folder: Path | None = None, tokenizer_folder: Path | None = None
-) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer, from the source or from a checkpoint.
-
-    Raises LaternaError when either is missing or incomplete, or when the model changes its logits
-    after the head, which logits at the targets alone would miss.
-    """
-    source = str(folder) if folder else resolve(settings.source)
-    names = str(tokenizer_folder) if tokenizer_folder else resolve(settings.source)
-    language = load_weights(AutoModelForCausalLM, source, what="language model")
-    tokenizer = read_part(
-        lambda: AutoTokenizer.from_pretrained(names), source=names, what="tokenizer"
-    )
-    _check_head(language, source)
-    return language, tokenizer
-
-
-@torch.no_grad()
-def _check_head(language: Any, source: str) -> None:
-    ids = torch.arange(8)[None]  # several, for the embedding of a padding id is zero
-    states = language.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    by_parts = language.get_output_embeddings()(states)
-    whole = language(input_ids=ids, use_cache=False).logits
-    if not torch.allclose(by_parts, whole, atol=1e-4, rtol=1e-4):
-        raise LaternaError(
-            f"{source}: this language model scales or caps its logits after the head, which "
-            "Laterna does not do; choose a model of another family"
-        )
+    if grown:
+        assistant.changed.add("language")
+    return assistant

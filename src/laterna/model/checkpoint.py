@@ -23,8 +23,9 @@ from torch import nn
 from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.model.assistant import Assistant, load_language
+from laterna.model.assistant import Assistant
 from laterna.model.connectors import build_connector
+from laterna.model.language import load_language
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vision import load_vision
 from laterna.recipe import PartName, Recipe, StageName
@@ -133,7 +134,7 @@ def load_checkpoint(folder: str | Path) -> Assistant:
         name: _existing(folder / name) for name in manifest.parts if name != "connector"
     }
     vision = load_vision(recipe.vision, inside.get("vision"))
-    language, tokenizer = load_language(
+    language, tokenizer, _ = load_language(
         recipe.language, inside.get("language"), _existing(folder / "tokenizer")
     )
     width = int(language.get_input_embeddings().embedding_dim)

@@ -31,16 +31,21 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
         ) from error
 
 
-def load_weights(model_class: Any, source: str, *, what: str) -> Any:
+def load_weights(model_class: Any, source: str, *, what: str, **options: Any) -> Any:
     """Load a model in float32, from safetensors only, and insist that every weight was there.
 
     transformers fills a missing weight with random numbers and a warning; here it is an error.
+    `options` go to `from_pretrained`.
     Raises LaternaError when the source is missing or lacks weights.
     """
 
     def read() -> tuple[Any, dict[str, Any]]:
         model, info = model_class.from_pretrained(
-            source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            source,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
         )
         return model, info
 

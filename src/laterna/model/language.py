@@ -1,0 +1,156 @@
+"""The language model: any causal one of transformers, spoken to by embeddings.
+
+Shapes: r rows · t tokens of a row · d width · s target tokens · v vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from laterna.errors import LaternaError
+from laterna.model.builtin import resolve
+from laterna.model.packaged import gguf_file, mend_tokenizer
+from laterna.model.pretrained import load_weights, read_part
+from laterna.recipe import LanguageSettings
+
+
+class Language(NamedTuple):
+    """A language model as it was read."""
+
+    model: Any
+    tokenizer: Any
+    grown: int
+    """Rows that the embedding was given for tokens it had none for."""
+
+
+def load_language(
+    settings: LanguageSettings, folder: Path | None = None, tokenizer_folder: Path | None = None
+) -> Language:
+    """Load a causal language model and its tokenizer, from the source or from a checkpoint.
+
+    A GGUF file is unpacked to ordinary weights that can be trained. An embedding with more rows
+    than the tokenizer has tokens is left as it is; one with fewer is grown (`grow_embedding`),
+    with a warning. Raises LaternaError when either is missing or incomplete.
+    """
+    source = str(folder) if folder else resolve(settings.source)
+    names = str(tokenizer_folder) if tokenizer_folder else resolve(settings.source)
+    packed, packed_names = gguf_file(source), gguf_file(names)
+    if packed:
+        model = _unpack(packed)
+    else:
+        model = load_weights(AutoModelForCausalLM, source, what="language model")
+    if packed_names:
+        tokenizer = _unpack_tokenizer(packed_names)
+    else:
+        tokenizer = read_part(
+            lambda: AutoTokenizer.from_pretrained(names), source=names, what="tokenizer"
+        )
+    grown = grow_embedding(model, _tokens(tokenizer))
+    if grown:
+        warnings.warn(
+            f"{source}: the tokenizer knows {grown} tokens that the embedding had no row for; "
+            "they were given the mean of all rows, and only training gives them a meaning",
+            stacklevel=2,
+        )
+    return Language(model, tokenizer, grown)
+
+
+@torch.no_grad()
+def grow_embedding(model: Any, tokens: int) -> int:
+    """Give a language model's embedding (and head) a row for each of `tokens` ids.
+
+    Each new row is the mean of the old ones. A token with that row in the head has the mean of
+    all logits, so a greedy answer never holds it before it is trained. Returns the rows added.
+    """
+    before = int(model.get_input_embeddings().weight.shape[0])
+    if tokens <= before:
+        return 0
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    ends = [model.get_input_embeddings()]
+    if not tied:
+        ends.append(model.get_output_embeddings())
+    for end in ends:
+        end.weight[before:] = end.weight[:before].mean(dim=0)
+    return tokens - before
+
+
+@torch.no_grad()
+def has_plain_head(model: Any) -> bool:
+    """Say whether a model's logits are its head applied to the decoder's states, and no more.
+
+    Gemma-2 caps them after the head, Granite and Cohere scale them.
+    """
+    embedding = model.get_input_embeddings().weight
+    ids = torch.arange(8, device=embedding.device)[None]  # several: that of a padding id is zero
+    states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    by_parts = model.get_output_embeddings()(states)
+    whole = model(input_ids=ids, use_cache=False).logits
+    return torch.allclose(by_parts, whole, atol=1e-4, rtol=1e-4)
+
+
+def logits_at(model: Any, embeds_rtd: Tensor, position_ids_rt: Tensor, places_rt: Tensor) -> Tensor:
+    """Return the logits (s, v) at the marked places by the model's own forward.
+
+    For models whose head is not plain. The head runs at every column that a row marks, so this
+    costs more than `hidden` and the head at the places alone. Packed samples are kept apart as
+    in `Assistant.hidden`.
+    """
+    columns = places_rt.any(dim=0).nonzero()[:, 0]
+    logits_rkv: Tensor = model(
+        inputs_embeds=embeds_rtd,
+        position_ids=position_ids_rt,
+        attention_mask=None,
+        use_cache=False,
+        logits_to_keep=columns,
+    ).logits
+    return logits_rkv[places_rt[:, columns]]
+
+
+def _unpack(path: Path) -> Any:
+    try:
+        from transformers import GgufConfig
+    except ImportError as error:
+        raise LaternaError(
+            f"{path}: reading a GGUF needs a transformers that has GgufConfig; "
+            "run `pip install -U transformers`"
+        ) from error
+    _insist_on_gguf(path)
+    return load_weights(
+        AutoModelForCausalLM,
+        str(path.parent),
+        what="language model",
+        gguf_file=path.name,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+
+
+def _unpack_tokenizer(path: Path) -> Any:
+    _insist_on_gguf(path)
+    tokenizer = read_part(
+        lambda: AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name),
+        source=str(path),
+        what="tokenizer",
+    )
+    mend_tokenizer(tokenizer, path)
+    return tokenizer
+
+
+def _insist_on_gguf(path: Path) -> None:
+    try:
+        import gguf  # noqa: F401  # transformers reads the file by it
+    except ImportError as error:
+        raise LaternaError(
+            f"{path}: reading it needs the package `gguf`; run `pip install 'laterna[gguf]'`"
+        ) from error
+
+
+def _tokens(tokenizer: Any) -> int:
+    """Return one more than the highest id, which gaps in the ids put above their number."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
