@@ -26,6 +26,7 @@ from transformers import (
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
+from laterna.data.picture_tokens import SameTokens, count_pictures
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.language import grow_embedding, has_plain_head, load_language
@@ -61,7 +62,7 @@ def sample(tokenizer: Any, number: int) -> Sample:
             Turn(role="assistant", text="It is blue. " * number, loss=True),
         ),
     )
-    return tokenise(record, tokenizer)
+    return count_pictures(tokenise(record, tokenizer), SameTokens(tokens=4), None)
 
 
 def assistant_of(recipe: Recipe, folder: Path, language: Any, tokenizer: Any) -> Assistant:
@@ -83,13 +84,11 @@ def test_scaled_and_capped_logits_are_the_models_own(
     samples = [sample(tiny_tokenizer, number) for number in (1, 3, 2)]
     picture = Image.new("RGB", (28, 28), (200, 30, 90))
     pixels = assistant.prepare([picture] * 3)
-    packed = collate(
-        [Pack(samples=(samples[0], samples[1])), Pack(samples=(samples[2],))], picture_tokens=4
-    )
+    packed = collate([Pack(samples=(samples[0], samples[1])), Pack(samples=(samples[2],))])
     together, labels = assistant.target_logits(msgspec.structs.replace(packed, pixels_bchw=pixels))
     expected = []
     for one in samples:
-        batch = collate([Pack(samples=(one,))], picture_tokens=4)
+        batch = collate([Pack(samples=(one,))])
         batch = msgspec.structs.replace(batch, pixels_bchw=pixels[:1])
         whole = assistant.language(inputs_embeds=assistant.embed(batch), use_cache=False).logits[0]
         expected.append(whole[:-1][batch.targets_rt[0, 1:]])
