@@ -56,6 +56,19 @@ class LanguageSettings(Settings):
     """`own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
 
 
+class LoraSettings(Settings):
+    """Adapters: what a part in mode `lora` trains beside its frozen linear layers."""
+
+    r: int = 128
+    """Rank of the adapters; LLaVA-1.5: 128."""
+    alpha: int = 256
+    """Adapters count alpha / r; LLaVA-1.5: 256."""
+    dropout: float = 0.05
+    """Share of an adapter's inputs set to zero in training; LLaVA-1.5: 0.05."""
+    targets: tuple[str, ...] = ()
+    """Last names of the layers to adapt, such as `q_proj`; none: all linear layers but the head."""
+
+
 class PartSettings(Settings):
     """What a stage does with one part of the assistant."""
 
@@ -124,6 +137,8 @@ class Recipe(Settings, kw_only=True):
     """The connector."""
     language: LanguageSettings
     """The language model."""
+    lora: LoraSettings = LoraSettings()
+    """The adapters of parts in mode `lora`, in both stages."""
     align: StageSettings
     """Stage 1, feature alignment: the connector learns captions."""
     instruct: StageSettings

@@ -35,7 +35,8 @@ class Assistant(nn.Module):
     """A vision tower, a connector and any Hugging Face causal language model, side by side.
 
     `template` is the chat template at serving, whole; `prepare` turns opened pictures into pixels
-    (b, c, h, w). `changed` names the parts whose weights are no longer those of their source.
+    (b, c, h, w). `changed` names the parts whose weights are no longer those of their source; that
+    a part carries adapters does not change it.
     """
 
     def __init__(
@@ -72,6 +73,10 @@ class Assistant(nn.Module):
     def parts(self) -> dict[PartName, nn.Module]:
         """Return the three parts by the names that recipes give them."""
         return {"vision": self.vision, "connector": self.connector, "language": self.language}
+
+    def adaptable(self) -> dict[PartName, nn.Module]:
+        """Return the modules that may carry adapters (`model.adapters`), by part."""
+        return {"vision": self.vision.model, "language": self.language}
 
     def embed(self, batch: Batch) -> Tensor:
         """Embed a batch: (r, t, d), connector outputs in the picture places.

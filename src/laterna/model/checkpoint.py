@@ -6,6 +6,9 @@ template.jinja           the chat template at serving
 tokenizer/               Hugging Face tokenizer files
 language/, vision/       Hugging Face folders, only if trained in this or an earlier stage;
                          otherwise the recipe's source is read again
+language_adapters/, vision_adapters/
+                         adapters in peft's form, only where a part has them; its base is then not
+                         inside unless it was trained too
 metrics.jsonl            the stage's training figures by step, where they were kept
 """
 
@@ -23,6 +26,7 @@ from torch import nn
 from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
+from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.assistant import Assistant
 from laterna.model.connectors import build_connector
 from laterna.model.language import load_language
@@ -46,6 +50,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The stage it is the end of."""
     parts: tuple[PartName, ...]
     """Parts whose weights are inside; the others are read from the recipe's sources."""
+    adapters: tuple[PartName, ...] = ()
+    """Parts whose adapters are inside, to be put on their weights."""
     figures: dict[str, float]
     """Figures of the training run: losses, steps, seconds."""
 
@@ -64,12 +70,14 @@ def save_checkpoint(
     `metrics` is a file of training figures to keep inside.
     """
     parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
+    adapted = {name: part for name, part in assistant.adaptable().items() if has_lora(part)}
     manifest = Manifest(
         format=FORMAT,
         laterna=__version__,
         recipe=recipe,
         stage=stage,
         parts=parts,
+        adapters=tuple(adapted),
         figures=figures,
     )
     with write_atomically(folder) as aside, quiet_transformers():
@@ -84,9 +92,12 @@ def save_checkpoint(
         (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
         assistant.tokenizer.save_pretrained(aside / "tokenizer")
         if "language" in parts:
-            assistant.language.save_pretrained(aside / "language")
+            weights = own_weights(assistant.language)
+            assistant.language.save_pretrained(aside / "language", state_dict=weights)
         if "vision" in parts:
             assistant.vision.save(aside / "vision")
+        for name, part in adapted.items():
+            save_lora(part, aside / f"{name}_adapters")
         if metrics is not None:
             shutil.copyfile(metrics, aside / "metrics.jsonl")
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
@@ -149,6 +160,8 @@ def load_checkpoint(folder: str | Path) -> Assistant:
         prepare=PicturePreparer(vision.processor, recipe.vision.fit),
     )
     assistant.changed = set(manifest.parts)
+    for name in manifest.adapters:
+        load_lora(assistant.adaptable()[name], _existing(folder / f"{name}_adapters"))
     return assistant
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, CLIPImageProcessorPil, CLIPVisionModel
 
 from laterna.errors import LaternaError
+from laterna.model.adapters import own_weights
 from laterna.model.builtin import resolve
 from laterna.model.pretrained import load_weights, quiet_transformers, read_part
 from laterna.recipe import VisionSettings
@@ -83,8 +84,8 @@ class VisionTower(nn.Module):
         return hidden if self.class_token else hidden[:, 1:]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return every weight by its Hugging Face name, the unused layers included."""
-        weights = dict(self.model.state_dict())
+        """Return every weight by its Hugging Face name, unused layers included, no adapters."""
+        weights = own_weights(self.model)
         for name, module in self._removed:
             weights.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
         return weights
