@@ -11,7 +11,14 @@ import pytest
 from laterna import recipe as recipe_module
 from laterna.cli import TunedTrain, parse
 from laterna.errors import LaternaError
-from laterna.recipe import PartSettings, Recipe, Settings, load_recipe, shipped_recipes
+from laterna.recipe import (
+    PartSettings,
+    Recipe,
+    Settings,
+    SourceSettings,
+    load_recipe,
+    shipped_recipes,
+)
 
 SMALL = """
 name = "small"
@@ -83,6 +90,16 @@ def test_nano_is_shipped_and_follows_the_two_stages_of_llava() -> None:
     ]
 
 
+def test_a_mixture_takes_the_place_of_one_source(small: Path) -> None:
+    assert load_recipe(small).align.mixture() == (SourceSettings(data="a.json", pictures="images"),)
+    sources = 'sources = [{data = "k.json", weight = 2}, {data = "hub:a/b", form = "messages"}]'
+    mixed = load_recipe(rewritten(small, 'data = "a.json"\npictures = "images"', sources)).align
+    assert mixed.mixture() == (
+        SourceSettings(data="k.json", weight=2.0),
+        SourceSettings(data="hub:a/b", form="messages"),
+    )
+
+
 def test_values_and_defaults_of_a_file(small: Path) -> None:
     recipe = load_recipe(small)
     assert recipe.instruct.connector == PartSettings(mode="full", lr=2e-5)
@@ -119,7 +136,12 @@ def test_unknown_key_fails_with_its_place(
     [
         ("lr = 2e-5", 'lr = "2e-5"', "Expected `float`, got `str` - at `$.instruct.connector.lr`"),
         ('mode = "full"', 'mode = "ful"', "Invalid enum value 'ful'"),
-        ('data = "a.json"\n', "", "missing required field `data` - at `$.align`"),
+        ('data = "a.json"\n', "", "give either `data` or `sources` - at `$.align`"),
+        (
+            'data = "i.json"\n',
+            'data = "i.json"\nsources = [{data = "k.json", wieght = 2}]\n',
+            "unknown field `wieght` - at `$.instruct.sources[0]`",
+        ),
     ],
 )
 def test_wrong_value_fails_with_its_place(small: Path, old: str, new: str, words: str) -> None:

@@ -78,13 +78,33 @@ class PartSettings(Settings):
     """Peak learning rate of the part."""
 
 
+class SourceSettings(Settings):
+    """One source of a mixture."""
+
+    data: str
+    """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
+    dataset, or `hub:OWNER/NAME`."""
+    pictures: str = ""
+    """Folder, zip or tar file that the records' picture names are relative to."""
+    form: str = "auto"
+    """What a row is: `records`, `conversations`, `messages`; `auto` sees it from the columns."""
+    weight: float = 1.0
+    """Times that each record comes in an epoch: 0.5 takes half of them, 2 takes each twice."""
+    subset: str = ""
+    """Configuration of a hub's dataset that has several."""
+    split: str = "train"
+    """Split of a Hugging Face dataset."""
+
+
 class StageSettings(Settings):
     """One training stage: its data, its schedule, and what trains."""
 
-    data: str
-    """LLaVA-form JSON file of instruction records."""
-    pictures: str
-    """Folder that the records' picture names are relative to."""
+    data: str = ""
+    """Instruction records, as in `SourceSettings`; several sources: `sources` instead."""
+    pictures: str = ""
+    """Folder, zip or tar file that the records' picture names are relative to."""
+    sources: tuple[SourceSettings, ...] = ()
+    """A mixture of sources, each with its pictures and its weight, in the place of `data`."""
     template: str = "own"
     """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
     epochs: float = 1.0
@@ -111,6 +131,14 @@ class StageSettings(Settings):
     """What the stage does with the connector."""
     language: PartSettings = PartSettings()
     """What the stage does with the language model."""
+
+    def __post_init__(self) -> None:
+        if bool(self.data) == bool(self.sources):
+            raise ValueError("give either `data` or `sources`")
+
+    def mixture(self) -> tuple[SourceSettings, ...]:
+        """Return the sources: those of `sources`, or the one that `data` and `pictures` name."""
+        return self.sources or (SourceSettings(data=self.data, pictures=self.pictures),)
 
     def part(self, name: PartName) -> PartSettings:
         """Return the settings of one part of the assistant."""

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from laterna.errors import LaternaError
+from laterna.recipe import SourceSettings
 from laterna.records import Finding, Verdict
 from laterna.report.inspection import Sample, Tally, inspect_set
 from laterna.synthesis.workshop import Reject
@@ -52,7 +53,7 @@ def contexts(tmp_path: Path) -> Path:
 
 
 def test_without_annotations_only_the_shares_are_counted(finished: Path) -> None:
-    found = inspect_set(finished, specimens=2)
+    found = inspect_set(SourceSettings(data=str(finished)), specimens=2)
     assert (found.coverage.records, found.coverage.with_proxy) == (3, 0)
     assert (found.annotated, found.checked, found.found, found.rejects) == (False, 0, (), None)
     assert len(found.specimens) == 2
@@ -63,7 +64,7 @@ def test_with_annotations_every_record_is_held_against_them(
     finished: Path, contexts: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "7.jpg").touch()
-    found = inspect_set(finished, annotations=contexts, pictures=tmp_path)
+    found = inspect_set(SourceSettings(data=str(finished)), annotations=contexts, pictures=tmp_path)
     assert (found.coverage.records, found.coverage.with_proxy, found.checked) == (3, 2, 2)
     assert found.unknown_proxies == (("picture not annotated", 1),)
     assert [(reason.name, reason.count) for reason in found.found] == [("absent object", 1)]
@@ -88,7 +89,7 @@ def test_the_rejects_of_a_run_are_counted_by_reason(finished: Path, tmp_path: Pa
     ]
     path = tmp_path / "rejects.jsonl"
     path.write_bytes(b"".join(msgspec.json.encode(reject) + b"\n" for reject in rejects))
-    found = inspect_set(finished, rejects=path).rejects
+    found = inspect_set(SourceSettings(data=str(finished)), rejects=path).rejects
     assert found is not None
     assert [(reason.name, reason.count) for reason in found] == [
         ("truncated", 2),
@@ -101,13 +102,13 @@ def test_rejects_that_are_none_are_named(finished: Path, tmp_path: Path) -> None
     path = tmp_path / "rejects.jsonl"
     path.write_text("{}\n", encoding="utf-8")
     with pytest.raises(LaternaError, match=r"rejects\.jsonl: line 1: not a rejected reply"):
-        inspect_set(finished, rejects=path)
+        inspect_set(SourceSettings(data=str(finished)), rejects=path)
     with pytest.raises(LaternaError, match="cannot be read"):
-        inspect_set(finished, rejects=tmp_path / "none.jsonl")
+        inspect_set(SourceSettings(data=str(finished)), rejects=tmp_path / "none.jsonl")
 
 
 def test_the_sample_is_drawn_evenly_and_comes_in_order(finished: Path) -> None:
-    record = inspect_set(finished).specimens[0].record
+    record = inspect_set(SourceSettings(data=str(finished))).specimens[0].record
     drawn: list[int] = []
     for seed in range(200):
         sample = Sample(3, seed)

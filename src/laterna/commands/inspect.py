@@ -10,20 +10,29 @@ from tyro.conf import Positional
 
 from laterna.commands.base import Command, show_some
 from laterna.errors import LaternaError
+from laterna.recipe import SourceSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class Inspect(Command, frozen=True, kw_only=True):
-    """Show what a LLaVA-form JSON file asks about, how long its answers are, and what is learned.
+    """Show what a set of instructions asks about, how long its answers are, and what is learned.
 
-    Works on any such file, LLaVA-Instruct-150K included. With the annotations it also shows which
-    answers the teacher could have known, and holds every record against its boxes and captions.
+    Works on anything that can be trained on, LLaVA-Instruct-150K included. With the annotations
+    it also shows which answers the teacher could have known, and holds every record against its
+    boxes and captions.
     """
 
-    file: Positional[Path]
-    """JSON file of instruction records in LLaVA's form."""
+    file: Positional[str]
+    """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
+    dataset, or `hub:OWNER/NAME`."""
+    form: str = "auto"
+    """What a row is: `records`, `conversations`, `messages`; `auto` sees it from the columns."""
+    subset: str = ""
+    """Configuration of a hub's dataset that has several."""
+    split: str = "train"
+    """Split of a Hugging Face dataset."""
     annotations: Path | None = None
     """What the records were made from, as `synthesize` reads it."""
     captions: Path | None = None
@@ -67,7 +76,7 @@ class Inspect(Command, frozen=True, kw_only=True):
 
         ledger = self.ledger or self._beside("ledger.sqlite")
         content = inspect_set(
-            self.file,
+            self._source(),
             annotations=self.annotations,
             captions=self.captions,
             pictures=self.pictures,
@@ -96,15 +105,19 @@ class Inspect(Command, frozen=True, kw_only=True):
 
     def _beside(self, ending: str) -> Path | None:
         """Return what `synthesize` writes beside its records, where it is there."""
-        path = self.file.with_name(f"{self.file.stem}.{ending}")
+        file = Path(self.file)
+        path = file.with_name(f"{file.stem}.{ending}")
         return path if path.is_file() else None
+
+    def _source(self) -> SourceSettings:
+        return SourceSettings(data=self.file, form=self.form, subset=self.subset, split=self.split)
 
     def _show_masks(self, console: Console) -> str:
         from transformers import AutoTokenizer
 
         from laterna.data.chat import load_template
         from laterna.data.masking import tokenise
-        from laterna.data.sources import stream_records
+        from laterna.data.sources import read_records
         from laterna.model.builtin import resolve
         from laterna.model.checkpoint import read_manifest
         from laterna.model.pretrained import read_part
@@ -122,7 +135,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         else:
             template = (self.checkpoint / "template.jinja").read_text(encoding="utf-8")
         shown = 0
-        for record in islice(stream_records(self.file), self.masks):
+        for record in islice(read_records(self._source()), self.masks):
             sample = tokenise(record, tokenizer, template)
             console.print(token_view(sample, tokenizer.decode), soft_wrap=True)
             shown += 1

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from laterna.data.sources import stream_records
+from laterna.data.sources import read_records
 from laterna.errors import LaternaError
+from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
 from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
@@ -83,7 +84,7 @@ class Sample:
 
 
 def inspect_set(
-    path: Path,
+    source: SourceSettings,
     *,
     annotations: Path | None = None,
     captions: Path | None = None,
@@ -93,7 +94,7 @@ def inspect_set(
     specimens: int = 24,
     seed: int = 0,
 ) -> SynthesisContent:
-    """Read a LLaVA-form JSON file once and return what there is to show of it.
+    """Read a source of records once and return what there is to show of it.
 
     `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
     counted and every record is checked again. `pictures` is the folder of the record's pictures,
@@ -106,7 +107,7 @@ def inspect_set(
     shown = ShownProxies(scenes, pictures)
     counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
     checked = 0
-    for record in stream_records(path):
+    for record in read_records(source):
         counter.add(record, shown(record) if annotations else None)
         sample.add(record)
         scene = shown.scene(record)
@@ -117,7 +118,7 @@ def inspect_set(
     coverage = counter.result()
     unknown = tuple(sorted(shown.unknown.items()))  # before the specimens ask again
     return SynthesisContent(
-        title=f"Instructions in {path.name}",
+        title=f"Instructions in {Path(source.data).name}",
         coverage=coverage,
         annotated=annotations is not None,
         unknown_proxies=unknown,

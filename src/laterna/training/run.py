@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import rich
@@ -90,7 +91,7 @@ def _device() -> torch.device:
 
 def _prepare(assistant: Assistant, settings: StageSettings, console: Console) -> Prepared:
     prepared = prepare(
-        read_records(Path(settings.data)),
+        chain.from_iterable(read_records(source) for source in settings.mixture()),
         assistant.tokenizer,
         template=load_template(settings.template, assistant.tokenizer),
         picture_tokens=assistant.picture_tokens,

@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+from pyarrow import parquet
 
-from laterna.errors import LaternaError
 from laterna.records import InstructionRecord
 
 ROW_GROUP = 4096
@@ -19,15 +20,8 @@ def write_parquet(path: Path, records: Iterable[InstructionRecord]) -> int:
     """Write the records as rows with the fields of `InstructionRecord`, turns as structs.
 
     `msgspec.convert(row, InstructionRecord)` of each row of `read_table(path).to_pylist()` gives
-    the records back. Raises LaternaError where pyarrow is not installed.
+    the records back.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise LaternaError(
-            f"Parquet needs pyarrow ({error}): pip install 'laterna[data]'"
-        ) from error
     texts = pa.list_(pa.string())
     turn = {"role": pa.string(), "text": pa.string(), "loss": pa.bool_()}
     provenance = {

@@ -1,0 +1,87 @@
+"""Pictures by name from folders, zip files and tar shards."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from laterna.data.picture_files import open_pictures
+from laterna.data.pictures import MissingPictureError, load_picture
+from laterna.errors import LaternaError
+
+
+def png(colour: str) -> bytes:
+    sink = io.BytesIO()
+    Image.new("RGB", (4, 3), colour).save(sink, "PNG")
+    return sink.getvalue()
+
+
+PICTURES = {"a/red.png": png("red"), "blue.png": png("blue")}
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture(params=["folder", "zip", "tar", "shards"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same two pictures in each kind of place; no file's name says what it is."""
+    if request.param == "folder":
+        for name, content in PICTURES.items():
+            path = tmp_path / "pictures" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return str(tmp_path / "pictures")
+    if request.param == "zip":
+        with zipfile.ZipFile(tmp_path / "pictures", "w") as archive:
+            for name, content in PICTURES.items():
+                archive.writestr(name, content)
+        return str(tmp_path / "pictures")
+    if request.param == "tar":
+        with tarfile.open(tmp_path / "pictures", "w") as tar:
+            for name, content in PICTURES.items():
+                add(tar, f"./{name}", content)
+        return str(tmp_path / "pictures")
+    for number, (name, content) in enumerate(PICTURES.items()):
+        with tarfile.open(tmp_path / f"{number:05}", "w") as tar:
+            add(tar, name, content)
+            add(tar, f"{number}.json", b"{}")
+    return str(tmp_path / "0000*")
+
+
+def test_a_picture_is_found_by_its_name(where: str) -> None:
+    pictures = open_pictures(where)
+    for name in ("blue.png", "a/red.png", "blue.png"):
+        found = pictures.find(name)
+        assert (found.read_bytes() if isinstance(found, Path) else found) == PICTURES[name]
+
+
+def test_a_missing_picture_is_named(where: str) -> None:
+    with pytest.raises(MissingPictureError, match=r"green\.png: no such picture"):
+        found = open_pictures(where).find("green.png")
+        load_picture(Path(str(found)))
+
+
+def test_what_holds_no_pictures_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("words")
+    with pytest.raises(LaternaError, match="words: neither a folder, nor a zip file, nor tar"):
+        open_pictures(str(tmp_path / "words"))
+    with pytest.raises(LaternaError, match="none: cannot be read: No such file"):
+        open_pictures(str(tmp_path / "none"))
+    with pytest.raises(LaternaError, match="no file has such a name"):
+        open_pictures(str(tmp_path / "none*"))
+
+
+def test_a_name_in_two_shards_is_an_error(tmp_path: Path) -> None:
+    for number in range(2):
+        with tarfile.open(tmp_path / f"{number}", "w") as tar:
+            add(tar, "a.png", png("red"))
+    with pytest.raises(LaternaError, match=r"1: a\.png is in .*0 too; which is meant\?"):
+        open_pictures(str(tmp_path / "*"))
