@@ -28,11 +28,16 @@ class VisionSettings(Settings):
     """The vision encoder and which of its features are used."""
 
     source: str
-    """Folder or hub id of a Hugging Face vision model, or `builtin:NAME` for a shipped one."""
+    """Folder or hub id of a Hugging Face vision model, `builtin:NAME` for a shipped one, or
+    `package:NAME` for one whose weights a Python package carries."""
     layer: int = -2
     """Index of the hidden state used as features; LLaVA: -2, the penultimate."""
     class_token: bool = False
-    """Keep the class token among the features; LLaVA drops it."""
+    """Keep the class token among the features; LLaVA drops it, BLIP-2 keeps it."""
+    final_norm: bool = False
+    """End with the encoder's closing layer norm, as BLIP-2 does; LLaVA: false."""
+    image_size: int | None = None
+    """Side of the prepared pictures in pixels, for encoders that take any; unset: their own."""
     fit: Literal["pad", "resize"] = "pad"
     """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), or `resize`
     without regard to its proportions."""

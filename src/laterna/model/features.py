@@ -90,7 +90,7 @@ def cached_features(
 def encoder_digest(tower: VisionTower, preparer: PicturePreparer) -> str:
     """Digest all that decides a picture's features: weights, layer, and how it is prepared."""
     digest = hashlib.sha256()
-    settings = (FORMAT, tower.layer, tower.class_token, preparer.fit)
+    settings = (FORMAT, tower.layer, tower.class_token, tower.final_norm, preparer.fit)
     digest.update(repr(settings).encode())
     digest.update(tower.model.config.to_json_string().encode())
     digest.update(tower.processor.to_json_string().encode())

