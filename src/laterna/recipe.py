@@ -47,9 +47,34 @@ class ConnectorSettings(Settings):
     """The connector from vision features to the language model's embedding space."""
 
     kind: str = "mlp"
-    """`linear` (LLaVA) or `mlp` (LLaVA-1.5)."""
+    """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (neighbouring patches merged), `qformer`
+    (BLIP-2), or `perceiver` (Idefics2)."""
     depth: int = 2
-    """Linear layers of an `mlp`, GELU between them; LLaVA-1.5: 2."""
+    """Linear layers of an `mlp`, alone or after a `pool`, GELU between them; LLaVA-1.5: 2."""
+    merge: Literal["mean", "shuffle"] = "mean"
+    """How a `pool` merges patches: their `mean`, or `shuffle` (space to depth, as Idefics3)."""
+    merge_side: int = 2
+    """A `pool` merges squares of so many patches a side; 2 makes a quarter of the tokens."""
+    queries: int | None = None
+    """Tokens a picture becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
+    blocks: int | None = None
+    """Blocks of a `qformer` (unset: 12, BLIP-2) or `perceiver` (3, Idefics2)."""
+    width: int | None = None
+    """Width of a `qformer`; unset: 768 (BLIP-2)."""
+    source: str = ""
+    """Folder or hub id of a BLIP-2 checkpoint whose Q-Former a `qformer` begins with."""
+    frozen_qformer: bool = False
+    """Train the linear layer behind a `qformer` alone, in every stage; MiniGPT-4: true."""
+
+    def count(self, name: Literal["queries", "blocks", "width"], *, default: int) -> int:
+        """Return a number that the connector's kind has a default for.
+
+        Raises LaternaError for less than 1.
+        """
+        value: int | None = getattr(self, name)
+        if value is not None and value < 1:
+            raise LaternaError(f"connector.{name} = {value}: at least 1 is needed")
+        return default if value is None else value
 
 
 class LanguageSettings(Settings):

@@ -149,7 +149,7 @@ def load_checkpoint(folder: str | Path) -> Assistant:
         recipe.language, inside.get("language"), _existing(folder / "tokenizer")
     )
     width = int(language.get_input_embeddings().embedding_dim)
-    connector = build_connector(recipe.connector, vision.width, width)
+    connector = build_connector(recipe.connector, vision.width, width, fresh=False)
     _load_weights(connector, _existing(folder / "connector.safetensors"))
     assistant = Assistant(
         vision,

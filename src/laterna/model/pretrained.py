@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from laterna.errors import LaternaError
@@ -57,6 +61,36 @@ def load_weights(model_class: Any, source: str, *, what: str, **options: Any) ->
             f"the first is {lacking[0]}; the files do not belong together, fetch them again"
         )
     return model.eval()
+
+
+def read_tensors(source: str, prefixes: tuple[str, ...], *, what: str) -> dict[str, Tensor]:
+    """Read the tensors whose names begin with one of `prefixes`, in float32, and no others.
+
+    Of a sharded checkpoint only the shards that hold them are opened, and fetched from the hub.
+    Raises LaternaError when the source has no safetensors or a file cannot be read.
+    """
+
+    def read() -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for shard in _shards(source, prefixes):
+            with safe_open(cached_file(source, shard), framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118, it is no dictionary
+                    if name.startswith(prefixes):
+                        tensors[name] = opened.get_tensor(name).to(torch.float32)
+        return tensors
+
+    return read_part(read, source=source, what=what)
+
+
+def _shards(source: str, prefixes: tuple[str, ...]) -> list[str]:
+    """Return the names of the files that hold tensors of these names."""
+    try:
+        cached_file(source, SAFE_WEIGHTS_NAME)
+    except OSError:  # sharded, or nothing there, which the next line says
+        index = Path(str(cached_file(source, SAFE_WEIGHTS_INDEX_NAME)))
+        places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        return sorted({file for name, file in places.items() if name.startswith(prefixes)})
+    return [SAFE_WEIGHTS_NAME]
 
 
 @contextmanager

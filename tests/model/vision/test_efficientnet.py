@@ -53,7 +53,7 @@ def test_pixels_are_normalised_by_one_half(tower: VisionTower) -> None:
 
 def test_what_was_trained_is_saved_and_read_back(tmp_path: Path) -> None:
     tower = load_vision(SETTINGS).requires_grad_(False)
-    weights = tower.last_layers(2)
+    weights = [weight for module in tower.last_layers(2) for weight in module.parameters()]
     assert sum(weight.numel() for weight in weights) == 412_160 + 605_440 + 476_160  # head, blocks
     for weight in weights:
         torch.nn.init.constant_(weight, 0.01)

@@ -150,9 +150,8 @@ def test_a_closing_norm_that_is_not_there_is_refused(case: Case) -> None:
 def test_the_last_layers_train_and_the_others_keep_no_graph(case: Case) -> None:
     tower = VisionTower(case.model, case.processor, layer=-1)
     tower.requires_grad_(False)
-    chosen = tower.last_layers(1)
-    for weight in chosen:
-        weight.requires_grad_(True)
+    for module in tower.last_layers(1):
+        module.requires_grad_(True)
     tower.train()
     blocks = tower.model.get_submodule(case.blocks)
     inputs: list[torch.Tensor] = []
@@ -162,7 +161,7 @@ def test_the_last_layers_train_and_the_others_keep_no_graph(case: Case) -> None:
     reached = [name for name, weight in tower.named_parameters() if weight.grad is not None]
     place = f"model.{case.blocks}.{len(blocks) - 1}."
     assert reached == [name for name, _ in tower.named_parameters() if name.startswith(place)]
-    assert len(reached) == len(chosen) > 0
+    assert reached
     assert blocks[-1].training
     assert not blocks[0].training
 

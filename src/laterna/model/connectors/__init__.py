@@ -5,29 +5,51 @@ A connector is one file in this folder and one line in `CONNECTORS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from msgspec.structs import fields
 
 from laterna.errors import LaternaError
-from laterna.model.connectors.base import Connector
+from laterna.model.connectors.base import Connector, ConnectorKind
 from laterna.model.connectors.linear import LinearConnector
 from laterna.model.connectors.mlp import MlpConnector
+from laterna.model.connectors.perceiver import PerceiverConnector
+from laterna.model.connectors.pool import PoolConnector
+from laterna.model.connectors.qformer import QFormerConnector
 from laterna.recipe import ConnectorSettings
 
-CONNECTORS: dict[str, Callable[[ConnectorSettings, int, int], Connector]] = {
+CONNECTORS: dict[str, ConnectorKind] = {
     "linear": LinearConnector,
     "mlp": MlpConnector,
+    "pool": PoolConnector,
+    "qformer": QFormerConnector,
+    "perceiver": PerceiverConnector,
 }
 
 
-def build_connector(settings: ConnectorSettings, d_vision: int, d_language: int) -> Connector:
-    """Build the connector that the recipe names, with fresh weights from torch's generator.
+def build_connector(
+    settings: ConnectorSettings, d_vision: int, d_language: int, *, fresh: bool = True
+) -> Connector:
+    """Build the connector that the recipe names, with first weights from torch's generator.
 
-    Raises LaternaError for an unknown kind or a setting that the kind cannot use.
+    `fresh` takes those that `settings.source` has from there; a checkpoint holds its own, so it
+    needs no source. Raises LaternaError for an unknown kind or a setting that the kind does not
+    use or cannot take.
     """
     if settings.kind not in CONNECTORS:
         known = ", ".join(CONNECTORS)
         raise LaternaError(f"connector.kind = {settings.kind!r}: no such kind; use one of {known}")
-    return CONNECTORS[settings.kind](settings, d_vision, d_language)
+    kind = CONNECTORS[settings.kind]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in kind.uses | {"kind"} and value != field.default:
+            used = ", ".join(sorted(kind.uses)) or "none"
+            raise LaternaError(
+                f"connector.{field.name} = {value!r}: a connector of kind {settings.kind!r} does "
+                f"not use it; it uses {used}"
+            )
+    connector = kind(settings, d_vision, d_language)
+    if fresh:
+        connector.initialise(settings)
+    return connector
 
 
-__all__ = ["CONNECTORS", "Connector", "LinearConnector", "MlpConnector", "build_connector"]
+__all__ = ["CONNECTORS", "Connector", "ConnectorKind", "build_connector"]

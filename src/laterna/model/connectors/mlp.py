@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ class MlpConnector(Connector):
     With depth 2 this is LLaVA-1.5's `mlp2x_gelu`, and the projector of
     `LlavaForConditionalGeneration`.
     """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"depth"})
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         super().__init__()

@@ -91,8 +91,8 @@ class VisionTower(nn.Module):
                 module.eval()
         return self
 
-    def last_layers(self, n: int) -> list[nn.Parameter]:
-        """Return the weights of the last `n` layers that run, and of what runs after them.
+    def last_layers(self, n: int) -> list[nn.Module]:
+        """Return the last `n` layers that run, and what runs after them.
 
         Raises LaternaError when fewer layers run.
         """
@@ -102,8 +102,7 @@ class VisionTower(nn.Module):
                 f"the last {n} layers of the vision encoder: it runs {len(blocks)} for "
                 f"vision.layer = {self.layer}, use 1 to {len(blocks)}"
             )
-        closing = [self.model.get_submodule(name) for name in self._closing]
-        return [weight for module in [*blocks[-n:], *closing] for weight in module.parameters()]
+        return blocks[-n:] + [self.model.get_submodule(name) for name in self._closing]
 
     def weights(self) -> dict[str, Tensor]:
         """Return every weight by its Hugging Face name, those set aside included, no adapters."""
