@@ -131,6 +131,7 @@ def tiny_recipe(tiny_models: Path, tmp_path: Path) -> Recipe:
     return Recipe(
         name="tiny",
         seed=3,
+        prepared=str(tmp_path / "prepared"),
         vision=VisionSettings(source=str(tiny_models / "vision")),
         language=LanguageSettings(source=str(tiny_models / "language")),
         align=stage(connector=trained),

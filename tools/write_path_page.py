@@ -23,6 +23,7 @@ from laterna.data.batches import collate
 from laterna.data.chat import Rendered, load_template, render
 from laterna.data.masking import PICTURE_SENTINEL, render_record, tokenise_rendered
 from laterna.data.packing import plan_packs
+from laterna.data.picture_files import PictureFolder
 from laterna.data.picture_tokens import count_pictures
 from laterna.data.sources import read_records
 from laterna.evaluation.metrics.exact_match import normalise
@@ -150,7 +151,7 @@ def walk_data(
     sample = tokenise_rendered(rendered, record, tokenizer)
     sample = count_pictures(sample, assistant.picture_tokens, pictures)
     packs = plan_packs([sample], row_tokens=0)
-    fill = fill_pixels(assistant.prepare, pictures)
+    fill = fill_pixels(assistant.prepare, PictureFolder(pictures))
     return TextSteps(rendered, sample, fill(collate(packs)))
 
 

@@ -178,6 +178,7 @@ class _Demo:
         return replace(
             recipe,
             seed=self.seed,
+            prepared=str(self.out / "prepared"),
             feature_cache=str(self.out / "features"),
             align=replace(
                 recipe.align,

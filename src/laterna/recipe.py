@@ -187,6 +187,8 @@ class Recipe(Settings, kw_only=True):
     """CPU threads for torch; 0: as many as torch chooses."""
     workers: int = 2
     """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
+    prepared: str = "runs/prepared"
+    """Folder for prepared records, each set once; see `laterna prepare`."""
     feature_cache: str = ""
     """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
     vision: VisionSettings

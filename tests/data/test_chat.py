@@ -7,10 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import SHIPPED_TEMPLATES, Rendered, UnusableError, load_template, render
 from laterna.data.masking import tokenise, tokenise_prompt
-from laterna.data.picture_tokens import SameTokens
-from laterna.data.preparation import prepare
+from laterna.data.preparation.checking import check_records
 from laterna.errors import LaternaError
-from laterna.records import InstructionRecord, Turn
+from laterna.records import InstructionRecord, Sample, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 
@@ -116,16 +115,8 @@ def test_a_record_whose_answers_open_with_a_lead_is_kept(
     texts = zip(TURNS, ("What is it?", answers[0], "Red?", answers[1]), strict=True)
     turns = tuple(Turn(role=turn.role, text=text, loss=turn.loss) for turn, text in texts)
     record = InstructionRecord(id="r1", pictures=(), turns=turns)
-    kept = prepare(
-        [record],
-        tokenizer,
-        template=THINKING,
-        picture_tokens=SameTokens(tokens=4),
-        max_tokens=200,
-        picture_folder=None,
-    )
-    assert kept.dropped == {}
-    (sample,) = kept.samples
+    (sample,) = check_records([record], tokenizer, THINKING)
+    assert isinstance(sample, Sample)
     said = [token for token, wanted in zip(sample.input_ids, sample.targets, strict=True) if wanted]
     lead = "<think>\n\n</think>\n\n"
     assert tokenizer.decode(said) == "".join(f"{lead}{answer}<|im_end|>" for answer in answers)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from laterna.data.picture_files import PictureFolder
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
@@ -32,7 +33,7 @@ def cached(assistant: Assistant, folder: Path, names: list[str]) -> tuple[Featur
         assistant.vision,
         assistant.prepare,
         names,
-        folder,
+        PictureFolder(folder),
         folder.parent / "cache",
         lambda done, total: told.append(done),
     )

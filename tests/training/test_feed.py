@@ -7,7 +7,7 @@ from laterna.recipe import StageSettings
 from laterna.records import PICTURE_TOKEN, Batch, Sample
 from laterna.training.feed import count_steps, feed
 
-STAGE = StageSettings(data="", pictures="", batch_records=4)
+STAGE = StageSettings(data="a.json", pictures="", batch_records=4)
 SAMPLES = [
     Sample(
         id=str(number),

@@ -68,7 +68,7 @@ def test_two_stages_teach_the_tiny_assistant_its_colours(recipe: Recipe, tmp_pat
     ]
     assert generate_answers(assistant, prompts, max_new_tokens=8) == list(COLOURS)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"images", "records.json", "align", "instruct"}
+    assert left == {"images", "records.json", "prepared", "align", "instruct"}
 
 
 def test_cached_features_give_the_run_that_computed_ones_give(

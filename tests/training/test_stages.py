@@ -43,7 +43,9 @@ def test_groups_hold_each_trained_weight_once_and_spare_biases_and_norms(
     tiny_assistant: Assistant, tiny_recipe: Recipe
 ) -> None:
     full = PartSettings(mode="full", lr=1.0)
-    stage = StageSettings(data="", pictures="", weight_decay=0.1, connector=full, language=full)
+    stage = StageSettings(
+        data="a.json", pictures="", weight_decay=0.1, connector=full, language=full
+    )
     apply_stage(tiny_assistant, stage)
     groups = parameter_groups(tiny_assistant, stage)
     held = [id(weight) for group in groups for weight in group["params"]]
@@ -55,14 +57,14 @@ def test_groups_hold_each_trained_weight_once_and_spare_biases_and_norms(
 
 
 def test_a_part_that_trains_needs_a_learning_rate(tiny_assistant: Assistant) -> None:
-    stage = StageSettings(data="", pictures="", connector=PartSettings(mode="full"))
+    stage = StageSettings(data="a.json", connector=PartSettings(mode="full"))
     with pytest.raises(LaternaError, match=r"connector\.lr = 0\.0"):
         apply_stage(tiny_assistant, stage)
 
 
 def test_a_stage_that_trains_nothing_is_refused(tiny_assistant: Assistant) -> None:
     with pytest.raises(LaternaError, match="trains no part"):
-        apply_stage(tiny_assistant, StageSettings(data="", pictures=""))
+        apply_stage(tiny_assistant, StageSettings(data="a.json"))
 
 
 def test_the_table_says_what_trains(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:

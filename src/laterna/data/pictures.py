@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,9 @@ CLIP_MEAN_COLOUR = (122, 116, 104)
 
 Colour = tuple[int, int, int]
 
+_WHERE_PILLOW_READS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
+"""An address that says nothing to a person."""
+
 _ON_ITS_SIDE = frozenset({5, 6, 7, 8})
 """EXIF orientations that swap width and height."""
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -46,55 +51,59 @@ class MissingPictureError(LaternaError):
     """There is no file of a picture's name."""
 
 
-def load_picture(path: Path) -> Image.Image:
-    """Open a picture file as a person sees it, in RGB.
+def load_picture(source: Path | bytes, name: str = "") -> Image.Image:
+    """Open a picture as a person sees it, in RGB, from its file or from the bytes of one.
 
     The EXIF orientation is applied, transparency shows white, 16-bit grey is scaled to 8 bits,
-    and of several frames the first is taken.
+    and of several frames (GIF, APNG, WebP, TIFF) the first is taken. `name` stands for the bytes
+    in errors; a file has its own.
 
-    Raises LaternaError, naming the file, when it is missing (MissingPictureError), truncated, not
-    a picture, or larger than `MAX_PIXELS` or `MAX_SIDE`.
+    Raises LaternaError, naming the picture, when it is missing (MissingPictureError), truncated,
+    not a picture, of floating-point pixels, or larger than `MAX_PIXELS` or `MAX_SIDE`.
     """
-    return _read(path, coarse=False)
+    return _read(source, name, coarse=False)
 
 
-def check_picture(path: Path) -> None:
-    """Read a picture file to its end to see that it can be; raises as `load_picture` does."""
-    _read(path, coarse=True)
+def check_picture(source: Path | bytes, name: str = "") -> None:
+    """Read a picture to its end to see that it can be; raises as `load_picture` does."""
+    _read(source, name, coarse=True)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a picture as a person sees it, from the file's head alone.
+def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
+    """Return width and height of a picture as a person sees it, from the head of its file alone.
 
     Raises as `load_picture` does, but for damage behind the head.
     """
-    with _opened(path) as picture:
+    with _opened(source, name) as picture:
         width, height = picture.size
         turned = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         return (height, width) if turned else (width, height)
 
 
-def _read(path: Path, *, coarse: bool) -> Image.Image:
+def _read(source: Path | bytes, name: str, *, coarse: bool) -> Image.Image:
     """Read a picture; `coarse`: at the lowest resolution that its format can be decoded at."""
-    with _opened(path) as picture:
+    with _opened(source, name) as picture:
         if coarse:
             picture.draft("RGB", (1, 1))
         return _to_rgb(ImageOps.exif_transpose(picture))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """Open a picture that is not too large, and name it in whatever is wrong with it."""
+    if isinstance(source, Path):
+        name = str(source)
     try:
-        with Image.open(path) as picture:
-            _refuse_bomb(picture, path)
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
+            _refuse_bomb(picture, name)
             yield picture
     except FileNotFoundError as error:
-        raise MissingPictureError(f"{path}: no such picture") from error
+        raise MissingPictureError(f"{name}: no such picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise LaternaError(f"{path}: picture too large to open: {error}") from error
+        raise LaternaError(f"{name}: picture too large to open: {error}") from error
     except _DAMAGE as error:
-        raise LaternaError(f"{path}: cannot be read as a picture: {error}") from error
+        reason = _WHERE_PILLOW_READS.sub("", str(error))
+        raise LaternaError(f"{name}: cannot be read as a picture: {reason}") from error
 
 
 def blank(size: int | tuple[int, int], colour: Colour = CLIP_MEAN_COLOUR) -> Image.Image:
@@ -161,12 +170,12 @@ def _square_side(processor: BaseImageProcessor) -> int:
     return int(sides.pop())
 
 
-def _refuse_bomb(picture: Image.Image, path: Path) -> None:
+def _refuse_bomb(picture: Image.Image, name: str) -> None:
     """Raise LaternaError for a picture whose pixels would fill the memory, before they do."""
     width, height = picture.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise LaternaError(
-            f"{path}: {width}×{height} pixels is too large to open (at most {MAX_PIXELS:,} pixels "
+            f"{name}: {width}×{height} pixels is too large to open (at most {MAX_PIXELS:,} pixels "
             f"and {MAX_SIDE:,} a side); make it smaller"
         )
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
@@ -55,18 +56,18 @@ class FeatureStore:
 def cached_features(
     tower: VisionTower,
     preparer: PicturePreparer,
-    pictures: Sequence[str],
-    folder: Path,
+    names: Sequence[str],
+    pictures: PictureFiles,
     cache: Path,
     progress: Callable[[int, int], None],
 ) -> FeatureStore:
-    """Return the features of `pictures` (names relative to `folder`), computed where not cached.
+    """Return the features of the pictures of these names, computed where they are not cached.
 
     A set is known by the encoder's weights and settings and by every picture's bytes, so a changed
     picture or encoder is computed anew; equal pictures are computed once. `progress` is called
     with the pictures done and their total. Raises LaternaError for an unreadable picture.
     """
-    digests = {name: _file_digest(folder / name) for name in dict.fromkeys(pictures)}
+    digests = {name: _digest(pictures.find(name), name) for name in dict.fromkeys(names)}
     first_names: dict[str, str] = {}
     for name, digest in digests.items():
         first_names.setdefault(digest, name)
@@ -79,8 +80,8 @@ def cached_features(
         )
         with write_atomically(target) as aside:
             aside.mkdir()
-            paths = [folder / name for name in first_names.values()]
-            _compute(tower, preparer, paths, aside / "features.npy", progress)
+            chosen = list(first_names.values())
+            _compute(tower, preparer, chosen, pictures, aside / "features.npy", progress)
             (aside / "index.json").write_bytes(msgspec.json.encode(index))
     index = _read_index(target)
     features = np.load(target / "features.npy", mmap_mode="r")
@@ -104,19 +105,20 @@ def encoder_digest(tower: VisionTower, preparer: PicturePreparer) -> str:
 def _compute(
     tower: VisionTower,
     preparer: PicturePreparer,
-    paths: Sequence[Path],
+    names: Sequence[str],
+    pictures: PictureFiles,
     target: Path,
     progress: Callable[[int, int], None],
 ) -> None:
     device = next(tower.parameters()).device
     features = np.lib.format.open_memmap(
-        target, mode="w+", dtype=np.float32, shape=(len(paths), tower.patches, tower.width)
+        target, mode="w+", dtype=np.float32, shape=(len(names), tower.patches, tower.width)
     )
-    for start in range(0, len(paths), PICTURES_A_PASS):
-        chunk = paths[start : start + PICTURES_A_PASS]
-        pixels_bchw = preparer([load_picture(path) for path in chunk])
+    for start in range(0, len(names), PICTURES_A_PASS):
+        chunk = names[start : start + PICTURES_A_PASS]
+        pixels_bchw = preparer([load_picture(pictures.find(name), name) for name in chunk])
         features[start : start + len(chunk)] = tower(pixels_bchw.to(device)).cpu().numpy()
-        progress(start + len(chunk), len(paths))
+        progress(start + len(chunk), len(names))
     features.flush()
 
 
@@ -128,9 +130,10 @@ def _read_index(folder: Path) -> FeatureIndex:
         raise LaternaError(f"{path}: not readable ({error}); delete the folder") from error
 
 
-def _file_digest(path: Path) -> str:
+def _digest(picture: Path | bytes, name: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        content = picture.read_bytes() if isinstance(picture, Path) else picture
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise LaternaError(f"{path}: cannot read the picture: {reason}") from error
+        raise LaternaError(f"{name}: cannot read the picture: {reason}") from error
+    return hashlib.sha256(content).hexdigest()

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import msgspec
 
 from laterna.data.batches import collate
 from laterna.data.packing import epoch_order, plan_batches, plan_packs
+from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.model.features import FeatureStore
 from laterna.recipe import StageSettings
@@ -67,13 +67,13 @@ def feed(
     return in_order(make, range(first_step, count_steps(len(samples), stage)), workers)
 
 
-def fill_pixels(preparer: PicturePreparer, folder: Path) -> Fill:
+def fill_pixels(preparer: PicturePreparer, pictures: PictureFiles) -> Fill:
     """Read and prepare a batch's pictures when it is needed."""
 
     def fill(batch: Batch) -> Batch:
         if not batch.pictures:
             return batch
-        opened = [load_picture(folder / name) for name in batch.pictures]
+        opened = [load_picture(pictures.find(name), name) for name in batch.pictures]
         return msgspec.structs.replace(batch, pixels_bchw=preparer(opened))
 
     return fill

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import rich
@@ -12,7 +11,6 @@ from rich.console import Console
 
 from laterna.data.chat import load_template
 from laterna.data.preparation import Prepared, prepare
-from laterna.data.sources import read_records
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
@@ -41,7 +39,7 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
     assistant = _begin(recipe, start).to(_device())
-    prepared = _prepare(assistant, settings, console)
+    prepared = _prepare(assistant, recipe, settings, console)
     fill = _pictures(assistant, recipe, settings, prepared, console)
     console.print(stage_table(stage, apply_stage(assistant, settings)))
     total = count_steps(len(prepared.samples), settings)
@@ -89,20 +87,26 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _prepare(assistant: Assistant, settings: StageSettings, console: Console) -> Prepared:
-    prepared = prepare(
-        chain.from_iterable(read_records(source) for source in settings.mixture()),
-        assistant.tokenizer,
-        template=load_template(settings.template, assistant.tokenizer),
-        picture_tokens=assistant.picture_tokens,
-        max_tokens=settings.max_tokens,
-        picture_folder=Path(settings.pictures),
-    )
-    console.print(f"{settings.data}: {len(prepared.samples):,} records prepared", soft_wrap=True)
+def _prepare(
+    assistant: Assistant, recipe: Recipe, settings: StageSettings, console: Console
+) -> Prepared:
+    with progress_bar(console) as bar:
+        task = bar.add_task("records", total=None, figures="")
+        prepared = prepare(
+            settings.mixture(),
+            assistant.tokenizer,
+            template=load_template(settings.template, assistant.tokenizer),
+            picture_tokens=assistant.picture_tokens,
+            max_tokens=settings.max_tokens,
+            folder=Path(recipe.prepared),
+            seed=recipe.seed,
+            progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
+        )
+        bar.remove_task(task)
+    names = ", ".join(source.data for source in settings.mixture())
+    console.print(f"{names}: {len(prepared.samples):,} records prepared", soft_wrap=True)
     for reason, number in prepared.dropped.items():
         console.print(f"  dropped {number:,}: {reason}", soft_wrap=True)
-    if not prepared.samples:
-        raise LaternaError(f"{settings.data}: no record left to train on")
     return prepared
 
 
@@ -113,17 +117,16 @@ def _pictures(
     prepared: Prepared,
     console: Console,
 ) -> Fill:
-    folder = Path(settings.pictures)
     if not recipe.feature_cache or TRAINS[settings.vision.mode]:
-        return fill_pixels(assistant.prepare, folder)
-    names = list(dict.fromkeys(name for sample in prepared.samples for name in sample.pictures))
+        return fill_pixels(assistant.prepare, prepared.pictures)
+    names = prepared.samples.picture_names()
     with progress_bar(console) as bar:
         task = bar.add_task("vision features", total=len(names), figures="")
         store = cached_features(
             assistant.vision,
             assistant.prepare,
             names,
-            folder,
+            prepared.pictures,
             Path(recipe.feature_cache),
             lambda done, total: bar.update(task, completed=done, total=total),
         )

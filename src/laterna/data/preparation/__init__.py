@@ -1,0 +1,232 @@
+"""Sources become samples that lie ready on disk: tokenised, masked, checked, counted.
+
+`checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
+(the files) · `samples` (the files as a sequence of samples) · `plan` (what training makes of it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laterna.data.picture_files import PictureFiles, open_pictures
+from laterna.data.picture_tokens import PictureCounter
+from laterna.data.preparation import cache
+from laterna.data.preparation.checking import Dropped, Job, KeptPictures
+from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
+from laterna.data.preparation.workers import do_chunks
+from laterna.data.sources import Source, open_source
+from laterna.errors import LaternaError
+from laterna.recipe import SourceSettings
+from laterna.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PART_CHUNKS = 16
+"""Chunks of a part: what a preparation that is killed has to do again at most, 8,192 rows."""
+ALONE = 8
+"""Chunks up to which starting other processes takes longer than doing them here."""
+
+Progress = Callable[[str, int], None]
+"""Called with a source's name and the rows of it that are done."""
+
+
+class Prepared(Record, frozen=True):
+    """The samples that can be trained on, and a count of the records that cannot."""
+
+    samples: MappedSamples
+    """Lie on disk: each is made when it is asked for."""
+    lengths: NDArray[np.int64]
+    """Tokens of each sample, pictures expanded."""
+    pictures: PictureFiles
+    """Finds the samples' pictures."""
+    dropped: dict[str, int]
+    """Dropped records by reason, the most frequent reason first."""
+    examples: dict[str, str]
+    """What was wrong with the first record of each reason."""
+
+
+def prepare(
+    sources: Sequence[SourceSettings],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: str,
+    picture_tokens: PictureCounter,
+    max_tokens: int,
+    folder: Path,
+    seed: int = 0,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Prepare a mixture of sources, or find it in `folder` where that was done before.
+
+    `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
+    picture of a width and height takes, `max_tokens` is the longest sample with its pictures
+    expanded; longer ones are dropped, none is cut. Every picture is decoded once; where a source
+    names no pictures, they are not looked at. `seed` chooses the records of a source whose weight
+    is no whole number. `workers` processes do it; 0: as many as there are cores.
+
+    What is kept in `folder` is known by the content of the data, the tokenizer, the template and
+    the place of the pictures; a preparation that was killed goes on where it was.
+
+    Raises LaternaError for a source that cannot be read, and when no record remains.
+    """
+    sets: list[list[Columns]] = []
+    pictures: list[PictureFiles] = []
+    dropped: list[Dropped] = []
+    for settings in sources:
+        if settings.weight <= 0:
+            raise LaternaError(f"{settings.data}: weight = {settings.weight}: give more than 0")
+        place = _prepare_source(settings, tokenizer, template, folder, workers, progress)
+        parts = _parts(place)
+        sets.append([Columns(batch) for part in parts for batch in part.batches])
+        dropped.extend(fault for part in parts for fault in part.dropped)
+        own = open_pictures(settings.pictures) if settings.pictures else None
+        pictures.append(KeptPictures(place / "pictures", own))
+    lengths = [_lengths(columns, picture_tokens) for columns in sets]
+    dropped.extend(_too_long(sets, lengths, max_tokens))
+    rows = _mixture(lengths, max_tokens, [settings.weight for settings in sources], seed)
+    if not len(rows):
+        raise LaternaError(_nothing_left(dropped))
+    return Prepared(
+        samples=MappedSamples(sets, rows, picture_tokens),
+        lengths=np.concatenate(lengths)[rows],
+        pictures=MixedPictures(pictures) if len(pictures) > 1 else pictures[0],
+        dropped=_counted(dropped),
+        examples={fault.reason: fault.message for fault in reversed(dropped)},
+    )
+
+
+def _counted(dropped: Sequence[Dropped]) -> dict[str, int]:
+    return dict(Counter(fault.reason for fault in dropped).most_common())
+
+
+def _nothing_left(dropped: Sequence[Dropped]) -> str:
+    listed = "; ".join(f"{count} × {reason}" for reason, count in _counted(dropped).items())
+    first = f"; the first: {dropped[0].message}" if dropped else ""
+    return f"no record can be trained on ({listed or 'there were none'}){first}"
+
+
+def _prepare_source(
+    settings: SourceSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    folder: Path,
+    workers: int,
+    progress: Progress | None,
+) -> Path:
+    """Do what is not yet done of one source, and return the folder of its parts."""
+    source = open_source(settings)
+    digest, model = source.digest(), cache.tokenizer_digest(tokenizer)
+    where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
+    key = cache.cache_key(digest, source.form, settings.split, where, model, template)
+    place = folder / key
+    with _alone_in(place):
+        if cache.read_manifest(place) is not None:
+            return place
+        job = Job(
+            form=source.form,
+            template=template,
+            pictures=settings.pictures,
+            embedded=str(place / "pictures"),
+        )
+        _fill(place, source, job, tokenizer, workers or _cores(), progress)
+    return place
+
+
+def _fill(
+    place: Path,
+    source: Source,
+    job: Job,
+    tokenizer: PreTrainedTokenizerBase,
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    """Write the parts that are not there."""
+    number, rows = 0, 0
+    while cache.part_path(place, number).is_file():
+        rows += cache.Part(cache.part_path(place, number)).rows
+        number += 1
+    chunks = source.chunks()
+    head = list(islice(chunks, number * PART_CHUNKS, number * PART_CHUNKS + ALONE + 1))
+    done = do_chunks(chain(head, chunks), job, tokenizer, workers if len(head) > ALONE else 1)
+    while group := list(islice(done, PART_CHUNKS)):
+        dropped = [fault for one in group for fault in one.dropped]
+        cache.write_part(
+            cache.part_path(place, number), [one.batch for one in group if one.kept], dropped
+        )
+        number += 1
+        rows += sum(one.kept for one in group) + len(dropped)
+        if progress is not None:
+            progress(source.name, rows)
+    cache.write_manifest(place, rows=rows, parts=number)
+
+
+def _parts(place: Path) -> list[cache.Part]:
+    manifest = cache.read_manifest(place)
+    count = manifest.parts if manifest else 0
+    return [cache.Part(cache.part_path(place, number)) for number in range(count)]
+
+
+def _lengths(columns: Sequence[Columns], counter: PictureCounter) -> NDArray[np.int64]:
+    found = [one.lengths(counter) for one in columns]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _too_long(
+    sets: Sequence[Sequence[Columns]], lengths: Sequence[NDArray[np.int64]], max_tokens: int
+) -> Iterator[Dropped]:
+    """Yield what is to be said of each sample that is too long, or has a picture without count."""
+    for columns, lengths_of_source in zip(sets, lengths, strict=True):
+        ids = [column for one in columns for column in one.ids.to_pylist()]
+        bad = np.flatnonzero((lengths_of_source > max_tokens) | (lengths_of_source < 0))
+        for row in bad.tolist():
+            length, name = lengths_of_source[row], f"record {ids[row]}"
+            if length < 0:
+                reason, message = "picture of a shape that has no tokens", f"{name}: too thin"
+            else:
+                reason = f"longer than {max_tokens} tokens"
+                message = f"{name}: {length} tokens long"
+            yield Dropped(id=ids[row], reason=reason, message=message)
+
+
+def _mixture(
+    lengths: Sequence[NDArray[np.int64]], max_tokens: int, weights: Sequence[float], seed: int
+) -> NDArray[np.int64]:
+    """Return the rows of an epoch: each kept row as often as its source's weight says.
+
+    Of a weight's fraction, that share of the rows is drawn, once for all epochs.
+    """
+    rows, first = [], 0
+    for number, (found, weight) in enumerate(zip(lengths, weights, strict=True)):
+        kept = first + np.flatnonzero((found >= 0) & (found <= max_tokens))
+        first += len(found)
+        times, share = divmod(weight, 1.0)
+        drawn = np.random.default_rng([seed, number]).permutation(len(kept))
+        some = np.sort(drawn[: round(share * len(kept))])
+        rows.append(np.concatenate([np.tile(kept, int(times)), kept[some]]))
+    return np.concatenate(rows) if rows else np.empty(0, np.int64)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _alone_in(place: Path) -> Iterator[None]:
+    """Wait until no other process prepares the same: the ranks of one run ask all at once."""
+    import fcntl
+
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

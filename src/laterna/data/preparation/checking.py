@@ -1,0 +1,166 @@
+"""Rows become checked samples; what cannot be used goes, by name and for a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from laterna.data.chat import UnusableError
+from laterna.data.masking import check_targets, render_record, tokenise_rendered
+from laterna.data.picture_files import PictureFiles, open_pictures
+from laterna.data.pictures import MissingPictureError, check_picture, picture_size
+from laterna.data.sources import FORMS
+from laterna.data.sources.rows import Chunk, Unreadable, read_chunk
+from laterna.errors import LaternaError
+from laterna.files import write_atomically
+from laterna.records import InstructionRecord, Record, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+UNCHECKED = (0, 0)
+"""Stands for the width and height of a picture that was not looked at."""
+KNOWN_PICTURES = 1 << 16
+"""Pictures whose sizes are remembered, for the records that share them."""
+
+Size = tuple[int, int]
+
+
+class Dropped(Record, frozen=True):
+    """A record, or a row that makes none, which cannot be trained on."""
+
+    id: str
+    reason: str
+    message: str
+
+
+class Job(Record, frozen=True):
+    """What is done to every row of a source; all that decides what becomes of it."""
+
+    form: str
+    """A key of `FORMS`."""
+    template: str
+    """Text of the Jinja chat template."""
+    pictures: str = ""
+    """Where the pictures are; empty: they are not looked at."""
+    embedded: str = ""
+    """Folder that pictures which stand in the rows are written to."""
+
+
+class Checked(Record, frozen=True):
+    """A sample that can be trained on, and the sizes of its pictures as they are seen."""
+
+    sample: Sample
+    sizes: tuple[Size, ...]
+
+
+class Checker:
+    """Does a job, chunk by chunk."""
+
+    def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise LaternaError where the pictures cannot be opened."""
+        self.job = job
+        self.tokenizer = tokenizer
+        self.pictures = open_pictures(job.pictures) if job.pictures else None
+        self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
+
+    def check(self, chunk: Chunk) -> tuple[list[Checked], list[Dropped]]:
+        """Return the samples of a chunk's rows, in order, and what became of the other rows.
+
+        Raises LaternaError for what is wrong with every row, such as a template that is no Jinja.
+        """
+        records: list[InstructionRecord] = []
+        dropped: list[Dropped] = []
+        for row in read_chunk(chunk, FORMS[self.job.form]):
+            if isinstance(row, Unreadable):
+                dropped.append(Dropped(id=row.id, reason=row.reason, message=row.message))
+                continue
+            for name, content in row.embedded.items():
+                self._keep(name, content)
+            records.append(row.record)
+        kept: list[Checked] = []
+        outcomes = check_records(records, self.tokenizer, self.job.template)
+        for record, outcome in zip(records, outcomes, strict=True):
+            found = outcome if isinstance(outcome, UnusableError) else self._with_sizes(outcome)
+            if isinstance(found, Checked):
+                kept.append(found)
+            else:
+                fault = Dropped(id=record.id, reason=found.reason, message=str(found))
+                dropped.append(fault)
+        return kept, dropped
+
+    def _keep(self, name: str, content: bytes) -> None:
+        path = Path(self.job.embedded, name)
+        if not path.is_file():
+            with write_atomically(path) as aside:
+                aside.write_bytes(content)
+
+    def _with_sizes(self, sample: Sample) -> Checked | UnusableError:
+        sizes = []
+        for name in sample.pictures:
+            found = self._look(name)
+            if isinstance(found, UnusableError):
+                return UnusableError(found.reason, f"record {sample.id}: {found}")
+            sizes.append(found)
+        return Checked(sample=sample, sizes=tuple(sizes))
+
+    def _look_once(self, name: str) -> Size | UnusableError:
+        """Read a picture to its end and return its size, or what is wrong with it."""
+        kept = Path(self.job.embedded, name) if self.job.embedded else None
+        try:
+            if kept is not None and kept.is_file():
+                source: Path | bytes = kept
+            elif self.pictures is None:
+                return UNCHECKED
+            else:
+                source = self.pictures.find(name)
+            check_picture(source, name)
+            return picture_size(source, name)
+        except MissingPictureError as error:
+            return UnusableError("picture missing", str(error))
+        except LaternaError as error:
+            return UnusableError("picture cannot be read", str(error))
+
+
+def check_records(
+    records: Sequence[InstructionRecord], tokenizer: PreTrainedTokenizerBase, template: str
+) -> list[Sample | UnusableError]:
+    """Tokenise records; return for each its sample, or why it cannot be trained on."""
+    return [_checked(record, tokenizer, template) for record in records]
+
+
+def _checked(
+    record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str
+) -> Sample | UnusableError:
+    try:
+        rendered = render_record(record, tokenizer, template)
+        sample = tokenise_rendered(rendered, record, tokenizer)
+    except UnusableError as error:
+        return error
+    # The first token has nothing before it to be predicted from.
+    if not any(sample.targets[1:]):
+        return UnusableError("no target tokens", f"record {record.id}: no token of it is learned")
+    if not check_targets(sample, rendered, record, tokenizer):
+        return UnusableError(
+            "targets do not decode to the answer",
+            f"record {record.id}: the learned tokens do not decode to the answers; the tokenizer "
+            "cannot write them, or joins them to the words of the template",
+        )
+    return sample
+
+
+class KeptPictures:
+    """The pictures of a source: those that stood in its rows, and those of its place."""
+
+    def __init__(self, embedded: Path, pictures: PictureFiles | None) -> None:
+        self.embedded = embedded
+        self.pictures = pictures
+
+    def find(self, name: str) -> Path | bytes:
+        """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
+        kept = self.embedded / name
+        if kept.is_file() or self.pictures is None:
+            return kept
+        return self.pictures.find(name)

@@ -1,0 +1,155 @@
+"""Prepared samples, of one source or a mixture, as a sequence that lies on disk."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from laterna.data.picture_files import PictureFiles
+from laterna.data.picture_tokens import PictureCounter, SameTokens
+from laterna.data.preparation.cache import targets_of
+from laterna.data.preparation.checking import UNCHECKED
+from laterna.errors import LaternaError
+from laterna.records import PICTURE_TOKEN, Sample
+
+SEPARATOR = ":"
+"""Between the number of a mixture's source and the name that a picture has there."""
+
+
+class Columns:
+    """The columns of one record batch, as arrays that are views of the file."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self.ids = batch.column(0)
+        self.pictures = batch.column(3)
+        self.input_ids = _Lists(batch.column(1))
+        self.targets = _Lists(batch.column(2))
+        self.sizes = _Lists(batch.column(4))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def sizes_of(self, row: int) -> list[tuple[int, int]]:
+        """Return width and height of each picture of a row."""
+        sides = self.sizes[row].tolist()
+        return list(zip(sides[::2], sides[1::2], strict=True))
+
+    def lengths(self, counter: PictureCounter) -> NDArray[np.int64]:
+        """Return the length of every row with its pictures expanded.
+
+        It is -1 where a picture's size has no count. Raises LaternaError where the counter needs
+        sizes and the pictures were not looked at.
+        """
+        sizes, which = np.unique(self.sizes.values.reshape(-1, 2), axis=0, return_inverse=True)
+        counts = np.array([_count(counter, *size) for size in sizes.tolist()], np.int64)[which]
+        ends = self.sizes.ends // 2
+        text = np.diff(self.input_ids.ends) - np.diff(ends)
+        lengths: NDArray[np.int64] = text + _sums(counts, ends)
+        lengths[_sums(counts < 0, ends) > 0] = -1
+        return lengths
+
+
+def _sums(values: NDArray[np.generic], ends: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the sum of the values of each list."""
+    running = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    sums: NDArray[np.int64] = running[ends[1:]] - running[ends[:-1]]
+    return sums
+
+
+def _count(counter: PictureCounter, width: int, height: int) -> int:
+    if (width, height) == UNCHECKED and not isinstance(counter, SameTokens):
+        raise LaternaError(
+            "the tokens of a picture follow from its size here: say where the `pictures` are"
+        )
+    try:
+        return counter(width, height)
+    except LaternaError:
+        return -1
+
+
+class _Lists:
+    """A column of lists of whole numbers."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self.ends: NDArray[np.int32] = column.offsets.to_numpy()
+        self.values: NDArray[np.int32] = column.values.to_numpy()
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        values: NDArray[np.int32] = self.values[self.ends[row] : self.ends[row + 1]]
+        return values
+
+
+class MappedSamples(Sequence[Sample]):
+    """Samples in the order of `rows`, made when they are asked for.
+
+    `rows` numbers the rows of all batches of all sources together; a row may come several times.
+    In a mixture, a picture's name begins with its source's number, for two sources may use one
+    name for two pictures.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[Columns]],
+        rows: NDArray[np.int64],
+        counter: PictureCounter,
+    ) -> None:
+        self._batches = [columns for source in sources for columns in source]
+        self._source = [number for number, source in enumerate(sources) for _ in source]
+        self._first = np.cumsum([0, *map(len, self._batches)]).tolist()
+        self._rows = rows
+        self._counter = counter
+        self._mixed = len(sources) > 1
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, place: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        batch, row = self._at(int(self._rows[place]))
+        columns = self._batches[batch]
+        ids = columns.input_ids[row]
+        return Sample(
+            id=columns.ids[row].as_py(),
+            input_ids=tuple(ids.tolist()),
+            targets=targets_of(columns.targets[row].tolist(), len(ids)),
+            picture_slots=tuple(np.flatnonzero(ids == PICTURE_TOKEN).tolist()),
+            pictures=self._names(batch, row),
+            picture_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
+        )
+
+    def picture_names(self) -> list[str]:
+        """Return the names of all pictures, each once, without making the samples."""
+        rows = np.unique(self._rows).tolist()
+        return list(dict.fromkeys(name for row in rows for name in self._names(*self._at(row))))
+
+    def _at(self, number: int) -> tuple[int, int]:
+        """Return the batch of a row, and its number there."""
+        batch = bisect_right(self._first, number) - 1
+        return batch, number - self._first[batch]
+
+    def _names(self, batch: int, row: int) -> tuple[str, ...]:
+        prefix = f"{self._source[batch]}{SEPARATOR}" if self._mixed else ""
+        return tuple(prefix + name for name in self._batches[batch].pictures[row].as_py())
+
+
+class MixedPictures:
+    """The pictures of a mixture, each under its source's number and its name there."""
+
+    def __init__(self, sources: Iterable[PictureFiles]) -> None:
+        self._sources = list(sources)
+
+    def find(self, name: str) -> Path | bytes:
+        """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
+        number, _, own = name.partition(SEPARATOR)
+        return self._sources[int(number)].find(own)

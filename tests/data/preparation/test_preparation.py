@@ -1,0 +1,340 @@
+"""Preparation: what stays, what goes, and that every loss has a name and a number."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from laterna.data import preparation
+from laterna.data.masking import tokenise
+from laterna.data.picture_tokens import SameTokens
+from laterna.data.preparation import Prepared, prepare
+from laterna.data.preparation.cache import MANIFEST
+from laterna.data.preparation.workers import Done
+from laterna.data.sources import rows
+from laterna.errors import LaternaError
+from laterna.recipe import SourceSettings
+from laterna.records import InstructionRecord, Turn
+
+Tokenizers = dict[str, PreTrainedTokenizerFast]
+
+
+def record_of(name: str, answer: str = "A cup.", picture: str = "good.jpg") -> InstructionRecord:
+    turns = (
+        Turn(role="user", text="<image>\nWhat?"),
+        Turn(role="assistant", text=answer, loss=True),
+    )
+    return InstructionRecord(id=name, pictures=(picture,), turns=turns)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.effect_noise((64, 48), 80).convert("RGB").save(folder / "good.jpg")
+    Image.new("RGB", (90, 30)).save(folder / "wide.png")
+    whole = (folder / "good.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "words.jpg").write_text("this is not a picture")
+    return str(folder)
+
+
+class Maker:
+    """Writes records to files and prepares them with one tokenizer."""
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+
+    def source(
+        self, records: Sequence[InstructionRecord], pictures: str = "", weight: float = 1.0
+    ) -> SourceSettings:
+        content = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+        path = self.folder / f"{abs(hash(content))}.jsonl"
+        path.write_bytes(content)
+        return SourceSettings(data=str(path), pictures=pictures, weight=weight)
+
+    def prepare(self, *sources: SourceSettings, **settings: object) -> Prepared:
+        given = {
+            "template": self.tokenizer.chat_template,
+            "picture_tokens": SameTokens(tokens=16),
+            "max_tokens": 200,
+            "folder": self.folder / "prepared",
+            "workers": 1,
+        }
+        return prepare(sources, self.tokenizer, **(given | settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def maker(tmp_path: Path, tokenizers: Tokenizers) -> Maker:
+    return Maker(tmp_path, tokenizers["byte_level"])
+
+
+def test_what_is_dropped_is_counted_by_reason(maker: Maker, images: str) -> None:
+    silent = InstructionRecord(id="silent", pictures=(), turns=(Turn(role="user", text="Hello"),))
+    unmarked = InstructionRecord(id="unmarked", pictures=("good.jpg",), turns=silent.turns)
+    records = [
+        record_of("first"),
+        record_of("cut", picture="cut.jpg"),
+        record_of("words", picture="words.jpg"),
+        record_of("gone", picture="gone.jpg"),
+        record_of("gone too", picture="gone.jpg"),
+        record_of("gone again", picture="gone.jpg"),
+        record_of("long", answer="cup " * 500),
+        record_of("control", answer="a <|im_end|> b"),
+        silent,
+        unmarked,
+        record_of("last"),
+    ]
+    source = maker.source(records, images)
+    with Path(source.data).open("a") as file:
+        file.write('{"id": "odd"}\nno json\n')
+    result = maker.prepare(source)
+    assert [sample.id for sample in result.samples] == ["first", "last"]
+    assert result.dropped == {
+        "picture missing": 3,
+        "picture cannot be read": 2,
+        "a special token in the text": 1,
+        "no target tokens": 1,
+        "picture marks do not match the pictures": 1,
+        "not a row of the form turns": 1,
+        "not JSON": 1,
+        "longer than 200 tokens": 1,
+    }
+    assert next(iter(result.dropped)) == "picture missing"
+    assert result.examples["picture missing"].startswith(f"record gone: {images}/gone.jpg: no such")
+    assert result.examples["not JSON"].startswith("JSON is malformed")
+
+
+def test_an_answer_that_the_tokenizer_cannot_write_is_dropped(
+    tokenizers: Tokenizers, tmp_path: Path
+) -> None:
+    maker = Maker(tmp_path, tokenizers["unigram"])
+    result = maker.prepare(maker.source([record_of("a"), record_of("b", "日本")]))
+    assert [sample.id for sample in result.samples] == ["a"]
+    assert result.dropped == {"targets do not decode to the answer": 1}
+
+
+def test_an_answer_joined_to_the_templates_words_is_dropped(maker: Maker) -> None:
+    glued = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\\n' }}{% endfor %}"
+    # a tokenizer that joins ":" and ")" makes one token of the template's word and the answer's
+    joining = PreTrainedTokenizerFast(tokenizer_object=maker.tokenizer.backend_tokenizer)
+    joining.add_tokens([":)"])
+    maker.tokenizer = joining
+    for answer, kept in [("A cup.", 1), (") cup", 0)]:
+        source = maker.source([record_of("other"), record_of("asked", answer)])
+        assert len(maker.prepare(source, template=glued).samples) == 1 + kept
+
+
+def test_samples_come_back_as_they_were_made(maker: Maker, images: str) -> None:
+    two = InstructionRecord(
+        id="two",
+        pictures=("good.jpg", "wide.png"),
+        turns=(
+            Turn(role="system", text="Be brief."),
+            Turn(role="user", text="Is <image> like <image>?"),
+            Turn(role="assistant", text="No."),
+            Turn(role="user", text="No?"),
+            Turn(role="assistant", text="Yes: café.", loss=True),
+        ),
+    )
+    none = InstructionRecord(
+        id="none",
+        pictures=(),
+        turns=(Turn(role="user", text="Hi"), Turn(role="assistant", text="", loss=True)),
+    )
+    records = [two, none, record_of("one")]
+    result = maker.prepare(maker.source(records, images))
+    made = [tokenise(record, maker.tokenizer) for record in records]
+    counted = [
+        msgspec.structs.replace(sample, picture_tokens=(16,) * len(sample.picture_slots))
+        for sample in made
+    ]
+    assert list(result.samples) == counted
+    assert result.samples[-1] == counted[-1] and list(result.samples[:2]) == counted[:2]
+    assert result.lengths.tolist() == [sample.length for sample in counted]
+    assert result.samples.picture_names() == ["good.jpg", "wide.png"]
+    assert result.pictures.find("good.jpg") == Path(images, "good.jpg")
+
+
+def test_the_counter_is_told_sizes_and_the_limit_counts_the_pictures(
+    maker: Maker, images: str
+) -> None:
+    source = maker.source([record_of("a"), record_of("b", picture="wide.png")], images)
+    result = maker.prepare(source, picture_tokens=lambda width, height: width + height)
+    assert [sample.picture_tokens for sample in result.samples] == [(112,), (120,)]
+    longer = int(result.lengths[1])
+    assert longer == result.samples[1].length
+    cut = maker.prepare(
+        source, picture_tokens=lambda width, height: width + height, max_tokens=longer - 1
+    )
+    assert [sample.id for sample in cut.samples] == ["a"]
+    assert cut.dropped == {f"longer than {longer - 1} tokens": 1}
+    assert list(cut.examples.values()) == [f"record b: {longer} tokens long"]
+
+
+def test_a_picture_that_has_no_token_count_is_dropped(maker: Maker, images: str) -> None:
+    def count(width: int, height: int) -> int:
+        if width == 90:
+            raise LaternaError("too thin")
+        return 4
+
+    source = maker.source([record_of("a"), record_of("b", picture="wide.png")], images)
+    result = maker.prepare(source, picture_tokens=count)
+    assert [sample.id for sample in result.samples] == ["a"]
+    assert result.dropped == {"picture of a shape that has no tokens": 1}
+    unseen = maker.source([record_of("a")])
+    with pytest.raises(LaternaError, match="say where the `pictures` are"):
+        maker.prepare(unseen, picture_tokens=count)
+
+
+def test_nothing_left_says_why(maker: Maker, images: str) -> None:
+    records = [record_of("a", picture="gone.jpg"), record_of("b", picture="cut.jpg")]
+    with pytest.raises(LaternaError) as error:
+        maker.prepare(maker.source(records, images))
+    assert str(error.value) == (
+        "no record can be trained on (1 × picture missing; 1 × picture cannot be read); the "
+        f"first: record a: {images}/gone.jpg: no such picture"
+    )
+
+
+def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Maker, images: str) -> None:
+    one = maker.source([record_of(f"a{number}") for number in range(10)], images, weight=0.3)
+    two = maker.source([record_of(f"b{number}") for number in range(4)], images, weight=2.5)
+    result = maker.prepare(one, two)
+    ids = [sample.id for sample in result.samples]
+    assert len([name for name in ids if name[0] == "a"]) == len(set(ids) - {"b0"} - set("b")) - 3
+    assert sorted(name for name in ids if name[0] == "b").count("b0") in (2, 3)
+    assert (sum(n[0] == "a" for n in ids), sum(n[0] == "b" for n in ids)) == (3, 10)
+    assert [sample.id for sample in maker.prepare(one, two).samples] == ids
+    assert [sample.id for sample in maker.prepare(one, two, seed=1).samples] != ids
+    assert result.samples.picture_names() == ["0:good.jpg", "1:good.jpg"]
+    assert result.samples[0].pictures == ("0:good.jpg",)
+    assert result.pictures.find("1:good.jpg") == Path(images, "good.jpg")
+    with pytest.raises(LaternaError, match="weight = 0: give more than 0"):
+        maker.prepare(msgspec.structs.replace(one, weight=0))
+
+
+def test_embedded_pictures_are_kept_beside_the_samples(maker: Maker, images: str) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    content = Path(images, "wide.png").read_bytes()
+    said = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A cup."}]
+    path = maker.folder / "rows"
+    row = {"conversations": said, "image": {"bytes": content, "path": None}}
+    parquet.write_table(pa.Table.from_pylist([row, row]), path)
+    result = maker.prepare(SourceSettings(data=str(path)), picture_tokens=lambda w, h: w)
+    assert [sample.picture_tokens for sample in result.samples] == [(90,), (90,)]
+    (name,) = result.samples.picture_names()
+    found = result.pictures.find(name)
+    assert isinstance(found, Path) and found.read_bytes() == content
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note the first row of every chunk that is checked."""
+    seen: list[int] = []
+    do_chunk = preparation.workers.do_chunk
+
+    def noted(checker: object, chunk: rows.Chunk) -> Done:
+        seen.append(chunk.first)
+        return do_chunk(checker, chunk)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(preparation.workers, "do_chunk", noted)
+    return seen
+
+
+def test_a_second_preparation_finds_the_first(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [record_of("a"), record_of("b", "a <|im_end|>")]
+    source = maker.source(records)
+    seen = counting(monkeypatch)
+    first = maker.prepare(source)
+    assert seen == [1]
+    again = maker.prepare(source, picture_tokens=SameTokens(tokens=3), max_tokens=99)
+    assert seen == [1]
+    assert again.dropped == first.dropped == {"a special token in the text": 1}
+    assert again.samples[0].input_ids == first.samples[0].input_ids
+    for change in (
+        {"template": maker.tokenizer.chat_template + " "},
+        {"folder": maker.folder / "elsewhere"},
+    ):
+        maker.prepare(source, **change)
+    maker.prepare(maker.source([*records, record_of("c")]))
+    assert seen == [1] * 4
+
+
+def test_a_killed_preparation_goes_on_where_it_was(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "PART_CHUNKS", 2)
+    monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 3)
+    records = [record_of(f"r{number}") for number in range(20)]
+    source = maker.source(records)
+    seen = counting(monkeypatch)
+
+    def killed(name: str, done: int) -> None:
+        if done == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        maker.prepare(source, progress=killed)
+    (place,) = (maker.folder / "prepared").iterdir()
+    assert not (place / MANIFEST).is_file()
+    assert seen == [1, 4, 7, 10]
+    told: list[int] = []
+    result = maker.prepare(source, progress=lambda name, done: told.append(done))
+    assert seen == [1, 4, 7, 10, 13, 16, 19]
+    assert told == [18, 20]
+    assert [sample.id for sample in result.samples] == [record.id for record in records]
+
+
+def test_processes_prepare_what_one_does(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "ALONE", 2)
+    monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 7)
+    records = [record_of(f"r{number}", "cup " * (number % 9)) for number in range(60)]
+    records[33] = record_of("bad", "<|im_end|>")
+    source = maker.source(records)
+    alone = maker.prepare(source)
+    together = maker.prepare(source, workers=2, folder=maker.folder / "two")
+    assert list(together.samples) == list(alone.samples)
+    assert np.array_equal(together.lengths, alone.lengths)
+    assert together.dropped == alone.dropped == {"a special token in the text": 1}
+    with pytest.raises(LaternaError, match="the chat template is not valid Jinja"):
+        maker.prepare(source, workers=2, template="{% for %}")
+
+
+def test_two_at_once_do_the_work_once(maker: Maker) -> None:
+    """The second waits for the lock that the first holds, and then finds its work."""
+    source = maker.source([record_of("a")])
+    maker.prepare(source)
+    (place,) = (maker.folder / "prepared").iterdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX)"
+    code = f"{hold}; print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(place / "lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ.copy(),
+    )
+    assert holder.stdout is not None and holder.stdin is not None
+    assert holder.stdout.readline() == b"held\n"
+    from concurrent.futures import ThreadPoolExecutor, TimeoutError
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(maker.prepare, source)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        holder.stdin.close()
+        assert [sample.id for sample in waiting.result(timeout=30).samples] == ["a"]
+    holder.wait()
