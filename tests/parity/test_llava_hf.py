@@ -8,14 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from PIL import Image
-from transformers import AutoModelForCausalLM, CLIPVisionModel, LlavaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaConfig,
+)
 from transformers import LlavaForConditionalGeneration as Llava
 
+from laterna.data.batches import collate
 from laterna.data.masking import tokenise_prompt, tokenise_text
 from laterna.model.assistant import Assistant
+from laterna.model.connectors import build_connector
 from laterna.model.generation import generate_tokens
-from laterna.records import PICTURE_TOKEN, Turn
+from laterna.model.vision import VisionTower
+from laterna.recipe import ConnectorSettings
+from laterna.records import PICTURE_TOKEN, Pack, Sample, Turn
 
 IMAGE_TOKEN = 97
 """An id of the tiny vocabulary that no text here holds: a picture in transformers' LLaVA."""
@@ -67,6 +78,119 @@ def test_logits_agree(tiny_assistant: Assistant, llava: Any, count: int) -> None
         ).logits[0]
     assert ours.shape == theirs.shape
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+TEXTS = {
+    "<s>USER: <image>\nWhat colour is the bicycle? ASSISTANT: Red, and it is small": 1,
+    "<s>USER: <image> and <image> ASSISTANT: Two": 2,
+    "<s>USER: Is there a banana to the left of the cup? ASSISTANT: No": 0,
+}
+"""Chats of different lengths, with the number of their pictures."""
+
+
+def padded(rows: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask of rows (1, t) in one batch, padded on a side."""
+    width = max(row.shape[1] for row in rows)
+    ids, mask = [], []
+    for row in rows:
+        missing = width - row.shape[1]
+        edges = (missing, 0) if side == "left" else (0, missing)
+        ids.append(torch.nn.functional.pad(row[0], edges, value=0))
+        mask.append(torch.nn.functional.pad(torch.ones_like(row[0]), edges, value=0))
+    return torch.stack(ids), torch.stack(mask)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_agree_on_both_padding_sides(
+    tiny_assistant: Assistant, llava: Any, side: str
+) -> None:
+    shown = pictures(3)
+    tokenizer = tiny_assistant.tokenizer
+    rows = [expanded(tokenise_text(text, tokenizer)) for text in TEXTS]
+    assert len({row.shape[1] for row in rows}) == 3
+    ids, mask = padded(rows, side)
+    with torch.no_grad():
+        theirs = llava(
+            input_ids=ids, attention_mask=mask, pixel_values=tiny_assistant.prepare(shown)
+        ).logits
+    batch = collate([Pack(samples=(sample(text, tokenizer),)) for text in TEXTS])
+    batch = structs.replace(batch, pixels_bchw=tiny_assistant.prepare(shown))
+    with torch.no_grad():
+        batched = tiny_assistant.language.get_output_embeddings()(tiny_assistant.hidden(batch))
+    remaining = list(shown)
+    for row, (text, count) in enumerate(TEXTS.items()):
+        seen, remaining = remaining[:count], remaining[count:]
+        expected = theirs[row][mask[row].bool()]
+        alone = tiny_assistant.logits(seen, text)
+        torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(batched[row, : len(alone)], expected, atol=1e-5, rtol=0)
+
+
+def sample(text: str, tokenizer: Any) -> Sample:
+    ids = tokenise_text(text, tokenizer)
+    slots = tuple(place for place, token in enumerate(ids) if token == PICTURE_TOKEN)
+    return Sample(
+        id=text,
+        input_ids=tuple(ids),
+        targets=(False,) * len(ids),
+        picture_slots=slots,
+        picture_tokens=(4,) * len(slots),
+        pictures=tuple(str(slot) for slot in slots),
+    )
+
+
+def test_greedy_answers_of_a_mixed_batch_agree(tiny_assistant: Assistant, llava: Any) -> None:
+    shown = pictures(3)
+    prompts = [
+        ([Turn(role="user", text="<image>\nWhat colour is it?")], shown[:1]),
+        ([Turn(role="user", text="<image> or <image>: which is striped?")], shown[1:]),
+        ([Turn(role="user", text="Is there a banana? Look at all of it, and say so.")], []),
+    ]
+    ours = generate_tokens(tiny_assistant, prompts, max_new_tokens=24)
+    tokenizer = tiny_assistant.tokenizer
+    template = tiny_assistant.template
+    rows = [expanded(tokenise_prompt(turns, tokenizer, template)) for turns, _ in prompts]
+    ids, mask = padded(rows, "left")
+    with torch.no_grad():
+        whole = llava.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pixel_values=tiny_assistant.prepare(shown),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    for answer, theirs in zip(ours, whole[:, ids.shape[1] :].tolist(), strict=True):
+        assert answer == theirs[: len(answer)]
+        assert set(theirs[len(answer) :]) <= {tokenizer.pad_token_id}
+    assert len({tuple(answer) for answer in ours}) == 3
+
+
+@pytest.mark.parametrize(("side", "tokens"), [(224, 256), (336, 576)])
+def test_tokens_at_the_real_shape(side: int, tokens: int) -> None:
+    """ViT-L/14 and a 7B language model's width, on the meta device."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=side,
+        patch_size=14,
+    )
+    square = {"height": side, "width": side}
+    processor = CLIPImageProcessorPil(size=square, crop_size=square)
+    with torch.device("meta"):
+        config = LlavaConfig(vision_config=vision.to_dict(), text_config={"num_hidden_layers": 1})
+        whole = Llava(config)
+        pixels = torch.empty(2, 3, side, side)
+        theirs = whole.model.get_image_features(pixel_values=pixels).pooler_output
+        tower = VisionTower(CLIPVisionModel(vision), processor, layer=-2)
+        connector = build_connector(ConnectorSettings(), tower.width, 4096)
+        ours = connector(tower(pixels))
+    assert connector.tokens(tower.patches) == tokens
+    assert ours.shape == (2, tokens, 4096)
+    assert [tuple(picture.shape) for picture in theirs] == [(tokens, 4096)] * 2
 
 
 def test_greedy_answers_agree_token_for_token(tiny_assistant: Assistant, llava: Any) -> None:
