@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import (
+    AutoProcessor,
+    BitImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, has_lora
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.connectors import Connector
 from laterna.model.export.hf import export_hf
 from laterna.model.generation import generate_tokens
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
@@ -176,9 +185,33 @@ def test_half_precision_is_half_as_large(tiny_assistant: Assistant, tmp_path: Pa
     assert tiny_assistant.language.lm_head.weight.dtype == torch.float32
 
 
-class Odd(Connector):
-    def tokens(self, n: int) -> int:
-        return n
+ENCODERS: dict[str, tuple[Any, Any, Any]] = {
+    "siglip": (SiglipVisionModel, SiglipVisionConfig, SiglipImageProcessorPil),
+    "dinov2": (Dinov2Model, Dinov2Config, BitImageProcessorPil),
+}
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_other_encoders_of_the_format_go_along(
+    tiny_recipe: Recipe, tmp_path: Path, family: str
+) -> None:
+    model, config, processor = ENCODERS[family]
+    torch.manual_seed(6)
+    model(
+        config(
+            hidden_size=24,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        )
+    ).save_pretrained(tmp_path / "vision")
+    side = {"height": 28, "width": 28}
+    processor(size=side, crop_size=side).save_pretrained(tmp_path / "vision")
+    vision = msgspec.structs.replace(tiny_recipe.vision, source=str(tmp_path / "vision"))
+    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    insist_on_equality(assistant, tmp_path / "out")
 
 
 def test_what_the_format_lacks_is_refused_with_the_reason(
@@ -187,9 +220,19 @@ def test_what_the_format_lacks_is_refused_with_the_reason(
     deep = built(tiny_recipe, kind="mlp", depth=3)
     with pytest.raises(LaternaError, match="depth 3 cannot be exported: Hugging Face's LLaVA has"):
         export_hf(deep, tmp_path / "out")
-    deep.connector = Odd()
-    with pytest.raises(LaternaError, match="a 'Odd' connector cannot be exported"):
-        export_hf(deep, tmp_path / "out")
+    pooled = built(tiny_recipe, kind="pool")
+    with pytest.raises(LaternaError, match="a 'pool' connector cannot be exported: Hugging Face"):
+        export_hf(pooled, tmp_path / "out")
+    normed = msgspec.structs.replace(
+        tiny_recipe.vision, source="builtin:nano-vit", class_token=True
+    )
+    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=normed))
+    assistant.vision.final_norm = True
+    with pytest.raises(LaternaError, match=r"vision\.final_norm = true cannot be exported"):
+        export_hf(assistant, tmp_path / "out")
+    assistant.vision.model.config.model_type = "blip_2_vision_model"
+    with pytest.raises(LaternaError, match="an encoder of type blip_2_vision_model cannot be"):
+        export_hf(assistant, tmp_path / "out")
     with pytest.raises(LaternaError, match="precision 'q4': this format has f32, f16, bf16"):
         export_hf(tiny_assistant, tmp_path / "out", "q4")
     tiny_assistant.plain_head = False

@@ -68,7 +68,7 @@ def _insist_on_vision(assistant: Assistant) -> None:
         reason = f"an encoder with {config.hidden_act}: {FORMAT} has {', '.join(ACTIVATIONS)}"
     elif tower.class_token:
         reason = f"vision.class_token = true: {FORMAT} drops the class token"
-    elif getattr(tower, "final_norm", False):
+    elif tower.final_norm:
         reason = f"vision.final_norm = true: {FORMAT} takes features as the layers leave them"
     elif prepare.fit != "pad":
         reason = f"vision.fit = {prepare.fit!r}: {FORMAT} always pads a picture to a square"

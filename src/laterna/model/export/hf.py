@@ -77,7 +77,7 @@ def _insist_on_vision(assistant: Assistant) -> None:
             f"an encoder of type {kind} cannot be exported: {FORMAT} reads "
             f"{', '.join(LEADING)} as Laterna does, others in another way or not at all"
         )
-    if getattr(tower, "final_norm", False):
+    if tower.final_norm:
         raise LaternaError(
             f"vision.final_norm = true cannot be exported: {FORMAT} takes features as the layers "
             "leave them"

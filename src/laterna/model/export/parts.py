@@ -13,7 +13,9 @@ from torch import Tensor
 from laterna.errors import LaternaError
 from laterna.model.adapters import merged_weights
 from laterna.model.assistant import Assistant
-from laterna.model.connectors import CONNECTORS, LinearConnector, MlpConnector
+from laterna.model.connectors import CONNECTORS
+from laterna.model.connectors.linear import LinearConnector
+from laterna.model.connectors.mlp import MlpConnector
 from laterna.model.language import mean_rows
 
 PRECISIONS: dict[str, torch.dtype] = {
@@ -52,7 +54,7 @@ def connector_layers(assistant: Assistant, format_name: str) -> list[Layer]:
     elif isinstance(connector, MlpConnector):
         layers = list(connector.layers)  # type: ignore[arg-type]
     else:
-        kinds = {factory: kind for kind, factory in CONNECTORS.items()}
+        kinds = {kind: name for name, kind in CONNECTORS.items()}
         kind = kinds.get(type(connector), type(connector).__name__)
         raise LaternaError(
             f"a {kind!r} connector cannot be exported: {format_name} has a perceptron of two "
