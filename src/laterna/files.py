@@ -28,6 +28,23 @@ def write_atomically(path: Path) -> Iterator[Path]:
         _remove(aside)
 
 
+def flush(path: Path) -> None:
+    """Return when the disk holds a file's bytes, or the names in a folder (not what is in them)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Return when the disk holds a folder with all that is in it, and its own name."""
+    for path in folder.rglob("*"):
+        flush(path)
+    flush(folder)
+    flush(folder.parent)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)

@@ -7,13 +7,14 @@ key's place named. Published values in the docstrings come from the LLaVA papers
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, dataclass_transform
+from typing import Annotated, Literal, dataclass_transform
 
 import msgspec
 
 from laterna.errors import LaternaError
 
-Mode = Literal["frozen", "full"]
+Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
+Engine = Literal["ddp", "fsdp"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -103,7 +104,8 @@ class PartSettings(Settings):
     """What a stage does with one part of the assistant."""
 
     mode: Mode = "frozen"
-    """`frozen`: not trained; `full`: all weights trained."""
+    """`frozen`: not trained; `full`: all weights trained; `last-4`: those of its last 4 layers;
+    `lora`: adapters beside its frozen weights."""
     lr: float = 0.0
     """Peak learning rate of the part."""
 
@@ -176,6 +178,25 @@ class StageSettings(Settings):
         return parts[name]
 
 
+class RunSettings(Settings):
+    """How a run is carried out: none of these changes what is learned, so none hinders a resume."""
+
+    engine: Engine = "ddp"
+    """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
+    workers: int = 2
+    """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
+    save_minutes: float = 10.0
+    """Minutes between saved states, from which a run that was killed goes on; 0: by steps alone."""
+    save_steps: int = 0
+    """Steps between saved states; 0: by minutes alone."""
+    keep: int = 2
+    """Saved states to keep, the newest."""
+    max_skipped: int = 3
+    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    max_faulty: int = 100
+    """Records that may be left out for a picture that cannot be read, before the run stops."""
+
+
 class Recipe(Settings, kw_only=True):
     """Everything that decides a run."""
 
@@ -185,12 +206,12 @@ class Recipe(Settings, kw_only=True):
     """Seed of the connector's first weights and of the order of the records."""
     threads: int = 0
     """CPU threads for torch; 0: as many as torch chooses."""
-    workers: int = 2
-    """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
     prepared: str = "runs/prepared"
     """Folder for prepared records, each set once; see `laterna prepare`."""
     feature_cache: str = ""
     """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
+    run: RunSettings = RunSettings()
+    """How the run is carried out."""
     vision: VisionSettings
     """The vision encoder."""
     connector: ConnectorSettings = ConnectorSettings()

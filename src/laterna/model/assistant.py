@@ -142,9 +142,20 @@ class Assistant(nn.Module):
 
         A token is predicted from the hidden state of the token before it.
         """
+        places_rt, labels_s = self._targets(batch)
+        return self._logits_at(batch, places_rt), labels_s
+
+    def target_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the hidden states (s, d) that the target tokens are predicted from, and those
+        tokens' ids (s): where the head is plain, it turns the states into `target_logits`.
+        """
+        places_rt, labels_s = self._targets(batch)
+        return self.hidden(batch)[places_rt], labels_s
+
+    def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         targets = batch.targets_rt[:, 1:].to(self.device)
         labels_s = batch.input_ids_rt[:, 1:].to(self.device)[targets]
-        return self._logits_at(batch, nn.functional.pad(targets, (0, 1))), labels_s
+        return nn.functional.pad(targets, (0, 1)), labels_s
 
     def _logits_at(self, batch: Batch, places_rt: Tensor) -> Tensor:
         if not self.plain_head:

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import torch
-from torch import nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.recipe import StageSettings
-from laterna.records import Batch
-from laterna.training.objective import backward
-from laterna.training.stages import parameter_groups
-
-BETAS = (0.9, 0.999)
-"""AdamW's, as in LLaVA's scripts (transformers' default)."""
+from laterna.recipe import RunSettings
+from laterna.training.feed import FAULTS, Step
+from laterna.training.learner import Learner, Progress, named_few
+from laterna.training.objective import count_targets, empty_batch
+from laterna.training.sharding import gradient_norm, reducing
 
 
 class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one optimiser step did: a line of `metrics.jsonl`."""
+    """What one optimiser step did over all ranks: a line of `metrics.jsonl`."""
 
     step: int
     """Counted from 1."""
@@ -37,68 +31,97 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     target_tokens: int
     tokens: int
     """Tokens computed: text, pictures and padding."""
+    padding: int = 0
+    """Of these, the padding."""
     pictures: int
+    skipped: int = 0
+    """Steps skipped so far, since loss or gradient was not finite; they have no line."""
+    faulty: int = 0
+    """Records left out so far for a picture that cannot be read."""
     seconds: float
-    """Wall-clock of the step, the making of its batches included."""
+    """Wall-clock from the end of the step before, whatever was done since: waiting for batches,
+    writing figures and states."""
+    model_seconds: float = 0.0
+    """Of these, forward, backward and optimiser."""
 
 
 def train_steps(
-    assistant: Assistant, stage: StageSettings, steps: Iterable[Sequence[Batch]], *, total: int
+    learner: Learner, steps: Iterable[Step], limits: RunSettings, *, seed: int
 ) -> Iterator[StepFigures]:
     """Train on each step's micro-batches in turn and yield what the step did.
 
-    The stage must have been applied. `total` is the number of steps that the schedule spans.
-    Raises LaternaError naming the step's records when loss or gradient is not finite; the weights
-    are then those of the step before.
+    A step whose loss or gradient is not finite changes nothing and yields nothing. Whatever a
+    step draws at random follows from `seed`, step and rank alone. Raises LaternaError, naming the
+    step's records when more steps in a row were skipped, or more pictures were faulty, than
+    `limits` allow.
     """
-    groups = parameter_groups(assistant, stage)
-    weights = [weight for group in groups for weight in group["params"]]
-    optimiser = AdamW(groups, betas=BETAS, fused=True)
-    schedule = LambdaLR(optimiser, lambda step: lr_factor(step, total, stage.warmup))
+    ranks, stage, optimiser = learner.ranks, learner.stage, learner.optimiser
     begun = time.perf_counter()
-    for number, batches in enumerate(steps, start=1):
-        loss, targets = backward(assistant, batches)
-        norm = nn.utils.clip_grad_norm_(weights, stage.clip if stage.clip > 0 else math.inf)
-        _insist_finite(loss, norm, number, batches)
-        lr = float(max(schedule.get_last_lr()))
-        optimiser.step()
-        schedule.step()
+    for step in steps:
+        rate = learner.set_rates(step.number)
+        torch.manual_seed(seed + (step.number * ranks.count + ranks.rank) * 1_000_003)
+        batches = step.batches or (empty_batch(),)
+        started = time.perf_counter()
+        targets = ranks.total([count_targets(batches)])[0]
+        loss = torch.zeros((), device=ranks.device)
+        for number, batch in enumerate(batches, start=1):
+            with reducing(learner.model, number == len(batches)):
+                # Engines take the mean over the ranks; we want their sum over all targets.
+                part = learner.model(batch) / max(targets, 1.0)
+                (part * ranks.count).backward()
+            loss += part.detach()
+        norm = gradient_norm(learner.weights.values(), stage.clip if stage.clip > 0 else math.inf)
+        total_loss, *counted = ranks.total(
+            [float(loss), step.tokens, step.tokens - step.length, step.pictures]
+            + [step.faulty.get(reason, 0) for reason in FAULTS]
+        )
+        finite = targets > 0 and math.isfinite(total_loss) and math.isfinite(norm)
+        if finite:
+            optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         now = time.perf_counter()
-        yield StepFigures(
-            step=number,
-            loss=float(loss),
-            lr=lr,
-            grad_norm=float(norm),
-            target_tokens=targets,
-            tokens=sum(batch.input_ids_rt.numel() for batch in batches),
-            pictures=sum(len(batch.pictures) for batch in batches),
-            seconds=now - begun,
-        )
-        begun = time.perf_counter()
+        seconds, begun = now - begun, now
+        tokens, padding, pictures, *faults = (int(count) for count in counted)
+        faulty = dict(zip(FAULTS, faults, strict=True))
+        learner.progress = _after(learner.progress, faulty, skipped=not finite)
+        _insist_on_pictures(learner.progress, limits.max_faulty)
+        if finite:
+            yield StepFigures(
+                step=step.number + 1,
+                loss=total_loss,
+                lr=rate,
+                grad_norm=norm,
+                target_tokens=int(targets),
+                tokens=tokens,
+                padding=padding,
+                pictures=pictures,
+                skipped=learner.progress.skipped,
+                faulty=sum(learner.progress.faulty.values()),
+                seconds=seconds,
+                model_seconds=now - started,
+            )
+        elif learner.progress.skipped_in_a_row > limits.max_skipped:
+            raise LaternaError(
+                f"step {step.number + 1}: loss {total_loss:g}, gradient norm {norm:g}: not finite, "
+                f"{learner.progress.skipped_in_a_row} steps in a row; in records "
+                f"{named_few(step.ids)}; lower the learning rate or look at these records"
+            )
 
 
-def lr_factor(step: int, total: int, warmup: float) -> float:
-    """Return the share of the peak learning rate at a step counted from 0.
-
-    Rises linearly over the first `warmup` share of `total` steps, the first of which is already
-    above 0, then falls as half a cosine towards 0.
-    """
-    rising = math.ceil(total * warmup)
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, total - rising)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+def _after(progress: Progress, faulty: dict[str, int], *, skipped: bool) -> Progress:
+    return Progress(
+        step=progress.step + 1,
+        skipped=progress.skipped + skipped,
+        skipped_in_a_row=progress.skipped_in_a_row + 1 if skipped else 0,
+        faulty={name: progress.faulty.get(name, 0) + count for name, count in faulty.items()},
+    )
 
 
-def _insist_finite(
-    loss: torch.Tensor, norm: torch.Tensor, number: int, batches: Sequence[Batch]
-) -> None:
-    if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+def _insist_on_pictures(progress: Progress, limit: int) -> None:
+    if sum(progress.faulty.values()) <= limit:
         return
-    names = [name for batch in batches for name in batch.ids]
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    reasons = ", ".join(f"{count} × {name}" for name, count in progress.faulty.items() if count)
     raise LaternaError(
-        f"step {number}: loss {float(loss)}, gradient norm {float(norm)}: not finite, in records "
-        f"{shown}; lower the learning rate or look at these records"
+        f"step {progress.step}: {reasons}: more records left out than run.max_faulty = {limit}; "
+        "see that the folder of pictures is whole, or raise the limit"
     )

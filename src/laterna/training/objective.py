@@ -1,6 +1,7 @@
 """The loss: the mean over all target tokens of an optimiser step, however the step is split.
 
-Shapes: s target tokens · v vocabulary.
+Shapes: b pictures · c channels · h, w pixels · n features a picture · d width · r rows ·
+t tokens of a row · s target tokens · v vocabulary.
 """
 
 from __future__ import annotations
@@ -8,37 +9,92 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.records import Batch
 
+LOGITS_AT_ONCE = 2**24
+"""Logits that are in memory at any time (64 MiB in float32), whatever vocabulary and batch."""
+
 
 def count_targets(batches: Sequence[Batch]) -> int:
-    """Count the target tokens of a step, over all its micro-batches.
+    """Count the target tokens of a step, over all its micro-batches."""
+    return sum(int(batch.targets_rt.sum()) for batch in batches)
 
-    Raises LaternaError when there are none.
+
+def summed_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module, vocabulary: int) -> Tensor:
+    """Return the summed cross-entropy (a scalar) of labels predicted from hidden states.
+
+    Where there would be more than `LOGITS_AT_ONCE` logits, they are made a chunk at a time, and
+    once more in the backward pass, so no more than that are ever there.
     """
-    total = sum(int(batch.targets_rt.sum()) for batch in batches)
-    if not total:
-        names = ", ".join(name for batch in batches for name in batch.ids)
-        raise LaternaError(f"{names}: no token carries loss; check the records' assistant turns")
+    chunk = max(1, LOGITS_AT_ONCE // vocabulary)
+    if len(labels_s) <= chunk:  # none at all included: the head still takes part in the graph
+        return _chunk_loss(states_sd, labels_s, head)
+    total = torch.zeros((), device=states_sd.device)
+    for states, labels in zip(states_sd.split(chunk), labels_s.split(chunk), strict=True):
+        total = total + checkpoint(
+            _chunk_loss, states, labels, head, use_reentrant=False, preserve_rng_state=False
+        )
     return total
 
 
-def backward(assistant: Assistant, batches: Sequence[Batch]) -> tuple[Tensor, int]:
-    """Add the gradients of one optimiser step; return its loss (a scalar) and its target tokens.
+def _chunk_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module) -> Tensor:
+    logits_sv: Tensor = head(states_sd)
+    return functional.cross_entropy(logits_sv.float(), labels_s, reduction="sum")
 
-    Each micro-batch adds its summed cross-entropy divided by the whole step's number of targets,
-    so neither the split into micro-batches nor the packing changes loss or gradients.
+
+class Objective(nn.Module):
+    """The assistant with its loss on top: what a distributed engine wraps.
+
+    A batch without pictures sends an empty one, whose weight is zero, through the parts that
+    train: engines that add up gradients over ranks wait for every part, and the optimiser moves a
+    part whose gradient is zero, but not one that has none. So a step is the same on any ranks.
     """
-    targets = count_targets(batches)
-    total = torch.zeros((), device=assistant.device)
-    for batch in batches:
-        logits_sv, labels_s = assistant.target_logits(batch)
-        loss = functional.cross_entropy(logits_sv.float(), labels_s, reduction="sum") / targets
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total, targets
+
+    def __init__(self, assistant: Assistant) -> None:
+        super().__init__()
+        self.assistant = assistant
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the summed cross-entropy of a batch's target tokens, in nats (a scalar)."""
+        assistant = self.assistant
+        if assistant.plain_head:
+            states_sd, labels_s = assistant.target_states(batch)
+            head = assistant.language.get_output_embeddings()
+            vocabulary = int(head.weight.shape[0])
+            loss = summed_loss(states_sd, labels_s, head, vocabulary)
+        else:
+            logits_sv, labels_s = assistant.target_logits(batch)
+            loss = functional.cross_entropy(logits_sv.float(), labels_s, reduction="sum")
+        if not batch.pictures and torch.is_grad_enabled():
+            loss = loss + self._untouched_parts()
+        return loss
+
+    def _untouched_parts(self) -> Tensor:
+        """Return zero, computed through vision and connector."""
+        assistant = self.assistant
+        tower = assistant.vision
+        if any(weight.requires_grad for weight in tower.parameters()):
+            size = assistant.prepare.size
+            features_bnd = tower(torch.zeros(1, 3, size, size, device=assistant.device))
+        else:
+            shape = (1, tower.patches, tower.width)
+            features_bnd = torch.zeros(shape, device=assistant.device)
+        zero: Tensor = 0.0 * assistant.connector(features_bnd).float().sum()
+        return zero
+
+
+def empty_batch() -> Batch:
+    """Return a batch of two padding tokens and no targets, for a rank that has nothing to do."""
+    nothing_rt = torch.zeros(1, 2, dtype=torch.bool)
+    return Batch(
+        ids=(),
+        input_ids_rt=torch.zeros(1, 2, dtype=torch.long),
+        position_ids_rt=torch.arange(2)[None],
+        targets_rt=nothing_rt,
+        picture_mask_rt=nothing_rt,
+    )

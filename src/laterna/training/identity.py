@@ -1,0 +1,42 @@
+"""Which run this is: the digest of all that decides what a stage learns."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from laterna.model.checkpoint import MANIFEST
+from laterna.recipe import Recipe, RunSettings, StageName
+
+
+def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
+    """Digest a stage's settings, data and start; equal digests mean equal results.
+
+    How the run is carried out (`run`, `threads`, `feature_cache`) and the other stage are left
+    out. Of the pictures only the names count.
+    """
+    settings = msgspec.structs.replace(
+        recipe,
+        run=RunSettings(),
+        threads=0,
+        feature_cache="",
+        align=recipe.stage(stage),
+        instruct=recipe.stage(stage),
+    )
+    digest = hashlib.sha256(msgspec.json.encode((stage, settings)))
+    _add(digest, Path(settings.align.data))
+    if start is not None:
+        _add(digest, start / MANIFEST if (start / MANIFEST).is_file() else start)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, path: Path) -> None:
+    """Add a file's bytes; of a folder the names and sizes; nothing for what is not there."""
+    if path.is_file():
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    elif path.is_dir():
+        listed = sorted((str(one.relative_to(path)), one.stat().st_size) for one in path.rglob("*"))
+        digest.update(repr(listed).encode())

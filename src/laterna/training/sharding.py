@@ -1,0 +1,82 @@
+"""Torch's two engines behind one name each: how ranks share weights and add up gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from laterna.recipe import Engine
+from laterna.training.objective import Objective
+
+
+def replicate(objective: Objective) -> nn.Module:
+    """Give every rank all weights; gradients are added up while the last backward pass runs."""
+    return DistributedDataParallel(objective, gradient_as_bucket_view=True)
+
+
+def shard(objective: Objective) -> nn.Module:
+    """Give every rank a share of all weights, gathered layer by layer when they are needed.
+
+    A vision tower that does not train stays whole on every rank: it is small, and ranks need not
+    wait for one another to look at pictures.
+    """
+    assistant = objective.assistant
+    whole: set[nn.Parameter] = set()
+    if not any(weight.requires_grad for weight in assistant.vision.parameters()):
+        whole = set(assistant.vision.parameters())
+    for layer in _layers(assistant.language):
+        fully_shard(layer, ignored_params=whole)
+    fully_shard(objective, ignored_params=whole)
+    return objective
+
+
+ENGINES: dict[Engine, Callable[[Objective], nn.Module]] = {"ddp": replicate, "fsdp": shard}
+
+
+@contextmanager
+def reducing(model: nn.Module, reduces: bool) -> Iterator[None]:
+    """Say whether the backward pass inside is the step's last, which adds up the ranks' gradients.
+
+    FSDP adds up after every pass, which keeps its memory small: its ranks take equally many.
+    """
+    skipped: AbstractContextManager[None] = nullcontext()
+    if isinstance(model, DistributedDataParallel) and not reduces:
+        skipped = model.no_sync()
+    with skipped:
+        yield
+
+
+def gradient_norm(weights: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale the gradients down to a norm of `limit`, over all ranks; return the norm before."""
+    norm: Tensor = nn.utils.clip_grad_norm_(weights, limit)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """Return a weight as one tensor on the CPU; every rank must ask for a sharded one."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Say whether no rank holds the whole model."""
+    return isinstance(model, FSDPModule)
+
+
+def _layers(language: nn.Module) -> list[nn.Module]:
+    """Return the language model's layers: the modules of its longest list of modules."""
+    lists = [module for module in language.modules() if isinstance(module, nn.ModuleList)]
+    longest = max(lists, key=len, default=nn.ModuleList())
+    return list(longest)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all it was told, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
