@@ -32,7 +32,7 @@ from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, world_questio
 from laterna.files import write_atomically
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.generation import Prompt, generate_answers
-from laterna.recipe import load_recipe
+from laterna.recipe import StageName, load_recipe
 from laterna.records import (
     PICTURE_MARK,
     PICTURE_TOKEN,
@@ -52,7 +52,7 @@ from laterna.synthesis.proxy import proxy_digest, write_proxy
 from laterna.synthesis.run import KINDS, synthesize
 from laterna.synthesis.teachers import make_teacher
 from laterna.training.feed import fill_pixels
-from laterna.training.objective import backward
+from laterna.training.objective import Objective, count_targets
 from laterna.training.stages import PartSummary, apply_stage
 from laterna.world.dataset import write_world
 
@@ -69,6 +69,7 @@ WORLD_PICTURES = 60
 SCENE = 26
 """A sign, a horse, and two bananas: something to count, and something that is never told."""
 QUESTION_KIND = "count"
+STAGES: tuple[StageName, ...] = ("align", "instruct")
 
 Json = dict[str, object]
 Entries = dict[str, list[Json]]
@@ -164,9 +165,14 @@ def walk_model(assistant: Assistant, batch: Batch, caption: Batch) -> ModelSteps
         tokens_bmd=assistant.connector(features_bnd),
         embeds_rtd=assistant.embed(batch),
         logits_sv=assistant.target_logits(batch)[0],
-        loss=float(backward(assistant, [batch])[0]),
-        caption_loss=float(backward(assistant, [caption])[0]),
+        loss=mean_loss(assistant, batch),
+        caption_loss=mean_loss(assistant, caption),
     )
+
+
+def mean_loss(assistant: Assistant, batch: Batch) -> float:
+    """Return the loss of a step that is this batch alone."""
+    return float(Objective(assistant)(batch).detach()) / count_targets([batch])
 
 
 def walk_answer(world: WorldSteps, assistant: Assistant) -> tuple[str, Answer]:
@@ -201,7 +207,7 @@ def render_page(folder: Path) -> str:
     text = walk_data(world.record, recipe.instruct.template, assistant, pictures)
     caption = walk_data(world.caption, recipe.align.template, assistant, pictures)
     prompt, answer = walk_answer(world, assistant)
-    stages = [apply_stage(assistant, stage).parts for stage in (recipe.align, recipe.instruct)]
+    stages = [apply_stage(assistant, recipe, name).parts for name in STAGES]
     passed = walk_model(assistant, text.batch, caption.batch)
     vocabulary = passed.logits_sv.shape[1]
     truth = answer.question.truth

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import pytest
+import torch
 
 from laterna.recipe import StageSettings
 from laterna.records import PICTURE_TOKEN, Batch, Sample
-from laterna.training.feed import count_steps, feed
+from laterna.training.distributed import Ranks
+from laterna.training.feed import FaultyPictureError, Step, count_steps, feed
 
-STAGE = StageSettings(data="a.json", pictures="", batch_records=4)
+STAGE = StageSettings(data="x", batch_records=4)
 SAMPLES = [
     Sample(
         id=str(number),
@@ -22,7 +26,11 @@ SAMPLES = [
 
 
 def fed(stage: StageSettings, seed: int = 0) -> list[list[Batch]]:
-    return list(feed(SAMPLES, stage, seed=seed, fill=lambda batch: batch))
+    return batches(feed(SAMPLES, stage, seed=seed, fill=lambda batch: batch))
+
+
+def batches(steps: Iterable[Step]) -> list[list[Batch]]:
+    return [list(step.batches) for step in steps]
 
 
 def ids(steps: list[list[Batch]]) -> list[list[str]]:
@@ -79,4 +87,50 @@ def test_a_run_may_begin_at_any_step(workers: int) -> None:
             first_step=first,
             workers=workers,
         )
-        assert ids(list(made)) == whole[first:]
+        assert ids(batches(made)) == whole[first:]
+
+
+def test_the_rows_of_a_step_are_dealt_to_the_ranks() -> None:
+    stage = msgspec.structs.replace(STAGE, batch_records=10, epochs=2.0, micro_tokens=24)
+    cpu = torch.device("cpu")
+    shares = [
+        list(feed(SAMPLES, stage, seed=0, fill=lambda batch: batch, ranks=Ranks(rank, 3, cpu)))
+        for rank in range(3)
+    ]
+    whole = list(feed(SAMPLES, stage, seed=0, fill=lambda batch: batch))
+    for number, step in enumerate(whole):
+        dealt = [share[number].ids for share in shares]
+        assert [len(names) for names in dealt] == [4, 3, 3]
+        assert sorted(name for names in dealt for name in names) == sorted(step.ids)
+    even = [
+        list(
+            feed(
+                SAMPLES[:1],
+                STAGE,
+                seed=0,
+                fill=lambda batch: batch,
+                ranks=Ranks(rank, 2, cpu),
+                even=True,
+            )
+        )
+        for rank in range(2)
+    ]
+    assert [[len(step.batches) for step in share] for share in even] == [[1], [1]]
+    assert even[1][0].ids == []
+
+
+def test_records_of_a_picture_that_cannot_be_read_are_left_out_and_counted() -> None:
+    def fill(batch: Batch) -> Batch:
+        for name in batch.pictures:
+            if name in {"2.png", "7.png"}:
+                raise FaultyPictureError(name, "picture missing")
+        return batch
+
+    stage = msgspec.structs.replace(STAGE, batch_records=10, row_tokens=40)
+    [step] = feed(SAMPLES, stage, seed=0, fill=fill)
+    assert sorted(step.ids) == ["0", "1", "3", "4", "5", "6", "8", "9"]
+    assert step.faulty == {"picture missing": 2}
+    assert step.length == sum(sample.length for sample in SAMPLES if sample.id in step.ids)
+    alone = [sample for sample in SAMPLES if sample.id == "2"]
+    [step] = feed(alone, stage, seed=0, fill=fill)
+    assert (step.batches, step.length, step.faulty) == ((), 0, {"picture missing": 1})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -9,9 +10,11 @@ import torch
 from laterna.data.batches import collate
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.recipe import Recipe
+from laterna.recipe import Recipe, RunSettings
 from laterna.records import Batch, Pack, Sample
-from laterna.training.loop import StepFigures, lr_factor, train_steps
+from laterna.training.feed import FAULTS, Step
+from laterna.training.learner import Learner, Progress, lr_factor
+from laterna.training.loop import StepFigures, train_steps
 from laterna.training.stages import apply_stage
 
 
@@ -22,10 +25,20 @@ def text_batch(number: int) -> Batch:
     return collate([Pack(samples=(sample,))])
 
 
+def step(number: int, *batches: Batch) -> Step:
+    return Step(number=number, batches=batches, length=13 * len(batches), faulty={})
+
+
+def learner(assistant: Assistant, recipe: Recipe, total: int) -> Learner:
+    apply_stage(assistant, recipe, "instruct")
+    return Learner(assistant, recipe.instruct, total=total)
+
+
 def run(assistant: Assistant, recipe: Recipe, steps: int) -> list[StepFigures]:
-    apply_stage(assistant, recipe.instruct)
-    made = [[text_batch(step % 3), text_batch(3 + step % 2)] for step in range(steps)]
-    return list(train_steps(assistant, recipe.instruct, made, total=steps))
+    made = [
+        step(number, text_batch(number % 3), text_batch(3 + number % 2)) for number in range(steps)
+    ]
+    return list(train_steps(learner(assistant, recipe, steps), made, recipe.run, seed=0))
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
@@ -41,7 +54,7 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
 
 def test_the_same_seed_gives_the_same_losses_bit_for_bit(tiny_recipe: Recipe) -> None:
     runs = [run(load_assistant_from(tiny_recipe), tiny_recipe, 6) for _ in range(2)]
-    first, second = [[(step.loss, step.grad_norm) for step in steps] for steps in runs]
+    first, second = [[(one.loss, one.grad_norm) for one in steps] for steps in runs]
     assert first == second
     assert first[-1][0] < 0.8 * first[0][0]
 
@@ -50,9 +63,9 @@ def test_a_step_is_adamw_with_clipped_gradients(
     tiny_assistant: Assistant, tiny_recipe: Recipe
 ) -> None:
     stage = msgspec.structs.replace(tiny_recipe.instruct, clip=0.5, warmup=0.0)
-    apply_stage(tiny_assistant, stage)
+    learns = learner(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), 1)
     before = {name: weight.detach().clone() for name, weight in tiny_assistant.named_parameters()}
-    [figures] = train_steps(tiny_assistant, stage, [[text_batch(0)]], total=1)
+    [figures] = train_steps(learns, [step(0, text_batch(0))], tiny_recipe.run, seed=0)
     assert (figures.step, figures.target_tokens, figures.tokens) == (1, 9, 13)
     assert figures.grad_norm > 0.5
     assert figures.lr == 1e-2
@@ -63,14 +76,53 @@ def test_a_step_is_adamw_with_clipped_gradients(
         assert moved == pytest.approx(expected, rel=1e-2), name
 
 
-def test_a_loss_that_is_not_finite_names_the_records_and_changes_nothing(
+def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(
     tiny_assistant: Assistant, tiny_recipe: Recipe
 ) -> None:
-    stage = tiny_recipe.instruct
-    apply_stage(tiny_assistant, stage)
+    learns = learner(tiny_assistant, tiny_recipe, 6)
+    before = tiny_assistant.language.model.norm.weight.detach().clone()
+    head = tiny_assistant.language.lm_head.weight
+    good = head.detach().clone()
+    steps = [step(number, text_batch(number)) for number in range(6)]
+
+    def poisoned() -> Iterator[Step]:
+        for one in steps:
+            with torch.no_grad():
+                if one.number in (0, 1):
+                    head[5, 0] = torch.nan
+                elif one.number == 2:
+                    assert torch.equal(tiny_assistant.language.model.norm.weight, before)
+                    head.copy_(good)
+            yield one
+
+    found = list(train_steps(learns, poisoned(), RunSettings(max_skipped=2), seed=0))
+    assert [(one.step, one.skipped) for one in found] == [(3, 2), (4, 2), (5, 2), (6, 2)]
+    assert learns.progress == Progress(step=6, skipped=2, faulty=dict.fromkeys(FAULTS, 0))
+    assert {float(state["step"]) for state in learns.optimiser.state.values()} == {4.0}
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_name_the_records(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    learns = learner(tiny_assistant, tiny_recipe, 9)
     with torch.no_grad():
         tiny_assistant.language.lm_head.weight[5, 0] = torch.nan
-    before = tiny_assistant.language.model.norm.weight.detach().clone()
-    with pytest.raises(LaternaError, match=r"step 1: loss nan.* r4, r0; lower the learning rate"):
-        list(train_steps(tiny_assistant, stage, [[text_batch(4), text_batch(0)]], total=1))
-    assert torch.equal(tiny_assistant.language.model.norm.weight, before)
+    steps = [step(number, text_batch(number), text_batch(number + 1)) for number in range(9)]
+    with pytest.raises(
+        LaternaError, match=r"step 3: loss nan.* 3 steps in a row; in records r2, r3"
+    ):
+        list(train_steps(learns, steps, RunSettings(max_skipped=2), seed=0))
+
+
+def test_faulty_pictures_are_counted_up_to_a_limit(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    learns = learner(tiny_assistant, tiny_recipe, 9)
+    steps = [
+        step(number, text_batch(number))._replace(faulty={FAULTS[number % 2]: 2})
+        for number in range(9)
+    ]
+    found = train_steps(learns, steps, RunSettings(max_faulty=5), seed=0)
+    assert [next(found).faulty, next(found).faulty] == [2, 4]
+    with pytest.raises(LaternaError, match=r"4 × picture missing, 2 × picture cannot be read.* 5;"):
+        next(found)

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.packing import plan_batches, plan_packs
 from laterna.data.picture_tokens import count_pictures
-from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe
-from laterna.records import Batch, InstructionRecord, Pack, Sample, Turn
-from laterna.training.objective import backward
+from laterna.records import Batch, InstructionRecord, Sample, Turn
+from laterna.training.objective import Objective, count_targets, empty_batch, summed_loss
 from laterna.training.stages import apply_stage
 
 FEATURES = {f"{number}.png": torch.randn(4, 24) for number in range(9)}
@@ -51,10 +53,21 @@ def batches(samples: list[Sample], row_tokens: int, micro_tokens: int) -> list[B
     return made
 
 
+def backward(assistant: Assistant, split: list[Batch]) -> tuple[Tensor, int]:
+    """Add the gradients of a step as the training loop does."""
+    objective, targets = Objective(assistant), count_targets(split)
+    total = torch.zeros(())
+    for batch in split:
+        loss = objective(batch) / targets
+        loss.backward()
+        total += loss.detach()
+    return total, targets
+
+
 def test_loss_and_gradients_are_the_same_however_the_step_is_split_and_packed(
     tiny_assistant: Assistant, tiny_recipe: Recipe, samples: list[Sample]
 ) -> None:
-    apply_stage(tiny_assistant, tiny_recipe.instruct)
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
     found = []
     for row_tokens, micro_tokens in ((0, 10_000), (0, 1), (0, 300), (512, 10_000), (300, 400)):
         tiny_assistant.zero_grad(set_to_none=True)
@@ -90,7 +103,48 @@ def test_the_loss_is_the_mean_over_the_answers_tokens(
     torch.testing.assert_close(loss, torch.stack(terms).mean(), atol=1e-5, rtol=0)
 
 
-def test_a_step_without_targets_names_its_records(tiny_assistant: Assistant) -> None:
-    silent = Sample(id="silent-7", input_ids=(1, 5, 6), targets=(False,) * 3, picture_slots=())
-    with pytest.raises(LaternaError, match="silent-7: no token carries loss"):
-        backward(tiny_assistant, [collate([Pack(samples=(silent,))])])
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that any operation makes, in elements."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize(("targets", "vocabulary"), [(700, 1000), (1400, 1000), (700, 2000)])
+def test_the_logits_in_memory_are_bounded_whatever_targets_and_vocabulary(
+    targets: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("laterna.training.objective.LOGITS_AT_ONCE", 50_000)
+    states = torch.randn(targets, 8, requires_grad=True)
+    head = nn.Linear(8, vocabulary, bias=False)
+    labels = torch.randint(vocabulary, (targets,))
+    with Largest() as largest:
+        loss = summed_loss(states, labels, head, vocabulary)
+        loss.backward()
+    assert largest.elements <= 50_000
+    found = [states.grad, head.weight.grad]
+    states.grad = head.weight.grad = None
+    whole = functional.cross_entropy(head(states), labels, reduction="sum")
+    whole.backward()
+    torch.testing.assert_close(loss, whole, rtol=1e-6, atol=0)
+    for one, other in zip(found, [states.grad, head.weight.grad], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_without_pictures_or_targets_still_reaches_every_part(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    part = tiny_recipe.align.connector
+    stage = msgspec.structs.replace(tiny_recipe.instruct, vision=part)
+    apply_stage(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), "instruct")
+    loss = Objective(tiny_assistant)(empty_batch())
+    assert loss.item() == 0
+    loss.backward()
+    gradients = [weight.grad for weight in tiny_assistant.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)

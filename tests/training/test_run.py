@@ -2,55 +2,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import laterna.training.run
 from laterna.errors import LaternaError
 from laterna.model.assistant import load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.model.generation import generate_answers
-from laterna.recipe import Recipe, StageName
+from laterna.recipe import Recipe, RunSettings, StageName
 from laterna.records import Turn
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
-
-COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 200, 20)}
-QUESTION = "<image>\nWhat colour is it?"
-
-
-@pytest.fixture
-def recipe(tiny_recipe: Recipe, tmp_path: Path) -> Recipe:
-    """The tiny recipe with 12 plain pictures, each of one colour that its answer names."""
-    images = tmp_path / "images"
-    images.mkdir()
-    random = np.random.default_rng(1)
-    rows = []
-    for number in range(12):
-        name, colour = list(COLOURS.items())[number % 3]
-        noise = random.integers(-15, 15, (28, 28, 3))
-        pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(images / f"{number}.png")
-        turns = [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": name}]
-        rows.append({"id": number, "image": f"{number}.png", "conversations": turns})
-    (tmp_path / "records.json").write_text(json.dumps(rows))
-    stages = {
-        name: msgspec.structs.replace(tiny_recipe.stage(name), epochs=10, row_tokens=64)
-        for name in ("align", "instruct")
-    }
-    stages["instruct"] = msgspec.structs.replace(stages["instruct"], epochs=20)
-    stages["align"] = msgspec.structs.replace(stages["align"], template="plain")
-    return msgspec.structs.replace(tiny_recipe, **stages)
 
 
 def losses(folder: Path) -> list[float]:
     return [step.loss for step in read_metrics(folder / "metrics.jsonl")]
 
 
-def test_two_stages_teach_the_tiny_assistant_its_colours(recipe: Recipe, tmp_path: Path) -> None:
+def test_two_stages_teach_the_tiny_assistant_its_colours(
+    recipe: Recipe, colours: dict[str, tuple[int, int, int]], question: str, tmp_path: Path
+) -> None:
     align = train(recipe, stage="align", out=tmp_path / "align")
     out = train(recipe, stage="instruct", out=tmp_path / "instruct", start=align)
     assert (read_manifest(align).parts, read_manifest(out).parts) == (
@@ -63,10 +39,10 @@ def test_two_stages_teach_the_tiny_assistant_its_colours(recipe: Recipe, tmp_pat
     assert (figures["steps"], figures["loss_first"]) == (60, losses(out)[0])
     assistant = load_checkpoint(out)
     prompts = [
-        ([Turn(role="user", text=QUESTION)], [Image.new("RGB", (28, 28), colour)])
-        for colour in COLOURS.values()
+        ([Turn(role="user", text=question)], [Image.new("RGB", (28, 28), colour)])
+        for colour in colours.values()
     ]
-    assert generate_answers(assistant, prompts, max_new_tokens=8) == list(COLOURS)
+    assert generate_answers(assistant, prompts, max_new_tokens=8) == list(colours)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"images", "records.json", "prepared", "align", "instruct"}
 
@@ -129,3 +105,45 @@ def test_a_start_of_another_recipe_is_refused(
     other = msgspec.structs.replace(recipe, connector=linear)
     with pytest.raises(LaternaError, match=r"other \[connector\] settings than recipe tiny"):
         train(other, stage=stage, out=tmp_path / "out", start=start)
+
+
+def test_a_run_that_was_done_is_not_done_again(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = msgspec.structs.replace(
+        recipe, align=msgspec.structs.replace(recipe.align, max_steps=2)
+    )
+    out = train(short, stage="align", out=tmp_path / "out")
+    written = (out / "laterna.json").stat().st_mtime_ns
+    other_threads = msgspec.structs.replace(short, run=RunSettings(workers=0))
+    train(other_threads, stage="align", out=out)
+    assert "this very run was done before" in " ".join(capsys.readouterr().out.split())
+    assert (out / "laterna.json").stat().st_mtime_ns == written
+    train(msgspec.structs.replace(short, seed=4), stage="align", out=out)
+    assert (out / "laterna.json").stat().st_mtime_ns > written
+
+
+def test_a_run_without_targets_refuses_to_start(recipe: Recipe, tmp_path: Path) -> None:
+    rows = json.loads((tmp_path / "records.json").read_text())
+    for row in rows:
+        row["conversations"] = row["conversations"][:1]
+    (tmp_path / "records.json").write_text(json.dumps(rows))
+    with pytest.raises(LaternaError, match="no record can be trained on"):
+        train(recipe, stage="instruct", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_path: Path) -> None:
+    real = laterna.training.run.prepare
+
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        prepared = real(*args, **kwargs)
+        (tmp_path / "images" / "3.png").unlink()
+        return prepared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laterna.training.run, "prepare", prepare)
+        out = train(recipe, stage="align", out=tmp_path / "out")
+    steps = read_metrics(out / "metrics.jsonl")
+    assert steps[-1].faulty == 10  # once an epoch
+    assert sum(step.pictures for step in steps) == 10 * 11

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 import pytest
+import torch
+from msgspec.structs import replace
 from rich.console import Console
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.recipe import PartSettings, Recipe, StageSettings
+from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.recipe import LoraSettings, PartSettings, Recipe, StageSettings
 from laterna.training.stages import apply_stage, parameter_groups, stage_table
 
 
 def test_stage_one_trains_the_connector_alone(
     tiny_assistant: Assistant, tiny_recipe: Recipe
 ) -> None:
-    summary = apply_stage(tiny_assistant, tiny_recipe.align)
+    summary = apply_stage(tiny_assistant, tiny_recipe, "align")
     connector = 24 * 32 + 32 + 32 * 32 + 32
     assert {part.part: part.trained for part in summary.parts} == {
         "vision": 0,
@@ -30,8 +33,8 @@ def test_stage_one_trains_the_connector_alone(
 def test_stage_two_frees_the_language_model_and_keeps_the_encoder(
     tiny_assistant: Assistant, tiny_recipe: Recipe
 ) -> None:
-    apply_stage(tiny_assistant, tiny_recipe.align)
-    summary = apply_stage(tiny_assistant, tiny_recipe.instruct)
+    apply_stage(tiny_assistant, tiny_recipe, "align")
+    summary = apply_stage(tiny_assistant, tiny_recipe, "instruct")
     assert [part.trained > 0 for part in summary.parts] == [False, True, True]
     assert [part.lr for part in summary.parts] == [0.0, 1e-2, 5e-3]
     modes = {name: part.training for name, part in tiny_assistant.parts().items()}
@@ -43,10 +46,8 @@ def test_groups_hold_each_trained_weight_once_and_spare_biases_and_norms(
     tiny_assistant: Assistant, tiny_recipe: Recipe
 ) -> None:
     full = PartSettings(mode="full", lr=1.0)
-    stage = StageSettings(
-        data="a.json", pictures="", weight_decay=0.1, connector=full, language=full
-    )
-    apply_stage(tiny_assistant, stage)
+    stage = StageSettings(data="x", weight_decay=0.1, connector=full, language=full)
+    apply_stage(tiny_assistant, replace(tiny_recipe, align=stage), "align")
     groups = parameter_groups(tiny_assistant, stage)
     held = [id(weight) for group in groups for weight in group["params"]]
     trained = [id(weight) for weight in tiny_assistant.parameters() if weight.requires_grad]
@@ -56,20 +57,79 @@ def test_groups_hold_each_trained_weight_once_and_spare_biases_and_norms(
         assert shapes == {group["weight_decay"] == 0.1}
 
 
-def test_a_part_that_trains_needs_a_learning_rate(tiny_assistant: Assistant) -> None:
-    stage = StageSettings(data="a.json", connector=PartSettings(mode="full"))
+def with_parts(recipe: Recipe, **parts: PartSettings) -> Recipe:
+    """The recipe with only these parts in stage 1."""
+    return replace(recipe, align=StageSettings(data="x", **parts))  # type: ignore[arg-type]
+
+
+def test_a_part_that_trains_needs_a_learning_rate(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    ours = with_parts(tiny_recipe, connector=PartSettings(mode="full"))
     with pytest.raises(LaternaError, match=r"connector\.lr = 0\.0"):
-        apply_stage(tiny_assistant, stage)
+        apply_stage(tiny_assistant, ours, "align")
 
 
-def test_a_stage_that_trains_nothing_is_refused(tiny_assistant: Assistant) -> None:
+def test_a_stage_that_trains_nothing_is_refused(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
     with pytest.raises(LaternaError, match="trains no part"):
-        apply_stage(tiny_assistant, StageSettings(data="a.json"))
+        apply_stage(tiny_assistant, with_parts(tiny_recipe), "align")
+
+
+def test_last_layers_train_and_those_before_do_not(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    last = PartSettings(mode="last-1", lr=1e-3)
+    summary = apply_stage(
+        tiny_assistant, with_parts(tiny_recipe, vision=last, language=last), "align"
+    )
+    trained = {name for name, weight in tiny_assistant.named_parameters() if weight.requires_grad}
+    # Of the encoder's three layers two are run; of the language model's two, both.
+    assert {re.sub(r"\.(self_attn|mlp|\w*norm\w*)\..*", "", name) for name in trained} == {
+        "vision.model.encoder.layers.1",
+        "language.model.layers.1",
+    }
+    language = tiny_assistant.language
+    assert summary.parts[2].trained == sum(w.numel() for w in language.model.layers[1].parameters())
+    assert summary.parts[2].frozen == sum(w.numel() for w in language.parameters()) - (
+        summary.parts[2].trained
+    )
+    assert tiny_assistant.changed == {"vision", "language"}
+    too_many = with_parts(tiny_recipe, language=PartSettings(mode="last-3", lr=1.0))
+    with pytest.raises(LaternaError, match="this part has 2 layers"):
+        apply_stage(tiny_assistant, too_many, "align")
+
+
+def test_adapters_train_beside_frozen_weights_and_are_seeded(tiny_recipe: Recipe) -> None:
+    ours = with_parts(tiny_recipe, language=PartSettings(mode="lora", lr=1e-3))
+    ours = replace(ours, lora=LoraSettings(r=2, alpha=4))
+    drawn = []
+    for _ in range(2):
+        assistant = load_assistant_from(ours)
+        summary = apply_stage(assistant, ours, "align")
+        weights = dict(assistant.language.named_parameters())
+        trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
+        assert all(".lora_" in name for name in trained)
+        # q, o: 32 to 32; k, v: 32 to 16; gate, up: 32 to 64; down: 64 to 32; two layers.
+        assert summary.trained == 2 * 2 * (2 * 64 + 2 * 48 + 3 * 96)
+        assert assistant.changed == set()
+        drawn.append(torch.cat([weight.flatten() for weight in trained.values()]))
+    assert torch.equal(*drawn)
+    apply_stage(assistant, ours, "align")  # adapters of an earlier stage go on
+    after = [weight for weight in assistant.language.parameters() if weight.requires_grad]
+    assert torch.equal(torch.cat([weight.flatten() for weight in after]), drawn[1])
+    with pytest.raises(LaternaError, match="carries adapters from an earlier stage"):
+        full = PartSettings(mode="full", lr=1e-3)
+        apply_stage(assistant, with_parts(tiny_recipe, language=full), "align")
+    with pytest.raises(LaternaError, match="only vision and language can carry adapters"):
+        lora = PartSettings(mode="lora", lr=1e-3)
+        apply_stage(assistant, with_parts(tiny_recipe, connector=lora), "align")
 
 
 def test_the_table_says_what_trains(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
     out = StringIO()
-    summary = apply_stage(tiny_assistant, tiny_recipe.align)
+    summary = apply_stage(tiny_assistant, tiny_recipe, "align")
     Console(file=out, width=100).print(stage_table("align", summary))
     rows = [line.split() for line in out.getvalue().splitlines() if "connector" in line]
     assert [cell for cell in rows[0] if cell.isalnum() or "," in cell or "." in cell] == [

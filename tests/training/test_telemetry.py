@@ -24,11 +24,13 @@ FIGURES = [
 
 
 def test_every_step_is_shown_and_kept_as_it_happens(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "metrics.jsonl"
+    path = tmp_path / "metrics.jsonl"
     out = StringIO()
     console = Console(file=out, width=80, force_terminal=True)
     seen = []
-    for figures in watched(FIGURES, title="stage align", total=3, metrics=path, console=console):
+    for figures in watched(
+        FIGURES, title="stage align", done=0, total=3, metrics=path, console=console
+    ):
         seen.append(figures)
         assert read_metrics(path) == seen
     assert seen == FIGURES

@@ -52,6 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Parts whose weights are inside; the others are read from the recipe's sources."""
     adapters: tuple[PartName, ...] = ()
     """Parts whose adapters are inside, to be put on their weights."""
+    run: str = ""
+    """Digest of all that decided the run (`training.identity`)."""
     figures: dict[str, float]
     """Figures of the training run: losses, steps, seconds."""
 
@@ -64,10 +66,11 @@ def save_checkpoint(
     stage: StageName | None,
     figures: dict[str, float],
     metrics: Path | None = None,
+    run: str = "",
 ) -> Path:
     """Write a checkpoint, whole or not at all, replacing one of the same name; return its folder.
 
-    `metrics` is a file of training figures to keep inside.
+    `metrics` is a file of training figures to keep inside, `run` the digest of what made it.
     """
     parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
     adapted = {name: part for name, part in assistant.adaptable().items() if has_lora(part)}
@@ -78,6 +81,7 @@ def save_checkpoint(
         stage=stage,
         parts=parts,
         adapters=tuple(adapted),
+        run=run,
         figures=figures,
     )
     with write_atomically(folder) as aside, quiet_transformers():

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import distributed
 
 
-class Ranks(NamedTuple):
+@dataclass(frozen=True)
+class Ranks:
     """This process among those that train together."""
 
     rank: int
@@ -43,6 +44,15 @@ class Ranks(NamedTuple):
         """Return when every rank has come here."""
         if self.count > 1:
             distributed.barrier()
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Let rank 0 do what is inside before the others: it makes files that they then read."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
 
 
 ALONE = Ranks(rank=0, count=1, device=torch.device("cpu"))

@@ -14,19 +14,21 @@ from laterna.recipe import Recipe, RunSettings, StageName
 def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     """Digest a stage's settings, data and start; equal digests mean equal results.
 
-    How the run is carried out (`run`, `threads`, `feature_cache`) and the other stage are left
-    out. Of the pictures only the names count.
+    How the run is carried out (`run`, `threads`, `prepared`, `feature_cache`) and the other stage
+    are left out. Of the pictures only the names count.
     """
     settings = msgspec.structs.replace(
         recipe,
         run=RunSettings(),
         threads=0,
+        prepared="",
         feature_cache="",
         align=recipe.stage(stage),
         instruct=recipe.stage(stage),
     )
     digest = hashlib.sha256(msgspec.json.encode((stage, settings)))
-    _add(digest, Path(settings.align.data))
+    for source in settings.align.mixture():
+        _add(digest, Path(source.data))
     if start is not None:
         _add(digest, start / MANIFEST if (start / MANIFEST).is_file() else start)
     return digest.hexdigest()

@@ -35,7 +35,9 @@ def summed_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module, vocabulary
     if len(labels_s) <= chunk:  # none at all included: the head still takes part in the graph
         return _chunk_loss(states_sd, labels_s, head)
     total = torch.zeros((), device=states_sd.device)
-    for states, labels in zip(states_sd.split(chunk), labels_s.split(chunk), strict=True):
+    for states, labels in zip(
+        torch.split(states_sd, chunk), torch.split(labels_s, chunk), strict=True
+    ):
         total = total + checkpoint(
             _chunk_loss, states, labels, head, use_reentrant=False, preserve_rng_state=False
         )

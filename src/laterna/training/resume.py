@@ -15,13 +15,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from laterna.errors import LaternaError
 from laterna.files import flush, flush_tree
@@ -77,10 +85,13 @@ class States:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
             self.ranks.wait()
-            writer = dcp.HuggingFaceStorageWriter(path=str(aside), save_distributed=True)
-            dcp.save(learner.tensors(), storage_writer=writer, no_dist=self.ranks.count == 1)
+            writer = HuggingFaceStorageWriter(path=str(aside), save_distributed=True)
+            with _quiet():
+                save(learner.tensors(), storage_writer=writer, no_dist=self.ranks.count == 1)
             if self.ranks.first:
                 self._seal(aside, learner.progress, metrics)
+                # Only a torn state, which was passed over, can have this name already.
+                shutil.rmtree(self.folder / name, ignore_errors=True)
                 aside.replace(self.folder / name)
                 flush(self.folder)
                 for state in self._all()[self.keep :]:
@@ -107,8 +118,9 @@ class States:
                 metrics.unlink(missing_ok=True)
             return Restored(step=0, remarks=remarks)
         state = self.folder / f"step-{step:08d}"
-        reader = dcp.HuggingFaceStorageReader(path=str(state))
-        dcp.load(learner.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
+        reader = HuggingFaceStorageReader(path=str(state))
+        with _quiet():
+            load(learner.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
         manifest = msgspec.json.decode((state / MANIFEST).read_bytes(), type=StateManifest)
         learner.resume(manifest.progress)
         if self.ranks.first:
@@ -154,6 +166,14 @@ class States:
     def _all(self) -> list[Path]:
         """Return the folders of the run's states, the newest first."""
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back torch's remark that one process alone is not distributed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 class Restored(NamedTuple):

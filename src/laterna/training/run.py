@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import rich
@@ -12,14 +13,21 @@ from rich.console import Console
 from laterna.data.chat import load_template
 from laterna.data.preparation import Prepared, prepare
 from laterna.errors import LaternaError
+from laterna.files import flush_tree
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from laterna.model.features import cached_features
-from laterna.recipe import Recipe, StageName, StageSettings
+from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
+from laterna.training.distributed import joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
+from laterna.training.identity import run_digest
+from laterna.training.learner import Learner
 from laterna.training.loop import StepFigures, train_steps
-from laterna.training.stages import TRAINS, apply_stage, stage_table
-from laterna.training.telemetry import progress_bar, watched
+from laterna.training.resume import States
+from laterna.training.sharding import is_sharded, whole_tensor
+from laterna.training.signals import stop_requests
+from laterna.training.stages import FROZEN, apply_stage, stage_table
+from laterna.training.telemetry import progress_bar, read_metrics, watched
 
 LAST_SHARE = 0.05
 """Share of the steps over which the last loss is averaged."""
@@ -29,36 +37,135 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
     """Train one stage and save the assistant as checkpoint `out`; return `out`.
 
     `start` is the checkpoint to go on from (stage 1's, for stage 2); without it the stage begins
-    from the recipe's sources and a fresh connector. While it trains, its figures by step are in
-    `<out>.metrics.jsonl`; the checkpoint then holds them as `metrics.jsonl`.
-    Raises LaternaError for anything in recipe, data or checkpoint that stops the run.
+    from the recipe's sources and a fresh connector. A stage that was interrupted goes on at its
+    newest saved state, in `<out>.state`; one that is done is not done again. While it trains, its
+    figures by step are in `<out>.metrics.jsonl`; the checkpoint then holds them.
+
+    Raises LaternaError for anything in recipe, data or checkpoint that stops the run, and
+    SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
     """
-    console = rich.get_console()
-    settings = recipe.stage(stage)
     _insist_served_as_taught(recipe, stage)
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
-    assistant = _begin(recipe, start).to(_device())
-    prepared = _prepare(assistant, recipe, settings, console)
-    fill = _pictures(assistant, recipe, settings, prepared, console)
-    console.print(stage_table(stage, apply_stage(assistant, settings)))
-    total = count_steps(len(prepared.samples), settings)
-    batches = feed(
-        prepared.samples,
-        settings,
-        seed=recipe.seed,
-        fill=fill,
-        workers=recipe.workers,
-    )
-    metrics = out.with_name(f"{out.name}.metrics.jsonl")
-    steps = train_steps(assistant, settings, batches, total=total)
-    figures = list(
-        watched(steps, title=f"stage {stage}", total=total, metrics=metrics, console=console)
-    )
-    assistant.eval()
-    save_checkpoint(out, assistant, recipe, stage=stage, figures=_sum_up(figures), metrics=metrics)
-    metrics.unlink()
+    with joined_ranks() as ranks:
+        console = rich.get_console() if ranks.first else Console(quiet=True)
+        digest = run_digest(recipe, stage, start)
+        if _is_done(out, digest):
+            console.print(f"{out}: this very run was done before; remove it to train anew")
+            return out
+        settings = recipe.stage(stage)
+        assistant = _begin(recipe, start).to(ranks.device)
+        with ranks.first_alone():
+            prepared = _prepare(assistant, recipe, settings, console)
+        with ranks.first_alone():
+            fill = _pictures(assistant, recipe, settings, prepared, console)
+        console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
+        total = count_steps(len(prepared.samples), settings)
+        learner = Learner(assistant, settings, total=total, ranks=ranks, engine=recipe.run.engine)
+        states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
+        metrics = out.with_name(f"{out.name}.metrics.jsonl")
+        _go_on(states, learner, metrics, console)
+        batches = feed(
+            prepared.samples,
+            settings,
+            seed=recipe.seed,
+            fill=fill,
+            first_step=learner.progress.step,
+            workers=recipe.run.workers,
+            ranks=ranks,
+            even=is_sharded(learner.model),
+        )
+        steps = train_steps(learner, batches, recipe.run, seed=recipe.seed)
+        shown = watched(
+            steps,
+            title=f"stage {stage}",
+            done=learner.progress.step,
+            total=total,
+            metrics=metrics,
+            console=console,
+        )
+        _follow(shown, learner, states, metrics, recipe.run)
+        _finish(out, learner, recipe, stage, start, metrics, digest)
+        if ranks.first:
+            metrics.unlink()
+            states.clear()
+        ranks.wait()
     return out
+
+
+def _is_done(out: Path, digest: str) -> bool:
+    return (out / "laterna.json").is_file() and read_manifest(out).run == digest
+
+
+def _go_on(states: States, learner: Learner, metrics: Path, console: Console) -> None:
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    restored = states.restore(learner, metrics)
+    for remark in restored.remarks:
+        console.print(remark, soft_wrap=True)
+    if restored.step:
+        seconds = time.perf_counter() - began
+        console.print(
+            f"going on after step {restored.step:,} of {learner.total:,} ({seconds:.1f} s)"
+        )
+
+
+def _follow(
+    steps: Iterable[StepFigures],
+    learner: Learner,
+    states: States,
+    metrics: Path,
+    settings: RunSettings,
+) -> None:
+    """Train to the end, saving a state when one is due; when asked to stop, save and leave."""
+    ranks = learner.ranks
+    saved = time.monotonic()
+    with stop_requests() as request:
+        for figures in steps:
+            minutes = (time.monotonic() - saved) / 60
+            due = 0 < settings.save_minutes <= minutes
+            due |= settings.save_steps > 0 and figures.step % settings.save_steps == 0
+            stops, saves = ranks.total([request.signal > 0, due])
+            if (stops or saves) and learner.progress.step < learner.total:
+                states.save(learner, metrics)
+                saved = time.monotonic()
+                if stops:
+                    request.leave()
+
+
+def _finish(
+    out: Path,
+    learner: Learner,
+    recipe: Recipe,
+    stage: StageName,
+    start: Path | None,
+    metrics: Path,
+    digest: str,
+) -> None:
+    """Save the checkpoint on rank 0, in the same form whatever the engine."""
+    assistant = learner.objective.assistant
+    if is_sharded(learner.model):
+        assistant = _gathered(learner, recipe, stage, start)
+    if learner.ranks.first:
+        figures = _sum_up(read_metrics(metrics))
+        assistant.eval()
+        save_checkpoint(
+            out, assistant, recipe, stage=stage, figures=figures, metrics=metrics, run=digest
+        )
+        flush_tree(out)
+
+
+def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | None) -> Assistant:
+    """Return an assistant with the weights that all ranks hold shares of; rank 0's is whole."""
+    if learner.ranks.first:
+        whole = _begin(recipe, start)
+        apply_stage(whole, recipe, stage)
+        targets = dict(whole.named_parameters())
+    for name, share in learner.weights.items():
+        weight = whole_tensor(share)
+        if learner.ranks.first:
+            targets[name].data.copy_(weight)
+    return whole if learner.ranks.first else learner.objective.assistant
 
 
 def _begin(recipe: Recipe, start: Path | None) -> Assistant:
@@ -81,10 +188,6 @@ def _insist_served_as_taught(recipe: Recipe, stage: StageName) -> None:
             f"instruct.template = {taught!r} but language.template = {served!r}: the assistant "
             "would be served with another template than it was taught; make them equal"
         )
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _prepare(
@@ -117,7 +220,7 @@ def _pictures(
     prepared: Prepared,
     console: Console,
 ) -> Fill:
-    if not recipe.feature_cache or TRAINS[settings.vision.mode]:
+    if not recipe.feature_cache or settings.vision.mode != FROZEN:
         return fill_pixels(assistant.prepare, prepared.pictures)
     names = prepared.samples.picture_names()
     with progress_bar(console) as bar:
@@ -134,7 +237,9 @@ def _pictures(
     return fill_features(store)
 
 
-def _sum_up(figures: Sequence[StepFigures]) -> dict[str, float]:
+def _sum_up(figures: list[StepFigures]) -> dict[str, float]:
+    if not figures:
+        raise LaternaError("no step changed anything: loss or gradient was never finite")
     last = figures[-max(1, round(len(figures) * LAST_SHARE)) :]
     return {
         "steps": len(figures),

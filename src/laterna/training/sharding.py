@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -13,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from laterna.recipe import Engine
 from laterna.training.objective import Objective
+from laterna.training.stages import layers_of
 
 
 def replicate(objective: Objective) -> nn.Module:
@@ -30,7 +30,7 @@ def shard(objective: Objective) -> nn.Module:
     whole: set[nn.Parameter] = set()
     if not any(weight.requires_grad for weight in assistant.vision.parameters()):
         whole = set(assistant.vision.parameters())
-    for layer in _layers(assistant.language):
+    for layer in layers_of(assistant.language):
         fully_shard(layer, ignored_params=whole)
     fully_shard(objective, ignored_params=whole)
     return objective
@@ -67,16 +67,3 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def is_sharded(model: nn.Module) -> bool:
     """Say whether no rank holds the whole model."""
     return isinstance(model, FSDPModule)
-
-
-def _layers(language: nn.Module) -> list[nn.Module]:
-    """Return the language model's layers: the modules of its longest list of modules."""
-    lists = [module for module in language.modules() if isinstance(module, nn.ModuleList)]
-    longest = max(lists, key=len, default=nn.ModuleList())
-    return list(longest)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all it was told, so that a clock tells the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from rich.table import Table
 from torch import nn
 
 from laterna.errors import LaternaError
+from laterna.model.adapters import add_lora, has_lora, train_lora
 from laterna.model.assistant import Assistant
-from laterna.recipe import Mode, PartName, StageName, StageSettings
+from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 
-TRAINS: dict[Mode, bool] = {"frozen": False, "full": True}
-"""Whether a mode trains a part's own weights."""
+FROZEN, FULL, LORA, LAST = "frozen", "full", "lora", "last-"
+"""The modes of a part; the number of layers follows `last-`."""
 
 
 class PartSummary(NamedTuple):
@@ -36,38 +38,83 @@ class StageSummary(NamedTuple):
         return sum(part.trained for part in self.parts)
 
 
-def apply_stage(assistant: Assistant, stage: StageSettings) -> StageSummary:
-    """Freeze or free each part as the stage says, and mark the freed ones as changed.
+def apply_stage(assistant: Assistant, recipe: Recipe, name: StageName) -> StageSummary:
+    """Freeze or free each part as the stage says, and mark those whose own weights will change.
 
-    Raises LaternaError when nothing trains, or a part trains with a learning rate of 0 or less.
+    Fresh adapters are seeded by the recipe; those that a part has already go on. Raises
+    LaternaError when nothing trains, a part trains with a learning rate of 0 or less, or a mode
+    does not fit a part.
     """
+    stage = recipe.stage(name)
     summaries = []
-    for name, part in assistant.parts().items():
-        settings = stage.part(name)
-        trains = TRAINS[settings.mode]
-        if trains and settings.lr <= 0:
+    for part_name, part in assistant.parts().items():
+        settings = stage.part(part_name)
+        if settings.mode != FROZEN and settings.lr <= 0:
             raise LaternaError(
-                f"{name}.lr = {settings.lr}: a part in mode `{settings.mode}` needs a learning "
-                "rate above 0"
+                f"{part_name}.lr = {settings.lr}: a part in mode `{settings.mode}` needs a "
+                "learning rate above 0"
             )
-        part.requires_grad_(trains)
-        part.train(trains)
+        part.requires_grad_(False)
+        part.train(settings.mode != FROZEN)
+        if settings.mode == LORA:
+            _train_adapters(assistant, part_name, recipe)
+        elif settings.mode != FROZEN:
+            _train_weights(assistant, part_name, part, settings.mode)
+        trained = sum(weight.numel() for weight in _trained(part))
         count = sum(weight.numel() for weight in part.parameters())
         summaries.append(
             PartSummary(
-                part=name,
+                part=part_name,
                 mode=settings.mode,
-                lr=settings.lr if trains else 0.0,
-                trained=count if trains else 0,
-                frozen=0 if trains else count,
+                lr=settings.lr if trained else 0.0,
+                trained=trained,
+                frozen=count - trained,
             )
         )
-        if trains:
-            assistant.changed.add(name)
     summary = StageSummary(tuple(summaries))
     if not summary.trained:
         raise LaternaError("the stage trains no part; set the mode of at least one to `full`")
     return summary
+
+
+def _train_adapters(assistant: Assistant, name: PartName, recipe: Recipe) -> None:
+    module = assistant.adaptable().get(name)
+    if module is None:
+        able = " and ".join(assistant.adaptable())
+        raise LaternaError(f"{name}.mode = `lora`: only {able} can carry adapters")
+    if not has_lora(module):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            add_lora(module, recipe.lora)
+    train_lora(module, trains=True)
+
+
+def _train_weights(assistant: Assistant, name: PartName, part: nn.Module, mode: Mode) -> None:
+    """Free all of a part's weights, or those of its last layers."""
+    if name in assistant.adaptable() and has_lora(assistant.adaptable()[name]):
+        raise LaternaError(
+            f"{name}.mode = `{mode}`: this part carries adapters from an earlier stage; "
+            "use `lora` to go on with them, or `frozen`"
+        )
+    for module in [part] if mode == FULL else _last_layers(name, part, mode):
+        module.requires_grad_(True)
+    assistant.changed.add(name)
+
+
+def _last_layers(name: PartName, part: nn.Module, mode: Mode) -> list[nn.Module]:
+    layers = layers_of(part)
+    count = int(mode.removeprefix(LAST))
+    if count > len(layers):
+        raise LaternaError(f"{name}.mode = `{mode}`: this part has {len(layers)} layers")
+    return layers[-count:]
+
+
+def layers_of(part: nn.Module) -> list[nn.Module]:
+    """Return a model's layers in order: the modules of its longest list of modules, as the
+    encoders and language models of transformers keep them.
+    """
+    lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def parameter_groups(assistant: Assistant, stage: StageSettings) -> list[dict[str, Any]]:

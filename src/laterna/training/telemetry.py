@@ -37,21 +37,34 @@ def progress_bar(console: Console) -> Progress:
 
 
 def watched(
-    steps: Iterable[StepFigures], *, title: str, total: int, metrics: Path, console: Console
+    steps: Iterable[StepFigures],
+    *,
+    title: str,
+    done: int,
+    total: int,
+    metrics: Path,
+    console: Console,
 ) -> Iterator[StepFigures]:
-    """Pass the steps on, showing them on a bar and writing each as a line of `metrics`.
+    """Pass the steps on, showing them on a bar and adding each as a line to `metrics`.
 
-    The bar shows the loss and how many target tokens and pictures pass a second.
-    A line is written as soon as its step is done, so that a run can be followed while it trains.
+    The bar begins at `done` steps and shows the loss and how many target tokens and pictures pass
+    a second. A line is written as soon as its step is done, so that a run can be followed while
+    it trains.
     """
-    metrics.parent.mkdir(parents=True, exist_ok=True)
     smooth: _Smooth | None = None
-    with progress_bar(console) as bar, metrics.open("wb", buffering=0) as lines:
-        task = bar.add_task(title, total=total, figures="")
+    skipped = 0
+    with progress_bar(console) as bar, metrics.open("ab", buffering=0) as lines:
+        task = bar.add_task(title, completed=done, total=total, figures="")
         for figures in steps:
             lines.write(msgspec.json.encode(figures) + b"\n")
             smooth = _Smooth(figures) if smooth is None else smooth.after(figures)
-            bar.update(task, advance=1, figures=smooth.text())
+            if figures.skipped > skipped:
+                console.print(
+                    f"before step {figures.step}: loss or gradient not finite, "
+                    f"{figures.skipped} steps skipped so far"
+                )
+            skipped = figures.skipped
+            bar.update(task, completed=figures.step, figures=smooth.text())
             yield figures
 
 

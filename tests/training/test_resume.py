@@ -1,0 +1,242 @@
+"""Saved states: what resumes, what is passed over, and that nothing half-written is taken."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+import laterna.training.run
+from laterna.errors import LaternaError
+from laterna.model.checkpoint import load_checkpoint
+from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
+from laterna.training import resume
+from laterna.training.loop import StepFigures
+from laterna.training.run import train
+from laterna.training.telemetry import read_metrics
+
+STEPS = 8
+SAVING = RunSettings(save_minutes=0, save_steps=2, keep=2)
+
+
+class PowerCut(BaseException):
+    """Nothing catches it."""
+
+
+@pytest.fixture
+def short(recipe: Recipe) -> Recipe:
+    """Eight steps a stage, a state every second; adapters with dropout in stage 2."""
+    language = PartSettings(mode="lora", lr=5e-3)
+    return msgspec.structs.replace(
+        recipe,
+        run=SAVING,
+        lora=LoraSettings(r=4, alpha=8, dropout=0.2),
+        align=msgspec.structs.replace(recipe.align, max_steps=STEPS),
+        instruct=msgspec.structs.replace(recipe.instruct, max_steps=STEPS, language=language),
+    )
+
+
+def told(steps: list[StepFigures]) -> list[StepFigures]:
+    """What a run computed: everything but how long it took."""
+    return [msgspec.structs.replace(step, seconds=0, model_seconds=0) for step in steps]
+
+
+def figures(folder: Path) -> list[StepFigures]:
+    return told(read_metrics(folder / "metrics.jsonl"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(folder).state_dict())
+
+
+def insist_same(one: Path, other: Path) -> None:
+    assert figures(one) == figures(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def cut_at(step: int) -> Callable[..., Iterator[StepFigures]]:
+    """`train_steps` that dies after a step."""
+    real = laterna.training.run.train_steps
+
+    def dying(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
+        for done in real(*args, **kwargs):
+            yield done
+            if done.step == step:
+                raise PowerCut
+
+    return dying
+
+
+def interrupt(recipe: Recipe, stage: StageName, out: Path, step: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(laterna.training.run, "train_steps", cut_at(step))
+        train(recipe, stage=stage, out=out)
+
+
+def states(out: Path) -> list[Path]:
+    return sorted(out.with_name(f"{out.name}.state").glob("*/step-*"))
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
+    short: Recipe, stage: StageName, tmp_path: Path
+) -> None:
+    whole = train(short, stage=stage, out=tmp_path / "whole")
+    out = tmp_path / "cut"
+    for step in (1, 5, 7):
+        interrupt(short, stage, out, step)
+    assert [state.name for state in states(out)] == ["step-00000004", "step-00000006"]
+    insist_same(whole, train(short, stage=stage, out=out))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"images", "records.json", "prepared", "whole", "cut"}
+
+
+def test_torn_and_foreign_states_are_named_and_passed_over(
+    short: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(short, stage="align", out=tmp_path / "whole")
+    out = tmp_path / "out"
+    interrupt(msgspec.structs.replace(short, seed=9), "align", out, 7)
+    foreign = states(out)[0].parent
+    interrupt(short, "align", out, 7)
+    [_, own] = [state for state in states(out) if state.parent != foreign]
+    shards = sorted(own.glob("*.safetensors"))
+    data = bytearray(shards[0].read_bytes())
+    data[-1] ^= 1
+    shards[0].write_bytes(data)
+    (own.parent / ".step-00000008.part").mkdir()
+    capsys.readouterr()
+    insist_same(whole, train(short, stage="align", out=out))
+    said = "".join(capsys.readouterr().out.split())
+    assert f"{shards[0]}:itschecksumdiffers,thestateistorn;passedover" in said
+    assert f"{foreign}:statesofarunwithothersettingsordata,notused" in said
+    assert "goingonafterstep4of8" in said
+    assert foreign.is_dir() and not own.exists()
+
+
+def test_a_state_without_its_manifest_or_a_file_is_torn(short: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    interrupt(short, "align", out, 7)
+    old, new = states(out)
+    (new / "state.json").write_text("{")
+    (old / "metrics.jsonl").unlink()
+    run = msgspec.json.decode((old / "state.json").read_bytes())["run"]
+    with pytest.raises(LaternaError, match=r"step-00000006: not a whole state"):
+        resume._whole(new, run)
+    with pytest.raises(LaternaError, match=r"metrics\.jsonl: missing, the state is torn"):
+        resume._whole(old, run)
+    with pytest.raises(LaternaError, match="of another run"):
+        (new / "state.json").write_bytes((old / "state.json").read_bytes())
+        resume._whole(new, "another")
+
+
+def test_a_full_disk_leaves_no_half_state_and_the_one_before(
+    short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    interrupt(short, "align", out, 3)
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "flush_tree", full)
+        with pytest.raises(LaternaError, match=r"step-00000004.*No space left.*make room and run"):
+            train(short, stage="align", out=out)
+    assert [state.name for state in states(out)] == ["step-00000002"]
+    assert not list(out.with_name("out.state").glob("*/.*"))
+    insist_same(
+        train(short, stage="align", out=tmp_path / "whole"), train(short, stage="align", out=out)
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "ending", "status"),
+    [(signal.SIGTERM, SystemExit, 143), (signal.SIGINT, KeyboardInterrupt, None)],
+)
+def test_a_signal_ends_the_run_after_saving(
+    short: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    ending: type[BaseException],
+    status: int | None,
+) -> None:
+    out = tmp_path / "out"
+    real = laterna.training.run.train_steps
+
+    def signalled(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
+        for done in real(*args, **kwargs):
+            if done.step == 5:
+                os.kill(os.getpid(), number)
+            yield done
+
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(ending) as caught:
+        patch.setattr(laterna.training.run, "train_steps", signalled)
+        train(short, stage="align", out=out)
+    assert getattr(caught.value, "code", None) == status
+    assert signal.getsignal(number) == handler
+    assert [state.name for state in states(out)][-1] == "step-00000005"
+    insist_same(
+        train(short, stage="align", out=tmp_path / "whole"), train(short, stage="align", out=out)
+    )
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import msgspec
+from laterna.recipe import Recipe
+from laterna.training.run import train
+recipe = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Recipe)
+out = Path(sys.argv[2])
+start = train(recipe, stage="align", out=out / "align")
+train(recipe, stage="instruct", out=out / "instruct", start=start)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_of_either_stage_changes_nothing(
+    short: Recipe, tmp_path: Path
+) -> None:
+    recipe = msgspec.structs.replace(short, run=RunSettings(save_minutes=0, save_steps=1))
+    (tmp_path / "recipe.json").write_bytes(msgspec.json.encode(recipe))
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", DRIVER, str(tmp_path / "recipe.json"), str(out)]
+        source = str(Path(laterna.__file__).parents[1])
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": source}
+        )
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert start(whole).wait() == 0
+    moments: list[Callable[[], bool]] = [
+        lambda: any(out.glob("align.state/*/step-00000003")),
+        lambda: any(out.glob("align.state/*/.step-*.part")),
+        lambda: (out / "align").exists(),
+        lambda: any(out.glob("instruct.state/*/.step-*.part/*")),
+        lambda: any(out.glob("instruct.state/*/step-00000006")),
+    ]
+    for reached in moments:
+        process = start(out)
+        while not reached() and process.poll() is None:
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+    assert start(out).wait() == 0
+    for stage in ("align", "instruct"):
+        insist_same(whole / stage, out / stage)
