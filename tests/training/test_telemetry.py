@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from laterna.training.loop import StepFigures
-from laterna.training.telemetry import read_metrics, watched
+from laterna.training.telemetry import StageBar, read_metrics, watched
 
 FIGURES = [
     StepFigures(
@@ -28,9 +28,8 @@ def test_every_step_is_shown_and_kept_as_it_happens(tmp_path: Path) -> None:
     out = StringIO()
     console = Console(file=out, width=80, force_terminal=True)
     seen = []
-    for figures in watched(
-        FIGURES, title="stage align", done=0, total=3, metrics=path, console=console
-    ):
+    stage = StageBar("stage align", 0, 3, console)
+    for figures in watched(FIGURES, stage, path):
         seen.append(figures)
         assert read_metrics(path) == seen
     assert seen == FIGURES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -52,76 +53,98 @@ def train_steps(
 
     A step whose loss or gradient is not finite changes nothing and yields nothing. Whatever a
     step draws at random follows from `seed`, step and rank alone. Raises LaternaError, naming the
-    step's records when more steps in a row were skipped, or more pictures were faulty, than
+    step's records, when more steps in a row were skipped, or more pictures were faulty, than
     `limits` allow.
     """
-    ranks, stage, optimiser = learner.ranks, learner.stage, learner.optimiser
+    ranks = learner.ranks
     begun = time.perf_counter()
     for step in steps:
-        rate = learner.set_rates(step.number)
         torch.manual_seed(seed + (step.number * ranks.count + ranks.rank) * 1_000_003)
-        batches = step.batches or (empty_batch(),)
         started = time.perf_counter()
-        targets = ranks.total([count_targets(batches)])[0]
-        loss = torch.zeros((), device=ranks.device)
-        for number, batch in enumerate(batches, start=1):
-            with reducing(learner.model, number == len(batches)):
-                # Engines take the mean over the ranks; we want their sum over all targets.
-                part = learner.model(batch) / max(targets, 1.0)
-                (part * ranks.count).backward()
-            loss += part.detach()
-        norm = gradient_norm(learner.weights.values(), stage.clip if stage.clip > 0 else math.inf)
-        total_loss, *counted = ranks.total(
-            [float(loss), step.tokens, step.tokens - step.length, step.pictures]
-            + [step.faulty.get(reason, 0) for reason in FAULTS]
-        )
-        finite = targets > 0 and math.isfinite(total_loss) and math.isfinite(norm)
-        if finite:
-            optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        done = take_step(learner, step)
         now = time.perf_counter()
         seconds, begun = now - begun, now
-        tokens, padding, pictures, *faults = (int(count) for count in counted)
-        faulty = dict(zip(FAULTS, faults, strict=True))
-        learner.progress = _after(learner.progress, faulty, skipped=not finite)
-        _insist_on_pictures(learner.progress, limits.max_faulty)
-        if finite:
+        learner.progress = _after(learner.progress, done)
+        _insist_within(limits, learner.progress, done, step)
+        if done.finite:
             yield StepFigures(
                 step=step.number + 1,
-                loss=total_loss,
-                lr=rate,
-                grad_norm=norm,
-                target_tokens=int(targets),
-                tokens=tokens,
-                padding=padding,
-                pictures=pictures,
+                loss=done.loss,
+                lr=done.lr,
+                grad_norm=done.norm,
+                target_tokens=done.targets,
+                tokens=done.tokens,
+                padding=done.padding,
+                pictures=done.pictures,
                 skipped=learner.progress.skipped,
                 faulty=sum(learner.progress.faulty.values()),
                 seconds=seconds,
                 model_seconds=now - started,
             )
-        elif learner.progress.skipped_in_a_row > limits.max_skipped:
-            raise LaternaError(
-                f"step {step.number + 1}: loss {total_loss:g}, gradient norm {norm:g}: not finite, "
-                f"{learner.progress.skipped_in_a_row} steps in a row; in records "
-                f"{named_few(step.ids)}; lower the learning rate or look at these records"
-            )
 
 
-def _after(progress: Progress, faulty: dict[str, int], *, skipped: bool) -> Progress:
+def take_step(learner: Learner, step: Step) -> Outcome:
+    """Add up the gradients of a step over its micro-batches and all ranks, and take it."""
+    ranks, clip = learner.ranks, learner.stage.clip
+    rate = learner.set_rates(step.number)
+    batches = step.batches or (empty_batch(),)
+    targets = ranks.total([count_targets(batches)])[0]
+    loss = torch.zeros((), device=ranks.device)
+    for number, batch in enumerate(batches, start=1):
+        with reducing(learner.model, number == len(batches)):
+            # Engines take the mean over the ranks; we want their sum over all targets.
+            part = learner.model(batch) / max(targets, 1.0)
+            (part * ranks.count).backward()
+        loss += part.detach()
+    norm = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
+    whole_loss, *counts = ranks.total(
+        [float(loss), step.tokens, step.tokens - step.length, step.pictures]
+        + [step.faulty.get(reason, 0) for reason in FAULTS]
+    )
+    finite = targets > 0 and math.isfinite(whole_loss) and math.isfinite(norm)
+    if finite:
+        learner.optimiser.step()
+    learner.optimiser.zero_grad(set_to_none=True)
+    tokens, padding, pictures, *faults = (int(count) for count in counts)
+    faulty = dict(zip(FAULTS, faults, strict=True))
+    return Outcome(finite, whole_loss, norm, rate, int(targets), tokens, padding, pictures, faulty)
+
+
+class Outcome(NamedTuple):
+    """What a step came to, over all ranks; fields as in `StepFigures`."""
+
+    finite: bool
+    """Whether it was taken."""
+    loss: float
+    norm: float
+    lr: float
+    targets: int
+    tokens: int
+    padding: int
+    pictures: int
+    faulty: dict[str, int]
+    """Records left out, by reason."""
+
+
+def _after(progress: Progress, done: Outcome) -> Progress:
     return Progress(
         step=progress.step + 1,
-        skipped=progress.skipped + skipped,
-        skipped_in_a_row=progress.skipped_in_a_row + 1 if skipped else 0,
-        faulty={name: progress.faulty.get(name, 0) + count for name, count in faulty.items()},
+        skipped=progress.skipped + (not done.finite),
+        skipped_in_a_row=0 if done.finite else progress.skipped_in_a_row + 1,
+        faulty={name: progress.faulty.get(name, 0) + count for name, count in done.faulty.items()},
     )
 
 
-def _insist_on_pictures(progress: Progress, limit: int) -> None:
-    if sum(progress.faulty.values()) <= limit:
-        return
-    reasons = ", ".join(f"{count} × {name}" for name, count in progress.faulty.items() if count)
-    raise LaternaError(
-        f"step {progress.step}: {reasons}: more records left out than run.max_faulty = {limit}; "
-        "see that the folder of pictures is whole, or raise the limit"
-    )
+def _insist_within(limits: RunSettings, progress: Progress, done: Outcome, step: Step) -> None:
+    if sum(progress.faulty.values()) > limits.max_faulty:
+        reasons = ", ".join(f"{count} × {name}" for name, count in progress.faulty.items() if count)
+        raise LaternaError(
+            f"step {progress.step}: {reasons}: more records left out than run.max_faulty = "
+            f"{limits.max_faulty}; see that the pictures are whole, or raise the limit"
+        )
+    if progress.skipped_in_a_row > limits.max_skipped:
+        raise LaternaError(
+            f"step {progress.step}: loss {done.loss:g}, gradient norm {done.norm:g}: not finite, "
+            f"{progress.skipped_in_a_row} steps in a row; in records {named_few(step.ids)}; "
+            "lower the learning rate or look at these records"
+        )

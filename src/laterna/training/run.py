@@ -27,7 +27,7 @@ from laterna.training.resume import States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table
-from laterna.training.telemetry import progress_bar, read_metrics, watched
+from laterna.training.telemetry import StageBar, progress_bar, read_metrics, watched
 
 LAST_SHARE = 0.05
 """Share of the steps over which the last loss is averaged."""
@@ -53,44 +53,49 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         if _is_done(out, digest):
             console.print(f"{out}: this very run was done before; remove it to train anew")
             return out
-        settings = recipe.stage(stage)
-        assistant = _begin(recipe, start).to(ranks.device)
-        with ranks.first_alone():
-            prepared = _prepare(assistant, recipe, settings, console)
-        with ranks.first_alone():
-            fill = _pictures(assistant, recipe, settings, prepared, console)
-        console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
-        total = count_steps(len(prepared.samples), settings)
-        learner = Learner(assistant, settings, total=total, ranks=ranks, engine=recipe.run.engine)
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
         metrics = out.with_name(f"{out.name}.metrics.jsonl")
-        _go_on(states, learner, metrics, console)
-        batches = feed(
-            prepared.samples,
-            settings,
-            seed=recipe.seed,
-            fill=fill,
-            first_step=learner.progress.step,
-            workers=recipe.run.workers,
-            ranks=ranks,
-            even=is_sharded(learner.model),
-        )
-        steps = train_steps(learner, batches, recipe.run, seed=recipe.seed)
-        shown = watched(
-            steps,
-            title=f"stage {stage}",
-            done=learner.progress.step,
-            total=total,
-            metrics=metrics,
-            console=console,
-        )
-        _follow(shown, learner, states, metrics, recipe.run)
+        learner = _train(recipe, stage, start, states, metrics, console)
         _finish(out, learner, recipe, stage, start, metrics, digest)
         if ranks.first:
             metrics.unlink()
             states.clear()
         ranks.wait()
     return out
+
+
+def _train(
+    recipe: Recipe,
+    stage: StageName,
+    start: Path | None,
+    states: States,
+    metrics: Path,
+    console: Console,
+) -> Learner:
+    settings, ranks = recipe.stage(stage), states.ranks
+    assistant = _begin(recipe, start).to(ranks.device)
+    with ranks.first_alone():
+        prepared = _prepare(assistant, recipe, settings, console)
+    with ranks.first_alone():
+        fill = _pictures(assistant, recipe, settings, prepared, console)
+    console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
+    total = count_steps(len(prepared.samples), settings)
+    learner = Learner(assistant, settings, total=total, ranks=ranks, engine=recipe.run.engine)
+    _go_on(states, learner, metrics, console)
+    batches = feed(
+        prepared.samples,
+        settings,
+        seed=recipe.seed,
+        fill=fill,
+        first_step=learner.progress.step,
+        workers=recipe.run.workers,
+        ranks=ranks,
+        even=is_sharded(learner.model),
+    )
+    steps = train_steps(learner, batches, recipe.run, seed=recipe.seed)
+    bar = StageBar(f"stage {stage}", learner.progress.step, total, console)
+    _follow(watched(steps, bar, metrics), learner, states, metrics, recipe.run)
+    return learner
 
 
 def _is_done(out: Path, digest: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -36,30 +37,31 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def watched(
-    steps: Iterable[StepFigures],
-    *,
-    title: str,
-    done: int,
-    total: int,
-    metrics: Path,
-    console: Console,
-) -> Iterator[StepFigures]:
+class StageBar(NamedTuple):
+    """A stage as the bar shows it."""
+
+    title: str
+    done: int
+    """Steps done before."""
+    total: int
+    console: Console
+
+
+def watched(steps: Iterable[StepFigures], stage: StageBar, metrics: Path) -> Iterator[StepFigures]:
     """Pass the steps on, showing them on a bar and adding each as a line to `metrics`.
 
-    The bar begins at `done` steps and shows the loss and how many target tokens and pictures pass
-    a second. A line is written as soon as its step is done, so that a run can be followed while
-    it trains.
+    The bar shows the loss and how many target tokens and pictures pass a second. A line is
+    written as soon as its step is done, so that a run can be followed while it trains.
     """
     smooth: _Smooth | None = None
     skipped = 0
-    with progress_bar(console) as bar, metrics.open("ab", buffering=0) as lines:
-        task = bar.add_task(title, completed=done, total=total, figures="")
+    with progress_bar(stage.console) as bar, metrics.open("ab", buffering=0) as lines:
+        task = bar.add_task(stage.title, completed=stage.done, total=stage.total, figures="")
         for figures in steps:
             lines.write(msgspec.json.encode(figures) + b"\n")
             smooth = _Smooth(figures) if smooth is None else smooth.after(figures)
             if figures.skipped > skipped:
-                console.print(
+                stage.console.print(
                     f"before step {figures.step}: loss or gradient not finite, "
                     f"{figures.skipped} steps skipped so far"
                 )
