@@ -30,6 +30,7 @@ PATH_ORDER = [
     "demo",
     "commands",
     "cli",
+    "__main__",
 ]
 """The path: a folder (or single module) imports only from those before it."""
 
