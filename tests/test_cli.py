@@ -220,6 +220,8 @@ def test_the_module_has_no_second_way_in() -> None:
         "evaluate",
         "lab",
         "chat",
+        "import",
+        "export",
     }
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from laterna.data.masking import tokenise
     from laterna.evaluation.run import evaluate
     from laterna.model.assistant import Assistant
-    from laterna.model.checkpoint import load_checkpoint as load
+    from laterna.model.exchange import load
     from laterna.synthesis.annotations import read_scenes
     from laterna.synthesis.checks import check
     from laterna.training.run import train
@@ -62,7 +62,7 @@ _LATE = {
     "Assistant": ("laterna.model.assistant", "Assistant"),
     "check": ("laterna.synthesis.checks", "check"),
     "evaluate": ("laterna.evaluation.run", "evaluate"),
-    "load": ("laterna.model.checkpoint", "load_checkpoint"),
+    "load": ("laterna.model.exchange", "load"),
     "read_scenes": ("laterna.synthesis.annotations", "read_scenes"),
     "tokenise": ("laterna.data.masking", "tokenise"),
     "train": ("laterna.training.run", "train"),

@@ -20,6 +20,8 @@ from tyro.conf import DisallowNone, Fixed, Positional, PositionalMetavarFromFiel
 
 from laterna.commands.base import Command, show_some
 from laterna.commands.check import Check
+from laterna.commands.exporting import Export
+from laterna.commands.importing import Import
 from laterna.commands.inspect import Inspect
 from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
@@ -223,6 +225,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "evaluate": Evaluate,
     "lab": Lab,
     "chat": Chat,
+    "import": Import,
+    "export": Export,
 }
 
 

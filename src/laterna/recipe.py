@@ -13,6 +13,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 
+Fit = Literal["pad", "resize"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
 Engine = Literal["ddp", "fsdp"]
 StageName = Literal["align", "instruct"]
@@ -39,7 +40,7 @@ class VisionSettings(Settings):
     """End with the encoder's closing layer norm, as BLIP-2 does; LLaVA: false."""
     image_size: int | None = None
     """Side of the prepared pictures in pixels, for encoders that take any; unset: their own."""
-    fit: Literal["pad", "resize"] = "pad"
+    fit: Fit = "pad"
     """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), or `resize`
     without regard to its proportions."""
 

@@ -120,8 +120,8 @@ def load_lora(module: nn.Module, folder: Path) -> None:
     put_lora(module, folder, weights)
 
 
-def put_lora(module: nn.Module, folder: Path, weights: dict[str, Tensor]) -> None:
-    """Do as `load_lora`, with weights that were read elsewhere."""
+def put_lora(module: nn.Module, folder: Path | str, weights: dict[str, Tensor]) -> None:
+    """Do as `load_lora`, for a folder or hub id whose weights were read elsewhere."""
     peft = _peft()
     try:
         config = peft.LoraConfig.from_pretrained(str(folder))

@@ -27,7 +27,7 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
     try:
         with quiet_transformers():
             return read()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise LaternaError(
             f"{source}: cannot read the {what}: {reason}. "
@@ -35,20 +35,28 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
         ) from error
 
 
-def load_weights(model_class: Any, source: str, *, what: str, **options: Any) -> Any:
+def load_weights(
+    model_class: Any,
+    source: str,
+    *,
+    what: str,
+    weights: dict[str, Tensor] | None = None,
+    **options: Any,
+) -> Any:
     """Load a model in float32, from safetensors only, and insist that every weight was there.
 
     transformers fills a missing weight with random numbers and a warning; here it is an error.
-    `options` go to `from_pretrained`.
-    Raises LaternaError when the source is missing or lacks weights.
+    `weights` were read from the source already, and need a `config` beside them; other `options`
+    go to `from_pretrained` too. Raises LaternaError when the source is missing or lacks weights.
     """
 
     def read() -> tuple[Any, dict[str, Any]]:
         model, info = model_class.from_pretrained(
-            source,
+            source if weights is None else None,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            state_dict=weights,
             **options,
         )
         return model, info

@@ -108,6 +108,23 @@ class VisionTower(nn.Module):
         """Return every weight by its Hugging Face name, those set aside included, no adapters."""
         return {**own_weights(self.model), **self._aside}
 
+    def replace_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take other weights, by their Hugging Face names; those set aside may be left out.
+
+        Raises LaternaError when one that runs is missing, or one has no place.
+        """
+        known, running = self.weights(), own_weights(self.model)
+        wrong = sorted((running.keys() - weights.keys()) | (weights.keys() - known.keys()))
+        wrong += [name for name in weights.keys() & known.keys()
+                  if weights[name].shape != known[name].shape]  # fmt: skip
+        if wrong:
+            raise LaternaError(
+                f"{len(wrong)} weights are not this vision encoder's, the first is {wrong[0]}"
+            )
+        with torch.no_grad():
+            for name, weight in weights.items():
+                known[name].copy_(weight)
+
     def save(self, folder: Path) -> None:
         """Write the complete tower and its picture processor as a Hugging Face folder."""
         with quiet_transformers():

@@ -1,0 +1,53 @@
+"""`laterna import`: assistants from elsewhere become Laterna checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from laterna.commands.base import Command
+
+
+class Import(Command, frozen=True, kw_only=True):
+    """Make a checkpoint of a llava-hf folder, an original LLaVA folder, or a hub id of either.
+
+    What a source is, its JSON says. A checkpoint of Laterna's own is taken too, to merge it.
+    """
+
+    source: Positional[str]
+    """Folder or hub id."""
+    folder: Positional[Path]
+    """Checkpoint folder to write."""
+    language: str = ""
+    """Base language model of a projector or of adapters alone; left out: as the source says."""
+    vision: str = ""
+    """Folder or hub id of an original LLaVA's encoder; left out: as the source says."""
+    template: str = ""
+    """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; left out: the source's own where
+    it has one, `vicuna_v1` where it has none."""
+    fit: str = ""
+    """How pictures become square, as in `vision.fit`; left out: as the source says. llava-hf's
+    folders crop, though LLaVA-1.5 was trained with `pad`."""
+    merge: bool = False
+    """Add adapters into the weights, which then are stored whole."""
+
+    def run(self) -> str:
+        """Call `laterna.model.exchange`."""
+        from laterna.model.exchange import load, merge_adapters
+
+        assistant = load(
+            self.source,
+            language=self.language,
+            vision=self.vision,
+            template=self.template,
+            fit=self.fit,
+        )
+        if self.merge:
+            merge_adapters(assistant)
+        folder = assistant.save(self.folder)
+        inside = ", ".join(sorted(assistant.changed))
+        return (
+            f"made the checkpoint {folder} of {self.source} (inside: {inside}; pictures: "
+            f"{assistant.prepare.fit}); talk to it: laterna chat {folder}"
+        )

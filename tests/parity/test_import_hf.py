@@ -1,0 +1,195 @@
+"""llava-hf's checkpoints, of both key layouts, say here what they say there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+import laterna
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant
+from laterna.model.exchange import load
+from laterna.model.generation import generate_tokens
+from laterna.records import Turn
+
+TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
+NOISE = np.random.default_rng(5).integers(0, 255, (40, 28, 3), dtype=np.uint8)
+PICTURE = Image.fromarray(NOISE)
+# As llava-hf's folders carry it: pieces, pictures first.
+PIECES_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    "{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% if message['role'] != 'assistant' %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}{% endfor %}"
+    "{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def insist_on_equality(ours: Assistant, theirs: Assistant, tolerance: float = 0.0) -> None:
+    before, after = (assistant.logits([PICTURE], TEXT) for assistant in (ours, theirs))
+    width = min(before.shape[1], after.shape[1])
+    torch.testing.assert_close(after[:, :width], before[:, :width], atol=tolerance, rtol=0)
+    prompt = [([Turn(role="user", text="<image>\nHow many?")], [PICTURE])]
+    answers = [
+        generate_tokens(assistant, prompt, max_new_tokens=16) for assistant in (ours, theirs)
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_what_was_exported_comes_back(either: Assistant, tmp_path: Path) -> None:
+    again = laterna.load(either.export(tmp_path / "hf", to="hf"))
+    insist_on_equality(either, again)
+    assert again.recipe is not None
+    assert again.recipe.connector == either.recipe.connector  # type: ignore[union-attr]
+    assert again.prepare.fit == "pad"
+    insist_on_equality(either, laterna.load(again.save(tmp_path / "ours")))
+
+
+def classic(folder: Path) -> None:
+    """Rename a fresh folder's weights to the names that llava-hf's published folders have."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    assert {name.split(".")[0] for name in weights} == {
+        "language_model",
+        "multi_modal_projector",
+        "vision_tower",
+    }
+    assert not any(".vision_model." in name for name in weights)
+    renamed = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): weight
+        for name, weight in weights.items()
+    }
+    save_file(renamed, path, metadata={"format": "pt"})
+
+
+def test_the_classic_names_are_read(tiny_assistant: Assistant, tmp_path: Path) -> None:
+    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    classic(folder)
+    insist_on_equality(tiny_assistant, laterna.load(folder))
+
+
+def as_published(folder: Path) -> None:
+    """Give a folder the processor that llava-hf's published ones have: crop, pieces, JSON."""
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": PIECES_TEMPLATE}))
+    (folder / "processor_config.json").unlink()
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "crop_size": {"height": 28, "width": 28},
+                "size": {"shortest_edge": 28},
+                "do_center_crop": True,
+                "do_convert_rgb": True,
+                "do_normalize": True,
+                "do_rescale": True,
+                "do_resize": True,
+                "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                "image_std": [0.26862954, 0.26130258, 0.27577711],
+                "resample": 3,
+                "rescale_factor": 1 / 255,
+            }
+        )
+    )
+
+
+def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
+    tiny_assistant: Assistant, tmp_path: Path
+) -> None:
+    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    classic(folder)
+    as_published(folder)
+    again = load(folder, fit="pad")
+    assert torch.equal(again.prepare([PICTURE]), tiny_assistant.prepare([PICTURE]))
+    assert torch.equal(again.logits([PICTURE], TEXT)[:, :100],
+                       tiny_assistant.logits([PICTURE], TEXT)[:, :100])  # fmt: skip
+    asked = "USER: <image>\nWhat is it? ASSISTANT:"
+    turns = [{"role": "user", "content": "<image>\nWhat is it?"}]
+    rendered = again.tokenizer.apply_chat_template(
+        turns, chat_template=again.template, tokenize=False, add_generation_prompt=True
+    )
+    assert rendered == asked
+    vicuna = load(folder, fit="pad", template="vicuna_v1")
+    assert vicuna.template.startswith("{#- Vicuna")
+
+
+def test_a_foreign_model_says_the_same_here(tiny_assistant: Assistant, tmp_path: Path) -> None:
+    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    torch.manual_seed(8)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    inputs = processor(images=[PICTURE], text=TEXT, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model.eval()(**inputs).logits[0]
+    ours = laterna.load(folder).logits([PICTURE], TEXT)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"vision_feature_layer": [-2, -1]}, "features of several layers"),
+        ({"projector_hidden_act": "relu"}, "its projector has 'relu'"),
+    ],
+)
+def test_what_laterna_lacks_is_refused(
+    tiny_assistant: Assistant, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    edit(folder / "config.json", **change)
+    if "vision_feature_layer" in change:
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        name = "multi_modal_projector.linear_1.weight"
+        weights[name] = weights[name].repeat(1, 2)
+        save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(LaternaError, match=reason):
+        load(folder)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    found = json.loads(path.read_text())
+    found.update(changes)
+    path.write_text(json.dumps(found))
+
+
+def test_a_folder_that_is_none_of_them_is_said_to_be_none(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        LaternaError, match=r"its config\.json is of type 'llama', which is no LLaVA"
+    ):
+        load(tiny_models / "language")
+    with pytest.raises(LaternaError, match="not a Laterna checkpoint"):
+        load(tmp_path)
+    with pytest.raises(LaternaError, match="nowhere/at-all: "):
+        load("nowhere/at-all")
+
+
+def test_names_decide_nothing(tiny_assistant: Assistant, tmp_path: Path) -> None:
+    folder = tiny_assistant.export(tmp_path / "liuhaotian-llava-lora-laterna", to="hf")
+    insist_on_equality(tiny_assistant, laterna.load(folder))
+
+
+def test_a_checkpoint_of_ours_says_all_itself(tiny_assistant: Assistant, tmp_path: Path) -> None:
+    folder = tiny_assistant.save(tmp_path / "ours")
+    insist_on_equality(tiny_assistant, laterna.load(folder))
+    with pytest.raises(LaternaError, match="says all this itself"):
+        load(folder, fit="pad")

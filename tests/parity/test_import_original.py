@@ -1,0 +1,257 @@
+"""Original LLaVA's checkpoints, made here as its scripts make them, say what they were made of."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import laterna
+from laterna.errors import LaternaError
+from laterna.model.adapters import add_lora, has_lora, save_lora
+from laterna.model.assistant import Assistant
+from laterna.model.exchange import load, merge_adapters
+from laterna.model.generation import generate_tokens
+from laterna.recipe import LoraSettings
+from laterna.records import Turn
+
+TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
+NOISE = np.random.default_rng(5).integers(0, 255, (40, 28, 3), dtype=np.uint8)
+PICTURE = Image.fromarray(NOISE)
+
+
+def insist_on_equality(ours: Assistant, theirs: Assistant, tolerance: float = 0.0) -> None:
+    before, after = (assistant.logits([PICTURE], TEXT) for assistant in (ours, theirs))
+    width = min(before.shape[1], after.shape[1])
+    torch.testing.assert_close(after[:, :width], before[:, :width], atol=tolerance, rtol=0)
+    prompt = [([Turn(role="user", text="<image>\nHow many?")], [PICTURE])]
+    answers = [
+        generate_tokens(assistant, prompt, max_new_tokens=16) for assistant in (ours, theirs)
+    ]
+    assert answers[0] == answers[1]
+
+
+class Maker:
+    """Writes a tiny assistant as LLaVA's own scripts write theirs."""
+
+    def __init__(self, assistant: Assistant, folder: Path, models: Path) -> None:
+        self.assistant = assistant
+        self.folder = folder
+        self.models = models
+        folder.mkdir()
+
+    def config(self, **changes: Any) -> None:
+        kind = self.assistant.recipe.connector.kind  # type: ignore[union-attr]
+        text = self.assistant.language.config.to_dict()
+        rope = text.pop("rope_parameters")
+        config = {
+            **text,
+            "architectures": ["LlavaLlamaForCausalLM"],
+            "model_type": "llava",
+            "rope_theta": rope["rope_theta"],
+            "rope_scaling": None,
+            "image_aspect_ratio": "pad",
+            "mm_hidden_size": 24,
+            "mm_projector_type": "linear" if kind == "linear" else "mlp2x_gelu",
+            "mm_use_im_patch_token": False,
+            "mm_use_im_start_end": False,
+            "mm_vision_select_feature": "patch",
+            "mm_vision_select_layer": -2,
+            "mm_vision_tower": str(self.models / "vision"),
+            "tune_mm_mlp_adapter": False,
+            "use_mm_proj": True,
+        } | changes
+        (self.folder / "config.json").write_text(json.dumps(config))
+
+    def projector(self, prefix: str = "model.mm_projector.") -> dict[str, torch.Tensor]:
+        state = self.assistant.connector.state_dict()
+        if "project.weight" in state:
+            names = {"project.": prefix}
+        else:
+            names = {"layers.0.": f"{prefix}0.", "layers.1.": f"{prefix}2."}
+        return {
+            names[key] + name.removeprefix(key): weight
+            for name, weight in state.items()
+            for key in names
+            if name.startswith(key)
+        }
+
+    def shards(self, extra: dict[str, torch.Tensor] | None = None) -> None:
+        weights = {**self.assistant.language.state_dict(), **self.projector(), **(extra or {})}
+        names = sorted(weights)
+        half = len(names) // 2
+        places = {}
+        for number, part in enumerate((names[:half], names[half:]), start=1):
+            file = f"pytorch_model-0000{number}-of-00002.bin"
+            torch.save({name: weights[name].clone() for name in part}, self.folder / file)
+            places |= dict.fromkeys(part, file)
+        index = {"metadata": {}, "weight_map": places}
+        (self.folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+    def tokenizer(self) -> None:
+        self.assistant.tokenizer.save_pretrained(self.folder)
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny_models: Path) -> Callable[[Assistant], Maker]:
+    return lambda assistant: Maker(assistant, tmp_path / "original", tiny_models)
+
+
+def test_a_whole_original_model(
+    either: Assistant, make: Callable[[Assistant], Maker], tmp_path: Path
+) -> None:
+    maker = make(either)
+    maker.config()
+    maker.shards()
+    maker.tokenizer()
+    again = laterna.load(maker.folder)
+    insist_on_equality(either, again)
+    assert again.template == either.template  # the tokenizer's own
+    assert again.changed == {"connector", "language"}
+    hf = laterna.load(either.export(tmp_path / "hf", to="hf"))
+    insist_on_equality(hf, again)
+    insist_on_equality(either, laterna.load(again.save(tmp_path / "ours")))
+
+
+def test_safetensors_are_read_too(
+    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config(model_type="llava_llama")
+    maker.tokenizer()
+    weights = {**tiny_assistant.language.state_dict(), **maker.projector()}
+    save_file({name: weight.clone() for name, weight in weights.items()},
+              maker.folder / "model.safetensors")  # fmt: skip
+    insist_on_equality(tiny_assistant, laterna.load(maker.folder))
+
+
+def test_an_encoder_inside_takes_the_place_of_the_named_one(
+    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+) -> None:
+    with torch.no_grad():
+        for weight in tiny_assistant.vision.parameters():
+            weight.mul_(1.1)
+    inside = {
+        f"model.vision_tower.vision_tower.vision_model.{name}": weight
+        for name, weight in tiny_assistant.vision.weights().items()
+    }
+    maker = make(tiny_assistant)
+    maker.config()
+    maker.shards(inside)
+    maker.tokenizer()
+    again = laterna.load(maker.folder)
+    insist_on_equality(tiny_assistant, again)
+    assert again.changed == {"connector", "language", "vision"}
+
+
+def test_a_projector_alone_goes_on_its_base(
+    either: Assistant, make: Callable[[Assistant], Maker], tiny_models: Path, tmp_path: Path
+) -> None:
+    maker = make(either)
+    maker.config(_name_or_path="./checkpoints/vicuna-on-another-machine")
+    torch.save(maker.projector(), maker.folder / "mm_projector.bin")
+    with pytest.raises(LaternaError, match="vicuna-on-another-machine: cannot read"):
+        load(maker.folder)
+    again = load(maker.folder, language=str(tiny_models / "language"))
+    insist_on_equality(either, again)
+    assert again.changed == {"connector"}
+    saved = again.save(tmp_path / "ours")
+    assert not (saved / "language").exists()
+    insist_on_equality(either, laterna.load(saved))
+
+
+def test_adapters_and_what_trained_beside_them(
+    tiny_assistant: Assistant,
+    make: Callable[[Assistant], Maker],
+    tiny_models: Path,
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(3)
+    add_lora(tiny_assistant.language, LoraSettings(r=4, alpha=8))
+    for name, weight in tiny_assistant.language.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    tiny_assistant.eval()
+    maker = make(tiny_assistant)
+    maker.config()
+    save_lora(tiny_assistant.language, tmp_path / "adapters")
+    weights = load_file(tmp_path / "adapters" / "adapter_model.safetensors")
+    torch.save(weights, maker.folder / "adapter_model.bin")
+    config = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tiny_models / "language")
+    (maker.folder / "adapter_config.json").write_text(json.dumps(config))
+    beside = maker.projector("base_model.model.model.mm_projector.")
+    torch.save(beside, maker.folder / "non_lora_trainables.bin")
+    again = laterna.load(maker.folder)
+    insist_on_equality(tiny_assistant, again)
+    assert has_lora(again.language)
+    insist_on_equality(tiny_assistant, laterna.load(again.save(tmp_path / "ours")))
+    merge_adapters(again)
+    assert not has_lora(again.language)
+    insist_on_equality(tiny_assistant, again, tolerance=1e-5)
+    insist_on_equality(again, laterna.load(again.save(tmp_path / "merged")))
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (print, ("run on loading",))
+
+
+def test_a_pickle_of_more_than_tensors_is_not_run(
+    tiny_assistant: Assistant,
+    make: Callable[[Assistant], Maker],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config()
+    torch.save({"model.mm_projector.0.weight": Hostile()}, maker.folder / "mm_projector.bin")
+    with pytest.raises(LaternaError, match=r"mm_projector\.bin: not read, .* more than tensors"):
+        load(maker.folder)
+    (maker.folder / "mm_projector.bin").write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(LaternaError, match=r"mm_projector\.bin: not read"):
+        load(maker.folder)
+    assert "run on loading" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"mm_use_im_start_end": True}, "puts <im_start> and <im_end>"),
+        ({"mm_projector_type": "ldpnet"}, "a projector of type 'ldpnet'"),
+        ({"mm_projector_type": "mlp3x_gelu"}, "a mlp3x_gelu projector has the weights 0.weight"),
+        ({"image_aspect_ratio": "anyres"}, "reads pictures in tiles"),
+        ({"mm_vision_select_feature": "all"}, "mm_vision_select_feature = 'all'"),
+        ({"model_type": "llava_mpt"}, "of type 'llava_mpt'; known are llava, llava_llama"),
+    ],
+)
+def test_original_models_that_laterna_lacks_are_refused(
+    tiny_assistant: Assistant,
+    make: Callable[[Assistant], Maker],
+    changes: dict[str, Any],
+    reason: str,
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config(**changes)
+    maker.shards()
+    maker.tokenizer()
+    with pytest.raises(LaternaError, match=reason):
+        load(maker.folder)
+
+
+def test_a_missing_shard_is_named(
+    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config()
+    maker.shards()
+    (maker.folder / "pytorch_model-00002-of-00002.bin").unlink()
+    with pytest.raises(LaternaError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
+        load(maker.folder)
