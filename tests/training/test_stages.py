@@ -7,10 +7,13 @@ import pytest
 import torch
 from msgspec.structs import replace
 from rich.console import Console
+from transformers import BitImageProcessorPil, ResNetConfig, ResNetModel
 
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.recipe import LoraSettings, PartSettings, Recipe, StageSettings
+from laterna.model.connectors import build_connector
+from laterna.model.vision import VisionTower
+from laterna.recipe import ConnectorSettings, LoraSettings, PartSettings, Recipe, StageSettings
 from laterna.training.stages import apply_stage, parameter_groups, stage_table
 
 
@@ -99,6 +102,46 @@ def test_last_layers_train_and_those_before_do_not(
     too_many = with_parts(tiny_recipe, language=PartSettings(mode="last-3", lr=1.0))
     with pytest.raises(LaternaError, match="this part has 2 layers"):
         apply_stage(tiny_assistant, too_many, "align")
+
+
+def test_a_frozen_qformer_trains_its_linear_layer_alone(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    settings = ConnectorSettings(
+        kind="qformer", width=64, blocks=2, queries=3, source="read before", frozen_qformer=True
+    )
+    tiny_assistant.connector = build_connector(settings, 24, 32, fresh=False)
+    ours = with_parts(tiny_recipe, connector=PartSettings(mode="full", lr=1e-3))
+    summary = apply_stage(tiny_assistant, ours, "align")
+    assert summary.trained == 64 * 32 + 32
+    (group, biases) = parameter_groups(tiny_assistant, ours.align)
+    assert [tuple(weight.shape) for weight in group["params"] + biases["params"]] == [
+        (32, 64),
+        (32,),
+    ]
+    assert tiny_assistant.connector.training
+    assert not any(module.training for module in tiny_assistant.connector.qformer.modules())  # type: ignore[union-attr]
+
+
+def test_last_layers_of_a_convolutional_tower_are_its_stages(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    config = ResNetConfig(hidden_sizes=[8, 12], depths=[1, 5], embedding_size=6)
+    square = BitImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    tower = VisionTower(ResNetModel(config), square, layer=-1)
+    tiny_assistant.vision = tower
+    ours = with_parts(tiny_recipe, vision=PartSettings(mode="last-1", lr=1e-3))
+    summary = apply_stage(tiny_assistant, ours, "align")
+    first, last = tower.model.encoder.stages
+    assert summary.trained == sum(weight.numel() for weight in last.parameters())
+    assert {module.training for module in last.modules()} == {True}
+    assert {module.training for module in first.modules()} == {False}
+
+
+def test_a_connector_trains_whole(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
+    ours = with_parts(tiny_recipe, connector=PartSettings(mode="last-1", lr=1e-3))
+    with pytest.raises(LaternaError, match=r"connector\.mode = `last-1`: a connector trains whole"):
+        apply_stage(tiny_assistant, ours, "align")
 
 
 def test_adapters_train_beside_frozen_weights_and_are_seeded(tiny_recipe: Recipe) -> None:

@@ -11,6 +11,8 @@ from torch import nn
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, has_lora, train_lora
 from laterna.model.assistant import Assistant
+from laterna.model.connectors import Connector
+from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 
 FROZEN, FULL, LORA, LAST = "frozen", "full", "lora", "last-"
@@ -55,11 +57,12 @@ def apply_stage(assistant: Assistant, recipe: Recipe, name: StageName) -> StageS
                 "learning rate above 0"
             )
         part.requires_grad_(False)
-        part.train(settings.mode != FROZEN)
         if settings.mode == LORA:
             _train_adapters(assistant, part_name, recipe)
         elif settings.mode != FROZEN:
             _train_weights(assistant, part_name, part, settings.mode)
+        # Last, for a part may keep modules whose weights are frozen as they are at inference.
+        part.train(settings.mode != FROZEN)
         trained = sum(weight.numel() for weight in _trained(part))
         count = sum(weight.numel() for weight in part.parameters())
         summaries.append(
@@ -102,16 +105,20 @@ def _train_weights(assistant: Assistant, name: PartName, part: nn.Module, mode: 
 
 
 def _last_layers(name: PartName, part: nn.Module, mode: Mode) -> list[nn.Module]:
-    layers = layers_of(part)
     count = int(mode.removeprefix(LAST))
+    if isinstance(part, VisionTower):
+        return part.last_layers(count)
+    if isinstance(part, Connector):
+        raise LaternaError(f"{name}.mode = `{mode}`: a connector trains whole; use `full`")
+    layers = layers_of(part)
     if count > len(layers):
         raise LaternaError(f"{name}.mode = `{mode}`: this part has {len(layers)} layers")
     return layers[-count:]
 
 
 def layers_of(part: nn.Module) -> list[nn.Module]:
-    """Return a model's layers in order: the modules of its longest list of modules, as the
-    encoders and language models of transformers keep them.
+    """Return a language model's layers in order: the modules of its longest list of modules, as
+    those of transformers keep them.
     """
     lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=len, default=[])
