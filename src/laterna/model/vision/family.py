@@ -40,7 +40,7 @@ class Family(NamedTuple):
     unused: tuple[str, ...] = ()
     """Modules and parameters that no feature depends on, where a model has them."""
     inside: str = ""
-    """Prefix of the encoder's weights in a whole checkpoint, where transformers does not know."""
+    """Prefix of the encoder's weights in a whole checkpoint, if transformers knows it not."""
     cut: bool = True
     """Whether the model can stop before its last block."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from transformers import AutoConfig
 
 from laterna.errors import LaternaError
 from laterna.model.builtin import resolve
-from laterna.model.pretrained import load_weights, read_part
+from laterna.model.pretrained import load_weights, read_part, read_tensors
 from laterna.model.vision.efficientnet import VARIANT, read_efficientnet_lite0
 from laterna.model.vision.families import family_of
+from laterna.model.vision.family import Family
 from laterna.model.vision.tower import VisionTower
 from laterna.recipe import VisionSettings
 
@@ -53,12 +53,23 @@ def _from_files(source: str) -> tuple[Any, Any]:
         lambda: AutoConfig.from_pretrained(source), source=source, what="vision encoder"
     )
     family = family_of(str(config.model_type), source)
-    renamed = {f"^{re.escape(family.inside)}": ""} if family.inside else None
-    model = load_weights(family.model, source, what="vision encoder", key_mapping=renamed)
+    model = _read_model(family, config, source)
     processor = read_part(
         lambda: family.processor.from_pretrained(source), source=source, what="picture processor"
     )
     return model, processor
+
+
+def _read_model(family: Family, config: Any, source: str) -> Any:
+    what = "vision encoder"
+    if not family.inside or not hasattr(config, "vision_config"):
+        return load_weights(family.model, source, what=what)
+    # Read by hand, so that of a whole checkpoint the language model is not even fetched.
+    tensors = read_tensors(source, (family.inside,), what=what)
+    weights = {name.removeprefix(family.inside): tensor for name, tensor in tensors.items()}
+    return load_weights(
+        family.model, source, what=what, weights=weights, config=config.vision_config
+    )
 
 
 def _from_package(settings: VisionSettings) -> tuple[Any, Any]:
