@@ -13,7 +13,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 
-Fit = Literal["pad", "resize"]
+Fit = Literal["pad", "crop", "resize", "anyres"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
 Engine = Literal["ddp", "fsdp"]
 StageName = Literal["align", "instruct"]
@@ -41,8 +41,12 @@ class VisionSettings(Settings):
     image_size: int | None = None
     """Side of the prepared pictures in pixels, for encoders that take any; unset: their own."""
     fit: Fit = "pad"
-    """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), or `resize`
-    without regard to its proportions."""
+    """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), `crop` to
+    its middle (CLIP), `resize` without regard to its proportions, or `anyres`: seen whole and
+    again in tiles (LLaVA-NeXT)."""
+    grids: tuple[tuple[int, int], ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    """Under `anyres`, the grids that a picture may be tiled on, as rows and columns of the
+    encoder's squares; LLaVA-NeXT's five."""
 
 
 class ConnectorSettings(Settings):

@@ -229,13 +229,29 @@ class Pack(Record):
         return sum(sample.length for sample in self.samples)
 
 
+class Tiling(Record):
+    """How AnyRes cuts one picture into the encoder's squares: whole, and on a grid."""
+
+    rows: int
+    columns: int
+    width: int
+    """Of the picture as seen, in pixels: what of the grid is border follows from it."""
+    height: int
+
+    @property
+    def tiles(self) -> int:
+        """Squares in all: the whole view first, then the grid's, row by row."""
+        return 1 + self.rows * self.columns
+
+
 class Batch(Record):
     """Rows ready for the model, right-padded to the longest.
 
     `position_ids_rt` restart at 0 with every sample (and with the padding), which is what keeps
     the samples of a row from attending to each other. `targets_rt` marks the tokens to be
     predicted, `picture_mask_rt` the places that connector outputs fill, in reading order the
-    `pictures`. One of `pixels_bchw` and `features_bnd` is given when there are pictures.
+    `pictures`. One of `pixels_bchw` and `features_bnd` is given when there are pictures; with
+    `tilings`, one a picture, their rows are tiles.
     """
 
     ids: tuple[str, ...]
@@ -244,8 +260,12 @@ class Batch(Record):
     targets_rt: Tensor
     picture_mask_rt: Tensor
     pictures: tuple[str, ...] = ()
+    picture_tokens: tuple[int, ...] = ()
+    """Places of each picture; what its features become is held against it."""
     pixels_bchw: Tensor | None = None
     features_bnd: Tensor | None = None
+    tilings: tuple[Tiling, ...] = ()
+    """How each picture is tiled; empty where every picture is one square."""
 
 
 # --- evaluation: checkpoints become answers and scores --------------------------------------

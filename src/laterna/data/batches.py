@@ -47,6 +47,7 @@ def collate(packs: Sequence[Pack], *, pad_id: int = 0) -> Batch:
         targets_rt=torch.tensor([row.targets for row in rows], dtype=torch.bool),
         picture_mask_rt=torch.tensor([row.picture_mask for row in rows], dtype=torch.bool),
         pictures=tuple(name for sample in samples for name in sample.pictures),
+        picture_tokens=tuple(count for sample in samples for count in sample.picture_tokens),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import structs
 
 from laterna.data.pictures import picture_size
+from laterna.data.pictures.tiling import Grid, best_tiling, tiled_tokens
 from laterna.records import Record, Sample
 
 PictureCounter = Callable[[int, int], int]
@@ -23,6 +24,21 @@ class SameTokens(Record, frozen=True):
         """Return the same number for every size."""
         del width, height  # the encoder brings every picture to its own size
         return self.tokens
+
+
+class TiledTokens(Record, frozen=True):
+    """The counter of AnyRes: the whole view, the tiles' tokens that saw the picture, newlines."""
+
+    grids: tuple[Grid, ...]
+    """Rows and columns of tiles, to choose from."""
+    side: int
+    """Of a tile, in pixels."""
+    map_side: int
+    """Of a tile, in tokens."""
+
+    def __call__(self, width: int, height: int) -> int:
+        """Return the tokens of a picture of that size."""
+        return tiled_tokens(best_tiling(width, height, self.grids, self.side), self.map_side)
 
 
 def count_pictures(sample: Sample, counter: PictureCounter, folder: Path | None) -> Sample:

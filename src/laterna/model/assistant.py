@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from laterna.data.chat import load_template
 from laterna.data.masking import tokenise_text
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.picture_tokens import SameTokens, TiledTokens
 from laterna.data.pictures import PicturePreparer, load_picture
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.generation import Prompt, generate_answers, stream_answer
 from laterna.model.language import has_plain_head, load_language, logits_at
+from laterna.model.tiles import check_counts, join_tiles, map_side
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import PartName, Recipe, StageName
-from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Turn
+from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Tiling, Turn
 
 MAX_NEW_TOKENS = 256
 """Longest answer in tokens, unless told otherwise."""
@@ -63,9 +64,14 @@ class Assistant(nn.Module):
         self.stage: StageName | None = None
 
     @property
-    def picture_tokens(self) -> SameTokens:
+    def picture_tokens(self) -> SameTokens | TiledTokens:
         """Says how many tokens a picture of a width and height takes in the context (m)."""
-        return SameTokens(tokens=self.connector.tokens(self.vision.patches))
+        tokens = self.connector.tokens(self.vision.patches)
+        if not self.prepare.grids:
+            return SameTokens(tokens=tokens)
+        return TiledTokens(
+            grids=self.prepare.grids, side=self.prepare.size, map_side=map_side(tokens)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -86,30 +92,47 @@ class Assistant(nn.Module):
 
         Raises LaternaError when picture places and connector outputs differ in number.
         """
-        tokens_bmd = None
-        if batch.features_bnd is not None:
-            tokens_bmd = self.connector(batch.features_bnd.to(self.device))
-        elif batch.pixels_bchw is not None:
-            tokens_bmd = self.connector(self.vision(batch.pixels_bchw.to(self.device)))
+        features_bnd = batch.features_bnd
+        if features_bnd is None and batch.pixels_bchw is not None:
+            features_bnd = self.vision(batch.pixels_bchw.to(self.device))
+        pictures = [] if features_bnd is None else self.connect(features_bnd, batch.tilings)
+        check_counts(batch, pictures)
         return self.fill_pictures(
-            batch.input_ids_rt, batch.picture_mask_rt, tokens_bmd, names=batch.ids
+            batch.input_ids_rt, batch.picture_mask_rt, pictures, names=batch.ids
         )
+
+    def connect(self, features_bnd: Tensor, tilings: Sequence[Tiling] = ()) -> Sequence[Tensor]:
+        """Return the tokens (m, d) of each picture; with `tilings` the features are of tiles.
+
+        Raises LaternaError when features and tilings differ in number.
+        """
+        tokens_bmd: Tensor = self.connector(features_bnd.to(self.device))
+        if not tilings:
+            return tokens_bmd.unbind()
+        return join_tiles(tokens_bmd, tilings, self.connector.image_newline)
+
+    def see(self, pictures: Sequence[Image.Image]) -> Sequence[Tensor]:
+        """Return the tokens (m, d) of each of the opened pictures."""
+        if not pictures:
+            return []
+        tilings = self.prepare.tilings([picture.size for picture in pictures])
+        return self.connect(self.vision(self.prepare(pictures).to(self.device)), tilings)
 
     def fill_pictures(
         self,
         input_ids_rt: Tensor,
         picture_mask_rt: Tensor,
-        tokens_bmd: Tensor | None,
+        pictures: Sequence[Tensor],
         *,
         names: Sequence[str],
     ) -> Tensor:
-        """Embed the ids and put the pictures' tokens, in reading order, into their places.
+        """Embed the ids and put the pictures' tokens (m, d), in reading order, into their places.
 
         `names` say in the error whose rows they are. Raises LaternaError on a difference between
         the number of places and of tokens, so no picture is ever shifted or left out silently.
         """
         places = int(picture_mask_rt.sum())
-        given = 0 if tokens_bmd is None else tokens_bmd.shape[0] * tokens_bmd.shape[1]
+        given = sum(len(picture) for picture in pictures)
         if places != given:
             raise LaternaError(
                 f"{', '.join(names)}: {places} picture places but {given} picture tokens; "
@@ -119,9 +142,10 @@ class Assistant(nn.Module):
         # Whatever id stands in a picture place lies outside the vocabulary or means nothing.
         ids = input_ids_rt.to(self.device).masked_fill(mask, 0)
         embedded: Tensor = self.language.get_input_embeddings()(ids)
-        if tokens_bmd is None:
+        if not pictures:
             return embedded
-        return embedded.masked_scatter(mask.unsqueeze(-1), tokens_bmd.to(embedded.dtype))
+        tokens = torch.cat(list(pictures)).to(embedded.dtype)
+        return embedded.masked_scatter(mask.unsqueeze(-1), tokens)
 
     def hidden(self, batch: Batch) -> Tensor:
         """Return the decoder's last hidden states (r, t, d).
@@ -180,6 +204,7 @@ class Assistant(nn.Module):
             targets_rt=torch.zeros_like(ids, dtype=torch.bool),
             picture_mask_rt=ids == PICTURE_TOKEN,
             pixels_bchw=self.prepare(pictures) if pictures else None,
+            tilings=self.prepare.tilings([picture.size for picture in pictures]),
         )
         return self._logits_at(batch, torch.ones_like(ids, dtype=torch.bool, device=self.device))
 
@@ -266,17 +291,20 @@ def load_assistant_from(recipe: Recipe) -> Assistant:
     """
     vision = load_vision(recipe.vision)
     language, tokenizer, grown = load_language(recipe.language)
+    prepare = PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         width = int(language.get_input_embeddings().embedding_dim)
-        connector = build_connector(recipe.connector, vision.width, width)
+        connector = build_connector(
+            recipe.connector, vision.width, width, newline=bool(prepare.grids)
+        )
     assistant = Assistant(
         vision,
         connector.eval(),
         language,
         tokenizer=tokenizer,
         template=load_template(recipe.language.template, tokenizer),
-        prepare=PicturePreparer(vision.processor, recipe.vision.fit),
+        prepare=prepare,
     )
     assistant.recipe = recipe
     if grown:

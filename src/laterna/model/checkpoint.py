@@ -153,7 +153,10 @@ def load_checkpoint(folder: str | Path) -> Assistant:
         recipe.language, inside.get("language"), _existing(folder / "tokenizer")
     )
     width = int(language.get_input_embeddings().embedding_dim)
-    connector = build_connector(recipe.connector, vision.width, width, fresh=False)
+    prepare = PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
+    connector = build_connector(
+        recipe.connector, vision.width, width, fresh=False, newline=bool(prepare.grids)
+    )
     _load_weights(connector, _existing(folder / "connector.safetensors"))
     assistant = Assistant(
         vision,
@@ -161,7 +164,7 @@ def load_checkpoint(folder: str | Path) -> Assistant:
         language,
         tokenizer=tokenizer,
         template=template,
-        prepare=PicturePreparer(vision.processor, recipe.vision.fit),
+        prepare=prepare,
     )
     assistant.changed = set(manifest.parts)
     assistant.recipe, assistant.stage = recipe, manifest.stage

@@ -1,12 +1,13 @@
 """Features of a frozen vision encoder, computed once and kept on disk.
 
-Shapes: b pictures of one call · c channels · h, w pixels · n features a picture · d width.
+Shapes: b pictures of one call, or tiles of them · c channels · h, w pixels · n features a picture
+· d width.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,13 +17,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laterna.data.picture_files import PictureFiles
-from laterna.data.pictures import PicturePreparer, load_picture
+from laterna.data.pictures import PicturePreparer, load_picture, picture_size
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.model.vision import VisionTower
+from laterna.records import Tiling
 
-FORMAT = 1
+FORMAT = 2
 PICTURES_A_PASS = 64
+
+
+class CachedPicture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the features of one picture lie in `features.npy`."""
+
+    row: int
+    """The first; a tiled picture has one more for each further tile."""
+    tiling: Tiling | None
+
+    def rows(self) -> range:
+        """Return all rows of the picture."""
+        return range(self.row, self.row + (1 if self.tiling is None else self.tiling.tiles))
 
 
 class FeatureIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,26 +45,35 @@ class FeatureIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     format: int
     encoder: str
     """Digest of the encoder's weights and settings."""
-    rows: dict[str, int]
-    """Row in `features.npy` by the SHA-256 of a picture's bytes."""
+    pictures: dict[str, CachedPicture]
+    """By the SHA-256 of a picture's bytes."""
 
 
 class FeatureStore:
     """The features of a set of pictures, read from a memory-mapped file."""
 
-    def __init__(self, rows: dict[str, int], features: NDArray[np.float32]) -> None:
-        self._rows = rows
+    def __init__(self, pictures: dict[str, CachedPicture], features: NDArray[np.float32]) -> None:
+        self._pictures = pictures
         self._features = features
 
     def get(self, names: Sequence[str]) -> Tensor:
         """Return the features (b, n, d) of pictures by their names in the records.
 
+        Of tiled pictures b counts the tiles, those of each picture in turn.
         Raises LaternaError for a picture that is not in the set.
         """
-        missing = [name for name in names if name not in self._rows]
-        if missing:
-            raise LaternaError(f"{missing[0]}: not among the cached features; clear the cache")
-        return torch.from_numpy(self._features[[self._rows[name] for name in names]])
+        rows = [row for name in names for row in self._picture(name).rows()]
+        return torch.from_numpy(self._features[rows])
+
+    def tilings(self, names: Sequence[str]) -> tuple[Tiling, ...]:
+        """Return how those pictures are tiled, one tiling a picture; nothing where they are not."""
+        found = (self._picture(name).tiling for name in names)
+        return tuple(tiling for tiling in found if tiling is not None)
+
+    def _picture(self, name: str) -> CachedPicture:
+        if name not in self._pictures:
+            raise LaternaError(f"{name}: not among the cached features; clear the cache")
+        return self._pictures[name]
 
 
 def cached_features(
@@ -75,23 +98,28 @@ def cached_features(
     key = hashlib.sha256("\n".join([encoder, *sorted(first_names)]).encode()).hexdigest()[:32]
     target = cache / key
     if not (target / "index.json").is_file():
+        chosen = list(first_names.values())
+        placed = list(_placed(preparer, chosen, pictures))
         index = FeatureIndex(
-            format=FORMAT, encoder=encoder, rows={d: row for row, d in enumerate(first_names)}
+            format=FORMAT, encoder=encoder, pictures=dict(zip(first_names, placed, strict=True))
         )
         with write_atomically(target) as aside:
             aside.mkdir()
-            chosen = list(first_names.values())
-            _compute(tower, preparer, chosen, pictures, aside / "features.npy", progress)
+            rows = placed[-1].rows().stop if placed else 0
+            shape = (rows, tower.patches, tower.width)
+            _compute(tower, preparer, chosen, pictures, aside / "features.npy", shape, progress)
             (aside / "index.json").write_bytes(msgspec.json.encode(index))
     index = _read_index(target)
     features = np.load(target / "features.npy", mmap_mode="r")
-    return FeatureStore({name: index.rows[digest] for name, digest in digests.items()}, features)
+    stored = {name: index.pictures[digest] for name, digest in digests.items()}
+    return FeatureStore(stored, features)
 
 
 def encoder_digest(tower: VisionTower, preparer: PicturePreparer) -> str:
     """Digest all that decides a picture's features: weights, layer, and how it is prepared."""
     digest = hashlib.sha256()
-    settings = (FORMAT, tower.layer, tower.class_token, tower.final_norm, preparer.fit)
+    runs = (tower.layer, tower.class_token, tower.final_norm)
+    settings = (FORMAT, *runs, preparer.fit, preparer.grids)
     digest.update(repr(settings).encode())
     digest.update(tower.model.config.to_json_string().encode())
     digest.update(tower.processor.to_json_string().encode())
@@ -101,6 +129,20 @@ def encoder_digest(tower: VisionTower, preparer: PicturePreparer) -> str:
     return digest.hexdigest()
 
 
+def _placed(
+    preparer: PicturePreparer, names: Sequence[str], pictures: PictureFiles
+) -> Iterator[CachedPicture]:
+    """Give every picture its rows; sizes are read only where tiles depend on them."""
+    row = 0
+    for name in names:
+        tiling = None
+        if preparer.grids:
+            (tiling,) = preparer.tilings([picture_size(pictures.find(name), name)])
+        picture = CachedPicture(row=row, tiling=tiling)
+        row = picture.rows().stop
+        yield picture
+
+
 @torch.no_grad()
 def _compute(
     tower: VisionTower,
@@ -108,16 +150,19 @@ def _compute(
     names: Sequence[str],
     pictures: PictureFiles,
     target: Path,
+    shape: tuple[int, int, int],
     progress: Callable[[int, int], None],
 ) -> None:
+    """Write the features of all pictures to `target`, an array of that shape."""
     device = next(tower.parameters()).device
-    features = np.lib.format.open_memmap(
-        target, mode="w+", dtype=np.float32, shape=(len(names), tower.patches, tower.width)
-    )
+    features = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=shape)
+    row = 0
     for start in range(0, len(names), PICTURES_A_PASS):
         chunk = names[start : start + PICTURES_A_PASS]
         pixels_bchw = preparer([load_picture(pictures.find(name), name) for name in chunk])
-        features[start : start + len(chunk)] = tower(pixels_bchw.to(device)).cpu().numpy()
+        end = row + len(pixels_bchw)
+        features[row:end] = tower(pixels_bchw.to(device)).cpu().numpy()
+        row = end
         progress(start + len(chunk), len(names))
     features.flush()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
 from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.picture_tokens import SameTokens
 from laterna.errors import LaternaError
 from laterna.records import PICTURE_TOKEN, InstructionRecord, Turn
 
@@ -36,7 +37,8 @@ def generate_answers(
     """Answer a batch of prompts greedily; an answer ends at the template's end of turn.
 
     `features_bnd` are the vision features of all the prompts' pictures in order, where they are
-    already known; the pictures themselves are then not looked at and may be left out.
+    already known; the pictures themselves are then not looked at, and may be left out unless
+    they are tiled, when their sizes are needed.
     Raises LaternaError when marks and pictures differ in number.
     """
     if not prompts:
@@ -174,15 +176,14 @@ def _left_padded(
     width = max(len(row) for row in rows)
     ids_rt = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask_rt = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    pictures = [picture for _, pictures in prompts for picture in pictures]
-    tokens_bmd = None
-    if features_bnd is not None:
-        tokens_bmd = assistant.connector(features_bnd.to(assistant.device))
-    elif pictures:
-        pixels_bchw = assistant.prepare(pictures).to(assistant.device)
-        tokens_bmd = assistant.connector(assistant.vision(pixels_bchw))
+    shown = [picture for _, pictures in prompts for picture in pictures]
+    if features_bnd is None:
+        seen = assistant.see(shown)
+    else:
+        tilings = assistant.prepare.tilings([picture.size for picture in shown])
+        seen = assistant.connect(features_bnd, tilings)
     embeds_rtd = assistant.fill_pictures(
-        ids_rt, ids_rt == PICTURE_TOKEN, tokens_bmd, names=["the prompts"]
+        ids_rt, ids_rt == PICTURE_TOKEN, seen, names=["the prompts"]
     )
     return {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt.to(assistant.device)}
 
@@ -192,8 +193,8 @@ def _expanded(
 ) -> list[int]:
     """Tokenise a prompt with places for its pictures; `known`: these may have been left out."""
     ids = tokenise_prompt(turns, assistant.tokenizer, assistant.template)
-    if known:
-        counts = [assistant.picture_tokens()] * ids.count(PICTURE_TOKEN)
-    else:
-        counts = [assistant.picture_tokens(*picture.size) for picture in pictures]
+    counter = assistant.picture_tokens
+    counts = [counter(*picture.size) for picture in pictures]
+    if known and isinstance(counter, SameTokens):
+        counts = [counter.tokens] * ids.count(PICTURE_TOKEN)
     return assistant.expand(ids, counts)

@@ -168,7 +168,11 @@ def fill_pixels(preparer: PicturePreparer, files: PictureFiles) -> Fill:
         if not batch.pictures:
             return batch
         pictures = [opened(name) for name in batch.pictures]
-        return msgspec.structs.replace(batch, pixels_bchw=preparer(pictures))
+        return msgspec.structs.replace(
+            batch,
+            pixels_bchw=preparer(pictures),
+            tilings=preparer.tilings([picture.size for picture in pictures]),
+        )
 
     return fill
 
@@ -179,7 +183,11 @@ def fill_features(store: FeatureStore) -> Fill:
     def fill(batch: Batch) -> Batch:
         if not batch.pictures:
             return batch
-        return msgspec.structs.replace(batch, features_bnd=store.get(batch.pictures))
+        return msgspec.structs.replace(
+            batch,
+            features_bnd=store.get(batch.pictures),
+            tilings=store.tilings(batch.pictures),
+        )
 
     return fill
 

@@ -87,7 +87,8 @@ class Objective(nn.Module):
             shape = (1, tower.patches, tower.width)
             features_bnd = torch.zeros(shape, device=assistant.device)
         zero: Tensor = 0.0 * assistant.connector(features_bnd).float().sum()
-        return zero
+        newline_d = assistant.connector.image_newline
+        return zero if newline_d is None else zero + 0.0 * newline_d.float().sum()
 
 
 def empty_batch() -> Batch:

@@ -26,13 +26,19 @@ CONNECTORS: dict[str, ConnectorKind] = {
 
 
 def build_connector(
-    settings: ConnectorSettings, d_vision: int, d_language: int, *, fresh: bool = True
+    settings: ConnectorSettings,
+    d_vision: int,
+    d_language: int,
+    *,
+    fresh: bool = True,
+    newline: bool = False,
 ) -> Connector:
     """Build the connector that the recipe names, with first weights from torch's generator.
 
     `fresh` takes those that `settings.source` has from there; a checkpoint holds its own, so it
-    needs no source. Raises LaternaError for an unknown kind or a setting that the kind does not
-    use or cannot take.
+    needs no source. `newline` adds the vector that ends the rows of tiled pictures
+    (`vision.fit = "anyres"`). Raises LaternaError for an unknown kind, a setting that the kind
+    does not use or cannot take, and a newline for tokens that are no map.
     """
     if settings.kind not in CONNECTORS:
         known = ", ".join(CONNECTORS)
@@ -49,6 +55,13 @@ def build_connector(
     connector = kind(settings, d_vision, d_language)
     if fresh:
         connector.initialise(settings)
+    if newline:
+        if not connector.is_map:
+            raise LaternaError(
+                f"connector.kind = {settings.kind!r} with vision.fit = 'anyres': its tokens are no "
+                "map of the picture, so tiles cannot be joined; choose another of the two"
+            )
+        connector.add_newline(d_language)
     return connector
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
+import torch
 from torch import nn
 
 from laterna.recipe import ConnectorSettings
@@ -18,6 +19,20 @@ class Connector(nn.Module):
 
     uses: ClassVar[frozenset[str]] = frozenset()
     """The settings, besides `kind`, that mean something to it; others are refused."""
+    is_map: ClassVar[bool] = False
+    """Whether the tokens of a picture are a square map of it in reading order, which is what
+    AnyRes joins."""
+    image_newline: nn.Parameter | None
+    """AnyRes: the vector (d_language) that ends each row of a tiled picture; learned with the
+    connector, and one of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("image_newline", None)
+
+    def add_newline(self, d_language: int) -> None:
+        """Add a newline, drawn from torch's generator as wide as LLaVA-NeXT's."""
+        self.image_newline = nn.Parameter(torch.randn(d_language) / d_language**0.5)
 
     def tokens(self, n: int) -> int:
         """Return how many tokens (m) a picture of `n` features becomes, before running.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from laterna.model.connectors.base import Connector
@@ -10,6 +12,8 @@ from laterna.recipe import ConnectorSettings
 
 class LinearConnector(Connector):
     """One linear layer with bias; 1024 to 4096 has about 4.2 M weights (LLaVA)."""
+
+    is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         super().__init__()

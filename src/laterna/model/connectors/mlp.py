@@ -20,6 +20,7 @@ class MlpConnector(Connector):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"depth"})
+    is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         super().__init__()

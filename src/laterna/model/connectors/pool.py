@@ -38,6 +38,7 @@ class PoolConnector(Connector):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"depth", "merge", "merge_side"})
+    is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         """Raise LaternaError for a side below 2 or an mlp without layers."""

@@ -108,7 +108,7 @@ def _projector(assistant: Assistant) -> list[Layer]:
 
 
 def _config(assistant: Assistant, picture_token: int, rows: int) -> Any:
-    tower, language = assistant.vision, assistant.language
+    tower, language, prepare = assistant.vision, assistant.language, assistant.prepare
     text = language.config.to_dict()
     text["vocab_size"] = rows
     single = len(connector_layers(assistant, FORMAT)) == 1
@@ -116,7 +116,7 @@ def _config(assistant: Assistant, picture_token: int, rows: int) -> Any:
         vision_config=tower.model.config.to_dict(),
         text_config=text,
         image_token_index=picture_token,
-        image_seq_length=assistant.picture_tokens(),
+        image_seq_length=assistant.picture_tokens(prepare.size, prepare.size),
         projector_hidden_act="linear" if single else "gelu",
         multimodal_projector_bias=True,
         vision_feature_layer=tower.layer,

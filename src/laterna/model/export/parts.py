@@ -54,7 +54,7 @@ def connector_layers(assistant: Assistant, format_name: str) -> list[Layer]:
     elif isinstance(connector, MlpConnector):
         layers = list(connector.layers)  # type: ignore[arg-type]
     else:
-        kinds = {kind: name for name, kind in CONNECTORS.items()}
+        kinds: dict[object, str] = {kind: name for name, kind in CONNECTORS.items()}
         kind = kinds.get(type(connector), type(connector).__name__)
         raise LaternaError(
             f"a {kind!r} connector cannot be exported: {format_name} has a perceptron of two "

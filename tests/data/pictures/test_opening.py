@@ -1,4 +1,4 @@
-"""Pictures: the pixels a person sees, squared and normalised as the encoder was trained."""
+"""Pictures: what a person sees in a file, and a name for what is wrong with one."""
 
 from __future__ import annotations
 
@@ -6,31 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
-from skimage import data as skimage_data
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from laterna.data import pictures
 from laterna.data.pictures import (
     MissingPictureError,
-    PicturePreparer,
-    blank,
     check_picture,
     load_picture,
-    pad_to_square,
+    opening,
     picture_size,
 )
 from laterna.errors import LaternaError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
-
-
-def processor_of(side: int) -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-    )
 
 
 def halves(width: int, height: int) -> Image.Image:
@@ -125,73 +112,7 @@ def test_a_bomb_is_refused_before_it_is_opened(
     Image.new("1", (10_001, 1)).save(tmp_path / "long.png")
     with pytest.raises(LaternaError, match=r"long\.png: 10001×1 pixels is too large"):
         read(tmp_path / "long.png")
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 99)
     halves(10, 10).save(tmp_path / "many.png")
     with pytest.raises(LaternaError, match=r"many\.png: 10×10 pixels is too large"):
         read(tmp_path / "many.png")
-
-
-def test_padding_is_centred_and_of_the_mean_colour() -> None:
-    preparer = PicturePreparer(processor_of(8), "pad")
-    assert preparer.mean_colour == (122, 116, 104)
-    square = pad_to_square(halves(8, 3), preparer.mean_colour)
-    assert square.size == (8, 8)
-    rows = np.asarray(square)
-    assert (rows[:2] == preparer.mean_colour).all()
-    assert (rows[5:] == preparer.mean_colour).all()
-    assert (rows[2:5] == np.asarray(halves(8, 3))).all()
-    tall = np.asarray(pad_to_square(halves(2, 7), (1, 2, 3)))
-    assert (tall[:, 2:4] == np.asarray(halves(2, 7))).all()
-
-
-def test_pixels_are_normalised_by_mean_and_deviation() -> None:
-    processor = processor_of(4)
-    preparer = PicturePreparer(processor, "resize")
-    pixels = preparer([halves(4, 4), Image.new("RGB", (9, 5), BLUE)])
-    assert pixels.shape == (2, 3, 4, 4)
-    assert pixels.dtype == torch.float32
-    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
-    red, blue = torch.tensor([1.0, 0, 0]), torch.tensor([0, 0, 1.0])
-    torch.testing.assert_close(pixels[0, :, 0, 0], (red - mean) / std)
-    torch.testing.assert_close(pixels[0, :, 3, 3], (blue - mean) / std)
-    torch.testing.assert_close(pixels[1, :, 2, 2], (blue - mean) / std)
-
-
-def test_nothing_is_cropped() -> None:
-    wide = PicturePreparer(processor_of(8), "resize")([halves(64, 8)])
-    assert wide[0, 0, 4, 0] > 1.5, "the left end, red, must still be there"
-    assert wide[0, 2, 4, 7] > 1.5, "the right end, blue, must still be there"
-
-
-def test_size_is_what_the_processor_itself_would_make() -> None:
-    cropping = CLIPImageProcessorPil(
-        size={"shortest_edge": 16}, crop_size={"height": 12, "width": 12}
-    )
-    assert PicturePreparer(cropping, "pad").size == 12
-    whole = CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False)
-    assert PicturePreparer(whole, "pad").size == 16
-    oblong = CLIPImageProcessorPil(size={"height": 16, "width": 20}, do_center_crop=False)
-    with pytest.raises(LaternaError, match="needs square ones"):
-        PicturePreparer(oblong, "pad")
-
-
-def test_no_pictures_are_no_rows() -> None:
-    assert PicturePreparer(processor_of(8), "pad")([]).shape == (0, 3, 8, 8)
-
-
-def test_blank_is_the_mean_colour_all_over() -> None:
-    preparer = PicturePreparer(processor_of(8), "pad")
-    assert preparer.blank().getcolors() == [(64, (122, 116, 104))]
-    assert preparer([preparer.blank()]).abs().max() < 0.02
-    assert blank((3, 2)).size == (3, 2)
-
-
-def test_padding_agrees_with_transformers_llava_processor() -> None:
-    picture = Image.fromarray(skimage_data.astronaut()[:300])
-    theirs = LlavaImageProcessorPil(
-        do_pad=True, size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}
-    )
-    expected = theirs([picture], return_tensors="pt")["pixel_values"]
-    pixels = PicturePreparer(processor_of(224), "pad")([picture])
-    grey_level = 1 / 255 / min(theirs.image_std)
-    assert (pixels - expected).abs().max() <= grey_level
