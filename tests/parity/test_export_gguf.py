@@ -232,6 +232,8 @@ def test_a_spare_row_is_an_unused_token(tiny_assistant: Assistant, tmp_path: Pat
     [
         ({"class_token": True}, "drops the class token"),
         ({"fit": "resize"}, "vision.fit = 'resize': llama.cpp's LLaVA always pads"),
+        ({"fit": "crop"}, "vision.fit = 'crop': llama.cpp's LLaVA always pads"),
+        ({"fit": "anyres"}, "'anyres' cannot be exported: llama.cpp's LLaVA reads"),
     ],
 )
 def test_pictures_that_the_format_reads_otherwise_are_refused(

@@ -129,7 +129,7 @@ def test_the_layer_and_the_class_token_go_along(
     insist_on_equality(assistant, tmp_path / "out")
 
 
-@pytest.mark.parametrize("fit", ["pad", "resize"])
+@pytest.mark.parametrize("fit", ["pad", "crop", "resize"])
 @pytest.mark.parametrize("size", [(40, 28), (17, 61), (28, 28), (300, 200)])
 def test_the_processor_prepares_pictures_and_chats_as_laterna_does(
     tiny_recipe: Recipe, tmp_path: Path, fit: Any, size: tuple[int, int]
@@ -235,6 +235,12 @@ def test_what_the_format_lacks_is_refused_with_the_reason(
         export_hf(assistant, tmp_path / "out")
     with pytest.raises(LaternaError, match="precision 'q4': this format has f32, f16, bf16"):
         export_hf(tiny_assistant, tmp_path / "out", "q4")
+    tiled = msgspec.structs.replace(tiny_recipe.vision, fit="anyres")
+    with pytest.raises(LaternaError, match="'anyres' cannot be exported: Hugging Face's LLaVA rea"):
+        export_hf(
+            load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=tiled)),
+            tmp_path / "out",
+        )
     tiny_assistant.plain_head = False
     with pytest.raises(LaternaError, match="scales or caps its logits"):
         export_hf(tiny_assistant, tmp_path / "out")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, CLIPImageProcessorPil, LlavaForConditionalGeneration
 
 import laterna
 from laterna.errors import LaternaError
@@ -122,6 +122,11 @@ def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
         turns, chat_template=again.template, tokenize=False, add_generation_prompt=True
     )
     assert rendered == asked
+    cropped = load(folder)
+    assert cropped.prepare.fit == "crop"
+    processor = CLIPImageProcessorPil.from_pretrained(folder)
+    theirs = processor(PICTURE, return_tensors="pt")["pixel_values"]
+    assert torch.equal(cropped.prepare([PICTURE]), theirs)
     vicuna = load(folder, fit="pad", template="vicuna_v1")
     assert vicuna.template.startswith("{#- Vicuna")
 

@@ -168,7 +168,7 @@ def _model(assistant: Assistant, layers: list[Layer], picture_token: int) -> Any
 
 def _processor(assistant: Assistant, tokenizer: Any) -> Any:
     prepare, tower = assistant.prepare, assistant.vision
-    own, fit = prepare.processor, str(prepare.fit)
+    own, fit = prepare.processor, prepare.fit
     square = {"height": prepare.size, "width": prepare.size}
     crops = fit == "crop"
     pictures = LlavaImageProcessorPil(

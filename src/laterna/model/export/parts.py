@@ -70,8 +70,7 @@ def connector_layers(assistant: Assistant, format_name: str) -> list[Layer]:
 
 def insist_on_squares(assistant: Assistant, format_name: str) -> None:
     """Raise LaternaError where pictures are not each one square of features."""
-    fit: str = assistant.prepare.fit
-    if fit == "anyres":
+    if assistant.prepare.fit == "anyres":
         raise LaternaError(
             "vision.fit = 'anyres' cannot be exported: "
             f"{format_name} reads a picture as one square, not as tiles"
