@@ -1,0 +1,106 @@
+"""Two ranks against one: losses, weights and checkpoints are the same whatever the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+import laterna
+from laterna.model.checkpoint import load_checkpoint
+from laterna.recipe import Engine, LoraSettings, PartSettings, Recipe, RunSettings
+from laterna.training.run import train
+from laterna.training.telemetry import read_metrics
+
+DRIVER = """
+import sys
+from pathlib import Path
+import msgspec
+from laterna.recipe import Recipe
+from laterna.training.run import train
+recipe = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Recipe)
+train(recipe, stage="instruct", out=Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def mixed(recipe: Recipe, tmp_path: Path) -> Recipe:
+    """Every part trains, on packs of which many hold no picture, and some steps too few packs."""
+    rows = json.loads((tmp_path / "records.json").read_text())
+    for row in rows[4:]:
+        del row["image"]
+        row["conversations"][0]["value"] = "What colour is it, " + "please " * row["id"] + "?"
+    rows.append(rows[-1] | {"id": "last"})
+    (tmp_path / "records.json").write_text(json.dumps(rows))
+    part = PartSettings(mode="full", lr=2e-3)
+    stage = msgspec.structs.replace(
+        recipe.instruct,
+        vision=part,
+        connector=part,
+        language=part,
+        epochs=2.0,
+        batch_records=4,
+        row_tokens=40,
+        micro_tokens=80,
+    )
+    return msgspec.structs.replace(
+        recipe, instruct=stage, run=RunSettings(save_minutes=0, save_steps=2, keep=9)
+    )
+
+
+def on_two_ranks(recipe: Recipe, out: Path) -> subprocess.Popen[bytes]:
+    """Start a run as `torchrun` starts it, without its launcher, whose import takes seconds."""
+    path = out.with_name(f"{out.name}.recipe.json")
+    path.write_bytes(msgspec.json.encode(recipe))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    script = out.with_name("driver.py")
+    script.write_text(DRIVER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command += ["--master-port", str(port), str(script), str(path), str(out)]
+    source = str(Path(laterna.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment)
+
+
+def losses(folder: Path) -> list[float]:
+    return [step.loss for step in read_metrics(folder / "metrics.jsonl")]
+
+
+def insist_alike(one: Path, other: Path) -> None:
+    assert losses(one) == pytest.approx(losses(other), abs=1e-5)
+    assert sorted(str(path.relative_to(one)) for path in one.rglob("*")) == sorted(
+        str(path.relative_to(other)) for path in other.rglob("*")
+    )
+    first, second = load_checkpoint(one).state_dict(), load_checkpoint(other).state_dict()
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_two_ranks_learn_what_one_learns(
+    mixed: Recipe, tmp_path: Path, engine: Engine, lora: bool
+) -> None:
+    if lora:
+        adapted = PartSettings(mode="lora", lr=5e-3)
+        frozen = PartSettings()
+        stage = msgspec.structs.replace(mixed.instruct, language=adapted, vision=frozen)
+        mixed = msgspec.structs.replace(
+            mixed, instruct=stage, lora=LoraSettings(r=4, alpha=8, dropout=0.0)
+        )
+    alone = train(mixed, stage="instruct", out=tmp_path / "alone")
+    run = msgspec.structs.replace(mixed.run, engine=engine)
+    together = tmp_path / "together"
+    assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=300) == 0
+    insist_alike(together, alone)
