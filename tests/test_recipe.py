@@ -188,3 +188,33 @@ def test_command_line_overrides_make_the_same_struct_as_the_file(small: Path) ->
     rewritten(small, "[instruct]", '[align.language]\nmode = "full"\n[instruct]')
     assert isinstance(command, TunedTrain)
     assert command.settings == load_recipe(small)
+
+
+@pytest.mark.parametrize(
+    ("name", "connector", "batches", "epochs", "rates"),
+    [
+        ("llava-7b", "linear", (128, 32), (1.0, 3.0), (2e-3, 2e-5, 2e-5)),
+        ("llava-1.5-7b", "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-5)),
+        ("llava-1.5-13b", "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-5)),
+        ("llava-1.5-7b-lora", "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-4)),
+    ],
+)
+def test_the_recipes_of_llava_hold_the_published_values(
+    name: str,
+    connector: str,
+    batches: tuple[int, int],
+    epochs: tuple[float, float],
+    rates: tuple[float, float, float],
+) -> None:
+    recipe = load_recipe(name)
+    align, instruct = recipe.align, recipe.instruct
+    assert recipe.connector.kind == connector
+    assert (align.batch_records, instruct.batch_records) == batches
+    assert (align.epochs, instruct.epochs) == epochs
+    assert (align.connector.lr, instruct.connector.lr, instruct.language.lr) == rates
+    assert (align.vision.mode, align.language.mode, instruct.vision.mode) == ("frozen",) * 3
+    assert (recipe.vision.layer, recipe.vision.class_token) == (-2, False)
+    for stage in (align, instruct):
+        assert (stage.warmup, stage.weight_decay, stage.max_tokens) == (0.03, 0.0, 2048)
+    assert instruct.language.mode == ("lora" if "lora" in name else "full")
+    assert (recipe.lora.r, recipe.lora.alpha) == (128, 256)

@@ -89,7 +89,8 @@ class Train(Command, frozen=True, kw_only=True):
     out: Path | None = None
     """Folder for the checkpoints OUT/align and OUT/instruct; left out: runs/NAME."""
     start: Path | None = None
-    """Checkpoint that the first stage trained here starts from; left out: the recipe's parts."""
+    """What the first stage trained here starts from: a checkpoint, or a connector alone as a
+    safetensors file or LLaVA's `mm_projector.bin`; left out: the recipe's parts."""
 
     def settings_to_train(self) -> Recipe:
         """Return the recipe as it is in its file."""

@@ -102,5 +102,5 @@ def test_two_ranks_learn_what_one_learns(
     alone = train(mixed, stage="instruct", out=tmp_path / "alone")
     run = msgspec.structs.replace(mixed.run, engine=engine)
     together = tmp_path / "together"
-    assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=300) == 0
+    assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=900) == 0
     insist_alike(together, alone)

@@ -14,8 +14,8 @@ from laterna.data.chat import load_template
 from laterna.data.preparation import Prepared, prepare
 from laterna.errors import LaternaError
 from laterna.files import flush_tree
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from laterna.model.assistant import Assistant
+from laterna.model.checkpoint import read_manifest, save_checkpoint
 from laterna.model.features import cached_features
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
 from laterna.training.distributed import joined_ranks
@@ -27,6 +27,7 @@ from laterna.training.resume import States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table
+from laterna.training.start import begin
 from laterna.training.telemetry import StageBar, progress_bar, read_metrics, watched
 
 LAST_SHARE = 0.05
@@ -36,10 +37,11 @@ LAST_SHARE = 0.05
 def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = None) -> Path:
     """Train one stage and save the assistant as checkpoint `out`; return `out`.
 
-    `start` is the checkpoint to go on from (stage 1's, for stage 2); without it the stage begins
-    from the recipe's sources and a fresh connector. A stage that was interrupted goes on at its
-    newest saved state, in `<out>.state`; one that is done is not done again. While it trains, its
-    figures by step are in `<out>.metrics.jsonl`; the checkpoint then holds them.
+    `start` is what to go on from: a checkpoint (stage 1's, for stage 2), or a file of a connector's
+    weights; without it the stage begins from the recipe's sources and a fresh connector. A stage
+    that was interrupted goes on at its newest saved state, in `<out>.state`; one that is done is
+    not done again. While it trains, its figures by step are in `<out>.metrics.jsonl`; the
+    checkpoint then holds them.
 
     Raises LaternaError for anything in recipe, data or checkpoint that stops the run, and
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
@@ -73,7 +75,7 @@ def _train(
     console: Console,
 ) -> Learner:
     settings, ranks = recipe.stage(stage), states.ranks
-    assistant = _begin(recipe, start).to(ranks.device)
+    assistant = begin(recipe, start).to(ranks.device)
     with ranks.first_alone():
         prepared = _prepare(assistant, recipe, settings, console)
     with ranks.first_alone():
@@ -163,7 +165,7 @@ def _finish(
 def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | None) -> Assistant:
     """Return an assistant with the weights that all ranks hold shares of; rank 0's is whole."""
     if learner.ranks.first:
-        whole = _begin(recipe, start)
+        whole = begin(recipe, start)
         apply_stage(whole, recipe, stage)
         targets = dict(whole.named_parameters())
     for name, share in learner.weights.items():
@@ -171,19 +173,6 @@ def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | 
         if learner.ranks.first:
             targets[name].data.copy_(weight)
     return whole if learner.ranks.first else learner.objective.assistant
-
-
-def _begin(recipe: Recipe, start: Path | None) -> Assistant:
-    if start is None:
-        return load_assistant_from(recipe)
-    before = read_manifest(start).recipe
-    for name in ("vision", "connector", "language"):
-        if getattr(before, name) != getattr(recipe, name):
-            raise LaternaError(
-                f"{start}: was trained with other [{name}] settings than recipe {recipe.name}; "
-                "give both stages the same"
-            )
-    return load_checkpoint(start)
 
 
 def _insist_served_as_taught(recipe: Recipe, stage: StageName) -> None:

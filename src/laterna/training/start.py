@@ -1,0 +1,71 @@
+"""What a stage starts from: the recipe's parts, a checkpoint, or a connector alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.checkpoint import load_checkpoint, read_manifest
+from laterna.model.exchange.files import tensors_of
+from laterna.recipe import Recipe
+
+PROJECTOR = "mm_projector."
+"""What LLaVA's `mm_projector.bin` has before the names of the connector's weights."""
+
+
+def begin(recipe: Recipe, start: Path | None) -> Assistant:
+    """Return the assistant that a stage starts from.
+
+    `start` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
+    LLaVA's `mm_projector.bin`. Raises LaternaError when it does not fit the recipe.
+    """
+    if start is None:
+        return load_assistant_from(recipe)
+    if start.is_file():
+        assistant = load_assistant_from(recipe)
+        _take_connector(assistant, start)
+        return assistant
+    before = read_manifest(start).recipe
+    for name in ("vision", "connector", "language"):
+        if getattr(before, name) != getattr(recipe, name):
+            raise LaternaError(
+                f"{start}: was trained with other [{name}] settings than recipe {recipe.name}; "
+                "give both stages the same"
+            )
+    return load_checkpoint(start)
+
+
+def _take_connector(assistant: Assistant, path: Path) -> None:
+    found = tensors_of(str(path.parent), [path.name])
+    state = dict(assistant.connector.state_dict())
+    given = _named_as(list(state), found)
+    wrong = [
+        name
+        for name, weight in state.items()
+        if name not in given or given[name].shape != weight.shape
+    ]
+    if wrong or len(given) != len(state):
+        listed = ", ".join(f"{name} {tuple(weight.shape)}" for name, weight in found.items())
+        raise LaternaError(
+            f"{path}: does not fit the recipe's connector, whose weights are "
+            f"{', '.join(f'{name} {tuple(weight.shape)}' for name, weight in state.items())}; "
+            f"found are {listed or 'none'}"
+        )
+    assistant.connector.load_state_dict(given)
+    assistant.changed.add("connector")
+
+
+def _named_as(names: list[str], found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give LLaVA's weights our names: its layers are numbered with the GELUs between them."""
+    theirs = {
+        name.partition(PROJECTOR)[2]: weight for name, weight in found.items() if PROJECTOR in name
+    }
+    if not theirs:
+        return found
+    order = sorted(theirs, key=lambda name: (name.rpartition(".")[0], name.endswith("bias")))
+    return dict(zip(names, (theirs[name] for name in order), strict=False)) | {
+        f"{name} of LLaVA": theirs[name] for name in order[len(names) :]
+    }
