@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from torch import nn
-from transformers import AutoModelForCausalLM, CLIPVisionModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, CLIPVisionModel
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import (
@@ -25,6 +26,7 @@ from laterna.model.adapters import (
     train_lora,
 )
 from laterna.model.assistant import Assistant
+from laterna.model.builtin import BUILTIN
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from laterna.recipe import LoraSettings, PartName, Recipe
 
@@ -209,3 +211,34 @@ def test_the_defaults_are_llava_15s() -> None:
         "dropout": 0.05,
         "targets": (),
     }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs `pip install bitsandbytes`")
+def test_adapters_train_on_a_base_of_four_bits_and_go_on_the_whole_one(
+    tmp_path: Path,
+) -> None:
+    source = BUILTIN["nano-llama"]  # wide enough for blocks of 64 weights
+    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(source, quantization_config=quantised)
+    torch.manual_seed(0)
+    add_lora(model, SMALL)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-2)
+    ids = torch.arange(3, 23)[None]
+    losses = []
+    for _ in range(8):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.5
+    assert all(
+        ".lora_" in name for name, weight in model.named_parameters() if weight.requires_grad
+    )
+    save_lora(model, tmp_path / "adapters")
+    whole = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    before = float(whole(input_ids=ids, labels=ids).loss)
+    load_lora(whole, tmp_path / "adapters")
+    assert float(whole(input_ids=ids, labels=ids).loss) < before - 0.5
