@@ -148,7 +148,7 @@ def test_short_answers_may_be_alike() -> None:
     assert not duplicates.add("Yes, there is a dog.")
 
 
-def test_near_duplicates_grow_past_their_first_tables() -> None:
+def test_many_texts_are_remembered() -> None:
     duplicates = NearDuplicates()
     texts = [" ".join(f"t{n}w{w}" for w in range(22)) for n in range(1500)]
     assert not any(duplicates.add(text) for text in texts)

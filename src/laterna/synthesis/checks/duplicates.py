@@ -3,11 +3,17 @@
 A text's signature is the least value of each of `_HASHES` hash functions over its word triples;
 two signatures agree in about the share of triples that the texts have in common (Jaccard's
 index; Broder 1997). Only texts that agree in a whole band of their signatures are compared.
+
+Signatures lie in a temporary SQLite database, which the operating system removes with the
+process: memory does not grow with the number of texts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sqlite3
+import weakref
 import zlib
 
 import numpy as np
@@ -16,6 +22,18 @@ from numpy.typing import NDArray
 _BANDS, _ROWS = 8, 6
 _HASHES = _BANDS * _ROWS
 _WORD = re.compile(r"\w+")
+_CACHE_KIB = 8192
+"""Pages of the index that are held in memory; the rest is on disk."""
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE signatures (number INTEGER PRIMARY KEY, signature BLOB NOT NULL);
+CREATE TABLE bands (key INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+"""
+_SHARING_A_BAND = f"""
+SELECT DISTINCT number, signature FROM bands JOIN signatures USING (number)
+WHERE key IN ({", ".join("?" * _BANDS)})
+"""
 
 
 class NearDuplicates:
@@ -23,7 +41,7 @@ class NearDuplicates:
 
     `threshold` is the share of word triples in common from which on a text repeats another.
     Texts of fewer than `least_words` words never do: short answers are rightly alike. About
-    300 bytes a remembered text; the same texts in the same order give the same answers.
+    400 bytes of disk a remembered text; the same texts in the same order give the same answers.
     """
 
     def __init__(self, threshold: float = 0.85, least_words: int = 20) -> None:
@@ -32,9 +50,11 @@ class NearDuplicates:
         self._least_words = max(3, least_words)
         self._factors = rng.integers(0, 2**63, size=(_HASHES, 1), dtype=np.uint64) * 2 + 1
         self._shifts = rng.integers(0, 2**63, size=(_HASHES, 1), dtype=np.uint64)
-        self._signatures = np.empty((1024, _HASHES), dtype=np.uint32)
         self._size = 0
-        self._bands = _Slots()
+        # The empty name stands for a private file that is gone when it is closed.
+        self._index = sqlite3.connect("", isolation_level=None)
+        self._index.executescript(f"PRAGMA cache_size = -{_CACHE_KIB};{_SCHEMA}BEGIN;")
+        weakref.finalize(self, self._index.close)
 
     def __len__(self) -> int:
         """Return the number of remembered texts."""
@@ -47,8 +67,8 @@ class NearDuplicates:
             return False
         signature = self._signature(words)
         keys = [_band_key(signature, band) for band in range(_BANDS)]
-        rows = {row for key in keys if (row := self._bands.find(key)) is not None}
-        if any(self._agree(signature, row) for row in sorted(rows)):
+        alike = self._index.execute(_SHARING_A_BAND, keys)
+        if any(self._agree(signature, earlier) for _, earlier in alike):
             return True
         self._remember(signature, keys)
         return False
@@ -61,62 +81,22 @@ class NearDuplicates:
         least: NDArray[np.uint32] = mixed.min(axis=1).astype(np.uint32)
         return least
 
-    def _agree(self, signature: NDArray[np.uint32], row: int) -> bool:
-        share = np.count_nonzero(self._signatures[row] == signature) / _HASHES
-        return bool(share >= self._threshold)
+    def _agree(self, signature: NDArray[np.uint32], earlier: bytes) -> bool:
+        same = np.count_nonzero(np.frombuffer(earlier, dtype=np.uint32) == signature)
+        return bool(same / _HASHES >= self._threshold)
 
     def _remember(self, signature: NDArray[np.uint32], keys: list[int]) -> None:
-        if self._size == len(self._signatures):
-            self._signatures = np.concatenate([self._signatures, np.empty_like(self._signatures)])
-        self._signatures[self._size] = signature
-        for key in keys:
-            self._bands.put(key, self._size)
+        row = (self._size, signature.tobytes())
+        self._index.execute("INSERT INTO signatures VALUES (?, ?)", row)
+        # The first text with a band keeps it: later ones with the same were compared with it.
+        bands = [(key, self._size) for key in keys]
+        self._index.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", bands)
         self._size += 1
 
 
 def _band_key(signature: NDArray[np.uint32], band: int) -> int:
-    """Return a non-zero 64-bit key of one band; equal for equal bands of one number only."""
+    """Return a 64-bit key of one band; equal for equal bands of one number only."""
     part = signature[band * _ROWS : (band + 1) * _ROWS].tobytes()
-    return (zlib.crc32(part) << 32 | zlib.crc32(part[::-1], band + 1)) or 1
-
-
-class _Slots:
-    """Non-zero 64-bit key to row, first one kept: a table of 12 bytes a slot.
-
-    A dictionary of the same would take ten times the memory, and a run has millions of keys.
-    """
-
-    def __init__(self) -> None:
-        self._keys = np.zeros(1 << 14, dtype=np.uint64)
-        self._rows = np.zeros(1 << 14, dtype=np.int32)
-        self._used = 0
-
-    def find(self, key: int) -> int | None:
-        """Return the row of a key, or None."""
-        at = self._slot(key)
-        return int(self._rows[at]) if self._keys[at] else None
-
-    def put(self, key: int, row: int) -> None:
-        """Give a key its row, unless it has one."""
-        if self._used * 3 > len(self._keys) * 2:
-            self._grow()
-        at = self._slot(key)
-        if not self._keys[at]:
-            self._keys[at], self._rows[at] = key, row
-            self._used += 1
-
-    def _slot(self, key: int) -> int:
-        last = len(self._keys) - 1
-        at = (key ^ key >> 29) & last
-        while (there := int(self._keys[at])) and there != key:
-            at = (at + 1) & last
-        return at
-
-    def _grow(self) -> None:
-        taken = np.flatnonzero(self._keys)
-        keys, rows = self._keys[taken], self._rows[taken]
-        self._keys = np.zeros(2 * len(self._keys), dtype=np.uint64)
-        self._rows = np.zeros(len(self._keys), dtype=np.int32)
-        for key, row in zip(keys.tolist(), rows.tolist(), strict=True):
-            at = self._slot(key)
-            self._keys[at], self._rows[at] = key, row
+    return int.from_bytes(
+        hashlib.blake2b(part, digest_size=8, salt=bytes([band])).digest(), signed=True
+    )
