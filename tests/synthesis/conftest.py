@@ -41,7 +41,8 @@ class StubEndpoint:
         command = [sys.executable, str(Path(__file__).with_name("stub_endpoint.py")), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.root = f"http://127.0.0.1:{self.process.stdout.readline().strip()}"
+        self.port = self.process.stdout.readline().strip()
+        self.root = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.root}/v1"
 
     def stats(self) -> dict[str, Any]:

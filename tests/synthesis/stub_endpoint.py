@@ -3,6 +3,7 @@
 It waits, fails a share of calls with 429, 500, silence and cut connections, and answers the rest
 by a digest of what was asked, so that the same request always gets the same reply. It speaks
 just enough of chat completions and of the batch API. Prints its port; `GET /stats` counts.
+Bodies are told apart by their SHA-256.
 Plain asyncio and no framework: it must be far faster than what it measures.
 """
 
@@ -71,6 +72,7 @@ class Stub:
             "paid": sum(self.paid.values()),
             "distinct": len(self.paid),
             "twice": sum(1 for count in self.paid.values() if count > 1),
+            "again": sorted(body for body, count in self.paid.items() if count > 1),
             "failed": self.failed,
             "most_flying": self.most_flying,
             "share": self.share(),
@@ -213,13 +215,16 @@ class Stub:
 
 async def main(options: argparse.Namespace) -> None:
     stub = Stub(options)
-    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0, limit=1 << 24, backlog=1024)
+    server = await asyncio.start_server(
+        stub.serve, "127.0.0.1", options.port, limit=1 << 24, backlog=1024
+    )
     print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--delay", type=float, nargs=2, default=(0.0, 0.0), help="seconds")
     parser.add_argument("--fail", type=float, default=0.0, help="share of calls that fail")
     parser.add_argument("--bad", type=float, default=0.0, help="share of replies to be rejected")
