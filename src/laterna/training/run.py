@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,7 +97,8 @@ def _train(
     )
     steps = train_steps(learner, batches, recipe.run, seed=recipe.seed)
     bar = StageBar(f"stage {stage}", learner.progress.step, total, console)
-    _follow(watched(steps, bar, metrics), learner, states, metrics, recipe.run)
+    lines = metrics if ranks.first else Path(os.devnull)
+    _follow(watched(steps, bar, lines), learner, states, metrics, recipe.run)
     return learner
 
 
