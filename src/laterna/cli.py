@@ -23,6 +23,7 @@ from laterna.commands.check import Check
 from laterna.commands.exporting import Export
 from laterna.commands.importing import Import
 from laterna.commands.inspect import Inspect
+from laterna.commands.prepare import Prepare
 from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
@@ -222,6 +223,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "synthesize": Synthesize,
     "check": Check,
     "inspect": Inspect,
+    "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,
     "lab": Lab,

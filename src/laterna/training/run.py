@@ -11,8 +11,7 @@ import rich
 import torch
 from rich.console import Console
 
-from laterna.data.chat import load_template
-from laterna.data.preparation import Prepared, prepare
+from laterna.data.preparation import Prepared
 from laterna.errors import LaternaError
 from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
@@ -24,6 +23,7 @@ from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_p
 from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
 from laterna.training.loop import StepFigures, train_steps
+from laterna.training.ready import prepare_stage
 from laterna.training.resume import States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
@@ -78,7 +78,7 @@ def _train(
     settings, ranks = recipe.stage(stage), states.ranks
     assistant = begin(recipe, start).to(ranks.device)
     with ranks.first_alone():
-        prepared = _prepare(assistant, recipe, settings, console)
+        prepared = prepare_stage(assistant, recipe, stage, console)
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
     console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
@@ -184,29 +184,6 @@ def _insist_served_as_taught(recipe: Recipe, stage: StageName) -> None:
             f"instruct.template = {taught!r} but language.template = {served!r}: the assistant "
             "would be served with another template than it was taught; make them equal"
         )
-
-
-def _prepare(
-    assistant: Assistant, recipe: Recipe, settings: StageSettings, console: Console
-) -> Prepared:
-    with progress_bar(console) as bar:
-        task = bar.add_task("records", total=None, figures="")
-        prepared = prepare(
-            settings.mixture(),
-            assistant.tokenizer,
-            template=load_template(settings.template, assistant.tokenizer),
-            picture_tokens=assistant.picture_tokens,
-            max_tokens=settings.max_tokens,
-            folder=Path(recipe.prepared),
-            seed=recipe.seed,
-            progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
-        )
-        bar.remove_task(task)
-    names = ", ".join(source.data for source in settings.mixture())
-    console.print(f"{names}: {len(prepared.samples):,} records prepared", soft_wrap=True)
-    for reason, number in prepared.dropped.items():
-        console.print(f"  dropped {number:,}: {reason}", soft_wrap=True)
-    return prepared
 
 
 def _pictures(

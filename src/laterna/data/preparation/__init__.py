@@ -1,7 +1,7 @@
 """Sources become samples that lie ready on disk: tokenised, masked, checked, counted.
 
 `checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
-(the files) · `samples` (the files as a sequence of samples) · `plan` (what training makes of it).
+(the files) · `samples` (the files as a sequence of samples).
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Prepared(Record, frozen=True):
     """Lie on disk: each is made when it is asked for."""
     lengths: NDArray[np.int64]
     """Tokens of each sample, pictures expanded."""
+    learned: NDArray[np.int64]
+    """Tokens of each sample that are learned."""
     pictures: PictureFiles
     """Finds the samples' pictures."""
     dropped: dict[str, int]
@@ -100,6 +102,7 @@ def prepare(
     return Prepared(
         samples=MappedSamples(sets, rows, picture_tokens),
         lengths=np.concatenate(lengths)[rows],
+        learned=np.concatenate([one.learned() for columns in sets for one in columns])[rows],
         pictures=MixedPictures(pictures) if len(pictures) > 1 else pictures[0],
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},

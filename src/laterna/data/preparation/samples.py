@@ -54,6 +54,11 @@ class Columns:
         lengths[_sums(counts < 0, ends) > 0] = -1
         return lengths
 
+    def learned(self) -> NDArray[np.int64]:
+        """Return how many tokens of every row are learned."""
+        runs = self.targets.values.reshape(-1, 2)
+        return _sums(runs[:, 1] - runs[:, 0], self.targets.ends // 2)
+
 
 def _sums(values: NDArray[np.generic], ends: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the sum of the values of each list."""

@@ -1,0 +1,45 @@
+"""`laterna prepare`: a recipe's records become samples that lie ready on disk."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tyro.conf import Positional
+
+from laterna.commands.base import Command
+from laterna.recipe import StageName, load_recipe
+
+
+class Prepare(Command, frozen=True, kw_only=True):
+    """Tokenise, mask, check and count a recipe's records, and plan its steps.
+
+    Training does it too; done before, it needs no accelerator, and says what is dropped and why.
+    Killed and run again, it goes on where it was.
+    """
+
+    recipe: Positional[str]
+    """TOML file, or name of a shipped recipe."""
+    stage: Literal["align", "instruct", "both"] = "both"
+    """Whose records to prepare."""
+    workers: int = 0
+    """Processes that do it; 0: as many as there are cores."""
+
+    def run(self) -> str:
+        """Call `laterna.training.ready`."""
+        from rich.console import Console
+
+        from laterna.model.assistant import load_assistant_from
+        from laterna.training.ready import plan_stage, plan_table, prepare_stage
+
+        recipe = load_recipe(self.recipe)
+        assistant = load_assistant_from(recipe)
+        console = Console()
+        stages: tuple[StageName, ...] = ("align", "instruct")
+        records = 0
+        for stage in stages:
+            if self.stage in (stage, "both"):
+                prepared = prepare_stage(assistant, recipe, stage, console, workers=self.workers)
+                plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
+                console.print(plan_table(stage, prepared, plan))
+                records += len(prepared.samples)
+        return f"prepared {records:,} records; made {recipe.prepared}"

@@ -1,0 +1,112 @@
+"""A stage's records made ready: prepared by the assistant's tokenizer, and planned into rows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from laterna.data.chat import load_template
+from laterna.data.packing import fit_batches, fit_rows
+from laterna.data.preparation import Prepared, prepare
+from laterna.model.assistant import Assistant
+from laterna.recipe import Recipe, StageName, StageSettings
+from laterna.records import Record
+from laterna.training.feed import count_steps, step_records
+from laterna.training.telemetry import progress_bar
+
+
+class Plan(Record, frozen=True):
+    """What a stage makes of its records."""
+
+    steps: int
+    records: int
+    """Drawn over all epochs."""
+    rows: int
+    batches: int
+    """Forward passes."""
+    tokens: int
+    computed: int
+    """Tokens with the padding to the longest row of each forward pass."""
+
+
+def prepare_stage(
+    assistant: Assistant, recipe: Recipe, stage: StageName, console: Console, *, workers: int = 0
+) -> Prepared:
+    """Prepare a stage's records, or find them prepared, and say what was dropped and why.
+
+    Raises LaternaError as `prepare` does.
+    """
+    settings = recipe.stage(stage)
+    begun = time.perf_counter()
+    with progress_bar(console) as bar:
+        task = bar.add_task("records", total=None, figures="")
+        prepared = prepare(
+            settings.mixture(),
+            assistant.tokenizer,
+            template=load_template(settings.template, assistant.tokenizer),
+            picture_tokens=assistant.picture_tokens,
+            max_tokens=settings.max_tokens,
+            folder=Path(recipe.prepared),
+            seed=recipe.seed,
+            workers=workers,
+            progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
+        )
+        bar.remove_task(task)
+    names = ", ".join(source.data for source in settings.mixture())
+    seconds = time.perf_counter() - begun
+    said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"
+    console.print(said, soft_wrap=True)
+    for reason, number in prepared.dropped.items():
+        example = prepared.examples[reason]
+        console.print(f"  dropped {number:,}: {reason} ({example})", soft_wrap=True, markup=False)
+    return prepared
+
+
+def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Plan:
+    """Plan every step of a stage from the lengths alone, as training will."""
+    lengths = prepared.lengths
+    steps = count_steps(len(lengths), settings)
+    records = rows = batches = tokens = computed = 0
+    for step in range(steps):
+        chosen = lengths[step_records(len(lengths), settings, seed=seed, step=step)].tolist()
+        packed = [
+            sum(chosen[place] for place in row) for row in fit_rows(chosen, settings.row_tokens)
+        ]
+        passes = fit_batches(packed, settings.micro_tokens)
+        records += len(chosen)
+        rows += len(packed)
+        batches += len(passes)
+        tokens += sum(packed)
+        computed += sum(len(one) * max(packed[place] for place in one) for one in passes)
+    return Plan(
+        steps=steps, records=records, rows=rows, batches=batches, tokens=tokens, computed=computed
+    )
+
+
+def plan_table(stage: StageName, prepared: Prepared, plan: Plan) -> Table:
+    """Return what a stage's records hold and how they are planned, for people."""
+    lengths = prepared.lengths
+    table = Table("", "number", title=f"stage {stage}", title_justify="left")
+    table.columns[1].justify = "right"
+    middle, most = np.percentile(lengths, [50, 99])
+    padding = 1 - plan.tokens / plan.computed
+    for name, value in (
+        ("records of an epoch", f"{len(lengths):,}"),
+        ("tokens, pictures expanded", f"{int(lengths.sum()):,}"),
+        ("of them learned", f"{int(prepared.learned.sum()):,}"),
+        (
+            "tokens of a record: half, 99 %, all at most",
+            f"{middle:,.0f}, {most:,.0f}, {lengths.max():,}",
+        ),
+        ("steps", f"{plan.steps:,}"),
+        ("records, over all epochs", f"{plan.records:,}"),
+        ("rows", f"{plan.rows:,}"),
+        ("forward passes", f"{plan.batches:,}"),
+        ("tokens that are padding", f"{padding:.1%}"),
+    ):
+        table.add_row(name, value)
+    return table
