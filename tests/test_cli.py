@@ -216,6 +216,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "synthesize",
         "check",
         "inspect",
+        "prepare",
         "train",
         "evaluate",
         "lab",
