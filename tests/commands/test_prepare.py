@@ -78,7 +78,7 @@ def test_the_plan_is_what_training_feeds(
     )
     plan = plan_stage(prepared, recipe.instruct, seed=7)
     steps = list(feed(prepared.samples, recipe.instruct, seed=7, fill=lambda batch: batch))
-    batches = [batch for step in steps for batch in step]
+    batches = [batch for step in steps for batch in step.batches]
     assert (plan.steps, plan.batches) == (len(steps), len(batches))
     assert plan.rows == sum(len(batch.input_ids_rt) for batch in batches)
     assert plan.rows < plan.records == sum(len(batch.ids) for batch in batches) == 18

@@ -231,3 +231,21 @@ def test_bad_templates_are_said(tokenizers: Tokenizers) -> None:
         load_template("own", bare)
     with pytest.raises(UnusableError, match="which this tokenizer lacks"):
         render(TURNS, bare, load_template("vicuna_v1", bare))
+
+
+LAST_THOUGHT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def test_a_thought_before_the_last_answer_alone_is_learned_with_it(tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["byte_level"]
+    rendered = render(TURNS, tokenizer, LAST_THOUGHT)
+    assert learned(rendered) == ["A cup.<|im_end|>", "<think>\n\n</think>\n\nYes.<|im_end|>"]
+    words = [Turn(role=t.role, text=t.text.replace("<image>", ""), loss=t.loss) for t in TURNS]
+    record = InstructionRecord(id="r1", pictures=(), turns=tuple(words))
+    (sample,) = check_records([record], tokenizer, LAST_THOUGHT)
+    assert isinstance(sample, Sample)

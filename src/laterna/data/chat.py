@@ -110,23 +110,36 @@ def render(
         end + _end_of_turn(text[end:], chat, marked[: index + 1], last=index + 1 == len(turns))
         for index, (_, end) in zip(learned, answers, strict=True)
     ]
-    lead = _lead(text[: answers[0][0]], chat, turns[: learned[0]])
-    starts = [start - len(lead) if text[:start].endswith(lead) else start for start, _ in answers]
+    starts = _starts(text, answers, chat, turns[: learned[0]])
     return Rendered(text=text, spans=tuple(zip(starts, ends, strict=True)))
 
 
-def _lead(before: str, chat: _Chat, turns: Sequence[Turn]) -> str:
-    """Return what the template writes between its opening of an assistant's turn and the answer.
+def _starts(
+    text: str, answers: Sequence[tuple[int, int]], chat: _Chat, turns: Sequence[Turn]
+) -> list[int]:
+    """Return where each answer begins to be learned: where the template's opening of its turn ends.
 
     At serving the prompt ends at that opening, so the model has to write the rest, most often one
-    space, itself: it is learned with the answer. A template that knows no such opening says
-    nothing by leaving it out, so of that only white space counts. `before` is the text up to the
-    first answer, `turns` are those before it.
+    space, itself: it is learned with the answer. A template may write more before some answers
+    than before others, such as an empty thought before the last alone. One that knows no such
+    opening says nothing by leaving it out, so of that only white space counts. `turns` are those
+    before the first answer.
     """
-    prompt = chat.text(turns, prompt=True) if turns else before
-    lead = before[len(prompt) :] if before.startswith(prompt) else ""
-    opens = bool(lead.strip()) and prompt != chat.text(turns, prompt=False)
-    return lead if opens or not lead.strip() else ""
+    first = answers[0][0]
+    prompt = chat.text(turns, prompt=True) if turns else text[:first]
+    if not text[:first].startswith(prompt):
+        return [start for start, _ in answers]
+    lead, closed = text[len(prompt) : first], chat.text(turns, prompt=False) if turns else ""
+    opening = prompt[len(closed) :] if prompt.startswith(closed) and turns else ""
+    if not opening:
+        lead = "" if lead.strip() else lead
+        return [start - len(lead) if text[:start].endswith(lead) else start for start, _ in answers]
+    starts, before = [], 0
+    for start, end in answers:
+        opened = text.rfind(opening, before, start)
+        starts.append(start if opened < 0 else opened + len(opening))
+        before = end
+    return starts
 
 
 def _end_of_turn(after: str, chat: _Chat, marked: Sequence[Turn], *, last: bool) -> int:

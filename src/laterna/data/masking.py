@@ -182,16 +182,19 @@ def _check_pictures_kept(ids: list[int], pictures: int) -> None:
 def _start_with(rendered: Rendered, answers: list[str]) -> bool:
     """Say whether the spans are one an answer, each its answer behind what opens them all.
 
-    A template may open an answer with words of its own, an empty thought say, which are learned
-    with it; they must be the same before every answer that has them.
+    A template may open answers with words of its own, an empty thought say, which are learned
+    with them; they must be the same before every answer that has them.
     """
     if not answers or len(rendered.spans) != len(answers):
         return len(rendered.spans) == len(answers)
     texts = [rendered.text[start:end].lstrip() for start, end in rendered.spans]
     pairs = list(zip(texts, (answer.strip() for answer in answers), strict=True))
-    first, answer = pairs[0]
-    places = (at for at in range(len(first) + 1) if first.startswith(answer, at))
-    leads = {first[:at].rstrip() for at in places}
+    leads = {
+        text[:at].rstrip()
+        for text, answer in pairs
+        for at in range(len(text) + 1)
+        if text.startswith(answer, at)
+    }
     return any(
         all(text.removeprefix(lead).lstrip().startswith(answer) for text, answer in pairs)
         for lead in leads
