@@ -1,0 +1,117 @@
+"""How fast records are prepared, beside a per-record path that works as LLaVA's does.
+
+    python benchmarks/preparation.py --tokenizer FOLDER [--records N] [--workers N]
+
+With one worker everything runs in this process and its CPU time is measured, which other programs
+on the machine disturb less; with several it is the clock.
+
+Both read the same made-up two-turn records with the same tokenizer in the same run. The baseline is
+a re-implementation of the idea of LLaVA's `preprocess_v1`: a chat built as a string, tokenised
+whole and again turn by turn to count what is masked, in torch tensors. It checks nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import msgspec
+import torch
+from transformers import AutoTokenizer
+
+from laterna.data.chat import load_template
+from laterna.data.picture_tokens import SameTokens
+from laterna.data.preparation import prepare
+from laterna.recipe import SourceSettings
+
+WORDS = """a the picture shows two cats sitting on wooden table beside red bottle and small dog
+there is no banana left of cup man riding bicycle down street while woman holds umbrella
+near building
+""".split()
+SYSTEM = "A chat between a curious user and an artificial intelligence assistant. "
+
+
+def rows(count: int, words: int) -> list[dict[str, object]]:
+    """Make LLaVA rows of one question and one answer."""
+    draw = random.Random(0)
+    made = []
+    for number in range(count):
+        ask = "<image>\nWhat is " + " ".join(draw.choices(WORDS, k=8)) + "?"
+        said = " ".join(draw.choices(WORDS, k=words)).capitalize() + "."
+        spoken = [{"from": "human", "value": ask}, {"from": "gpt", "value": said}]
+        made.append({"id": number, "image": "a.jpg", "conversations": spoken})
+    return made
+
+
+def ids_with_picture(text: str, tokenizer: object) -> list[int]:
+    """Tokenise what stands before and after the picture, and put its id between."""
+    first, *rest = [tokenizer(piece).input_ids for piece in text.split("<image>")]
+    for piece in rest:
+        first = [*first, -200, *piece]
+    return first
+
+
+def per_record(row: dict[str, object], tokenizer: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokenise and mask one record by counting the tokens of its pieces."""
+    question, answer = (turn["value"] for turn in row["conversations"])
+    opening = f"{SYSTEM}USER: {question} ASSISTANT: "
+    ids = torch.tensor(ids_with_picture(opening + answer + "</s>", tokenizer))
+    labels = ids.clone()
+    whole = len(ids_with_picture(opening + answer, tokenizer))
+    asked = len(ids_with_picture(opening, tokenizer)) - 2
+    labels[: 1 + asked] = -100
+    labels[1 + whole :] = -100
+    return ids, labels
+
+
+def main() -> None:
+    """Measure both, and print records a second."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--records", type=int, default=40_000)
+    parser.add_argument("--words", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
+    made = rows(given.records, given.words)
+    sample = made[: min(1000, given.records)]
+    for row in sample[:200]:
+        per_record(row, tokenizer)
+    before = os.getloadavg()[0]
+    clock = time.process_time if given.workers == 1 else time.perf_counter
+    begun = clock()
+    for row in sample:
+        per_record(row, tokenizer)
+    baseline = len(sample) / (clock() - begun)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.json")
+        path.write_bytes(msgspec.json.encode(made))
+        times = [(clock(), 0)]
+        prepared = prepare(
+            [SourceSettings(data=str(path))],
+            tokenizer,
+            template=load_template("own", tokenizer),
+            picture_tokens=SameTokens(tokens=576),
+            max_tokens=2048,
+            folder=Path(folder, "prepared"),
+            workers=given.workers,
+            progress=lambda _, done: times.append((clock(), done)),
+        )
+        (first, some), (last, all_) = times[1], times[-1]
+        rate = (all_ - some) / (last - first)  # the first part holds the start of the processes
+        tokens = prepared.lengths.mean() - 576 + 1
+    print(f"{given.records:,} records of {tokens:.0f} tokens without the picture's; load {before}")
+    print("seconds of", "CPU" if given.workers == 1 else "the clock")
+    print(f"per record, one process: {baseline:,.0f} a second")
+    print(f"laterna prepare, {given.workers} processes after the first part: {rate:,.0f} a second")
+    print(f"ratio: {rate / baseline:.2f}")
+
+
+if __name__ == "__main__":
+    main()
