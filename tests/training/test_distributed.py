@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,7 @@ from laterna.training.telemetry import read_metrics
 
 DRIVER = """
 import sys
+import time
 from pathlib import Path
 import msgspec
 from laterna.recipe import Recipe
@@ -104,3 +106,22 @@ def test_two_ranks_learn_what_one_learns(
     together = tmp_path / "together"
     assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=900) == 0
     insist_alike(together, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_a_state_of_two_ranks_goes_on_in_one(
+    mixed: Recipe, tmp_path: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = train(mixed, stage="instruct", out=tmp_path / "alone")
+    run = msgspec.structs.replace(mixed.run, engine=engine)
+    out = tmp_path / "out"
+    process = on_two_ranks(msgspec.structs.replace(mixed, run=run), out)
+    while not list(tmp_path.glob("out.state/*/step-00000002")) and process.poll() is None:
+        time.sleep(0.001)
+    process.terminate()
+    assert process.wait(timeout=900) != 0
+    capsys.readouterr()
+    train(mixed, stage="instruct", out=out)
+    assert "going on after step" in capsys.readouterr().out
+    insist_alike(out, alone)

@@ -30,6 +30,9 @@ def shard(objective: Objective) -> nn.Module:
     whole: set[nn.Parameter] = set()
     if not any(weight.requires_grad for weight in assistant.vision.parameters()):
         whole = set(assistant.vision.parameters())
+    # Text alone would give the first layer inputs without a gradient where embeddings are frozen:
+    # its gradients would then be added up later than on a rank that has pictures.
+    assistant.language.enable_input_require_grads()
     for layer in layers_of(assistant.language):
         fully_shard(layer, ignored_params=whole)
     fully_shard(objective, ignored_params=whole)
