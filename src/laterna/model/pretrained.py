@@ -35,6 +35,17 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
         ) from error
 
 
+def no_config(source: str, what: str, error: Exception) -> LaternaError:
+    """Return the error for a configuration that cannot be had."""
+    reason = " ".join(str(error).split())[:200]
+    kind = "folder" if Path(source).is_dir() else "source"
+    return LaternaError(
+        f"{source}: cannot read the configuration of the {what} from this {kind}: {reason}. "
+        "Planning needs its config.json and no weights: fetch that file (`hf download OWNER/NAME "
+        "config.json --local-dir DIR`) and name DIR as the source"
+    )
+
+
 def load_weights(
     model_class: Any,
     source: str,

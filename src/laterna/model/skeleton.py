@@ -1,0 +1,71 @@
+"""An assistant's three parts from their configurations alone: shapes, and no weights.
+
+They lie on torch's meta device, so those of a model of any size are there at once and take no
+memory. A folder that holds nothing but `config.json` is enough.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from laterna.model.builtin import resolve
+from laterna.model.connectors import Connector, build_connector
+from laterna.model.packaged import gguf_file
+from laterna.model.pretrained import no_config, quiet_transformers
+from laterna.model.vision import VisionTower
+from laterna.model.vision.loading import blank_vision
+from laterna.recipe import LanguageSettings, PartName, Recipe
+
+
+class Skeleton:
+    """Vision tower, connector and language model on the meta device.
+
+    It can be given to `training.stages.apply_stage` in an assistant's place.
+    """
+
+    def __init__(self, vision: VisionTower, connector: Connector, language: Any) -> None:
+        self.vision = vision
+        self.connector = connector
+        self.language = language
+        self.changed: set[PartName] = set()
+
+    def parts(self) -> dict[PartName, nn.Module]:
+        """Return the three parts by the names that recipes give them."""
+        return {"vision": self.vision, "connector": self.connector, "language": self.language}
+
+    def adaptable(self) -> dict[PartName, nn.Module]:
+        """Return the modules that may carry adapters, by part."""
+        return {"vision": self.vision.model, "language": self.language}
+
+
+def build_skeleton(recipe: Recipe) -> Skeleton:
+    """Build the parts that a recipe names, reading configurations and nothing else.
+
+    The embedding has the rows that its configuration says: a tokenizer with more tokens, for
+    which loading would grow it, is not read. Raises LaternaError when a configuration is missing
+    or of a kind that is not supported.
+    """
+    with torch.device("meta"):
+        vision = blank_vision(recipe.vision)
+        language = _blank_language(recipe.language)
+        width = int(language.get_input_embeddings().embedding_dim)
+        connector = build_connector(recipe.connector, vision.width, width, fresh=False)
+    return Skeleton(vision, connector.eval(), language)
+
+
+def _blank_language(settings: LanguageSettings) -> Any:
+    source = resolve(settings.source)
+    packed = gguf_file(source)
+    where, options = source, {}
+    if packed:
+        where, options = str(packed.parent), {"gguf_file": packed.name}
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(where, **options)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise no_config(source, "language model", error) from error

@@ -1,0 +1,105 @@
+"""Fused attention on the meta device: what it keeps and what it costs, without computing it.
+
+torch has fused kernels for real devices alone; on meta its attention falls apart into matrices
+of scores, which no device that we plan for holds in memory. This operator keeps what the fused
+kernels keep: queries, keys, values, output, a sum a query, and the mask as numbers.
+
+Shapes: r rows · h heads · t, u tokens asking and asked · d width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+from transformers import AttentionInterface
+
+IMPLEMENTATION = "laterna_rehearsal"
+"""Its name among transformers' attention implementations."""
+
+
+def rehearse_attention(model: Any) -> None:
+    """Let a Hugging Face model on the meta device use the stand-in wherever it attends."""
+    AttentionInterface.register(IMPLEMENTATION, _attend)
+    model.set_attn_implementation(IMPLEMENTATION)
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """Attend as transformers' `sdpa` does: (r, h, t, d) to (r, t, h, d)."""
+    shared = query.shape[1] // key.shape[1]
+    if mask is not None and shared > 1:  # no fused kernel takes both shared keys and a mask
+        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+    numbers = None if mask is None else torch.empty_like(mask, dtype=query.dtype)
+    output_rhtd, _sums = attention(query, key, value, numbers)
+    return output_rhtd.transpose(1, 2).contiguous(), None
+
+
+@torch.library.custom_op("laterna::attention", mutates_args=())
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return what fused attention returns: its output (r, h, t, d) and a sum a query (r, h, t)."""
+    raise NotImplementedError("attention is rehearsed on the meta device alone")
+
+
+@attention.register_fake
+def _shapes(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    del key, mask
+    sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    # Laid out as (r, t, h, d), like the fused kernels' outputs: transposing it copies nothing.
+    rows, heads, tokens, _ = query.shape
+    output = query.new_empty(rows, tokens, heads, value.shape[-1]).transpose(1, 2)
+    return output, sums
+
+
+@torch.library.custom_op("laterna::attention_backward", mutates_args=())
+def attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value."""
+    raise NotImplementedError("attention is rehearsed on the meta device alone")
+
+
+@attention_backward.register_fake
+def _gradient_shapes(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    del grad
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _keep(context: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    context.save_for_backward(*inputs, *output)
+
+
+def _backward(context: Any, grad: Tensor, _grad_of_sums: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, *_kept = context.saved_tensors
+    return (*attention_backward(grad, query, key, value), None)
+
+
+attention.register_autograd(_backward, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.laterna.attention)
+def _flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Count scores and mixing over all pairs: what a causal kernel skips is counted too."""
+    rows, heads, asking, width = query
+    return int(2 * rows * heads * asking * key[2] * (width + value[3]))
+
+
+@register_flop_formula(torch.ops.laterna.attention_backward)
+def _backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Count the four products of the backward pass; scores made once more are not counted."""
+    del grad
+    rows, heads, asking, width = query
+    return int(4 * rows * heads * asking * key[2] * (width + value[3]))
+
+
+ATTENTION_OPS = (torch.ops.laterna.attention, torch.ops.laterna.attention_backward)
+"""The operators whose FLOPs grow quadratically with the tokens."""
