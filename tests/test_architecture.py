@@ -26,6 +26,7 @@ PATH_ORDER = [
     "serving",
     "report",
     "lab",
+    "planner",
     "world",
     "demo",
     "commands",

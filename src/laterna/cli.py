@@ -23,6 +23,7 @@ from laterna.commands.check import Check
 from laterna.commands.exporting import Export
 from laterna.commands.importing import Import
 from laterna.commands.inspect import Inspect
+from laterna.commands.plan import Plan, TunedPlan
 from laterna.commands.prepare import Prepare
 from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
@@ -224,6 +225,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "check": Check,
     "inspect": Inspect,
     "prepare": Prepare,
+    "plan": Plan,
     "train": Train,
     "evaluate": Evaluate,
     "lab": Lab,
@@ -231,23 +233,27 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "import": Import,
     "export": Export,
 }
+TUNED: dict[str, type[TunedPlan] | type[TunedTrain]] = {"plan": TunedPlan, "train": TunedTrain}
+"""Commands whose recipe's settings may be changed behind it."""
 
 
 def parse(args: Sequence[str]) -> Command:
     """Read a command line; help and wrong usage print and raise SystemExit.
 
-    `train RECIPE` is read over the recipe's own values, so that each is a default to override.
+    `train RECIPE` and `plan RECIPE` are read over the recipe's own values, so that each is a
+    default to override.
     """
     config = (PositionalMetavarFromFieldName, DisallowNone)
-    if len(args) > 1 and args[0] == "train" and not args[1].startswith("-"):
-        source, overrides = args[1], args[2:]
-        return tyro.cli(
-            TunedTrain,
-            prog=f"laterna train {source}",
-            default=TunedTrain(recipe=source, settings=load_recipe(source)),
-            args=overrides,
+    if len(args) > 1 and args[0] in TUNED and not args[1].startswith("-"):
+        tuned, source = TUNED[args[0]], args[1]
+        told: Command = tyro.cli(
+            tuned,
+            prog=f"laterna {args[0]} {source}",
+            default=tuned(recipe=source, settings=load_recipe(source)),
+            args=args[2:],
             config=config,
         )
+        return told
     command: Command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="laterna", description=DESCRIPTION, args=args, config=config
     )

@@ -27,7 +27,7 @@ def rehearse_attention(model: Any) -> None:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does: (r, h, t, d) to (r, t, h, d)."""
     shared = query.shape[1] // key.shape[1]
@@ -74,12 +74,12 @@ def _gradient_shapes(
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _keep(context: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    context.save_for_backward(*inputs, *output)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
 
 
-def _backward(context: Any, grad: Tensor, _grad_of_sums: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, *_kept = context.saved_tensors
+def _backward(ctx: Any, grad: Tensor, _grad_of_sums: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, *_kept = ctx.saved_tensors
     return (*attention_backward(grad, query, key, value), None)
 
 

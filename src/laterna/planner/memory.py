@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[misc]  # untyped base
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped base
     """Counts the storages of tensors, from when an operator makes them until nothing holds them.
 
     A storage that several tensors look into counts once. `now` are the bytes alive, `peak` the
@@ -18,7 +18,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[misc]  # untyped base
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.peak = 0
         self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -45,7 +45,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[misc]  # untyped base
             return
         self._alive.add(storage)
         size = storage.nbytes()
-        weakref.finalize(storage, self._free, size)
+        weakref.finalize(storage, self._free, size).atexit = False
         self.now += size
         self.peak = max(self.peak, self.now)
 

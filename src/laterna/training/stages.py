@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.table import Table
@@ -10,13 +10,26 @@ from torch import nn
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, has_lora, train_lora
-from laterna.model.assistant import Assistant
 from laterna.model.connectors import Connector
 from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 
 FROZEN, FULL, LORA, LAST = "frozen", "full", "lora", "last-"
 """The modes of a part; the number of layers follows `last-`."""
+
+
+class Parts(Protocol):
+    """What a stage can be applied to: an assistant, or a skeleton of one (`model.skeleton`)."""
+
+    changed: set[PartName]
+
+    def parts(self) -> dict[PartName, nn.Module]:
+        """Return the three parts by the names that recipes give them."""
+        ...
+
+    def adaptable(self) -> dict[PartName, nn.Module]:
+        """Return the modules that may carry adapters, by part."""
+        ...
 
 
 class PartSummary(NamedTuple):
@@ -40,7 +53,7 @@ class StageSummary(NamedTuple):
         return sum(part.trained for part in self.parts)
 
 
-def apply_stage(assistant: Assistant, recipe: Recipe, name: StageName) -> StageSummary:
+def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSummary:
     """Freeze or free each part as the stage says, and mark those whose own weights will change.
 
     Fresh adapters are seeded by the recipe; those that a part has already go on. Raises
@@ -80,7 +93,7 @@ def apply_stage(assistant: Assistant, recipe: Recipe, name: StageName) -> StageS
     return summary
 
 
-def _train_adapters(assistant: Assistant, name: PartName, recipe: Recipe) -> None:
+def _train_adapters(assistant: Parts, name: PartName, recipe: Recipe) -> None:
     module = assistant.adaptable().get(name)
     if module is None:
         able = " and ".join(assistant.adaptable())
@@ -92,7 +105,7 @@ def _train_adapters(assistant: Assistant, name: PartName, recipe: Recipe) -> Non
     train_lora(module, trains=True)
 
 
-def _train_weights(assistant: Assistant, name: PartName, part: nn.Module, mode: Mode) -> None:
+def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode) -> None:
     """Free all of a part's weights, or those of its last layers."""
     if name in assistant.adaptable() and has_lora(assistant.adaptable()[name]):
         raise LaternaError(
@@ -124,7 +137,7 @@ def layers_of(part: nn.Module) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
-def parameter_groups(assistant: Assistant, stage: StageSettings) -> list[dict[str, Any]]:
+def parameter_groups(assistant: Parts, stage: StageSettings) -> list[dict[str, Any]]:
     """Return AdamW's groups: two a trained part, for biases and norms are not decayed."""
     groups: list[dict[str, Any]] = []
     for name, part in assistant.parts().items():

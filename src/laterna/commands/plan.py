@@ -1,0 +1,139 @@
+"""`laterna plan`: tokens, FLOPs, memory, hours and money of a recipe before it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from tyro.conf import Fixed, Positional, Suppress, arg
+
+from laterna.commands.base import Command
+from laterna.errors import LaternaError
+from laterna.files import write_atomically
+from laterna.recipe import Recipe, StageName, load_recipe
+
+if TYPE_CHECKING:
+    from laterna.planner.assumptions import Lengths
+    from laterna.planner.plan import Plan as Planned
+
+STAGES: tuple[StageName, ...] = ("align", "instruct")
+
+
+class Plan(Command, frozen=True, kw_only=True):
+    """Plan a recipe before it is run: tokens, FLOPs, memory, hours, money; no weights are read.
+
+    RECIPE comes first; `laterna plan RECIPE --help` lists every setting that may follow it. A
+    folder that holds only config.json does for a model: `--language.source DIR`.
+    """
+
+    recipe: Positional[str]
+    """TOML file, or name of a shipped recipe."""
+    stage: Literal["align", "instruct", "both"] = "both"
+    """Which stage to plan."""
+    gpu: str | None = None
+    """Kind of GPU, such as H100-80GB; left out: all that are known."""
+    gpus: int = 1
+    """GPUs that share each step."""
+    records: tuple[int, ...] = ()
+    """Records of each planned stage, in order; left out: hours are not told."""
+    text_tokens: tuple[int, ...] = ()
+    """Tokens of a typical record of each planned stage, without its picture; left out: 20 in
+    align, 200 in instruct."""
+    target_tokens: tuple[int, ...] = ()
+    """Of these, the ones that are learned; left out: 18 in align, 130 in instruct."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """`float32`, as Laterna trains; `mixed`: bfloat16 in the passes and float32 in the optimiser,
+    as in LLaVA's scripts."""
+    mfu: float = 0.4
+    """Share of the GPU's peak that the model's FLOPs are assumed to reach."""
+    headroom: float = 0.1
+    """Share of the GPU's memory left to driver, libraries and fragmentation."""
+    price: float | None = None
+    """Money that a GPU costs in an hour; left out: money is not told."""
+    out: Path | None = None
+    """JSON file for the plan; left out: only printed."""
+
+    def settings_to_plan(self) -> Recipe:
+        """Return the recipe as it is in its file."""
+        return load_recipe(self.recipe)
+
+    def run(self) -> str:
+        """Call `laterna.planner` and show its tables."""
+        settings = self.settings_to_plan()
+        from rich.console import Console
+
+        from laterna.planner.assumptions import Assumptions
+        from laterna.planner.plan import plan_recipe
+        from laterna.planner.tables import plan_tables
+
+        stages = STAGES if self.stage == "both" else (self.stage,)
+        plan = plan_recipe(
+            settings,
+            Assumptions(
+                gpus=self.gpus,
+                precision=self.precision,
+                mfu=self.mfu,
+                headroom=self.headroom,
+                price=self.price,
+            ),
+            stages=stages,
+            records=_by_stage("records", self.records, stages),
+            lengths=self._lengths(stages),
+            gpu=self.gpu,
+        )
+        console = Console()
+        for table in plan_tables(plan):
+            console.print(table)
+        return self._closing(plan)
+
+    def _lengths(self, stages: tuple[StageName, ...]) -> dict[StageName, Lengths]:
+        from laterna.planner.assumptions import LENGTHS, Lengths
+
+        text = _by_stage("text-tokens", self.text_tokens, stages)
+        targets = _by_stage("target-tokens", self.target_tokens, stages)
+        return {
+            stage: Lengths(
+                text=text.get(stage, LENGTHS[stage].text),
+                targets=targets.get(stage, LENGTHS[stage].targets),
+            )
+            for stage in stages
+        }
+
+    def _closing(self, plan: Planned) -> str:
+        line = f"planned {' and '.join(stage.stage for stage in plan.stages)} of {plan.recipe}"
+        told = [row.hours for stage in plan.stages for row in stage.gpus if row.hours is not None]
+        if self.gpu is not None:
+            fits = all(row.fits for stage in plan.stages for row in stage.gpus)
+            line += f": {'fits' if fits else 'does not fit'} {self.gpu}"
+            line += f", {sum(told):,.3g} hours on {self.gpus}" if told else ""
+        if self.out is None:
+            return line
+        with write_atomically(self.out) as aside:
+            aside.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+        return f"{line}; made {self.out}"
+
+
+class TunedPlan(Plan, frozen=True, kw_only=True):
+    """Plan this recipe; every setting below can be changed."""
+
+    recipe: Suppress[Fixed[str]]
+    settings: Annotated[Recipe, arg(name="")]
+
+    def settings_to_plan(self) -> Recipe:
+        """Return the recipe with what the command line changed in it."""
+        return self.settings
+
+
+def _by_stage(
+    flag: str, values: tuple[int, ...], stages: tuple[StageName, ...]
+) -> dict[StageName, int]:
+    """Return the values by stage; raises LaternaError unless there is one a stage, or none."""
+    if values and len(values) != len(stages):
+        raise LaternaError(
+            f"--{flag}: {len(values)} given, but the planned stages are {', '.join(stages)}; give "
+            "one for each, or name one stage by --stage"
+        )
+    if any(value < 1 for value in values):
+        raise LaternaError(f"--{flag} {' '.join(map(str, values))}: at least 1 is needed")
+    return dict(zip(stages, values, strict=False))

@@ -1,0 +1,321 @@
+"""A recipe's plan: stage by stage what it trains, computes and holds, and on which GPU it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from laterna.errors import LaternaError
+from laterna.model.skeleton import build_skeleton
+from laterna.planner.assumptions import FORMATS, LENGTHS, Assumptions, Lengths
+from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
+from laterna.planner.rehearsal import (
+    PARTS,
+    Bytes,
+    Flops,
+    Load,
+    Rehearsal,
+    count_bytes,
+    count_cache,
+    count_flops,
+)
+from laterna.planner.resolutions import Resolution, resolutions
+from laterna.planner.sharding import Share, share_of
+from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
+from laterna.records import Record
+from laterna.training.stages import FROZEN, StageSummary, apply_stage
+
+
+class PartPlan(Record):
+    """One part in a stage."""
+
+    part: PartName
+    mode: Mode
+    weights: int
+    """All of them; a weight that two parts of a model share counts once."""
+    trained: int
+    forward_flops: float
+    """For one record."""
+    backward_flops: float
+
+
+class Memory(Record):
+    """Bytes on one GPU, or of a CPU process, at the fullest moment of a step."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    kept: dict[PartName, int]
+    """Of the activations, what each part keeps for the backward pass."""
+    activations: int
+    """All that comes and goes in a step: what is kept, and what operators need meanwhile."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimiser + self.activations
+
+
+class GpuPlan(Record):
+    """One stage on one kind of GPU."""
+
+    gpu: str
+    fits: bool
+    fits_checkpointed: bool
+    """The same with activation checkpointing."""
+    hours: float | None
+    """Of the whole stage; None where the number of records was not told."""
+    money: float | None
+    """None where the price was not told either."""
+
+
+class StagePlan(Record):
+    """One stage of a recipe."""
+
+    stage: StageName
+    parts: tuple[PartPlan, ...]
+    lengths: Lengths
+    tokens: int
+    """Of one record, its picture included."""
+    load: Load
+    """A full micro-batch on one GPU."""
+    micro_batches: int
+    """On one GPU, in a step."""
+    batch_records: int
+    flops: float
+    """Forward and backward, for one record, padding left out."""
+    attention_flops: float
+    """Of these, what grows quadratically with the tokens of a row."""
+    memory: Memory
+    memory_checkpointed: Memory
+    pictures_ahead: int
+    """Bytes of the prepared pictures that wait for their steps, in the host's memory."""
+    feature_cache: int | None
+    """Bytes on disk of the encoder's features for all records' pictures, where they are cached
+    and the number of records was told."""
+    records: int | None
+    steps: int | None
+    gpus: tuple[GpuPlan, ...]
+
+    @property
+    def flops_step(self) -> float:
+        """FLOPs of an optimiser step, over all GPUs."""
+        return self.flops * self.batch_records
+
+
+class Plan(Record):
+    """A recipe's plan."""
+
+    recipe: str
+    assumptions: Assumptions
+    engine: str
+    picture_side: int
+    """Pixels."""
+    picture_tokens: int
+    stages: tuple[StagePlan, ...]
+    resolutions: tuple[Resolution, ...]
+    answering_tokens: int
+    """The longest row of the last stage planned."""
+    answering_weights: int
+    """Bytes of all weights at inference."""
+    answering_cache: int
+    """Bytes of the KV cache of one chat of `answering_tokens`."""
+
+
+def plan_recipe(
+    recipe: Recipe,
+    assumptions: Assumptions,
+    *,
+    stages: Sequence[StageName] = ("align", "instruct"),
+    records: Mapping[StageName, int] | None = None,
+    lengths: Mapping[StageName, Lengths] | None = None,
+    gpu: str | None = None,
+) -> Plan:
+    """Plan stages of a recipe from configurations alone; `gpu` None: for all known ones.
+
+    Raises LaternaError when a configuration is missing, a stage cannot be applied, or a model
+    cannot be rehearsed.
+    """
+    names = list(GPUS) if gpu is None else [gpu]
+    rates = {name: gpu_named(name) for name in names}
+    skeleton = build_skeleton(recipe)
+    for module in skeleton.parts().values():
+        module.to(FORMATS[assumptions.precision].torch_dtype())
+    answering = Rehearsal(skeleton)
+    weights = sum(one.nbytes for one in answering.parameters())
+    table = resolutions(answering)
+    longest = recipe.stage(stages[-1]).max_tokens
+    cache = count_cache(answering, longest)
+    known = {**LENGTHS, **(lengths or {})}
+    planned = []
+    for stage in stages:  # in order: adapters of the first are there in the second
+        summary = apply_stage(skeleton, recipe, stage)
+        settings = recipe.stage(stage)
+        cached = bool(recipe.feature_cache) and settings.vision.mode == FROZEN
+        rehearsal = Rehearsal(skeleton, sees=not cached)
+        planner = _StagePlanner(recipe, stage, rehearsal, summary, assumptions, known[stage])
+        planned.append(planner.plan((records or {}).get(stage), list(rates)))
+    return Plan(
+        recipe=recipe.name,
+        assumptions=assumptions,
+        engine=recipe.run.engine,
+        picture_side=answering.side,
+        picture_tokens=answering.picture_tokens,
+        stages=tuple(planned),
+        resolutions=table,
+        answering_tokens=longest,
+        answering_weights=weights,
+        answering_cache=cache,
+    )
+
+
+def fill_step(
+    settings: StageSettings, lengths: Lengths, picture_tokens: int, *, gpus: int
+) -> tuple[Load, int]:
+    """Return a full micro-batch of equal records on one GPU, and how many of them a step takes.
+
+    Raises LaternaError where more is learned than there is, or a record is longer than the stage
+    takes.
+    """
+    tokens = picture_tokens + lengths.text
+    if not 0 < lengths.targets <= lengths.text:
+        raise LaternaError(
+            f"{lengths.targets} target tokens of {lengths.text} text tokens: what is learned is "
+            "part of the text"
+        )
+    if tokens > settings.max_tokens:
+        raise LaternaError(
+            f"a record of {tokens} tokens, {picture_tokens} of them the picture's, is longer than "
+            f"max_tokens = {settings.max_tokens}: it would be dropped; raise max_tokens"
+        )
+    packed = max(1, settings.row_tokens // tokens)
+    rows = math.ceil(math.ceil(settings.batch_records / gpus) / packed)
+    at_once = min(rows, max(1, settings.micro_tokens // (packed * tokens)))
+    load = Load(
+        rows=at_once,
+        pictures=packed,
+        text=packed * lengths.text,
+        targets=packed * lengths.targets,
+    )
+    return load, math.ceil(rows / at_once)
+
+
+class _StagePlanner:
+    """The figures of one stage, each from the rehearsal that shows it."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: StageName,
+        rehearsal: Rehearsal,
+        summary: StageSummary,
+        assumptions: Assumptions,
+        lengths: Lengths,
+    ) -> None:
+        self.recipe = recipe
+        self.stage = stage
+        self.settings = recipe.stage(stage)
+        self.rehearsal = rehearsal
+        self.summary = summary
+        self.given = assumptions
+        self.lengths = lengths
+        self.load, self.micro_batches = fill_step(
+            self.settings, lengths, rehearsal.picture_tokens, gpus=assumptions.gpus
+        )
+
+    def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
+        row = Load(rows=1, pictures=1, text=self.lengths.text, targets=self.lengths.targets)
+        packed = self.load.pictures
+        row = Load(rows=1, pictures=packed, text=row.text * packed, targets=row.targets * packed)
+        flops = count_flops(self.rehearsal, row)
+        share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus)
+        memory, checkpointed = (self._memory(share, checkpointed=mode) for mode in (False, True))
+        drawn = None if records is None else self._drawn(records)
+        return StagePlan(
+            stage=self.stage,
+            parts=self._parts(flops),
+            lengths=self.lengths,
+            tokens=self.rehearsal.picture_tokens + self.lengths.text,
+            load=self.load,
+            micro_batches=self.micro_batches,
+            batch_records=self.settings.batch_records,
+            flops=flops.total / packed,
+            attention_flops=flops.attention / packed,
+            memory=memory,
+            memory_checkpointed=checkpointed,
+            pictures_ahead=self._pictures_ahead(),
+            feature_cache=self._feature_cache(records),
+            records=records,
+            steps=None if drawn is None else math.ceil(drawn / self.settings.batch_records),
+            gpus=tuple(
+                self._on(name, memory.total, checkpointed.total, flops.total / packed, drawn)
+                for name in gpus
+            ),
+        )
+
+    def _parts(self, flops: Flops) -> tuple[PartPlan, ...]:
+        return tuple(
+            PartPlan(
+                part=part.part,
+                mode=part.mode,
+                weights=part.trained + part.frozen,
+                trained=part.trained,
+                forward_flops=flops.forward[part.part] / self.load.pictures,
+                backward_flops=flops.backward[part.part] / self.load.pictures,
+            )
+            for part in self.summary.parts
+        )
+
+    def _memory(self, share: Share, *, checkpointed: bool) -> Memory:
+        found: Bytes = count_bytes(
+            self.rehearsal, self.load, again=self.micro_batches > 1, checkpointed=checkpointed
+        )
+        optimiser = self.summary.trained * FORMATS[self.given.precision].optimiser
+        return Memory(
+            weights=found.weights - share.weights_elsewhere,
+            gradients=found.gradients - share.gradients_elsewhere,
+            optimiser=round(optimiser * share.optimiser),
+            kept={part: found.kept[part] for part in PARTS},
+            activations=found.activations + share.gathered,
+        )
+
+    def _drawn(self, records: int) -> int:
+        drawn = max(1, round(records * self.settings.epochs))
+        limit = self.settings.max_steps * self.settings.batch_records
+        return min(drawn, limit) if limit else drawn
+
+    def _pictures_ahead(self) -> int:
+        """Return the bytes of the steps that wait or are being worked on (`training.prefetch`)."""
+        steps = self.recipe.run.workers + 1
+        rehearsal = self.rehearsal
+        one = 3 * rehearsal.side**2
+        if not rehearsal.sees:
+            one = rehearsal.vision.patches * rehearsal.vision.width
+        on_one_gpu = math.ceil(self.settings.batch_records / self.given.gpus)
+        return steps * on_one_gpu * one * torch.float32.itemsize
+
+    def _feature_cache(self, records: int | None) -> int | None:
+        if self.rehearsal.sees or records is None:
+            return None
+        tower = self.rehearsal.vision
+        return records * tower.patches * tower.width * torch.float32.itemsize
+
+    def _on(
+        self, name: str, total: int, checkpointed: int, flops: float, drawn: int | None
+    ) -> GpuPlan:
+        gpu, given = GPUS[name], self.given
+        room = gpu.memory_gib * GIB * (1 - given.headroom)
+        peak = (gpu.float32 if given.precision == "float32" else gpu.bfloat16) * TERA
+        hours = None
+        if drawn is not None:
+            hours = drawn * flops / (peak * given.mfu * given.gpus) / 3600
+        money = None if hours is None or given.price is None else hours * given.price * given.gpus
+        return GpuPlan(
+            gpu=name,
+            fits=total <= room,
+            fits_checkpointed=checkpointed <= room,
+            hours=hours,
+            money=money,
+        )

@@ -1,0 +1,57 @@
+"""What several GPUs change in the memory of one: nothing under DDP, much under FSDP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from laterna.planner.rehearsal import Rehearsal
+from laterna.recipe import Engine
+from laterna.records import Record
+from laterna.training.stages import layers_of
+
+AHEAD = 2
+"""Layers that FSDP holds whole at a time: the one that runs, and the next, already gathered."""
+
+
+class Share(Record):
+    """What one GPU does not hold of a step, and what it gathers meanwhile, in bytes."""
+
+    weights_elsewhere: int = 0
+    gradients_elsewhere: int = 0
+    optimiser: float = 1.0
+    """Share of the optimiser's states."""
+    gathered: int = 0
+    """Weights and gradients that are whole while they are needed."""
+
+
+def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int) -> Share:
+    """Return what sharding leaves elsewhere, as `training.sharding` shards.
+
+    A vision tower that does not train stays whole. Layers of the language model are gathered one
+    by one; what lies outside them is gathered once and stays. A gradient is whole until it has
+    been added up with the others.
+    """
+    if engine == "ddp" or gpus == 1:
+        return Share()
+    sharded = list(rehearsal.parameters())
+    if not _trained(rehearsal.vision.parameters()):
+        whole = {id(weight) for weight in rehearsal.vision.parameters()}
+        sharded = [weight for weight in sharded if id(weight) not in whole]
+    layers = layers_of(rehearsal.language)
+    sizes = [sum(weight.nbytes for weight in layer.parameters()) for layer in layers]
+    layer_gradients = [_trained(layer.parameters()) for layer in layers]
+    weights, gradients = sum(weight.nbytes for weight in sharded), _trained(sharded)
+    outside = weights - sum(sizes) + gradients - sum(layer_gradients)
+    return Share(
+        weights_elsewhere=weights - weights // gpus,
+        gradients_elsewhere=gradients - gradients // gpus,
+        optimiser=1 / gpus,
+        gathered=outside + AHEAD * max(sizes) + max(layer_gradients),
+    )
+
+
+def _trained(weights: Iterable[nn.Parameter]) -> int:
+    """Return the bytes of the weights' gradients."""
+    return sum(weight.nbytes for weight in weights if weight.requires_grad)

@@ -1,0 +1,169 @@
+"""A plan as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from laterna.planner.hardware import GPUS
+from laterna.planner.plan import Memory, Plan, StagePlan
+from laterna.planner.rehearsal import PARTS
+
+_UNITS = ("", "K", "M", "G", "T", "P", "E", "Z")
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def plan_tables(plan: Plan) -> Iterator[Table]:
+    """Yield the tables of a plan: three a stage, and one of resolutions."""
+    for stage in plan.stages:
+        yield work_table(plan, stage)
+        yield memory_table(plan, stage)
+        yield gpu_table(plan, stage)
+    yield resolution_table(plan)
+
+
+def work_table(plan: Plan, stage: StagePlan) -> Table:
+    """Show what a stage trains and computes, by part."""
+    caption = (
+        f"a record: {plan.picture_tokens:,} picture + {stage.lengths.text:,} text tokens, "
+        f"{stage.lengths.targets:,} of them learned: {scaled(stage.flops)}FLOPs, "
+        f"{stage.attention_flops / stage.flops:.1%} of them quadratic · a step: "
+        f"{stage.batch_records:,} records, {scaled(stage.flops_step)}FLOPs"
+    )
+    table = _table(f"stage {stage.stage}", caption)
+    for heading in ("part", "mode"):
+        table.add_column(heading)
+    for heading in ("weights", "trained", "forward", "backward"):
+        table.add_column(heading, justify="right")
+    for part in stage.parts:
+        table.add_row(
+            part.part,
+            part.mode,
+            f"{part.weights:,}",
+            f"{part.trained:,}" if part.trained else "–",
+            scaled(part.forward_flops) + "FLOPs" if part.forward_flops else "–",
+            scaled(part.backward_flops) + "FLOPs" if part.backward_flops else "–",
+        )
+    return table
+
+
+def memory_table(plan: Plan, stage: StagePlan) -> Table:
+    """Show the memory of a step on one GPU, as it trains and with checkpointing."""
+    load, given = stage.load, plan.assumptions
+    share = f"one of {given.gpus} GPUs under {plan.engine}" if given.gpus > 1 else "one GPU"
+    tokens = load.text + load.pictures * plan.picture_tokens
+    caption = (
+        f"{given.precision}, {share}, a step: {counted(stage.micro_batches, 'micro-batch', 'es')} of "
+        f"{load.rows} × {tokens:,} tokens with {load.rows * load.pictures} pictures; "
+        f"{sized(stage.pictures_ahead)} of pictures wait in the host's memory"
+    )
+    if stage.feature_cache is not None:
+        caption += f"; features on disk: {sized(stage.feature_cache)}"
+    table = _table(f"memory, stage {stage.stage}", caption)
+    table.add_column("")
+    for heading in ("as it trains", "layers checkpointed"):
+        table.add_column(heading, justify="right")
+    columns = (stage.memory, stage.memory_checkpointed)
+    for name in ("weights", "gradients", "optimiser", "activations"):
+        table.add_row(name, *(sized(getattr(memory, name)) for memory in columns))
+    for part in PARTS:
+        table.add_row(f"  kept by {part}", *(sized(memory.kept[part]) for memory in columns))
+    table.add_row("  more, meanwhile", *(sized(_meanwhile(memory)) for memory in columns))
+    table.add_section()
+    table.add_row("in all", *(sized(memory.total) for memory in columns))
+    return table
+
+
+def gpu_table(plan: Plan, stage: StagePlan) -> Table:
+    """Show where a stage fits, how long it takes and what that costs."""
+    given = plan.assumptions
+    caption = (
+        f"{given.headroom:.0%} of the memory left free; hours on {counted(given.gpus, 'GPU')} at "
+        f"{given.mfu:.0%} of the {'float32' if given.precision == 'float32' else 'bfloat16'} peak "
+        "(assumed, --mfu)"
+    )
+    if stage.records is None:
+        caption += "; hours need --records"
+    elif given.price is None:
+        caption += "; money needs --price"
+    of = "" if stage.records is None else f", {stage.records:,} records, {stage.steps:,} steps"
+    table = _table(f"GPUs, stage {stage.stage}{of}", caption)
+    table.add_column("GPU")
+    for heading in ("memory", "peak TFLOPS", "fits", "fits checkpointed", "hours", "money"):
+        table.add_column(heading, justify="right")
+    for row in stage.gpus:
+        gpu = GPUS[row.gpu]
+        peak = gpu.float32 if given.precision == "float32" else gpu.bfloat16
+        table.add_row(
+            row.gpu,
+            f"{gpu.memory_gib:g} GiB",
+            f"{peak:g}",
+            _yes(row.fits),
+            _yes(row.fits_checkpointed),
+            "–" if row.hours is None else f"{row.hours:,.3g}",
+            "–" if row.money is None else f"{row.money:,.2f}",
+        )
+    return table
+
+
+def resolution_table(plan: Plan) -> Table:
+    """Show tokens, cache and attention of larger pictures, each beside the smallest's."""
+    total = plan.answering_weights + plan.answering_cache
+    caption = (
+        f"the recipe's pictures: {plan.picture_side} px, {plan.picture_tokens:,} tokens · "
+        f"answering in a chat of {plan.answering_tokens:,} tokens: {sized(total)}, "
+        f"{sized(plan.answering_cache)} of it KV cache"
+    )
+    table = _table("a picture in the language model, by its size", caption)
+    headings = ("side", "patches", "tokens", "KV cache", "×", "attention FLOPs", "×")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in plan.resolutions:
+        first = plan.resolutions[0]
+        attention = row.attention_flops / max(1, first.attention_flops)
+        table.add_row(
+            f"{row.side} px",
+            f"{row.patches:,}",
+            f"{row.tokens:,}",
+            sized(row.cache),
+            f"{row.cache / max(1, first.cache):.1f}",
+            scaled(row.attention_flops),
+            f"{attention:,.1f}",
+        )
+    return table
+
+
+def scaled(number: float) -> str:
+    """Return a number with three digits and a decimal prefix: 3.83e12 is `3.83 T`."""
+    power = 0
+    while abs(number) >= 999.5 and power < len(_UNITS) - 1:
+        number /= 1000
+        power += 1
+    return f"{number:.3g} {_UNITS[power]}"
+
+
+def counted(number: int, what: str, plural: str = "s") -> str:
+    """Return a number of things: `1 GPU`, `8 GPUs`."""
+    return f"{number:,} {what}{'' if number == 1 else plural}"
+
+
+def sized(count: float) -> str:
+    """Return bytes with three digits and a binary unit: 2**31 is `2 GiB`."""
+    power = 0
+    while abs(count) >= 999.5 and power < len(_BINARY) - 1:
+        count /= 1024
+        power += 1
+    return f"{count:.3g} {_BINARY[power]}"
+
+
+def _meanwhile(memory: Memory) -> int:
+    return max(0, memory.activations - sum(memory.kept.values()))
+
+
+def _yes(fits: bool) -> str:
+    return "yes" if fits else "no"
+
+
+def _table(title: str, caption: str) -> Table:
+    return Table(title=title, caption=caption, title_justify="left", caption_justify="left")
