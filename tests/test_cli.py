@@ -217,6 +217,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "check",
         "inspect",
         "prepare",
+        "plan",
         "train",
         "evaluate",
         "lab",

@@ -42,6 +42,9 @@ class Plan(Command, frozen=True, kw_only=True):
     align, 200 in instruct."""
     target_tokens: tuple[int, ...] = ()
     """Of these, the ones that are learned; left out: 18 in align, 130 in instruct."""
+    longest_text: tuple[int, ...] = ()
+    """The same of the longest record, to which others are padded; left out: three times as many
+    as of a typical one."""
     precision: Literal["float32", "mixed"] = "float32"
     """`float32`, as Laterna trains; `mixed`: bfloat16 in the passes and float32 in the optimiser,
     as in LLaVA's scripts."""
@@ -90,15 +93,18 @@ class Plan(Command, frozen=True, kw_only=True):
     def _lengths(self, stages: tuple[StageName, ...]) -> dict[StageName, Lengths]:
         from laterna.planner.assumptions import LENGTHS, Lengths
 
-        text = _by_stage("text-tokens", self.text_tokens, stages)
+        texts = _by_stage("text-tokens", self.text_tokens, stages)
         targets = _by_stage("target-tokens", self.target_tokens, stages)
-        return {
-            stage: Lengths(
-                text=text.get(stage, LENGTHS[stage].text),
-                targets=targets.get(stage, LENGTHS[stage].targets),
+        longest = _by_stage("longest-text", self.longest_text, stages)
+        found = {}
+        for stage in stages:
+            text = texts.get(stage, LENGTHS[stage].text)
+            found[stage] = Lengths(
+                text=text,
+                targets=targets.get(stage, min(text, LENGTHS[stage].targets)),
+                longest=longest.get(stage, 3 * text),
             )
-            for stage in stages
-        }
+        return found
 
     def _closing(self, plan: Planned) -> str:
         line = f"planned {' and '.join(stage.stage for stage in plan.stages)} of {plan.recipe}"

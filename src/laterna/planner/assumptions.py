@@ -14,18 +14,23 @@ Precision = Literal["float32", "mixed"]
 
 
 class Lengths(Record):
-    """A typical record without its picture, in tokens."""
+    """The records of a stage without their pictures, in tokens."""
 
     text: int
+    """Of a typical record: FLOPs and hours follow from it."""
     targets: int
-    """Of the text, what is learned."""
+    """Of its text, what is learned."""
+    longest: int
+    """Of the longest record: others are padded to it while the micro-batch has room, so memory
+    follows from it."""
 
 
 LENGTHS: dict[StageName, Lengths] = {
-    "align": Lengths(text=20, targets=18),
-    "instruct": Lengths(text=200, targets=130),
+    "align": Lengths(text=20, targets=18, longest=60),
+    "instruct": Lengths(text=200, targets=130, longest=600),
 }
-"""Assumed, unless told: a caption of a dozen words; a chat of a few turns."""
+"""Assumed, unless told: a caption of a dozen words; a chat of a few turns; the
+longest three times as long."""
 
 
 class Assumptions(Record):

@@ -174,16 +174,19 @@ def plan_recipe(
 def fill_step(
     settings: StageSettings, lengths: Lengths, picture_tokens: int, *, gpus: int
 ) -> tuple[Load, int]:
-    """Return a full micro-batch of equal records on one GPU, and how many of them a step takes.
+    """Return the largest micro-batch on one GPU, and how many a step takes.
+
+    Typical records fill it, and they are padded to the longest record, or as far as
+    `micro_tokens` allows.
 
     Raises LaternaError where more is learned than there is, or a record is longer than the stage
     takes.
     """
     tokens = picture_tokens + lengths.text
-    if not 0 < lengths.targets <= lengths.text:
+    if not 0 < lengths.targets <= lengths.text <= lengths.longest:
         raise LaternaError(
-            f"{lengths.targets} target tokens of {lengths.text} text tokens: what is learned is "
-            "part of the text"
+            f"{lengths.targets} target tokens of {lengths.text} text tokens, the longest "
+            f"{lengths.longest}: each is at most the next"
         )
     if tokens > settings.max_tokens:
         raise LaternaError(
@@ -193,10 +196,13 @@ def fill_step(
     packed = max(1, settings.row_tokens // tokens)
     rows = math.ceil(math.ceil(settings.batch_records / gpus) / packed)
     at_once = min(rows, max(1, settings.micro_tokens // (packed * tokens)))
+    longest = min(picture_tokens + lengths.longest, settings.max_tokens)
+    widest = max(longest, settings.row_tokens)
+    width = max(packed * tokens, min(widest, settings.micro_tokens // at_once))
     load = Load(
         rows=at_once,
         pictures=packed,
-        text=packed * lengths.text,
+        text=width - packed * picture_tokens,
         targets=packed * lengths.targets,
     )
     return load, math.ceil(rows / at_once)
@@ -226,9 +232,9 @@ class _StagePlanner:
         )
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
-        row = Load(rows=1, pictures=1, text=self.lengths.text, targets=self.lengths.targets)
         packed = self.load.pictures
-        row = Load(rows=1, pictures=packed, text=row.text * packed, targets=row.targets * packed)
+        text, targets = self.lengths.text * packed, self.lengths.targets * packed
+        row = Load(rows=1, pictures=packed, text=text, targets=targets)
         flops = count_flops(self.rehearsal, row)
         share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus)
         memory, checkpointed = (self._memory(share, checkpointed=mode) for mode in (False, True))

@@ -1,0 +1,115 @@
+"""Run as a program: train a few steps of a recipe on the CPU and print what memory they took.
+
+    python peak.py RECIPE.json STAGE tensors|resident
+
+`tensors` is the most that torch's own CPU allocator gave out at once, from the profiler's record
+of every allocation; `resident` is how far the process grew from before its models were there.
+Also printed: the mean and the longest text of its records, and the targets' mean, in tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from laterna.data.chat import load_template
+from laterna.data.preparation import prepare
+from laterna.model.assistant import load_assistant_from
+from laterna.recipe import Recipe
+from laterna.training.feed import feed, fill_pixels
+from laterna.training.learner import Learner
+from laterna.training.loop import train_steps
+from laterna.training.stages import apply_stage
+
+
+def main(path: str, stage: Any, how: str) -> None:
+    recipe = msgspec.json.decode(Path(path).read_bytes(), type=Recipe)
+    settings = recipe.stage(stage)
+    torch.zeros(64, 64) @ torch.zeros(64, 64)  # what libraries take for themselves at first use
+    before = in_memory()
+    assistant = load_assistant_from(recipe)
+    prepared = prepare(
+        settings.mixture(),
+        assistant.tokenizer,
+        template=load_template(settings.template, assistant.tokenizer),
+        picture_tokens=assistant.picture_tokens,
+        max_tokens=settings.max_tokens,
+        folder=Path(recipe.prepared),
+        workers=1,
+    )
+    apply_stage(assistant, recipe, stage)
+    learner = Learner(assistant, settings, total=settings.max_steps)
+    fill = fill_pixels(assistant.prepare, prepared.pictures)
+    steps = feed(prepared.samples, settings, seed=0, fill=fill)
+
+    def run() -> None:
+        for _ in train_steps(learner, steps, recipe.run, seed=0):
+            pass
+
+    held = {id(one): one for one in (*assistant.parameters(), *assistant.buffers())}
+    weights = sum(one.untyped_storage().nbytes() for one in held.values())
+    peak = weights + tensors(run) if how == "tensors" else resident(run) - before
+    texts = [sample.length - sum(sample.picture_tokens) for sample in prepared.samples]
+    targets = [sum(sample.targets) for sample in prepared.samples]
+    figures = {
+        "peak": peak,
+        "text": sum(texts) / len(texts),
+        "longest": max(texts),
+        "targets": sum(targets) / len(targets),
+    }
+    print(json.dumps(figures))
+
+
+def tensors(run: Any) -> int:
+    """Return the most bytes that were allocated at once while `run` ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    allocations = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"
+    )
+    now = most = 0
+    for _, size in allocations:
+        now += size
+        most = max(most, now)
+    return most
+
+
+def resident(run: Any) -> int:
+    """Return the most bytes that the process had in memory while `run` ran."""
+    most, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            most[0] = max(most[0], in_memory())
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    done.set()
+    watcher.join()
+    return most[0]
+
+
+def in_memory() -> int:
+    """Return the bytes of this process that are in memory now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,155 @@
+"""The plan's memory against what a real run on the CPU took, for two recipes.
+
+Two measures of the run: the bytes of all tensors at once (torch's allocator, recorded by its
+profiler), and the growth of the process. The plan is told the data's own lengths, as a user who
+looked at the data would tell it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from laterna.planner.assumptions import Assumptions, Lengths
+from laterna.planner.plan import plan_recipe
+from laterna.recipe import Recipe, RunSettings, load_recipe
+
+ALLOWED = 0.15
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn world with captions and instructions, as the nano recipe trains on."""
+    from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
+    from laterna.world.dataset import write_world
+
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, pictures=120, seed=0, start=0)
+    synthesize(folder, folder / "c.llava.json", kinds=("caption",), seed=0)
+    synthesize(folder, folder / "i.llava.json", kinds=INSTRUCTION_KINDS, seed=0)
+    return folder
+
+
+def over_world(recipe: Recipe, world: Path) -> Recipe:
+    """Return the recipe over the world's data, for three steps a stage."""
+    stages: dict[str, Any] = {
+        stage: replace(
+            recipe.stage(stage),  # type: ignore[arg-type]
+            data=str(world / file),
+            pictures=str(world / "images"),
+            max_steps=3,
+            epochs=1.0,
+        )
+        for stage, file in (("align", "c.llava.json"), ("instruct", "i.llava.json"))
+    }
+    run = RunSettings(workers=0)  # so that every allocation is on the thread that is measured
+    return replace(recipe, prepared=str(world / "prepared"), threads=1, run=run, **stages)
+
+
+@pytest.fixture(scope="module")
+def recipes(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
+    """Nano, and one about twenty times as large, its models random."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
+
+    from laterna.model.builtin import BUILTIN
+
+    nano = over_world(load_recipe("nano"), world)
+    folder = tmp_path_factory.mktemp("mid")
+    torch.manual_seed(0)
+    side = 112
+    vision = CLIPVisionConfig(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        image_size=side,
+        patch_size=14,
+    )
+    language = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=10,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+    )
+    CLIPVisionModel(vision).save_pretrained(folder / "vision")
+    square = {"height": side, "width": side}
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder / "vision")
+    LlamaForCausalLM(language).save_pretrained(folder / "language")
+    AutoTokenizer.from_pretrained(BUILTIN["nano-llama"]).save_pretrained(folder / "language")
+    mid = replace(
+        nano,
+        name="mid",
+        vision=replace(nano.vision, source=str(folder / "vision")),
+        language=replace(nano.language, source=str(folder / "language")),
+    )
+    return {"nano": nano, "mid": mid}
+
+
+def measure(recipe: Recipe, stage: str, how: str, folder: Path) -> dict[str, float]:
+    """Train a few steps in a process of their own; return the figures that it printed."""
+    path = folder / "recipe.json"
+    path.write_bytes(msgspec.json.encode(recipe))
+    program = Path(__file__).with_name("peak.py")
+    # What is freed goes back at once, so that the process is as large as what it holds.
+    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, str(program), str(path), stage, how],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "stage", "how"),
+    [
+        ("nano", "align", "tensors"),
+        ("nano", "instruct", "tensors"),
+        ("mid", "align", "tensors"),
+        ("mid", "instruct", "tensors"),
+        # What the libraries take for themselves, some 100 MiB, is more than all of nano.
+        ("mid", "instruct", "resident"),
+    ],
+)
+def test_the_planned_memory_is_within_15_percent_of_the_measured_peak(
+    name: str, stage: Any, how: str, recipes: dict[str, Recipe], tmp_path: Path
+) -> None:
+    recipe = recipes[name]
+    measured = measure(recipe, stage, how, tmp_path)
+    text, targets, longest = (round(measured[key]) for key in ("text", "targets", "longest"))
+    plan = plan_recipe(
+        recipe,
+        Assumptions(),
+        stages=[stage],
+        lengths={stage: Lengths(text=text, targets=targets, longest=longest)},
+        gpu="H100-80GB",
+    ).stages[0]
+    planned = plan.memory.total + plan.pictures_ahead
+    print(
+        f"{name} {stage} {how}: planned {planned / 2**20:.1f} MiB, measured "
+        f"{measured['peak'] / 2**20:.1f} MiB, {planned / measured['peak'] - 1:+.1%}; text "
+        f"{text} tokens on average, {longest} at most"
+    )
+    assert planned == pytest.approx(measured["peak"], rel=ALLOWED)
