@@ -67,7 +67,7 @@ def main(path: str, stage: Any, how: str) -> None:
         "longest": max(texts),
         "targets": sum(targets) / len(targets),
     }
-    print(json.dumps(figures))
+    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 def tensors(run: Any) -> int:

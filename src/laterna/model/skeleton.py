@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from laterna.data.pictures import PicturePreparer
 from laterna.model.builtin import resolve
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.packaged import gguf_file
@@ -27,8 +28,11 @@ class Skeleton:
     It can be given to `training.stages.apply_stage` in an assistant's place.
     """
 
-    def __init__(self, vision: VisionTower, connector: Connector, language: Any) -> None:
+    def __init__(
+        self, vision: VisionTower, connector: Connector, language: Any, prepare: PicturePreparer
+    ) -> None:
         self.vision = vision
+        self.prepare = prepare
         self.connector = connector
         self.language = language
         self.changed: set[PartName] = set()
@@ -53,8 +57,11 @@ def build_skeleton(recipe: Recipe) -> Skeleton:
         vision = blank_vision(recipe.vision)
         language = _blank_language(recipe.language)
         width = int(language.get_input_embeddings().embedding_dim)
-        connector = build_connector(recipe.connector, vision.width, width, fresh=False)
-    return Skeleton(vision, connector.eval(), language)
+        prepare = PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
+        connector = build_connector(
+            recipe.connector, vision.width, width, fresh=False, newline=bool(prepare.grids)
+        )
+    return Skeleton(vision, connector.eval(), language, prepare)
 
 
 def _blank_language(settings: LanguageSettings) -> Any:

@@ -114,6 +114,10 @@ class Plan(Record):
     picture_side: int
     """Pixels."""
     picture_tokens: int
+    """Of the picture that takes most, where pictures are tiled."""
+    fewest_picture_tokens: int
+    tiles: int
+    """Squares that the encoder sees of that picture."""
     stages: tuple[StagePlan, ...]
     resolutions: tuple[Resolution, ...]
     answering_tokens: int
@@ -163,6 +167,8 @@ def plan_recipe(
         engine=recipe.run.engine,
         picture_side=answering.side,
         picture_tokens=answering.picture_tokens,
+        fewest_picture_tokens=answering.fewest_tokens,
+        tiles=answering.tiles,
         stages=tuple(planned),
         resolutions=table,
         answering_tokens=longest,
@@ -278,13 +284,16 @@ class _StagePlanner:
         found: Bytes = count_bytes(
             self.rehearsal, self.load, again=self.micro_batches > 1, checkpointed=checkpointed
         )
+        activations = found.activations
+        if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
+            activations = max(activations, sum(found.kept.values()))
         optimiser = self.summary.trained * FORMATS[self.given.precision].optimiser
         return Memory(
             weights=found.weights - share.weights_elsewhere,
             gradients=found.gradients - share.gradients_elsewhere,
             optimiser=round(optimiser * share.optimiser),
             kept={part: found.kept[part] for part in PARTS},
-            activations=found.activations + share.gathered,
+            activations=activations + share.gathered,
         )
 
     def _drawn(self, records: int) -> int:
@@ -300,6 +309,7 @@ class _StagePlanner:
         if not rehearsal.sees:
             one = rehearsal.vision.patches * rehearsal.vision.width
         on_one_gpu = math.ceil(self.settings.batch_records / self.given.gpus)
+        one *= rehearsal.tiles
         return steps * on_one_gpu * one * torch.float32.itemsize
 
     def _feature_cache(self, records: int | None) -> int | None:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.model.skeleton import Skeleton
 from laterna.planner.attention import ATTENTION_OPS, rehearse_attention
 from laterna.planner.memory import LiveBytes, weights_and_buffers
+from laterna.planner.pictures import token_span
 from laterna.recipe import PartName
 from laterna.records import Record
 from laterna.training.objective import summed_loss
@@ -94,8 +94,12 @@ class Rehearsal(nn.Module):
         self.decoder = skeleton.language.get_decoder()
         self.head = skeleton.language.get_output_embeddings()
         self.sees = sees
-        self.side = PicturePreparer(skeleton.vision.processor, "resize").size
-        self.picture_tokens = skeleton.connector.tokens(skeleton.vision.patches)
+        self.side = skeleton.prepare.size
+        span = token_span(skeleton)
+        self.picture_tokens = span.most
+        """Of the picture that takes most."""
+        self.fewest_tokens = span.fewest
+        self.tiles = span.tiles
         rehearse_attention(skeleton.language)
         if hasattr(skeleton.vision.model, "set_attn_implementation"):
             rehearse_attention(skeleton.vision.model)
@@ -110,10 +114,10 @@ class Rehearsal(nn.Module):
         """Return the features (b, n, d) of that many pictures."""
         if self.sees:
             features: Tensor = self.vision(
-                torch.empty(pictures, 3, self.side, self.side, device=META)
+                torch.empty(pictures * self.tiles, 3, self.side, self.side, device=META)
             )
             return features
-        shape = (pictures, self.vision.patches, self.vision.width)
+        shape = (pictures * self.tiles, self.vision.patches, self.vision.width)
         return torch.empty(shape, dtype=self.dtype, device=META)
 
     def read(self, tokens_bmd: Tensor, load: Load) -> Tensor:
@@ -122,12 +126,22 @@ class Rehearsal(nn.Module):
         shape = (load.rows, width)
         ids_rt = torch.empty(shape, dtype=torch.long, device=META)
         embedded: Tensor = self.language.get_input_embeddings()(ids_rt)
-        pictures_rtd = tokens_bmd.reshape(load.rows, width - load.text, -1)
+        pictures_rtd = self._join(tokens_bmd).reshape(load.rows, width - load.text, -1)
         text_rtd = embedded[:, width - load.text :]
         # One new tensor and the embedding's gradient, as `masked_scatter` has them.
         both_rtd = torch.cat([pictures_rtd.to(embedded.dtype), text_rtd], dim=1)
         states_rtd: Tensor = self.decode(both_rtd)
         return states_rtd
+
+    def _join(self, tokens_bmd: Tensor) -> Tensor:
+        """Join tiles to pictures, ending their rows, as `model.tiles` does."""
+        if self.tiles == 1:
+            return tokens_bmd
+        joined = tokens_bmd.reshape(-1, self.tiles * tokens_bmd.shape[1], tokens_bmd.shape[2])
+        ends = self.picture_tokens - joined.shape[1]
+        newline_d = self.connector.image_newline
+        assert newline_d is not None, "the skeleton was built with one"
+        return torch.cat([joined, newline_d.expand(len(joined), ends, -1)], dim=1)
 
     def decode(self, embedded_rtd: Tensor, *, cache: bool = False) -> Any:
         """Run the decoder with a mask that keeps samples apart, as rows of several lengths need."""
@@ -226,15 +240,13 @@ def _row(rehearsal: Rehearsal, tokens: int) -> Tensor:
 
 def _by_part(counter: FlopCounterMode) -> dict[PartName, int]:
     counts = counter.get_flop_counts()
-    found = {
-        name: sum(counts.get(f"Rehearsal.{name}", {}).values())
-        for name in ("vision", "connector", "decoder", "head")
-    }
-    return {
-        "vision": found["vision"],
-        "connector": found["connector"],
-        "language": found["decoder"] + found["head"],
-    }
+    whole, vision, connector = (
+        sum(counts.get(name, {}).values())
+        for name in ("Global", "Rehearsal.vision", "Rehearsal.connector")
+    )
+    # The counter does not see the backward pass leave a module called by keywords, as the decoder
+    # is: what it says of the decoder holds the connector's as well.
+    return {"vision": vision, "connector": connector, "language": whole - vision - connector}
 
 
 @contextmanager

@@ -53,10 +53,11 @@ def memory_table(plan: Plan, stage: StagePlan) -> Table:
     load, given = stage.load, plan.assumptions
     share = f"one of {given.gpus} GPUs under {plan.engine}" if given.gpus > 1 else "one GPU"
     tokens = load.text + load.pictures * plan.picture_tokens
+    passes = counted(stage.micro_batches, "micro-batch", "es")
     caption = (
-        f"{given.precision}, {share}, a step: {counted(stage.micro_batches, 'micro-batch', 'es')} of "
-        f"{load.rows} × {tokens:,} tokens with {load.rows * load.pictures} pictures; "
-        f"{sized(stage.pictures_ahead)} of pictures wait in the host's memory"
+        f"{given.precision}, {share}, a step: {passes} of {load.rows} × {tokens:,} tokens with "
+        f"{load.rows * load.pictures} pictures; {sized(stage.pictures_ahead)} of pictures wait in "
+        "the host's memory"
     )
     if stage.feature_cache is not None:
         caption += f"; features on disk: {sized(stage.feature_cache)}"
@@ -111,7 +112,7 @@ def resolution_table(plan: Plan) -> Table:
     """Show tokens, cache and attention of larger pictures, each beside the smallest's."""
     total = plan.answering_weights + plan.answering_cache
     caption = (
-        f"the recipe's pictures: {plan.picture_side} px, {plan.picture_tokens:,} tokens · "
+        f"the recipe's pictures: {plan.picture_side} px, {_picture_tokens(plan)} · "
         f"answering in a chat of {plan.answering_tokens:,} tokens: {sized(total)}, "
         f"{sized(plan.answering_cache)} of it KV cache"
     )
@@ -155,6 +156,13 @@ def sized(count: float) -> str:
         count /= 1024
         power += 1
     return f"{count:.3g} {_BINARY[power]}"
+
+
+def _picture_tokens(plan: Plan) -> str:
+    if plan.tiles == 1:
+        return f"{plan.picture_tokens:,} tokens"
+    span = f"{plan.fewest_picture_tokens:,} to {plan.picture_tokens:,} tokens"
+    return f"{span} in up to {plan.tiles} tiles, the most planned for"
 
 
 def _meanwhile(memory: Memory) -> int:

@@ -1,0 +1,167 @@
+"""Plans: the published models' known numbers, FLOPs and weights against built models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from msgspec.structs import replace
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from laterna.errors import LaternaError
+from laterna.model.assistant import load_assistant_from
+from laterna.model.skeleton import build_skeleton
+from laterna.planner.assumptions import Assumptions, Lengths
+from laterna.planner.plan import fill_step, plan_recipe
+from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, count_reading
+from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
+from laterna.records import Batch
+from laterna.training.objective import Objective
+from laterna.training.stages import apply_stage
+
+
+def llava(configs: Path, side: int, kind: str) -> Recipe:
+    nano = load_recipe("nano")
+    uses = ConnectorSettings(kind=kind)
+    return replace(
+        nano,
+        vision=VisionSettings(source=str(configs / f"clip-{side}")),
+        connector=uses,
+        language=replace(nano.language, source=str(configs / "vicuna-7b")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "patches", "connector"),
+    [(224, "linear", 256, 4_198_400), (336, "mlp", 576, 20_979_712)],
+)
+def test_llava_s_numbers_come_from_configurations_alone(
+    configs: Path, side: int, kind: str, patches: int, connector: int
+) -> None:
+    skeleton = build_skeleton(llava(configs, side, kind))
+    count = {
+        name: sum(weight.numel() for weight in part.parameters())
+        for name, part in skeleton.parts().items()
+    }
+    assert Rehearsal(skeleton).picture_tokens == patches
+    assert (count["connector"], count["language"]) == (connector, 6_738_415_616)
+    whole = sum(weight.numel() for weight in skeleton.vision.weights().values())
+    assert whole == pytest.approx(303e6, rel=0.003)
+    assert {weight.device.type for weight in skeleton.vision.parameters()} == {"meta"}
+
+
+def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) -> None:
+    rehearsal = Rehearsal(build_skeleton(llava(configs, 224, "linear")))
+    # 32 layers of keys and values, 4096 wide, in float32.
+    assert count_cache(rehearsal, 256) == 256 * 32 * 2 * 4096 * 4
+    assert count_cache(rehearsal, 5329) / count_cache(rehearsal, 256) == 5329 / 256
+    few, many = (count_reading(rehearsal, tokens).attention for tokens in (256, 5329))
+    assert few == 32 * 4 * 256**2 * 4096
+    assert many / few == pytest.approx(433, abs=0.5)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_flops_and_weights_equal_those_of_the_real_objective(
+    tiny_recipe: Recipe, stage: str
+) -> None:
+    assistant = load_assistant_from(tiny_recipe)
+    summary = apply_stage(assistant, tiny_recipe, stage)  # type: ignore[arg-type]
+    rows, picture, text, targets = 3, assistant.connector.tokens(assistant.vision.patches), 13, 7
+    width = picture + text
+    mask = (torch.arange(width) < picture).expand(rows, width)
+    learned = (torch.arange(width) >= width - targets).expand(rows, width)
+    batch = Batch(
+        ids=("a", "b", "c"),
+        input_ids_rt=torch.ones(rows, width, dtype=torch.long),
+        position_ids_rt=torch.arange(width).expand(rows, width),
+        targets_rt=learned,
+        picture_mask_rt=mask,
+        pictures=("a", "b", "c"),
+        pixels_bchw=torch.zeros(rows, 3, 28, 28),
+    )
+    # Only its plain form of attention is counted by torch on a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        Objective(assistant)(batch).backward()
+    skeleton = build_skeleton(tiny_recipe)
+    assert apply_stage(skeleton, tiny_recipe, stage) == summary  # type: ignore[arg-type]
+    load = Load(rows=rows, pictures=1, text=text, targets=targets)
+    assert count_flops(Rehearsal(skeleton), load).total == counter.get_total_flops()
+
+
+def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:
+    settings = replace(
+        load_recipe("nano").instruct, batch_records=16, micro_tokens=1000, max_tokens=2048
+    )
+    load, passes = fill_step(settings, Lengths(text=36, targets=20, longest=90), 64, gpus=1)
+    assert (load.rows, load.text, passes) == (10, 36, 2)  # 1000 tokens are full with 10 × 100
+    load, passes = fill_step(settings, Lengths(text=36, targets=20, longest=90), 64, gpus=4)
+    assert (load.rows, load.text, passes) == (4, 90, 1)
+    with pytest.raises(LaternaError, match="longer than max_tokens = 2048"):
+        fill_step(settings, Lengths(text=36, targets=20, longest=90), 2048, gpus=1)
+
+
+def test_hours_and_money_follow_from_flops_rate_and_price(tiny_recipe: Recipe) -> None:
+    given = Assumptions(gpus=2, mfu=0.5, price=3.0)
+    lengths = {"align": Lengths(text=10, targets=8, longest=20)}
+    plan = plan_recipe(
+        tiny_recipe,
+        given,
+        stages=["align"],
+        records={"align": 10**9},
+        lengths=lengths,  # type: ignore[arg-type]
+        gpu="A100-80GB",
+    )
+    [stage], [row] = plan.stages, plan.stages[0].gpus
+    assert row.hours == pytest.approx(1e9 * stage.flops / (19.5e12 * 0.5 * 2) / 3600)
+    assert row.money == pytest.approx(row.hours * 2 * 3)
+    assert (row.fits, row.fits_checkpointed) == (True, True)
+    assert stage.memory.optimiser == 8 * stage.parts[1].trained
+
+
+def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
+    recipe = llava(configs, 336, "mlp")
+    given = Assumptions(gpus=8, precision="mixed")
+    ddp, fsdp = (
+        plan_recipe(
+            replace(recipe, run=replace(recipe.run, engine=engine)), given, stages=["instruct"]
+        )
+        .stages[0]
+        .memory
+        for engine in ("ddp", "fsdp")
+    )
+    assert ddp.optimiser == 12 * (6_738_415_616 + 20_979_712)
+    assert fsdp.optimiser == ddp.optimiser // 8
+    assert fsdp.gradients == pytest.approx(ddp.gradients / 8, rel=1e-6)
+    assert fsdp.weights < ddp.weights / 6
+
+
+def test_lora_and_checkpointing_hold_less(tiny_recipe: Recipe) -> None:
+    part = replace(tiny_recipe.instruct.language, mode="lora")
+    recipe = replace(tiny_recipe, instruct=replace(tiny_recipe.instruct, language=part))
+    full, lora = (
+        plan_recipe(one, Assumptions(), stages=["instruct"]).stages[0]
+        for one in (tiny_recipe, recipe)
+    )
+    assert lora.parts[2].trained != full.parts[2].trained
+    assert full.memory_checkpointed.activations < full.memory.activations
+
+
+def test_a_source_that_cannot_be_had_says_what_to_do(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    vision = replace(tiny_recipe.vision, source=str(tmp_path))
+    with pytest.raises(LaternaError, match=r"Planning needs its config\.json and no weights"):
+        build_skeleton(replace(tiny_recipe, vision=vision))
+    with pytest.raises(LaternaError, match="known are: A100-40GB"):
+        plan_recipe(tiny_recipe, Assumptions(), gpu="A100")
+    with pytest.raises(LaternaError, match="--mfu 2"):
+        Assumptions(mfu=2)
+
+
+def test_anyres_plans_for_the_picture_with_most_tokens() -> None:
+    nano = load_recipe("nano")
+    tiled = replace(nano, vision=replace(nano.vision, fit="anyres"))
+    plan = plan_recipe(tiled, Assumptions(), stages=["align"], gpu="L4")
+    # The whole view's 8 × 8 and the grid's rows with a newline each: 2 × 2, and 1 × 2 squares.
+    assert plan.picture_tokens == 64 + 16 * 17
+    assert (plan.fewest_picture_tokens, plan.tiles) == (64 + 8 * 17, 5)
