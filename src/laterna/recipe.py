@@ -152,6 +152,9 @@ class StageSettings(Settings):
     """Records an optimiser step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
     row_tokens: int = 0
     """Token budget of a packed row; 0: one record a row."""
+    share_pictures: bool = False
+    """Compute a picture's tokens once for all its records of a step: they stand in one row behind
+    it without seeing each other. Changes the order of the records, not their loss."""
     micro_tokens: int = 16384
     """Tokens a forward pass, padding included; larger steps are split into micro-batches."""
     max_tokens: int = 2048
@@ -186,6 +189,9 @@ class StageSettings(Settings):
 class RunSettings(Settings):
     """How a run is carried out: none of these changes what is learned, so none hinders a resume."""
 
+    attention: Literal["sdpa", "flex"] = "sdpa"
+    """How the language model attends: torch's `sdpa`, or `flex` (block masks that skip what is
+    masked), which trains on a GPU alone."""
     engine: Engine = "ddp"
     """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
     workers: int = 2

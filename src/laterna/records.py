@@ -213,20 +213,48 @@ class Sample(Record):
     @property
     def length(self) -> int:
         """Tokens with the pictures expanded. Raises ValueError while those are not counted."""
+        return self.length_of(len(self.input_ids))
+
+    def length_of(self, ids: int) -> int:
+        """Return the tokens, pictures expanded, that the first `ids` of `input_ids` take.
+
+        Raises ValueError while the pictures' tokens are not counted.
+        """
         if len(self.picture_tokens) != len(self.picture_slots):
             raise ValueError(f"sample {self.id}: the tokens of its pictures are not counted")
-        return len(self.input_ids) - len(self.picture_slots) + sum(self.picture_tokens)
+        pairs = zip(self.picture_slots, self.picture_tokens, strict=True)
+        return ids + sum(tokens - 1 for slot, tokens in pairs if slot < ids)
 
 
 class Pack(Record):
     """Samples that share one row of a batch without seeing each other."""
 
     samples: tuple[Sample, ...]
+    shared: tuple[int, ...] = ()
+    """Shared pictures: for each sample, how many of its first ids are those of the sample before
+    it that has 0 here, and stand in the row once, there. Empty: every sample stands whole."""
 
     @property
     def length(self) -> int:
         """Tokens of the row, padding left out."""
-        return sum(sample.length for sample in self.samples)
+        whole = sum(sample.length for sample in self.samples)
+        pairs = zip(self.samples, self.shared, strict=False)  # none are shared in most packs
+        return whole - sum(sample.length_of(ids) for sample, ids in pairs)
+
+
+class Sharing(Record):
+    """Who sees whom in rows whose samples share pictures, and what stands before what.
+
+    A token sees those before it of its own block, and of the block that its own `sees`: a
+    sample's rest sees what it shares with its siblings, and never a sibling's rest.
+    """
+
+    blocks_rt: Tensor
+    """The block of each token, counted along the row."""
+    sees_rt: Tensor
+    """The other block that it sees; its own where there is none."""
+    previous_rt: Tensor
+    """The place of the token that it follows, from whose state it is predicted."""
 
 
 class Tiling(Record):
@@ -266,6 +294,8 @@ class Batch(Record):
     features_bnd: Tensor | None = None
     tilings: tuple[Tiling, ...] = ()
     """How each picture is tiled; empty where every picture is one square."""
+    sharing: Sharing | None = None
+    """Where samples share pictures; their restarted positions do not tell siblings apart."""
 
 
 # --- evaluation: checkpoints become answers and scores --------------------------------------

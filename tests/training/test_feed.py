@@ -134,3 +134,21 @@ def test_records_of_a_picture_that_cannot_be_read_are_left_out_and_counted() -> 
     alone = [sample for sample in SAMPLES if sample.id == "2"]
     [step] = feed(alone, stage, seed=0, fill=fill)
     assert (step.batches, step.length, step.faulty) == ((), 0, {"picture missing": 1})
+
+
+def test_records_about_one_picture_fall_into_one_step_where_it_is_shared() -> None:
+    twins = [
+        msgspec.structs.replace(sample, pictures=(f"{number % 5}.png",))
+        for number, sample in enumerate(SAMPLES)
+    ]
+    stage = msgspec.structs.replace(STAGE, share_pictures=True)
+    steps = batches(feed(twins, stage, seed=0, fill=lambda batch: batch))
+    taken = [name for step in ids(steps) for name in step]
+    assert sorted(taken) == [str(number) for number in range(10)]
+    assert {int(a) % 5 == int(b) % 5 for a, b in zip(taken[::2], taken[1::2], strict=True)} == {
+        True
+    }
+    # Each step's four records show two pictures, whose tokens stand in its rows once.
+    assert [sum(len(batch.pictures) for batch in step) for step in steps] == [2, 2, 1]
+    again = batches(feed(twins, stage, seed=0, fill=lambda batch: batch, first_step=1))
+    assert ids(again) == ids(steps)[1:]

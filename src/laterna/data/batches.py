@@ -5,11 +5,12 @@ Shapes: r rows · t tokens of a row, pictures expanded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from laterna.records import PICTURE_TOKEN, Batch, Pack, Record, Sample
+from laterna.records import PICTURE_TOKEN, Batch, Pack, Record, Sample, Sharing
 
 
 class _Row(Record, frozen=True):
@@ -19,6 +20,9 @@ class _Row(Record, frozen=True):
     position_ids: list[int]
     targets: list[bool]
     picture_mask: list[bool]
+    blocks: list[int]
+    sees: list[int]
+    previous: list[int]
 
 
 def collate(packs: Sequence[Pack], *, pad_id: int = 0) -> Batch:
@@ -26,7 +30,8 @@ def collate(packs: Sequence[Pack], *, pad_id: int = 0) -> Batch:
 
     Rows are padded on the right to the longest. Positions restart with every sample and with the
     padding. A target at t is predicted from the hidden state at t - 1, so the first token of a
-    sample is never a target: what stands before it is another chat. Pixels or features are left
+    sample is never a target: what stands before it is another chat. Of samples that share a
+    picture (`Pack.shared`) the second and later go on behind it. Pixels or features are left
     to the caller (`msgspec.structs.replace`), in the order of `pictures`.
 
     Raises ValueError for a sample whose pictures' tokens are not counted.
@@ -35,35 +40,86 @@ def collate(packs: Sequence[Pack], *, pad_id: int = 0) -> Batch:
     width = max(len(row.input_ids) for row in rows)
     for row in rows:
         padding = width - len(row.input_ids)
+        _append_block(row, padding, sees=None, after=len(row.input_ids) - 1)
         row.input_ids.extend([pad_id] * padding)
         row.position_ids.extend(range(padding))
         row.targets.extend([False] * padding)
         row.picture_mask.extend([False] * padding)
     samples = [sample for pack in packs for sample in pack.samples]
+    shown = [shown for pack in packs for shown in _pictures(pack)]
     return Batch(
         ids=tuple(sample.id for sample in samples),
         input_ids_rt=torch.tensor([row.input_ids for row in rows], dtype=torch.long),
         position_ids_rt=torch.tensor([row.position_ids for row in rows], dtype=torch.long),
         targets_rt=torch.tensor([row.targets for row in rows], dtype=torch.bool),
         picture_mask_rt=torch.tensor([row.picture_mask for row in rows], dtype=torch.bool),
-        pictures=tuple(name for sample in samples for name in sample.pictures),
-        picture_tokens=tuple(count for sample in samples for count in sample.picture_tokens),
+        pictures=tuple(name for name, _ in shown),
+        picture_tokens=tuple(count for _, count in shown),
+        sharing=_sharing(rows) if any(pack.shared for pack in packs) else None,
     )
 
 
+def _pictures(pack: Pack) -> Iterator[tuple[str, int]]:
+    """Yield each picture of a row with its tokens, in reading order, a shared one once."""
+    for sample, ids in _shared(pack):
+        first = bisect_left(sample.picture_slots, ids)
+        counts = sample.picture_tokens[first:]
+        yield from zip(sample.pictures[first:], counts, strict=False)  # names may be left out
+
+
+def _sharing(rows: Sequence[_Row]) -> Sharing:
+    return Sharing(
+        blocks_rt=torch.tensor([row.blocks for row in rows], dtype=torch.long),
+        sees_rt=torch.tensor([row.sees for row in rows], dtype=torch.long),
+        previous_rt=torch.tensor([row.previous for row in rows], dtype=torch.long),
+    )
+
+
+def _shared(pack: Pack) -> Iterator[tuple[Sample, int]]:
+    return zip(pack.samples, pack.shared or (0,) * len(pack.samples), strict=True)
+
+
 def _row(pack: Pack, pad_id: int) -> _Row:
-    row = _Row(input_ids=[], position_ids=[], targets=[], picture_mask=[])
-    for sample in pack.samples:
+    row = _Row(
+        input_ids=[], position_ids=[], targets=[], picture_mask=[], blocks=[], sees=[], previous=[]
+    )
+    family = (0, 0, 0)
+    pairs = list(_shared(pack))
+    for place, (sample, ids) in enumerate(pairs):
         start = len(row.input_ids)
-        _append(row, sample, pad_id)
-        row.position_ids.extend(range(sample.length))
-        row.targets[start] = False
+        _append(row, sample, ids, pad_id)
+        if ids:
+            block, prefix, last = family
+        else:
+            row.targets[start] = False
+            heads = place + 1 < len(pairs) and pairs[place + 1][1]
+            prefix = sample.length_of(heads) if heads else 0
+            last = start + prefix - 1
+            block = _append_block(row, prefix, sees=None, after=start - 1)
+            family = (block, prefix, last)
+        rest = len(row.input_ids) - len(row.blocks)
+        _append_block(row, rest, sees=block if prefix else None, after=last)
+        row.position_ids.extend(range(prefix if ids else 0, sample.length))
     return row
 
 
-def _append(row: _Row, sample: Sample, pad_id: int) -> None:
+def _append_block(row: _Row, tokens: int, *, sees: int | None, after: int) -> int:
+    """Write down a block of tokens, the first of which follows the token at `after`."""
+    block = row.blocks[-1] + 1 if row.blocks else 0
+    start = len(row.blocks)
+    row.blocks.extend([block] * tokens)
+    row.sees.extend([block if sees is None else sees] * tokens)
+    row.previous.extend(
+        max(0, after if place == 0 else start + place - 1) for place in range(tokens)
+    )
+    return block
+
+
+def _append(row: _Row, sample: Sample, first: int, pad_id: int) -> None:
+    """Append a sample's tokens from its id `first` on."""
     tokens = dict(zip(sample.picture_slots, sample.picture_tokens, strict=True))
-    for slot, (token, target) in enumerate(zip(sample.input_ids, sample.targets, strict=True)):
+    for slot in range(first, len(sample.input_ids)):
+        token, target = sample.input_ids[slot], sample.targets[slot]
         is_picture = token == PICTURE_TOKEN
         places = tokens[slot] if is_picture else 1
         row.input_ids.extend([pad_id if is_picture else token] * places)

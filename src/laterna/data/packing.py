@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,13 +18,48 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def plan_packs(samples: Sequence[Sample], *, row_tokens: int) -> list[Pack]:
+def epoch_families(pictures: Sequence[str], seed: int, epoch: int) -> list[int]:
+    """Return an order like `epoch_order`'s in which samples about one picture stand together.
+
+    `pictures` names the first picture of each sample, "" for none: pictures are permuted, and the
+    samples about each stay in order, so most siblings fall into one optimiser step.
+    """
+    families: dict[object, list[int]] = {}
+    for number, name in enumerate(pictures):
+        families.setdefault(name or number, []).append(number)
+    groups = list(families.values())
+    return [one for group in epoch_order(len(groups), seed, epoch) for one in groups[group]]
+
+
+def share_key(sample: Sample) -> tuple[str, tuple[int, ...]] | None:
+    """Return what samples must have in common to share a picture's tokens; None where it cannot.
+
+    That is the picture, and all ids up to it. A sample cannot share whose own words are learned
+    before the picture, or that has no picture.
+    """
+    if not sample.pictures:
+        return None
+    end = sample.picture_slots[0] + 1
+    if any(sample.targets[1:end]):
+        return None
+    return sample.pictures[0], sample.input_ids[:end]
+
+
+def plan_packs(
+    samples: Sequence[Sample], *, row_tokens: int, share_pictures: bool = False, longest: int = 0
+) -> list[Pack]:
     """Put the samples of one optimiser step into rows of at most `row_tokens` tokens.
 
     `row_tokens` 0 gives one sample a row, in order; `fit_rows` says how the others are put.
+
+    `share_pictures` lets samples of one `share_key` stand behind one another as one, with what
+    they share written once; such a family is cut where it would be longer than `row_tokens`, or
+    than `longest` where that is 0.
     """
-    rows = fit_rows([sample.length for sample in samples], row_tokens)
-    return [Pack(samples=tuple(samples[place] for place in row)) for row in rows]
+    alone = [Pack(samples=(sample,)) for sample in samples]
+    units = _families(samples, row_tokens or longest) if share_pictures else alone
+    rows = fit_rows([unit.length for unit in units], row_tokens)
+    return [_joined([units[place] for place in row]) for row in rows]
 
 
 def fit_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -46,6 +81,52 @@ def fit_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
         rows[index].append(place)
         room[index] -= lengths[place]
     return rows
+
+
+def without_picture(pack: Pack, picture: str) -> Pack:
+    """Return a pack without the samples that show a picture; the others share what they did."""
+    kept = [sample for sample in pack.samples if picture not in sample.pictures]
+    if not any(pack.shared):
+        return Pack(samples=tuple(kept))
+    return _joined(_families(kept, 0))
+
+
+def _families(samples: Sequence[Sample], longest: int) -> list[Pack]:
+    """Group the samples that may share a picture, in the order of each family's first."""
+    families: dict[object, list[Sample]] = {}
+    for place, sample in enumerate(samples):
+        families.setdefault(share_key(sample) or place, []).append(sample)
+    return [unit for family in families.values() for unit in _cut(family, longest)]
+
+
+def _cut(family: Sequence[Sample], longest: int) -> Iterator[Pack]:
+    first = family[0]
+    if len(family) == 1:
+        yield Pack(samples=(first,))
+        return
+    end = first.picture_slots[0] + 1
+    prefix = first.length_of(end)
+    members: list[Sample] = []
+    length = 0
+    for sample in family:
+        if members and longest and length + sample.length - prefix > longest:
+            yield _family(members, end)
+            members, length = [], 0
+        length += sample.length - (prefix if members else 0)
+        members.append(sample)
+    yield _family(members, end)
+
+
+def _family(members: Sequence[Sample], end: int) -> Pack:
+    if len(members) == 1:
+        return Pack(samples=tuple(members))
+    return Pack(samples=tuple(members), shared=(0, *[end] * (len(members) - 1)))
+
+
+def _joined(units: Sequence[Pack]) -> Pack:
+    samples = tuple(sample for unit in units for sample in unit.samples)
+    shared = tuple(ids for unit in units for ids in unit.shared or (0,) * len(unit.samples))
+    return Pack(samples=samples, shared=shared if any(shared) else ())
 
 
 def plan_batches(packs: Sequence[Pack], *, micro_tokens: int) -> list[list[Pack]]:

@@ -15,9 +15,16 @@ import msgspec
 from PIL import Image
 
 from laterna.data.batches import collate
-from laterna.data.packing import epoch_order, plan_batches, plan_packs
+from laterna.data.packing import (
+    epoch_families,
+    epoch_order,
+    plan_batches,
+    plan_packs,
+    without_picture,
+)
 from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import MissingPictureError, PicturePreparer, load_picture
+from laterna.data.preparation.samples import MappedSamples
 from laterna.errors import LaternaError
 from laterna.model.features import FeatureStore
 from laterna.recipe import StageSettings
@@ -38,15 +45,50 @@ def count_steps(records: int, stage: StageSettings) -> int:
     return min(steps, stage.max_steps) if stage.max_steps else steps
 
 
-def step_records(records: int, stage: StageSettings, *, seed: int, step: int) -> list[int]:
-    """Return the numbers of the records that a step, counted from 0, learns from.
+class Order:
+    """The order of the records: which of them a step learns from.
 
-    They follow from the seed and the step alone, so a run can go on at any step. Records flow
-    over the end of an epoch, so every step but the last holds `batch_records`.
+    It follows from the seed alone, so a run can go on at any step. Where pictures are shared,
+    records about one picture stand together.
     """
-    first = step * stage.batch_records
-    places = range(first, min(first + stage.batch_records, _drawn(records, stage)))
-    return [_order(records, seed, place // records)[place % records] for place in places]
+
+    def __init__(self, samples: Sequence[Sample], stage: StageSettings, seed: int) -> None:
+        self.records = len(samples)
+        self.stage = stage
+        self.seed = seed
+        self._pictures = _first_pictures(samples) if stage.share_pictures else None
+        self._epoch = lru_cache(maxsize=2)(self._epoch_order)
+
+    def of_step(self, step: int) -> list[int]:
+        """Return the numbers of the records of a step, counted from 0.
+
+        Records flow over the end of an epoch, so every step but the last holds `batch_records`.
+        """
+        first = step * self.stage.batch_records
+        end = min(first + self.stage.batch_records, _drawn(self.records, self.stage))
+        places = (divmod(place, self.records) for place in range(first, end))
+        return [self._epoch(epoch)[place] for epoch, place in places]
+
+    def _epoch_order(self, epoch: int) -> list[int]:
+        if self._pictures is None:
+            return epoch_order(self.records, self.seed, epoch)
+        return epoch_families(self._pictures, self.seed, epoch)
+
+
+def step_packs(chosen: Sequence[Sample], stage: StageSettings) -> list[Pack]:
+    """Put the samples of one step into rows, as the stage says."""
+    return plan_packs(
+        chosen,
+        row_tokens=stage.row_tokens,
+        share_pictures=stage.share_pictures,
+        longest=stage.micro_tokens,
+    )
+
+
+def _first_pictures(samples: Sequence[Sample]) -> list[str]:
+    if isinstance(samples, MappedSamples):
+        return samples.first_pictures()
+    return [sample.pictures[0] if sample.pictures else "" for sample in samples]
 
 
 MISSING, UNREADABLE = "picture missing", "picture cannot be read"
@@ -109,9 +151,10 @@ def feed(
     many micro-batches as the one with most, by empty ones: FSDP's ranks walk in step.
     """
 
+    order = Order(samples, stage, seed)
+
     def make(step: int) -> Step:
-        numbers = step_records(len(samples), stage, seed=seed, step=step)
-        packs = plan_packs([samples[number] for number in numbers], row_tokens=stage.row_tokens)
+        packs = step_packs([samples[number] for number in order.of_step(step)], stage)
         packs = sorted(packs, key=lambda pack: -pack.length)
         dealt = [
             plan_batches(packs[rank :: ranks.count], micro_tokens=stage.micro_tokens)
@@ -136,7 +179,7 @@ def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
             try:
                 batches.append(fill(collate(rows)))
             except FaultyPictureError as fault:
-                kept = [_without(pack, fault.picture) for pack in rows]
+                kept = [without_picture(pack, fault.picture) for pack in rows]
                 lost = sum(len(pack.samples) for pack in rows)
                 rows = [pack for pack in kept if pack.samples]
                 faulty[fault.reason] += lost - sum(len(pack.samples) for pack in rows)
@@ -144,10 +187,6 @@ def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
                 length += sum(pack.length for pack in rows)
                 break
     return Step(number=number, batches=tuple(batches), length=length, faulty=dict(faulty))
-
-
-def _without(pack: Pack, picture: str) -> Pack:
-    return Pack(samples=tuple(one for one in pack.samples if picture not in one.pictures))
 
 
 def fill_pixels(preparer: PicturePreparer, files: PictureFiles) -> Fill:
@@ -194,8 +233,3 @@ def fill_features(store: FeatureStore) -> Fill:
 
 def _drawn(records: int, stage: StageSettings) -> int:
     return max(1, round(records * stage.epochs))
-
-
-@lru_cache(maxsize=2)
-def _order(records: int, seed: int, epoch: int) -> list[int]:
-    return epoch_order(records, seed, epoch)

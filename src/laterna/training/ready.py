@@ -15,7 +15,7 @@ from laterna.data.preparation import Prepared, prepare
 from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
-from laterna.training.feed import count_steps, step_records
+from laterna.training.feed import Order, count_steps, step_packs
 from laterna.training.telemetry import progress_bar
 
 
@@ -67,17 +67,25 @@ def prepare_stage(
 
 
 def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Plan:
-    """Plan every step of a stage from the lengths alone, as training will."""
+    """Plan every step of a stage as training will: from the lengths alone, but where pictures
+    are shared, which takes the samples.
+    """
     lengths = prepared.lengths
     steps = count_steps(len(lengths), settings)
     records = rows = batches = tokens = computed = 0
+    order = Order(prepared.samples, settings, seed)
     for step in range(steps):
-        chosen = lengths[step_records(len(lengths), settings, seed=seed, step=step)].tolist()
-        packed = [
-            sum(chosen[place] for place in row) for row in fit_rows(chosen, settings.row_tokens)
-        ]
+        numbers = order.of_step(step)
+        if settings.share_pictures:
+            chosen = [prepared.samples[number] for number in numbers]
+            packed = [pack.length for pack in step_packs(chosen, settings)]
+        else:
+            own = lengths[numbers].tolist()
+            packed = [
+                sum(own[place] for place in row) for row in fit_rows(own, settings.row_tokens)
+            ]
         passes = fit_batches(packed, settings.micro_tokens)
-        records += len(chosen)
+        records += len(numbers)
         rows += len(packed)
         batches += len(passes)
         tokens += sum(packed)

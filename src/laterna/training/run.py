@@ -17,6 +17,7 @@ from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import read_manifest, save_checkpoint
 from laterna.model.features import cached_features
+from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
 from laterna.training.distributed import joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
@@ -77,6 +78,7 @@ def _train(
 ) -> Learner:
     settings, ranks = recipe.stage(stage), states.ranks
     assistant = begin(recipe, start).to(ranks.device)
+    _set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
         prepared = prepare_stage(assistant, recipe, stage, console)
     with ranks.first_alone():
@@ -100,6 +102,23 @@ def _train(
     lines = metrics if ranks.first else Path(os.devnull)
     _follow(watched(steps, bar, lines), learner, states, metrics, recipe.run)
     return learner
+
+
+def _set_attention(assistant: Assistant, run: RunSettings, settings: StageSettings) -> None:
+    """Choose the language model's attention, and see that it keeps the samples of a row apart."""
+    if run.attention == "flex":
+        if assistant.device.type == "cpu":
+            raise LaternaError(
+                "run.attention = 'flex': torch's flex attention cannot train on a CPU; use 'sdpa'"
+            )
+        assistant.language.set_attn_implementation(FLEX)
+    if settings.share_pictures and not assistant.plain_head:
+        raise LaternaError(
+            "share_pictures: this language model changes its logits after the head, which shared "
+            "rows do not allow for; set share_pictures = false"
+        )
+    if settings.row_tokens or settings.share_pictures:
+        insist_on_packing(assistant.language, share_pictures=settings.share_pictures)
 
 
 def _is_done(out: Path, digest: str) -> bool:

@@ -133,6 +133,11 @@ class MappedSamples(Sequence[Sample]):
             picture_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
         )
 
+    def first_pictures(self) -> list[str]:
+        """Return the name of each sample's first picture, "" for none, without making samples."""
+        first = {row: self._names(*self._at(row))[:1] for row in np.unique(self._rows).tolist()}
+        return ["".join(first[row]) for row in self._rows.tolist()]
+
     def picture_names(self) -> list[str]:
         """Return the names of all pictures, each once, without making the samples."""
         rows = np.unique(self._rows).tolist()

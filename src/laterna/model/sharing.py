@@ -1,0 +1,114 @@
+"""Rows whose samples share a picture, and the probe that samples of a row do not see each other.
+
+Shapes: d width · r rows · t tokens of a row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laterna.errors import LaternaError
+from laterna.records import Sharing
+
+FLEX = "flex_attention"
+"""transformers' name of the attention that takes block masks."""
+LEAK, LEAK_HALF = 1e-3, 0.05
+"""Largest difference, as a share of the largest state, between a sample in a row and alone; and
+the same where weights have 16 bits. One that is seen by another differs by much more."""
+
+
+def visible(sharing: Sharing) -> Tensor:
+    """Return whether each token (second axis) sees each other (third): bool (r, t, t)."""
+    blocks = sharing.blocks_rt
+    own = blocks[:, :, None] == blocks[:, None, :]
+    seen = sharing.sees_rt[:, :, None] == blocks[:, None, :]
+    return (own | seen).tril()
+
+
+def sharing_mask(sharing: Sharing | None, language: Any) -> Any:
+    """Return the attention mask of rows that share pictures; None for others.
+
+    It is a block mask for flex attention, made for a GPU, and else a float one (r, 1, t, t) that
+    is added to the scores, which both sdpa and eager attention take (a bool one eager would not).
+    """
+    if sharing is None:
+        return None
+    table = language.get_input_embeddings().weight
+    if language.config._attn_implementation == FLEX:
+        return _block_mask(sharing, table.device)
+    seen = visible(sharing).to(table.device)
+    mask = torch.zeros(seen.shape, dtype=table.dtype, device=table.device)
+    return mask.masked_fill_(~seen, torch.finfo(table.dtype).min)[:, None]
+
+
+def _block_mask(sharing: Sharing, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    blocks, sees = sharing.blocks_rt.to(device), sharing.sees_rt.to(device)
+
+    def sees_it(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = blocks[row, query] == blocks[row, key]
+        return (query >= key) & (own | (sees[row, query] == blocks[row, key]))
+
+    rows, tokens = blocks.shape
+    return create_block_mask(sees_it, rows, None, tokens, tokens, device=device)
+
+
+@torch.no_grad()
+def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
+    """Raise LaternaError when samples of one row see each other in this language model.
+
+    Two samples, and with `share_pictures` two siblings behind a prefix, are sent through it in
+    one row and alone, as `Assistant.hidden` sends them. transformers keeps packed samples apart
+    by their restarted positions only under conditions that nothing announces, and a leak shows
+    in no loss curve; so it is looked for, once a stage.
+    """
+    table = language.get_input_embeddings().weight
+    noise = torch.Generator().manual_seed(0)
+    drawn = torch.randn(1, 11, table.shape[1], generator=noise).to(table) * table.std()
+    first, second = drawn[:, :5], drawn[:, 5:]
+    alone = torch.cat([_states(language, first), _states(language, second)], dim=1)
+    row = _states(language, drawn, positions=[*range(5), *range(6)])
+    limit = LEAK if table.dtype == torch.float32 else LEAK_HALF
+    _compare(row, alone, limit, "packed rows (row_tokens)")
+    if share_pictures:
+        prefix, one, two = drawn[:, :5], drawn[:, 5:8], drawn[:, 8:]
+        siblings = [_states(language, torch.cat([prefix, rest], dim=1)) for rest in (one, two)]
+        alone = torch.cat([siblings[0], siblings[1][:, 5:]], dim=1)
+        sharing = Sharing(
+            blocks_rt=torch.tensor([[0] * 5 + [1] * 3 + [2] * 3]),
+            sees_rt=torch.zeros(1, 11, dtype=torch.long),
+            previous_rt=torch.zeros(1, 11, dtype=torch.long),
+        )
+        positions = [*range(8), *range(5, 8)]
+        row = _states(language, drawn, positions=positions, sharing=sharing)
+        _compare(row, alone, limit, "shared pictures (share_pictures)")
+
+
+def _states(
+    language: Any,
+    embeds_rtd: Tensor,
+    positions: list[int] | None = None,
+    sharing: Sharing | None = None,
+) -> Tensor:
+    places = positions or list(range(embeds_rtd.shape[1]))
+    states: Tensor = language.get_decoder()(
+        inputs_embeds=embeds_rtd,
+        position_ids=torch.tensor([places], device=embeds_rtd.device),
+        attention_mask=sharing_mask(sharing, language),
+        use_cache=False,
+    ).last_hidden_state
+    return states.float()
+
+
+def _compare(row: Tensor, alone: Tensor, limit: float, what: str) -> None:
+    apart = float((row - alone).abs().max() / alone.abs().max())
+    if not apart <= limit:
+        raise LaternaError(
+            f"{what} cannot be used: in this language model the samples of a row see each other "
+            f"(their states differ by {apart:.1%} from those alone); set row_tokens = 0 and "
+            "share_pictures = false, or use another version of transformers"
+        )
