@@ -81,9 +81,8 @@ def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Pla
             packed = [pack.length for pack in step_packs(chosen, settings)]
         else:
             own = lengths[numbers].tolist()
-            packed = [
-                sum(own[place] for place in row) for row in fit_rows(own, settings.row_tokens)
-            ]
+            together = fit_rows(own, settings.row_tokens)
+            packed = [sum(own[place] for place in row) for row in together]
         passes = fit_batches(packed, settings.micro_tokens)
         records += len(numbers)
         rows += len(packed)
