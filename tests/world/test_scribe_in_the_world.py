@@ -22,7 +22,7 @@ from laterna.world.captions import write_captions
 from laterna.world.scenes import STREAMS, draw_truth
 from laterna.world.toys import CATEGORIES, COLOURS, LIGHTINGS, SIGN_WORDS, TEXTURES
 
-SHORT = " Answer in one word or phrase."
+SHORT = " Answer briefly."
 NUMBERS = ["zero", "one", "two", "three", "four", "five"]
 COLUMNS, ROWS = ("left", "", "right"), ("top", "", "bottom")
 ARTICLE = r"(?:a pair of|an|a)"
@@ -98,19 +98,19 @@ def true_answers(asked: Asked, truth: Truth) -> set[str]:
     if asked.form == "existence":
         if of(truth, words["thing"]):
             article = "a pair of" if words["thing"] == "scissors" else "an?"
-            return {"Yes", rf"Yes, there is {article} {words['thing']}\."}
-        return {"No", r"No, there is none in the picture\."}
+            return {"yes", rf"Yes, there is {article} {words['thing']}\."}
+        return {"no", r"No, there is none in the picture\."}
     if asked.form == "count":
         number = len(of(truth, singular(words["thing"])))
         verb = "is" if number == 1 else "are"
         noun = singular(words["thing"]) if number == 1 else words["thing"]
-        return {NUMBERS[number].capitalize(), rf"There {verb} {NUMBERS[number]} {noun}\."}
+        return {NUMBERS[number], rf"There {verb} {NUMBERS[number]} {noun}\."}
     if asked.form == "colour":
         colour = only(truth, words["thing"]).colour
-        return {colour.capitalize(), rf"The {words['thing']} is {colour}\."}
+        return {colour, rf"The {words['thing']} is {colour}\."}
     if asked.form == "place":
         where = place(only(truth, words["thing"]))
-        return {where.capitalize(), rf"The {words['thing']} is (at|on|in) the {where}\."}
+        return {where, rf"The {words['thing']} is (at|on|in) the {where}\."}
     if asked.form == "relation":
         return _true_relation(words, truth)
     if asked.form == "kind of colour":
@@ -119,7 +119,7 @@ def true_answers(asked: Asked, truth: Truth) -> set[str]:
     else:
         (toy,) = [toy for toy in truth.toys if place(toy) == words["place"]]
         told = rf"There is (an?|a pair of) {toy.category} (at|on|in) the {words['place']}\."
-    return {toy.category.capitalize(), told}
+    return {toy.category, told}
 
 
 def _true_relation(words: dict[str, str], truth: Truth) -> set[str]:
@@ -133,8 +133,8 @@ def _true_relation(words: dict[str, str], truth: Truth) -> set[str]:
     }[words["relation"]]
     sentence = f"{words['relation']} the {words['other']}\\."
     if holds:
-        return {"Yes", f"Yes, the {words['thing']} is {sentence}"}
-    return {"No", f"No, the {words['thing']} is not {sentence}"}
+        return {"yes", f"Yes, the {words['thing']} is {sentence}"}
+    return {"no", f"No, the {words['thing']} is not {sentence}"}
 
 
 class Chat(NamedTuple):
@@ -203,18 +203,18 @@ def test_yes_and_no_are_balanced(talks: list[list[Asked]]) -> None:
     total = Counter[tuple[str, str]]()
     for talk in talks:
         said = Counter(
-            (asked.words.get("relation", "existence"), asked.answer.split(",")[0])
+            (asked.words.get("relation", "existence"), asked.answer.lower().split(",")[0])
             for asked in talk
             if asked.form in ("existence", "relation")
         )
-        differences[said["existence", "Yes"] - said["existence", "No"]] += 1
+        differences[said["existence", "yes"] - said["existence", "no"]] += 1
         total += said
     assert differences[0] > 1600
     # Turns beyond the sixth are cut off after the balance was struck, which can cost one more.
     assert sum(differences[number] for number in (-1, 0, 1)) >= 1995, differences
     assert set(differences) <= {-2, -1, 0, 1, 2}
     for form in ("existence", "to the left of", "to the right of", "above", "below"):
-        yes, no = total[form, "Yes"], total[form, "No"]
+        yes, no = total[form, "yes"], total[form, "no"]
         assert yes + no > 150
         assert 0.43 < yes / (yes + no) < 0.57, total
 
@@ -225,7 +225,7 @@ def test_no_turn_gives_away_what_a_later_one_asks(talks: list[list[Asked]]) -> N
     for talk in talks:
         spoken_of: set[str] = set()
         for asked in talk:
-            yes = asked.form == "existence" and asked.answer.startswith("Yes")
+            yes = asked.form == "existence" and asked.answer.lower().startswith("yes")
             if yes or asked.form == "count":
                 assert singular(asked.words["thing"]) not in spoken_of, talk
                 seen[asked.form] += 1
@@ -267,7 +267,7 @@ def test_descriptions_are_true(chats: list[Chat]) -> None:
                 rf"The (?P<thing>[a-z ]+?) is {RELATION} the (?P<other>[a-z ]+)", sentence
             )
             if relation:
-                assert "Yes" in _true_relation(relation.groupdict(), chat.truth), sentence
+                assert "yes" in _true_relation(relation.groupdict(), chat.truth), sentence
                 continue
             found = placed.fullmatch(sentence)
             assert found, sentence

@@ -6,7 +6,7 @@ Fields of the phrases: {a_thing} "a dog", {thing} "dog", {things} "dogs", {colou
 
 from __future__ import annotations
 
-SHORT_ANSWER = " Answer in one word or phrase."
+SHORT_ANSWER = " Answer briefly."
 """Ends a question that wants the bare answer (LLaVA-1.5 has such a suffix for the same reason)."""
 
 EXISTENCE_QUESTIONS = (

@@ -49,7 +49,7 @@ PROPERTIES: dict[Property, str] = {
 """Every property and what its questions ask for, in the order of the tables."""
 
 _ANSWER_FORM = re.compile(
-    r"\banswer\b[^.?!]*\b(?:words?|phrases?|letters?|option|yes|no)\b[^.?!]*[.?!]?"
+    r"\banswer\b[^.?!]*\b(?:words?|phrases?|letters?|option|yes|no|briefly)\b[^.?!]*[.?!]?"
 )
 """An order about the answer's form, whose words are none of the question's."""
 _POLITE = re.compile(

@@ -16,7 +16,7 @@ A dog beside a cup.
 
 dog: [0.1, 0.1, 0.2, 0.2]
 cup: [0.8, 0.8, 0.9, 0.9]"""
-HASHES = ["023eb820a398", "42016c4b7afc", "e56457df3834"]
+HASHES = ["274c578ed0b1", "42016c4b7afc", "e56457df3834"]
 KINDS: tuple[Kind, ...] = ("conversation", "detail", "reasoning", "negative", "refusal")
 
 
@@ -53,7 +53,7 @@ def test_only_annotated_categories_are_said_to_be_absent() -> None:
         exchange.question
         for seed in range(40)
         for exchange in parse_reply(reply("conversation", seed=seed))
-        if exchange.answer.startswith("No")
+        if exchange.answer.lower().startswith("no")
     )
     assert "kite" in questions
     assert "train" in questions

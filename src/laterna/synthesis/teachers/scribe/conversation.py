@@ -33,6 +33,8 @@ SHORT_SHARE = 0.75
 """Share of the questions that ask for the bare answer."""
 FRESH_FIRST = 0.6
 """Share of the conversations that begin with what may not be asked later."""
+SEVERAL_FIRST = 0.3
+"""Share of the conversations that count what there are most of: one of a kind is so common."""
 AXES = (("to the left of", "to the right of"), ("above", "below"))
 """Relations across, and up and down."""
 CLEAR_OFFSET = 0.1
@@ -77,6 +79,11 @@ def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchang
     return [candidate.exchange for candidate in _balanced(chosen, rng)[:TURNS]]
 
 
+def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+    """Return every exchange that a conversation could hold, one answering another or not."""
+    return [candidate.exchange for write in _WRITERS for candidate in write(facts, rng)]
+
+
 def _order(rng: np.random.Generator, *, first: bool) -> list[int]:
     """Return the order of the writers; at first, often those whose questions spoil soon."""
     numbers = [int(number) for number in rng.permutation(len(_WRITERS))]
@@ -86,14 +93,22 @@ def _order(rng: np.random.Generator, *, first: bool) -> list[int]:
 
 
 def _balanced(chosen: list[_Candidate], rng: np.random.Generator) -> list[_Candidate]:
-    """Leave out denials until there are as many as there is said to be things, or one more."""
-    most = sum(candidate.exists is True for candidate in chosen) + int(rng.random() < 0.08)
-    denied = 0
+    """Keep as many denials as there is said to be things, or one more, each beside such a turn.
+
+    Before it or behind it by chance, or the place in the conversation would tell yes from no. A
+    denial speaks of nothing else in the conversation, so it may stand anywhere.
+    """
+    denials = [candidate for candidate in chosen if candidate.exists is False]
+    more = rng.random() < 0.08
     kept: list[_Candidate] = []
     for candidate in chosen:
-        denied += candidate.exists is False
-        if candidate.exists is not False or denied <= most:
-            kept.append(candidate)
+        if candidate.exists is False:
+            continue
+        beside = [denials.pop()] if candidate.exists and denials else []
+        before = rng.random() < 0.5
+        kept += [*beside, candidate] if before else [candidate, *beside]
+    if more and denials:
+        kept.insert(int(rng.integers(len(kept) + 1)), denials.pop())
     return kept
 
 
@@ -105,22 +120,24 @@ def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(yes))
         told = f"Yes, there is {with_article(yes)}."
         candidates.append(
-            _Candidate((yes,), _exchange(asked, "Yes", told, rng), fresh=True, exists=True)
+            _Candidate((yes,), _exchange(asked, "yes", told, rng), fresh=True, exists=True)
         )
         asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(no))
         told = "No, there is none in the picture."
-        candidates.append(_Candidate((no,), _exchange(asked, "No", told, rng), exists=False))
+        candidates.append(_Candidate((no,), _exchange(asked, "no", told, rng), exists=False))
     return _shuffled(candidates, rng)
 
 
 def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
-    # Several of a kind come last, and so are taken first: they are rarer and teach more.
-    for category, number in sorted(facts.counts.items(), key=lambda item: item[1]):
+    counted = _shuffled(tuple(facts.counts.items()), rng)
+    if rng.random() < SEVERAL_FIRST:
+        counted.sort(key=lambda item: item[1])  # the last are taken first
+    for category, number in counted:
         asked = _ask(COUNT_QUESTIONS, rng, things=plural(category))
         several = f"There are {NUMBERS[number]} {plural(category)}."
         told = f"There is one {category}." if number == 1 else several
-        exchange = _exchange(asked, NUMBERS[number].capitalize(), told, rng)
+        exchange = _exchange(asked, NUMBERS[number], told, rng)
         candidates.append(_Candidate((category,), exchange, fresh=True))
     return candidates
 
@@ -132,7 +149,7 @@ def _colour(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         if colour:
             asked = _ask(COLOUR_QUESTIONS, rng, thing=category)
             told = f"The {category} is {colour}."
-            exchange = _exchange(asked, colour.capitalize(), told, rng)
+            exchange = _exchange(asked, colour, told, rng)
             candidates.append(_Candidate((category,), exchange))
     return candidates
 
@@ -144,7 +161,7 @@ def _place(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         if place:
             asked = _ask(PLACE_QUESTIONS, rng, thing=category)
             told = f"The {category} is {at_place(place)}."
-            exchange = _exchange(asked, place.capitalize(), told, rng)
+            exchange = _exchange(asked, place, told, rng)
             candidates.append(_Candidate((category,), exchange))
     return candidates
 
@@ -166,7 +183,7 @@ def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
 
 
 def _naming(category: str, asked: str, told: str, rng: np.random.Generator) -> _Candidate:
-    exchange = _exchange(asked, category.capitalize(), told, rng)
+    exchange = _exchange(asked, category, told, rng)
     return _Candidate((category,), exchange, fresh=True, closes=True)
 
 
@@ -200,7 +217,7 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
             asked = _ask(RELATION_QUESTIONS, rng, thing=name, relation=relation, other=other_name)
             sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
             answer = "Yes" if holds else "No"
-            exchange = _exchange(asked, answer, f"{answer}, {sentence}", rng)
+            exchange = _exchange(asked, answer.lower(), f"{answer}, {sentence}", rng)
             candidates.append(_Candidate((name, other_name), exchange))
     return _shuffled(candidates, rng)
 
