@@ -18,13 +18,13 @@ def test_plan_prints_its_tables_and_writes_the_same_as_json(
     assert main([*command, "--instruct.batch-records", "8"]) == 0
     printed = capsys.readouterr().out
     assert "stage align" in printed
-    assert "1,989,504" in printed
+    assert "1,955,136" in printed
     closing = printed.splitlines()[-1]
     assert closing.startswith("planned align and instruct of nano: fits L4, ")
     assert closing.endswith(f"made {out}")
     plan = json.loads(out.read_text())
     assert plan["picture_tokens"] == 64
-    assert [stage["batch_records"] for stage in plan["stages"]] == [24, 8]
+    assert [stage["batch_records"] for stage in plan["stages"]] == [60, 8]
     assert [part["trained"] for part in plan["stages"][0]["parts"]] == [0, 61824, 0]
 
 

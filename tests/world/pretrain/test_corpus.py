@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
-from laterna.records import InstructionRecord
+from laterna.data.chat import SHIPPED_TEMPLATES
+from laterna.records import PICTURE_MARK, InstructionRecord
 from laterna.synthesis.phrases import SHORT_ANSWER
-from laterna.world.pretrain.corpus import write_document
-from laterna.world.pretrain.descriptions import MAP_SIDE
+from laterna.world.pretrain.corpus import QUESTIONS, TABLES, Document, write_document
+from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import draw_truth
-from laterna.world.toys import COLOURS, LIGHTINGS, TEXTURES
+from laterna.world.toys import LIGHTINGS, TEXTURES
 
-DOCUMENTS = [write_document(1, index) for index in range(400)]
+DOCUMENTS = [write_document(1, index) for index in range(600)]
 
 
 def exchanges(record: InstructionRecord) -> list[tuple[str, str]]:
@@ -17,73 +19,98 @@ def exchanges(record: InstructionRecord) -> list[tuple[str, str]]:
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
+def sort_of(document: Document) -> str:
+    if document.template == SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8"):
+        return "captions"
+    if document.template != CHAT_TEMPLATE:
+        return "tables"
+    return "talk" if max(len(record.turns) for record in document.records) > 2 else "examination"
+
+
 def test_a_document_is_a_function_of_seed_and_index() -> None:
     assert write_document(1, 3) == DOCUMENTS[3]
     assert write_document(2, 3) != DOCUMENTS[3]
-    assert DOCUMENTS[3][0].id == "3"
 
 
-def test_documents_are_chats_without_pictures_that_learn_their_answers() -> None:
-    chats = sum(is_chat for _, is_chat in DOCUMENTS)
-    assert 0.8 < chats / len(DOCUMENTS) < 0.9
-    for record, is_chat in DOCUMENTS:
-        assert record.pictures == ()
-        assert [turn.role for turn in record.turns[:2]] == ["user", "assistant"]
-        assert [turn.loss for turn in record.turns] == [False, True] * (len(record.turns) // 2)
-        assert all(turn.text for turn in record.turns)
-        if not is_chat:
-            assert len(record.turns) == 2
-            assert "?" not in record.turns[0].text
+def test_the_sorts_come_in_their_shares() -> None:
+    shares = Counter(sort_of(document) for document in DOCUMENTS)
+    assert set(shares) == {"captions", "tables", "talk", "examination"}
+    assert 0.25 < shares["tables"] / len(DOCUMENTS) < 0.35
+    assert 0.5 < shares["examination"] / len(DOCUMENTS) < 0.62
 
 
-def test_a_description_stands_in_the_first_turn_alone_before_or_after_the_question() -> None:
-    before = after = 0
-    for record, is_chat in DOCUMENTS:
-        if not is_chat:
-            continue
-        first, *further = (question for question, _ in exchanges(record))
-        lines = first.split("\n")
-        assert len(lines) == 2, first
-        assert all(len(question) < 90 for question in further)
-        asked = [line.endswith(("?", SHORT_ANSWER.strip())) for line in lines]
-        before += asked == [False, True]
-        after += asked == [True, False]
-    assert 0.4 < before / (before + after) < 0.6
+def test_the_share_of_tables_is_asked_for() -> None:
+    sorts = Counter(sort_of(write_document(1, index, tables=0.75)) for index in range(200))
+    assert 0.68 < sorts["tables"] / 200 < 0.82
+
+
+def test_records_learn_their_answers_and_hold_the_description_once() -> None:
+    for document in DOCUMENTS:
+        for record in document.records:
+            assert record.pictures == ("description",)
+            assert [turn.loss for turn in record.turns] == [False, True] * (len(record.turns) // 2)
+            marks = [turn.text.count(PICTURE_MARK) for turn in record.turns]
+            assert marks == [1] + [0] * (len(marks) - 1)
+        if sort_of(document) == "captions":
+            assert {record.turns[0].text for record in document.records} == {PICTURE_MARK + "\n"}
+        sizes = {"tables": TABLES, "captions": 5, "talk": 3, "examination": QUESTIONS}
+        assert 1 <= len(document.records) <= sizes[sort_of(document)]
+
+
+def test_tables_ask_by_a_key_and_learn_what_it_has() -> None:
+    document = next(one for one in DOCUMENTS if sort_of(one) == "tables")
+    for record in document.records:
+        for number, (asked, answer) in enumerate(exchanges(record)):
+            assert asked.startswith("<image>\n " if number == 0 else " ")
+            assert asked.endswith(":")
+            assert answer.startswith(" ")
+            assert answer.endswith(";")
+
+
+def test_the_description_stands_behind_the_question_in_a_tenth() -> None:
+    firsts = [
+        document.records[0].turns[0].text
+        for document in DOCUMENTS
+        if document.template == CHAT_TEMPLATE and document.records
+    ]
+    behind = sum(text.endswith(PICTURE_MARK) for text in firsts)
+    assert behind + sum(text.startswith(PICTURE_MARK) for text in firsts) == len(firsts)
+    assert 0.05 < behind / len(firsts) < 0.16
+
+
+def test_every_question_of_an_examination_is_a_record_of_its_own() -> None:
+    asked = [len(document.records) for document in DOCUMENTS if sort_of(document) == "examination"]
+    assert max(asked) == QUESTIONS
+    assert sum(asked) / len(asked) > 10
 
 
 def test_what_captions_leave_out_is_asked_only_of_complete_descriptions() -> None:
     asked = 0
-    for index, (record, _) in enumerate(DOCUMENTS):
+    for index, document in enumerate(DOCUMENTS):
         truth = draw_truth("pretrain", 1, index)
-        description = record.turns[0].text
-        for question, answer in exchanges(record):
+        for question, answer in (pair for record in document.records for pair in exchanges(record)):
             if "bright or dim" in question:
-                assert answer.lower() == truth.lighting
-                assert f"{truth.lighting} light" in description
+                assert document.description.complete
+                assert answer == truth.lighting
                 asked += 1
             elif "smooth, rough" in question:
                 match = re.search(r"Is the ([a-z ]+) smooth", question)
                 assert match
                 (toy,) = [toy for toy in truth.toys if toy.category == match[1]]
-                assert answer.lower() == toy.texture
+                assert answer == toy.texture
             elif "What does the sign say" in question:
                 assert answer == truth.sign
-                assert f"a sign says {truth.sign}" in description
             else:
                 said = set(re.findall(r"[a-z]+", answer.lower()))
                 assert not said & {*TEXTURES, *LIGHTINGS}, answer
     assert asked > 20
 
 
-def test_maps_hold_a_cell_a_patch() -> None:
-    cells = MAP_SIDE * MAP_SIDE
-    maps = [
+def test_most_answers_of_an_examination_are_short() -> None:
+    asked = [
         record.turns[0].text
-        for record, is_chat in DOCUMENTS
-        if not is_chat and record.turns[0].text.count(" - ") > 10
+        for document in DOCUMENTS
+        if sort_of(document) == "examination"
+        for record in document.records
     ]
-    assert len(maps) > 10
-    for text in maps:
-        words = text.replace("teddy bear", "teddy-bear").split(" ")
-        assert len(words) == cells
-        assert set(words) & set(COLOURS) or words.count("-") == cells
+    assert 0.7 < sum(SHORT_ANSWER in text for text in asked) / len(asked) < 0.85

@@ -2,49 +2,56 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from laterna.records import Box, Toy, Truth
-from laterna.synthesis.prompts import detail_questions
+from laterna.world.pretrain import language, measure
 from laterna.world.pretrain.corpus import write_document
-from laterna.world.pretrain.measure import _ATTRIBUTES, _question
-
-SHORT = " Answer in one word or phrase."
-MAP = "- - red dog - -"
-
-
-@pytest.mark.parametrize(
-    "question",
-    [
-        "Is there a dog in the picture?",
-        "Where is the dog?" + SHORT,
-        "Count the dogs. How many are there?",
-        *detail_questions(),
-    ],
-)
-def test_the_question_is_found_before_and_behind_the_description(question: str) -> None:
-    assert _question(f"{MAP}\n{question}") == question
-    assert _question(f"{question}\n{MAP}") == question
+from laterna.world.pretrain.measure import _ATTRIBUTES, is_examination
+from laterna.world.pretrain.rows import TextBatch
+from laterna.world.pretrain.settings import LanguagePretraining
+from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 
 
-def test_a_request_without_a_question_mark_is_one() -> None:
-    assert any("?" not in question for question in detail_questions())
+def test_examinations_are_told_from_other_documents() -> None:
+    documents = [write_document(1, index) for index in range(200)]
+    found = [document for document in documents if is_examination(document)]
+    assert 50 < len(found) < 100
+    for document in found:
+        assert document.template == CHAT_TEMPLATE
+        assert all(record.turns[0].text.startswith("<image>") for record in document.records)
 
 
-def test_the_control_is_left_without_any_description() -> None:
-    chats = 0
-    for index in range(150):
-        record, is_chat = write_document(1, index)
-        if is_chat and record.turns:
-            text = record.turns[0].text
-            lines = text.split("\n")
-            question = _question(text)
-            assert question in lines
-            (description,) = (line for line in lines if line != question)
-            assert len(lines) == 2
-            assert "?" not in description
-            assert description not in detail_questions()
-            chats += 1
-    assert chats > 100
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "_TOKENIZER_DOCUMENTS", 40)
+        return language.make_tokenizer(LanguagePretraining(vocabulary=500))
+
+
+def test_a_model_that_knows_one_word_is_right_where_it_is_the_answer(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer begins with " yes" and ends, whatever was asked and described."""
+    (yes,) = tokenizer(" yes", add_special_tokens=False)["input_ids"]
+    likely = torch.zeros(len(tokenizer))
+    likely[yes], likely[tokenizer.eos_token_id] = 2.0, 1.0
+
+    def says_yes(_: object, batch: TextBatch) -> torch.Tensor:
+        logits = likely.repeat(len(batch.labels_s), 1)
+        logits[batch.labels_s == tokenizer.eos_token_id, yes] = 0.0
+        return logits
+
+    monkeypatch.setattr(measure, "target_logits", says_yes)
+    monkeypatch.setattr(measure, "DOCUMENTS", 250)
+    found = measure.measure_language(None, tokenizer)  # type: ignore[arg-type]
+    by_what = {known.what: known for known in found}
+    assert by_what["map: colour"].accuracy == by_what["prose: place"].accuracy == 0.0
+    relation = by_what["map: relation"]
+    assert 0.1 < relation.accuracy < 0.6
+    assert relation.control == relation.accuracy, "it never looked"
+    assert relation.accuracy <= relation.chance
 
 
 def test_what_is_looked_for_in_a_picture() -> None:

@@ -5,8 +5,8 @@ import pytest
 from laterna.world.pretrain.settings import (
     LanguagePretraining,
     VisionPretraining,
-    max_toys,
     report,
+    scheduled,
 )
 from laterna.world.scenes import MAX_TOYS
 
@@ -14,7 +14,7 @@ from laterna.world.scenes import MAX_TOYS
 def test_the_curriculum_goes_from_one_toy_to_all() -> None:
     steps = ((0.1, 1), (0.2, 2), (1.0, 5))
     indices = (0, 10, 11, 20, 21, 99)
-    assert [max_toys(steps, index, 100) for index in indices] == [1, 1, 2, 2, 5, 5]
+    assert [scheduled(steps, index, 100) for index in indices] == [1, 1, 2, 2, 5, 5]
 
 
 @pytest.mark.parametrize("settings", [VisionPretraining(), LanguagePretraining()])

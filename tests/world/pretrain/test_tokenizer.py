@@ -7,8 +7,9 @@ from laterna.world.pretrain.tokenizer import train_tokenizer
 
 
 def trained() -> PreTrainedTokenizerFast:
-    documents = (write_document(1, index)[0] for index in range(60))
-    return train_tokenizer(("\n".join(t.text for t in doc.turns) for doc in documents), 400)
+    documents = (write_document(1, index) for index in range(60))
+    texts = ("\n".join(t.text for r in doc.records for t in r.turns) for doc in documents)
+    return train_tokenizer(texts, 400)
 
 
 def test_training_gives_the_same_tokenizer_and_room_for_every_byte() -> None:

@@ -1,86 +1,136 @@
-"""The text that pretrains the nano language model: descriptions, and talk about them."""
+"""The text that pretrains the nano language model: descriptions, and talk about them.
+
+A document is one description and several records about it, each of which has a picture mark where
+the description stands, as training on pictures will have it.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from laterna.records import Box, InstructionRecord, Truth, Turn
+from laterna.data.chat import SHIPPED_TEMPLATES
+from laterna.records import PICTURE_MARK, InstructionRecord, Record, Truth, Turn
 from laterna.synthesis.coco import CATEGORIES as COCO_CATEGORIES
 from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.phrases import SHORT_ANSWER
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import read_proxy, write_proxy
-from laterna.synthesis.teachers.scribe.conversation import compose_conversation
+from laterna.synthesis.teachers.scribe.conversation import (
+    compose_conversation,
+    possible_exchanges,
+)
 from laterna.synthesis.teachers.scribe.detail import compose_detail
 from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.world.captions import write_captions
-from laterna.world.pretrain.descriptions import describe
+from laterna.world.pretrain.descriptions import Description, describe
+from laterna.world.pretrain.tables import write_table
+from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import MAX_TOYS, draw_truth
 from laterna.world.toys import CATEGORIES
 
+QUESTIONS = 16
+"""Questions of an examination at most."""
+TABLES = 4
+"""Tables of a document."""
+_APART = 4
+"""The same where each question stands before the description, which then cannot be shared."""
+_CAPTION_TEMPLATE = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+_TABLE_TEMPLATE = "{{ bos_token }}{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
 _WORDS = ObjectWords(COCO_CATEGORIES)
 _NAMES = tuple(CATEGORIES)
 
 
-def write_document(
-    seed: int, index: int, max_toys: int = MAX_TOYS
-) -> tuple[InstructionRecord, bool]:
-    """Return text number `index` as a record without pictures, and whether it is a chat.
+class Document(Record, frozen=True):
+    """A description and what is said about it."""
 
-    A chat has its description where a picture's chat has the picture. The other texts are a
-    description and a caption, as stage 1 will show picture and caption.
+    description: Description
+    records: tuple[InstructionRecord, ...]
+    template: str
+    """Chat template of the records (its text): the tokenizer's own, stage 1's, or that of tables,
+    which is the bare words of all turns."""
+
+
+def write_document(
+    seed: int, index: int, max_toys: int = MAX_TOYS, tables: float = 0.3, squares: float = 1.0
+) -> Document:
+    """Return document number `index`: an examination, a talk, captions or, in a share, `tables`.
+
+    Maps have a share `squares` of their squares.
+
+    In an examination every question is a record of its own, so that nothing but the description
+    answers it. A talk is what scribe writes about a picture: conversation, detail, reasoning.
     """
     rng = np.random.default_rng([seed, index, 1])
     truth = draw_truth("pretrain", seed, index, max_toys)
-    description, complete = describe(truth, rng)
-    captions = write_captions(truth, rng)
-    talk = rng.random()
-    if talk < 0.15:
-        caption = captions[int(rng.integers(len(captions)))]
-        return _record(index, description, [Exchange("", caption)], rng), False
-    facts = _facts(truth, captions)
-    if talk < 0.25:
-        exchanges = [Exchange(str(rng.choice(detail_questions())), compose_detail(facts, rng))]
-    elif talk < 0.32:
-        exchanges = compose_reasoning(facts, rng)
+    description = describe(truth, rng, squares)
+    shown = description.shown
+    kind = rng.random()
+    if kind < 0.08:
+        chats = [[Exchange("", caption)] for caption in write_captions(shown, rng)]
+        return _document(index, description, chats, rng, _CAPTION_TEMPLATE)
+    if kind < 0.08 + tables:
+        written = (write_table(shown, rng) for _ in range(TABLES))
+        chats = [[Exchange(f" {e.key}:", f" {e.value};") for e in table] for table in written]
+        return _document(index, description, chats, rng, _TABLE_TEMPLATE)
+    facts = _facts(shown, rng)
+    if kind < 0.15 + tables:
+        chats = [
+            compose_conversation(facts, rng),
+            [Exchange(str(rng.choice(detail_questions())), compose_detail(facts, rng))],
+            compose_reasoning(facts, rng),
+        ]
     else:
-        exchanges = compose_conversation(facts, rng)
-        if complete:
-            exchanges = _about_everything(truth, facts, rng) + exchanges[:4]
-    return _record(index, description, exchanges, rng), True
+        asked = possible_exchanges(facts, rng)
+        if description.complete:
+            asked += _about_everything(shown, facts)
+        chats = [[asked[number]] for number in rng.permutation(len(asked))[:QUESTIONS]]
+    return _document(index, description, chats, rng)
 
 
-def _facts(truth: Truth, captions: tuple[str, ...]) -> Facts:
-    boxes: tuple[Box, ...] = tuple(toy.box for toy in truth.toys)
-    return gather_facts(*read_proxy(write_proxy(captions, boxes)), _WORDS, _NAMES)
+def _facts(truth: Truth, rng: np.random.Generator) -> Facts:
+    boxes = tuple(toy.box for toy in truth.toys)
+    proxy = write_proxy(write_captions(truth, rng), boxes)
+    return gather_facts(*read_proxy(proxy), _WORDS, _NAMES)
 
 
-def _about_everything(truth: Truth, facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+def _about_everything(truth: Truth, facts: Facts) -> list[Exchange]:
     """Return questions about what captions leave out; only complete descriptions answer them."""
-    exchanges = [
-        Exchange("Is the light bright or dim?" + SHORT_ANSWER, truth.lighting.capitalize())
-    ]
+    exchanges = [Exchange("Is the light bright or dim?" + SHORT_ANSWER, truth.lighting)]
     if truth.sign:
         exchanges.append(Exchange("What does the sign say?" + SHORT_ANSWER, truth.sign))
     single = [toy for toy in truth.toys if toy.category in facts.single()]
-    for toy in single[:1]:
+    for toy in single:
         asked = f"Is the {toy.category} smooth, rough or striped?"
-        exchanges.append(Exchange(asked + SHORT_ANSWER, toy.texture.capitalize()))
-    return [exchanges[number] for number in rng.permutation(len(exchanges))]
+        exchanges.append(Exchange(asked + SHORT_ANSWER, toy.texture))
+    return exchanges
 
 
-def _record(
-    index: int, description: str, exchanges: list[Exchange], rng: np.random.Generator
-) -> InstructionRecord:
-    first = rng.integers(2) == 0
+def _document(
+    index: int,
+    description: Description,
+    chats: list[list[Exchange]],
+    rng: np.random.Generator,
+    template: str = CHAT_TEMPLATE,
+) -> Document:
+    last = template == CHAT_TEMPLATE and rng.random() < 0.1
+    records = tuple(
+        InstructionRecord(
+            id=f"{index}-{number}", pictures=("description",), turns=_turns(chat, last)
+        )
+        for number, chat in enumerate(chats[:_APART] if last else chats)
+        if chat
+    )
+    return Document(description=description, records=records, template=template)
+
+
+def _turns(chat: list[Exchange], mark_last: bool) -> tuple[Turn, ...]:
+    """Return a chat with the picture mark before or after its first question."""
     turns = []
-    for number, (question, answer) in enumerate(exchanges):
+    for number, (question, answer) in enumerate(chat):
         text = question
-        if number == 0 and question:
-            text = f"{description}\n{question}" if first else f"{question}\n{description}"
-        elif number == 0:
-            text = description
+        if number == 0:
+            text = f"{question}\n{PICTURE_MARK}" if mark_last else f"{PICTURE_MARK}\n{question}"
         turns += [Turn(role="user", text=text), Turn(role="assistant", text=answer, loss=True)]
-    return InstructionRecord(id=str(index), pictures=(), turns=tuple(turns))
+    return tuple(turns)

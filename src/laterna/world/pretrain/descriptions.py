@@ -1,51 +1,111 @@
 """Scenes in words, as the nano language model reads them before it ever sees a picture.
 
 A description stands where a picture will stand later. The forms differ on purpose, from prose to
-a plain map of the table, cell by cell, so that the model learns to look things up rather than to
-know one form by heart.
+a plain map of the table, so that the model learns to look things up rather than to know one form
+by heart.
+
+In a map every square of the table is one token, as every patch of a picture will be: the sum of
+the embeddings of the words that are true of the square. Some words are left out at random, since
+no encoder will be sure of everything that it sees. A map may leave out squares too: what must be
+found among ten tokens is learned many times sooner than among sixty-four.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from laterna.records import Toy, Truth
+import numpy as np
+from msgspec import structs
+
+from laterna.records import Box, Record, Toy, Truth
 from laterna.synthesis.phrases import PLACES, at_place, place_of
 from laterna.world.captions import write_alt_text, write_captions
 
-MAP_SIDE = 8
-"""Cells of a map in each direction."""
+SQUARES = 8
+"""Squares of a map in each direction: as many as the nano encoder has patches."""
 EMPTY = "-"
+_COLUMNS = "abcdefgh"
+_UNSURE = 0.15
+"""Chance that a word of a square is left out."""
 
 
-def describe(truth: Truth, rng: np.random.Generator) -> tuple[str, bool]:
-    """Return a description in a random form, and whether it mentions every attribute."""
+class Description(Record, frozen=True):
+    """A scene in words: one entry a token of a map, or one text."""
+
+    words: tuple[str, ...]
+    """The squares' words in reading order, or the whole text as the only entry."""
+    is_map: bool
+    shown: Truth
+    """What the description tells: toys that it places by the ninth stand in the ninth's middle."""
+    complete: bool
+    """Whether it tells texture, lighting and sign, which captions leave out."""
+
+
+def describe(truth: Truth, rng: np.random.Generator, squares: float = 1.0) -> Description:
+    """Return a description in a random form; a map has a share `squares` of the squares.
+
+    It always has the middle one of every toy, and the words of a thin map are all there.
+    """
     form = rng.random()
-    if form < 0.4:
-        return _map(truth), False
+    if form < 0.5:
+        complete = bool(rng.random() < 0.5)
+        words = _map(truth, complete, squares, rng)
+        return Description(words=words, is_map=True, shown=truth, complete=complete)
     if form < 0.6:
-        return write_alt_text(truth, rng), True
-    if form < 0.75:
-        return _places(truth), False
-    if form < 0.9:
-        return _list(truth, rng), False
-    return " ".join(write_captions(truth, rng)), False
+        return _text(" " + _squares(truth, rng), truth)
+    write = _FORMS[int(rng.integers(len(_FORMS)))]
+    return _text(
+        " " + write(truth, rng), _placed_by_ninths(truth), complete=write is write_alt_text
+    )
 
 
-def _map(truth: Truth) -> str:
-    """Return the table row by row: each cell says what covers its middle, or `-`."""
-    cells = []
-    for row in range(MAP_SIDE):
-        for column in range(MAP_SIDE):
-            x, y = (column + 0.5) / MAP_SIDE, (row + 0.5) / MAP_SIDE
-            covering = [toy for toy in truth.toys if _covers(toy, x, y)]
-            # Neighbouring cells tell a toy's colour and its kind in turn.
-            words = [(toy.colour, toy.category)[(row + column) % 2] for toy in covering[:1]]
-            cells += words or [EMPTY]
-    return " ".join(cells)
+def _text(text: str, shown: Truth, *, complete: bool = False) -> Description:
+    return Description(words=(text,), is_map=False, shown=shown, complete=complete)
 
 
-def _places(truth: Truth) -> str:
+def square_name(x: float, y: float) -> str:
+    """Return the name of the square that holds the point (0..1), as a chessboard has it: "b 3"."""
+    return f"{_COLUMNS[int(x * SQUARES)]} {int(y * SQUARES) + 1}"
+
+
+def _map(truth: Truth, complete: bool, squares: float, rng: np.random.Generator) -> tuple[str, ...]:
+    needed = {square_name(*_centre(toy)) for toy in truth.toys}
+    if complete and truth.sign_box:
+        needed.add(square_name(*_middle(truth.sign_box)))
+    middles = [(number + 0.5) / SQUARES for number in range(SQUARES)]
+    return tuple(
+        _square(x, y, truth, complete, _UNSURE * squares, rng)
+        for y in middles
+        for x in middles
+        if rng.random() < squares or square_name(x, y) in needed
+    )
+
+
+def _square(
+    x: float, y: float, truth: Truth, complete: bool, unsure: float, rng: np.random.Generator
+) -> str:
+    words: list[str] = []
+    for toy in (toy for toy in truth.toys if _covers(toy.box, x, y)):
+        words += [toy.category, toy.colour, toy.size] + ([toy.texture] if complete else [])
+    if complete:
+        words.append(truth.lighting)
+        if truth.sign and truth.sign_box and _covers(truth.sign_box, x, y):
+            words += ["sign", truth.sign]
+    sure = [word for word in words if rng.random() >= unsure]
+    return " " + " ".join([*(sure or [EMPTY]), square_name(x, y)])
+
+
+def _squares(truth: Truth, rng: np.random.Generator) -> str:
+    """Return the toys one by one, each with its first and its last square."""
+    parts = []
+    for toy in _shuffled(truth, rng):
+        first = square_name(toy.box.x1 + 0.01, toy.box.y1 + 0.01)
+        last = square_name(toy.box.x2 - 0.01, toy.box.y2 - 0.01)
+        parts.append(f"{toy.size} {toy.colour} {toy.category} {first} to {last}")
+    return ", ".join(parts)
+
+
+def _places(truth: Truth, _: np.random.Generator) -> str:
     """Return the nine parts of the picture in reading order, and what each holds."""
     parts = []
     for row in range(3):
@@ -57,15 +117,60 @@ def _places(truth: Truth) -> str:
 
 
 def _list(truth: Truth, rng: np.random.Generator) -> str:
-    toys = [truth.toys[number] for number in rng.permutation(len(truth.toys))]
     return ", ".join(
-        f"{toy.size} {toy.colour} {toy.category} {at_place(_place(toy))}" for toy in toys
+        f"{toy.size} {toy.colour} {toy.category} {at_place(_place(toy))}"
+        for toy in _shuffled(truth, rng)
     )
 
 
-def _covers(toy: Toy, x: float, y: float) -> bool:
-    return toy.box.x1 <= x < toy.box.x2 and toy.box.y1 <= y < toy.box.y2
+def _captions(truth: Truth, rng: np.random.Generator) -> str:
+    return " ".join(write_captions(truth, rng))
+
+
+_FORMS: tuple[Callable[[Truth, np.random.Generator], str], ...] = (
+    write_alt_text,
+    _places,
+    _list,
+    _captions,
+)
+"""The forms that place things by the ninth of the picture they are in."""
+
+
+def _placed_by_ninths(truth: Truth) -> Truth:
+    toys = tuple(
+        structs.replace(toy, box=_in_the_middle(toy.box, number))
+        for number, toy in enumerate(truth.toys)
+    )
+    return structs.replace(truth, toys=toys)
+
+
+def _in_the_middle(box: Box, number: int) -> Box:
+    """Return a box in the middle of the ninth of the picture that the box's centre is in.
+
+    Each `number` has another size, for boxes that coincide would be taken for one thing.
+    """
+    x, y = (
+        (int((low + high) / 2 * 3) + 0.5) / 3 for low, high in ((box.x1, box.x2), (box.y1, box.y2))
+    )
+    half = 0.03 + 0.02 * number
+    return structs.replace(box, x1=x - half, x2=x + half, y1=y - half, y2=y + half)
+
+
+def _covers(box: Box, x: float, y: float) -> bool:
+    return box.x1 <= x < box.x2 and box.y1 <= y < box.y2
 
 
 def _place(toy: Toy) -> str:
-    return place_of((toy.box.x1 + toy.box.x2) / 2, (toy.box.y1 + toy.box.y2) / 2)
+    return place_of(*_centre(toy))
+
+
+def _centre(toy: Toy) -> tuple[float, float]:
+    return _middle(toy.box)
+
+
+def _middle(box: Box) -> tuple[float, float]:
+    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
+
+
+def _shuffled(truth: Truth, rng: np.random.Generator) -> list[Toy]:
+    return [truth.toys[number] for number in rng.permutation(len(truth.toys))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -18,17 +18,26 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from laterna.data.batches import collate
-from laterna.data.masking import tokenise
-from laterna.data.packing import plan_packs
 from laterna.files import write_atomically
-from laterna.records import Batch, Sample
-from laterna.world.pretrain.corpus import write_document
+from laterna.world.pretrain.corpus import Document, write_document
+from laterna.world.pretrain.rows import (
+    Group,
+    TextBatch,
+    attention_mask,
+    collate_groups,
+    groups_of,
+)
 from laterna.world.pretrain.saving import save_half
-from laterna.world.pretrain.settings import LanguagePretraining, max_toys, report
+from laterna.world.pretrain.settings import LanguagePretraining, report, scheduled
 from laterna.world.pretrain.tokenizer import train_tokenizer
 
-_TOKENIZER_TEXTS = 6000
+_TOKENIZER_DOCUMENTS = 2500
+_LIKENESS = 4.0
+_CARRIED = 0.05
+"""Share of what a head finds that it passes on at first."""
+_EMBEDDING = 0.05
+"""Standard deviation of the embeddings at first, so that they are about as long as what heads
+pass on."""
 
 
 def language_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -50,67 +59,115 @@ def language_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 def make_tokenizer(settings: LanguagePretraining) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the first texts of the corpus."""
-    documents = (write_document(settings.seed, index)[0] for index in range(_TOKENIZER_TEXTS))
-    texts = ("USER: ".join(turn.text for turn in doc.turns) + " ASSISTANT:" for doc in documents)
-    return train_tokenizer(texts, settings.vocabulary)
+    documents = (write_document(settings.seed, index) for index in range(_TOKENIZER_DOCUMENTS))
+    return train_tokenizer(map(_whole_text, documents), settings.vocabulary)
 
 
-class Documents(IterableDataset[list[Sample]]):
-    """Yields the samples of one optimiser step after another, written when asked for."""
+def _whole_text(document: Document) -> str:
+    turns = [turn for record in document.records for turn in record.turns]
+    said = " ".join(f"USER: {turn.text} ASSISTANT: {turn.text}" for turn in turns)
+    return "".join(document.description.words) + "\n" + said
+
+
+class Documents(IterableDataset[list[Group]]):
+    """Yields the groups of one optimiser step after another, written when asked for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: LanguagePretraining) -> None:
         self.tokenizer, self.settings = tokenizer, settings
-        self.count = settings.steps * settings.batch
 
-    def __iter__(self) -> Iterator[list[Sample]]:
-        samples = map(self._sample, range(self.count))
-        while step := list(islice(samples, self.settings.batch)):
-            yield step
+    def __iter__(self) -> Iterator[list[Group]]:
+        numbers = count()
+        for step in range(self.settings.steps):
+            groups: list[Group] = []
+            while sum(group.length for group in groups) < self.settings.step_tokens:
+                groups += groups_of(self._document(next(numbers), step), self.tokenizer)
+            yield groups
 
-    def _sample(self, index: int) -> Sample:
-        most = max_toys(self.settings.curriculum, index, self.count)
-        record, is_chat = write_document(self.settings.seed, index, most)
-        if is_chat:
-            return tokenise(record, self.tokenizer)
-        description, caption = (turn.text for turn in record.turns)
-        return _plain_sample(self.tokenizer, str(index), description, caption)
-
-
-def _plain_sample(
-    tokenizer: PreTrainedTokenizerFast, name: str, description: str, caption: str
-) -> Sample:
-    """Return description and caption as `plain` has picture and caption; the caption is learned."""
-    begin = tokenizer.bos_token + description
-    head = tokenizer(begin, add_special_tokens=False)["input_ids"]
-    tail = tokenizer(caption + "\n", add_special_tokens=False)["input_ids"]
-    targets = (False,) * len(head) + (True,) * len(tail)
-    return Sample(id=name, input_ids=(*head, *tail), targets=targets, picture_slots=())
+    def _document(self, number: int, step: int) -> Document:
+        schedules = self.settings.curriculum, self.settings.tables, self.settings.squares
+        toys, tables, squares = (
+            scheduled(schedule, step, self.settings.steps) for schedule in schedules
+        )
+        return write_document(self.settings.seed, number, int(toys), tables, squares)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, settings: LanguagePretraining) -> Iterator[Batch]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, settings: LanguagePretraining
+) -> Iterator[TextBatch]:
     """Yield packed batches, prepared ahead by one worker process."""
     loader = DataLoader(
         Documents(tokenizer, settings),
         batch_size=None,
         num_workers=1,
         prefetch_factor=4,
-        collate_fn=partial(_pack, row_tokens=settings.row_tokens),
+        collate_fn=partial(collate_groups, row_tokens=settings.row_tokens),
     )
     yield from loader
 
 
-def _pack(samples: list[Sample], row_tokens: int) -> Batch:
-    return collate(plan_packs(samples, row_tokens=row_tokens))
-
-
-def text_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """Return the mean loss of the batch's target tokens."""
+def target_logits(model: LlamaForCausalLM, batch: TextBatch) -> Tensor:
+    """Return the logits (s, v) of the batch's target tokens."""
+    table = model.get_input_embeddings().weight
+    embedded = functional.embedding_bag(batch.ids, table, batch.offsets, mode="sum")
     hidden_rtd = model.model(
-        input_ids=batch.input_ids_rt, position_ids=batch.position_ids_rt, use_cache=False
+        inputs_embeds=embedded.view(*batch.position_ids_rt.shape, -1),
+        position_ids=batch.position_ids_rt,
+        attention_mask=attention_mask(batch),
+        use_cache=False,
     ).last_hidden_state
-    wanted = batch.targets_rt[:, 1:]
-    logits_sv = model.lm_head(hidden_rtd[:, :-1][wanted])
-    return functional.cross_entropy(logits_sv, batch.input_ids_rt[:, 1:][wanted])
+    logits: Tensor = model.lm_head(hidden_rtd.flatten(0, 1)[batch.predicting_s])
+    return logits
+
+
+@torch.no_grad()
+def begin_by_matching(model: LlamaForCausalLM) -> None:
+    """Start every head as one that attends to like tokens and carries over what it finds there.
+
+    Looking up is just that, and from an ordinary start it takes long to be found. Query and key
+    weights are equal in those rotary pairs that turn slowly, so that likeness counts at any
+    distance, and output times value weights are a small identity: the mimetic initialisation of
+    Trockman and Kolter (2023), which found both in trained transformers.
+    """
+    width, heads = int(model.config.hidden_size), int(model.config.num_attention_heads)
+    half = width // heads // 2
+    slow = torch.tensor(
+        [
+            head * 2 * half + part + pair
+            for head in range(heads)
+            for part in (0, half)
+            for pair in range(half // 2, half)
+        ]
+    )
+    # A head's logit between like tokens is then _LIKENESS: both are `width` long, squared.
+    scale = (_LIKENESS * (2 * half) ** 0.5 * heads / len(slow)) ** 0.5
+    model.get_input_embeddings().weight.mul_(_EMBEDDING / model.config.initializer_range)
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        matching = nn.init.orthogonal_(torch.empty(len(slow), width)) * scale
+        attention.q_proj.weight[slow] = attention.k_proj.weight[slow] = matching
+        values = nn.init.orthogonal_(torch.empty(width, width)) * _CARRIED**0.5
+        attention.v_proj.weight.copy_(values)
+        attention.o_proj.weight.copy_(values.T)
+
+
+def optimisers(
+    model: LlamaForCausalLM, settings: LanguagePretraining
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for the layers' matrices and AdamW for embeddings and norms."""
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    chosen = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in chosen]
+    muon = torch.optim.Muon(
+        matrices, lr=settings.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return muon, adamw
+
+
+def lr_factor(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate: a short rise, a plateau, a fall to nothing."""
+    rise, fall = 0.03 * steps, 0.35 * steps
+    return min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
 def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, float]:
@@ -118,23 +175,26 @@ def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, flo
     torch.manual_seed(settings.seed)
     tokenizer = make_tokenizer(settings)
     model = LlamaForCausalLM(language_config(tokenizer))
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.05
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.lr, total_steps=settings.steps, pct_start=0.05
-    )
+    begin_by_matching(model)
+    both = optimisers(model, settings)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))
+        for one in both
+    ]
     figures: dict[str, float] = {}
     steps = track(batches(tokenizer, settings), "language model", total=settings.steps)
     for step, batch in enumerate(steps, start=1):
-        loss = text_loss(model, batch)
-        optimiser.zero_grad()
+        logits_sv = target_logits(model, batch)
+        loss = functional.cross_entropy(logits_sv, batch.labels_s)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        for one, schedule in zip(both, schedules, strict=True):
+            one.step()
+            one.zero_grad()
+            schedule.step()
         if step % settings.report_every == 0 or step == settings.steps:
-            figures = {"step": step, "loss": loss.item()}
+            right = (logits_sv.argmax(-1) == batch.labels_s).float().mean()
+            figures = {"step": step, "loss": loss.item(), "right": right.item()}
             report(figures)
             with write_atomically(out) as aside:
                 save_half(model, aside)

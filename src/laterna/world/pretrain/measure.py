@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from msgspec import structs
 from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from laterna.evaluation.metrics.exact_match import exact_match
 from laterna.evaluation.run import PICTURE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.blind_spots import (
@@ -22,19 +23,21 @@ from laterna.lab.blind_spots import (
     probe_accuracy,
 )
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import Prompt, generate_answers
 from laterna.recipe import load_recipe
-from laterna.records import Box, Record, Truth, Turn
-from laterna.synthesis.prompts import detail_questions
+from laterna.records import PICTURE_MARK, Box, Record, Truth
+from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.synthesis.properties import properties_of
 from laterna.world.dataset import write_world
-from laterna.world.pretrain.corpus import write_document
+from laterna.world.pretrain.corpus import Document, write_document
+from laterna.world.pretrain.language import target_logits
+from laterna.world.pretrain.rows import collate_groups, groups_of
 
 PICTURES = 2000
-TEXTS = 600
+DOCUMENTS = 400
 SEED = 20_000
 """A world that no demo is likely to draw; the bases learned from another stream altogether."""
 FIRST_TEXT = 100_000_000
-"""Index of a text far behind those of the pretraining."""
+"""Index of a document far behind those of the pretraining."""
 
 
 class Knowledge(Record):
@@ -52,7 +55,7 @@ class Knowledge(Record):
 def measure_bases() -> list[Knowledge]:
     """Probe the encoder's penultimate features, and question the language model on texts."""
     assistant = load_assistant_from(load_recipe("nano")).eval()
-    return [*measure_vision(assistant), measure_language(assistant)]
+    return [*measure_vision(assistant), *measure_language(assistant.language, assistant.tokenizer)]
 
 
 def measure_vision(assistant: Assistant) -> list[Knowledge]:
@@ -82,35 +85,60 @@ def measure_vision(assistant: Assistant) -> list[Knowledge]:
     return found
 
 
-def measure_language(assistant: Assistant) -> Knowledge:
-    """Ask the first question of fresh texts, with and without their description."""
-    documents = (write_document(SEED, FIRST_TEXT + index) for index in range(TEXTS))
-    chats = [record.turns[:2] for record, is_chat in documents if is_chat and record.turns]
-    right = _right_answers(assistant, [chat[0].text for chat in chats], chats)
-    blind = _right_answers(assistant, [_question(chat[0].text) for chat in chats], chats)
-    answers = Counter(chat[1].text for chat in chats)
-    return Knowledge(
-        what="first answer about a described scene",
-        accuracy=right / len(chats),
-        control=blind / len(chats),
-        chance=max(answers.values()) / len(chats),
-        examples=len(chats),
-    )
+def measure_language(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> list[Knowledge]:
+    """Examine the language model on fresh descriptions, map and prose, by visual property.
+
+    An answer is right when every one of its tokens is the likeliest after those before it, which
+    is what greedy decoding writes. The control is asked without the description.
+    """
+    asked: dict[str, Counter[str]] = {}
+    right: Counter[str] = Counter()
+    blind: Counter[str] = Counter()
+    documents = (write_document(SEED, FIRST_TEXT + index) for index in range(DOCUMENTS))
+    for document in filter(is_examination, documents):
+        form = "map" if document.description.is_map else "prose"
+        nothing = structs.replace(document.description, words=())
+        undescribed = structs.replace(document, description=nothing)
+        answered = _answered(model, document, tokenizer)
+        guessed = _answered(model, undescribed, tokenizer)
+        for record, is_right, is_guessed in zip(document.records, answered, guessed, strict=True):
+            question, answer = (turn.text for turn in record.turns)
+            what = f"{form}: {properties_of(question)[0]}"
+            asked.setdefault(what, Counter())[answer] += 1
+            right[what] += is_right
+            blind[what] += is_guessed
+    return [
+        Knowledge(
+            what=what,
+            accuracy=right[what] / answers.total(),
+            control=blind[what] / answers.total(),
+            chance=max(answers.values()) / answers.total(),
+            examples=answers.total(),
+        )
+        for what, answers in sorted(asked.items())
+    ]
 
 
-def _right_answers(assistant: Assistant, texts: list[str], chats: list[tuple[Turn, ...]]) -> int:
-    given: list[str] = []
-    for start in range(0, len(texts), 64):
-        asked = texts[start : start + 64]
-        prompts: list[Prompt] = [([Turn(role="user", text=text)], []) for text in asked]
-        given += generate_answers(assistant, prompts, max_new_tokens=96)
-    return sum(exact_match(text, chat[1].text) for text, chat in zip(given, chats, strict=True))
+def is_examination(document: Document) -> bool:
+    """Tell whether all that is said of a description is short answers to single questions."""
+    return all(
+        len(record.turns) == 2 and record.turns[0].text.startswith(PICTURE_MARK)
+        for record in document.records
+    ) and any(SHORT_ANSWER in record.turns[0].text for record in document.records)
 
 
-def _question(text: str) -> str:
-    """Return the line of a described question that is the question."""
-    known = detail_questions()
-    return next(line for line in text.split("\n") if "?" in line or line in known)
+@torch.no_grad()
+def _answered(
+    model: LlamaForCausalLM, document: Document, tokenizer: PreTrainedTokenizerFast
+) -> list[bool]:
+    """Tell of each record whether its answer is the model's."""
+    (group,) = groups_of(document, tokenizer)
+    batch = collate_groups([group], row_tokens=group.length)
+    right = target_logits(model, batch).argmax(-1) == batch.labels_s
+    lengths = [sum(targets) for _, targets in group.tails]
+    return [bool(answer.all()) for answer in torch.split(right, lengths)]
 
 
 Case = tuple[str, Box | None] | None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import TypeVar
 
 from laterna.recipe import Settings
 from laterna.world.scenes import MAX_TOYS
 
-Curriculum = tuple[tuple[float, int], ...]
-"""Up to which share of a pretraining the scenes hold at most how many toys."""
+T = TypeVar("T")
+Schedule = tuple[tuple[float, T], ...]
+"""Up to which share of a pretraining which value holds."""
 
 
-def max_toys(curriculum: Curriculum, index: int, count: int) -> int:
-    """Return how many toys scene number `index` of `count` may hold."""
-    return next(toys for share, toys in curriculum if index <= share * count)
+def scheduled(schedule: Schedule[T], index: int, count: int) -> T:
+    """Return what a schedule has for number `index` of `count`."""
+    return next(value for share, value in schedule if index <= share * count)
 
 
 class VisionPretraining(Settings):
@@ -23,7 +25,7 @@ class VisionPretraining(Settings):
     """Optimiser steps."""
     batch: int = 64
     """Fresh pictures a step."""
-    curriculum: Curriculum = ((0.12, 1), (0.2, 2), (1.0, MAX_TOYS))
+    curriculum: Schedule[int] = ((0.12, 1), (0.2, 2), (1.0, MAX_TOYS))
     """Up to which share of the steps the scenes hold at most how many toys: one thing is easier
     to name than five, and without this start the losses rest on a plateau for long."""
     lr: float = 1.2e-3
@@ -41,21 +43,25 @@ class VisionPretraining(Settings):
 class LanguagePretraining(Settings):
     """How the nano language model is pretrained."""
 
-    steps: int = 3000
+    steps: int = 1500
     """Optimiser steps."""
-    batch: int = 32
-    """Fresh texts a step."""
-    curriculum: Curriculum = ((0.1, 1), (0.2, 2), (1.0, MAX_TOYS))
+    step_tokens: int = 5000
+    """Tokens of fresh documents a step, about."""
+    curriculum: Schedule[int] = ((0.02, 1), (0.08, 2), (0.25, 3), (1.0, MAX_TOYS))
     """As in the vision encoder's pretraining."""
-    row_tokens: int = 384
+    tables: Schedule[float] = ((0.4, 0.85), (1.0, 0.25))
+    """Share of the documents that are tables: they teach looking up, questions how to be asked."""
+    squares: Schedule[float] = ((0.28, 0.08), (0.42, 0.3), (1.0, 1.0))
+    """Share of the squares that maps have."""
+    row_tokens: int = 320
     """Tokens of a packed row."""
-    lr: float = 2e-3
+    lr: float = 5e-3
     """Peak learning rate."""
     vocabulary: int = 1200
     """Tokens of the tokenizer, at most."""
     seed: int = 1
     """Seed of the weights and of the pretraining texts."""
-    report_every: int = 100
+    report_every: int = 50
     """Steps between two lines of figures (and two writings of the weights)."""
 
 

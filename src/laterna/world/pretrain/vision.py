@@ -30,7 +30,7 @@ from laterna.synthesis.phrases import PLACES, at_place
 from laterna.world.captions import write_alt_text
 from laterna.world.drawing import draw_picture
 from laterna.world.pretrain.saving import save_half
-from laterna.world.pretrain.settings import VisionPretraining, max_toys, report
+from laterna.world.pretrain.settings import VisionPretraining, report, scheduled
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import (
     CATEGORIES,
@@ -98,7 +98,7 @@ class DrawnPairs(Dataset[tuple[Tensor, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        most = max_toys(self.curriculum, index, self.count)
+        most = scheduled(self.curriculum, index, self.count)
         truth = draw_truth("pretrain", self.seed, index, most)
         pixels = np.asarray(draw_picture(truth, noise_seed=index)).transpose(2, 0, 1) / 255.0
         words = write_alt_text(truth, np.random.default_rng([self.seed, index])).split()

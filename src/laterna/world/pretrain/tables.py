@@ -1,0 +1,95 @@
+"""Tables about a scene: key by key, what the description says of it.
+
+Nearly every word of a table must be looked up, by kind, by colour or by place, while questions
+take fifteen words to ask for one: a model learns to look things up from tables several times
+sooner. No toy is in two entries of a table, or the second would be copied from the first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from laterna.records import Toy, Truth
+from laterna.synthesis.phrases import NUMBERS, PLACES, place_of
+from laterna.world.toys import CATEGORIES, COLOURS
+
+NOTHING = "none"
+
+
+class Entry(NamedTuple):
+    """A line of a table: what is looked up, and what is found."""
+
+    key: str
+    value: str
+    toys: frozenset[int]
+    """The toys that it tells of, by their numbers."""
+
+
+def write_table(truth: Truth, rng: np.random.Generator) -> list[Entry]:
+    """Return entries in random order, such as "dog: red, top left", "blue: cup", "top: none"."""
+    # Kinds are many more than colours and places, so they are looked up more often.
+    entries = [*_by_category(truth), *_by_category(truth), *_by_colour(truth), *_by_place(truth)]
+    told: list[Entry] = []
+    spoken_of: frozenset[int] = frozenset()
+    for number in rng.permutation(len(entries)):
+        entry = entries[number]
+        if not entry.toys & spoken_of:
+            spoken_of |= entry.toys
+            told.append(entry)
+    told.append(_absent(truth, rng))
+    return [told[number] for number in rng.permutation(len(told))]
+
+
+def _by_category(truth: Truth) -> list[Entry]:
+    entries = []
+    for category, numbers in _grouped(truth, lambda toy: toy.category).items():
+        toy = truth.toys[numbers[0]]
+        single = f"{toy.colour}, {_place(toy)}"
+        value = single if len(numbers) == 1 else NUMBERS[len(numbers)]
+        entries.append(Entry(category, value, frozenset(numbers)))
+    return entries
+
+
+def _by_colour(truth: Truth) -> list[Entry]:
+    return [
+        Entry(colour, _listed(truth, numbers, lambda toy: toy.category), frozenset(numbers))
+        for colour, numbers in _grouped(truth, lambda toy: toy.colour).items()
+    ]
+
+
+def _by_place(truth: Truth) -> list[Entry]:
+    def name(toy: Toy) -> str:
+        return f"{toy.colour} {toy.category}"
+
+    return [
+        Entry(place, _listed(truth, numbers, name), frozenset(numbers))
+        for place, numbers in _grouped(truth, _place).items()
+    ]
+
+
+def _grouped(truth: Truth, key: Callable[[Toy], str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, toy in enumerate(truth.toys):
+        groups[key(toy)].append(number)
+    return groups
+
+
+def _listed(truth: Truth, numbers: list[int], name: Callable[[Toy], str]) -> str:
+    # Of several things the order is the alphabet's, or it could not be known.
+    return ", ".join(sorted(name(truth.toys[number]) for number in numbers))
+
+
+def _absent(truth: Truth, rng: np.random.Generator) -> Entry:
+    """Return an entry about a kind, a colour or a place that has nothing."""
+    names = (tuple(CATEGORIES), tuple(COLOURS), tuple(PLACES.values()))[int(rng.integers(3))]
+    there = {key for toy in truth.toys for key in (toy.category, toy.colour, _place(toy))}
+    absent = [name for name in names if name not in there]
+    return Entry(absent[int(rng.integers(len(absent)))], NOTHING, frozenset())
+
+
+def _place(toy: Toy) -> str:
+    return place_of((toy.box.x1 + toy.box.x2) / 2, (toy.box.y1 + toy.box.y2) / 2)
