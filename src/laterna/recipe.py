@@ -69,6 +69,9 @@ class ConnectorSettings(Settings):
     """Width of a `qformer`; unset: 768 (BLIP-2)."""
     source: str = ""
     """Folder or hub id of a BLIP-2 checkpoint whose Q-Former a `qformer` begins with."""
+    calibrate: bool = False
+    """Begin a `linear` or `mlp` with weights fitted to the features' spread and to the length of
+    the language model's embeddings; LLaVA: false."""
     frozen_qformer: bool = False
     """Train the linear layer behind a `qformer` alone, in every stage; MiniGPT-4: true."""
 
@@ -161,8 +164,10 @@ class StageSettings(Settings):
     """Longest record, picture tokens included; longer ones are dropped and counted."""
     warmup: float = 0.03
     """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """`adamw` (LLaVA), or `muon` for matrices, with AdamW beside it for all else."""
     weight_decay: float = 0.0
-    """AdamW's weight decay; LLaVA: 0."""
+    """The optimiser's weight decay; LLaVA: 0."""
     clip: float = 1.0
     """Largest gradient norm; LLaVA (transformers' default): 1."""
     vision: PartSettings = PartSettings()

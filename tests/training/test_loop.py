@@ -98,7 +98,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(
     found = list(train_steps(learns, poisoned(), RunSettings(max_skipped=2), seed=0))
     assert [(one.step, one.skipped) for one in found] == [(3, 2), (4, 2), (5, 2), (6, 2)]
     assert learns.progress == Progress(step=6, skipped=2, faulty=dict.fromkeys(FAULTS, 0))
-    assert {float(state["step"]) for state in learns.optimiser.state.values()} == {4.0}
+    (adamw,) = learns.optimiser.all
+    assert {float(state["step"]) for state in adamw.state.values()} == {4.0}
 
 
 def test_too_many_steps_in_a_row_that_are_not_finite_name_the_records(

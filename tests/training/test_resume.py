@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -89,10 +89,14 @@ def states(out: Path) -> list[Path]:
     return sorted(out.with_name(f"{out.name}.state").glob("*/step-*"))
 
 
-@pytest.mark.parametrize("stage", ["align", "instruct"])
+@pytest.mark.parametrize(
+    ("stage", "optimiser"), [("align", "adamw"), ("instruct", "adamw"), ("instruct", "muon")]
+)
 def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
-    short: Recipe, stage: StageName, tmp_path: Path
+    short: Recipe, stage: StageName, optimiser: Literal["adamw", "muon"], tmp_path: Path
 ) -> None:
+    settings = msgspec.structs.replace(short.stage(stage), optimiser=optimiser)
+    short = msgspec.structs.replace(short, **{stage: settings})
     whole = train(short, stage=stage, out=tmp_path / "whole")
     out = tmp_path / "cut"
     for step in (1, 5, 7):

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
+from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Engine, StageSettings
 from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import Objective
-from laterna.training.sharding import ENGINES
-from laterna.training.stages import parameter_groups
-
-BETAS = (0.9, 0.999)
-"""AdamW's, as in LLaVA's scripts (transformers' default)."""
+from laterna.training.optimisers import Optimisers
+from laterna.training.sharding import ENGINES, is_sharded
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,25 +57,29 @@ class Learner:
         self.weights: dict[str, nn.Parameter] = {
             name: weight for name, weight in assistant.named_parameters() if weight.requires_grad
         }
-        self.optimiser = AdamW(parameter_groups(assistant, stage), betas=BETAS, fused=True)
-        self.peaks = [float(group["lr"]) for group in self.optimiser.param_groups]
+        if stage.optimiser == "muon" and is_sharded(self.model):
+            raise LaternaError(
+                'optimiser = "muon" needs whole matrices, which fsdp does not keep; '
+                'set run.engine = "ddp", or optimiser = "adamw"'
+            )
+        self.optimiser = Optimisers(assistant, stage)
+        self.peaks = [float(group["lr"]) for group in self.optimiser.groups]
         self.progress = Progress()
 
     def set_rates(self, step: int) -> float:
         """Set every group's learning rate for a step counted from 0; return the largest."""
         factor = lr_factor(step, self.total, self.stage.warmup)
-        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+        for group, peak in zip(self.optimiser.groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         return max(self.peaks) * factor
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the trained weights and AdamW's moments by name: writing into them resumes."""
+        """Return the trained weights and their moments by name: writing into them resumes."""
         found: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
-            state = self._state(weight)
             found[f"weight.{name}"] = weight.detach()
-            found[f"exp_avg.{name}"] = state["exp_avg"]
-            found[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
+            for moment, tensor in self.optimiser.moments(weight).items():
+                found[f"{moment}.{name}"] = tensor
         return found
 
     def resume(self, progress: Progress) -> None:
@@ -88,16 +87,7 @@ class Learner:
         self.progress = progress
         taken = float(progress.step - progress.skipped)
         for weight in self.weights.values():
-            self._state(weight)["step"].fill_(taken)
-
-    def _state(self, weight: nn.Parameter) -> Any:
-        """Return AdamW's state of a weight, made as AdamW itself makes it at its first step."""
-        state = self.optimiser.state[weight]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-            state["exp_avg"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-        return state
+            self.optimiser.set_steps(weight, taken)
 
 
 def lr_factor(step: int, total: int, warmup: float) -> float:

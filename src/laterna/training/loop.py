@@ -104,7 +104,7 @@ def take_step(learner: Learner, step: Step) -> Outcome:
     finite = targets > 0 and math.isfinite(whole_loss) and math.isfinite(norm)
     if finite:
         learner.optimiser.step()
-    learner.optimiser.zero_grad(set_to_none=True)
+    learner.optimiser.forget_gradients()
     tokens, padding, pictures, *faults = (int(count) for count in counts)
     faulty = dict(zip(FAULTS, faults, strict=True))
     return Outcome(finite, whole_loss, norm, rate, int(targets), tokens, padding, pictures, faulty)

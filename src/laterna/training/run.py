@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import rich
@@ -29,9 +30,11 @@ from laterna.training.resume import States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table
-from laterna.training.start import begin
+from laterna.training.start import begin, fit_connector
 from laterna.training.telemetry import StageBar, progress_bar, read_metrics, watched
 
+FITTING_STEPS = 4
+"""Steps whose pictures a connector is fitted to, where the recipe wants that."""
 LAST_SHARE = 0.05
 """Share of the steps over which the last loss is averaged."""
 
@@ -83,6 +86,10 @@ def _train(
         prepared = prepare_stage(assistant, recipe, stage, console)
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
+    if recipe.connector.calibrate and start is None:
+        first = feed(prepared.samples, settings, seed=recipe.seed, fill=fill)
+        seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
+        fit_connector(assistant, seen)
     console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
     total = count_steps(len(prepared.samples), settings)
     learner = Learner(assistant, settings, total=total, ranks=ranks, engine=recipe.run.engine)

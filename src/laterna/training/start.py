@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
@@ -11,6 +13,7 @@ from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.model.exchange.files import tensors_of
 from laterna.recipe import Recipe
+from laterna.records import Batch
 
 PROJECTOR = "mm_projector."
 """What LLaVA's `mm_projector.bin` has before the names of the connector's weights."""
@@ -36,6 +39,24 @@ def begin(recipe: Recipe, start: Path | None) -> Assistant:
                 "give both stages the same"
             )
     return load_checkpoint(start)
+
+
+@torch.no_grad()
+def fit_connector(assistant: Assistant, batches: Iterable[Batch]) -> None:
+    """Fit a fresh connector to the pictures of some batches and to the language model's words.
+
+    Every rank must be given the same batches, for each fits its own copy.
+    """
+    found: list[Tensor] = []
+    for batch in batches:
+        if batch.features_bnd is not None:
+            found.append(batch.features_bnd.to(assistant.device))
+        elif batch.pixels_bchw is not None:
+            found.append(assistant.vision(batch.pixels_bchw.to(assistant.device)))
+    if found:
+        words_vd = assistant.language.get_input_embeddings().weight.float()
+        length = float(words_vd.norm(dim=-1).square().mean().sqrt())
+        assistant.connector.calibrate(torch.cat(found), length)
 
 
 def _take_connector(assistant: Assistant, path: Path) -> None:

@@ -89,9 +89,9 @@ def test_a_checkpoint_brings_it_back(name: str, tiny_recipe: Recipe, tmp_path: P
 @pytest.mark.parametrize(
     ("kind", "setting", "used"),
     [
-        ("linear", {"depth": 3}, "none"),
-        ("mlp", {"queries": 8}, "depth"),
-        ("mlp", {"merge": "shuffle"}, "depth"),
+        ("linear", {"depth": 3}, "calibrate"),
+        ("mlp", {"queries": 8}, "calibrate, depth"),
+        ("mlp", {"merge": "shuffle"}, "calibrate, depth"),
         ("pool", {"blocks": 2}, "depth, merge, merge_side"),
         ("qformer", {"merge_side": 3}, "blocks, frozen_qformer, queries, source, width"),
         ("perceiver", {"source": "blip"}, "blocks, queries"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from laterna.recipe import ConnectorSettings
 
@@ -46,6 +46,13 @@ class Connector(nn.Module):
 
         Raises LaternaError when they are missing or of another shape.
         """
+
+    def calibrate(self, features_bnd: Tensor, length: float) -> None:
+        """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length.
+
+        Only connectors that use the setting `calibrate` can.
+        """
+        raise NotImplementedError
 
 
 class ConnectorKind(Protocol):

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from laterna.model.connectors.base import Connector
+from laterna.model.connectors.calibration import rescale, standardise
 from laterna.recipe import ConnectorSettings
 
 
 class LinearConnector(Connector):
     """One linear layer with bias; 1024 to 4096 has about 4.2 M weights (LLaVA)."""
 
+    uses: ClassVar[frozenset[str]] = frozenset({"calibrate"})
     is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         super().__init__()
-        del settings  # a linear layer has nothing to set
+        del settings  # its weights are all it has
         self.project = nn.Linear(d_vision, d_language)
 
     def tokens(self, n: int) -> int:
         """Return how many tokens a picture of `n` features becomes: as many."""
         return n
+
+    def calibrate(self, features_bnd: Tensor, length: float) -> None:
+        """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length."""
+        standardise(self.project, features_bnd)
+        with torch.no_grad():
+            rescale(self.project, self(features_bnd), length)
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
 from laterna.model.connectors.base import Connector
+from laterna.model.connectors.calibration import rescale, standardise
 from laterna.recipe import ConnectorSettings
 
 
@@ -19,7 +21,7 @@ class MlpConnector(Connector):
     `LlavaForConditionalGeneration`.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"depth"})
+    uses: ClassVar[frozenset[str]] = frozenset({"depth", "calibrate"})
     is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
@@ -32,6 +34,13 @@ class MlpConnector(Connector):
     def tokens(self, n: int) -> int:
         """Return how many tokens a picture of `n` features becomes: as many."""
         return n
+
+    def calibrate(self, features_bnd: Tensor, length: float) -> None:
+        """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length."""
+        first, last = (cast(nn.Linear, self.layers[end]) for end in (0, -1))
+        standardise(first, features_bnd)
+        with torch.no_grad():
+            rescale(last, self(features_bnd), length)
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""

@@ -1,0 +1,28 @@
+"""First weights that fit what a connector joins: the features' spread, the embeddings' length.
+
+Encoders' features differ in mean and spread from one dimension to the next, and a fresh connector
+hands the language model tokens many times longer than its words, which it takes long to get used
+to. Both are mended in the weights themselves (a data-dependent initialisation, as Krähenbühl et
+al. 2016), so that the connector stays the one that other programs know.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def standardise(first: nn.Linear, features_bnd: Tensor) -> None:
+    """Let a linear layer see its inputs as if each had mean 0 and spread 1 over `features_bnd`."""
+    flat = features_bnd.flatten(0, -2).to(first.weight)
+    first.weight.div_(flat.std(0).clamp(min=1e-6))
+    first.bias.sub_(first.weight @ flat.mean(0))
+
+
+@torch.no_grad()
+def rescale(last: nn.Linear, tokens_bmd: Tensor, length: float) -> None:
+    """Scale the layer that wrote `tokens_bmd` so that their root mean square length is `length`."""
+    scale = length / tokens_bmd.float().norm(dim=-1).square().mean().sqrt().clamp(min=1e-6)
+    last.weight.mul_(scale)
+    last.bias.mul_(scale)
