@@ -131,7 +131,9 @@ def _prepare_source(
     source = open_source(settings)
     digest, model = source.digest(), cache.tokenizer_digest(tokenizer)
     where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
-    key = cache.cache_key(digest, source.form, settings.split, where, model, template)
+    key = cache.cache_key(
+        digest, source.form, settings.subset, settings.split, where, model, template
+    )
     place = folder / key
     with _alone_in(place):
         if cache.read_manifest(place) is not None:
