@@ -47,9 +47,7 @@ def test_muon_takes_the_matrices_but_no_embedding_and_no_head(
 
 def test_adamw_beside_muon_is_slower(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
     found = muon(tiny_assistant, tiny_recipe)
-    of_muon, of_adamw = (
-        sorted({group["lr"] for group in one.param_groups}) for one in found.all
-    )
+    of_muon, of_adamw = (sorted({group["lr"] for group in one.param_groups}) for one in found.all)
     assert of_muon == [5e-3, 1e-2]
     assert of_adamw == pytest.approx([5e-3 * BESIDE_MUON, 1e-2 * BESIDE_MUON])
 
