@@ -10,15 +10,8 @@ from typing import ClassVar
 
 import msgspec
 
-from laterna.data.sources.rows import (
-    Form,
-    Pictures,
-    Reading,
-    UnreadableRowError,
-    named,
-    picture_list,
-)
-from laterna.records import InstructionRecord, Kind, Provenance, Role, Turn
+from laterna.data.sources.rows import Foreign, Reading, turn_of
+from laterna.records import Role, Turn
 
 SPEAKERS: dict[str, Role] = {
     "human": "user",
@@ -37,45 +30,20 @@ class _Spoken(msgspec.Struct, frozen=True):
     value: str
 
 
-class Conversations(Form, frozen=True, kw_only=True):
+class Conversations(Foreign, frozen=True, kw_only=True):
     """A row of LLaVA's or ShareGPT's form."""
 
     column: ClassVar[str] = "conversations"
 
     conversations: list[_Spoken]
-    id: str | int | None = None
-    image: Pictures = None
-    images: Pictures = None
     system: str | None = None
-    kind: Kind | None = None
-    provenance: Provenance | None = None
 
     def reading(self, place: str) -> Reading:
         """Return the row's record: the assistant's turns carry loss, marks stay where they are.
 
         Raises UnreadableRowError for a row without turns, or with an unknown speaker.
         """
-        if not self.conversations:
-            raise UnreadableRowError("no turns", "`conversations` is empty")
-        turns = [_turn(spoken) for spoken in self.conversations]
-        if self.system:
+        turns = [turn_of(spoken.speaker, spoken.value, SPEAKERS) for spoken in self.conversations]
+        if self.system and turns:
             turns.insert(0, Turn(role="system", text=self.system))
-        pictures, embedded = named(picture_list(self.image) + picture_list(self.images))
-        record = InstructionRecord(
-            id=place if self.id is None else str(self.id),
-            pictures=pictures,
-            turns=tuple(turns),
-            kind=self.kind,
-            provenance=self.provenance,
-        )
-        return Reading(record=record, embedded=embedded)
-
-
-def _turn(spoken: _Spoken) -> Turn:
-    role = SPEAKERS.get(spoken.speaker)
-    if role is None:
-        known = ", ".join(SPEAKERS)
-        raise UnreadableRowError(
-            "unknown role", f"unknown role {spoken.speaker!r}; known roles are: {known}"
-        )
-    return Turn(role=role, text=spoken.value, loss=role == "assistant")
+        return self.record_of(place, turns, self.listed())

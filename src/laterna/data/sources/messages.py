@@ -12,16 +12,8 @@ from typing import ClassVar
 
 import msgspec
 
-from laterna.data.sources.rows import (
-    Embedded,
-    Form,
-    Pictures,
-    Reading,
-    UnreadableRowError,
-    named,
-    picture_list,
-)
-from laterna.records import PICTURE_MARK, InstructionRecord, Kind, Provenance, Role, Turn
+from laterna.data.sources.rows import Embedded, Foreign, Reading, UnreadableRowError, turn_of
+from laterna.records import PICTURE_MARK, Role
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
@@ -44,17 +36,12 @@ class _Message(msgspec.Struct, frozen=True):
     content: str | list[_Part]
 
 
-class Messages(Form, frozen=True, kw_only=True):
+class Messages(Foreign, frozen=True, kw_only=True):
     """A row of Hugging Face's form."""
 
     column: ClassVar[str] = "messages"
 
     messages: list[_Message]
-    id: str | int | None = None
-    image: Pictures = None
-    images: Pictures = None
-    kind: Kind | None = None
-    provenance: Provenance | None = None
 
     def reading(self, place: str) -> Reading:
         """Return the row's record: the assistant's turns carry loss.
@@ -62,20 +49,9 @@ class Messages(Form, frozen=True, kw_only=True):
         Raises UnreadableRowError for a row without turns, an unknown role, or a part that is
         neither text nor picture.
         """
-        if not self.messages:
-            raise UnreadableRowError("no turns", "`messages` is empty")
-        given = picture_list(self.image) + picture_list(self.images)
-        if not given:
-            given = [picture for message in self.messages for picture in _own_pictures(message)]
-        pictures, embedded = named(given)
-        record = InstructionRecord(
-            id=place if self.id is None else str(self.id),
-            pictures=pictures,
-            turns=tuple(_turn(message) for message in self.messages),
-            kind=self.kind,
-            provenance=self.provenance,
-        )
-        return Reading(record=record, embedded=embedded)
+        own = [picture for message in self.messages for picture in _own_pictures(message)]
+        turns = [turn_of(said.role, _text(said.content), ROLES) for said in self.messages]
+        return self.record_of(place, turns, self.listed() or own)
 
 
 def _own_pictures(message: _Message) -> list[str | Embedded]:
@@ -84,20 +60,11 @@ def _own_pictures(message: _Message) -> list[str | Embedded]:
     return [part.picture for part in message.content if part.picture]
 
 
-def _turn(message: _Message) -> Turn:
-    role = ROLES.get(message.role)
-    if role is None:
-        known = ", ".join(ROLES)
-        raise UnreadableRowError(
-            "unknown role", f"unknown role {message.role!r}; known roles are: {known}"
-        )
-    content = message.content
-    text = content if isinstance(content, str) else _text(content)
-    return Turn(role=role, text=text, loss=role == "assistant")
-
-
-def _text(parts: list[_Part]) -> str:
-    """Write parts as one text, picture parts as marks."""
+def _text(content: str | list[_Part]) -> str:
+    """Return a message's text; parts are written as one, picture parts as marks."""
+    if isinstance(content, str):
+        return content
+    parts = content
     for part in parts:
         if part.kind not in ("text", "image") or (part.kind == "text" and part.text is None):
             raise UnreadableRowError(

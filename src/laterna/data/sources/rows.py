@@ -7,14 +7,14 @@ messages) makes a record of each row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, ClassVar
 
 import msgspec
 
-from laterna.records import InstructionRecord, Record
+from laterna.records import InstructionRecord, Kind, Provenance, Record, Role, Turn
 
 CHUNK_ROWS = 512
 """Rows that travel together: about 1 MB of LLaVA's."""
@@ -95,6 +95,50 @@ class Form(msgspec.Struct, frozen=True, kw_only=True):
         Raises UnreadableRowError.
         """
         raise NotImplementedError
+
+
+class Foreign(Form, frozen=True, kw_only=True):
+    """What LLaVA's, ShareGPT's and Hugging Face's rows have in common."""
+
+    id: str | int | None = None
+    image: Pictures = None
+    images: Pictures = None
+    kind: Kind | None = None
+    provenance: Provenance | None = None
+
+    def listed(self) -> list[str | Embedded]:
+        """Return the row's pictures in order."""
+        return picture_list(self.image) + picture_list(self.images)
+
+    def record_of(
+        self, place: str, turns: Sequence[Turn], pictures: list[str | Embedded]
+    ) -> Reading:
+        """Return the record of these turns and pictures, named by the row's id or its place.
+
+        Raises UnreadableRowError for no turns, or a picture that is nothing.
+        """
+        if not turns:
+            raise UnreadableRowError("no turns", f"`{self.column}` is empty")
+        names, embedded = named(pictures)
+        record = InstructionRecord(
+            id=place if self.id is None else str(self.id),
+            pictures=names,
+            turns=tuple(turns),
+            kind=self.kind,
+            provenance=self.provenance,
+        )
+        return Reading(record=record, embedded=embedded)
+
+
+def turn_of(speaker: str, text: str, roles: Mapping[str, Role]) -> Turn:
+    """Return a turn, the assistant's with loss; raises UnreadableRowError for an unknown role."""
+    role = roles.get(speaker)
+    if role is None:
+        known = ", ".join(roles)
+        raise UnreadableRowError(
+            "unknown role", f"unknown role {speaker!r}; known roles are: {known}"
+        )
+    return Turn(role=role, text=text, loss=role == "assistant")
 
 
 def picture_list(pictures: Pictures) -> list[str | Embedded]:
