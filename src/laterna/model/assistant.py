@@ -23,11 +23,11 @@ from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.generation import Prompt, generate_answers, stream_answer
 from laterna.model.language import has_plain_head, load_language, logits_at
-from laterna.model.sharing import sharing_mask
+from laterna.model.sharing import before_targets, sharing_mask
 from laterna.model.tiles import check_counts, join_tiles, map_side
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import PartName, Recipe, StageName
-from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Sharing, Tiling, Turn
+from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Tiling, Turn
 
 MAX_NEW_TOKENS = 256
 """Longest answer in tokens, unless told otherwise."""
@@ -169,27 +169,21 @@ class Assistant(nn.Module):
 
         A token is predicted from the hidden state of the token before it.
         """
-        places_rt, labels_s = self._targets(batch)
-        if batch.sharing is not None:
-            states_sd, _ = self.target_states(batch)
+        if self.plain_head:
+            states_sd, labels_s = self.target_states(batch)
             logits_sv: Tensor = self.language.get_output_embeddings()(states_sd)
             return logits_sv, labels_s
+        places_rt, labels_s = self._targets(batch)
         return self._logits_at(batch, places_rt), labels_s
 
     def target_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the hidden states (s, d) that the target tokens are predicted from, and those
         tokens' ids (s): where the head is plain, it turns the states into `target_logits`.
         """
-        places_rt, labels_s = self._targets(batch)
-        if batch.sharing is None:
-            return self.hidden(batch)[places_rt], labels_s
-        return self.hidden(batch)[self._before_targets(batch, batch.sharing)], labels_s
-
-    def _before_targets(self, batch: Batch, sharing: Sharing) -> tuple[Tensor, Tensor]:
-        """Return rows and columns of the tokens before the targets, where samples share some."""
-        rows_s, columns_s = batch.targets_rt[:, 1:].nonzero(as_tuple=True)
-        before_s = sharing.previous_rt[rows_s, columns_s + 1]
-        return rows_s.to(self.device), before_s.to(self.device)
+        _, labels_s = self._targets(batch)
+        rows_s, columns_s = before_targets(batch)
+        states_rtd = self.hidden(batch)
+        return states_rtd[rows_s.to(self.device), columns_s.to(self.device)], labels_s
 
     def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         targets = batch.targets_rt[:, 1:].to(self.device)

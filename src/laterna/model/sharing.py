@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
-from laterna.records import Sharing
+from laterna.records import Batch, Sharing
 
 FLEX = "flex_attention"
 """transformers' name of the attention that takes block masks."""
@@ -42,6 +42,17 @@ def sharing_mask(sharing: Sharing | None, language: Any) -> Any:
     seen = visible(sharing).to(table.device)
     mask = torch.zeros(seen.shape, dtype=table.dtype, device=table.device)
     return mask.masked_fill_(~seen, torch.finfo(table.dtype).min)[:, None]
+
+
+def before_targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return rows and columns (s) of the tokens from whose states the targets are predicted.
+
+    That is the token before, but behind a shared picture the picture's last.
+    """
+    rows_s, columns_s = batch.targets_rt[:, 1:].nonzero(as_tuple=True)
+    if batch.sharing is None:
+        return rows_s, columns_s
+    return rows_s, batch.sharing.previous_rt[rows_s, columns_s + 1]
 
 
 def _block_mask(sharing: Sharing, device: torch.device) -> Any:

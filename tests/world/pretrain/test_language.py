@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laterna.world.pretrain import language
 from laterna.world.pretrain.corpus import write_document
+from laterna.world.pretrain.described import describe_samples
 from laterna.world.pretrain.language import (
     Documents,
     batches,
@@ -19,7 +20,6 @@ from laterna.world.pretrain.language import (
     optimisers,
     pretrain_language,
 )
-from laterna.world.pretrain.rows import groups_of
 from laterna.world.pretrain.settings import LanguagePretraining
 
 TINY = LanguagePretraining(steps=2, step_tokens=400, vocabulary=400, row_tokens=256)
@@ -37,15 +37,16 @@ def test_documents_come_a_step_at_a_time_and_easy_ones_first() -> None:
     assert len(steps) == 10
     easy_then_all = {0: (1, 0.85, 0.08), 2: (3, 0.85, 0.08), 4: (5, 0.85, 0.3), 9: (5, 0.25, 1.0)}
     number = 0
-    for step, groups in enumerate(steps):
-        assert sum(group.length for group in groups) >= settings.step_tokens
+    for step, made in enumerate(steps):
+        assert sum(one.length for one in made) >= settings.step_tokens
+        assert sum(one.length for one in made[:-1]) < settings.step_tokens
         toys, tables, squares = easy_then_all.get(step, (0, 0.0, 0.0))
-        while groups:
+        for found in made:
             if not toys:
                 toys, tables, squares = _between(step)
-            made = groups_of(write_document(1, number, toys, tables, squares), tokenizer)
-            assert groups[: len(made)] == made
-            groups, number = groups[len(made) :], number + 1
+            document = write_document(1, number, toys, tables, squares)
+            assert found == describe_samples(document, tokenizer)
+            number += 1
 
 
 def _between(step: int) -> tuple[int, float, float]:
@@ -76,9 +77,9 @@ def test_batches_are_the_documents_in_rows() -> None:
     tokenizer = make_tokenizer(TINY)
     made = list(batches(tokenizer, TINY))
     assert len(made) == 2
-    groups = next(iter(Documents(tokenizer, TINY)))
-    learned = sum(sum(targets) for group in groups for _, targets in group.tails)
-    assert made[0].labels_s.shape == made[0].predicting_s.shape == (learned,)
+    documents = next(iter(Documents(tokenizer, TINY)))
+    learned = sum(sum(sample.targets) for one in documents for sample in one.samples)
+    assert made[0].labels_s.shape == (learned,)
 
 
 def test_two_steps_write_a_folder_that_transformers_reads(tmp_path: Path) -> None:

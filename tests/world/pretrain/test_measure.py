@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from laterna.records import Box, Toy, Truth
 from laterna.world.pretrain import language, measure
 from laterna.world.pretrain.corpus import write_document
+from laterna.world.pretrain.described import TextBatch
 from laterna.world.pretrain.measure import _ATTRIBUTES, is_examination
-from laterna.world.pretrain.rows import TextBatch
 from laterna.world.pretrain.settings import LanguagePretraining
 from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 

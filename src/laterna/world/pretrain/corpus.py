@@ -116,9 +116,7 @@ def _document(
 ) -> Document:
     last = template == CHAT_TEMPLATE and rng.random() < 0.1
     records = tuple(
-        InstructionRecord(
-            id=f"{index}-{number}", pictures=("description",), turns=_turns(chat, last)
-        )
+        InstructionRecord(id=f"{index}-{number}", pictures=(str(index),), turns=_turns(chat, last))
         for number, chat in enumerate(chats[:_APART] if last else chats)
         if chat
     )

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.files import write_atomically
 from laterna.world.pretrain.corpus import Document, write_document
-from laterna.world.pretrain.rows import (
-    Group,
+from laterna.world.pretrain.described import (
+    Described,
     TextBatch,
-    attention_mask,
-    collate_groups,
-    groups_of,
+    collate_described,
+    describe_samples,
+    target_logits,
 )
 from laterna.world.pretrain.saving import save_half
 from laterna.world.pretrain.settings import LanguagePretraining, report, scheduled
@@ -69,19 +69,20 @@ def _whole_text(document: Document) -> str:
     return "".join(document.description.words) + "\n" + said
 
 
-class Documents(IterableDataset[list[Group]]):
-    """Yields the groups of one optimiser step after another, written when asked for."""
+class Documents(IterableDataset[list[Described]]):
+    """Yields the documents of one optimiser step after another, written when asked for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: LanguagePretraining) -> None:
         self.tokenizer, self.settings = tokenizer, settings
 
-    def __iter__(self) -> Iterator[list[Group]]:
+    def __iter__(self) -> Iterator[list[Described]]:
         numbers = count()
         for step in range(self.settings.steps):
-            groups: list[Group] = []
-            while sum(group.length for group in groups) < self.settings.step_tokens:
-                groups += groups_of(self._document(next(numbers), step), self.tokenizer)
-            yield groups
+            documents: list[Described] = []
+            while sum(one.length for one in documents) < self.settings.step_tokens:
+                document = self._document(next(numbers), step)
+                documents.append(describe_samples(document, self.tokenizer))
+            yield documents
 
     def _document(self, number: int, step: int) -> Document:
         schedules = self.settings.curriculum, self.settings.tables, self.settings.squares
@@ -100,23 +101,9 @@ def batches(
         batch_size=None,
         num_workers=1,
         prefetch_factor=4,
-        collate_fn=partial(collate_groups, row_tokens=settings.row_tokens),
+        collate_fn=partial(collate_described, row_tokens=settings.row_tokens),
     )
     yield from loader
-
-
-def target_logits(model: LlamaForCausalLM, batch: TextBatch) -> Tensor:
-    """Return the logits (s, v) of the batch's target tokens."""
-    table = model.get_input_embeddings().weight
-    embedded = functional.embedding_bag(batch.ids, table, batch.offsets, mode="sum")
-    hidden_rtd = model.model(
-        inputs_embeds=embedded.view(*batch.position_ids_rt.shape, -1),
-        position_ids=batch.position_ids_rt,
-        attention_mask=attention_mask(batch),
-        use_cache=False,
-    ).last_hidden_state
-    logits: Tensor = model.lm_head(hidden_rtd.flatten(0, 1)[batch.predicting_s])
-    return logits
 
 
 @torch.no_grad()

@@ -29,8 +29,11 @@ from laterna.synthesis.phrases import SHORT_ANSWER
 from laterna.synthesis.properties import properties_of
 from laterna.world.dataset import write_world
 from laterna.world.pretrain.corpus import Document, write_document
-from laterna.world.pretrain.language import target_logits
-from laterna.world.pretrain.rows import collate_groups, groups_of
+from laterna.world.pretrain.described import (
+    collate_described,
+    describe_samples,
+    target_logits,
+)
 
 PICTURES = 2000
 DOCUMENTS = 400
@@ -134,10 +137,10 @@ def _answered(
     model: LlamaForCausalLM, document: Document, tokenizer: PreTrainedTokenizerFast
 ) -> list[bool]:
     """Tell of each record whether its answer is the model's."""
-    (group,) = groups_of(document, tokenizer)
-    batch = collate_groups([group], row_tokens=group.length)
+    described = describe_samples(document, tokenizer)
+    batch = collate_described([described], row_tokens=0)
     right = target_logits(model, batch).argmax(-1) == batch.labels_s
-    lengths = [sum(targets) for _, targets in group.tails]
+    lengths = [sum(sample.targets) for sample in described.samples]
     return [bool(answer.all()) for answer in torch.split(right, lengths)]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -8,8 +9,8 @@ from laterna.data.masking import tokenise
 from laterna.records import PICTURE_TOKEN
 from laterna.world.pretrain import language
 from laterna.world.pretrain.corpus import Document, write_document
-from laterna.world.pretrain.language import language_config, make_tokenizer, target_logits
-from laterna.world.pretrain.rows import Group, collate_groups, groups_of
+from laterna.world.pretrain.described import collate_described, describe_samples, target_logits
+from laterna.world.pretrain.language import language_config, make_tokenizer
 from laterna.world.pretrain.settings import LanguagePretraining
 
 
@@ -63,9 +64,10 @@ def test_rows_predict_what_each_record_alone_does(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, maps: bool
 ) -> None:
     chosen = documents(maps=maps, number=5)
-    groups = [group for document in chosen for group in groups_of(document, tokenizer)]
-    batch = collate_groups(groups, row_tokens=700)
-    assert batch.position_ids_rt.shape[0] < len(groups), "groups share rows"
+    described = [describe_samples(document, tokenizer) for document in chosen]
+    batch = collate_described(described, row_tokens=700)
+    rows = batch.batch.input_ids_rt.shape[0]
+    assert rows < sum(len(one.samples) for one in described), "records share rows"
     together = target_logits(model, batch).log_softmax(-1)
     expected = [pair for document in chosen for pair in alone(model, tokenizer, document)]
     labels = torch.cat([label for _, label in expected])
@@ -79,23 +81,26 @@ def test_records_that_begin_alike_share_the_description(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     for document in documents(maps=True, number=30):
-        groups = groups_of(document, tokenizer)
+        described = describe_samples(document, tokenizer)
+        assert len(described.samples) == len(document.records)
+        assert len(described.description) == 64
+        assert all(len(words) > 1 for words in described.description)
+        batch = collate_described([described], row_tokens=0)
         behind = document.records[0].turns[0].text.endswith("\n<image>")
-        assert len(groups) == (len(document.records) if behind else 1)
-        assert sum(len(group.tails) for group in groups) == len(document.records)
-        for group in groups:
-            squares = [words for words in group.opening if len(words) > 1]
-            assert len(squares) == 64
+        written = len(document.records) if behind else 1
+        assert len(batch.batch.pictures) == written
+        assert batch.batch.picture_mask_rt.sum() == len(batch.offsets) == 64 * written
+        assert described.length == 64 * written + sum(
+            len(one.input_ids) - 1 - (0 if behind or number == 0 else one.picture_slots[0])
+            for number, one in enumerate(described.samples)
+        )
 
 
-def test_a_group_longer_than_a_row_has_one_to_itself() -> None:
-    long = Group(opening=((5,),) * 9, tails=(((6, 7), (False, True)),))
-    short = Group(opening=((5,),), tails=(((6, 7), (True, True)),))
-    batch = collate_groups([short, long, short], row_tokens=6)
-    assert batch.position_ids_rt.shape == (2, 11)
-    assert batch.position_ids_rt[1].tolist() == [0, 1, 2, 0, 1, 2] + [0] * 5
-    assert batch.group_rt[1].tolist() == [1, 1, 1, 2, 2, 2] + [0] * 5
-    assert batch.record_rt[1].tolist() == [0, 1, 1, 0, 1, 1] + [0] * 5
-    # long: 7 from the 6 before it; short: both, the first from the end of the opening
-    assert batch.predicting_s.tolist() == [9, 11, 12, 14, 15]
-    assert batch.labels_s.tolist() == [7, 6, 7, 6, 7]
+def test_nothing_may_be_described(tokenizer: PreTrainedTokenizerFast) -> None:
+    (document,) = documents(maps=True, number=1)
+    nothing = msgspec.structs.replace(document.description, words=())
+    described = describe_samples(msgspec.structs.replace(document, description=nothing), tokenizer)
+    batch = collate_described([described], row_tokens=0)
+    assert described.description == ()
+    assert not batch.batch.picture_mask_rt.any()
+    assert batch.words.tolist() == batch.offsets.tolist() == []
