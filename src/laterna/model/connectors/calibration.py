@@ -13,6 +13,15 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
+def fit(
+    connector: nn.Module, first: nn.Linear, last: nn.Linear, features_bnd: Tensor, length: float
+) -> None:
+    """Fit a connector whose first and last linear layers these are (one may be both)."""
+    standardise(first, features_bnd)
+    rescale(last, connector(features_bnd), length)
+
+
+@torch.no_grad()
 def standardise(first: nn.Linear, features_bnd: Tensor) -> None:
     """Let a linear layer see its inputs as if each had mean 0 and spread 1 over `features_bnd`."""
     flat = features_bnd.flatten(0, -2).to(first.weight)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from laterna.model.connectors.base import Connector
-from laterna.model.connectors.calibration import rescale, standardise
+from laterna.model.connectors.calibration import fit
 from laterna.recipe import ConnectorSettings
 
 
@@ -29,9 +28,7 @@ class LinearConnector(Connector):
 
     def calibrate(self, features_bnd: Tensor, length: float) -> None:
         """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length."""
-        standardise(self.project, features_bnd)
-        with torch.no_grad():
-            rescale(self.project, self(features_bnd), length)
+        fit(self, self.project, self.project, features_bnd, length)
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""

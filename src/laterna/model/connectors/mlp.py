@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
 from laterna.model.connectors.base import Connector
-from laterna.model.connectors.calibration import rescale, standardise
+from laterna.model.connectors.calibration import fit
 from laterna.recipe import ConnectorSettings
 
 
@@ -38,9 +37,7 @@ class MlpConnector(Connector):
     def calibrate(self, features_bnd: Tensor, length: float) -> None:
         """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length."""
         first, last = (cast(nn.Linear, self.layers[end]) for end in (0, -1))
-        standardise(first, features_bnd)
-        with torch.no_grad():
-            rescale(last, self(features_bnd), length)
+        fit(self, first, last, features_bnd, length)
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""
