@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,8 @@ import laterna
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.model.exchange import load
-from laterna.model.generation import generate_tokens
-from laterna.records import Turn
 
+Insist = Callable[..., None]
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
 NOISE = np.random.default_rng(5).integers(0, 255, (40, 28, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(NOISE)
@@ -38,18 +38,9 @@ PIECES_TEMPLATE = (
 )
 
 
-def insist_on_equality(ours: Assistant, theirs: Assistant, tolerance: float = 0.0) -> None:
-    before, after = (assistant.logits([PICTURE], TEXT) for assistant in (ours, theirs))
-    width = min(before.shape[1], after.shape[1])
-    torch.testing.assert_close(after[:, :width], before[:, :width], atol=tolerance, rtol=0)
-    prompt = [([Turn(role="user", text="<image>\nHow many?")], [PICTURE])]
-    answers = [
-        generate_tokens(assistant, prompt, max_new_tokens=16) for assistant in (ours, theirs)
-    ]
-    assert answers[0] == answers[1]
-
-
-def test_what_was_exported_comes_back(either: Assistant, tmp_path: Path) -> None:
+def test_what_was_exported_comes_back(
+    either: Assistant, tmp_path: Path, insist_on_equality: Insist
+) -> None:
     again = laterna.load(either.export(tmp_path / "hf", to="hf"))
     insist_on_equality(either, again)
     assert again.recipe is not None
@@ -75,7 +66,9 @@ def classic(folder: Path) -> None:
     save_file(renamed, path, metadata={"format": "pt"})
 
 
-def test_the_classic_names_are_read(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_the_classic_names_are_read(
+    tiny_assistant: Assistant, tmp_path: Path, insist_on_equality: Insist
+) -> None:
     folder = tiny_assistant.export(tmp_path / "hf", to="hf")
     classic(folder)
     insist_on_equality(tiny_assistant, laterna.load(folder))
@@ -188,12 +181,16 @@ def test_a_folder_that_is_none_of_them_is_said_to_be_none(
         load("nowhere/at-all")
 
 
-def test_names_decide_nothing(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_names_decide_nothing(
+    tiny_assistant: Assistant, tmp_path: Path, insist_on_equality: Insist
+) -> None:
     folder = tiny_assistant.export(tmp_path / "liuhaotian-llava-lora-laterna", to="hf")
     insist_on_equality(tiny_assistant, laterna.load(folder))
 
 
-def test_a_checkpoint_of_ours_says_all_itself(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_a_checkpoint_of_ours_says_all_itself(
+    tiny_assistant: Assistant, tmp_path: Path, insist_on_equality: Insist
+) -> None:
     folder = tiny_assistant.save(tmp_path / "ours")
     insist_on_equality(tiny_assistant, laterna.load(folder))
     with pytest.raises(LaternaError, match="says all this itself"):

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import laterna
@@ -19,24 +17,9 @@ from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, has_lora, save_lora
 from laterna.model.assistant import Assistant
 from laterna.model.exchange import load, merge_adapters
-from laterna.model.generation import generate_tokens
 from laterna.recipe import LoraSettings
-from laterna.records import Turn
 
-TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
-NOISE = np.random.default_rng(5).integers(0, 255, (40, 28, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(NOISE)
-
-
-def insist_on_equality(ours: Assistant, theirs: Assistant, tolerance: float = 0.0) -> None:
-    before, after = (assistant.logits([PICTURE], TEXT) for assistant in (ours, theirs))
-    width = min(before.shape[1], after.shape[1])
-    torch.testing.assert_close(after[:, :width], before[:, :width], atol=tolerance, rtol=0)
-    prompt = [([Turn(role="user", text="<image>\nHow many?")], [PICTURE])]
-    answers = [
-        generate_tokens(assistant, prompt, max_new_tokens=16) for assistant in (ours, theirs)
-    ]
-    assert answers[0] == answers[1]
+Insist = Callable[..., None]
 
 
 class Maker:
@@ -106,7 +89,10 @@ def make(tmp_path: Path, tiny_models: Path) -> Callable[[Assistant], Maker]:
 
 
 def test_a_whole_original_model(
-    either: Assistant, make: Callable[[Assistant], Maker], tmp_path: Path
+    either: Assistant,
+    make: Callable[[Assistant], Maker],
+    tmp_path: Path,
+    insist_on_equality: Insist,
 ) -> None:
     maker = make(either)
     maker.config()
@@ -122,7 +108,7 @@ def test_a_whole_original_model(
 
 
 def test_safetensors_are_read_too(
-    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+    tiny_assistant: Assistant, make: Callable[[Assistant], Maker], insist_on_equality: Insist
 ) -> None:
     maker = make(tiny_assistant)
     maker.config(model_type="llava_llama")
@@ -134,7 +120,7 @@ def test_safetensors_are_read_too(
 
 
 def test_an_encoder_inside_takes_the_place_of_the_named_one(
-    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+    tiny_assistant: Assistant, make: Callable[[Assistant], Maker], insist_on_equality: Insist
 ) -> None:
     with torch.no_grad():
         for weight in tiny_assistant.vision.parameters():
@@ -153,7 +139,11 @@ def test_an_encoder_inside_takes_the_place_of_the_named_one(
 
 
 def test_a_projector_alone_goes_on_its_base(
-    either: Assistant, make: Callable[[Assistant], Maker], tiny_models: Path, tmp_path: Path
+    either: Assistant,
+    make: Callable[[Assistant], Maker],
+    tiny_models: Path,
+    tmp_path: Path,
+    insist_on_equality: Insist,
 ) -> None:
     maker = make(either)
     maker.config(_name_or_path="./checkpoints/vicuna-on-another-machine")
@@ -173,6 +163,7 @@ def test_adapters_and_what_trained_beside_them(
     make: Callable[[Assistant], Maker],
     tiny_models: Path,
     tmp_path: Path,
+    insist_on_equality: Insist,
 ) -> None:
     torch.manual_seed(3)
     add_lora(tiny_assistant.language, LoraSettings(r=4, alpha=8))
