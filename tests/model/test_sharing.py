@@ -135,6 +135,33 @@ def test_a_shared_row_number_by_number() -> None:
     assert seen[9] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
+def test_gradients_of_a_shared_place_add_up_in_the_same_order(
+    tiny_assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of captions begin behind one picture: a run and its resumption must not differ."""
+    many = plan_packs([toy(str(n), n % 9 + 5, 4) for n in range(800)], row_tokens=0,
+                      share_pictures=True)  # fmt: skip
+    batch = collate(many)
+    states_rtd = torch.zeros(*batch.input_ids_rt.shape, 64, requires_grad=True)
+    monkeypatch.setattr(tiny_assistant, "hidden", lambda _: states_rtd)
+    upwards_sd = torch.randn(1600, 64, generator=torch.Generator().manual_seed(0))
+
+    def gradient() -> Tensor:
+        (found,) = torch.autograd.grad(
+            tiny_assistant.target_states(batch)[0], states_rtd, upwards_sd
+        )
+        return found
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        first = gradient()
+        assert all(torch.equal(first, gradient()) for _ in range(30))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(first[0, 2], upwards_sd[::2].sum(0), atol=1e-4, rtol=0)
+
+
 def test_a_family_is_cut_to_the_budget() -> None:
     found = [toy(str(number), *range(3, 8)) for number in range(5)]
     packs = plan_packs(found, row_tokens=14, share_pictures=True)

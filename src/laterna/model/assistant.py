@@ -181,9 +181,9 @@ class Assistant(nn.Module):
         tokens' ids (s): where the head is plain, it turns the states into `target_logits`.
         """
         _, labels_s = self._targets(batch)
-        rows_s, columns_s = before_targets(batch)
         states_rtd = self.hidden(batch)
-        return states_rtd[rows_s.to(self.device), columns_s.to(self.device)], labels_s
+        before_s = before_targets(batch).to(self.device)
+        return states_rtd.flatten(0, 1).index_select(0, before_s), labels_s
 
     def _targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         targets = batch.targets_rt[:, 1:].to(self.device)

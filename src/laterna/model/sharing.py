@@ -44,15 +44,19 @@ def sharing_mask(sharing: Sharing | None, language: Any) -> Any:
     return mask.masked_fill_(~seen, torch.finfo(table.dtype).min)[:, None]
 
 
-def before_targets(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return rows and columns (s) of the tokens from whose states the targets are predicted.
+def before_targets(batch: Batch) -> Tensor:
+    """Return the places (s), rows laid end to end, of the tokens that targets are predicted from.
 
-    That is the token before, but behind a shared picture the picture's last.
+    That is the token before, but behind a shared picture the picture's last, which then stands
+    here more than once. Take the states by `index_select`: indexing adds up the gradients of one
+    place in an order that changes from run to run.
     """
-    rows_s, columns_s = batch.targets_rt[:, 1:].nonzero(as_tuple=True)
+    width = batch.targets_rt.shape[1]
+    places_s = batch.targets_rt.flatten().nonzero()[:, 0]
+    places_s = places_s[places_s % width > 0]
     if batch.sharing is None:
-        return rows_s, columns_s
-    return rows_s, batch.sharing.previous_rt[rows_s, columns_s + 1]
+        return places_s - 1
+    return places_s - places_s % width + batch.sharing.previous_rt.flatten()[places_s]
 
 
 def _block_mask(sharing: Sharing, device: torch.device) -> Any:

@@ -100,5 +100,5 @@ def target_logits(model: LlamaForCausalLM, text: TextBatch) -> Tensor:
         attention_mask=sharing_mask(batch.sharing, model),
         use_cache=False,
     ).last_hidden_state
-    logits: Tensor = model.lm_head(hidden_rtd[before_targets(batch)])
+    logits: Tensor = model.lm_head(hidden_rtd.flatten(0, 1).index_select(0, before_targets(batch)))
     return logits
