@@ -209,6 +209,7 @@ def test_the_recipes_of_llava_hold_the_published_values(
     recipe = load_recipe(name)
     align, instruct = recipe.align, recipe.instruct
     assert recipe.connector.kind == connector
+    assert recipe.savings == ("bf16", "checkpointing")
     assert (align.batch_records, instruct.batch_records) == batches
     assert (align.epochs, instruct.epochs) == epochs
     assert (align.connector.lr, instruct.connector.lr, instruct.language.lr) == rates

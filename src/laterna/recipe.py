@@ -16,6 +16,7 @@ from laterna.errors import LaternaError
 Fit = Literal["pad", "crop", "resize", "anyres"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
 Engine = Literal["ddp", "fsdp"]
+Saving = Literal["bf16", "checkpointing", "compile"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -226,6 +227,9 @@ class Recipe(Settings, kw_only=True):
     """Folder for prepared records, each set once; see `laterna prepare`."""
     feature_cache: str = ""
     """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
+    savings: tuple[Saving, ...] = ()
+    """What saves time or memory: `bf16` computes in 16 bits (LLaVA), `checkpointing` keeps each
+    layer's inputs alone and computes the rest again (LLaVA), `compile` is torch.compile."""
     run: RunSettings = RunSettings()
     """How the run is carried out."""
     vision: VisionSettings

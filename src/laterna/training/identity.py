@@ -9,13 +9,14 @@ import msgspec
 
 from laterna.model.checkpoint import MANIFEST
 from laterna.recipe import Recipe, RunSettings, StageName
+from laterna.training.savings import CHANGES_RESULTS
 
 
 def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     """Digest a stage's settings, data and start; equal digests mean equal results.
 
-    How the run is carried out (`run`, `threads`, `prepared`, `feature_cache`) and the other stage
-    are left out. Of the pictures only the names count.
+    How the run is carried out (`run`, `threads`, `prepared`, `feature_cache`, `savings` that
+    change no results) and the other stage are left out. Of the pictures only the names count.
     """
     settings = msgspec.structs.replace(
         recipe,
@@ -23,6 +24,7 @@ def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
         threads=0,
         prepared="",
         feature_cache="",
+        savings=tuple(sorted(CHANGES_RESULTS.intersection(recipe.savings))),
         align=recipe.stage(stage),
         instruct=recipe.stage(stage),
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
-from laterna.recipe import Engine, StageSettings
+from laterna.recipe import Engine, Saving, StageSettings
 from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import Objective
 from laterna.training.optimisers import Optimisers
+from laterna.training.savings import apply_savings
 from laterna.training.sharding import ENGINES, is_sharded
 
 
@@ -46,11 +47,13 @@ class Learner:
         total: int,
         ranks: Ranks = ALONE,
         engine: Engine = "ddp",
+        savings: Collection[Saving] = (),
     ) -> None:
         self.stage = stage
         self.total = total
         self.ranks = ranks
         self.objective = Objective(assistant)
+        apply_savings(self.objective, savings, sharded=ranks.count > 1 and engine == "fsdp")
         self.model: nn.Module = self.objective
         if ranks.count > 1:
             self.model = ENGINES[engine](self.objective)

@@ -60,9 +60,18 @@ class Objective(nn.Module):
     def __init__(self, assistant: Assistant) -> None:
         super().__init__()
         self.assistant = assistant
+        self.in_half = False
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the summed cross-entropy of a batch's target tokens, in nats (a scalar)."""
+        """Return the summed cross-entropy of a batch's target tokens, in nats (a scalar).
+
+        Where `in_half` is set, all but the loss itself is computed in bfloat16.
+        """
+        kind = self.assistant.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.in_half):
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
         assistant = self.assistant
         if assistant.plain_head:
             states_sd, labels_s = assistant.target_states(batch)

@@ -92,7 +92,14 @@ def _train(
         fit_connector(assistant, seen)
     console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
     total = count_steps(len(prepared.samples), settings)
-    learner = Learner(assistant, settings, total=total, ranks=ranks, engine=recipe.run.engine)
+    learner = Learner(
+        assistant,
+        settings,
+        total=total,
+        ranks=ranks,
+        engine=recipe.run.engine,
+        savings=recipe.savings,
+    )
     _go_on(states, learner, metrics, console)
     batches = feed(
         prepared.samples,

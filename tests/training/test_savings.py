@@ -1,0 +1,166 @@
+"""Savings by value: checkpointed and compiled gradients are the plain ones, bf16's are near."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from laterna.data.batches import collate
+from laterna.errors import LaternaError
+from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.recipe import PartSettings, Recipe, Saving, StageName
+from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+from laterna.training.identity import run_digest
+from laterna.training.learner import Learner
+from laterna.training.savings import SAVINGS
+from laterna.training.stages import apply_stage, layers_of
+
+
+def batch(length: int = 40, rows: int = 3) -> Batch:
+    random = torch.Generator().manual_seed(5)
+    packs = []
+    for row in range(rows):
+        words = torch.randint(5, 400, (length,), generator=random).tolist()
+        sample = Sample(
+            id=f"r{row}",
+            input_ids=(1, PICTURE_TOKEN, *words),
+            targets=(False,) * 12 + (True,) * (length - 10),
+            picture_slots=(1,),
+            pictures=(f"{row}.png",),
+            picture_tokens=(4,),
+        )
+        packs.append(Pack(samples=(sample,)))
+    pixels = torch.randn(rows, 3, 28, 28, generator=random)
+    return msgspec.structs.replace(collate(packs), pixels_bchw=pixels)
+
+
+def learner(recipe: Recipe, stage: StageName, *savings: Saving) -> Learner:
+    assistant = load_assistant_from(recipe)
+    apply_stage(assistant, recipe, stage)
+    return Learner(assistant, recipe.stage(stage), total=9, savings=savings)
+
+
+def gradients(learns: Learner) -> tuple[float, dict[str, Tensor]]:
+    loss = learns.model(batch()) / 90
+    loss.backward()
+    found = {name: weight.grad for name, weight in learns.weights.items()}
+    assert found
+    assert all(gradient is not None for gradient in found.values())
+    return loss.item(), {name: one for name, one in found.items() if one is not None}
+
+
+class Kept:
+    """Sums the bytes that autograd keeps for the backward pass, each storage once."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, int] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        self.storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    @staticmethod
+    def bytes(learns: Learner) -> int:
+        kept = Kept()
+        gc.collect()
+        with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor):
+            learns.model(batch(200))
+        return sum(kept.storages.values())
+
+
+def test_every_saving_of_the_recipe_is_known() -> None:
+    assert tuple(SAVINGS) == get_args(Saving)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_checkpointing_keeps_less_and_changes_no_gradient(
+    tiny_recipe: Recipe, stage: StageName
+) -> None:
+    vision = PartSettings(mode="full", lr=1e-3)
+    instruct = msgspec.structs.replace(tiny_recipe.instruct, vision=vision)
+    recipe = msgspec.structs.replace(tiny_recipe, instruct=instruct)
+    plain, saving = learner(recipe, stage), learner(recipe, stage, "checkpointing")
+    loss, expected = gradients(plain)
+    loss_2, found = gradients(saving)
+    assert loss_2 == pytest.approx(loss, abs=1e-6)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=0)
+    assert Kept.bytes(saving) < 0.5 * Kept.bytes(plain)
+
+
+def test_a_checkpointed_frozen_layer_still_drops_nothing(tiny_recipe: Recipe) -> None:
+    language = learner(tiny_recipe, "align", "checkpointing").objective.assistant.language
+    for layer in layers_of(language):
+        assert layer.training
+        assert not any(inner.training for inner in layer.modules() if inner is not layer)
+
+
+@pytest.mark.parametrize("stage", ["align", "instruct"])
+def test_bf16_computes_in_16_bits_and_keeps_what_trains_in_32(
+    tiny_recipe: Recipe, stage: StageName
+) -> None:
+    plain, half = learner(tiny_recipe, stage), learner(tiny_recipe, stage, "bf16")
+    loss, expected = gradients(plain)
+    loss_2, found = gradients(half)
+    assert loss_2 != loss
+    assert loss_2 == pytest.approx(loss, rel=1e-2)
+    assert {weight.dtype for weight in half.weights.values()} == {torch.float32}
+    for name, gradient in found.items():
+        apart = (gradient - expected[name]).norm() / expected[name].norm()
+        assert 0 < apart < 0.05, name
+    assistant = half.objective.assistant
+    kept = {part: next(one.parameters()).dtype for part, one in assistant.parts().items()}
+    frozen = torch.bfloat16 if stage == "align" else torch.float32
+    assert kept == {"vision": torch.bfloat16, "connector": torch.float32, "language": frozen}
+
+
+def test_bf16_leaves_a_frozen_part_that_an_earlier_stage_changed(tiny_recipe: Recipe) -> None:
+    assistant = load_assistant_from(tiny_recipe)
+    assistant.changed.add("language")
+    apply_stage(assistant, tiny_recipe, "align")
+    Learner(assistant, tiny_recipe.align, total=9, savings=("bf16",))
+    assert {weight.dtype for weight in assistant.language.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in assistant.vision.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_plain_gradients(tiny_recipe: Recipe) -> None:
+    loss, expected = gradients(learner(tiny_recipe, "instruct"))
+    loss_2, found = gradients(learner(tiny_recipe, "instruct", "compile"))
+    assert loss_2 == pytest.approx(loss, abs=1e-5)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_compiling_on_a_cpu_without_a_compiler_is_refused(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(LaternaError, match=r"'compile': .* needs a C\+\+ compiler \(g\+\+"):
+        learner(tiny_recipe, "instruct", "compile")
+
+
+def test_a_model_that_cannot_checkpoint_says_so(
+    tiny_assistant: Assistant, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
+    kind = type(tiny_assistant.language)
+    monkeypatch.setattr(kind, "supports_gradient_checkpointing", False)
+    with pytest.raises(LaternaError, match=r"'checkpointing': LlamaForCausalLM .* leave it out"):
+        Learner(tiny_assistant, tiny_recipe.instruct, total=9, savings=("checkpointing",))
+
+
+def test_only_a_saving_that_changes_results_makes_another_run(recipe: Recipe) -> None:
+    def digest(*savings: Saving) -> str:
+        return run_digest(msgspec.structs.replace(recipe, savings=savings), "align", None)
+
+    assert digest("checkpointing") == digest("compile", "checkpointing") == digest()
+    assert digest("bf16", "compile") == digest("bf16") != digest()
