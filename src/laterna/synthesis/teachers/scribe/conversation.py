@@ -24,6 +24,7 @@ from laterna.synthesis.phrases import (
     plural,
     with_article,
 )
+from laterna.synthesis.teachers.scribe.captioned import compose_captioned
 from laterna.synthesis.teachers.scribe.facts import Facts, Thing, place_if_certain, places_near
 
 _T = TypeVar("_T")
@@ -59,8 +60,11 @@ def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchang
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
     What one exchange says does not answer a later one, or the conversation could be held without
-    the picture; and as many things are said to be there as not to be, give or take one.
+    the picture; and as many things are said to be there as not to be, give or take one. Without
+    boxes it is the conversation that captions alone settle.
     """
+    if not facts.things:
+        return compose_captioned(facts, rng)
     queues = [writer(facts, rng) for writer in _WRITERS]
     chosen: list[_Candidate] = []
     spoken_of: set[str] = set()

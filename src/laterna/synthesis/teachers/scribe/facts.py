@@ -20,6 +20,9 @@ _VAGUE = frozenset(
 )
 """Words that say that boxes may not hold every one."""
 
+_GAMES = frozenset(("baseball", "basketball", "football"))
+"""Names of a ball, and of its game: "a baseball uniform" is no ball."""
+
 
 class Thing(NamedTuple):
     """One boxed object."""
@@ -38,8 +41,11 @@ class Facts(NamedTuple):
     things: tuple[Thing, ...]
     mentioned: frozenset[str]
     """Categories that the captions name."""
+    agreed: dict[str, bool]
+    """Categories that most captions name, to whether most of these speak of several."""
     absent: tuple[str, ...]
-    """Annotated categories that neither boxes nor captions hold."""
+    """Annotated categories that neither boxes nor captions hold; none where there are no boxes,
+    for captions alone leave out most of what is there."""
     colours: dict[str, frozenset[str]]
     """Category to the colours that captions give it."""
     counts: dict[str, int]
@@ -80,12 +86,14 @@ def gather_facts(
     boxed = {thing.category for thing in things} | {box.category for box in boxes}
     # A caption's "orange" may be the fruit or the colour: so oranges are not surely absent.
     spoken = {word for caption_words, _ in read for word in caption_words}
-    absent = tuple(name for name in categories if name not in mentioned | boxed | spoken)
+    held = mentioned | boxed | spoken
+    absent = tuple(name for name in categories if name not in held) if boxes else ()
     vague = any(_VAGUE.intersection(_outside(*caption)) for caption in read)
     return Facts(
         captions=captions,
         things=things,
         mentioned=mentioned,
+        agreed=_agreed(read),
         absent=absent,
         colours=_colours(read),
         counts=_counts(things, read) if not vague else {},
@@ -129,6 +137,24 @@ def _colours(read: Read) -> dict[str, frozenset[str]]:
                 if word in COLOURS:
                     found[mention.category].add(word)
     return {category: frozenset(colours) for category, colours in found.items()}
+
+
+def _agreed(read: Read) -> dict[str, bool]:
+    """Tell of each category that most captions name whether most of these speak of several."""
+    told: dict[str, list[bool]] = defaultdict(list)
+    for words, mentions in read:
+        several: dict[str, bool] = {}
+        for mention in mentions:
+            if words[mention.first] in _GAMES:
+                continue
+            several[mention.category] = several.get(mention.category, False) or mention.plural
+        for category, plural in several.items():
+            told[category].append(plural)
+    return {
+        category: 2 * sum(votes) > len(votes)
+        for category, votes in told.items()
+        if 2 * len(votes) > len(read)
+    }
 
 
 def _counts(things: tuple[Thing, ...], read: Read) -> dict[str, int]:
