@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import SHIPPED_TEMPLATES, Rendered, UnusableError, load_template, render
 from laterna.data.masking import tokenise, tokenise_prompt
-from laterna.data.preparation.checking import check_records
+from laterna.data.preparation.tokens import check_record
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord, Sample, Turn
 
@@ -115,7 +115,7 @@ def test_a_record_whose_answers_open_with_a_lead_is_kept(
     texts = zip(TURNS, ("What is it?", answers[0], "Red?", answers[1]), strict=True)
     turns = tuple(Turn(role=turn.role, text=text, loss=turn.loss) for turn, text in texts)
     record = InstructionRecord(id="r1", pictures=(), turns=turns)
-    (sample,) = check_records([record], tokenizer, THINKING)
+    sample = check_record(record, tokenizer, THINKING)
     assert isinstance(sample, Sample)
     said = [token for token, wanted in zip(sample.input_ids, sample.targets, strict=True) if wanted]
     lead = "<think>\n\n</think>\n\n"
@@ -247,5 +247,5 @@ def test_a_thought_before_the_last_answer_alone_is_learned_with_it(tokenizers: T
     assert learned(rendered) == ["A cup.<|im_end|>", "<think>\n\n</think>\n\nYes.<|im_end|>"]
     words = [Turn(role=t.role, text=t.text.replace("<image>", ""), loss=t.loss) for t in TURNS]
     record = InstructionRecord(id="r1", pictures=(), turns=tuple(words))
-    (sample,) = check_records([record], tokenizer, LAST_THOUGHT)
+    sample = check_record(record, tokenizer, LAST_THOUGHT)
     assert isinstance(sample, Sample)

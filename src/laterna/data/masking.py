@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from msgspec import structs
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from laterna.data.chat import Rendered, UnusableError, load_template, render
@@ -48,7 +48,7 @@ def tokenise_prompt(
     Raises as `tokenise` does, and UnusableError when the last turn is the assistant's.
     """
     rendered = _render_pictures(turns, tokenizer, template, continue_as_assistant=True)
-    ids, _ = _encode(rendered.text, tokenizer)
+    ids = _encode(rendered.text, tokenizer)
     _check_pictures_kept(ids, _picture_marks(turns))
     return ids
 
@@ -58,8 +58,7 @@ def tokenise_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
     Every `<image>` becomes a `PICTURE_TOKEN`.
     """
-    ids, _ = _encode(text.replace(PICTURE_MARK, PICTURE_SENTINEL), tokenizer)
-    return ids
+    return _encode(text.replace(PICTURE_MARK, PICTURE_SENTINEL), tokenizer)
 
 
 def render_record(
@@ -85,7 +84,19 @@ def tokenise_rendered(
     rendered: Rendered, record: InstructionRecord, tokenizer: PreTrainedTokenizerBase
 ) -> Sample:
     """Tokenise what `render_record` made, in one piece. Raises as `tokenise` does."""
-    ids, offsets = _encode(rendered.text, tokenizer)
+    backend, sentinel = with_picture_token(tokenizer)
+    encoding = backend.encode(rendered.text, add_special_tokens=False)
+    return sample_of(encoding, rendered, record, sentinel)
+
+
+def sample_of(
+    encoding: Encoding, rendered: Rendered, record: InstructionRecord, sentinel: int
+) -> Sample:
+    """Make the sample of a record from the encoding of its text; `sentinel` is the sentinel's id.
+
+    Raises UnusableError, naming the record, where the text lacks pictures.
+    """
+    ids = [PICTURE_TOKEN if token == sentinel else token for token in encoding.ids]
     try:
         _check_pictures_kept(ids, len(record.pictures))
     except UnusableError as error:
@@ -93,7 +104,7 @@ def tokenise_rendered(
     return Sample(
         id=record.id,
         input_ids=tuple(ids),
-        targets=tuple(_overlaps(offsets, rendered.spans)),
+        targets=tuple(_overlaps(encoding.offsets, rendered.spans)),
         picture_slots=tuple(place for place, token in enumerate(ids) if token == PICTURE_TOKEN),
         pictures=record.pictures,
     )
@@ -121,7 +132,7 @@ def check_targets(
     )
     if said == "".join(expected):
         return True
-    backend, _ = _with_picture_token(tokenizer)
+    backend, _ = with_picture_token(tokenizer)
     sayable = "".join(
         _decode(backend.encode(text, add_special_tokens=False).ids, tokenizer) for text in expected
     )
@@ -132,6 +143,24 @@ def _picture_marks(turns: Sequence[Turn]) -> int:
     return sum(turn.text.count(PICTURE_MARK) for turn in turns if turn.role == "user")
 
 
+def with_sentinels(turns: Sequence[Turn]) -> list[Turn]:
+    """Return turns with the sentinel in the place of the user's picture marks.
+
+    Raises UnusableError where a turn holds the sentinel already.
+    """
+    if any(PICTURE_SENTINEL in turn.text for turn in turns):
+        raise UnusableError(
+            "a reserved character in the text",
+            f"a turn holds the reserved character U+{ord(PICTURE_SENTINEL):X}; remove it",
+        )
+    return [
+        structs.replace(turn, text=turn.text.replace(PICTURE_MARK, PICTURE_SENTINEL))
+        if turn.role == "user"
+        else turn
+        for turn in turns
+    ]
+
+
 def _render_pictures(
     turns: Sequence[Turn],
     tokenizer: PreTrainedTokenizerBase,
@@ -140,19 +169,8 @@ def _render_pictures(
     continue_as_assistant: bool,
 ) -> Rendered:
     """Render turns with the sentinel in the place of the user's picture marks."""
-    if any(PICTURE_SENTINEL in turn.text for turn in turns):
-        raise UnusableError(
-            "a reserved character in the text",
-            f"a turn holds the reserved character U+{ord(PICTURE_SENTINEL):X}; remove it",
-        )
-    marked = [
-        structs.replace(turn, text=turn.text.replace(PICTURE_MARK, PICTURE_SENTINEL))
-        if turn.role == "user"
-        else turn
-        for turn in turns
-    ]
     return render(
-        marked,
+        with_sentinels(turns),
         tokenizer,
         load_template("own", tokenizer) if template is None else template,
         continue_as_assistant=continue_as_assistant,
@@ -160,14 +178,11 @@ def _render_pictures(
     )
 
 
-def _encode(
-    text: str, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return the ids of a text, `PICTURE_TOKEN` for each sentinel, and their characters."""
-    backend, sentinel = _with_picture_token(tokenizer)
-    encoding = backend.encode(text, add_special_tokens=False)
-    ids = [PICTURE_TOKEN if token == sentinel else token for token in encoding.ids]
-    return ids, encoding.offsets
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a text, `PICTURE_TOKEN` for each sentinel."""
+    backend, sentinel = with_picture_token(tokenizer)
+    ids = backend.encode(text, add_special_tokens=False).ids
+    return [PICTURE_TOKEN if token == sentinel else token for token in ids]
 
 
 def _check_pictures_kept(ids: list[int], pictures: int) -> None:
@@ -230,7 +245,7 @@ _backends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Tokenizer, int]
 )
 
 
-def _with_picture_token(tokenizer: PreTrainedTokenizerBase) -> tuple[Tokenizer, int]:
+def with_picture_token(tokenizer: PreTrainedTokenizerBase) -> tuple[Tokenizer, int]:
     """Return a private copy of a tokenizer that knows the sentinel, and the sentinel's id."""
     known = _backends.get(tokenizer)
     if known is not None and known[0] == len(tokenizer):

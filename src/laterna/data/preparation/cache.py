@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,11 +64,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def encode_batch(checked: Sequence[Checked]) -> bytes:
     """Return samples as the bytes of an Arrow stream of one record batch."""
-    samples = [one.sample for one in checked]
+    samples = [one.tokens for one in checked]
     columns = [
         pa.array([sample.id for sample in samples], pa.string()),
         _lists([sample.input_ids for sample in samples]),
-        _lists([runs_of(sample.targets) for sample in samples]),
+        _lists([sample.runs for sample in samples]),
         pa.array([sample.pictures for sample in samples], pa.list_(pa.string())),
         _lists([[side for size in one.sizes for side in size] for one in checked]),
     ]
@@ -82,19 +83,12 @@ def encode_batch(checked: Sequence[Checked]) -> bytes:
 def _lists(rows: Sequence[Sequence[int]]) -> pa.ListArray:
     """Make a column of lists; from one flat array, for that is several times faster."""
     ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    flat = np.fromiter((value for row in rows for value in row), np.int32, count=int(ends[-1]))
+    flat = np.fromiter(chain.from_iterable(rows), np.int32, count=int(ends[-1]))
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
 
 
-def runs_of(targets: Sequence[bool]) -> list[int]:
-    """Return where runs of True begin and end, in turn."""
-    edges = np.flatnonzero(np.diff(np.asarray(targets, np.int8), prepend=0, append=0))
-    runs: list[int] = edges.tolist()
-    return runs
-
-
 def targets_of(runs: Sequence[int], length: int) -> tuple[bool, ...]:
-    """Return the targets whose runs these are: the inverse of `runs_of`."""
+    """Return the targets whose runs these are: the inverse of `tokens.runs_of`."""
     targets = [False] * length
     for start, stop in zip(runs[::2], runs[1::2], strict=True):
         targets[start:stop] = [True] * (stop - start)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
-from laterna.data.masking import check_targets, render_record, tokenise_rendered
 from laterna.data.picture_files import PictureFiles, open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
+from laterna.data.preparation.tokens import Tokeniser, Tokens
 from laterna.data.sources import FORMS
 from laterna.data.sources.rows import Chunk, Unreadable, read_chunk
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.records import InstructionRecord, Record, Sample
+from laterna.records import InstructionRecord, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,9 +49,9 @@ class Job(Record, frozen=True):
 
 
 class Checked(Record, frozen=True):
-    """A sample that can be trained on, and the sizes of its pictures as they are seen."""
+    """A record that can be trained on, and the sizes of its pictures as they are seen."""
 
-    sample: Sample
+    tokens: Tokens
     sizes: tuple[Size, ...]
 
 
@@ -62,7 +61,7 @@ class Checker:
     def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise LaternaError where the pictures cannot be opened."""
         self.job = job
-        self.tokenizer = tokenizer
+        self.tokeniser = Tokeniser(tokenizer, job.template)
         self.pictures = open_pictures(job.pictures) if job.pictures else None
         self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
 
@@ -81,7 +80,7 @@ class Checker:
                 self._keep(name, content)
             records.append(row.record)
         kept: list[Checked] = []
-        outcomes = check_records(records, self.tokenizer, self.job.template)
+        outcomes = self.tokeniser.tokenise(records)
         for record, outcome in zip(records, outcomes, strict=True):
             found = outcome if isinstance(outcome, UnusableError) else self._with_sizes(outcome)
             if isinstance(found, Checked):
@@ -97,14 +96,14 @@ class Checker:
             with write_atomically(path) as aside:
                 aside.write_bytes(content)
 
-    def _with_sizes(self, sample: Sample) -> Checked | UnusableError:
+    def _with_sizes(self, tokens: Tokens) -> Checked | UnusableError:
         sizes = []
-        for name in sample.pictures:
+        for name in tokens.pictures:
             found = self._look(name)
             if isinstance(found, UnusableError):
-                return UnusableError(found.reason, f"record {sample.id}: {found}")
+                return UnusableError(found.reason, f"record {tokens.id}: {found}")
             sizes.append(found)
-        return Checked(sample=sample, sizes=tuple(sizes))
+        return Checked(tokens=tokens, sizes=tuple(sizes))
 
     def _look_once(self, name: str) -> Size | UnusableError:
         """Read a picture to its end and return its size, or what is wrong with it."""
@@ -122,33 +121,6 @@ class Checker:
             return UnusableError("picture missing", str(error))
         except LaternaError as error:
             return UnusableError("picture cannot be read", str(error))
-
-
-def check_records(
-    records: Sequence[InstructionRecord], tokenizer: PreTrainedTokenizerBase, template: str
-) -> list[Sample | UnusableError]:
-    """Tokenise records; return for each its sample, or why it cannot be trained on."""
-    return [_checked(record, tokenizer, template) for record in records]
-
-
-def _checked(
-    record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str
-) -> Sample | UnusableError:
-    try:
-        rendered = render_record(record, tokenizer, template)
-        sample = tokenise_rendered(rendered, record, tokenizer)
-    except UnusableError as error:
-        return error
-    # The first token has nothing before it to be predicted from.
-    if not any(sample.targets[1:]):
-        return UnusableError("no target tokens", f"record {record.id}: no token of it is learned")
-    if not check_targets(sample, rendered, record, tokenizer):
-        return UnusableError(
-            "targets do not decode to the answer",
-            f"record {record.id}: the learned tokens do not decode to the answers; the tokenizer "
-            "cannot write them, or joins them to the words of the template",
-        )
-    return sample
 
 
 class KeptPictures:
