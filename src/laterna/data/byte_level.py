@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from laterna.data.shapes import Fitted, Shape
+from laterna.data.words import word_memo
 from laterna.records import Record
 
 Place = tuple[int, int]
@@ -37,9 +38,11 @@ class _Cut(Record, frozen=True):
 class ByteLevel:
     """The bytes of every token of a byte-level tokenizer."""
 
-    def __init__(self, backend: Tokenizer) -> None:
-        """Take a tokenizer that `is_byte_level`."""
+    def __init__(self, backend: Tokenizer, sentinel: str) -> None:
+        """Take a tokenizer that `is_byte_level`, and an added token that often stands in texts."""
         self.backend = backend
+        self.sentinel = sentinel
+        (self._sentinel_id,) = backend.encode(sentinel, add_special_tokens=False).ids
         by_id = {number: token for token, number in backend.get_vocab().items()}
         bytes_of = _bytes_of_characters()
         self._bytes = [_token_bytes(by_id.get(n, ""), bytes_of) for n in range(max(by_id) + 1)]
@@ -48,6 +51,7 @@ class ByteLevel:
         self._added = [token.content for token in added]
         # A token that takes white space with it, or looks at its neighbours, reaches over a cut.
         self._plain = not any(t.lstrip or t.rstrip or t.single_word or t.normalized for t in added)
+        self._memo = word_memo(backend) if self._plain else None
         longest_first = sorted(self._added, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._cuts: dict[Shape, _Cut] = {}
@@ -64,15 +68,40 @@ class ByteLevel:
             for chat, cut in zip(chats, cuts, strict=True)
             for (a, i), (b, j) in cut.sections
         ]
-        encoded = iter(self.backend.encode_batch_fast(sections, add_special_tokens=False))
+        encoded = iter(self._encode_texts(sections))
         made = []
         for cut in cuts:
             ids = list(cut.fixed[0])
             for fixed in cut.fixed[1:]:
-                ids += next(encoded).ids
+                ids += next(encoded)
                 ids += fixed
             made.append(ids)
         return made
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._memo is None:
+            return self._encode_whole(texts)
+        ids = [self._encode_words(text) for text in texts]
+        missing = [text for text, known in zip(texts, ids, strict=True) if known is None]
+        others = iter(self._encode_whole(missing))
+        return [next(others) if known is None else known for known in ids]
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [one.ids for one in encoded]
+
+    def _encode_words(self, text: str) -> list[int] | None:
+        """Return the ids of a text whose words the memo can tell, sentinels between them."""
+        assert self._memo is not None
+        ids: list[int] = []
+        for number, part in enumerate(text.split(self.sentinel)):
+            found = self._memo.tokenise(part)
+            if found is None:
+                return None
+            if number:
+                ids.append(self._sentinel_id)
+            ids += found
+        return ids
 
     def find_runs(
         self, ids: Sequence[list[int]], chats: Sequence[Fitted]
@@ -84,7 +113,7 @@ class ByteLevel:
         """
         texts = [chat.rendered.text.encode() for chat in chats]
         whole = [
-            b"".join([self._bytes[one] for one in tokens]) == text
+            b"".join(map(self._bytes.__getitem__, tokens)) == text
             for tokens, text in zip(ids, texts, strict=True)
         ]
         flat = np.fromiter(chain.from_iterable(ids), np.int64)

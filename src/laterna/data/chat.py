@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -208,10 +208,11 @@ class _Chat:
             raise UnusableError("the template refuses the turns", message) from error
 
 
-def holds_only_words(text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Say whether `render` lets a turn's text through: nothing reserved, no special token."""
-    return not _UNSAYABLE.search(text) and all(
-        word == PICTURE_MARK for word in special_pattern(tokenizer).findall(text)
+def only_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
+    """Return what says whether `render` lets a text through: nothing reserved, no special token."""
+    special = special_pattern(tokenizer)
+    return lambda text: (
+        not _UNSAYABLE.search(text) and all(word == PICTURE_MARK for word in special.findall(text))
     )
 
 

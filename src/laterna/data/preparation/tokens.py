@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from laterna.data.byte_level import ByteLevel, is_byte_level
-from laterna.data.chat import UnusableError, holds_only_words
+from laterna.data.chat import UnusableError, only_words
 from laterna.data.masking import (
     PICTURE_SENTINEL,
     check_targets,
@@ -28,6 +28,10 @@ from laterna.records import PICTURE_TOKEN, InstructionRecord, Record, Sample, Tu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_TURN_END = "\0\n\0"
+"""Stands between turns where they are looked through together; no special token holds it."""
 
 
 class Tokens(Record, frozen=True):
@@ -75,9 +79,12 @@ class Tokeniser:
         """Raise LaternaError for a tokenizer that reports no offsets."""
         self.tokenizer = tokenizer
         self.template = template
+        self._only_words = only_words(tokenizer)
         self._shapes = Shapes(tokenizer, template, PICTURE_SENTINEL)
         self._backend, self._sentinel = with_picture_token(tokenizer)
-        self._bytes = ByteLevel(self._backend) if is_byte_level(self._backend) else None
+        self._bytes: ByteLevel | None = None
+        if is_byte_level(self._backend):
+            self._bytes = ByteLevel(self._backend, PICTURE_SENTINEL)
         self._proved: dict[Shape, bool] = {}
 
     def tokenise(self, records: Sequence[InstructionRecord]) -> list[Tokens | UnusableError]:
@@ -104,12 +111,9 @@ class Tokeniser:
             turns = with_sentinels(record.turns)
         except UnusableError:
             return None
-        marks = sum([turn.text.count(PICTURE_SENTINEL) for turn in turns])
-        whole = turns and marks == len(record.pictures)
-        return turns if whole and all(self._plain(turn.text) for turn in turns) else None
-
-    def _plain(self, text: str) -> bool:
-        return holds_only_words(text, self.tokenizer)
+        words = _TURN_END.join([turn.text for turn in turns])
+        whole = turns and words.count(PICTURE_SENTINEL) == len(record.pictures)
+        return turns if whole and self._only_words(words) else None
 
     def _by_bytes(
         self, pairs: Sequence[tuple[InstructionRecord, Fitted]]
