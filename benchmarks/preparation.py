@@ -1,6 +1,6 @@
 """How fast records are prepared, beside a per-record path that works as LLaVA's does.
 
-    python benchmarks/preparation.py --tokenizer FOLDER [--records N] [--workers N]
+    python benchmarks/preparation.py --tokenizer FOLDER [--records N] [--workers N] [--vocabulary N]
 
 With one worker everything runs in this process and its CPU time is measured, which other programs
 on the machine disturb less; with several it is the clock.
@@ -37,13 +37,25 @@ near building
 SYSTEM = "A chat between a curious user and an artificial intelligence assistant. "
 
 
-def rows(count: int, words: int) -> list[dict[str, object]]:
-    """Make LLaVA rows of one question and one answer."""
+def made_up_words(count: int) -> list[str]:
+    """Make words of two to four syllables, so that few of a text are met before."""
+    draw = random.Random(1)
+    syllables = [one + two for one in "bcdfghlmnprstvw" for two in ("a", "e", "i", "o", "un", "er")]
+    return ["".join(draw.choices(syllables, k=draw.randint(2, 4))) for _ in range(count)]
+
+
+def rows(count: int, words: int, vocabulary: int = 0) -> list[dict[str, object]]:
+    """Make LLaVA rows of one question and one answer.
+
+    The words are English ones, or as many made-up ones, the n-th drawn 1/n as often as the first.
+    """
     draw = random.Random(0)
+    known = made_up_words(vocabulary) if vocabulary else WORDS
+    shares = [1 / (place + 1) for place in range(len(known))] if vocabulary else None
     made = []
     for number in range(count):
-        ask = "<image>\nWhat is " + " ".join(draw.choices(WORDS, k=8)) + "?"
-        said = " ".join(draw.choices(WORDS, k=words)).capitalize() + "."
+        ask = "<image>\nWhat is " + " ".join(draw.choices(known, shares, k=8)) + "?"
+        said = " ".join(draw.choices(known, shares, k=words)).capitalize() + "."
         spoken = [{"from": "human", "value": ask}, {"from": "gpt", "value": said}]
         made.append({"id": number, "image": "a.jpg", "conversations": spoken})
     return made
@@ -76,10 +88,11 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--records", type=int, default=40_000)
     parser.add_argument("--words", type=int, default=40)
+    parser.add_argument("--vocabulary", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
-    made = rows(given.records, given.words)
+    made = rows(given.records, given.words, given.vocabulary)
     sample = made[: min(1000, given.records)]
     for row in sample[:200]:
         per_record(row, tokenizer)

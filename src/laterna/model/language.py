@@ -39,18 +39,12 @@ def load_language(
     with a warning. Raises LaternaError when either is missing or incomplete.
     """
     source = str(folder) if folder else resolve(settings.source)
-    names = str(tokenizer_folder) if tokenizer_folder else resolve(settings.source)
-    packed, packed_names = gguf_file(source), gguf_file(names)
+    packed = gguf_file(source)
     if packed:
         model = _unpack(packed)
     else:
         model = load_weights(AutoModelForCausalLM, source, what="language model")
-    if packed_names:
-        tokenizer = _unpack_tokenizer(packed_names)
-    else:
-        tokenizer = read_part(
-            lambda: AutoTokenizer.from_pretrained(names), source=names, what="tokenizer"
-        )
+    tokenizer = load_tokenizer(settings, tokenizer_folder)
     grown = grow_embedding(model, _tokens(tokenizer))
     if grown:
         warnings.warn(
@@ -59,6 +53,18 @@ def load_language(
             stacklevel=2,
         )
     return Language(model, tokenizer, grown)
+
+
+def load_tokenizer(settings: LanguageSettings, folder: Path | None = None) -> Any:
+    """Load a language model's tokenizer alone, from the source or from a checkpoint.
+
+    Raises LaternaError when it is missing.
+    """
+    names = str(folder) if folder else resolve(settings.source)
+    packed = gguf_file(names)
+    if packed:
+        return _unpack_tokenizer(packed)
+    return read_part(lambda: AutoTokenizer.from_pretrained(names), source=names, what="tokenizer")
 
 
 @torch.no_grad()
