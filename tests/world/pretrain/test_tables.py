@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from laterna.synthesis.phrases import NUMBERS, PLACES, place_of
-from laterna.world.pretrain.tables import NOTHING, write_table
+from laterna.world.pretrain.tables import NOTHING, write_relations, write_table
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, COLOURS
 
@@ -45,3 +45,24 @@ def test_half_of_what_is_there_is_looked_up_by_its_kind() -> None:
                 keys["kind" if key in CATEGORIES else "colour" if key in COLOURS else "place"] += 1
     assert keys["kind"] / keys.total() == pytest.approx(0.5, abs=0.07)
     assert keys["colour"] / keys.total() == pytest.approx(0.25, abs=0.06)
+
+
+@pytest.mark.parametrize("index", range(40))
+def test_relations_tell_of_every_pair_how_it_stands(index: int) -> None:
+    truth = draw_truth("pretrain", 5, index)
+    counts = Counter(toy.category for toy in truth.toys)
+    single = {toy.category: toy.box for toy in truth.toys if counts[toy.category] == 1}
+    relations = {
+        entry.key: entry.value for entry in write_relations(truth, np.random.default_rng(0))
+    }
+    assert len(relations) == len(single) * (len(single) - 1)
+    for key, value in relations.items():
+        one, other = (single[name] for name in key.split(", "))
+        across = (one.x1 + one.x2 - other.x1 - other.x2) / 2
+        down = (one.y1 + one.y2 - other.y1 - other.y2) / 2
+        words = set(value.split(", "))
+        assert ("left" in words) is (across < -0.1)
+        assert ("right" in words) is (across > 0.1)
+        assert ("above" in words) is (down < -0.1)
+        assert ("below" in words) is (down > 0.1)
+        assert (value == NOTHING) is (abs(across) <= 0.1 and abs(down) <= 0.1)

@@ -11,9 +11,16 @@ import rich
 import tyro
 from rich.table import Table
 
-from laterna.world.pretrain.language import pretrain_language
+from laterna.world.pretrain.language import go_on, pretrain_language
 from laterna.world.pretrain.measure import measure_bases
-from laterna.world.pretrain.settings import LanguagePretraining, VisionPretraining, report
+from laterna.world.pretrain.regions import learn_regions
+from laterna.world.pretrain.settings import (
+    SECOND_COURSE,
+    LanguagePretraining,
+    RegionPretraining,
+    VisionPretraining,
+    report,
+)
 from laterna.world.pretrain.vision import pretrain_vision
 
 
@@ -22,9 +29,19 @@ def vision(out: Path, settings: VisionPretraining) -> None:
     report(pretrain_vision(settings, out))
 
 
+def regions(encoder: Path, out: Path, settings: RegionPretraining) -> None:
+    """Go on with the vision encoder of folder ENCODER, patch by patch, and write it to OUT."""
+    report(learn_regions(encoder, settings, out))
+
+
 def language(out: Path, settings: LanguagePretraining) -> None:
     """Pretrain the nano language model with its tokenizer and write both to OUT."""
     report(pretrain_language(settings, out))
+
+
+def further(begun: Path, out: Path, settings: LanguagePretraining = SECOND_COURSE) -> None:
+    """Go on with the language model of folder BEGUN and write it to OUT."""
+    report(go_on(begun, settings, out))
 
 
 def measure() -> None:
@@ -38,5 +55,11 @@ def measure() -> None:
 
 if __name__ == "__main__":
     tyro.extras.subcommand_cli_from_dict(
-        {"vision": vision, "language": language, "measure": measure}
+        {
+            "vision": vision,
+            "regions": regions,
+            "language": language,
+            "further": further,
+            "measure": measure,
+        }
     )

@@ -25,7 +25,7 @@ from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.world.captions import write_captions
 from laterna.world.pretrain.descriptions import Description, describe
-from laterna.world.pretrain.tables import write_table
+from laterna.world.pretrain.tables import write_relations, write_table
 from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import MAX_TOYS, draw_truth
 from laterna.world.toys import CATEGORIES
@@ -53,11 +53,17 @@ class Document(Record, frozen=True):
 
 
 def write_document(
-    seed: int, index: int, max_toys: int = MAX_TOYS, tables: float = 0.3, squares: float = 1.0
+    seed: int,
+    index: int,
+    max_toys: int = MAX_TOYS,
+    tables: float = 0.3,
+    squares: float = 1.0,
+    relations: float = 0.0,
 ) -> Document:
     """Return document number `index`: an examination, a talk, captions or, in a share, `tables`.
 
-    Maps have a share `squares` of their squares.
+    Maps have a share `squares` of their squares, and a share `relations` of the documents with
+    tables tells how things stand to each other.
 
     In an examination every question is a record of its own, so that nothing but the description
     answers it. A talk is what scribe writes about a picture: conversation, detail, reasoning.
@@ -71,8 +77,9 @@ def write_document(
         chats = [[Exchange("", caption)] for caption in write_captions(shown, rng)]
         return _document(index, description, chats, rng, _CAPTION_TEMPLATE)
     if kind < 0.08 + tables:
-        written = (write_table(shown, rng) for _ in range(TABLES))
-        chats = [[Exchange(f" {e.key}:", f" {e.value};") for e in table] for table in written]
+        related = write_relations(shown, rng) if rng.random() < relations else []
+        tables_of = [related] if related else [write_table(shown, rng) for _ in range(TABLES)]
+        chats = [[Exchange(f" {e.key}:", f" {e.value};") for e in table] for table in tables_of]
         return _document(index, description, chats, rng, _TABLE_TEMPLATE)
     facts = _facts(shown, rng)
     if kind < 0.15 + tables:

@@ -89,7 +89,9 @@ class Documents(IterableDataset[list[Described]]):
         toys, tables, squares = (
             scheduled(schedule, step, self.settings.steps) for schedule in schedules
         )
-        return write_document(self.settings.seed, number, int(toys), tables, squares)
+        return write_document(
+            self.settings.seed, number, int(toys), tables, squares, self.settings.relations
+        )
 
 
 def batches(
@@ -163,6 +165,23 @@ def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, flo
     tokenizer = make_tokenizer(settings)
     model = LlamaForCausalLM(language_config(tokenizer))
     begin_by_matching(model)
+    return _learn(model, tokenizer, settings, out)
+
+
+def go_on(begun: Path, settings: LanguagePretraining, out: Path) -> dict[str, float]:
+    """Train the language model of folder `begun` further and write it to `out`."""
+    torch.manual_seed(settings.seed)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(begun)
+    model = LlamaForCausalLM.from_pretrained(begun, dtype=torch.float32)
+    return _learn(model, tokenizer, settings, out)
+
+
+def _learn(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: LanguagePretraining,
+    out: Path,
+) -> dict[str, float]:
     both = optimisers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))

@@ -40,6 +40,23 @@ class VisionPretraining(Settings):
     """Steps between two lines of figures (and two writings of the weights)."""
 
 
+class RegionPretraining(Settings):
+    """How the pretrained vision encoder goes on, patch by patch."""
+
+    steps: int = 1500
+    """Optimiser steps."""
+    batch: int = 64
+    """Fresh pictures a step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    seed: int = 0
+    """Seed of the words' layer and of the pictures."""
+    workers: int = 1
+    """Processes that draw pictures ahead."""
+    report_every: int = 100
+    """Steps between two lines of figures (and two writings of the weights)."""
+
+
 class LanguagePretraining(Settings):
     """How the nano language model is pretrained."""
 
@@ -51,6 +68,8 @@ class LanguagePretraining(Settings):
     """As in the vision encoder's pretraining."""
     tables: Schedule[float] = ((0.4, 0.85), (1.0, 0.25))
     """Share of the documents that are tables: they teach looking up, questions how to be asked."""
+    relations: float = 0.0
+    """Share of the documents with tables that tell how things stand to each other."""
     squares: Schedule[float] = ((0.28, 0.08), (0.42, 0.3), (1.0, 1.0))
     """Share of the squares that maps have."""
     row_tokens: int = 320
@@ -63,6 +82,18 @@ class LanguagePretraining(Settings):
     """Seed of the weights and of the pretraining texts."""
     report_every: int = 50
     """Steps between two lines of figures (and two writings of the weights)."""
+
+
+SECOND_COURSE = LanguagePretraining(
+    steps=500,
+    curriculum=((1.0, MAX_TOYS),),
+    tables=((1.0, 0.3),),
+    relations=0.67,
+    squares=((1.0, 1.0),),
+    lr=3e-3,
+    seed=2,
+)
+"""How the language model goes on once it can look things up: what needs two lookups."""
 
 
 def report(figures: dict[str, float]) -> None:

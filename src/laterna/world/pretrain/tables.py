@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 
 from laterna.records import Toy, Truth
 from laterna.synthesis.phrases import NUMBERS, PLACES, place_of
+from laterna.synthesis.teachers.scribe.conversation import CLEAR_OFFSET
 from laterna.world.toys import CATEGORIES, COLOURS
 
 NOTHING = "none"
@@ -42,6 +44,32 @@ def write_table(truth: Truth, rng: np.random.Generator) -> list[Entry]:
             told.append(entry)
     told.append(_absent(truth, rng))
     return [told[number] for number in rng.permutation(len(told))]
+
+
+def write_relations(truth: Truth, rng: np.random.Generator) -> list[Entry]:
+    """Return how things of one of a kind stand to each other, such as "dog, cup: left, above".
+
+    Where two are level, or nearly so, neither word is said; the same line that scribe draws.
+    """
+    single = [
+        numbers[0]
+        for numbers in _grouped(truth, lambda toy: toy.category).values()
+        if len(numbers) == 1
+    ]
+    entries = []
+    for first, second in permutations(single, 2):
+        (x, y), (other_x, other_y) = _centre(truth.toys[first]), _centre(truth.toys[second])
+        words = [_side(x - other_x, "left", "right"), _side(y - other_y, "above", "below")]
+        key = f"{truth.toys[first].category}, {truth.toys[second].category}"
+        value = ", ".join(word for word in words if word) or NOTHING
+        entries.append(Entry(key, value, frozenset((first, second))))
+    return [entries[number] for number in rng.permutation(len(entries))]
+
+
+def _side(offset: float, before: str, behind: str) -> str:
+    if abs(offset) <= CLEAR_OFFSET:
+        return ""
+    return before if offset < 0 else behind
 
 
 def _by_category(truth: Truth) -> list[Entry]:
@@ -92,4 +120,8 @@ def _absent(truth: Truth, rng: np.random.Generator) -> Entry:
 
 
 def _place(toy: Toy) -> str:
-    return place_of((toy.box.x1 + toy.box.x2) / 2, (toy.box.y1 + toy.box.y2) / 2)
+    return place_of(*_centre(toy))
+
+
+def _centre(toy: Toy) -> tuple[float, float]:
+    return (toy.box.x1 + toy.box.x2) / 2, (toy.box.y1 + toy.box.y2) / 2

@@ -211,14 +211,14 @@ def pretrain_vision(settings: VisionPretraining, out: Path) -> dict[str, float]:
                 "captioning_loss": captioning.item(),
             }
             report(figures)
-            save_encoder(model, out)
+            save_encoder(model.clip.vision_model, out)
     return figures
 
 
-def save_encoder(model: PretrainingModel, out: Path) -> None:
-    """Write the vision tower and its picture processor as a Hugging Face folder."""
+def save_encoder(encoder: nn.Module, out: Path) -> None:
+    """Write a vision encoder and its picture processor as a Hugging Face folder."""
     with write_atomically(out) as aside:
-        save_half(model.clip.vision_model, aside)
+        save_half(encoder, aside)
         side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
         CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False).save_pretrained(
             aside

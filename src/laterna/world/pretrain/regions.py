@@ -1,0 +1,112 @@
+"""Goes on with a pretrained nano vision encoder: every patch learns the words of what lies on it.
+
+RegionCLIP (Zhong et al. 2022) went on from CLIP in this way, and SigLIP 2 has it among its losses:
+a text about a whole picture says little about single patches, and patches are all that a LLaVA
+ever reads. The words are those of alt text about the toy or sign on the patch, and a linear layer,
+thrown away afterwards, reads them from the penultimate features. Every picture is drawn fresh.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPVisionModel
+
+from laterna.records import Box, Toy, Truth
+from laterna.synthesis.phrases import at_place, place_of
+from laterna.world.drawing import draw_picture
+from laterna.world.pretrain.settings import RegionPretraining, report
+from laterna.world.pretrain.vision import CLIP_MEAN, CLIP_STD, save_encoder, vocabulary
+from laterna.world.scenes import draw_truth
+
+NOTHING = ("no",)
+"""What is said of a patch on which nothing lies."""
+_LEARNED_BEFORE = 10_000_000
+"""Index of a picture far behind those of the pretraining that came before."""
+
+
+def words_on_patches(truth: Truth, side: int) -> list[list[tuple[str, ...]]]:
+    """Return the words of each of side × side patches, row by row."""
+    words = [[NOTHING] * side for _ in range(side)]
+    things = [(toy.box, _words_of(toy)) for toy in truth.toys]
+    if truth.sign and truth.sign_box:
+        things.append((truth.sign_box, ("sign", truth.sign)))
+    for box, said in things:
+        x1, y1, x2, y2 = (round(value * side) for value in (box.x1, box.y1, box.x2, box.y2))
+        for row in range(y1, y2):
+            words[row][x1:x2] = [said] * (x2 - x1)
+    return words
+
+
+def _words_of(toy: Toy) -> tuple[str, ...]:
+    kind = tuple(toy.category.split())
+    return (*kind, toy.colour, toy.size, toy.texture, *_place(toy.box))
+
+
+def _place(box: Box) -> tuple[str, ...]:
+    place = at_place(place_of((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2))
+    return tuple(word for word in place.split() if word not in ("at", "in", "on", "the"))
+
+
+class DrawnRegions(Dataset[tuple[Tensor, Tensor]]):
+    """Picture number i and its patches' words: (3, h, w) in 0..1, (patches, words) shares."""
+
+    def __init__(self, settings: RegionPretraining, side: int) -> None:
+        self.seed, self.count, self.side = settings.seed, settings.steps * settings.batch, side
+        self.words = vocabulary()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        truth = draw_truth("pretrain", self.seed, _LEARNED_BEFORE + index)
+        pixels = np.asarray(draw_picture(truth, noise_seed=index)).transpose(2, 0, 1) / 255.0
+        shares = torch.zeros(self.side**2, len(self.words) + 3)
+        said = [words for row in words_on_patches(truth, self.side) for words in row]
+        for patch, words in enumerate(said):
+            for word in words:
+                shares[patch, self.words[word]] = 1 / len(words)
+        return torch.tensor(pixels, dtype=torch.float32), shares
+
+
+def learn_regions(encoder: Path, settings: RegionPretraining, out: Path) -> dict[str, float]:
+    """Train the encoder in folder `encoder` further and write it to `out`; return the figures."""
+    torch.manual_seed(settings.seed)
+    vision = CLIPVisionModel.from_pretrained(encoder, dtype=torch.float32)
+    side = vision.config.image_size // vision.config.patch_size
+    regions = DrawnRegions(settings, side)
+    reader = nn.Linear(vision.config.hidden_size, len(regions.words) + 3)
+    parameters = [*vision.parameters(), *reader.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.lr, total_steps=settings.steps, pct_start=0.1
+    )
+    loader = DataLoader(regions, settings.batch, num_workers=settings.workers)
+    mean, std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
+    figures: dict[str, float] = {}
+    for step, (pixels, shares) in enumerate(track(loader, "regions"), start=1):
+        output = vision((pixels - mean) / std, output_hidden_states=True)
+        logits_bpw = reader(output.hidden_states[-2][:, 1:])
+        on_something = shares[..., regions.words[NOTHING[0]]] == 0
+        loss = functional.cross_entropy(logits_bpw.flatten(0, 1), shares.flatten(0, 1))
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % settings.report_every == 0 or step == settings.steps:
+            said = shares.gather(-1, logits_bpw.argmax(-1, keepdim=True))[..., 0] > 0
+            figures = {
+                "step": step,
+                "loss": loss.item(),
+                "right_on_things": said[on_something].float().mean().item(),
+            }
+            report(figures)
+            save_encoder(vision, out)
+    return figures
