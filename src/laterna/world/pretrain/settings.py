@@ -85,7 +85,7 @@ class LanguagePretraining(Settings):
 
 
 SECOND_COURSE = LanguagePretraining(
-    steps=500,
+    steps=1000,
     curriculum=((1.0, MAX_TOYS),),
     tables=((1.0, 0.3),),
     relations=0.67,
