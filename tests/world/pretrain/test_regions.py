@@ -63,12 +63,12 @@ def test_a_picture_comes_with_its_patches_shares_of_words() -> None:
         assert set(shares[patch].nonzero()[:, 0].tolist()) == {words[w] for w in said}
 
 
-def test_going_on_changes_the_encoder_and_begins_at_chance(tmp_path: Path) -> None:
+def test_going_on_changes_the_layers_that_are_read(tmp_path: Path) -> None:
     pretrain_vision(VisionPretraining(steps=1, batch=2), tmp_path / "begun")
     settings = RegionPretraining(steps=2, batch=2, workers=0, report_every=1)
     figures = learn_regions(tmp_path / "begun", settings, tmp_path / "on")
     assert figures.keys() == {"step", "loss", "right_on_things"}
-    assert abs(figures["loss"] - math.log(len(vocabulary()) + 3)) < 1.0
+    assert 1.0 < figures["loss"] < math.log(len(vocabulary()) + 3), "a step below chance"
     begun, on = (
         CLIPVisionModel.from_pretrained(tmp_path / name).state_dict() for name in ("begun", "on")
     )

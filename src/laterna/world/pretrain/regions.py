@@ -25,7 +25,7 @@ from laterna.world.pretrain.settings import RegionPretraining, report
 from laterna.world.pretrain.vision import CLIP_MEAN, CLIP_STD, save_encoder, vocabulary
 from laterna.world.scenes import draw_truth
 
-NOTHING = ("no",)
+NOTHING: tuple[str, ...] = ("no",)
 """What is said of a patch on which nothing lies."""
 _LEARNED_BEFORE = 10_000_000
 """Index of a picture far behind those of the pretraining that came before."""
