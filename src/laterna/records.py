@@ -120,6 +120,8 @@ class Reply(Record):
     text: str
     finish_reason: str
     usage: Usage = Usage()
+    seconds: float = 0.0
+    """From sending the request to its answer, without any wait to be sent; 0: not measured."""
 
 
 class Finding(Record):

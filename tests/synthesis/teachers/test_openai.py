@@ -53,6 +53,18 @@ def test_an_answer_is_read_whole(start_stub: Start) -> None:
     assert not retries
 
 
+def test_the_time_of_a_call_holds_no_wait_to_be_sent(start_stub: Start) -> None:
+    """Six at once through one place: together their calls took no longer than the whole."""
+    stub = start_stub("--delay", "0.1", "0.1")
+    started = time.monotonic()
+    replies, _ = ask(Endpoint(model="m", base_url=stub.url, concurrency=1), 6)
+    wall = time.monotonic() - started
+    seconds = [reply.seconds for reply in replies if isinstance(reply, Reply)]
+    assert len(seconds) == 6
+    assert min(seconds) >= 0.1
+    assert sum(seconds) <= wall
+
+
 def test_what_fails_is_tried_again_until_all_is_answered(start_stub: Start, quick: None) -> None:
     stub = start_stub("--fail", "0.4", "--silence", "5", "--seed", "1")
     endpoint = Endpoint(model="m", base_url=stub.url, timeout=0.5, concurrency=8, tries=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,7 @@ class LocalTeacher:
             }
             torch.manual_seed(int(prompt["input_ids"].sum()))
         limit = self._endpoint.max_tokens or _MAX_TOKENS
+        started = time.monotonic()
         with torch.inference_mode():
             (ids,) = model.generate(**prompt, max_new_tokens=limit, **sampling)
         written = ids[length:]
@@ -88,6 +90,7 @@ class LocalTeacher:
             text=tokenizer.decode(written, skip_special_tokens=True).strip(),
             finish_reason="length" if len(written) >= limit else "stop",
             usage=Usage(prompt_tokens=length, completion_tokens=len(written)),
+            seconds=time.monotonic() - started,
         )
 
 

@@ -181,6 +181,7 @@ class OpenAITeacher:
         tokens = estimate + self._usual_reply
         async with self._limits.slot(tokens):
             self._before_call()
+            started = time.monotonic()
             try:
                 response = await self._client.post(
                     "/chat/completions",
@@ -199,11 +200,12 @@ class OpenAITeacher:
                 raise _Failure("timeout" if late else "connection", detail, passing=True) from error
             except (msgspec.MsgspecError, httpx2.HTTPError) as error:
                 raise _Failure("broken answer", str(error), passing=True) from error
+            seconds = time.monotonic() - started
         used = reply.usage.prompt_tokens + reply.usage.completion_tokens
         if used:
             self._limits.settle(tokens, used)
             self._usual_reply += 0.05 * (reply.usage.completion_tokens - self._usual_reply)
-        return reply
+        return msgspec.structs.replace(reply, seconds=seconds)
 
 
 class _Failure(Exception):  # noqa: N818

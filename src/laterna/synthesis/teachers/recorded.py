@@ -74,6 +74,7 @@ class Recorded:
         self.asked += 1
         self._purse.pay(reply.usage)
         try:
-            return await self._ledger.record(key, reply, loop.time() - started)
+            seconds = reply.seconds or loop.time() - started
+            return await self._ledger.record(key, reply, seconds)
         finally:
             self._purse.committed(reply.usage)
