@@ -80,6 +80,56 @@ def test_captions_and_boxes(
     assert held(proxy(boxes=True), about, question, answer) is by_boxes
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I don't see a dog.",
+        "I don’t see a dog.",
+        "I can't find one.",
+        "I cannot see any.",
+        "There isn't any dog.",
+        "There aren't any.",
+        "There is none.",
+        "There is not one.",
+        "It isn't there.",
+        "It is not visible here.",
+        "It cannot be seen in the picture.",
+        "They're not in the picture.",
+        "No dog can be seen.",
+        "A dog cannot be seen here.",
+        "The dog is nowhere to be seen.",
+        "The picture does not contain a dog.",
+        "The picture shows a cat but not a dog.",
+        "Neither a dog nor a man is there.",
+        "None that I can see.",
+        "Nope.",
+        "There are zero dogs.",
+    ],
+)
+def test_denials_are_recognised_in_other_words(answer: str) -> None:
+    assert held(proxy(boxes=True), "existence", "Is there a dog?", answer) is True
+    assert held(proxy(), "existence", "Is there a dog?", answer) is False, "captions leave out"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Yes, the dog isn't moving.",
+        "Yes, it isn't wearing a collar.",
+        "The dog is there, a man is not.",
+        "There is a dog that can't reach the cup.",
+        "A dog, not a wolf.",
+        "Yes, and not only one.",
+        "Yes, it is not asleep.",
+        "There is a dog without a leash.",
+        "It is missing a leg.",
+        "It does. There's no man beside it.",
+    ],
+)
+def test_what_denies_something_else_is_no_denial(answer: str) -> None:
+    assert held(proxy(boxes=True), "existence", "Is there a dog?", answer) is False
+
+
 def test_enrichments_close_the_blind_spots_that_they_measure() -> None:
     sign = "What does the sign say?"
     assert held(proxy(("ocr", 'printed text: "STOP"')), "text", sign, "It says stop.") is True

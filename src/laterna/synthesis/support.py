@@ -24,6 +24,7 @@ import re
 from collections.abc import Callable, Collection, Set
 
 from laterna.records import Proxy, Record
+from laterna.synthesis.checks.attitude import is_denied
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.object_words import COLOURS
 from laterna.synthesis.properties import Property
@@ -72,7 +73,19 @@ _RELATING = (
     r"underneath|beneath|on top of|near|by|against|surrounded by|around|over|on|with|at)"
 )
 _RELATED = re.compile(rf"\b{_RELATING}\b \w+")
-_DENIAL = re.compile(r"^(?:no\b|there (?:is|are) no(?:t|ne|\b))|\bnot (?:visible|present|shown)\b")
+_DENIAL = re.compile(
+    # an answer that opens with it: "No", "None that I can see"
+    r"^(?:no|nope|none|nothing|neither|never|not)\b|"
+    # of what the question named: "it isn't there", "there aren't any", "I can't see one"
+    r"\b(?:it|they|that|those|none|one)(?: (?:is|are|was|were|does|do|can)(?: not|n't)|'s not|"
+    r"'re not| cannot| can't)(?: \w+){0,2}? (?:there|here|visible|present|shown|seen|pictured|"
+    r"appear|in (?:it|the|this) ?(?:picture|image|photo|scene)?)\b|"
+    r"\bthere(?: (?:is|are)(?: no|n't)|'s no)(?:ne|t)?(?: any| one| a single one)?(?: \w+)?[.!]?$|"
+    r"\b(?:do not|don't|cannot|can't|could not|couldn't) (?:see|find|spot|notice) "
+    r"(?:it|one|any|them|that)\b|"
+    r"\b(?:is|are) (?:zero\b|missing[.!]?$)"
+)
+"""Wordings of a denial that do not name the thing; those that do are read by `is_denied`."""
 _YES_NO = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have)\b")
 
 
@@ -135,10 +148,19 @@ def _existence(told: Told, asked: Asked) -> bool:
             return True
         # Boxes are complete for the categories that were annotated, and for no other.
         annotated = subjects <= {*CATEGORIES, *told.boxes}
-        return bool(told.boxes) and annotated and bool(_DENIAL.search(asked.answer.lower()))
+        return bool(told.boxes) and annotated and _denies(asked.answer, subjects)
     named = {thing.key for thing in read_text(asked.answer).things if thing.known}
     # An answer that names categories is held to them: what else it says may be its reasons.
     return _half(named - subjects or read_text(asked.answer).keys, subjects, held)
+
+
+def _denies(answer: str, subjects: Set[str]) -> bool:
+    """Say whether an answer says that what was asked about is not there."""
+    plain = answer.replace("\u2019", "'").strip()
+    words, things, _ = read_text(plain)
+    if any(is_denied(words, thing.first, thing.last) for thing in things if thing.key in subjects):
+        return True
+    return bool(_DENIAL.search(plain.lower()))
 
 
 def _count(told: Told, asked: Asked) -> bool:

@@ -35,6 +35,8 @@ def found(scene: Scene, answer: str, kind: Kind = "detail", question: str = "") 
         "The dog's owner wears glasses.",
         "A hot day: the orange and white dog rests.",
         "A cat is not visible.",
+        "A cat cannot be seen.",
+        "A cat is nowhere to be seen.",
     ],
 )
 def test_no_object_is_wrongly_called_absent(street: Scene, sentence: str) -> None:

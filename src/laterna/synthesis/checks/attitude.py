@@ -118,9 +118,9 @@ def is_denied(spoken: Words, first: int, last: int) -> bool:
     for at, word in enumerate(after):
         if word in (",", ".", ";", "and", "but"):
             return False
-        if word == "not" or word.endswith("n't"):
+        if word in ("not", "cannot") or word.endswith("n't"):
             return bool(_ABSENT.intersection(after[at + 1 : at + 3]))
-        if word == "absent":
+        if word in ("absent", "nowhere"):
             return True
     return False
 
