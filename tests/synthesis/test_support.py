@@ -130,6 +130,34 @@ def test_what_denies_something_else_is_no_denial(answer: str) -> None:
     assert held(proxy(boxes=True), "existence", "Is there a dog?", answer) is False
 
 
+@pytest.mark.parametrize(
+    ("about", "question", "answer", "by_boxes"),
+    [
+        ("colour", "What colour is the dog?", "There is no dog in the picture.", True),
+        ("place", "Where exactly is the dog?", "I can see no dog here.", True),
+        ("relation", "What stands right beside the dog?", "The picture shows no dog.", True),
+        ("existence", "Who put the dog there?", "No dog can be seen in the picture.", True),
+        ("colour", "What colour is the cat?", "There is no cat in the picture.", True),
+        ("place", "Where is the dog?", "There is no dog, but a man is there.", True),
+        ("place", "Where is the dog?", "There is no man beside it.", False),
+        ("texture", "What is the cup made of?", "There is no cup in the picture.", False),
+        ("colour", "What colour is the unicorn?", "There is no unicorn.", False),
+    ],
+)
+def test_that_it_is_not_there_answers_any_question(
+    about: Property, question: str, answer: str, by_boxes: bool
+) -> None:
+    assert held(proxy(boxes=True), about, question, answer) is by_boxes
+
+
+def test_an_order_about_the_answers_form_asks_about_nothing() -> None:
+    boxed = proxy(boxes=True)
+    assert held(boxed, "existence", "Is there a dog? Answer briefly.", "no") is True
+    assert held(boxed, "place", "What is at the top right? Answer briefly.", "cup") is True
+    asked = "Is there a dog? Answer the question using a single word or phrase."
+    assert held(boxed, "existence", asked, "No") is True
+
+
 def test_enrichments_close_the_blind_spots_that_they_measure() -> None:
     sign = "What does the sign say?"
     assert held(proxy(("ocr", 'printed text: "STOP"')), "text", sign, "It says stop.") is True

@@ -181,7 +181,7 @@ _WORDS = re.compile(r"[a-z]+")
 
 def properties_of(question: str) -> tuple[Property, ...]:
     """Return what a question asks about, in the order of `PROPERTIES`; never nothing."""
-    text = _bare(question)
+    text = bare_question(question)
     words = set(_WORDS.findall(text))
     if words & _DESCRIBING and words <= _GENERAL:
         return ("description",)
@@ -193,7 +193,7 @@ def properties_of(question: str) -> tuple[Property, ...]:
     return tuple(name for name in PROPERTIES if name in found)
 
 
-def _bare(question: str) -> str:
+def bare_question(question: str) -> str:
     """Return the question's own words in lower case: no picture, no politeness, no answer form."""
     text = " ".join(question.replace(PICTURE_MARK, " ").lower().split())
     return _POLITE.sub("", _ANSWER_FORM.sub("", text).strip())

@@ -3,8 +3,7 @@
 Asked here is whether the teacher could have known, not whether it was right: that is the
 checks' part. Each property has one rule, which names the lines of the proxy that hold it:
 
-    existence   boxes or captions name at least half of the things that the answer names; a
-                denial is held by boxes that lack the thing
+    existence   boxes or captions name at least half of the things that the answer names
     count       a box of the thing, or a caption with a number before it
     colour      a caption with a colour before the thing, or a line of `colours` about it
     place       a box of the thing, or a caption that names it with a place behind it
@@ -15,6 +14,7 @@ checks' part. Each property has one rule, which names the lines of the proxy tha
     lighting    a line of `lighting`, or a caption with a word for light, time or weather
     emotion     a caption with a word for a feeling or an expression
 
+Whatever is asked, an answer that the thing is not there is held by boxes that lack it.
 `background`, `description` and `other` are not judged: no line holds them.
 """
 
@@ -27,9 +27,10 @@ from laterna.records import Proxy, Record
 from laterna.synthesis.checks.attitude import is_denied
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.object_words import COLOURS
-from laterna.synthesis.properties import Property
+from laterna.synthesis.properties import Property, bare_question
 from laterna.synthesis.things import (
     NUMBER_WORDS,
+    ReadText,
     described,
     read_text,
     subjects_of,
@@ -131,17 +132,32 @@ def _lines(proxy: Proxy) -> list[str]:
 
 def make_asked(question: str, answer: str) -> Asked:
     """Find what a question is about."""
-    return Asked(question=question, answer=answer, subjects=tuple(subjects_of(question)))
+    return Asked(
+        question=question, answer=answer, subjects=tuple(subjects_of(bare_question(question)))
+    )
 
 
 def supports(told: Told, asked: Asked, about: Property) -> bool | None:
     """Say whether the proxy held what the answer tells of the property; None: not judged."""
     rule = _RULES.get(about)
-    return None if rule is None else rule(told, asked)
+    return None if rule is None else rule(told, asked) or _is_rightly_denied(told, asked)
+
+
+def _is_rightly_denied(told: Told, asked: Asked) -> bool:
+    """Say whether the answer is that a thing asked about is not there, and boxes lack it."""
+    if not told.boxes:
+        return False
+    words, things, _ = _read_answer(asked.answer)
+    denied = {t.key for t in things if t.known and is_denied(words, t.first, t.last)}
+    return bool(denied) and denied <= set(asked.subjects) and not denied & _held(told)
+
+
+def _held(told: Told) -> set[str]:
+    return set(told.boxes).union(*(read_text(caption).keys for caption in told.captions))
 
 
 def _existence(told: Told, asked: Asked) -> bool:
-    held = set(told.boxes).union(*(read_text(caption).keys for caption in told.captions))
+    held = _held(told)
     subjects = set(asked.subjects)
     if _YES_NO.match(asked.question.lower()) and subjects:
         if subjects & held:
@@ -156,11 +172,19 @@ def _existence(told: Told, asked: Asked) -> bool:
 
 def _denies(answer: str, subjects: Set[str]) -> bool:
     """Say whether an answer says that what was asked about is not there."""
-    plain = answer.replace("\u2019", "'").strip()
-    words, things, _ = read_text(plain)
+    words, things, _ = _read_answer(answer)
     if any(is_denied(words, thing.first, thing.last) for thing in things if thing.key in subjects):
         return True
-    return bool(_DENIAL.search(plain.lower()))
+    return bool(_DENIAL.search(_plain(answer).lower()))
+
+
+def _read_answer(answer: str) -> ReadText:
+    return read_text(_plain(answer))
+
+
+def _plain(answer: str) -> str:
+    """Return an answer with straight apostrophes, which "isn't" is known by."""
+    return answer.replace("\u2019", "'").strip()
 
 
 def _count(told: Told, asked: Asked) -> bool:
