@@ -35,6 +35,14 @@ async def answer(ledger: Ledger, key: str = KEY) -> Reply:
     return await ledger.record(key, REPLY, 1.5)
 
 
+def test_totals_of_another_process_are_read_anew(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l") as ours, Ledger(tmp_path / "l") as theirs:
+        asyncio.run(answer(theirs))
+        assert ours.totals == ()
+        ours.refresh()
+        assert ours.totals == theirs.totals != ()
+
+
 def test_the_key_covers_everything_that_is_sent() -> None:
     others = [
         msgspec.structs.replace(GPT, **changes)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from laterna.errors import LaternaError
@@ -15,6 +16,7 @@ from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import proxy_digest
 from laterna.synthesis.run import CAPTION_QUESTION, synthesize
+from laterna.synthesis.settings import Endpoint, Job
 
 CONTEXT = {
     "id": 5,
@@ -97,6 +99,23 @@ def test_boxes_can_be_shown_to_the_teacher_of_conversations(tmp_path: Path) -> N
     assert "colour" in out.read_text()
     synthesize(file, out, kinds=("conversation",))
     assert "colour" not in out.read_text()
+
+
+def test_pictures_without_captions_are_told_by_their_boxes(tmp_path: Path) -> None:
+    file = write_contexts(tmp_path, CONTEXT | {"captions": []}, KITE | {"captions": []})
+    out = tmp_path / "records.json"
+    job = Job(annotations=file, captionless=True)
+    summary = run.run_job(job, out)
+    assert summary.records == {"conversation": 0, "detail": 2, "reasoning": 2}
+    assert {problem.reason for problem in summary.problems} == {"nothing to show the teacher"}
+    assert "a dog and a cup" in out.read_text()
+    shown = msgspec.structs.replace(job, conversation_boxes=True)
+    assert run.run_job(shown, out).records == {"conversation": 2, "detail": 2, "reasoning": 2}
+    assert run.dry_run(
+        msgspec.structs.replace(job, teacher="openai", endpoint=Endpoint(model="m")), out
+    ).startswith("nothing asked; to ask: 4 requests (2 detail, 2 reasoning)")
+    with pytest.raises(LaternaError, match=r"no usable picture in it \(picture without captions\)"):
+        run.run_job(msgspec.structs.replace(job, captionless=False), out)
 
 
 def test_the_picture_stands_once_before_or_after_the_first_question(tmp_path: Path) -> None:

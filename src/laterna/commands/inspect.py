@@ -37,6 +37,8 @@ class Inspect(Command, frozen=True, kw_only=True):
     """What the records were made from, as `synthesize` reads it."""
     captions: Path | None = None
     """COCO captions file; left out: the one beside the annotations."""
+    captionless: bool = False
+    """Keep pictures that have boxes and no caption, as in `synthesize`."""
     pictures: Path | None = None
     """Folder of the pictures, for the page and for proxies that were enriched from them."""
     rejects: Path | None = None
@@ -79,6 +81,7 @@ class Inspect(Command, frozen=True, kw_only=True):
             self._source(),
             annotations=self.annotations,
             captions=self.captions,
+            captionless=self.captionless,
             pictures=self.pictures,
             rejects=self.rejects or self._beside("rejects.jsonl"),
             cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),

@@ -24,6 +24,8 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """File to write."""
     captions: Path | None = None
     """COCO captions file; left out: the one beside the annotations."""
+    captionless: bool = False
+    """Keep pictures that have boxes and no caption, as LVIS and Open Images come."""
     teacher: Literal["scribe", "openai", "batch", "local", "replay"] = "scribe"
     """Who composes the records: `scribe` works offline from the text proxy alone; `openai` asks
     any compatible endpoint, `batch` its batch API, `local` a model on this machine; `replay`
@@ -63,6 +65,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
         job = Job(
             annotations=self.annotations,
             captions=self.captions,
+            captionless=self.captionless,
             teacher=self.teacher,
             kinds=self.kinds,
             seed=self.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -88,6 +88,7 @@ def inspect_set(
     *,
     annotations: Path | None = None,
     captions: Path | None = None,
+    captionless: bool = False,
     pictures: Path | None = None,
     rejects: Path | None = None,
     cost: NamedTexts = (),
@@ -97,13 +98,16 @@ def inspect_set(
     """Read a source of records once and return what there is to show of it.
 
     `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
-    counted and every record is checked again. `pictures` is the folder of the record's pictures,
-    `rejects` the JSON lines of replies that a synthesis did not use, `cost` what it cost.
+    counted and every record is checked again; `captionless` is as in `stream_scenes`. `pictures`
+    is the folder of the record's pictures, `rejects` the JSON lines of replies that a synthesis
+    did not use, `cost` what it cost.
     Memory grows with the annotations, not with the records. Raises LaternaError for a file that
     cannot be read.
     """
     problems: list[Problem] = []
-    scenes = stream_scenes(annotations, captions, problems) if annotations else iter(())
+    scenes: Iterator[Scene] = iter(())
+    if annotations:
+        scenes = stream_scenes(annotations, captions, problems, captionless=captionless)
     shown = ShownProxies(scenes, pictures)
     counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
     checked = 0

@@ -44,15 +44,18 @@ LINE_READERS: dict[frozenset[str], _LineReader] = {
 """The reader of a file whose first line is an object with these keys; any other is COCO's."""
 
 
-def read_annotations(path: Path, captions: Path | None = None) -> Annotations:
+def read_annotations(
+    path: Path, captions: Path | None = None, *, captionless: bool = False
+) -> Annotations:
     """Read a COCO folder (instances.json, captions.json), a COCO instances file, or line files.
 
     `captions` names the captions file; by default the `captions.json` beside the instances.
+    `captionless` keeps pictures without a caption, as `stream_scenes` does.
     Raises LaternaError when a file is missing, is in no known form, or holds no usable picture.
     Keeps everything in memory; `stream_scenes` does not.
     """
     problems: list[Problem] = []
-    scenes = tuple(stream_scenes(path, captions, problems))
+    scenes = tuple(stream_scenes(path, captions, problems, captionless=captionless))
     return Annotations(scenes=scenes, problems=tuple(problems))
 
 
@@ -85,7 +88,10 @@ def stream_scenes(
         beside = captions or _beside(source.parent, "captions.json")
         absent = captionless and captions is None and not beside.exists()
         if not absent and not beside.is_file():
-            raise LaternaError(f"{beside}: no such annotations file; name the pictures' captions")
+            raise LaternaError(
+                f"{beside}: no such annotations file; name the pictures' captions with --captions, "
+                "or do without with --captionless"
+            )
         found = read_coco(source, None if absent else beside, problems, captionless=captionless)
     return _some(found, source, problems)
 

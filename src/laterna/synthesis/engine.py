@@ -75,7 +75,7 @@ class Run:
     def _compose(self) -> Iterator[Draft]:
         """Yield the drafts of a teacher that works here, at no cost."""
         job = self._job
-        found = read_annotations(job.annotations, job.captions)
+        found = read_annotations(job.annotations, job.captions, captionless=job.captionless)
         self.problems += found.problems
         annotated = {box.category for scene in found.scenes for box in scene.boxes}
         teachers: dict[Kind, Teacher] = {
@@ -95,7 +95,7 @@ class Run:
         with asyncio.Runner() as runner:
             recorded, teacher = runner.run(_open(job, ledger, purse))
             workshop = Workshop(job, dict.fromkeys(job.kinds, recorded), recorded.key)
-            scenes = stream_scenes(job.annotations, job.captions, self.problems)
+            scenes = _scenes(job, self.problems)
             tasks = workshop.tasks(self._mine(scenes))
             work = OrderedWork(tasks, workshop.make, at_once=teacher.at_once, ahead=_AHEAD)
             try:
@@ -103,6 +103,7 @@ class Run:
                     yield from drafts
             finally:
                 runner.run(_close(work, teacher))
+                ledger.refresh()
                 self.calls = Calls(
                     asked=recorded.asked,
                     found=recorded.found,
@@ -113,6 +114,10 @@ class Run:
     def _mine(self, scenes: Iterator[Scene]) -> Iterator[tuple[int, Scene]]:
         """Number the scenes of the whole source; pass on those of this shard."""
         return (pair for pair in enumerate(scenes) if self._job.shard.holds(pair[0]))
+
+
+def _scenes(job: Job, problems: list[Problem]) -> Iterator[Scene]:
+    return stream_scenes(job.annotations, job.captions, problems, captionless=job.captionless)
 
 
 async def _open(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, AskedTeacher]:
@@ -145,12 +150,14 @@ def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:
     known = [total for total in ledger.totals if total.identity == identity] if ledger else []
     counted = Forecast(known[0] if known else None)
     workshop = Workshop(job, {})
-    numbered = enumerate(stream_scenes(job.annotations, job.captions, []))
+    numbered = enumerate(_scenes(job, []))
     mine = (pair for pair in numbered if job.shard.holds(pair[0]))
     for task in workshop.tasks(mine):
         if task.kind == "caption":
             continue
-        _, messages = workshop.request(task)
+        proxy, messages = workshop.request(task)
+        if not proxy.text:
+            continue
         reply = ledger.find(request_key(identity, messages)) if ledger else None
         counted.add(task.kind, messages, answered=reply is not None)
     price = Prices(job.spending).of(identity.model)

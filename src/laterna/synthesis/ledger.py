@@ -99,6 +99,10 @@ class Ledger:
         result: _T = await future  # type: ignore[assignment]  # the step's own
         return result
 
+    def refresh(self) -> None:
+        """Read `totals` anew: another process may have answered since the last commit."""
+        self.totals = ledger_rows.totals(self._reader)
+
     def close(self) -> None:
         """Commit what waits, give unanswered claims back, and close the file."""
         if self._thread is not None:

@@ -130,6 +130,8 @@ class Job(Record):
 
     annotations: Path
     captions: Path | None = None
+    captionless: bool = False
+    """Keep pictures that have boxes and no caption (LVIS, Open Images)."""
     teacher: str = "scribe"
     kinds: tuple[Kind, ...] = INSTRUCTION_KINDS
     seed: int = 0

@@ -109,6 +109,8 @@ class Workshop:
         except PictureError:
             reason = "picture cannot be measured"
             return Draft(number=number, scene=scene.id, kind=kind, problem=reason)
+        if not proxy.text:
+            return self._left_out(task, "nothing to show the teacher", ())
         rejects: list[Reject] = []
         for _ in range(self._job.repair + 1):
             try:
