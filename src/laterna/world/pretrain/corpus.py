@@ -11,6 +11,7 @@ import numpy as np
 from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord, Record, Truth, Turn
 from laterna.synthesis.coco import CATEGORIES as COCO_CATEGORIES
+from laterna.synthesis.lots import shuffled
 from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.phrases import SHORT_ANSWER
@@ -92,7 +93,7 @@ def write_document(
         asked = possible_exchanges(facts, rng)
         if description.complete:
             asked += _about_everything(shown, facts)
-        chats = [[asked[number]] for number in rng.permutation(len(asked))[:QUESTIONS]]
+        chats = [[one] for one in shuffled(asked, rng)[:QUESTIONS]]
     return _document(index, description, chats, rng)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from msgspec import structs
 
 from laterna.records import Box, Record, Toy, Truth
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.phrases import PLACES, at_place, place_of
 from laterna.world.captions import write_alt_text, write_captions
 
@@ -53,7 +54,7 @@ def describe(truth: Truth, rng: np.random.Generator, squares: float = 1.0) -> De
         return Description(words=words, is_map=True, shown=truth, complete=complete)
     if form < 0.6:
         return _text(" " + _squares(truth, rng), truth)
-    write = _FORMS[int(rng.integers(len(_FORMS)))]
+    write = pick(_FORMS, rng)
     return _text(
         " " + write(truth, rng), _placed_by_ninths(truth), complete=write is write_alt_text
     )
@@ -69,9 +70,9 @@ def square_name(x: float, y: float) -> str:
 
 
 def _map(truth: Truth, complete: bool, squares: float, rng: np.random.Generator) -> tuple[str, ...]:
-    needed = {square_name(*_centre(toy)) for toy in truth.toys}
+    needed = {square_name(*toy.box.centre) for toy in truth.toys}
     if complete and truth.sign_box:
-        needed.add(square_name(*_middle(truth.sign_box)))
+        needed.add(square_name(*truth.sign_box.centre))
     middles = [(number + 0.5) / SQUARES for number in range(SQUARES)]
     return tuple(
         _square(x, y, truth, complete, _UNSURE * squares, rng)
@@ -98,7 +99,7 @@ def _square(
 def _squares(truth: Truth, rng: np.random.Generator) -> str:
     """Return the toys one by one, each with its first and its last square."""
     parts = []
-    for toy in _shuffled(truth, rng):
+    for toy in shuffled(truth.toys, rng):
         first = square_name(toy.box.x1 + 0.01, toy.box.y1 + 0.01)
         last = square_name(toy.box.x2 - 0.01, toy.box.y2 - 0.01)
         parts.append(f"{toy.size} {toy.colour} {toy.category} {first} to {last}")
@@ -119,7 +120,7 @@ def _places(truth: Truth, _: np.random.Generator) -> str:
 def _list(truth: Truth, rng: np.random.Generator) -> str:
     return ", ".join(
         f"{toy.size} {toy.colour} {toy.category} {at_place(_place(toy))}"
-        for toy in _shuffled(truth, rng)
+        for toy in shuffled(truth.toys, rng)
     )
 
 
@@ -161,16 +162,4 @@ def _covers(box: Box, x: float, y: float) -> bool:
 
 
 def _place(toy: Toy) -> str:
-    return place_of(*_centre(toy))
-
-
-def _centre(toy: Toy) -> tuple[float, float]:
-    return _middle(toy.box)
-
-
-def _middle(box: Box) -> tuple[float, float]:
-    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
-
-
-def _shuffled(truth: Truth, rng: np.random.Generator) -> list[Toy]:
-    return [truth.toys[number] for number in rng.permutation(len(truth.toys))]
+    return place_of(*toy.box.centre)

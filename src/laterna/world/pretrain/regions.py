@@ -50,7 +50,7 @@ def _words_of(toy: Toy) -> tuple[str, ...]:
 
 
 def _place(box: Box) -> tuple[str, ...]:
-    place = at_place(place_of((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2))
+    place = at_place(place_of(*box.centre))
     return tuple(word for word in place.split() if word not in ("at", "in", "on", "the"))
 
 

@@ -15,11 +15,20 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.records import Toy, Truth
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.phrases import NUMBERS, PLACES, place_of
-from laterna.synthesis.teachers.scribe.conversation import CLEAR_OFFSET
+from laterna.synthesis.teachers.scribe.conversation import relation_holds
+from laterna.synthesis.teachers.scribe.facts import Thing
 from laterna.world.toys import CATEGORIES, COLOURS
 
 NOTHING = "none"
+_SIDES = (
+    ("left", "to the left of"),
+    ("right", "to the right of"),
+    ("above", "above"),
+    ("below", "below"),
+)
+"""What a table calls each relation."""
 
 
 class Entry(NamedTuple):
@@ -37,13 +46,12 @@ def write_table(truth: Truth, rng: np.random.Generator) -> list[Entry]:
     entries = [*_by_category(truth), *_by_category(truth), *_by_colour(truth), *_by_place(truth)]
     told: list[Entry] = []
     spoken_of: frozenset[int] = frozenset()
-    for number in rng.permutation(len(entries)):
-        entry = entries[number]
+    for entry in shuffled(entries, rng):
         if not entry.toys & spoken_of:
             spoken_of |= entry.toys
             told.append(entry)
     told.append(_absent(truth, rng))
-    return [told[number] for number in rng.permutation(len(told))]
+    return shuffled(told, rng)
 
 
 def write_relations(truth: Truth, rng: np.random.Generator) -> list[Entry]:
@@ -58,18 +66,13 @@ def write_relations(truth: Truth, rng: np.random.Generator) -> list[Entry]:
     ]
     entries = []
     for first, second in permutations(single, 2):
-        (x, y), (other_x, other_y) = _centre(truth.toys[first]), _centre(truth.toys[second])
-        words = [_side(x - other_x, "left", "right"), _side(y - other_y, "above", "below")]
-        key = f"{truth.toys[first].category}, {truth.toys[second].category}"
-        value = ", ".join(word for word in words if word) or NOTHING
+        boxes = truth.toys[first].box, truth.toys[second].box
+        one, other = (Thing(box.category, *box.centre, box) for box in boxes)
+        stands = [(word, relation_holds(relation, one, other)) for word, relation in _SIDES]
+        value = ", ".join(word for word, holds in stands if holds) or NOTHING
+        key = f"{one.category}, {other.category}"
         entries.append(Entry(key, value, frozenset((first, second))))
-    return [entries[number] for number in rng.permutation(len(entries))]
-
-
-def _side(offset: float, before: str, behind: str) -> str:
-    if abs(offset) <= CLEAR_OFFSET:
-        return ""
-    return before if offset < 0 else behind
+    return shuffled(entries, rng)
 
 
 def _by_category(truth: Truth) -> list[Entry]:
@@ -116,12 +119,8 @@ def _absent(truth: Truth, rng: np.random.Generator) -> Entry:
     names = (tuple(CATEGORIES), tuple(COLOURS), tuple(PLACES.values()))[int(rng.integers(3))]
     there = {key for toy in truth.toys for key in (toy.category, toy.colour, _place(toy))}
     absent = [name for name in names if name not in there]
-    return Entry(absent[int(rng.integers(len(absent)))], NOTHING, frozenset())
+    return Entry(pick(absent, rng), NOTHING, frozenset())
 
 
 def _place(toy: Toy) -> str:
-    return place_of(*_centre(toy))
-
-
-def _centre(toy: Toy) -> tuple[float, float]:
-    return (toy.box.x1 + toy.box.x2) / 2, (toy.box.y1 + toy.box.y2) / 2
+    return place_of(*toy.box.centre)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.phrases import SHORT_ANSWER, listed, plural, with_article
 from laterna.synthesis.teachers.scribe.facts import Facts
@@ -51,16 +52,16 @@ def compose_captioned(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
         # Of two kinds, either would be the answer.
         if group in _NOUNS and len(members) == 1 and members[0] in facts.agreed
     ]
-    chosen = [alone[number] for number in rng.permutation(len(alone))[:EXCHANGES]]
+    chosen = shuffled(alone, rng)[:EXCHANGES]
     if chosen:
         return [_kind(noun, category, facts, rng) for noun, category in chosen]
     named = [_named(category, facts) for category in facts.present if category in facts.agreed]
-    question = _GENERAL_QUESTIONS[int(rng.integers(len(_GENERAL_QUESTIONS)))]
+    question = pick(_GENERAL_QUESTIONS, rng)
     return [Exchange(question, f"One can see {listed(named)}.")] if named else []
 
 
 def _kind(noun: str, category: str, facts: Facts, rng: np.random.Generator) -> Exchange:
-    question = _KIND_QUESTIONS[int(rng.integers(len(_KIND_QUESTIONS)))].format(noun=noun)
+    question = pick(_KIND_QUESTIONS, rng).format(noun=noun)
     if rng.random() < SHORT_SHARE:
         return Exchange(question + SHORT_ANSWER, category)
     return Exchange(question, f"The picture shows {_named(category, facts)}.")

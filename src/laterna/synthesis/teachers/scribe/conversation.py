@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.phrases import (
     COLOUR_QUESTIONS,
@@ -90,7 +91,7 @@ def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]
 
 def _order(rng: np.random.Generator, *, first: bool) -> list[int]:
     """Return the order of the writers; at first, often those whose questions spoil soon."""
-    numbers = [int(number) for number in rng.permutation(len(_WRITERS))]
+    numbers = shuffled(range(len(_WRITERS)), rng)
     if first and rng.random() < FRESH_FIRST:
         numbers.sort(key=lambda number: _WRITERS[number] not in _FRESH)
     return numbers
@@ -118,8 +119,8 @@ def _balanced(chosen: list[_Candidate], rng: np.random.Generator) -> list[_Candi
 
 def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
-    present = _shuffled(facts.present, rng)
-    absent = _shuffled(facts.absent, rng)
+    present = shuffled(facts.present, rng)
+    absent = shuffled(facts.absent, rng)
     for yes, no in zip(present[:2], absent[:2], strict=False):
         asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(yes))
         told = f"Yes, there is {with_article(yes)}."
@@ -129,12 +130,12 @@ def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(no))
         told = "No, there is none in the picture."
         candidates.append(_Candidate((no,), _exchange(asked, "no", told, rng), exists=False))
-    return _shuffled(candidates, rng)
+    return shuffled(candidates, rng)
 
 
 def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
-    counted = _shuffled(tuple(facts.counts.items()), rng)
+    counted = shuffled(tuple(facts.counts.items()), rng)
     if rng.random() < SEVERAL_FIRST:
         counted.sort(key=lambda item: item[1])  # the last are taken first
     for category, number in counted:
@@ -148,7 +149,7 @@ def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
 
 def _colour(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
-    for category in _shuffled(tuple(facts.single()), rng):
+    for category in shuffled(tuple(facts.single()), rng):
         colour = facts.colour_of(category)
         if colour:
             asked = _ask(COLOUR_QUESTIONS, rng, thing=category)
@@ -160,7 +161,7 @@ def _colour(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
 
 def _place(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
-    for category, thing in _shuffled(tuple(facts.single().items()), rng):
+    for category, thing in shuffled(tuple(facts.single().items()), rng):
         place = place_if_certain(thing)
         if place:
             asked = _ask(PLACE_QUESTIONS, rng, thing=category)
@@ -183,7 +184,7 @@ def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         asked = _ask(KIND_OF_COLOUR_QUESTIONS, rng, colour=colour)
         told = f"The {colour} object is {with_article(category)}."
         candidates.append(_naming(category, asked, told, rng))
-    return _shuffled(candidates, rng)
+    return shuffled(candidates, rng)
 
 
 def _naming(category: str, asked: str, told: str, rng: np.random.Generator) -> _Candidate:
@@ -211,7 +212,7 @@ def _owners_of_colours(facts: Facts) -> dict[str, str]:
 def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     """Ask about pairs of things, of each once how they stand across and once up and down."""
     candidates = []
-    single = _shuffled(tuple(facts.single().items()), rng)
+    single = shuffled(tuple(facts.single().items()), rng)
     for (name, thing), (other_name, other) in pairwise(single):
         for relations in AXES:
             relation = relations[int(rng.integers(2))]
@@ -223,7 +224,7 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
             answer = "Yes" if holds else "No"
             exchange = _exchange(asked, answer.lower(), f"{answer}, {sentence}", rng)
             candidates.append(_Candidate((name, other_name), exchange))
-    return _shuffled(candidates, rng)
+    return shuffled(candidates, rng)
 
 
 def relation_holds(relation: str, thing: Thing, other: Thing) -> bool | None:
@@ -245,14 +246,10 @@ _FRESH = (_existence, _count, _kind)
 
 
 def _ask(phrases: Sequence[str], rng: np.random.Generator, **words: str) -> str:
-    return phrases[int(rng.integers(len(phrases)))].format(**words)
+    return pick(phrases, rng).format(**words)
 
 
 def _exchange(question: str, short: str, told: str, rng: np.random.Generator) -> Exchange:
     if rng.random() < SHORT_SHARE:
         return Exchange(question + SHORT_ANSWER, short)
     return Exchange(question, told)
-
-
-def _shuffled(items: Sequence[_T], rng: np.random.Generator) -> list[_T]:
-    return [items[number] for number in rng.permutation(len(items))]

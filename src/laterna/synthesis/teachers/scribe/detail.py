@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from laterna.synthesis.lots import pick
 from laterna.synthesis.phrases import NUMBERS, at_place, listed, plural, with_article
 from laterna.synthesis.teachers.scribe.conversation import relation_holds
 from laterna.synthesis.teachers.scribe.facts import Facts, place_if_certain
@@ -24,7 +25,7 @@ def compose_detail(facts: Facts, rng: np.random.Generator) -> str:
     """Return a description of several sentences; empty where nothing is certain."""
     if not facts.present:
         return ""
-    opening = _OPENINGS[int(rng.integers(len(_OPENINGS)))]
+    opening = pick(_OPENINGS, rng)
     sentences = [opening.format(things=listed(_groups(facts)))]
     sentences += _placed(facts, rng)
     sentences += _related(facts, rng)
@@ -55,7 +56,7 @@ def _placed(facts: Facts, rng: np.random.Generator) -> list[str]:
     for category, thing in facts.single().items():
         place = place_if_certain(thing)
         if place:
-            phrase = _PLACED[int(rng.integers(len(_PLACED)))]
+            phrase = pick(_PLACED, rng)
             words = at_place(place)
             sentences.append(
                 phrase.format(

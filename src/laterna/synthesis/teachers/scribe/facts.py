@@ -77,10 +77,7 @@ def gather_facts(
     categories: Iterable[str],
 ) -> Facts:
     """Read captions and boxes; `categories` are those that the dataset annotates."""
-    things = tuple(
-        Thing(box.category, (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box)
-        for box in merge_boxes(boxes)
-    )
+    things = tuple(Thing(box.category, *box.centre, box) for box in merge_boxes(boxes))
     read = [(words_of(caption), words.mentions(caption)) for caption in captions]
     mentioned = frozenset(mention.category for _, found in read for mention in found)
     boxed = {thing.category for thing in things} | {box.category for box in boxes}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.teachers.scribe.facts import Facts
 
@@ -53,7 +54,7 @@ _NEVER_SURE = frozenset(("person", "dining table"))
 def compose_negative(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
     """Return up to `EXCHANGES` questions about absent things, none of them asked for twice."""
     absent = surely_absent(facts)
-    chosen = [absent[number] for number in rng.permutation(len(absent))[:EXCHANGES]]
+    chosen = shuffled(absent, rng)[:EXCHANGES]
     return [_exchange(category, rng) for category in chosen]
 
 
@@ -68,6 +69,6 @@ def _exchange(category: str, rng: np.random.Generator) -> Exchange:
     alive = SUPERCATEGORY_OF.get(category) == "animal"
     questions = (*_QUESTIONS, *(_OF_ANIMALS if alive else _OF_THINGS))
     words = {"thing": category, "is_are": "are" if category in _PLURAL_ONLY else "is"}
-    question = questions[int(rng.integers(len(questions)))].format(**words)
-    answer = _DENIALS[int(rng.integers(len(_DENIALS)))].format(**words)
+    question = pick(questions, rng).format(**words)
+    answer = pick(_DENIALS, rng).format(**words)
     return Exchange(question, answer)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.phrases import with_article
 from laterna.synthesis.teachers.scribe.facts import Facts
@@ -106,12 +107,12 @@ def compose_reasoning(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
             by_supercategory.setdefault(supercategory, []).append(category)
     for supercategory, members in by_supercategory.items():
         found.append((_BY_SUPERCATEGORY[supercategory], members))
-    chosen = [found[number] for number in rng.permutation(len(found))[:EXCHANGES]]
+    chosen = shuffled(found, rng)[:EXCHANGES]
     return [_exchange(thought, members, rng) for thought, members in chosen]
 
 
 def _exchange(thought: _Thought, members: list[str], rng: np.random.Generator) -> Exchange:
-    question = thought.questions[int(rng.integers(len(thought.questions)))]
+    question = pick(thought.questions, rng)
     if len(members) == 1:
         things = with_article(members[0])
         return Exchange(question, f"{things[0].upper()}{things[1:]}, {thought.because}.")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.phrases import plural
 from laterna.synthesis.teachers.scribe.facts import Facts
@@ -104,8 +105,7 @@ def compose_refusal(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
     found = _requests(facts)
     chosen: list[Exchange] = []
     given: set[str] = set()
-    for number in rng.permutation(len(found)):
-        request, thing = found[number]
+    for request, thing in shuffled(found, rng):
         if request.because not in given and len(chosen) < EXCHANGES:
             given.add(request.because)
             chosen.append(_exchange(request, thing, rng))
@@ -131,7 +131,7 @@ def _requests(facts: Facts) -> list[tuple[_Request, str]]:
 
 
 def _exchange(request: _Request, thing: str, rng: np.random.Generator) -> Exchange:
-    asked = request.requests[int(rng.integers(len(request.requests)))]
-    refusal = _REFUSALS[int(rng.integers(len(_REFUSALS)))]
+    asked = pick(request.requests, rng)
+    refusal = pick(_REFUSALS, rng)
     answer = refusal.format(act=request.act, because=request.because)
     return Exchange(asked.format(thing=thing), answer)
