@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
@@ -20,9 +19,15 @@ from transformers import CLIPVisionModel
 
 from laterna.records import Box, Toy, Truth
 from laterna.synthesis.phrases import at_place, place_of
-from laterna.world.drawing import draw_picture
+from laterna.world.pretrain.descent import Descent
 from laterna.world.pretrain.settings import RegionPretraining, report
-from laterna.world.pretrain.vision import CLIP_MEAN, CLIP_STD, save_encoder, vocabulary
+from laterna.world.pretrain.vision import (
+    drawn_pixels,
+    normalised,
+    save_encoder,
+    vocabulary,
+    vocabulary_size,
+)
 from laterna.world.scenes import draw_truth
 
 NOTHING: tuple[str, ...] = ("no",)
@@ -66,13 +71,12 @@ class DrawnRegions(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         truth = draw_truth("pretrain", self.seed, _LEARNED_BEFORE + index)
-        pixels = np.asarray(draw_picture(truth, noise_seed=index)).transpose(2, 0, 1) / 255.0
-        shares = torch.zeros(self.side**2, len(self.words) + 3)
+        shares = torch.zeros(self.side**2, vocabulary_size())
         said = [words for row in words_on_patches(truth, self.side) for words in row]
         for patch, words in enumerate(said):
             for word in words:
                 shares[patch, self.words[word]] = 1 / len(words)
-        return torch.tensor(pixels, dtype=torch.float32), shares
+        return drawn_pixels(truth, index), shares
 
 
 def learn_regions(encoder: Path, settings: RegionPretraining, out: Path) -> dict[str, float]:
@@ -81,26 +85,18 @@ def learn_regions(encoder: Path, settings: RegionPretraining, out: Path) -> dict
     vision = CLIPVisionModel.from_pretrained(encoder, dtype=torch.float32)
     side = vision.config.image_size // vision.config.patch_size
     regions = DrawnRegions(settings, side)
-    reader = nn.Linear(vision.config.hidden_size, len(regions.words) + 3)
+    reader = nn.Linear(vision.config.hidden_size, vocabulary_size())
     parameters = [*vision.parameters(), *reader.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.lr, total_steps=settings.steps, pct_start=0.1
-    )
+    descent = Descent(parameters, settings.lr, settings.steps, rise=0.1)
     loader = DataLoader(regions, settings.batch, num_workers=settings.workers)
-    mean, std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
     figures: dict[str, float] = {}
     for step, (pixels, shares) in enumerate(track(loader, "regions"), start=1):
-        output = vision((pixels - mean) / std, output_hidden_states=True)
+        output = vision(normalised(pixels), output_hidden_states=True)
         logits_bpw = reader(output.hidden_states[-2][:, 1:])
-        on_something = shares[..., regions.words[NOTHING[0]]] == 0
         loss = functional.cross_entropy(logits_bpw.flatten(0, 1), shares.flatten(0, 1))
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        descent.step(loss)
         if step % settings.report_every == 0 or step == settings.steps:
+            on_something = shares[..., regions.words[NOTHING[0]]] == 0
             said = shares.gather(-1, logits_bpw.argmax(-1, keepdim=True))[..., 0] > 0
             figures = {
                 "step": step,

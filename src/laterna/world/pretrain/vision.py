@@ -26,9 +26,11 @@ from transformers import (
 )
 
 from laterna.files import write_atomically
+from laterna.records import Truth
 from laterna.synthesis.phrases import PLACES, at_place
 from laterna.world.captions import write_alt_text
 from laterna.world.drawing import draw_picture
+from laterna.world.pretrain.descent import Descent
 from laterna.world.pretrain.saving import save_half
 from laterna.world.pretrain.settings import VisionPretraining, report, scheduled
 from laterna.world.scenes import draw_truth
@@ -57,6 +59,11 @@ def vocabulary() -> dict[str, int]:
     return {word: number for number, word in enumerate(words, start=EOS + 1)}
 
 
+def vocabulary_size() -> int:
+    """Return the number of ids, the three marks included."""
+    return EOS + 1 + len(vocabulary())
+
+
 def vision_config() -> CLIPVisionConfig:
     """Return the shipped encoder's config: 4 layers, 128 wide, 112 px in 8×8 patches of 14."""
     return CLIPVisionConfig(
@@ -73,7 +80,7 @@ def vision_config() -> CLIPVisionConfig:
 def text_config() -> CLIPTextConfig:
     """Return the config of the text tower that only pretraining uses."""
     return CLIPTextConfig(
-        vocab_size=EOS + 1 + len(vocabulary()),
+        vocab_size=vocabulary_size(),
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=2,
@@ -84,6 +91,18 @@ def text_config() -> CLIPTextConfig:
         bos_token_id=BOS,
         eos_token_id=EOS,
     )
+
+
+def drawn_pixels(truth: Truth, noise_seed: int) -> Tensor:
+    """Return the picture of a scene, (3, h, w) in 0..1."""
+    pixels = np.asarray(draw_picture(truth, noise_seed=noise_seed)).transpose(2, 0, 1) / 255.0
+    return torch.tensor(pixels, dtype=torch.float32)
+
+
+def normalised(pixels_bchw: Tensor) -> Tensor:
+    """Return pixels in 0..1 as the encoder takes them."""
+    mean, std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
+    return (pixels_bchw - mean) / std
 
 
 class DrawnPairs(Dataset[tuple[Tensor, Tensor]]):
@@ -100,11 +119,10 @@ class DrawnPairs(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         most = scheduled(self.curriculum, index, self.count)
         truth = draw_truth("pretrain", self.seed, index, most)
-        pixels = np.asarray(draw_picture(truth, noise_seed=index)).transpose(2, 0, 1) / 255.0
         words = write_alt_text(truth, np.random.default_rng([self.seed, index])).split()
         ids = [BOS, *(self.words[word] for word in words), EOS]
         padded = ids + [PAD] * (TEXT_LENGTH - len(ids))
-        return torch.tensor(pixels, dtype=torch.float32), torch.tensor(padded)
+        return drawn_pixels(truth, index), torch.tensor(padded)
 
 
 class Captioner(nn.Module):
@@ -160,8 +178,6 @@ class PretrainingModel(nn.Module):
         places = self.clip.vision_model.embeddings.position_embedding.weight
         places.data[1:] = sine_places(vision.image_size // vision.patch_size, vision.hidden_size)
         self.captioner = Captioner(vision.hidden_size, text.vocab_size)
-        self.mean = torch.tensor(CLIP_MEAN)[:, None, None]
-        self.std = torch.tensor(CLIP_STD)[:, None, None]
 
     def forward(self, pixels_bchw: Tensor, ids_bt: Tensor) -> tuple[Tensor, Tensor]:
         """Return the contrastive and the captioning loss of a batch of pairs."""
@@ -169,7 +185,7 @@ class PretrainingModel(nn.Module):
         output = self.clip(
             input_ids=ids_bt,
             attention_mask=(ids_bt != PAD).long(),
-            pixel_values=(pixels_bchw - self.mean) / self.std,
+            pixel_values=normalised(pixels_bchw),
             return_loss=True,
             output_hidden_states=True,
         )
@@ -189,21 +205,14 @@ def pretrain_vision(settings: VisionPretraining, out: Path) -> dict[str, float]:
     """Train the encoder and write it with its processor to `out`; return the last losses."""
     torch.manual_seed(settings.seed)
     model = PretrainingModel()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.lr, total_steps=settings.steps, pct_start=0.05
-    )
+    descent = Descent(model.parameters(), settings.lr, settings.steps, rise=0.05)
     figures: dict[str, float] = {}
     total = settings.steps
     for step, (pixels, ids) in enumerate(
         track(batches(settings), "vision encoder", total=total), start=1
     ):
         contrastive, captioning = model(pixels, ids)
-        optimiser.zero_grad()
-        torch.autograd.backward(contrastive + settings.captioning_weight * captioning)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        descent.step(contrastive + settings.captioning_weight * captioning)
         if step % settings.report_every == 0 or step == total:
             figures = {
                 "step": step,
