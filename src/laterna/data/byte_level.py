@@ -8,7 +8,6 @@ SmolLM) as its `tokenizer.json` says, and is held against the text of every reco
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from laterna.data.chat import any_of
 from laterna.data.shapes import Fitted, Shape
 from laterna.data.words import word_memo
 from laterna.records import Record
@@ -49,11 +49,10 @@ class ByteLevel:
         self._lengths = np.array([len(content) for content in self._bytes], np.int64)
         added = list(backend.get_added_tokens_decoder().values())
         self._added = [token.content for token in added]
+        self._pattern = any_of(self._added)
         # A token that takes white space with it, or looks at its neighbours, reaches over a cut.
         self._plain = not any(t.lstrip or t.rstrip or t.single_word or t.normalized for t in added)
         self._memo = word_memo(backend) if self._plain else None
-        longest_first = sorted(self._added, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self._cuts: dict[Shape, _Cut] = {}
 
     def encode(self, chats: Sequence[Fitted]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -89,7 +89,7 @@ def render(
     special token, or when the template refuses the turns, or changes an answer.
     """
     _check_turns(turns, tokenizer, continue_as_assistant)
-    chat = _Chat(tokenizer, template, picture_mark)
+    chat = Renderer(tokenizer, template, picture_mark)
     text = chat.text(turns, prompt=continue_as_assistant)
     learned = [index for index, turn in enumerate(turns) if turn.loss]
     if not learned:
@@ -114,25 +114,8 @@ def render(
     return Rendered(text=text, spans=tuple(zip(starts, ends, strict=True)))
 
 
-def render_all(
-    chats: Sequence[Sequence[Turn]],
-    tokenizer: PreTrainedTokenizerBase,
-    template: str,
-    picture_mark: str = PICTURE_MARK,
-) -> list[str] | None:
-    """Return the text of each chat, in one call; None where the template refuses one of them.
-
-    Nothing is checked and no answer is looked for. Raises LaternaError for a template that is no
-    Jinja.
-    """
-    try:
-        return _Chat(tokenizer, template, picture_mark).texts(chats, prompt=False)
-    except UnusableError:
-        return None
-
-
 def _starts(
-    text: str, answers: Sequence[tuple[int, int]], chat: _Chat, turns: Sequence[Turn]
+    text: str, answers: Sequence[tuple[int, int]], chat: Renderer, turns: Sequence[Turn]
 ) -> list[int]:
     """Return where each answer begins to be learned: where the template's opening of its turn ends.
 
@@ -159,7 +142,7 @@ def _starts(
     return starts
 
 
-def _end_of_turn(after: str, chat: _Chat, marked: Sequence[Turn], *, last: bool) -> int:
+def _end_of_turn(after: str, chat: Renderer, marked: Sequence[Turn], *, last: bool) -> int:
     """Return how many characters of `after`, the text behind an answer, end its turn.
 
     `marked` are the turns up to that answer: rendered alone they show what belongs to the answer
@@ -172,8 +155,8 @@ def _end_of_turn(after: str, chat: _Chat, marked: Sequence[Turn], *, last: bool)
     return special.end() if special else len(after)
 
 
-class _Chat:
-    """A tokenizer's renderer with one template."""
+class Renderer:
+    """A tokenizer's renderer with one template; it checks nothing and looks for no answer."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, template: str, picture_mark: str
@@ -187,7 +170,11 @@ class _Chat:
         return self.texts([turns], prompt=prompt)[0]
 
     def texts(self, chats: Sequence[Sequence[Turn]], *, prompt: bool) -> list[str]:
-        """Render several chats at once, which is a little faster."""
+        """Render several chats at once, which is a little faster.
+
+        Raises UnusableError where the template refuses one of them, and LaternaError for a template
+        that is no Jinja.
+        """
         if not chats:
             return []
         messages = [[{"role": turn.role, "content": turn.text} for turn in chat] for chat in chats]
@@ -211,9 +198,12 @@ class _Chat:
 def only_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
     """Return what says whether `render` lets a text through: nothing reserved, no special token."""
     special = special_pattern(tokenizer)
-    return lambda text: (
-        not _UNSAYABLE.search(text) and all(word == PICTURE_MARK for word in special.findall(text))
-    )
+    return lambda text: not (_UNSAYABLE.search(text) or _special_words(text, special))
+
+
+def _special_words(text: str, special: re.Pattern[str]) -> list[str]:
+    """Return the special tokens in a text that would end the turn, or open another."""
+    return [word for word in special.findall(text) if word != PICTURE_MARK]
 
 
 def _check_turns(
@@ -237,13 +227,11 @@ def _check_turns(
                 f"turn {number} holds the character U+{ord(found.group()):04X}, which is "
                 "reserved or not valid text; remove it",
             )
-        # A special token in the words would end the turn, or open another, for the model.
-        for word in special_pattern(tokenizer).findall(turn.text):
-            if word != PICTURE_MARK:
-                raise UnusableError(
-                    "a special token in the text",
-                    f"turn {number} holds {word!r}, a special token of the tokenizer; remove it",
-                )
+        if words := _special_words(turn.text, special_pattern(tokenizer)):
+            raise UnusableError(
+                "a special token in the text",
+                f"turn {number} holds {words[0]!r}, a special token of the tokenizer; remove it",
+            )
 
 
 def _wrap(turn: Turn) -> Turn:
@@ -293,8 +281,12 @@ def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
         added = tokenizer.added_tokens_decoder.values()
         tokens = {token.content for token in added if token.special}
         tokens.update(tokenizer.all_special_tokens)
-        longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-        # A tokenizer without special tokens must match nothing, not everything.
-        pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        pattern = any_of(tokens)
         _patterns[tokenizer] = (len(tokenizer), pattern)
     return pattern
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern that matches any of the tokens, the longest first; of none, nothing."""
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

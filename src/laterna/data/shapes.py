@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from laterna.data.chat import Rendered, UnusableError, render, render_all, special_pattern
+from laterna.data.chat import Rendered, Renderer, UnusableError, render, special_pattern
 from laterna.records import Record, Role, Turn
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class Shapes:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, template: str, picture_mark: str
     ) -> None:
-        self.tokenizer = tokenizer
-        self.template = template
-        self.picture_mark = picture_mark
+        self._renderer = Renderer(tokenizer, template, picture_mark)
         self._writings = _writings(picture_mark)
         self._known: dict[Key, Shape | None] = {}
 
@@ -64,10 +62,10 @@ class Shapes:
         """
         fitted = [self._fit(chat) for chat in chats]
         fitting = [chat for chat, one in zip(chats, fitted, strict=True) if one is not None]
-        texts = render_all(fitting, self.tokenizer, self.template, self.picture_mark)
-        if texts is None:
+        try:
+            left = iter(self._renderer.texts(fitting, prompt=False))
+        except UnusableError:
             return [None] * len(chats)
-        left = iter(texts)
         return [
             one if one is not None and next(left) == one.rendered.text else None for one in fitted
         ]
@@ -107,7 +105,7 @@ class Shapes:
         if not shape or self._expected(shape, words).rendered != rendered:
             return None
         # What stands beside the words may not depend on them: white space, none, the template's own
-        own = special_pattern(self.tokenizer).sub("", " ".join(shape.pieces))
+        own = special_pattern(self._renderer.tokenizer).sub("", " ".join(shape.pieces))
         for probe in ("plain", "", "\n", "  a b ", "é日本🧑‍🚀\u0301", own, f"\n{own}\n"):
             words = [f"{self._mark(role)}{probe}" for role, _ in key]
             said = self._rendered(key, words)
@@ -117,15 +115,16 @@ class Shapes:
         return shape
 
     def _mark(self, role: Role) -> str:
-        return self.picture_mark if role == "user" else ""
+        return self._renderer.picture_mark if role == "user" else ""
 
     def _rendered(self, key: Key, words: Sequence[str]) -> Rendered | None:
         turns = [
             Turn(role=role, text=said, loss=loss)
             for (role, loss), said in zip(key, words, strict=True)
         ]
+        by = self._renderer
         try:
-            return render(turns, self.tokenizer, self.template, picture_mark=self.picture_mark)
+            return render(turns, by.tokenizer, by.template, picture_mark=by.picture_mark)
         except UnusableError:
             return None
 

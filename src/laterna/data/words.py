@@ -16,6 +16,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from laterna.data.chat import any_of
+
 KNOWN_WORDS = 1 << 17
 """Words that are remembered; beyond them all are forgotten, so memory stays bounded."""
 _GPT2 = re.compile(
@@ -36,8 +38,8 @@ class WordMemo(dict[str, tuple[int, ...]]):
         super().__init__()
         self._backend = backend
         self._words = words
-        added = [token.content for token in backend.get_added_tokens_decoder().values()]
-        self._added = re.compile("|".join(map(re.escape, added)) or "(?!)")
+        added = backend.get_added_tokens_decoder().values()
+        self._added = any_of(token.content for token in added)
 
     def __missing__(self, word: str) -> tuple[int, ...]:
         if len(self) >= KNOWN_WORDS:

@@ -99,7 +99,7 @@ class Tokeniser:
         pairs = [
             (record, chat) for record, chat in zip(records, fitted, strict=True) if chat is not None
         ]
-        fast = iter(list(self._by_bytes(pairs)) if self._bytes else list(self._by_offsets(pairs)))
+        fast = self._by_bytes(pairs) if self._bytes else self._by_offsets(pairs)
         return [
             self._held(record, chat, None if chat is None else next(fast))
             for record, chat in zip(records, fitted, strict=True)
