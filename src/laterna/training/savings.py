@@ -2,7 +2,7 @@
 
 `bf16` computes in 16 bits and keeps trained weights in 32, `checkpointing` computes a layer's
 insides again in the backward pass instead of keeping them, `compile` lets torch make one kernel of
-many. The figures are in docs/performance.md.
+many.
 """
 
 from __future__ import annotations
