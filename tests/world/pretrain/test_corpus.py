@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+import pytest
+
 from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord
 from laterna.synthesis.phrases import SHORT_ANSWER
@@ -114,3 +116,36 @@ def test_most_answers_of_an_examination_are_short() -> None:
         for record in document.records
     ]
     assert 0.7 < sum(SHORT_ANSWER in text for text in asked) / len(asked) < 0.85
+
+
+def test_a_share_of_the_tables_tells_how_things_stand() -> None:
+    told = [write_document(1, index, tables=0.9, relations=0.5) for index in range(300)]
+    keys = [
+        record.turns[0].text.removeprefix(PICTURE_MARK).strip()
+        for document in told
+        if sort_of(document) == "tables"
+        for record in document.records[:1]
+    ]
+    related = [key for key in keys if "," in key]
+    values = {
+        answer.strip(" ;")
+        for document in told
+        if sort_of(document) == "tables"
+        for record in document.records
+        for question, answer in exchanges(record)
+        if "," in question
+    }
+    always = _first_keys(relations=1.0)
+    comparable = sum("," in key for key in always) / len(always)
+    assert 0.3 < comparable < 0.6, "others have fewer than two toys alone of their kind"
+    assert len(related) / len(keys) == pytest.approx(comparable / 2, abs=0.06)
+    assert "left, above" in values
+    assert values <= {"none", *"left right above below".split()} | {
+        f"{across}, {down}" for across in ("left", "right") for down in ("above", "below")
+    }
+    assert not any("," in key for key in _first_keys(relations=0.0))
+
+
+def _first_keys(relations: float) -> list[str]:
+    made = (write_document(1, index, tables=0.9, relations=relations) for index in range(300))
+    return [document.records[0].turns[0].text for document in made if sort_of(document) == "tables"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from laterna.errors import LaternaError
 from laterna.world.pretrain import language
 from laterna.world.pretrain.corpus import write_document
 from laterna.world.pretrain.described import describe_samples
@@ -14,6 +15,7 @@ from laterna.world.pretrain.language import (
     Documents,
     batches,
     begin_by_matching,
+    go_on,
     language_config,
     lr_factor,
     make_tokenizer,
@@ -113,3 +115,24 @@ def test_heads_begin_by_attending_to_like_tokens() -> None:
     begin_by_matching(model)
     like, others = to_like_and_others()
     assert (like > 5 * others).all(), "the same token, eight places before"
+
+
+def test_going_on_starts_from_what_was_learned_and_keeps_the_tokenizer(tmp_path: Path) -> None:
+    pretrain_language(TINY, tmp_path / "begun")
+    still = msgspec.structs.replace(TINY, lr=0.0)
+    go_on(tmp_path / "begun", still, tmp_path / "still")
+    go_on(tmp_path / "begun", TINY, tmp_path / "on")
+    begun, kept, on = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("begun", "still", "on")
+    )
+    assert all(torch.equal(begun[name], kept[name]) for name in begun)
+    assert not all(torch.equal(begun[name], on[name]) for name in begun)
+    words = [(tmp_path / name / "tokenizer.json").read_text() for name in ("begun", "on")]
+    assert words[0] == words[1]
+
+
+def test_a_folder_without_a_language_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match=f"{tmp_path}: cannot read the tokenizer"):
+        go_on(tmp_path, TINY, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import torch
 from msgspec import structs
 from transformers import CLIPVisionModel
 
+from laterna.errors import LaternaError
 from laterna.records import Box, Toy, Truth
 from laterna.world.drawing import draw_picture
 from laterna.world.pretrain.regions import DrawnRegions, learn_regions, words_on_patches
@@ -81,3 +82,9 @@ def test_going_on_changes_the_layers_that_are_read(tmp_path: Path) -> None:
 def test_a_scene_without_sign_says_nothing_of_one() -> None:
     plain = structs.replace(SCENE, sign=None, sign_box=None)
     assert all("sign" not in words for row in words_on_patches(plain, 8) for words in row)
+
+
+def test_a_folder_without_an_encoder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match=f"{tmp_path}: cannot read the vision encoder"):
+        learn_regions(tmp_path, RegionPretraining(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

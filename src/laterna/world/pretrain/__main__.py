@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import rich
 import tyro
 from rich.table import Table
 
+from laterna.errors import LaternaError
 from laterna.world.pretrain.language import go_on, pretrain_language
 from laterna.world.pretrain.measure import measure_bases
 from laterna.world.pretrain.regions import learn_regions
@@ -53,13 +55,23 @@ def measure() -> None:
     rich.print(table)
 
 
+def main() -> int:
+    """Run the command line and return its exit status: 0, or 2 for what the user can mend."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {
+                "vision": vision,
+                "regions": regions,
+                "language": language,
+                "further": further,
+                "measure": measure,
+            }
+        )
+    except LaternaError as error:
+        sys.stderr.write(f"laterna: {error}\n")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict(
-        {
-            "vision": vision,
-            "regions": regions,
-            "language": language,
-            "further": further,
-            "measure": measure,
-        }
-    )
+    sys.exit(main())

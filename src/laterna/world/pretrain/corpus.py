@@ -63,8 +63,8 @@ def write_document(
 ) -> Document:
     """Return document number `index`: an examination, a talk, captions or, in a share, `tables`.
 
-    Maps have a share `squares` of their squares, and a share `relations` of the documents with
-    tables tells how things stand to each other.
+    Maps have a share `squares` of their squares. A share `relations` of the documents with tables
+    tells how things stand to each other instead, where there are two to compare.
 
     In an examination every question is a record of its own, so that nothing but the description
     answers it. A talk is what scribe writes about a picture: conversation, detail, reasoning.

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.files import write_atomically
+from laterna.model.pretrained import load_weights, read_part
 from laterna.world.pretrain.corpus import Document, write_document
 from laterna.world.pretrain.described import (
     Described,
@@ -169,10 +170,15 @@ def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, flo
 
 
 def go_on(begun: Path, settings: LanguagePretraining, out: Path) -> dict[str, float]:
-    """Train the language model of folder `begun` further and write it to `out`."""
+    """Train the language model of folder `begun` further and write it to `out`.
+
+    Raises LaternaError when the folder holds no such model with its tokenizer.
+    """
     torch.manual_seed(settings.seed)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(begun)
-    model = LlamaForCausalLM.from_pretrained(begun, dtype=torch.float32)
+    tokenizer = read_part(
+        lambda: PreTrainedTokenizerFast.from_pretrained(begun), source=str(begun), what="tokenizer"
+    )
+    model = load_weights(LlamaForCausalLM, str(begun), what="language model")
     return _learn(model, tokenizer, settings, out)
 
 

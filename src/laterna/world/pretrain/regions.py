@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionModel
 
+from laterna.model.pretrained import load_weights
 from laterna.records import Box, Toy, Truth
 from laterna.synthesis.phrases import at_place, place_of
 from laterna.world.pretrain.descent import Descent
@@ -80,9 +81,12 @@ class DrawnRegions(Dataset[tuple[Tensor, Tensor]]):
 
 
 def learn_regions(encoder: Path, settings: RegionPretraining, out: Path) -> dict[str, float]:
-    """Train the encoder in folder `encoder` further and write it to `out`; return the figures."""
+    """Train the encoder in folder `encoder` further and write it to `out`; return the figures.
+
+    Raises LaternaError when the folder holds no such encoder.
+    """
     torch.manual_seed(settings.seed)
-    vision = CLIPVisionModel.from_pretrained(encoder, dtype=torch.float32)
+    vision = load_weights(CLIPVisionModel, str(encoder), what="vision encoder")
     side = vision.config.image_size // vision.config.patch_size
     regions = DrawnRegions(settings, side)
     reader = nn.Linear(vision.config.hidden_size, vocabulary_size())

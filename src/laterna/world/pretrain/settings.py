@@ -69,7 +69,8 @@ class LanguagePretraining(Settings):
     tables: Schedule[float] = ((0.4, 0.85), (1.0, 0.25))
     """Share of the documents that are tables: they teach looking up, questions how to be asked."""
     relations: float = 0.0
-    """Share of the documents with tables that tell how things stand to each other."""
+    """Share of the documents with tables that tell how things stand to each other, of those that
+    have two things to compare, each alone of its kind."""
     squares: Schedule[float] = ((0.28, 0.08), (0.42, 0.3), (1.0, 1.0))
     """Share of the squares that maps have."""
     row_tokens: int = 320
