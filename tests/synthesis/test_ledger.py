@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -221,3 +222,14 @@ def test_a_ledger_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(LaternaError, match="the ledger cannot be written: near"):
         asyncio.run(write())
+
+
+def test_whoever_comes_while_another_makes_the_file_waits(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    maker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    maker.execute("BEGIN IMMEDIATE")
+    maker.execute("CREATE TABLE begun (a)")
+    threading.Timer(0.3, lambda: maker.execute("ROLLBACK")).start()
+    with Ledger(path) as ledger:
+        assert ledger.totals == ()
+    maker.close()

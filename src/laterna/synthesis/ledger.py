@@ -175,7 +175,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _begin_wal(connection)
         # FULL: a commit is on the disk before it is reported, power cuts included.
         connection.execute("PRAGMA synchronous = FULL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -193,6 +193,22 @@ def _connect(path: Path) -> sqlite3.Connection:
             f"{path}: not a ledger of this version of Laterna; name another file with --ledger"
         )
     return connection
+
+
+def _begin_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL; of two processes that make it at once, one waits.
+
+    SQLite's own timeout does not hold for this switch: it fails at once where another is at it.
+    """
+    given_up = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > given_up:
+                raise
+            time.sleep(GATHER_SECONDS)
 
 
 def _tell(answers: Sequence[_Waiting]) -> None:
