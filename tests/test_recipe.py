@@ -219,3 +219,28 @@ def test_the_recipes_of_llava_hold_the_published_values(
         assert (stage.warmup, stage.weight_decay, stage.max_tokens) == (0.03, 0.0, 2048)
     assert instruct.language.mode == ("lora" if "lora" in name else "full")
     assert (recipe.lora.r, recipe.lora.alpha) == (128, 256)
+
+
+def test_the_recipe_of_minigpt_4_holds_the_published_values() -> None:
+    """Of Vision-CAIR/MiniGPT-4: `train_configs/minigpt4_stage1_pretrain.yaml` and
+    `minigpt4_stage2_finetune.yaml`. The paper (Zhu et al. 2023, section 3) says the same of stage
+    1, 20,000 steps of 256, and 400 steps of 12 of stage 2, where the repository takes 1,000.
+    """
+    recipe = load_recipe("minigpt4-7b")
+    align, instruct = recipe.align, recipe.instruct
+    vision = recipe.vision
+    assert (vision.layer, vision.class_token, vision.final_norm) == (-1, True, True)
+    connector = recipe.connector
+    assert (connector.kind, connector.frozen_qformer) == ("qformer", True)
+    assert connector.source == recipe.vision.source == "Salesforce/blip2-flan-t5-xxl"
+    assert connector.count("queries", default=32) == 32
+    assert recipe.savings == ("bf16",)  # `amp: True`, in the 16 bits that need no scaled loss
+    # 5,000 steps in each of 4 epochs, of 64 pairs on each of 4 GPUs; warm-up over 5,000 steps.
+    assert (align.max_steps, align.batch_records) == (4 * 5000, 4 * 64)
+    assert (align.connector.lr, align.warmup * align.max_steps) == (1e-4, 5000)
+    # 200 steps in each of 5 epochs, of 12 pairs; warm-up over 200 steps.
+    assert (instruct.epochs, instruct.max_steps, instruct.batch_records) == (5.0, 5 * 200, 12)
+    assert (instruct.connector.lr, instruct.warmup * instruct.max_steps) == (3e-5, 200)
+    for stage in (align, instruct):
+        assert (stage.vision.mode, stage.language.mode) == ("frozen", "frozen")
+        assert (stage.optimiser, stage.weight_decay) == ("adamw", 0.05)
