@@ -131,7 +131,8 @@ class Evaluate(Command, frozen=True, kw_only=True):
     data: Path
     """Dataset folder that the task asks about."""
     task: str = "world"
-    """What is asked: `world`, the tabletop world's questions by kind."""
+    """What is asked: `world`, the tabletop world's questions by kind, or `boxes`, what the boxes
+    of any COCO-format dataset decide."""
     limit: int = 0
     """Questions at most; 0: all."""
     seed: int = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from laterna.errors import LaternaError
+from laterna.evaluation.tasks.boxes import box_questions
 from laterna.evaluation.tasks.world import world_questions
 from laterna.records import Question
 
@@ -21,7 +22,7 @@ class Task(Protocol):
         ...
 
 
-TASKS: dict[str, Task] = {"world": world_questions}
+TASKS: dict[str, Task] = {"boxes": box_questions, "world": world_questions}
 
 
 def find_task(name: str) -> Task:

@@ -25,6 +25,10 @@ class Problem(Record):
 
     reason: str
     where: str
+    scene: str = ""
+    """Id of the scene that lost a box by it; empty where it lost none."""
+    category: str = ""
+    """What that box holds; empty where it is not known."""
 
 
 @contextmanager

@@ -25,7 +25,6 @@ from laterna.synthesis.readers.base import (
     Problem,
     checked_box,
     open_source,
-    sort_out_boxes,
     unreadable,
 )
 from laterna.synthesis.readers.columns import Groups, Texts
@@ -76,7 +75,7 @@ def read_coco(
     instances = _Instances(source, images, problems)
     for index, (number, name) in enumerate(zip(images.index, images.names, strict=True)):
         width, height = images.widths[index], images.heights[index]
-        boxes = instances.boxes(index, width, height)
+        boxes = instances.boxes(index, number, width, height)
         words = captions.of(index)
         if not words and not (captionless and boxes):
             where = f"{source}: image {number} ({name})"
@@ -181,14 +180,21 @@ class _Instances:
         self._rows = Groups(image_of, len(images.index))
         self._relative = _are_relative(self._corners)
 
-    def boxes(self, image: int, width: float, height: float) -> tuple[Box, ...]:
+    def boxes(self, image: int, scene: str, width: float, height: float) -> tuple[Box, ...]:
         """Return the usable boxes of one image in the file's order; the others become problems."""
         if self._relative:
             width = height = 1.0
         boxes: list[Box] = []
         for row in self._rows[image]:
+            found = self._box(row, width, height)
+            if isinstance(found, Box):
+                boxes.append(found)
+                continue
             where = f"{self._source}: annotation {self._ids[row]}"
-            boxes += sort_out_boxes([self._box(row, width, height)], where, self._problems)
+            of = self._category_of[row]
+            category = self._categories[of] if of >= 0 else ""
+            problem = Problem(reason=found, where=where, scene=scene, category=category)
+            self._problems.append(problem)
         return tuple(boxes)
 
     def _box(self, row: int, width: float, height: float) -> Box | str:
