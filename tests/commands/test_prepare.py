@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from PIL import Image
 
 from laterna.cli import main
 from laterna.data import preparation
+from laterna.errors import LaternaError
+from laterna.model.assistant import load_assistant_from
+from laterna.recipe import load_recipe
 from laterna.training.feed import feed
 from laterna.training.ready import plan_stage
 
@@ -61,11 +65,21 @@ def test_it_says_what_is_dropped_and_planned(
     assert len(kept) == 1, "both stages read the same rows by the same template"
 
 
+def test_no_weights_are_read(
+    tmp_path: Path, tiny_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_models, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert main(["prepare", str(recipe_file(tmp_path, bare)), "--stage", "align"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1] == f"prepared 9 records; made {tmp_path}/prepared"
+    with pytest.raises(LaternaError, match="cannot read the vision encoder"):
+        load_assistant_from(load_recipe(tmp_path / "recipe.toml"))
+
+
 def test_the_plan_is_what_training_feeds(
     tmp_path: Path, tiny_models: Path, tiny_assistant: object
 ) -> None:
-    from laterna.recipe import load_recipe
-
     recipe = load_recipe(recipe_file(tmp_path, tiny_models))
     prepared = preparation.prepare(
         recipe.instruct.mixture(),

@@ -13,8 +13,8 @@ from laterna.recipe import StageName, load_recipe
 class Prepare(Command, frozen=True, kw_only=True):
     """Tokenise, mask, check and count a recipe's records, and plan its steps.
 
-    Training does it too; done before, it needs no accelerator, and says what is dropped and why.
-    Killed and run again, it goes on where it was.
+    Training does it too; done before, it needs no accelerator and no weights, and says what is
+    dropped and why. Killed and run again, it goes on where it was.
     """
 
     recipe: Positional[str]
@@ -28,17 +28,20 @@ class Prepare(Command, frozen=True, kw_only=True):
         """Call `laterna.training.ready`."""
         from rich.console import Console
 
-        from laterna.model.assistant import load_assistant_from
+        from laterna.model.language import load_tokenizer
+        from laterna.model.skeleton import picture_counter
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
-        assistant = load_assistant_from(recipe)
+        tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
         console = Console()
         stages: tuple[StageName, ...] = ("align", "instruct")
         records = 0
         for stage in stages:
             if self.stage in (stage, "both"):
-                prepared = prepare_stage(assistant, recipe, stage, console, workers=self.workers)
+                prepared = prepare_stage(
+                    tokenizer, counter, recipe, stage, console, workers=self.workers
+                )
                 plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
                 console.print(plan_table(stage, prepared, plan))
                 records += len(prepared.samples)

@@ -24,7 +24,7 @@ from laterna.model.connectors import Connector, build_connector
 from laterna.model.generation import Prompt, generate_answers, stream_answer
 from laterna.model.language import has_plain_head, load_language, logits_at
 from laterna.model.sharing import before_targets, sharing_mask
-from laterna.model.tiles import check_counts, join_tiles, map_side
+from laterna.model.tiles import check_counts, join_tiles, token_counter
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import PartName, Recipe, StageName
 from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Batch, Tiling, Turn
@@ -67,12 +67,7 @@ class Assistant(nn.Module):
     @property
     def picture_tokens(self) -> SameTokens | TiledTokens:
         """Says how many tokens a picture of a width and height takes in the context (m)."""
-        tokens = self.connector.tokens(self.vision.patches)
-        if not self.prepare.grids:
-            return SameTokens(tokens=tokens)
-        return TiledTokens(
-            grids=self.prepare.grids, side=self.prepare.size, map_side=map_side(tokens)
-        )
+        return token_counter(self.prepare, self.connector.tokens(self.vision.patches))
 
     @property
     def device(self) -> torch.device:

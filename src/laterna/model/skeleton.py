@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from laterna.data.picture_tokens import SameTokens, TiledTokens
 from laterna.data.pictures import PicturePreparer
 from laterna.model.builtin import resolve
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.packaged import gguf_file
 from laterna.model.pretrained import no_config, quiet_transformers
+from laterna.model.tiles import token_counter
 from laterna.model.vision import VisionTower
 from laterna.model.vision.loading import blank_vision
 from laterna.recipe import LanguageSettings, PartName, Recipe
@@ -62,6 +64,21 @@ def build_skeleton(recipe: Recipe) -> Skeleton:
             recipe.connector, vision.width, width, fresh=False, newline=bool(prepare.grids)
         )
     return Skeleton(vision, connector.eval(), language, prepare)
+
+
+def picture_counter(recipe: Recipe) -> SameTokens | TiledTokens:
+    """Say how many tokens a picture takes in a recipe's assistant, as the assistant would.
+
+    Reads the encoder's configuration and nothing else: no language model is looked at, for its
+    width changes no count. Raises LaternaError as `build_skeleton` does.
+    """
+    with torch.device("meta"):
+        vision = blank_vision(recipe.vision)
+        prepare = PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
+        connector = build_connector(
+            recipe.connector, vision.width, vision.width, fresh=False, newline=bool(prepare.grids)
+        )
+    return token_counter(prepare, connector.tokens(vision.patches))
 
 
 def _blank_language(settings: LanguageSettings) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from laterna.data.picture_tokens import SameTokens, TiledTokens
+from laterna.data.pictures import PicturePreparer
 from laterna.data.pictures.tiling import kept_tokens
 from laterna.errors import LaternaError
 from laterna.records import Batch, Tiling
@@ -25,6 +27,16 @@ def map_side(tokens: int) -> int:
             "vision.class_token false, or choose another connector or `fit`"
         )
     return side
+
+
+def token_counter(prepare: PicturePreparer, tokens: int) -> SameTokens | TiledTokens:
+    """Return what says how many tokens a picture takes, of which one square becomes `tokens`.
+
+    Raises LaternaError as `map_side` does, where pictures are tiled.
+    """
+    if not prepare.grids:
+        return SameTokens(tokens=tokens)
+    return TiledTokens(grids=prepare.grids, side=prepare.size, map_side=map_side(tokens))
 
 
 def join_tiles(

@@ -1,9 +1,10 @@
-"""A stage's records made ready: prepared by the assistant's tokenizer, and planned into rows."""
+"""A stage's records made ready: prepared by the recipe's tokenizer, and planned into rows."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -11,12 +12,15 @@ from rich.table import Table
 
 from laterna.data.chat import load_template
 from laterna.data.packing import fit_batches, fit_rows
+from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
-from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.feed import Order, count_steps, step_packs
 from laterna.training.telemetry import progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Plan(Record, frozen=True):
@@ -34,11 +38,19 @@ class Plan(Record, frozen=True):
 
 
 def prepare_stage(
-    assistant: Assistant, recipe: Recipe, stage: StageName, console: Console, *, workers: int = 0
+    tokenizer: PreTrainedTokenizerBase,
+    picture_tokens: PictureCounter,
+    recipe: Recipe,
+    stage: StageName,
+    console: Console,
+    *,
+    workers: int = 0,
 ) -> Prepared:
     """Prepare a stage's records, or find them prepared, and say what was dropped and why.
 
-    Raises LaternaError as `prepare` does.
+    `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
+    picture of a width and height takes in its assistant: no weights are needed. Raises
+    LaternaError as `prepare` does.
     """
     settings = recipe.stage(stage)
     begun = time.perf_counter()
@@ -46,9 +58,9 @@ def prepare_stage(
         task = bar.add_task("records", total=None, figures="")
         prepared = prepare(
             settings.mixture(),
-            assistant.tokenizer,
-            template=load_template(settings.template, assistant.tokenizer),
-            picture_tokens=assistant.picture_tokens,
+            tokenizer,
+            template=load_template(settings.template, tokenizer),
+            picture_tokens=picture_tokens,
             max_tokens=settings.max_tokens,
             folder=Path(recipe.prepared),
             seed=recipe.seed,

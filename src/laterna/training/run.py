@@ -83,7 +83,9 @@ def _train(
     assistant = begin(recipe, start).to(ranks.device)
     _set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
-        prepared = prepare_stage(assistant, recipe, stage, console)
+        prepared = prepare_stage(
+            assistant.tokenizer, assistant.picture_tokens, recipe, stage, console
+        )
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
     if recipe.connector.calibrate and start is None:
