@@ -92,9 +92,9 @@ def row(page: str, name: str) -> list[str]:
 
 def test_the_page_shows_the_figures(picture: Path, tmp_path: Path) -> None:
     page = written(tmp_path, content(picture))
-    assert row(page, "colour") == ["1", "50.0 %", "", "1", "0", "0"]
-    assert row(page, "lighting") == ["1", "50.0 %", "", "0", "1", "0"]
-    assert row(page, "count") == ["0", "0.0 %", "", "0", "0", "0"]
+    assert row(page, "colour") == ["1", "50.0 %", "", "0", "1", "0", "0"]
+    assert row(page, "lighting") == ["1", "50.0 %", "", "0", "0", "1", "0"]
+    assert row(page, "count") == ["0", "0.0 %", "", "0", "0", "0", "0"]
     assert "158,000" in page
     assert "2: picture not annotated." in page
     assert "<strong>absent object</strong>: 5" in page
@@ -141,7 +141,7 @@ def test_what_was_not_given_is_said(tmp_path: Path) -> None:
         specimens=(bare,),
     )
     page = written(tmp_path, shown)
-    assert row(page, "colour") == ["1", "50.0 %", ""]
+    assert row(page, "colour") == ["1", "50.0 %", "", "0"]
     assert "No annotations were given" in page
     assert "7.png: file not given" in page
     assert "Not known." in page

@@ -36,15 +36,43 @@ def test_properties_are_counted_by_question_and_support_where_the_proxy_is_known
     counts = {row.name: row for row in found.properties}
     assert list(counts) == list(PROPERTIES)
     assert (found.records, found.questions, found.with_proxy) == (3, 5, 2)
-    assert counts["colour"] == PropertyCount(name="colour", questions=2, supported=1, unsupported=0)
+    assert counts["colour"] == PropertyCount(
+        name="colour", questions=2, supported=1, unsupported=0, declined=0
+    )
     assert counts["colour"].unjudged == 1
     assert counts["lighting"] == PropertyCount(
-        name="lighting", questions=1, supported=0, unsupported=1
+        name="lighting", questions=1, supported=0, unsupported=1, declined=0
     )
     # One question of two properties counts in each.
     assert (counts["existence"].questions, counts["relation"].questions) == (1, 1)
     assert counts["background"].unjudged == 1
     assert found.share("colour") == 0.4
+
+
+def test_an_answer_that_declines_is_neither_supported_nor_without_support() -> None:
+    refused = record(
+        "1",
+        "refusal",
+        ("Where was the cup bought?\n<image>", "I am sorry, but I cannot tell you that."),
+        ("How many cups are there?", "It is not possible to say from the picture."),
+        ("How many cups are there?", "One."),
+        ("Is there a dog?", "No, a dog cannot be seen."),
+        ("Is it dark?", "Hard to tell, but it looks bright."),
+        ("Why is it there?", "The picture does not say."),
+    )
+    counts = {row.name: row for row in coverage([refused], lambda _: SHOWN).properties}
+
+    def figures(name: str) -> tuple[int, int, int, int, int]:
+        row = counts[name]
+        return row.questions, row.supported, row.unsupported, row.declined, row.unjudged
+
+    assert figures("place") == (1, 0, 0, 1, 0)
+    assert figures("count") == (2, 1, 0, 1, 0)
+    assert figures("existence") == (1, 1, 0, 0, 0), "a denial is an answer"
+    assert figures("lighting") == (1, 0, 1, 0, 0), "a caution before an answer declines nothing"
+    assert figures("background") == (1, 0, 0, 1, 0)
+    unknown = coverage([refused]).properties
+    assert sum(row.declined for row in unknown) == 3, "it takes no proxy to see that one declines"
 
 
 def test_kinds_lengths_and_first_words() -> None:

@@ -22,12 +22,13 @@ def kind_table(coverage: Coverage) -> Table:
 
 def coverage_table(coverage: Coverage) -> Table:
     """Show what is asked about, and, where a proxy is known, what it supported."""
-    table = Table("property", "questions", "share")
+    table = Table("property", "questions", "share", "declined")
     if coverage.with_proxy:
         for name in ("supported", "without support", "not judged"):
             table.add_column(name)
     for row in coverage.properties:
         cells = [row.name, str(row.questions), share(row.questions, coverage.questions)]
+        cells.append(str(row.declined))
         if coverage.with_proxy:
             cells += [str(row.supported), str(row.unsupported), str(row.unjudged)]
         table.add_row(*cells)

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from laterna.records import PICTURE_MARK, InstructionRecord, Proxy, Record
+from laterna.synthesis.declining import declines
 from laterna.synthesis.properties import PROPERTIES, Property, properties_of
-from laterna.synthesis.support import make_asked, read_told, supports
+from laterna.synthesis.support import Asked, Told, make_asked, read_told, supports
 
 NO_KIND = "not said"
 """Stands for the kind of records whose source does not say it."""
@@ -26,11 +27,13 @@ class PropertyCount(Record):
     """Answers whose proxy held what they tell."""
     unsupported: int
     """Answers whose proxy did not: the blind spots."""
+    declined: int
+    """Answers that decline to tell: they need no support, whatever the proxy held."""
 
     @property
     def unjudged(self) -> int:
         """Answers that no line of a proxy decides, or whose proxy is not known."""
-        return self.questions - self.supported - self.unsupported
+        return self.questions - self.supported - self.unsupported - self.declined
 
 
 class Coverage(Record):
@@ -66,6 +69,7 @@ class CoverageCounter:
         self._asked: Counter[Property] = Counter()
         self._supported: Counter[Property] = Counter()
         self._unsupported: Counter[Property] = Counter()
+        self._declined: Counter[Property] = Counter()
         self._kinds: Counter[str] = Counter()
         self._answer_words: Counter[int] = Counter()
         self._first_words: Counter[str] = Counter()
@@ -83,12 +87,19 @@ class CoverageCounter:
             self._questions += 1
             self._answer_words[len(answer.split())] += 1
             self._first_words[_first_word(question)] += 1
-            asked = make_asked(question, answer)
-            for name in properties_of(question):
-                self._asked[name] += 1
-                held = None if told is None else supports(told, asked, name)
-                if held is not None:
-                    (self._supported if held else self._unsupported)[name] += 1
+            names = properties_of(question)
+            self._asked.update(names)
+            if declines(answer):
+                self._declined.update(names)
+            elif told is not None:
+                self._judge(told, make_asked(question, answer), names)
+
+    def _judge(self, told: Told, asked: Asked, names: Iterable[Property]) -> None:
+        """Count whether the proxy held what the answer tells of each property."""
+        for name in names:
+            held = supports(told, asked, name)
+            if held is not None:
+                (self._supported if held else self._unsupported)[name] += 1
 
     def result(self) -> Coverage:
         """Return what was counted so far."""
@@ -101,6 +112,7 @@ class CoverageCounter:
                     questions=self._asked[name],
                     supported=self._supported[name],
                     unsupported=self._unsupported[name],
+                    declined=self._declined[name],
                 )
                 for name in PROPERTIES
             ),
