@@ -52,15 +52,20 @@ def rewritten(path: Path, old: str, new: str) -> Path:
     return path
 
 
-def leaves(struct: type[Settings]) -> list[str]:
-    """Names of every setting of the tree, `instruct.connector.lr` and the like."""
-    names = []
+def settings_of(struct: type[Settings]) -> dict[str, list[str]]:
+    """The settings of a struct and of those inside it, by struct: what a person has to know.
+
+    A stage and a part stand in several places of the tree and are known once; a source stands in
+    a list. Counting places would count the first ones over and over, and the last one never.
+    """
+    known: dict[str, list[str]] = {struct.__name__: []}
     for field in msgspec.structs.fields(struct):
-        if isinstance(field.type, type) and issubclass(field.type, Settings):
-            names += [f"{field.encode_name}.{leaf}" for leaf in leaves(field.type)]
+        inside = field.type.__args__[0] if field.name == "sources" else field.type
+        if isinstance(inside, type) and issubclass(inside, Settings):
+            known |= settings_of(inside)
         else:
-            names.append(field.encode_name)
-    return names
+            known[struct.__name__].append(field.encode_name)
+    return known
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -159,9 +164,16 @@ def test_broken_toml_and_missing_file(small: Path, tmp_path: Path) -> None:
 
 
 def test_a_recipe_stays_small_enough_to_know() -> None:
-    names = leaves(Recipe)
-    assert "instruct.connector.lr" in names
-    assert len(names) == len(set(names)) < 80
+    known = settings_of(Recipe)
+    assert known["PartSettings"] == ["mode", "lr"]
+    assert "weight" in known["SourceSettings"]
+    structs = [one for one in vars(recipe_module).values() if isinstance(one, type)]
+    assert set(known) == {
+        one.__name__ for one in structs if issubclass(one, Settings) and one is not Settings
+    }
+    # The design allows 80. Until 2026-11 this counted places in the tree (79, a stage's settings
+    # twice, a source's never); by settings to be known there were 60 when the bound became this.
+    assert sum(len(names) for names in known.values()) < 70
 
 
 def test_every_setting_carries_its_help() -> None:

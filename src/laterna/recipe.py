@@ -19,6 +19,7 @@ Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
+TrackerName = Literal["tensorboard", "trackio"]
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -212,6 +213,9 @@ class RunSettings(Settings):
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
     max_faulty: int = 100
     """Records that may be left out for a picture that cannot be read, before the run stops."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Programs that draw the figures while the run trains, beside `metrics.jsonl`: `tensorboard`,
+    `trackio`; each is an extra (`pip install 'laterna[tensorboard]'`)."""
 
 
 class Recipe(Settings, kw_only=True):

@@ -13,8 +13,9 @@ from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.recipe import Recipe, RunSettings
 from laterna.records import Batch, Pack, Sample
 from laterna.training.feed import FAULTS, Step
+from laterna.training.figures import StepFigures
 from laterna.training.learner import Learner, Progress, lr_factor
-from laterna.training.loop import StepFigures, train_steps
+from laterna.training.loop import train_steps
 from laterna.training.stages import apply_stage
 
 

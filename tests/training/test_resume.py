@@ -21,7 +21,7 @@ from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
 from laterna.training import resume
-from laterna.training.loop import StepFigures
+from laterna.training.figures import StepFigures
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 
-from laterna.training.loop import StepFigures
-from laterna.training.telemetry import StageBar, read_metrics, watched
+from laterna.training.figures import StepFigures
+from laterna.training.telemetry import MetricsFile, StageBar, read_metrics, watched
 
 FIGURES = [
     StepFigures(
@@ -28,8 +29,11 @@ def test_every_step_is_shown_and_kept_as_it_happens(tmp_path: Path) -> None:
     out = StringIO()
     console = Console(file=out, width=80, force_terminal=True)
     seen = []
-    stage = StageBar("stage align", 0, 3, console)
-    for figures in watched(FIGURES, stage, path):
+    followers = [
+        partial(MetricsFile, path),
+        partial(StageBar, "stage align", console, done=0, total=3),
+    ]
+    for figures in watched(FIGURES, followers):
         seen.append(figures)
         assert read_metrics(path) == seen
     assert seen == FIGURES

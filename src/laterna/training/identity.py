@@ -8,27 +8,30 @@ from pathlib import Path
 import msgspec
 
 from laterna.model.checkpoint import MANIFEST
-from laterna.recipe import Recipe, RunSettings, StageName
+from laterna.recipe import Recipe, StageName
 from laterna.training.savings import CHANGES_RESULTS
+
+HOW = ("run", "threads", "prepared", "feature_cache")
+"""Settings of how a run is carried out. Their names are left out too, so that a setting which a
+later version adds to `run` hinders no resume."""
 
 
 def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     """Digest a stage's settings, data and start; equal digests mean equal results.
 
-    How the run is carried out (`run`, `threads`, `prepared`, `feature_cache`, `savings` that
-    change no results) and the other stage are left out. Of the pictures only the names count.
+    How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
+    are left out. Of the pictures only the names count.
     """
     settings = msgspec.structs.replace(
         recipe,
-        run=RunSettings(),
-        threads=0,
-        prepared="",
-        feature_cache="",
         savings=tuple(sorted(CHANGES_RESULTS.intersection(recipe.savings))),
         align=recipe.stage(stage),
         instruct=recipe.stage(stage),
     )
-    digest = hashlib.sha256(msgspec.json.encode((stage, settings)))
+    told = msgspec.to_builtins(settings)
+    for name in HOW:
+        del told[name]
+    digest = hashlib.sha256(msgspec.json.encode((stage, told)))
     for source in settings.align.mixture():
         _add(digest, Path(source.data))
     if start is not None:

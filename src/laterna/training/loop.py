@@ -7,43 +7,15 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import msgspec
 import torch
 
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
 from laterna.training.feed import FAULTS, Step
+from laterna.training.figures import StepFigures
 from laterna.training.learner import Learner, Progress, named_few
 from laterna.training.objective import count_targets, empty_batch
 from laterna.training.sharding import gradient_norm, reducing
-
-
-class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one optimiser step did over all ranks: a line of `metrics.jsonl`."""
-
-    step: int
-    """Counted from 1."""
-    loss: float
-    """Mean cross-entropy over the step's target tokens, in nats."""
-    lr: float
-    """The largest learning rate of the step's parameter groups."""
-    grad_norm: float
-    """Before clipping."""
-    target_tokens: int
-    tokens: int
-    """Tokens computed: text, pictures and padding."""
-    padding: int = 0
-    """Of these, the padding."""
-    pictures: int
-    skipped: int = 0
-    """Steps skipped so far, since loss or gradient was not finite; they have no line."""
-    faulty: int = 0
-    """Records left out so far for a picture that cannot be read."""
-    seconds: float
-    """Wall-clock from the end of the step before, whatever was done since: waiting for batches,
-    writing figures and states."""
-    model_seconds: float = 0.0
-    """Of these, forward, backward and optimiser."""
 
 
 def train_steps(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -22,16 +22,25 @@ from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
 from laterna.training.distributed import joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
+from laterna.training.figures import StepFigures
 from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
-from laterna.training.loop import StepFigures, train_steps
+from laterna.training.loop import train_steps
 from laterna.training.ready import prepare_stage
 from laterna.training.resume import States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table
 from laterna.training.start import begin, fit_connector
-from laterna.training.telemetry import StageBar, progress_bar, read_metrics, watched
+from laterna.training.telemetry import (
+    MetricsFile,
+    StageBar,
+    progress_bar,
+    read_metrics,
+    watched,
+)
+from laterna.training.tracking import TRACKERS, insist_installed
+from laterna.training.tracking.base import TrackedRun, Tracker
 
 FITTING_STEPS = 4
 """Steps whose pictures a connector is fitted to, where the recipe wants that."""
@@ -52,6 +61,7 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
     """
     _insist_served_as_taught(recipe, stage)
+    insist_installed(recipe.run.trackers)
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
     with joined_ranks() as ranks:
@@ -61,8 +71,8 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
             console.print(f"{out}: this very run was done before; remove it to train anew")
             return out
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
-        metrics = out.with_name(f"{out.name}.metrics.jsonl")
-        learner = _train(recipe, stage, start, states, metrics, console)
+        metrics = _metrics_of(out)
+        learner = _train(recipe, stage, start, states, out, console)
         _finish(out, learner, recipe, stage, start, metrics, digest)
         if ranks.first:
             metrics.unlink()
@@ -76,10 +86,10 @@ def _train(
     stage: StageName,
     start: Path | None,
     states: States,
-    metrics: Path,
+    out: Path,
     console: Console,
 ) -> Learner:
-    settings, ranks = recipe.stage(stage), states.ranks
+    settings, ranks, metrics = recipe.stage(stage), states.ranks, _metrics_of(out)
     assistant = begin(recipe, start).to(ranks.device)
     _set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
@@ -114,10 +124,24 @@ def _train(
         even=is_sharded(learner.model),
     )
     steps = train_steps(learner, batches, recipe.run, seed=recipe.seed)
-    bar = StageBar(f"stage {stage}", learner.progress.step, total, console)
-    lines = metrics if ranks.first else Path(os.devnull)
-    _follow(watched(steps, bar, lines), learner, states, metrics, recipe.run)
+    run = TrackedRun(recipe, stage, out, states.run, learner.progress.step)
+    followers = _followers(run, total, metrics, console) if ranks.first else []
+    _follow(watched(steps, followers), learner, states, metrics, recipe.run)
     return learner
+
+
+def _followers(
+    run: TrackedRun, total: int, metrics: Path, console: Console
+) -> Iterator[Callable[[], Tracker]]:
+    """Yield what opens all that is told of every step: first the file that a state keeps."""
+    yield partial(MetricsFile, metrics)
+    yield partial(StageBar, f"stage {run.stage}", console, done=run.done, total=total)
+    for name in run.recipe.run.trackers:
+        yield partial(TRACKERS[name], run)
+
+
+def _metrics_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.metrics.jsonl")
 
 
 def _set_attention(assistant: Assistant, run: RunSettings, settings: StageSettings) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from laterna.training.loop import StepFigures
+from laterna.training.figures import StepFigures
+from laterna.training.tracking.base import Tracker
 
 SMOOTHING = 0.9
 """Weight of the past in the loss and speeds that the bar shows."""
@@ -37,36 +38,57 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-class StageBar(NamedTuple):
-    """A stage as the bar shows it."""
+class StageBar:
+    """A stage on a bar: the loss, how many target tokens and pictures pass a second, the ETA."""
 
-    title: str
-    done: int
-    """Steps done before."""
-    total: int
-    console: Console
+    def __init__(self, title: str, console: Console, *, done: int, total: int) -> None:
+        self._console = console
+        self._smooth: _Smooth | None = None
+        self._skipped = 0
+        self._bar = progress_bar(console)
+        self._bar.start()
+        self._task = self._bar.add_task(title, completed=done, total=total, figures="")
+
+    def step(self, figures: StepFigures) -> None:
+        """Show a step, and say when steps before it were skipped."""
+        smooth = _Smooth(figures) if self._smooth is None else self._smooth.after(figures)
+        if figures.skipped > self._skipped:
+            self._console.print(
+                f"before step {figures.step}: loss or gradient not finite, "
+                f"{figures.skipped} steps skipped so far"
+            )
+        self._smooth, self._skipped = smooth, figures.skipped
+        self._bar.update(self._task, completed=figures.step, figures=smooth.text())
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
 
 
-def watched(steps: Iterable[StepFigures], stage: StageBar, metrics: Path) -> Iterator[StepFigures]:
-    """Pass the steps on, showing them on a bar and adding each as a line to `metrics`.
+class MetricsFile:
+    """`metrics.jsonl`: a line a step, written as soon as it is done, for who reads along."""
 
-    The bar shows the loss and how many target tokens and pictures pass a second. A line is
-    written as soon as its step is done, so that a run can be followed while it trains.
-    """
-    smooth: _Smooth | None = None
-    skipped = 0
-    with progress_bar(stage.console) as bar, metrics.open("ab", buffering=0) as lines:
-        task = bar.add_task(stage.title, completed=stage.done, total=stage.total, figures="")
+    def __init__(self, path: Path) -> None:
+        self._lines = path.open("ab", buffering=0)
+
+    def step(self, figures: StepFigures) -> None:
+        """Add a line."""
+        self._lines.write(msgspec.json.encode(figures) + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def watched(
+    steps: Iterable[StepFigures], openers: Iterable[Callable[[], Tracker]]
+) -> Iterator[StepFigures]:
+    """Pass the steps on, telling each to the trackers that `openers` open, in their order."""
+    with ExitStack() as stack:
+        trackers = [stack.enter_context(closing(open_one())) for open_one in openers]
         for figures in steps:
-            lines.write(msgspec.json.encode(figures) + b"\n")
-            smooth = _Smooth(figures) if smooth is None else smooth.after(figures)
-            if figures.skipped > skipped:
-                stage.console.print(
-                    f"before step {figures.step}: loss or gradient not finite, "
-                    f"{figures.skipped} steps skipped so far"
-                )
-            skipped = figures.skipped
-            bar.update(task, completed=figures.step, figures=smooth.text())
+            for tracker in trackers:
+                tracker.step(figures)
             yield figures
 
 

@@ -1,0 +1,57 @@
+"""What an optimiser step did, as a record: what the bar shows, files keep and trackers are told."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one optimiser step did over all ranks: a line of `metrics.jsonl`."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """Mean cross-entropy over the step's target tokens, in nats."""
+    lr: float
+    """The largest learning rate of the step's parameter groups."""
+    grad_norm: float
+    """Before clipping."""
+    target_tokens: int
+    tokens: int
+    """Tokens computed: text, pictures and padding."""
+    padding: int = 0
+    """Of these, the padding."""
+    pictures: int
+    skipped: int = 0
+    """Steps skipped so far, since loss or gradient was not finite; they have no line."""
+    faulty: int = 0
+    """Records left out so far for a picture that cannot be read."""
+    seconds: float
+    """Wall-clock from the end of the step before, whatever was done since: waiting for batches,
+    writing figures and states."""
+    model_seconds: float = 0.0
+    """Of these, forward, backward and optimiser."""
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the tokens computed that are padding, 0..1."""
+        return self.padding / self.tokens if self.tokens else 0.0
+
+
+def named_figures(figures: StepFigures) -> dict[str, float]:
+    """Return the figures by the names that they have in trackers, speeds among them.
+
+    What stands before the slash is how TensorBoard groups its charts.
+    """
+    return {
+        "train/loss": figures.loss,
+        "train/lr": figures.lr,
+        "train/grad_norm": figures.grad_norm,
+        "train/skipped": figures.skipped,
+        "train/faulty": figures.faulty,
+        "speed/target_tokens_per_second": figures.target_tokens / figures.seconds,
+        "speed/tokens_per_second": figures.tokens / figures.seconds,
+        "speed/pictures_per_second": figures.pictures / figures.seconds,
+        "speed/padding_share": figures.padding_share,
+        "speed/seconds": figures.seconds,
+    }

@@ -1,0 +1,33 @@
+"""TensorBoard: event files beside the checkpoint, in `<out>.tensorboard`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from laterna.training.figures import StepFigures, named_figures
+from laterna.training.tracking.base import TrackedRun
+
+
+class TensorBoardTracker:
+    """Writes event files by torch's `SummaryWriter`.
+
+    A run that goes on says so in its new file, and TensorBoard then forgets the steps that the
+    older files hold beyond that place.
+    """
+
+    def __init__(self, run: TrackedRun) -> None:
+        # Imported here: it is an extra.
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer: Any = SummaryWriter
+        folder = run.out.with_name(f"{run.out.name}.tensorboard")
+        self._writer = writer(str(folder), purge_step=run.done + 1)
+
+    def step(self, figures: StepFigures) -> None:
+        """Add a step's figures to the charts."""
+        for name, value in named_figures(figures).items():
+            self._writer.add_scalar(name, value, figures.step)
+
+    def close(self) -> None:
+        """Write what is left to the files."""
+        self._writer.close()
