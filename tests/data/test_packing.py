@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from laterna.data.batches import collate
-from laterna.data.packing import epoch_order, plan_batches, plan_packs
+from laterna.data.packing import epoch_families, epoch_order, plan_batches, plan_packs
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
 
 
@@ -35,9 +36,22 @@ def names(packs: list[Pack]) -> list[list[str]]:
 
 def test_the_order_of_an_epoch_is_a_permutation_by_seed_and_epoch() -> None:
     assert sorted(epoch_order(50, 0, 0)) == list(range(50))
-    assert epoch_order(50, 0, 0) == epoch_order(50, 0, 0)
+    assert epoch_order(50, 0, 0).tolist() == epoch_order(50, 0, 0).tolist()
     assert len({tuple(epoch_order(50, s, e)) for s, e in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
-    assert epoch_order(0, 0, 0) == []
+    assert epoch_order(0, 0, 0).tolist() == []
+
+
+@given(st.lists(st.integers(-1, 6), max_size=30), st.integers(0, 3))
+def test_families_are_permuted_and_their_samples_stay_in_order(
+    pictures: list[int], epoch: int
+) -> None:
+    families: dict[object, list[int]] = {}
+    for number, picture in enumerate(pictures):
+        families.setdefault(f"alone {number}" if picture < 0 else picture, []).append(number)
+    groups = list(families.values())
+    expected = [one for group in epoch_order(len(groups), 5, epoch) for one in groups[group]]
+    found = epoch_families(np.array(pictures, np.int64), 5, epoch)
+    assert found.tolist() == expected
 
 
 def test_without_a_budget_each_sample_has_its_row() -> None:

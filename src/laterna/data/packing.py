@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from laterna.records import Pack, Sample
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the order in which an epoch visits `count` samples: a permutation by seed and epoch.
 
     `seed` and `epoch` are not negative.
     """
-    order: list[int] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    order: NDArray[np.int64] = np.random.default_rng([seed, epoch]).permutation(count)
     return order
 
 
-def epoch_families(pictures: Sequence[str], seed: int, epoch: int) -> list[int]:
+def epoch_families(pictures: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """Return an order like `epoch_order`'s in which samples about one picture stand together.
 
-    `pictures` names the first picture of each sample, "" for none: pictures are permuted, and the
-    samples about each stay in order, so most siblings fall into one optimiser step.
+    `pictures` numbers the first picture of each sample, -1 for none: pictures are permuted, and
+    the samples about each stay in order, so most siblings fall into one optimiser step.
     """
-    families: dict[object, list[int]] = {}
-    for number, name in enumerate(pictures):
-        families.setdefault(name or number, []).append(number)
-    groups = list(families.values())
-    return [one for group in epoch_order(len(groups), seed, epoch) for one in groups[group]]
+    alone = pictures < 0
+    families = np.where(alone, pictures.max(initial=0) + 1 + np.arange(len(pictures)), pictures)
+    _, first, family = np.unique(families, return_index=True, return_inverse=True)
+    by_first = np.argsort(first)  # families in the order of their first samples are permuted
+    rank = np.empty(len(first), np.int64)
+    rank[by_first[epoch_order(len(first), seed, epoch)]] = np.arange(len(first))
+    order: NDArray[np.int64] = np.argsort(rank[family], kind="stable")
+    return order
 
 
 def share_key(sample: Sample) -> tuple[str, tuple[int, ...]] | None:

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from laterna.data.batches import collate
@@ -67,9 +69,9 @@ class Order:
         first = step * self.stage.batch_records
         end = min(first + self.stage.batch_records, _drawn(self.records, self.stage))
         places = (divmod(place, self.records) for place in range(first, end))
-        return [self._epoch(epoch)[place] for epoch, place in places]
+        return [int(self._epoch(epoch)[place]) for epoch, place in places]
 
-    def _epoch_order(self, epoch: int) -> list[int]:
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._pictures is None:
             return epoch_order(self.records, self.seed, epoch)
         return epoch_families(self._pictures, self.seed, epoch)
@@ -85,10 +87,15 @@ def step_packs(chosen: Sequence[Sample], stage: StageSettings) -> list[Pack]:
     )
 
 
-def _first_pictures(samples: Sequence[Sample]) -> list[str]:
+def _first_pictures(samples: Sequence[Sample]) -> NDArray[np.int64]:
     if isinstance(samples, MappedSamples):
         return samples.first_pictures()
-    return [sample.pictures[0] if sample.pictures else "" for sample in samples]
+    numbers: dict[str, int] = {}
+    first = [
+        numbers.setdefault(sample.pictures[0], len(numbers)) if sample.pictures else -1
+        for sample in samples
+    ]
+    return np.array(first, np.int64)
 
 
 MISSING, UNREADABLE = "picture missing", "picture cannot be read"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from laterna.data.digests import FileDigests
+from laterna.data.preparation import DIGESTS
 from laterna.model.checkpoint import MANIFEST
 from laterna.recipe import Recipe, StageName
 from laterna.training.savings import CHANGES_RESULTS
@@ -32,18 +34,18 @@ def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     for name in HOW:
         del told[name]
     digest = hashlib.sha256(msgspec.json.encode((stage, told)))
+    digests = FileDigests(Path(recipe.prepared) / DIGESTS)
     for source in settings.align.mixture():
-        _add(digest, Path(source.data))
+        _add(digest, Path(source.data), digests)
     if start is not None:
-        _add(digest, start / MANIFEST if (start / MANIFEST).is_file() else start)
+        _add(digest, start / MANIFEST if (start / MANIFEST).is_file() else start, digests)
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, path: Path) -> None:
+def _add(digest: hashlib._Hash, path: Path, digests: FileDigests) -> None:
     """Add a file's bytes; of a folder the names and sizes; nothing for what is not there."""
     if path.is_file():
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(digests.of_file(path)))
     elif path.is_dir():
         listed = sorted((str(one.relative_to(path)), one.stat().st_size) for one in path.rglob("*"))
         digest.update(repr(listed).encode())

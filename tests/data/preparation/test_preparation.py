@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data import preparation
+from laterna.data import digests, preparation
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import SameTokens
 from laterna.data.preparation import Prepared, prepare
@@ -219,9 +219,34 @@ def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Maker, images:
     assert [sample.id for sample in maker.prepare(one, two, seed=1).samples] != ids
     assert result.samples.picture_names() == ["0:good.jpg", "1:good.jpg"]
     assert result.samples[0].pictures == ("0:good.jpg",)
+    assert result.samples.first_pictures().tolist() == [0] * 3 + [1] * 10
     assert result.pictures.find("1:good.jpg") == Path(images, "good.jpg")
     with pytest.raises(LaternaError, match="weight = 0: give more than 0"):
         maker.prepare(msgspec.structs.replace(one, weight=0))
+
+
+def test_first_pictures_are_numbered_as_they_come(maker: Maker, images: str) -> None:
+    turns = (Turn(role="user", text="Hello"), Turn(role="assistant", text="Yes", loss=True))
+    text = InstructionRecord(id="text", pictures=(), turns=turns)
+    shown = ["wide.png", "", "good.jpg", "wide.png"]
+    records = [record_of(str(n), picture=name) if name else text for n, name in enumerate(shown)]
+    samples = maker.prepare(maker.source(records, images)).samples
+    assert samples.first_pictures().tolist() == [0, -1, 1, 0]
+    assert samples.picture_names() == ["wide.png", "good.jpg"]
+
+
+def test_a_second_start_reads_no_data(
+    maker: Maker, images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = maker.source([record_of(str(number)) for number in range(5)], images)
+    monkeypatch.setattr(digests, "RACY_NS", -1)
+    first = maker.prepare(source)
+    read: list[Path] = []
+    monkeypatch.setattr(digests, "_digest", lambda path: read.append(path))
+    monkeypatch.setattr(preparation, "do_chunks", lambda *_: pytest.fail("prepared again"))
+    again = maker.prepare(source)
+    assert read == []
+    assert list(again.samples) == list(first.samples)
 
 
 def test_embedded_pictures_are_kept_beside_the_samples(maker: Maker, images: str) -> None:

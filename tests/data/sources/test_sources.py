@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from laterna.data.digests import FileDigests
 from laterna.data.sources import FORMS, open_source, read_records
 from laterna.data.sources.rows import Reading, read_chunk
 from laterna.errors import LaternaError
@@ -271,6 +272,7 @@ def test_a_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
         path.mkdir()
         written(path, [{"id": 1, "conversations": [ASK, ANSWER]}])
     sources = [open_source(SourceSettings(data=str(path / "data.json"))) for path in (one, other)]
-    assert sources[0].digest() == sources[1].digest()
+    digests = FileDigests(tmp_path / "digests")
+    assert sources[0].digest(digests) == sources[1].digest(digests)
     written(other, [{"id": 2, "conversations": [ASK, ANSWER]}])
-    assert sources[0].digest() != sources[1].digest()
+    assert sources[0].digest(digests) != sources[1].digest(digests)

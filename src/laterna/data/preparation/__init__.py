@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from laterna.data.digests import FileDigests
 from laterna.data.picture_files import PictureFiles, open_pictures
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
@@ -35,6 +36,9 @@ PART_CHUNKS = 16
 """Chunks of a part: what a preparation that is killed has to do again at most, 8,192 rows."""
 ALONE = 8
 """Chunks up to which starting other processes takes longer than doing them here."""
+
+DIGESTS = "digests"
+"""Folder among the prepared sets that remembers the digests of their sources' files."""
 
 Progress = Callable[[str, int], None]
 """Called with a source's name and the rows of it that are done."""
@@ -129,7 +133,8 @@ def _prepare_source(
 ) -> Path:
     """Do what is not yet done of one source, and return the folder of its parts."""
     source = open_source(settings)
-    digest, model = source.digest(), cache.tokenizer_digest(tokenizer)
+    digest = source.digest(FileDigests(folder / DIGESTS))
+    model = cache.tokenizer_digest(tokenizer)
     where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
     key = cache.cache_key(
         digest, source.form, settings.subset, settings.split, where, model, template
@@ -192,16 +197,18 @@ def _too_long(
 ) -> Iterator[Dropped]:
     """Yield what is to be said of each sample that is too long, or has a picture without count."""
     for columns, lengths_of_source in zip(sets, lengths, strict=True):
-        ids = [column for one in columns for column in one.ids.to_pylist()]
+        firsts = np.cumsum([0, *map(len, columns)])
         bad = np.flatnonzero((lengths_of_source > max_tokens) | (lengths_of_source < 0))
-        for row in bad.tolist():
-            length, name = lengths_of_source[row], f"record {ids[row]}"
+        batches = np.searchsorted(firsts, bad, side="right") - 1
+        for row, batch in zip(bad.tolist(), batches.tolist(), strict=True):
+            record = columns[batch].ids[row - int(firsts[batch])].as_py()
+            length, name = lengths_of_source[row], f"record {record}"
             if length < 0:
                 reason, message = "picture of a shape that has no tokens", f"{name}: too thin"
             else:
                 reason = f"longer than {max_tokens} tokens"
                 message = f"{name}: {length} tokens long"
-            yield Dropped(id=ids[row], reason=reason, message=message)
+            yield Dropped(id=record, reason=reason, message=message)
 
 
 def _mixture(

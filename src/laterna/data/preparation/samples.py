@@ -9,6 +9,7 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from laterna.data.picture_files import PictureFiles
@@ -46,13 +47,20 @@ class Columns:
         It is -1 where a picture's size has no count. Raises LaternaError where the counter needs
         sizes and the pictures were not looked at.
         """
-        sizes, which = np.unique(self.sizes.values.reshape(-1, 2), axis=0, return_inverse=True)
-        counts = np.array([_count(counter, *size) for size in sizes.tolist()], np.int64)[which]
+        counts = self._picture_tokens(counter)
         ends = self.sizes.ends // 2
         text = np.diff(self.input_ids.ends) - np.diff(ends)
         lengths: NDArray[np.int64] = text + _sums(counts, ends)
         lengths[_sums(counts < 0, ends) > 0] = -1
         return lengths
+
+    def _picture_tokens(self, counter: PictureCounter) -> NDArray[np.int64]:
+        """Return the tokens of every picture of every row, in turn; -1 where there is no count."""
+        sides = self.sizes.values.reshape(-1, 2)
+        if isinstance(counter, SameTokens):
+            return np.full(len(sides), counter.tokens, np.int64)
+        sizes, which = np.unique(sides, axis=0, return_inverse=True)
+        return np.array([_count(counter, *size) for size in sizes.tolist()], np.int64)[which]
 
     def learned(self) -> NDArray[np.int64]:
         """Return how many tokens of every row are learned."""
@@ -133,15 +141,42 @@ class MappedSamples(Sequence[Sample]):
             picture_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
         )
 
-    def first_pictures(self) -> list[str]:
-        """Return the name of each sample's first picture, "" for none, without making samples."""
-        first = {row: self._names(*self._at(row))[:1] for row in np.unique(self._rows).tolist()}
-        return ["".join(first[row]) for row in self._rows.tolist()]
+    def first_pictures(self) -> NDArray[np.int64]:
+        """Number each sample's first picture: equal numbers, equal pictures; -1 for none.
+
+        Found from the names' column alone, without making a sample.
+        """
+        numbers, ends, _ = self._numbered()
+        shows = np.diff(ends) > 0
+        first = np.full(len(shows), -1, np.int64)
+        first[shows] = numbers[ends[:-1][shows]]
+        return first[self._rows]
 
     def picture_names(self) -> list[str]:
         """Return the names of all pictures, each once, without making the samples."""
-        rows = np.unique(self._rows).tolist()
-        return list(dict.fromkeys(name for row in rows for name in self._names(*self._at(row))))
+        numbers, ends, names = self._numbered()
+        used = np.zeros(len(ends) - 1, bool)
+        used[self._rows] = True
+        shown = numbers[np.repeat(used, np.diff(ends))]
+        unique, first = np.unique(shown, return_index=True)
+        found: list[str] = names.take(unique[np.argsort(first)]).to_pylist()
+        return found
+
+    def _numbered(self) -> tuple[NDArray[np.int64], NDArray[np.int64], pa.Array]:
+        """Return a number for every picture of every row in turn, the place among them at which
+        each row begins, and the pictures' names by their numbers.
+        """
+        columns = []
+        for source, batch in zip(self._source, self._batches, strict=True):
+            column = batch.pictures.flatten()
+            if self._mixed:
+                column = pc.binary_join_element_wise(str(source), column, SEPARATOR)
+            columns.append(column)
+        names = pa.chunked_array(columns, pa.string()).cast(pa.large_string()).combine_chunks()
+        encoded = names.dictionary_encode()
+        counts = [np.diff(batch.pictures.offsets.to_numpy()) for batch in self._batches]
+        ends = np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
+        return encoded.indices.to_numpy().astype(np.int64), ends, encoded.dictionary
 
     def _at(self, number: int) -> tuple[int, int]:
         """Return the batch of a row, and its number there."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
+from laterna.data.digests import FileDigests
 from laterna.data.sources.conversations import Conversations
 from laterna.data.sources.json_files import BLANK, json_lines, json_list
 from laterna.data.sources.messages import Messages
@@ -49,8 +49,9 @@ class Source(Record, frozen=True):
     form: str
     """A key of `FORMS`."""
     chunks: Callable[[], Iterator[Chunk]]
-    digest: Callable[[], str]
-    """Returns the SHA-256 of what is read: all bytes of files, the revision of a hub's dataset."""
+    digest: Callable[[FileDigests], str]
+    """Returns the SHA-256 of what is read: all bytes of files, which are not read again where
+    they are remembered, or the revision of a hub's dataset."""
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -69,10 +70,10 @@ def open_source(settings: SourceSettings) -> Source:
         opened = partial(open_dataset, name, subset=settings.subset, split=settings.split, hub=hub)
         columns: Iterable[str] = dataset_columns(opened())
         chunks: Callable[[], Iterator[Chunk]] = lambda: dataset_chunks(opened())  # noqa: E731
-        digest = partial(hub_revision, name) if hub else partial(_folder_digest, path)
+        digest = partial(_revision if hub else _folder_digest, name)
     else:
         columns, chunks = _open_file(path)
-        digest = partial(_file_digest, path)
+        digest = partial(_file_digest, where)
     form = settings.form if settings.form != "auto" else _form_of(columns, where)
     return Source(name=where, form=form, chunks=chunks, digest=digest)
 
@@ -135,15 +136,13 @@ def _form_of(columns: Iterable[str], where: str) -> str:
     )
 
 
-def _file_digest(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _file_digest(where: str, digests: FileDigests) -> str:
+    return digests.of_file(Path(where))
 
 
-def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(folder)} {_file_digest(path)}" for path in files]
-    return sha256("\n".join(lines).encode()).hexdigest()
+def _folder_digest(where: str, digests: FileDigests) -> str:
+    return digests.of_folder(Path(where))
+
+
+def _revision(name: str, _digests: FileDigests) -> str:
+    return hub_revision(name)

@@ -1,0 +1,89 @@
+"""Digests that are remembered: what is read again, and what is not."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from laterna.data import digests
+from laterna.data.digests import FileDigests
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read; all are old enough to be remembered."""
+    names: list[str] = []
+    real = digests._digest
+
+    def told(path: Path) -> str:
+        names.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(digests, "_digest", told)
+    monkeypatch.setattr(digests, "RACY_NS", -1)
+    return names
+
+
+def test_a_file_that_is_as_it_was_is_read_once(tmp_path: Path, read: list[str]) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(b"[1]")
+    for _ in range(3):  # each time by another that remembers in the same folder
+        found = FileDigests(tmp_path / "digests").of_file(path)
+        assert found == sha256(b"[1]").hexdigest()
+    assert read == ["data.json"]
+
+
+def test_other_bytes_are_noticed_whatever_the_time_that_the_file_claims(
+    tmp_path: Path, read: list[str]
+) -> None:
+    path = tmp_path / "data.json"
+    known = FileDigests(tmp_path / "digests")
+    path.write_bytes(b"[1]")
+    was = path.stat()
+    known.of_file(path)
+    path.write_bytes(b"[2]")
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    assert known.of_file(path) == sha256(b"[2]").hexdigest()
+    assert read == ["data.json", "data.json"]
+
+
+def test_a_file_just_written_is_not_remembered_yet(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", 10**12)
+    path = tmp_path / "data.json"
+    path.write_bytes(b"[1]")
+    known = FileDigests(tmp_path / "digests")
+    assert known.of_file(path) == known.of_file(path)
+    assert read == ["data.json", "data.json"]
+
+
+def test_of_a_folder_only_what_changed_is_read_again(tmp_path: Path, read: list[str]) -> None:
+    folder = tmp_path / "set"
+    (folder / "more").mkdir(parents=True)
+    (folder / "a").write_bytes(b"1")
+    (folder / "more" / "b").write_bytes(b"2")
+    known = FileDigests(tmp_path / "digests")
+    first = known.of_folder(folder)
+    lines = [f"{name} {sha256(text).hexdigest()}" for name, text in (("a", b"1"), ("more/b", b"2"))]
+    assert first == sha256("\n".join(lines).encode()).hexdigest()
+    assert known.of_folder(folder) == first
+    (folder / "more" / "b").write_bytes(b"3")
+    (folder / "c").write_bytes(b"")
+    assert known.of_folder(folder) != first
+    assert read == ["a", "b", "c", "b"]
+
+
+def test_what_is_damaged_is_found_again(tmp_path: Path, read: list[str]) -> None:
+    path = tmp_path / "data.json"
+    path.write_bytes(b"[1]")
+    known = FileDigests(tmp_path / "digests")
+    known.of_file(path)
+    (remembered,) = known.folder.iterdir()
+    remembered.write_text('{"data.json": {"stamp": [1, 2]')
+    assert known.of_file(path) == sha256(b"[1]").hexdigest()
+    assert read == ["data.json", "data.json"]
