@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from laterna.data import digests
+from laterna.data.digests import Stamp
 from laterna.data.picture_files import PictureFolder
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
@@ -60,7 +63,8 @@ def test_a_second_call_computes_nothing_whatever_the_order(
     assert told == []
     assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
     left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
-    assert left == ["features.npy", "index.json"]
+    assert left[:2] == ["features.npy", "index.json"]
+    assert [name[:6] for name in left[2:]] == ["names-", "names-"]  # one for each list of names
 
 
 def test_another_picture_under_the_same_name_is_computed_anew(
@@ -69,9 +73,90 @@ def test_another_picture_under_the_same_name_is_computed_anew(
     names = NAMES[:3]
     before = cached(tiny_assistant, images, names)[0].get(names)
     Image.new("RGB", (28, 28), "green").save(images / names[1])
+    with pytest.raises(LaternaError, match=r"1\.png: is another picture"):
+        cached(tiny_assistant, images, names)[0].get(names)
     store, told = cached(tiny_assistant, images, names)
     assert told == [3]
     same = [torch.equal(*pair) for pair in zip(store.get(names), before, strict=True)]
+    assert same == [True, False, True]
+
+
+class ToldFolder(PictureFolder):
+    """Tells which pictures are looked at, and which are read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.looked: list[str] = []
+        self.read: list[str] = []
+
+    def stamp(self, name: str) -> Stamp:
+        self.looked.append(name)
+        return super().stamp(name)
+
+    def find(self, name: str) -> Path:
+        self.read.append(name)
+        return super().find(name)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pictures be old enough to be known by their times as soon as they are written."""
+    monkeypatch.setattr(digests, "RACY_NS", -1)
+
+
+def again(assistant: Assistant, folder: ToldFolder, names: list[str]) -> FeatureStore:
+    """As another process would ask for them, counting from 0."""
+    folder.looked.clear()
+    folder.read.clear()
+    cache = folder.folder.parent / "cache"
+    nothing = lambda done, total: None  # noqa: E731
+    return cached_features(assistant.vision, assistant.prepare, names, folder, cache, nothing)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_second_start_looks_at_no_picture_until_it_is_used(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    folder = ToldFolder(images)
+    first = again(tiny_assistant, folder, NAMES).get(NAMES)
+    store = again(tiny_assistant, folder, NAMES)
+    assert (folder.looked, folder.read) == ([], [])
+    assert torch.equal(store.get([NAMES[4], NAMES[7], NAMES[4]]), first[[4, 7, 4]])
+    assert (folder.looked, folder.read) == ([NAMES[4], NAMES[7]], [])
+    again(tiny_assistant, folder, NAMES[:9])  # other data: looked at, read once to be encoded
+    assert (sorted(set(folder.looked)), folder.read) == (sorted(NAMES[:9]), NAMES[:9])
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_picture_that_was_only_touched_keeps_its_features(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    folder = ToldFolder(images)
+    first = again(tiny_assistant, folder, NAMES[:3]).get(NAMES[:3])
+    os.utime(images / NAMES[1])
+    store = again(tiny_assistant, folder, NAMES[:3])
+    assert torch.equal(store.get(NAMES[:3]), first)
+    assert folder.read == [NAMES[1]]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_picture_changed_since_is_named_when_it_is_used_and_computed_at_the_next_start(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    folder = ToldFolder(images)
+    first = again(tiny_assistant, folder, NAMES[:3]).get(NAMES[:3])
+    was = (images / NAMES[1]).stat()
+    pixels = np.asarray(Image.open(images / NAMES[1]))
+    Image.fromarray(255 - pixels).save(images / NAMES[1])
+    os.utime(images / NAMES[1], ns=(was.st_atime_ns, was.st_mtime_ns))
+    store = again(tiny_assistant, folder, NAMES[:3])
+    assert torch.equal(store.get(NAMES[:1]), first[:1])
+    with pytest.raises(LaternaError, match=r"^1\.png: is another picture than the one whose"):
+        store.get(NAMES[1:2])
+    same = [
+        torch.equal(*pair)
+        for pair in zip(again(tiny_assistant, folder, NAMES[:3]).get(NAMES[:3]), first, strict=True)
+    ]
     assert same == [True, False, True]
 
 

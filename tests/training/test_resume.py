@@ -17,6 +17,8 @@ import pytest
 import torch
 
 import laterna.training.run
+from laterna.data import digests
+from laterna.data.picture_files import PictureFolder
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
@@ -105,6 +107,27 @@ def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
     insist_same(whole, train(short, stage=stage, out=out))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"images", "records.json", "prepared", "whole", "cut"}
+
+
+def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
+    short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", -1)
+    short = msgspec.structs.replace(
+        short,
+        feature_cache=str(tmp_path / "features"),
+        connector=msgspec.structs.replace(short.connector, calibrate=True),
+        align=msgspec.structs.replace(short.align, share_pictures=True, row_tokens=0),
+    )
+    whole = train(short, stage="align", out=tmp_path / "whole")
+    out = tmp_path / "cut"
+    interrupt(short, "align", out, 5)
+    read: list[Path] = []
+    monkeypatch.setattr(digests, "_digest", lambda path: read.append(path))
+    monkeypatch.setattr(PictureFolder, "find", lambda folder, name: read.append(folder / name))
+    monkeypatch.setattr(laterna.training.run, "fit_connector", lambda *_: pytest.fail("fitted"))
+    insist_same(whole, train(short, stage="align", out=out))
+    assert read == []
 
 
 def test_torn_and_foreign_states_are_named_and_passed_over(

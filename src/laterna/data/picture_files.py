@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Protocol
 
+from laterna.data.digests import Stamp, stamp_of
 from laterna.data.pictures import MissingPictureError
 from laterna.errors import LaternaError
 
@@ -15,10 +16,20 @@ from laterna.errors import LaternaError
 class PictureFiles(Protocol):
     """Finds pictures by name."""
 
+    @property
+    def where(self) -> str:
+        """What tells these pictures from others of the same names: their place."""
+
     def find(self, name: str) -> Path | bytes:
         """Return a picture's file, or its bytes; what `load_picture` takes.
 
         Raises MissingPictureError where there is none of that name.
+        """
+
+    def stamp(self, name: str) -> Stamp:
+        """Return the stamp of the file that holds a picture, which changes when the picture does.
+
+        Raises OSError where the file cannot be looked at, and MissingPictureError as `find` does.
         """
 
 
@@ -28,9 +39,18 @@ class PictureFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def where(self) -> str:
+        """The folder."""
+        return str(self.folder.resolve())
+
     def find(self, name: str) -> Path:
         """Return the path of a picture, whether or not it is there."""
         return self.folder / name
+
+    def stamp(self, name: str) -> Stamp:
+        """Return a picture's own stamp. Raises OSError where there is no such file."""
+        return stamp_of(self.folder / name)
 
 
 class PictureZip:
@@ -38,7 +58,13 @@ class PictureZip:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._stamp = stamp_of(path)
         self._archive = zipfile.ZipFile(path)
+
+    @property
+    def where(self) -> str:
+        """The file."""
+        return str(self.path.resolve())
 
     def find(self, name: str) -> bytes:
         """Return a member's bytes. Raises MissingPictureError where there is none."""
@@ -48,6 +74,11 @@ class PictureZip:
             raise MissingPictureError(f"{self.path}: {name}: no such picture") from error
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             raise LaternaError(f"{self.path}: {name}: cannot be unpacked: {error}") from error
+
+    def stamp(self, name: str) -> Stamp:
+        """Return the zip file's stamp, whatever the name."""
+        del name  # which member it is changes nothing
+        return self._stamp
 
 
 class PictureTars:
@@ -66,7 +97,13 @@ class PictureTars:
             except tarfile.TarError as error:
                 raise LaternaError(f"{path}: not a tar file that can be read: {error}") from error
         self._files = [path.open("rb") for path in paths]
+        self._stamps = [stamp_of(path) for path in paths]
         self._lock = threading.Lock()
+
+    @property
+    def where(self) -> str:
+        """The files."""
+        return "\n".join(str(path.resolve()) for path in self.paths)
 
     def _index(self, number: int, path: Path) -> None:
         with tarfile.open(path, "r:") as archive:
@@ -81,13 +118,20 @@ class PictureTars:
 
     def find(self, name: str) -> bytes:
         """Return a member's bytes. Raises MissingPictureError where there is none."""
-        if name not in self._places:
-            where = ", ".join(map(str, self.paths))
-            raise MissingPictureError(f"{where}: {name}: no such picture")
-        number, start, size = self._places[name]
+        number, start, size = self._place(name)
         with self._lock:
             self._files[number].seek(start)
             return self._files[number].read(size)
+
+    def stamp(self, name: str) -> Stamp:
+        """Return the stamp of the tar file that holds a picture."""
+        return self._stamps[self._place(name)[0]]
+
+    def _place(self, name: str) -> tuple[int, int, int]:
+        if name not in self._places:
+            where = ", ".join(map(str, self.paths))
+            raise MissingPictureError(f"{where}: {name}: no such picture")
+        return self._places[name]
 
 
 def open_pictures(where: str) -> PictureFiles:

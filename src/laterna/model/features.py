@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -20,23 +21,19 @@ from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import PicturePreparer, load_picture, picture_size
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
+from laterna.model.feature_names import (
+    CachedPicture,
+    FeatureNames,
+    Seen,
+    names_file,
+    see,
+    write_names,
+)
 from laterna.model.vision import VisionTower
 from laterna.records import Tiling
 
 FORMAT = 2
 PICTURES_A_PASS = 64
-
-
-class CachedPicture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the features of one picture lie in `features.npy`."""
-
-    row: int
-    """The first; a tiled picture has one more for each further tile."""
-    tiling: Tiling | None
-
-    def rows(self) -> range:
-        """Return all rows of the picture."""
-        return range(self.row, self.row + (1 if self.tiling is None else self.tiling.tiles))
 
 
 class FeatureIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,28 +49,23 @@ class FeatureIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class FeatureStore:
     """The features of a set of pictures, read from a memory-mapped file."""
 
-    def __init__(self, pictures: dict[str, CachedPicture], features: NDArray[np.float32]) -> None:
-        self._pictures = pictures
+    def __init__(self, names: FeatureNames, features: NDArray[np.float32]) -> None:
+        self._names = names
         self._features = features
 
     def get(self, names: Sequence[str]) -> Tensor:
         """Return the features (b, n, d) of pictures by their names in the records.
 
         Of tiled pictures b counts the tiles, those of each picture in turn.
-        Raises LaternaError for a picture that is not in the set.
+        Raises LaternaError for a picture that is not in the set, or is another one by now.
         """
-        rows = [row for name in names for row in self._picture(name).rows()]
+        rows = [row for name in names for row in self._names.find(name).rows()]
         return torch.from_numpy(self._features[rows])
 
     def tilings(self, names: Sequence[str]) -> tuple[Tiling, ...]:
         """Return how those pictures are tiled, one tiling a picture; nothing where they are not."""
-        found = (self._picture(name).tiling for name in names)
+        found = (self._names.find(name).tiling for name in names)
         return tuple(tiling for tiling in found if tiling is not None)
-
-    def _picture(self, name: str) -> CachedPicture:
-        if name not in self._pictures:
-            raise LaternaError(f"{name}: not among the cached features; clear the cache")
-        return self._pictures[name]
 
 
 def cached_features(
@@ -90,11 +82,16 @@ def cached_features(
     picture or encoder is computed anew; equal pictures are computed once. `progress` is called
     with the pictures done and their total. Raises LaternaError for an unreadable picture.
     """
-    digests = {name: _digest(pictures.find(name), name) for name in dict.fromkeys(names)}
-    first_names: dict[str, str] = {}
-    for name, digest in digests.items():
-        first_names.setdefault(digest, name)
     encoder = encoder_digest(tower, preparer)
+    file = names_file(encoder, names, pictures)
+    there = next(cache.glob(f"*/{file}"), None)
+    if there is not None:
+        return _store(there, pictures)
+    known = _known(cache, pictures)
+    seen = {name: see(pictures, name, known.get(name)) for name in dict.fromkeys(names)}
+    first_names: dict[str, str] = {}
+    for name, one in seen.items():
+        first_names.setdefault(one.sha256, name)
     key = hashlib.sha256("\n".join([encoder, *sorted(first_names)]).encode()).hexdigest()[:32]
     target = cache / key
     if not (target / "index.json").is_file():
@@ -109,10 +106,20 @@ def cached_features(
             shape = (rows, tower.patches, tower.width)
             _compute(tower, preparer, chosen, pictures, aside / "features.npy", shape, progress)
             (aside / "index.json").write_bytes(msgspec.json.encode(index))
-    index = _read_index(target)
-    features = np.load(target / "features.npy", mmap_mode="r")
-    stored = {name: index.pictures[digest] for name, digest in digests.items()}
-    return FeatureStore(stored, features)
+    write_names(target / file, pictures.where, seen, _read_index(target).pictures)
+    return _store(target / file, pictures)
+
+
+def _store(names: Path, pictures: PictureFiles) -> FeatureStore:
+    features = np.load(names.with_name("features.npy"), mmap_mode="r")
+    return FeatureStore(FeatureNames(names, pictures), features)
+
+
+def _known(cache: Path, pictures: PictureFiles) -> dict[str, Seen]:
+    """Return what sets of other data, or of other encoders, know of these pictures."""
+    files = sorted(cache.glob("*/names-*.arrow"), key=lambda path: path.stat().st_mtime_ns)
+    sets = [FeatureNames(path, pictures) for path in files]
+    return dict(chain.from_iterable(one.seen() for one in sets if one.where == pictures.where))
 
 
 def encoder_digest(tower: VisionTower, preparer: PicturePreparer) -> str:
@@ -173,12 +180,3 @@ def _read_index(folder: Path) -> FeatureIndex:
         return msgspec.json.decode(path.read_bytes(), type=FeatureIndex)
     except (OSError, msgspec.DecodeError) as error:
         raise LaternaError(f"{path}: not readable ({error}); delete the folder") from error
-
-
-def _digest(picture: Path | bytes, name: str) -> str:
-    try:
-        content = picture.read_bytes() if isinstance(picture, Path) else picture
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise LaternaError(f"{name}: cannot read the picture: {reason}") from error
-    return hashlib.sha256(content).hexdigest()

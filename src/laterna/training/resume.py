@@ -105,19 +105,25 @@ class States:
             ) from error
         self.ranks.wait()
 
-    def restore(self, learner: Learner, metrics: Path) -> Restored:
-        """Put the newest whole state into the learner, and its metrics in their place.
+    def find(self) -> Found:
+        """Find the newest whole state; every rank must ask, and rank 0 alone looks.
 
-        States that are torn, or of another run, are named and passed over. Without a state the
-        learner stays at its beginning and old metrics are removed.
+        States that are torn, or of another run, are named and passed over.
         """
         found, remarks = self._newest() if self.ranks.first else (None, [])
         step = int(self.ranks.total([found.progress.step if found else 0])[0])
-        if not step:
+        return Found(step=step, remarks=remarks)
+
+    def restore(self, found: Found, learner: Learner, metrics: Path) -> None:
+        """Put the state that was found into the learner, and its metrics in their place.
+
+        Without one the learner stays at its beginning and old metrics are removed.
+        """
+        if not found.step:
             if self.ranks.first:
                 metrics.unlink(missing_ok=True)
-            return Restored(step=0, remarks=remarks)
-        state = self.folder / f"step-{step:08d}"
+            return
+        state = self.folder / f"step-{found.step:08d}"
         reader = HuggingFaceStorageReader(path=str(state))
         with _quiet():
             load(learner.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
@@ -125,7 +131,6 @@ class States:
         learner.resume(manifest.progress)
         if self.ranks.first:
             shutil.copyfile(state / METRICS, metrics)
-        return Restored(step=step, remarks=remarks)
 
     def clear(self) -> None:
         """Remove this run's states, and the folder when nothing else is in it."""
@@ -176,11 +181,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class Restored(NamedTuple):
+class Found(NamedTuple):
     """Where a run goes on."""
 
     step: int
-    """Steps that are done."""
+    """Steps that are done; 0 without a state."""
     remarks: list[str]
     """What was passed over, for a person."""
 

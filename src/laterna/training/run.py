@@ -27,7 +27,7 @@ from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
 from laterna.training.ready import prepare_stage
-from laterna.training.resume import States
+from laterna.training.resume import Found, States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table
@@ -98,7 +98,8 @@ def _train(
         )
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
-    if recipe.connector.calibrate and start is None:
+    found = states.find()
+    if recipe.connector.calibrate and start is None and not found.step:
         first = feed(prepared.samples, settings, seed=recipe.seed, fill=fill)
         seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
         fit_connector(assistant, seen)
@@ -112,7 +113,7 @@ def _train(
         engine=recipe.run.engine,
         savings=recipe.savings,
     )
-    _go_on(states, learner, metrics, console)
+    _go_on(states, found, learner, metrics, console)
     batches = feed(
         prepared.samples,
         settings,
@@ -165,17 +166,15 @@ def _is_done(out: Path, digest: str) -> bool:
     return (out / "laterna.json").is_file() and read_manifest(out).run == digest
 
 
-def _go_on(states: States, learner: Learner, metrics: Path, console: Console) -> None:
+def _go_on(states: States, found: Found, learner: Learner, metrics: Path, console: Console) -> None:
     metrics.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    restored = states.restore(learner, metrics)
-    for remark in restored.remarks:
+    states.restore(found, learner, metrics)
+    for remark in found.remarks:
         console.print(remark, soft_wrap=True)
-    if restored.step:
+    if found.step:
         seconds = time.perf_counter() - began
-        console.print(
-            f"going on after step {restored.step:,} of {learner.total:,} ({seconds:.1f} s)"
-        )
+        console.print(f"going on after step {found.step:,} of {learner.total:,} ({seconds:.1f} s)")
 
 
 def _follow(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
+from laterna.data.digests import Stamp, stamp_of
 from laterna.data.picture_files import PictureFiles, open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
@@ -130,9 +131,22 @@ class KeptPictures:
         self.embedded = embedded
         self.pictures = pictures
 
+    @property
+    def where(self) -> str:
+        """Both places."""
+        other = self.pictures.where if self.pictures else ""
+        return f"{self.embedded.resolve()}\n{other}"
+
     def find(self, name: str) -> Path | bytes:
         """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
         kept = self.embedded / name
         if kept.is_file() or self.pictures is None:
             return kept
         return self.pictures.find(name)
+
+    def stamp(self, name: str) -> Stamp:
+        """Return the stamp of the file that holds a picture. Raises OSError."""
+        kept = self.embedded / name
+        if self.pictures is None or kept.is_file():
+            return stamp_of(kept)
+        return self.pictures.stamp(name)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laterna.data.digests import Stamp
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter, SameTokens
 from laterna.data.preparation.cache import targets_of
@@ -194,7 +195,21 @@ class MixedPictures:
     def __init__(self, sources: Iterable[PictureFiles]) -> None:
         self._sources = list(sources)
 
+    @property
+    def where(self) -> str:
+        """The places of all, in turn."""
+        return "\n\n".join(source.where for source in self._sources)
+
     def find(self, name: str) -> Path | bytes:
         """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
+        source, own = self._source_of(name)
+        return source.find(own)
+
+    def stamp(self, name: str) -> Stamp:
+        """Return the stamp of the file that holds a picture. Raises OSError."""
+        source, own = self._source_of(name)
+        return source.stamp(own)
+
+    def _source_of(self, name: str) -> tuple[PictureFiles, str]:
         number, _, own = name.partition(SEPARATOR)
-        return self._sources[int(number)].find(own)
+        return self._sources[int(number)], own
