@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from laterna import cli
@@ -270,6 +271,7 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
 
     def evaluate(assistant: object, task: str, dataset: Path, **settings: object) -> Evaluation:
         assert (assistant, task, dataset, settings["blank"]) == ("c", "world", Path("d"), True)
+        assert settings["before_instruct"] == "a"
         return Evaluation(
             task=task,
             limit=0,
@@ -282,8 +284,9 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
 
     monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
     monkeypatch.setattr("laterna.evaluation.run.evaluate", evaluate)
-    out = tmp_path / "report.json"
-    assert main(["evaluate", "c", "--data", "d", "--out", str(out)]) == 0
+    out, said = tmp_path / "report.json", tmp_path / "answers.jsonl"
+    files = ["--out", str(out), "--answers", str(said)]
+    assert main(["evaluate", "c", "--data", "d", "--before", "a", *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [line.strip("│┃ ").replace("┃", "│").split("│") for line in lines]
     rows = [[cell.strip() for cell in row] for row in cells]
@@ -293,8 +296,10 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
     assert lines.count("not asked: 2.png is gone") == 20
     assert lines[-2:] == [
         "not asked: 1 more",
-        f"evaluated c: 0.750 of 4 right; 21 not asked: gone; made {out}",
+        f"evaluated c: 0.750 of 4 right; 21 not asked: gone; made {said}; made {out}",
     ]
+    told = [msgspec.json.decode(line, type=Answer) for line in said.read_bytes().splitlines()]
+    assert told == [right, right, right, wrong]
     assert json.loads(out.read_text(encoding="utf-8"))["controls"]["blank"]["overall"] == 0.25
 
 

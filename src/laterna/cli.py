@@ -139,8 +139,12 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Seed of the choice and wording of the questions."""
     out: Path | None = None
     """JSON file for the figures; left out: only printed."""
+    answers: Path | None = None
+    """JSON lines file for every question with its answer; left out: they are only counted."""
     controls: bool = True
     """Also ask everything about a blank picture."""
+    before: Path | None = None
+    """Checkpoint of stage 1, asked the same questions beside."""
 
     def run(self) -> str:
         """Call `laterna.evaluation.run` and show the table."""
@@ -156,6 +160,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             limit=self.limit,
             seed=self.seed,
             blank=self.controls,
+            before_instruct=load_checkpoint(self.before) if self.before else None,
         )
         Console().print(score_table(evaluation))
         show_some("not asked", [skipped.message for skipped in evaluation.skipped])
@@ -163,6 +168,11 @@ class Evaluate(Command, frozen=True, kw_only=True):
         counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
         made = f"evaluated {self.checkpoint}: {found.overall:.3f} of {found.questions} right"
         made += "".join(counts)
+        if self.answers is not None:
+            with write_atomically(self.answers) as aside:
+                lines = [msgspec.json.encode(answer) + b"\n" for answer in evaluation.answers]
+                aside.write_bytes(b"".join(lines))
+            made += f"; made {self.answers}"
         if self.out is None:
             return made
         with write_atomically(self.out) as aside:
