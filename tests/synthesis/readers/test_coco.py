@@ -208,6 +208,32 @@ def test_lvis_without_captions(tmp_path: Path) -> None:
         stream_scenes(folder, folder / "words.json", problems, captionless=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("bus_(vehicle)", "bus"),
+        ("mouse_(computer_equipment)", "mouse"),
+        ("football_(American)", "football"),
+        ("monitor_(computer_equipment) computer_monitor", "monitor"),
+        ("CD_player", "CD player"),
+    ],
+)
+def test_lvis_names_are_said_without_what_tells_meanings_apart(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    category = {"id": 1, "name": name, "synset": "bus.n.01"}
+    found = read_annotations(write(tmp_path, instance(1), categories=[category]))
+    assert [box.category for box in found.scenes[0].boxes] == [said]
+
+
+def test_a_group_in_one_box_is_a_crowd_region(tmp_path: Path) -> None:
+    """As a conversion of Open Images writes it."""
+    group = instance("ab2", iscrowd=False, isgroupof=1)
+    found = read_annotations(write(tmp_path, instance("ab1", isgroupof=0), group))
+    assert notes(found) == [("crowd region", "annotation ab2")]
+    assert len(found.scenes[0].boxes) == 1
+
+
 def test_a_picture_without_a_name_is_left_out(tmp_path: Path) -> None:
     nameless = {"id": 8, "width": 10, "height": 10, "coco_url": "http://images.cocodataset.org"}
     found = read_annotations(

@@ -3,10 +3,12 @@
 A file of several hundred MB is read as a stream, one annotation at a time, of which the outline
 (`segmentation`) is never kept; boxes and captions wait in columns until their picture's turn.
 
-LVIS gives `coco_url` instead of a file name, and WordNet names whose underscores are spaces.
+LVIS gives `coco_url` instead of a file name, and WordNet names: underscores are spaces there, and
+what stands in brackets tells meanings apart ("bus_(vehicle)"), which no reply would say.
 Conversions of Open Images may number by text or by floats, and give boxes in 0..1 of the
 picture's width and height. A file is read so when no value of a box is above 1 and not all are
-whole, since no file in pixels has only boxes of less than one.
+whole, since no file in pixels has only boxes of less than one. Their `isgroupof` marks one box
+around several things, as `iscrowd` does.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class _Instance(msgspec.Struct):
     category_id: _Id
     bbox: tuple[float, float, float, float]
     iscrowd: bool | int | float = 0
+    isgroupof: bool | int | float = 0
 
 
 class _Caption(msgspec.Struct):
@@ -156,8 +159,7 @@ class _Instances:
         categories: dict[str, int] = {}
         for category in _items(source, "categories", _Category):
             categories[_text(category.id)] = len(self._categories)
-            name = category.name
-            self._categories.append(name.replace("_", " ") if category.synset else name)
+            self._categories.append(_plain_name(category))
         self._ids = Texts()
         self._category_of = array("i")
         self._crowd = array("b")
@@ -173,7 +175,7 @@ class _Instances:
             self._ids.append(number)
             image_of.append(image)
             self._category_of.append(categories.get(_text(instance.category_id), -1))
-            self._crowd.append(bool(instance.iscrowd))
+            self._crowd.append(instance.iscrowd > 0 or instance.isgroupof > 0)
             for column, value in zip(self._corners, instance.bbox, strict=True):
                 column.append(value)
         self._repeated = set(self._ids.repeats())
@@ -209,6 +211,13 @@ class _Instances:
         x, y, across, down = (column[row] for column in self._corners)
         corners = (x / width, y / height, (x + across) / width, (y + down) / height)
         return checked_box(self._categories[self._category_of[row]], corners)
+
+
+def _plain_name(category: _Category) -> str:
+    """Return a category's name as one says it: "bus" of LVIS's "bus_(vehicle)"."""
+    if not category.synset:
+        return category.name
+    return category.name.partition("_(")[0].replace("_", " ")
 
 
 def _items(path: Path, part: str, kind: type[_T]) -> Iterator[_T]:
