@@ -182,6 +182,64 @@ def test_positions(street: Scene, sentence: str, wrong: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "sides"),
+    [
+        # the sides of the dog as the bench has it, which stands to the right of the dog
+        ("The dog is on the bench's {}.", "left"),
+        ("On the bench's {} side there is a dog.", "left"),
+        ("The dog is on the {}-hand side of the bench.", "left"),
+        ("The bench has a dog to its {}.", "left"),
+        ("The bench can be seen with the dog on its {} side.", "left"),
+        ("There is a bench, and to the {} of it a dog.", "left"),
+        ("One sees a bench, to the {} of which there is a dog.", "left"),
+        ("A bench is there; to its {} stands a dog.", "left"),
+        ("The bench is flanked on the {} by a dog.", "left"),
+        ("The bench is flanked by a dog on its {}.", "left"),
+        ("A dog flanks the bench on the {}.", "left"),
+        ("The dog is next to the bench, on its {} side.", "left"),
+        ("Beside the bench on its {} there is a dog.", "left"),
+        ("The dog is further to the {} than the bench.", "left"),
+        ("The bench is farther {} than the dog.", "right"),
+        ("The dog is to the {}, while the bench is to the far right.", "left"),
+        # and of the picture
+        ("The {} side of the picture is occupied by a dog.", "left"),
+        ("The picture's {} half shows a dog.", "left"),
+        ("The {} part of the image features a bench.", "right"),
+        ("Over on the {} sits a dog.", "left"),
+        ("On the {} a dog can be seen.", "left"),
+    ],
+)
+def test_other_ways_to_say_a_side(street: Scene, template: str, sides: str) -> None:
+    opposite = {"left": "right", "right": "left"}[sides]
+    assert found(street, template.format(sides)) == []
+    assert found(street, template.format(opposite)) == ["wrong position"]
+
+
+def test_an_order_from_left_to_right(street: Scene) -> None:
+    assert found(street, "From left to right there are a dog, a bench and a clock.") == []
+    assert found(street, "From left to right there are a bench and a dog.") == ["wrong position"]
+    assert found(street, "A bench and a dog are lined up from right to left.") == []
+    assert found(street, "A bench and a dog are lined up from left to right.") == ["wrong position"]
+    assert found(street, "A bench and a dog walk from left to right.") == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The dog lies on its right side.",
+        "The dog's right side is dirty.",
+        "The dog has a scar on its right ear.",
+        "There are cars to the left and right of the person.",
+        "The dog has a bench to its right and a car to its right.",
+        "The dog is beside a car, on the right.",
+        "The dog has a car and a bench to its right.",
+    ],
+)
+def test_a_side_that_may_be_anothers_is_unchecked(street: Scene, sentence: str) -> None:
+    assert "wrong position" not in found(street, sentence)
+
+
+@pytest.mark.parametrize(
     "sentence",
     [
         "A lamp next to the dog on the right.",

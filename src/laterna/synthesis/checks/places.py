@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 PICTURE_WORDS = frozenset(
     "image picture photo photograph frame scene view shot composition room".split()
 )
 """What a side may be a side of, to be a side of the picture; a room fills its picture."""
 
+Anchor = Literal["picture", "bare", "next", "owner", "pronoun", "order"]
+"""What the side is a side of: the picture; it does not say ("on the left"); the thing that
+follows ("left of the cat", "further left than the cat"); the thing that owns it ("the cat's
+left"); what a pronoun stands for ("its left"). `order` is "from left to right"."""
+
 _SIDES = "left|right|top|bottom|upper|lower|center|centre|middle"
+_PARTS = "side|corner|part|half|portion|edge|area|section|region|end|third|margin"
 _PHRASE = re.compile(
     rf"""
     (?P<vertical>\b(?:above|below)\b)
-  | \b(?:on|at|in|to|near|along|occupying|from)\ (?:the|its|his|her|their)
-      (?:\ far|\ extreme|\ very)?\ (?P<first>{_SIDES})(?:\ (?P<second>{_SIDES}))?\b
-      (?P<part>\ hand\ side|\ side|\ corner|\ part|\ half|\ portion|\ edge|\ area|\ section
-        |\ region)?(?!\ \w*hand\b)
-  | \b(?P<bare>left|right)(?P<of>\ hand\ side|\ side)?(?=\ of\b)
+  | \b(?:from\ )?(?P<order>left\ to\ right|right\ to\ left)\b
+  | \b(?:further|farther|more)(?:\ to(?:wards?)?\ the)?\ (?P<compared>left|right)\ than\b
+  | (?:\b(?P<preposition>on|at|in|to|near|along|occupying|from)\ )?\b
+      (?:(?P<article>the|its|his|her|their)|(?P<owner>(?:the|a|an|this|that)\ (?:\w+\ ){{1,3}})s)
+      (?:\ far|\ extreme|\ very|\ immediate|\ direct)?
+      \ (?P<first>{_SIDES})(?:\ (?P<second>{_SIDES}))?\b
+      (?P<part>(?:\ hand)?\ (?:{_PARTS})\b)?(?!\ \w*hand\b)
+  | \b(?P<near>left|right)(?:\ hand)?(?:\ side)?(?=\ of\b)
     """,
     re.VERBOSE,
 )
 _LOOSE = frozenset(
-    "further farther more closer towards toward nearer almost mostly partially facing turned "
-    "turning looking leaning pointing pointed heading moving looks look faces turns leans points "
+    "further farther more closer towards toward nearer almost mostly partially facing faces turned "
+    "turning looking leaning pointing pointed heading moving looks look face turns leans points "
     "heads moves gazes gazing glances walks run runs going goes".split()
 )
 """Words that make of a side a direction or a tendency."""
+_MOVING = frozenset(
+    "moving walking running riding flying driving moves move walks walk runs run flies fly drives "
+    "drive rides ride crosses crossing cross travels traveling passes pass".split()
+)
+"""Words that make of "from left to right" a way to go."""
 _BOUNDARY = frozenset(
     """. , ; : ! ? and while with is are there we you that which where can sits stands stand
-    sit""".split()
+    sit by as stood lies rests hangs a an the in on at near behind next""".split()
 )
+_ARTICLES = frozenset("the this that a an entire whole".split())
 _ACROSS = {"left": -1, "right": 1, "center": 0, "centre": 0, "middle": 0}
 _DOWN = {"top": -1, "upper": -1, "bottom": 1, "lower": 1}
+PRONOUNS = frozenset("it him her them which whom".split())
 
 
 class Phrase(NamedTuple):
@@ -43,17 +59,26 @@ class Phrase(NamedTuple):
     first: int
     """Index of its first word."""
     last: int
-    """Index after its last word, an "of the" included."""
+    """Index after its last word; after "of the", where a thing follows."""
     across: int | None
     """-1 left, 0 middle, 1 right; None where it does not say."""
     down: int | None
     """-1 top or above, 0 middle, 1 bottom or below; None where it does not say."""
-    of_picture: bool
-    """A place in the picture; else a relation to whatever follows."""
-    weak: bool
+    anchor: Anchor
+    word: str = ""
+    """The pronoun of a `pronoun`; the owner's words of an `owner`."""
+    weak: bool = False
     """It may be a place on a thing ("flowers at the top"), unless it says what the thing is."""
-    loose: bool
+    loose: bool = False
     """A direction or tendency, which boxes cannot decide ("further to the left")."""
+    part: bool = False
+    """It names a part: "the left side", "the right half"."""
+
+    @property
+    def is_one_word(self) -> bool:
+        """Tell whether it is "on the left" or "to the right", and no more."""
+        sideways = bool(self.across) and self.down is None
+        return self.anchor == "bare" and sideways and not self.part
 
 
 def find_places(spoken: tuple[str, ...]) -> Iterator[Phrase]:
@@ -61,51 +86,83 @@ def find_places(spoken: tuple[str, ...]) -> Iterator[Phrase]:
     joined = " ".join(spoken)
     for match in _PHRASE.finditer(joined):
         first = joined.count(" ", 0, match.start())
-        last = first + match.group().strip().count(" ") + 1
+        last = first + match.group().count(" ") + 1
         phrase = _phrase(match, spoken, first, last)
         if phrase is not None:
             yield phrase
 
 
 def _phrase(match: re.Match[str], spoken: tuple[str, ...], first: int, last: int) -> Phrase | None:
-    before = spoken[max(0, first - 3) : first]
-    if "," in before:
-        before = before[before.index(",") + 1 :]
-    loose = bool(_LOOSE.intersection(before))
+    if match["order"]:
+        way = -1 if match["order"].startswith("left") else 1
+        moving = bool(_MOVING.intersection(spoken[max(0, first - 3) : first]))
+        return Phrase(first, last, way, None, "order", loose=moving)
+    if match["compared"]:
+        return Phrase(first, last, _ACROSS[match["compared"]], None, "next")
+    loose = _is_loose(spoken, first)
     if match["vertical"]:
         side = -1 if match["vertical"] == "above" else 1
-        return Phrase(first, last, None, side, False, False, loose)
-    words = [word for word in (match["first"], match["second"], match["bare"]) if word]
+        return Phrase(first, last, None, side, "next", loose=loose)
+    words = [word for word in (match["first"], match["second"], match["near"]) if word]
     across = next((_ACROSS[word] for word in words if word in _ACROSS), None)
     down = next((_DOWN[word] for word in words if word in _DOWN), None)
     if words[0] in ("center", "centre", "middle"):
         down = 0
-    after = spoken[last : last + 1]
-    if after == ("of",):
-        return _of_something(spoken, first, last, across, down, loose)
-    if match["bare"]:
+    found = Phrase(first, last, across, down, "bare", loose=loose, part=bool(match["part"]))
+    if spoken[last : last + 1] == ("of",):
+        found = _of_something(found, spoken)
+    elif match["near"]:
         return None
-    side_named = bool(match["part"])
-    if not side_named and after and after[0] not in _BOUNDARY:
+    if match["near"]:
+        return found
+    return _owned(match, spoken, found)
+
+
+def _owned(match: re.Match[str], spoken: tuple[str, ...], found: Phrase) -> Phrase | None:
+    """Return the phrase with whose side it is."""
+    if found.anchor != "bare":
+        return found
+    after = spoken[found.last : found.last + 1]
+    if not found.part and after and after[0] not in _BOUNDARY:
         return None  # "on the right track"
-    weak = down is not None and across in (None, 0)
-    return Phrase(first, last, across, down, True, weak, loose)
+    if _both_sides(spoken, found.last):
+        return None
+    owner = (match["owner"] or "").split()[1:]
+    if PICTURE_WORDS.intersection(owner[-1:]):
+        return found._replace(anchor="picture")
+    if owner or match["article"] != "the":
+        # "to the cat's left", "on its left side"; without a preposition, it is a part of the cat
+        if not match["preposition"] or not found.across or found.down is not None:
+            return None
+        word = " ".join(owner) or match["article"]
+        return found._replace(anchor="owner" if owner else "pronoun", word=word)
+    if not match["preposition"] and not found.part:
+        return None
+    return found._replace(weak=found.down is not None and found.across in (None, 0))
 
 
-def _of_something(
-    spoken: tuple[str, ...],
-    first: int,
-    last: int,
-    across: int | None,
-    down: int | None,
-    loose: bool,
-) -> Phrase | None:
-    last += 1
-    while spoken[last : last + 1] in (("the",), ("this",), ("that",), ("a",), ("an",), ("entire",)):
+def _is_loose(spoken: tuple[str, ...], first: int) -> bool:
+    before = spoken[max(0, first - 3) : first]
+    if "," in before:
+        before = before[before.index(",") + 1 :]
+    return bool(_LOOSE.intersection(before))
+
+
+def _both_sides(spoken: tuple[str, ...], last: int) -> bool:
+    """Tell whether the other side is named too: "to the left and right of the bench"."""
+    after = [word for word in spoken[last : last + 4] if word not in ("the", "on", "to")]
+    return after[:1] in (["and"], ["or"]) and after[1:2] in (["right"], ["left"])
+
+
+def _of_something(found: Phrase, spoken: tuple[str, ...]) -> Phrase:
+    last = found.last + 1
+    if PRONOUNS.intersection(spoken[last : last + 1]):
+        return found._replace(anchor="pronoun", word=spoken[last], last=last + 1)
+    while _ARTICLES.intersection(spoken[last : last + 1]):
         last += 1
     if PICTURE_WORDS.intersection(spoken[last : last + 1]):
-        return Phrase(first, last + 1, across, down, True, False, loose)
-    if across and down is None:
-        return Phrase(first, last, across, None, False, False, loose)
+        return found._replace(anchor="picture", last=last + 1)
+    if found.across and found.down is None:
+        return found._replace(anchor="next", last=last)
     # "at the top of the hill", "in the middle of the road": no box tells where that is
-    return Phrase(first, last, across, down, False, False, True)
+    return found._replace(anchor="next", last=last, loose=True)
