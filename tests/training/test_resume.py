@@ -50,7 +50,8 @@ def short(recipe: Recipe) -> Recipe:
 
 def told(steps: list[StepFigures]) -> list[StepFigures]:
     """What a run computed: everything but how long it took."""
-    return [msgspec.structs.replace(step, seconds=0, model_seconds=0) for step in steps]
+    times = {"seconds": 0, "model_seconds": 0, "vision_seconds": 0, "mfu": None}
+    return [msgspec.structs.replace(step, **times) for step in steps]
 
 
 def figures(folder: Path) -> list[StepFigures]:

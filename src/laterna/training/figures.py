@@ -31,6 +31,14 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     writing figures and states."""
     model_seconds: float = 0.0
     """Of these, forward, backward and optimiser."""
+    vision_seconds: float = 0.0
+    """Of these, the vision tower, as the mean over the ranks: forward, and backward where it
+    trains."""
+    flops: float = 0.0
+    """Of the model, forward and backward, padding left out; 0: not known."""
+    mfu: float | None = None
+    """These over `seconds`, as a share of what matrix products reach here (`training.meter`),
+    0..1."""
 
     @property
     def padding_share(self) -> float:
@@ -39,11 +47,11 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def named_figures(figures: StepFigures) -> dict[str, float]:
-    """Return the figures by the names that they have in trackers, speeds among them.
+    """Return the figures that are known by the names that they have in trackers, speeds among them.
 
     What stands before the slash is how TensorBoard groups its charts.
     """
-    return {
+    named = {
         "train/loss": figures.loss,
         "train/lr": figures.lr,
         "train/grad_norm": figures.grad_norm,
@@ -53,5 +61,7 @@ def named_figures(figures: StepFigures) -> dict[str, float]:
         "speed/tokens_per_second": figures.tokens / figures.seconds,
         "speed/pictures_per_second": figures.pictures / figures.seconds,
         "speed/padding_share": figures.padding_share,
+        "speed/vision_share": figures.vision_seconds / figures.seconds,
         "speed/seconds": figures.seconds,
     }
+    return named if figures.mfu is None else named | {"speed/mfu": figures.mfu}

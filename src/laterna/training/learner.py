@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Engine, Saving, StageSettings
+from laterna.training.clock import VisionClock
 from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import Objective
 from laterna.training.optimisers import Optimisers
@@ -36,7 +37,7 @@ class Learner:
 
     The stage must have been applied to the assistant. `total` is the number of steps that the
     schedule spans. `model` is what a loss is asked from, `objective` the same without an engine's
-    wrapper, `weights` those that train, by name.
+    wrapper, `weights` those that train, by name; `clock` times the vision tower.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Learner:
         self.total = total
         self.ranks = ranks
         self.objective = Objective(assistant)
+        self.clock = VisionClock(assistant.vision, ranks.device)
         apply_savings(self.objective, savings, sharded=ranks.count > 1 and engine == "fsdp")
         self.model: nn.Module = self.objective
         if ranks.count > 1:

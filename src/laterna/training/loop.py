@@ -14,12 +14,18 @@ from laterna.recipe import RunSettings
 from laterna.training.feed import FAULTS, Step
 from laterna.training.figures import StepFigures
 from laterna.training.learner import Learner, Progress, named_few
+from laterna.training.meter import UNKNOWN, Meter
 from laterna.training.objective import count_targets, empty_batch
 from laterna.training.sharding import gradient_norm, reducing
 
 
 def train_steps(
-    learner: Learner, steps: Iterable[Step], limits: RunSettings, *, seed: int
+    learner: Learner,
+    steps: Iterable[Step],
+    limits: RunSettings,
+    *,
+    seed: int,
+    meter: Meter = UNKNOWN,
 ) -> Iterator[StepFigures]:
     """Train on each step's micro-batches in turn and yield what the step did.
 
@@ -33,7 +39,7 @@ def train_steps(
     for step in steps:
         torch.manual_seed(seed + (step.number * ranks.count + ranks.rank) * 1_000_003)
         started = time.perf_counter()
-        done = take_step(learner, step)
+        done = take_step(learner, step, meter)
         now = time.perf_counter()
         seconds, begun = now - begun, now
         learner.progress = _after(learner.progress, done)
@@ -52,10 +58,13 @@ def train_steps(
                 faulty=sum(learner.progress.faulty.values()),
                 seconds=seconds,
                 model_seconds=now - started,
+                vision_seconds=done.vision_seconds,
+                flops=done.flops,
+                mfu=meter.mfu(done.flops, seconds),
             )
 
 
-def take_step(learner: Learner, step: Step) -> Outcome:
+def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
     """Add up the gradients of a step over its micro-batches and all ranks, and take it."""
     ranks, clip = learner.ranks, learner.stage.clip
     rate = learner.set_rates(step.number)
@@ -67,10 +76,13 @@ def take_step(learner: Learner, step: Step) -> Outcome:
             # Engines take the mean over the ranks; we want their sum over all targets.
             part = learner.model(batch) / max(targets, 1.0)
             (part * ranks.count).backward()
+            learner.clock.after_backward()
         loss += part.detach()
     norm = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
-    whole_loss, *counts = ranks.total(
-        [float(loss), step.tokens, step.tokens - step.length, step.pictures]
+    flops = meter.flops(step.batches, step.length)
+    whole_loss, flops, vision, *counts = ranks.total(
+        [float(loss), flops, learner.clock.take_seconds() / ranks.count]
+        + [step.tokens, step.tokens - step.length, step.pictures]
         + [step.faulty.get(reason, 0) for reason in FAULTS]
     )
     finite = targets > 0 and math.isfinite(whole_loss) and math.isfinite(norm)
@@ -78,8 +90,19 @@ def take_step(learner: Learner, step: Step) -> Outcome:
         learner.optimiser.step()
     learner.optimiser.forget_gradients()
     tokens, padding, pictures, *faults = (int(count) for count in counts)
-    faulty = dict(zip(FAULTS, faults, strict=True))
-    return Outcome(finite, whole_loss, norm, rate, int(targets), tokens, padding, pictures, faulty)
+    return Outcome(
+        finite=finite,
+        loss=whole_loss,
+        norm=norm,
+        lr=rate,
+        targets=int(targets),
+        tokens=tokens,
+        padding=padding,
+        pictures=pictures,
+        vision_seconds=vision,
+        flops=flops,
+        faulty=dict(zip(FAULTS, faults, strict=True)),
+    )
 
 
 class Outcome(NamedTuple):
@@ -94,6 +117,8 @@ class Outcome(NamedTuple):
     tokens: int
     padding: int
     pictures: int
+    vision_seconds: float
+    flops: float
     faulty: dict[str, int]
     """Records left out, by reason."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import rich
 import torch
@@ -20,12 +21,13 @@ from laterna.model.checkpoint import read_manifest, save_checkpoint
 from laterna.model.features import cached_features
 from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
-from laterna.training.distributed import joined_ranks
+from laterna.training.distributed import Ranks, joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
 from laterna.training.figures import StepFigures
 from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
+from laterna.training.meter import Meter, set_up_meter
 from laterna.training.ready import prepare_stage
 from laterna.training.resume import Found, States
 from laterna.training.sharding import is_sharded, whole_tensor
@@ -37,6 +39,7 @@ from laterna.training.telemetry import (
     StageBar,
     progress_bar,
     read_metrics,
+    summary,
     watched,
 )
 from laterna.training.tracking import TRACKERS, insist_installed
@@ -73,7 +76,7 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
         metrics = _metrics_of(out)
         learner = _train(recipe, stage, start, states, out, console)
-        _finish(out, learner, recipe, stage, start, metrics, digest)
+        _finish(out, learner, recipe, stage, start, metrics, digest, console)
         if ranks.first:
             metrics.unlink()
             states.clear()
@@ -90,23 +93,11 @@ def _train(
     console: Console,
 ) -> Learner:
     settings, ranks, metrics = recipe.stage(stage), states.ranks, _metrics_of(out)
-    assistant = begin(recipe, start).to(ranks.device)
-    _set_attention(assistant, recipe.run, settings)
-    with ranks.first_alone():
-        prepared = prepare_stage(
-            assistant.tokenizer, assistant.picture_tokens, recipe, stage, console
-        )
-    with ranks.first_alone():
-        fill = _pictures(assistant, recipe, settings, prepared, console)
     found = states.find()
-    if recipe.connector.calibrate and start is None and not found.step:
-        first = feed(prepared.samples, settings, seed=recipe.seed, fill=fill)
-        seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
-        fit_connector(assistant, seen)
-    console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
-    total = count_steps(len(prepared.samples), settings)
+    ready = _make_ready(recipe, stage, start, ranks, console, goes_on=found.step > 0)
+    total = count_steps(len(ready.prepared.samples), settings)
     learner = Learner(
-        assistant,
+        ready.assistant,
         settings,
         total=total,
         ranks=ranks,
@@ -115,20 +106,59 @@ def _train(
     )
     _go_on(states, found, learner, metrics, console)
     batches = feed(
-        prepared.samples,
+        ready.prepared.samples,
         settings,
         seed=recipe.seed,
-        fill=fill,
+        fill=ready.fill,
         first_step=learner.progress.step,
         workers=recipe.run.workers,
         ranks=ranks,
         even=is_sharded(learner.model),
     )
-    steps = train_steps(learner, batches, recipe.run, seed=recipe.seed)
+    steps = train_steps(learner, batches, recipe.run, seed=recipe.seed, meter=ready.meter)
     run = TrackedRun(recipe, stage, out, states.run, learner.progress.step)
     followers = _followers(run, total, metrics, console) if ranks.first else []
     _follow(watched(steps, followers), learner, states, metrics, recipe.run)
     return learner
+
+
+class Ready(NamedTuple):
+    """What a stage trains, on what, before anything has learned."""
+
+    assistant: Assistant
+    """With the stage applied to it."""
+    prepared: Prepared
+    fill: Fill
+    meter: Meter
+
+
+def _make_ready(
+    recipe: Recipe,
+    stage: StageName,
+    start: Path | None,
+    ranks: Ranks,
+    console: Console,
+    *,
+    goes_on: bool,
+) -> Ready:
+    settings = recipe.stage(stage)
+    assistant = begin(recipe, start).to(ranks.device)
+    _set_attention(assistant, recipe.run, settings)
+    with ranks.first_alone():
+        prepared = prepare_stage(
+            assistant.tokenizer, assistant.picture_tokens, recipe, stage, console
+        )
+    with ranks.first_alone():
+        fill = _pictures(assistant, recipe, settings, prepared, console)
+    if recipe.connector.calibrate and start is None and not goes_on:
+        first = feed(prepared.samples, settings, seed=recipe.seed, fill=fill)
+        seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
+        fit_connector(assistant, seen)
+    console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
+    # Before the savings: compiled layers are not for counting, nor those that compute again.
+    meter = set_up_meter(assistant, ranks, in_half="bf16" in recipe.savings)
+    console.print(meter.line(), soft_wrap=True)
+    return Ready(assistant, prepared, fill, meter)
 
 
 def _followers(
@@ -208,13 +238,16 @@ def _finish(
     start: Path | None,
     metrics: Path,
     digest: str,
+    console: Console,
 ) -> None:
     """Save the checkpoint on rank 0, in the same form whatever the engine."""
     assistant = learner.objective.assistant
     if is_sharded(learner.model):
         assistant = _gathered(learner, recipe, stage, start)
     if learner.ranks.first:
-        figures = _sum_up(read_metrics(metrics))
+        steps = read_metrics(metrics)
+        figures = _sum_up(steps)
+        console.print(f"stage {stage}: {summary(steps)}", soft_wrap=True)
         assistant.eval()
         save_checkpoint(
             out, assistant, recipe, stage=stage, figures=figures, metrics=metrics, run=digest

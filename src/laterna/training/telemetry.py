@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -20,8 +22,8 @@ from rich.table import Column
 from laterna.training.figures import StepFigures
 from laterna.training.tracking.base import Tracker
 
-SMOOTHING = 0.9
-"""Weight of the past in the loss and speeds that the bar shows."""
+LAST = 20
+"""Steps over which the bar's figures are taken."""
 
 
 def progress_bar(console: Console) -> Progress:
@@ -39,11 +41,11 @@ def progress_bar(console: Console) -> Progress:
 
 
 class StageBar:
-    """A stage on a bar: the loss, how many target tokens and pictures pass a second, the ETA."""
+    """A stage on a bar: how well it learns, and below that how fast, over its last steps."""
 
     def __init__(self, title: str, console: Console, *, done: int, total: int) -> None:
         self._console = console
-        self._smooth: _Smooth | None = None
+        self._last: deque[StepFigures] = deque(maxlen=LAST)
         self._skipped = 0
         self._bar = progress_bar(console)
         self._bar.start()
@@ -51,14 +53,18 @@ class StageBar:
 
     def step(self, figures: StepFigures) -> None:
         """Show a step, and say when steps before it were skipped."""
-        smooth = _Smooth(figures) if self._smooth is None else self._smooth.after(figures)
+        self._last.append(figures)
         if figures.skipped > self._skipped:
             self._console.print(
                 f"before step {figures.step}: loss or gradient not finite, "
                 f"{figures.skipped} steps skipped so far"
             )
-        self._smooth, self._skipped = smooth, figures.skipped
-        self._bar.update(self._task, completed=figures.step, figures=smooth.text())
+        self._skipped = figures.skipped
+        loss = sum(step.loss for step in self._last) / len(self._last)
+        sums = _sums(self._last)
+        shown = f"loss {loss:.3f} · {sums.targets} · {sums.mfu}\n"
+        shown += f"{sums.tokens} · {sums.pictures} · {sums.padding}"
+        self._bar.update(self._task, completed=figures.step, figures=shown)
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -99,32 +105,40 @@ def read_metrics(path: Path) -> list[StepFigures]:
     )
 
 
+class _Sums(NamedTuple):
+    """Several steps' figures, as people read them."""
+
+    targets: str
+    tokens: str
+    pictures: str
+    mfu: str
+    padding: str
+    vision: str
+    loop: str
+
+
+def summary(steps: Sequence[StepFigures]) -> str:
+    """Sum a stage's steps up in a line: how fast they were, and where the time went."""
+    seconds = sum(step.seconds for step in steps)
+    return " · ".join((f"{len(steps):,} steps in {seconds:,.0f} s", *_sums(steps)))
+
+
+def _sums(steps: Collection[StepFigures]) -> _Sums:
+    def total(name: str) -> float:
+        return float(sum(getattr(step, name) for step in steps))
+
+    seconds = total("seconds")
+    known = [step.mfu * step.seconds for step in steps if step.mfu is not None]
+    return _Sums(
+        targets=f"{total('target_tokens') / seconds:,.0f} targets/s",
+        tokens=f"{total('tokens') / seconds:,.0f} tokens/s",
+        pictures=f"{total('pictures') / seconds:,.0f} pictures/s",
+        mfu=f"MFU {sum(known) / seconds:.1%}" if known else "MFU not known",
+        padding=f"padding {total('padding') / max(1, total('tokens')):.1%}",
+        vision=f"vision tower {total('vision_seconds') / seconds:.1%} of a step",
+        loop=f"loop {1 - total('model_seconds') / seconds:.1%}",
+    )
+
+
 def _words(text: str) -> TextColumn:
     return TextColumn(text, table_column=Column(no_wrap=True))
-
-
-class _Smooth:
-    """The bar's figures, averaged over the last steps."""
-
-    def __init__(self, figures: StepFigures) -> None:
-        self.loss = figures.loss
-        self.targets = float(figures.target_tokens)
-        self.pictures = float(figures.pictures)
-        self.seconds = figures.seconds
-
-    def after(self, figures: StepFigures) -> _Smooth:
-        self.loss = _mix(self.loss, figures.loss)
-        self.targets = _mix(self.targets, figures.target_tokens)
-        self.pictures = _mix(self.pictures, figures.pictures)
-        self.seconds = _mix(self.seconds, figures.seconds)
-        return self
-
-    def text(self) -> str:
-        return (
-            f"loss {self.loss:.3f} · {self.targets / self.seconds:,.0f} targets/s · "
-            f"{self.pictures / self.seconds:,.0f} pictures/s"
-        )
-
-
-def _mix(past: float, now: float) -> float:
-    return SMOOTHING * past + (1 - SMOOTHING) * now

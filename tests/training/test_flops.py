@@ -1,0 +1,121 @@
+"""FLOPs of a step: what the planner counts, and what torch counts on the step itself."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from laterna.data.batches import collate
+from laterna.model.assistant import Assistant
+from laterna.model.skeleton import build_skeleton
+from laterna.planner.rehearsal import Load, Rehearsal
+from laterna.planner.rehearsal import count_flops as planned
+from laterna.recipe import LoraSettings, PartSettings, Recipe
+from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+from laterna.training.flops import StepCost, count_cost
+from laterna.training.objective import Objective
+from laterna.training.stages import apply_stage
+
+FULL, LORA = PartSettings(mode="full", lr=1e-3), PartSettings(mode="lora", lr=1e-3)
+FROZEN, LAST = PartSettings(), PartSettings(mode="last-1", lr=1e-3)
+
+
+def staged(recipe: Recipe, **parts: PartSettings) -> Recipe:
+    stage = msgspec.structs.replace(recipe.instruct, **parts)
+    return msgspec.structs.replace(recipe, instruct=stage, lora=LoraSettings(r=4, alpha=8))
+
+
+def batch(texts: tuple[int, ...]) -> Batch:
+    """Rows of one picture of four tokens and some text, its last three tokens learned."""
+    samples = [
+        Sample(
+            id=f"r{text}",
+            input_ids=(1, PICTURE_TOKEN, *range(10, 10 + text)),
+            targets=(False,) * (text - 1) + (True,) * 3,
+            picture_slots=(1,),
+            pictures=("p.png",),
+            picture_tokens=(4,),
+        )
+        for text in texts
+    ]
+    pixels = torch.zeros(len(texts), 3, 28, 28)
+    made = collate([Pack(samples=(sample,)) for sample in samples])
+    return msgspec.structs.replace(made, pixels_bchw=pixels)
+
+
+@pytest.mark.parametrize(
+    ("vision", "connector", "language"),
+    [
+        (FROZEN, FULL, FROZEN),
+        (FROZEN, FULL, FULL),
+        (FULL, FULL, FULL),
+        (FROZEN, FROZEN, FULL),
+        (FROZEN, FULL, LORA),
+        (LAST, FULL, LAST),
+    ],
+)
+def test_the_cost_is_what_torch_counts_on_the_step(
+    tiny_assistant: Assistant,
+    tiny_recipe: Recipe,
+    vision: PartSettings,
+    connector: PartSettings,
+    language: PartSettings,
+) -> None:
+    recipe = staged(tiny_recipe, vision=vision, connector=connector, language=language)
+    apply_stage(tiny_assistant, recipe, "instruct")
+    cost = count_cost(tiny_assistant)
+    assert cost is not None
+    # Attention as plain products: what the fused kernel's backward makes once more is no work.
+    for model in (tiny_assistant.language, tiny_assistant.vision.model):
+        model.set_attn_implementation("eager")
+    one = batch((9, 9))
+    with FlopCounterMode(display=False) as counter:
+        Objective(tiny_assistant)(one).backward()
+    assert cost.of([one], length=2 * 14) == counter.get_total_flops()
+
+
+def test_the_cost_is_what_the_planner_says(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
+    skeleton = build_skeleton(tiny_recipe)
+    for stage in ("align", "instruct"):
+        apply_stage(tiny_assistant, tiny_recipe, stage)
+        apply_stage(skeleton, tiny_recipe, stage)
+        cost = count_cost(tiny_assistant)
+        load = Load(rows=2, pictures=1, text=10, targets=3)
+        assert cost is not None
+        assert cost.of([batch((9, 9))], length=28) == planned(Rehearsal(skeleton), load).total
+
+
+def test_padding_is_no_work_and_cached_features_are_not_seen() -> None:
+    cost = StepCost(vision=1e6, connector=1e5, token=100, pair=1, target=10)
+    one = batch((9, 5))
+    assert one.input_ids_rt.shape == (2, 14)
+    assert cost.of([one], length=24) == 2 * 1.1e6 + 24 * (100 + 14) + 6 * 10
+    features = msgspec.structs.replace(one, pixels_bchw=None, features_bnd=torch.zeros(2, 4, 24))
+    assert cost.of([features], length=24) == 2 * 1e5 + 24 * (100 + 14) + 6 * 10
+    assert cost.of([], length=0) == 0
+
+
+def test_counting_leaves_the_assistant_as_it_was(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
+    before = {name: weight.detach().clone() for name, weight in tiny_assistant.named_parameters()}
+    drawn = torch.get_rng_state()
+    assert count_cost(tiny_assistant) is not None
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, weight in tiny_assistant.named_parameters():
+        assert weight.grad is None
+        assert torch.equal(weight, before[name])
+
+
+def test_a_model_that_looks_at_numbers_has_no_known_cost(
+    tiny_assistant: Assistant, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
+    connect = tiny_assistant.connector.forward
+    monkeypatch.setattr(
+        tiny_assistant.connector, "forward", lambda x: connect(x[: int(x.sum() < 9)])
+    )
+    assert count_cost(tiny_assistant) is None
