@@ -63,7 +63,7 @@ class Phrase(NamedTuple):
     across: int | None
     """-1 left, 0 middle, 1 right; None where it does not say."""
     down: int | None
-    """-1 top or above, 0 middle, 1 bottom or below; None where it does not say."""
+    """-1 top or above, 1 bottom or below; None where it does not say, as "in the middle"."""
     anchor: Anchor
     word: str = ""
     """The pronoun of a `pronoun`; the owner's words of an `owner`."""
@@ -106,8 +106,6 @@ def _phrase(match: re.Match[str], spoken: tuple[str, ...], first: int, last: int
     words = [word for word in (match["first"], match["second"], match["near"]) if word]
     across = next((_ACROSS[word] for word in words if word in _ACROSS), None)
     down = next((_DOWN[word] for word in words if word in _DOWN), None)
-    if words[0] in ("center", "centre", "middle"):
-        down = 0
     found = Phrase(first, last, across, down, "bare", loose=loose, part=bool(match["part"]))
     if spoken[last : last + 1] == ("of",):
         found = _of_something(found, spoken)
@@ -123,8 +121,9 @@ def _owned(match: re.Match[str], spoken: tuple[str, ...], found: Phrase) -> Phra
     if found.anchor != "bare":
         return found
     after = spoken[found.last : found.last + 1]
-    if not found.part and after and after[0] not in _BOUNDARY:
-        return None  # "on the right track"
+    told = spoken[found.first - 2 : found.first - 1] in (("that",), ("which",))
+    if not found.part and not told and after and after[0] not in _BOUNDARY:
+        return None  # "on the right track", but "the cat that is on the right catches the eye"
     if _both_sides(spoken, found.last):
         return None
     owner = (match["owner"] or "").split()[1:]
@@ -138,7 +137,7 @@ def _owned(match: re.Match[str], spoken: tuple[str, ...], found: Phrase) -> Phra
         return found._replace(anchor="owner" if owner else "pronoun", word=word)
     if not match["preposition"] and not found.part:
         return None
-    return found._replace(weak=found.down is not None and found.across in (None, 0))
+    return found._replace(weak=found.across in (None, 0))
 
 
 def _is_loose(spoken: tuple[str, ...], first: int) -> bool:

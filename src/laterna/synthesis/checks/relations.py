@@ -134,11 +134,12 @@ def _by_pronoun(phrase: Phrase, sentence: Sentence) -> tuple[Reading, ...]:
     if len(before) < 2 or not set(sentence.words[before[-1].last : phrase.first]) <= _LINKS | {","}:
         return ()
     *earlier, nearest = before
-    between = set(sentence.words[earlier[-1].last : nearest.first])
-    if between & _BESIDE and _may_mean(phrase, nearest):
-        return tuple(Reading(one, nearest) for one in earlier)
-    if between & _HAVING:
+    between = sentence.words[earlier[-1].last : nearest.first]
+    joins = [word for word in between if word in _BESIDE | _HAVING]
+    if joins and joins[-1] in _HAVING:
         return tuple(Reading(nearest, one) for one in earlier if _may_mean(phrase, one))
+    if joins and _may_mean(phrase, nearest):
+        return tuple(Reading(one, nearest) for one in earlier)
     return ()
 
 
@@ -284,6 +285,8 @@ def _after_preposition(spoken: tuple[str, ...], start: int, first: int) -> bool:
     for at in range(first - 1, start - 1, -1):
         if spoken[at] == "by" and at > start and spoken[at - 1].endswith(("ed", "up", "en")):
             return False  # "is occupied by a dog"
+        if spoken[at] == "with" and at == start > 0:
+            return False  # ", with a dog on the left"
         if spoken[at] in _PREPOSITIONS:
             return True
         if spoken[at] not in _IN_NOUN_PHRASE:
