@@ -201,7 +201,7 @@ def _count(answer: str, scene: Scene, rng: np.random.Generator) -> Corruption | 
 
 
 def _relation(answer: str, scene: Scene, rng: np.random.Generator) -> Corruption | None:
-    single = _single(scene)
+    single = single_boxes(scene)
     pairs = [
         (a, b)
         for a in sorted(single)
@@ -220,7 +220,7 @@ def _relation(answer: str, scene: Scene, rng: np.random.Generator) -> Corruption
 def _place(answer: str, scene: Scene, rng: np.random.Generator) -> Corruption | None:
     placed = [
         (name, box)
-        for name, box in sorted(_single(scene).items())
+        for name, box in sorted(single_boxes(scene).items())
         if box.x2 - box.x1 < 0.4 and abs(_x(box) - 0.5) > 0.15
     ]
     if not placed:
@@ -255,7 +255,8 @@ def _counts(scene: Scene) -> dict[str, int]:
     return {name: n for name, n in counts.items() if name not in unclear and n <= 6}
 
 
-def _single(scene: Scene) -> dict[str, Box]:
+def single_boxes(scene: Scene) -> dict[str, Box]:
+    """Return the categories that have one box, with that box."""
     counts = _counts(scene)
     return {box.category: box for box in scene.boxes if counts.get(box.category) == 1}
 

@@ -173,3 +173,18 @@ def test_boxes_are_drawn_where_they_are_in_a_colour_a_category() -> None:
     assert picture.getpixel((60, 45)) == second
     assert picture.getpixel((10, 80)) == first
     assert picture.getpixel((30, 45)) == (255, 255, 255)
+
+
+def test_a_name_that_would_lie_on_another_is_left_out_unless_it_is_the_first() -> None:
+    picture = Image.new("RGB", (100, 100), "white")
+    boxes = (
+        Box(category="cup", x1=0.1, y1=0.3, x2=0.9, y2=0.9),
+        Box(category="dog", x1=0.12, y1=0.32, x2=0.5, y2=0.6),
+        Box(category="cup", x1=0.14, y1=0.34, x2=0.3, y2=0.5),
+    )
+    draw_boxes(picture, boxes)
+    first, second = (228, 87, 46), (31, 95, 139)
+    assert picture.getpixel((10, 17)) == first, "the large cup is named"
+    assert picture.getpixel((13, 30)) == second, "the dog, which has no other name, lies on it"
+    assert picture.getpixel((14, 45)) == first, "the small cup is drawn"
+    assert picture.getpixel((13, 20)) == second, "and not named once more"

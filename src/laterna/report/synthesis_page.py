@@ -19,7 +19,9 @@ PICTURE_SIDE = 480
 FIRST_WORDS = 16
 """First words of questions that are drawn; the rest is told as a number."""
 PROXY_LINES = 60
-"""Lines of a proxy that are shown; the page says how many more there are."""
+"""Lines of a proxy that are in the page; it says how many more there are."""
+AT_ONCE = 18
+"""Lines of a proxy that are seen before one opens the rest."""
 CHANNELS = {
     "caption": "caption",
     "box": "box",
@@ -92,6 +94,7 @@ class _Shown(NamedTuple):
     lines: list[tuple[str, str]]
     """Name of the channel and text of the proxy's lines, the empty one left out."""
     more_lines: int
+    at_once: int = AT_ONCE
 
 
 def write_synthesis_page(path: Path, content: SynthesisContent) -> None:
@@ -120,20 +123,37 @@ def write_synthesis_page(path: Path, content: SynthesisContent) -> None:
 
 
 def draw_boxes(picture: Image.Image, boxes: tuple[Box, ...]) -> None:
-    """Draw boxes and their categories on a picture, in place, a colour a category."""
+    """Draw boxes and their categories on a picture, in place, a colour a category.
+
+    Every category is named at least once; a further name that would lie on another is left out,
+    since many small boxes would hide under their names.
+    """
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=11)
     categories = list(dict.fromkeys(box.category for box in boxes))
-    for box in boxes:
+    named: set[str] = set()
+    labels: list[tuple[float, float, float]] = []
+    for box in sorted(boxes, key=lambda one: (one.x1 - one.x2) * (one.y2 - one.y1)):
         colour = _BOX_COLOURS[categories.index(box.category) % len(_BOX_COLOURS)]
         left, top = box.x1 * (picture.width - 1), box.y1 * (picture.height - 1)
         right, bottom = box.x2 * (picture.width - 1), box.y2 * (picture.height - 1)
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
-        width = draw.textlength(box.category, font=font)
+        width = draw.textlength(box.category, font=font) + 4
         # Inside the picture even where the box begins at its edge.
-        at = (min(left, max(0, picture.width - width - 5)), max(0, top - _LABEL_HEIGHT))
-        draw.rectangle((at[0], at[1], at[0] + width + 4, at[1] + _LABEL_HEIGHT), fill=colour)
-        draw.text((at[0] + 2, at[1]), box.category, fill="white", font=font)
+        label = (min(left, max(0, picture.width - width - 1)), max(0, top - _LABEL_HEIGHT), width)
+        if box.category in named and any(_overlap(label, other) for other in labels):
+            continue
+        named.add(box.category)
+        labels.append(label)
+        at, over = label[0], label[1]
+        draw.rectangle((at, over, at + width, over + _LABEL_HEIGHT), fill=colour)
+        draw.text((at + 2, over), box.category, fill="white", font=font)
+
+
+def _overlap(one: tuple[float, float, float], two: tuple[float, float, float]) -> bool:
+    """Tell whether two labels, given by left, top and width, lie on each other."""
+    beside = one[0] + one[2] <= two[0] or two[0] + two[2] <= one[0]
+    return not beside and abs(one[1] - two[1]) < _LABEL_HEIGHT
 
 
 def _shown(specimen: Specimen) -> _Shown:

@@ -65,11 +65,15 @@ def published(scenes: dict[str, Scene]) -> list[Published]:
 
 @pytest.fixture(scope="module")
 def corruptions() -> ModuleType:
-    path = ROOT / "benchmarks" / "corruptions.py"
-    spec = importlib.util.spec_from_file_location("corruptions", path)
+    return benchmark("corruptions")
+
+
+def benchmark(name: str) -> ModuleType:
+    """Load a script of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["corruptions"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -118,6 +122,23 @@ def test_nine_in_ten_faults_that_boxes_decide_are_found(
         assert share >= 0.9, (kind, found, decidable)
     assert found["changed count", "own"] >= 18
     assert found["swapped side", "own"] >= 2  # "closer to the left side of" is left unchecked
+
+
+@pytest.mark.parametrize("half", ["BUILDING", "HELD_OUT"])
+def test_nine_in_ten_swapped_sides_are_found_in_many_wordings(
+    corruptions: ModuleType, half: str
+) -> None:
+    if not (SHARED / "coco_mini").exists():
+        pytest.skip("coco_mini is not beside the repository (../shared/data)")
+    wordings = benchmark("side_wordings")
+    scenes = read_annotations(SHARED / "coco_mini").scenes
+    for what in ("RELATIONS", "PLACES"):
+        templates = getattr(wordings, f"{half}_{what}")
+        made = wordings.sentences(templates, scenes, corruptions.single_boxes, each=2, seed=1)
+        share = wordings.measure(list(made))
+        assert share.sentences == 2 * len(templates)
+        assert share.swapped_found >= 0.9 * share.sentences
+        assert share.true_called_wrong <= 0.01 * share.sentences
 
 
 @pytest.mark.parametrize("kind", ["conversation", "detail", "reasoning"])
