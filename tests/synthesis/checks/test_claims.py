@@ -207,6 +207,7 @@ def test_positions(street: Scene, sentence: str, wrong: bool) -> None:
         ("Beside the bench on its {} there is a dog.", "left"),
         ("The dog is further to the {} than the bench.", "left"),
         ("The bench is farther {} than the dog.", "right"),
+        ("Situated to the {} of the bench, the dog is asleep.", "left"),
         ("The dog is to the {}, while the bench is to the far right.", "left"),
         # and of the picture
         ("The {} side of the picture is occupied by a dog.", "left"),

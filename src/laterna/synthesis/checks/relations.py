@@ -24,7 +24,10 @@ _IN_NOUN_PHRASE = frozenset(
     those small large big red green blue brown black white yellow orange""".split()
 )
 _STAND_INS = frozenset("one another ones others other first second".split())
-_OPENERS = frozenset("and also with just directly slightly immediately right over the then".split())
+_OPENERS = frozenset(
+    """and also with just directly slightly immediately right over the then situated located
+    positioned placed standing sitting seated lying resting parked seen found""".split()
+)
 _PARTS = frozenset(
     """, there is are sits stands lies one we you see sees finds notices shows show features feature
     contains contain holds includes include has displays depicts reveals presents""".split()
