@@ -28,7 +28,14 @@ from laterna.files import write_atomically
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
-from laterna.report.page import Column, Curve, ReportContent, choose_examples, write_report
+from laterna.report.page import (
+    Column,
+    Curve,
+    ReportContent,
+    choose_examples,
+    curve_of,
+    write_report,
+)
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
@@ -205,8 +212,7 @@ class _Demo:
         return f"loss {losses.first:.3f} -> {losses.last:.3f}; assistant in {self.instruct}"
 
     def _curve(self, stage: str) -> Curve:
-        steps = read_metrics(self.out / stage / "metrics.jsonl")
-        return Curve(name=stage, losses=tuple(step.loss for step in steps))
+        return curve_of(stage, read_metrics(self.out / stage / "metrics.jsonl"))
 
     def _losses(self, stage: str) -> StageLosses:
         found = read_manifest(self.out / stage).figures

@@ -131,7 +131,8 @@ class SourceSettings(Settings):
     form: str = "auto"
     """What a row is: `records`, `conversations`, `messages`; `auto` sees it from the columns."""
     weight: float = 1.0
-    """Times that each record comes in an epoch: 0.5 takes half of them, 2 takes each twice."""
+    """Times that each record comes in an epoch: 0.5 takes half of them, 2 takes each twice, 0
+    trains on none: the whole source is held out."""
     subset: str = ""
     """Configuration of a hub's dataset that has several."""
     split: str = "train"
@@ -147,6 +148,9 @@ class StageSettings(Settings):
     """Folder, zip or tar file that the records' picture names are relative to."""
     sources: tuple[SourceSettings, ...] = ()
     """A mixture of sources, each with its pictures and its weight, in the place of `data`."""
+    held_out: float = 0.0
+    """Share of each source's pictures, drawn by lot, whose records are not trained on: their loss
+    shows how well the stage does on what it has not seen (`run.held_out_steps`)."""
     template: str = "own"
     """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
     epochs: float = 1.0
@@ -213,6 +217,9 @@ class RunSettings(Settings):
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
     max_faulty: int = 100
     """Records that may be left out for a picture that cannot be read, before the run stops."""
+    held_out_steps: int = 0
+    """Steps between looks at the loss of what is held out (`held_out`, or a source of weight 0),
+    and at a few answers; 0: at the end alone."""
     trackers: tuple[TrackerName, ...] = ()
     """Programs that draw the figures while the run trains, beside `metrics.jsonl`: `tensorboard`,
     `trackio`; each is an extra (`pip install 'laterna[tensorboard]'`)."""

@@ -20,9 +20,11 @@ from laterna.report.page import (
     Example,
     ReportContent,
     choose_examples,
+    curve_of,
     write_report,
 )
 from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.training.figures import HeldOut, StepFigures
 
 
 def answer(number: int, kind: str, text: str, truth: str, picture: str | None = None) -> Answer:
@@ -52,6 +54,26 @@ def pictures(tmp_path: Path) -> Path:
     for number in range(4):
         Image.new("RGB", (600, 300), (60 * number, 120, 200)).save(folder / f"{number:03d}.png")
     return folder
+
+
+def test_a_stage_s_figures_give_its_curve() -> None:
+    look = HeldOut(loss=1.5, target_tokens=9, records=2, seconds=0.1)
+    steps = [
+        StepFigures(
+            step=step,
+            loss=3.0 - step,
+            lr=0.1,
+            grad_norm=1.0,
+            target_tokens=9,
+            tokens=20,
+            pictures=2,
+            seconds=0.5,
+            held_out=look if step == 2 else None,
+        )
+        for step in (1, 2)
+    ]
+    curve = curve_of("align", steps)
+    assert (curve.losses, curve.held_out) == ((2.0, 1.0), ((2, 1.5),))
 
 
 def content(pictures: Path) -> ReportContent:

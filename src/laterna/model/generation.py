@@ -18,7 +18,7 @@ from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStr
 from laterna.data.masking import tokenise, tokenise_prompt
 from laterna.data.picture_tokens import SameTokens
 from laterna.errors import LaternaError
-from laterna.records import PICTURE_TOKEN, InstructionRecord, Turn
+from laterna.records import PICTURE_TOKEN, Batch, InstructionRecord, Turn
 
 if TYPE_CHECKING:
     from laterna.model.assistant import Assistant
@@ -69,6 +69,21 @@ def generate_tokens(
         ids_rt = assistant.language.generate(**inputs, generation_config=settings)
     ends = set(settings.eos_token_id)
     return [_up_to_end(row, ends) for row in ids_rt.tolist()]
+
+
+def go_on_from(assistant: Assistant, batch: Batch, *, max_new_tokens: int) -> list[int]:
+    """Return the ids that the assistant goes on with, greedily, behind a batch of one row.
+
+    They end as an answer does, its end of turn included, or run into `max_new_tokens`.
+    """
+    settings = _greedy(assistant, max_new_tokens)
+    with torch.no_grad():
+        embeds_rtd = assistant.embed(batch)
+        mask_rt = torch.ones(embeds_rtd.shape[:2], dtype=torch.long, device=assistant.device)
+        ids_rt = assistant.language.generate(
+            inputs_embeds=embeds_rtd, attention_mask=mask_rt, generation_config=settings
+        )
+    return _up_to_end(ids_rt[0].tolist(), set(settings.eos_token_id))
 
 
 def stream_answer(

@@ -5,6 +5,8 @@ Shapes: d width · r rows · t tokens of a row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +44,19 @@ def sharing_mask(sharing: Sharing | None, language: Any) -> Any:
     seen = visible(sharing).to(table.device)
     mask = torch.zeros(seen.shape, dtype=table.dtype, device=table.device)
     return mask.masked_fill_(~seen, torch.finfo(table.dtype).min)[:, None]
+
+
+@contextmanager
+def plain_attention(language: Any) -> Iterator[None]:
+    """Let a language model whose attention takes block masks alone take any, meanwhile."""
+    if language.config._attn_implementation != FLEX:
+        yield
+        return
+    language.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        language.set_attn_implementation(FLEX)
 
 
 def before_targets(batch: Batch) -> Tensor:

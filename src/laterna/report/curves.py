@@ -12,7 +12,7 @@ from laterna.errors import LaternaError
 from laterna.report.parts import INK, LINE, drawing_look, svg_of
 
 _SIZE_INCHES = (5.0, 2.8)
-_RAW = "#b9c8d6"
+_RAW, _HELD_OUT = "#b9c8d6", "#b3541e"
 
 
 def running_mean(losses: Sequence[float], window: int) -> list[float]:
@@ -24,10 +24,13 @@ def running_mean(losses: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def loss_curve(name: str, losses: Sequence[float]) -> str:
-    """Return an `<svg>` element: the loss of every step, and its running mean over it.
+def loss_curve(
+    name: str, losses: Sequence[float], held_out: Sequence[tuple[int, float]] = ()
+) -> str:
+    """Return an `<svg>` element: the loss of every step, its running mean over it, and the loss
+    on what was held out after some steps, counted from 1.
 
-    `losses` are in nats a target token. The same input gives the same text. Raises LaternaError
+    Losses are in nats a target token. The same input gives the same text. Raises LaternaError
     when there are no losses to draw.
     """
     if not losses:
@@ -42,6 +45,9 @@ def loss_curve(name: str, losses: Sequence[float]) -> str:
         if window > 1:
             label = f"mean of {window} steps"
             axes.plot(steps, running_mean(losses, window), color=LINE, linewidth=1.8, label=label)
+        if held_out:
+            places, seen = zip(*held_out, strict=True)
+            axes.plot(places, seen, "o-", color=_HELD_OUT, markersize=3, label="held out")
         axes.set_xlabel("optimiser step", color=INK)
         axes.set_ylabel("loss (nats a token)", color=INK)
         axes.set_ylim(bottom=0)

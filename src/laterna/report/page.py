@@ -13,6 +13,7 @@ from laterna.records import Answer, Record, Score
 from laterna.report.curves import loss_curve
 from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, share, shrink
 from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.training.figures import StepFigures
 
 THUMBNAIL_SIDE = 336
 """Longest side, in pixels, of the pictures inside the page."""
@@ -23,6 +24,14 @@ class Curve(Record):
 
     name: str
     losses: tuple[float, ...]
+    held_out: tuple[tuple[int, float], ...] = ()
+    """Steps, counted from 1, and the loss on what was held out after them."""
+
+
+def curve_of(name: str, steps: Sequence[StepFigures]) -> Curve:
+    """Return the curve of a stage from its `metrics.jsonl`."""
+    looks = [(step.step, step.held_out.loss) for step in steps if step.held_out is not None]
+    return Curve(name=name, losses=tuple(step.loss for step in steps), held_out=tuple(looks))
 
 
 class Column(Record):
@@ -101,7 +110,10 @@ def write_report(path: Path, content: ReportContent) -> None:
     names = list(dict.fromkeys(s.name for c in content.columns for s in c.scores.kinds))
     text = page.render(
         content=content,
-        curves=[(curve, loss_curve(curve.name, curve.losses)) for curve in content.curves],
+        curves=[
+            (curve, loss_curve(curve.name, curve.losses, curve.held_out))
+            for curve in content.curves
+        ],
         rows=[(name, [_named_score(column, name) for column in content.columns]) for name in names],
         thumbnails=[_data_uri(example.picture) for example in content.examples],
         durations=[(step, _duration(seconds)) for step, seconds in content.seconds],

@@ -5,6 +5,30 @@ from __future__ import annotations
 import msgspec
 
 
+class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the assistant says, greedily, where a held-out record has its first answer."""
+
+    id: str
+    """Of the record."""
+    prompt: str
+    """All that stands before the answer, its pictures left out."""
+    answer: str
+    truth: str
+    """The record's."""
+
+
+class HeldOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A look at records that are not trained on, after a step."""
+
+    loss: float
+    """Mean cross-entropy over their target tokens, in nats, with dropout off."""
+    target_tokens: int
+    records: int
+    seconds: float
+    """That the look took."""
+    answers: tuple[SampleAnswer, ...] = ()
+
+
 class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one optimiser step did over all ranks: a line of `metrics.jsonl`."""
 
@@ -27,8 +51,8 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     faulty: int = 0
     """Records left out so far for a picture that cannot be read."""
     seconds: float
-    """Wall-clock from the end of the step before, whatever was done since: waiting for batches,
-    writing figures and states."""
+    """Wall-clock from the end of the step before, whatever was done since, but for a look at what
+    is held out: waiting for batches, writing figures and states."""
     model_seconds: float = 0.0
     """Of these, forward, backward and optimiser."""
     vision_seconds: float = 0.0
@@ -39,6 +63,8 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mfu: float | None = None
     """These over `seconds`, as a share of what matrix products reach here (`training.meter`),
     0..1."""
+    held_out: HeldOut | None = None
+    """After the steps that one looks after."""
 
     @property
     def padding_share(self) -> float:
@@ -64,4 +90,8 @@ def named_figures(figures: StepFigures) -> dict[str, float]:
         "speed/vision_share": figures.vision_seconds / figures.seconds,
         "speed/seconds": figures.seconds,
     }
-    return named if figures.mfu is None else named | {"speed/mfu": figures.mfu}
+    if figures.mfu is not None:
+        named["speed/mfu"] = figures.mfu
+    if figures.held_out is not None:
+        named["held_out/loss"] = figures.held_out.loss
+    return named

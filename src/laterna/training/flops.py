@@ -8,8 +8,7 @@ Shapes: b pictures · c channels · h, w pixels · n features a picture · d wid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.model.assistant import Assistant
-from laterna.model.sharing import FLEX
+from laterna.model.sharing import plain_attention
 from laterna.records import Batch
 
 META = torch.device("meta")
@@ -67,7 +66,7 @@ def count_cost(assistant: Assistant) -> StepCost | None:
     Returns None for models that decide by numbers what to compute, which shapes alone do not tell.
     """
     try:
-        with _without_blocks(assistant.language):
+        with plain_attention(assistant.language):
             return _count(assistant)
     except (NotImplementedError, RuntimeError):
         return None
@@ -126,16 +125,3 @@ def _blank(*shape: int, like: Tensor, grad: bool = False) -> Tensor:
 
 def _trains(module: nn.Module) -> bool:
     return any(weight.requires_grad for weight in module.parameters())
-
-
-@contextmanager
-def _without_blocks(language: Any) -> Iterator[None]:
-    """Attend by plain products meanwhile: flex attention takes block masks alone."""
-    if language.config._attn_implementation != FLEX:
-        yield
-        return
-    language.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        language.set_attn_implementation(FLEX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,11 +12,15 @@ import torch
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
 from laterna.training.feed import FAULTS, Step
-from laterna.training.figures import StepFigures
+from laterna.training.figures import HeldOut, StepFigures
 from laterna.training.learner import Learner, Progress, named_few
 from laterna.training.meter import UNKNOWN, Meter
 from laterna.training.objective import count_targets, empty_batch
 from laterna.training.sharding import gradient_norm, reducing
+
+
+def _never(_step: int) -> HeldOut | None:
+    return None
 
 
 def train_steps(
@@ -26,13 +30,14 @@ def train_steps(
     *,
     seed: int,
     meter: Meter = UNKNOWN,
+    look: Callable[[int], HeldOut | None] = _never,
 ) -> Iterator[StepFigures]:
     """Train on each step's micro-batches in turn and yield what the step did.
 
     A step whose loss or gradient is not finite changes nothing and yields nothing. Whatever a
-    step draws at random follows from `seed`, step and rank alone. Raises LaternaError, naming the
-    step's records, when more steps in a row were skipped, or more pictures were faulty, than
-    `limits` allow.
+    step draws at random follows from `seed`, step and rank alone. `look` is asked after each step,
+    counted from 1, for a look at what is held out. Raises LaternaError, naming the step's records,
+    when more steps in a row were skipped, or more pictures were faulty, than `limits` allow.
     """
     ranks = learner.ranks
     begun = time.perf_counter()
@@ -45,6 +50,8 @@ def train_steps(
         learner.progress = _after(learner.progress, done)
         _insist_within(limits, learner.progress, done, step)
         if done.finite:
+            held_out = look(step.number + 1)
+            begun += time.perf_counter() - now  # the look is no part of the next step
             yield StepFigures(
                 step=step.number + 1,
                 loss=done.loss,
@@ -61,6 +68,7 @@ def train_steps(
                 vision_seconds=done.vision_seconds,
                 flops=done.flops,
                 mfu=meter.mfu(done.flops, seconds),
+                held_out=held_out,
             )
 
 

@@ -64,6 +64,7 @@ def prepare_stage(
             max_tokens=settings.max_tokens,
             folder=Path(recipe.prepared),
             seed=recipe.seed,
+            held_out=settings.held_out,
             workers=workers,
             progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
         )
@@ -71,6 +72,8 @@ def prepare_stage(
     names = ", ".join(source.data for source in settings.mixture())
     seconds = time.perf_counter() - begun
     said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"
+    if len(prepared.held_out):
+        said += f", {len(prepared.held_out):,} more held out"
     console.print(said, soft_wrap=True)
     for reason, number in prepared.dropped.items():
         example = prepared.examples[reason]

@@ -24,6 +24,7 @@ from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
 from laterna.training.distributed import Ranks, joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
 from laterna.training.figures import StepFigures
+from laterna.training.held_out import Looks
 from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
@@ -115,10 +116,20 @@ def _train(
         ranks=ranks,
         even=is_sharded(learner.model),
     )
-    steps = train_steps(learner, batches, recipe.run, seed=recipe.seed, meter=ready.meter)
+    run_settings = recipe.run
+    looks = Looks(
+        learner,
+        ready.prepared.held_out,
+        ready.fill,
+        every=run_settings.held_out_steps,
+        workers=run_settings.workers,
+    )
+    steps = train_steps(
+        learner, batches, run_settings, seed=recipe.seed, meter=ready.meter, look=looks.after
+    )
     run = TrackedRun(recipe, stage, out, states.run, learner.progress.step)
     followers = _followers(run, total, metrics, console) if ranks.first else []
-    _follow(watched(steps, followers), learner, states, metrics, recipe.run)
+    _follow(watched(steps, followers), learner, states, metrics, run_settings)
     return learner
 
 
@@ -286,7 +297,8 @@ def _pictures(
 ) -> Fill:
     if not recipe.feature_cache or settings.vision.mode != FROZEN:
         return fill_pixels(assistant.prepare, prepared.pictures)
-    names = prepared.samples.picture_names()
+    seen = (prepared.samples, prepared.held_out)
+    names = list(dict.fromkeys(name for samples in seen for name in samples.picture_names()))
     with progress_bar(console) as bar:
         task = bar.add_task("vision features", total=len(names), figures="")
         store = cached_features(

@@ -19,9 +19,11 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from laterna.training.figures import StepFigures
+from laterna.training.figures import HeldOut, StepFigures
 from laterna.training.tracking.base import Tracker
 
+SHOWN = 80
+"""Letters of a held-out record's prompt and answers that are shown; `metrics.jsonl` has all."""
 LAST = 20
 """Steps over which the bar's figures are taken."""
 
@@ -59,6 +61,9 @@ class StageBar:
                 f"before step {figures.step}: loss or gradient not finite, "
                 f"{figures.skipped} steps skipped so far"
             )
+        if figures.held_out is not None:
+            for line in held_out_lines(figures.step, figures.held_out):
+                self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         self._skipped = figures.skipped
         loss = sum(step.loss for step in self._last) / len(self._last)
         sums = _sums(self._last)
@@ -103,6 +108,23 @@ def read_metrics(path: Path) -> list[StepFigures]:
     return msgspec.json.decode(
         b"[" + b",".join(path.read_bytes().splitlines()) + b"]", type=list[StepFigures]
     )
+
+
+def held_out_lines(step: int, seen: HeldOut) -> Iterator[str]:
+    """Say for people what was seen of what is held out."""
+    yield (
+        f"step {step:,}: held-out loss {seen.loss:.3f} over {seen.records:,} records "
+        f"({seen.seconds:.1f} s)"
+    )
+    for one in seen.answers:
+        prompt, answer, truth = (_short(text) for text in (one.prompt, one.answer, one.truth))
+        yield f"  {one.id} {prompt} → {answer} (in the data: {truth})"
+
+
+def _short(text: str) -> str:
+    """Return a text in one line, its middle left out where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
 
 
 class _Sums(NamedTuple):

@@ -1,7 +1,8 @@
 """Sources become samples that lie ready on disk: tokenised, masked, checked, counted.
 
 `checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
-(the files) · `samples` (the files as a sequence of samples).
+(the files) · `samples` (the files as a sequence of samples) · `mixture` (which of them are trained
+on, how often, and which are held out).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from laterna.data.picture_files import PictureFiles, open_pictures
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
+from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
 from laterna.data.preparation.workers import do_chunks
 from laterna.data.sources import Source, open_source
@@ -49,6 +52,8 @@ class Prepared(Record, frozen=True):
 
     samples: MappedSamples
     """Lie on disk: each is made when it is asked for."""
+    held_out: MappedSamples
+    """Not among them: for looking at what has not been learned from. None where nothing is."""
     lengths: NDArray[np.int64]
     """Tokens of each sample, pictures expanded."""
     learned: NDArray[np.int64]
@@ -70,6 +75,7 @@ def prepare(
     max_tokens: int,
     folder: Path,
     seed: int = 0,
+    held_out: float = 0.0,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Prepared:
@@ -78,20 +84,17 @@ def prepare(
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
     picture of a width and height takes, `max_tokens` is the longest sample with its pictures
     expanded; longer ones are dropped, none is cut. Every picture is decoded once; where a source
-    names no pictures, they are not looked at. `seed` chooses the records of a source whose weight
-    is no whole number. `workers` processes do it; 0: as many as there are cores.
-
-    What is kept in `folder` is known by the content of the data, the tokenizer, the template and
-    the place of the pictures; a preparation that was killed goes on where it was.
-
-    Raises LaternaError for a source that cannot be read, and when no record remains.
+    names no pictures, they are not looked at. `seed` and `held_out` are as in `divide`. `workers`
+    processes do it; 0: as many as there are cores. What is kept in `folder` is known by the content
+    of the data, the tokenizer, the template and the place of the pictures; a preparation that was
+    killed goes on where it was. Raises LaternaError for a source that cannot be read, and when no
+    record remains.
     """
+    insist_on_shares(sources, held_out)
     sets: list[list[Columns]] = []
     pictures: list[PictureFiles] = []
     dropped: list[Dropped] = []
     for settings in sources:
-        if settings.weight <= 0:
-            raise LaternaError(f"{settings.data}: weight = {settings.weight}: give more than 0")
         place = _prepare_source(settings, tokenizer, template, folder, workers, progress)
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
@@ -100,11 +103,13 @@ def prepare(
         pictures.append(KeptPictures(place / "pictures", own))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens))
-    rows = _mixture(lengths, max_tokens, [settings.weight for settings in sources], seed)
-    if not len(rows):
-        raise LaternaError(_nothing_left(dropped))
+    samples_of = partial(MappedSamples, sets, counter=picture_tokens)
+    usable = kept_rows(lengths, max_tokens)
+    rows, apart = divide(usable, sources, samples_of, held_out=held_out, seed=seed)
+    _insist_on_any(rows, dropped)
     return Prepared(
-        samples=MappedSamples(sets, rows, picture_tokens),
+        samples=samples_of(rows),
+        held_out=samples_of(apart),
         lengths=np.concatenate(lengths)[rows],
         learned=np.concatenate([one.learned() for columns in sets for one in columns])[rows],
         pictures=MixedPictures(pictures) if len(pictures) > 1 else pictures[0],
@@ -117,10 +122,13 @@ def _counted(dropped: Sequence[Dropped]) -> dict[str, int]:
     return dict(Counter(fault.reason for fault in dropped).most_common())
 
 
-def _nothing_left(dropped: Sequence[Dropped]) -> str:
+def _insist_on_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
+    if len(rows):
+        return
     listed = "; ".join(f"{count} × {reason}" for reason, count in _counted(dropped).items())
     first = f"; the first: {dropped[0].message}" if dropped else ""
-    return f"no record can be trained on ({listed or 'there were none'}){first}"
+    said = f"no record can be trained on ({listed or 'there were none'}){first}"
+    raise LaternaError(said)
 
 
 def _prepare_source(
@@ -209,24 +217,6 @@ def _too_long(
                 reason = f"longer than {max_tokens} tokens"
                 message = f"{name}: {length} tokens long"
             yield Dropped(id=record, reason=reason, message=message)
-
-
-def _mixture(
-    lengths: Sequence[NDArray[np.int64]], max_tokens: int, weights: Sequence[float], seed: int
-) -> NDArray[np.int64]:
-    """Return the rows of an epoch: each kept row as often as its source's weight says.
-
-    Of a weight's fraction, that share of the rows is drawn, once for all epochs.
-    """
-    rows, first = [], 0
-    for number, (found, weight) in enumerate(zip(lengths, weights, strict=True)):
-        kept = first + np.flatnonzero((found >= 0) & (found <= max_tokens))
-        first += len(found)
-        times, share = divmod(weight, 1.0)
-        drawn = np.random.default_rng([seed, number]).permutation(len(kept))
-        some = np.sort(drawn[: round(share * len(kept))])
-        rows.append(np.concatenate([np.tile(kept, int(times)), kept[some]]))
-    return np.concatenate(rows) if rows else np.empty(0, np.int64)
 
 
 def _cores() -> int:

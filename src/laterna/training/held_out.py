@@ -1,0 +1,148 @@
+"""A look at what is held out: its loss by training's own code, and a few answers.
+
+Nothing of it touches what training draws at random, for each step seeds that anew, and nothing
+else of it stays: modes, attention and random state are afterwards as they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from laterna.data.batches import collate
+from laterna.model.generation import go_on_from
+from laterna.model.sharing import plain_attention
+from laterna.recipe import StageSettings
+from laterna.records import PICTURE_TOKEN, Pack, Sample
+from laterna.training.feed import FaultyPictureError, Fill, feed
+from laterna.training.figures import HeldOut, SampleAnswer
+from laterna.training.learner import Learner
+from laterna.training.objective import count_targets
+from laterna.training.sharding import is_sharded
+
+ANSWERS = 3
+"""Records whose answers are written down, spread over what is held out."""
+ANSWER_TOKENS = 64
+"""Longest of these answers."""
+
+
+class Looks:
+    """Looks at held-out samples after every `every` steps (0: none) and after the last.
+
+    Every rank must ask, and looks at its share. Where ranks share the weights, no answers are
+    written: those take all ranks for every word.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        samples: Sequence[Sample],
+        fill: Fill,
+        *,
+        every: int,
+        workers: int,
+    ) -> None:
+        self._learner = learner
+        self._samples = samples
+        self._fill = fill
+        self._every = every
+        self._workers = workers
+        self._stage = msgspec.structs.replace(learner.stage, epochs=1.0, max_steps=0)
+
+    def after(self, step: int) -> HeldOut | None:
+        """Return what is seen after a step counted from 1; None where no look is due."""
+        due = step == self._learner.total or (self._every > 0 and step % self._every == 0)
+        return self._look() if due and len(self._samples) else None
+
+    def _look(self) -> HeldOut:
+        begun = time.perf_counter()
+        learner = self._learner
+        answers: tuple[SampleAnswer, ...] = ()
+        with _resting(learner.objective), torch.no_grad():
+            loss, targets, records = self._loss(self._stage)
+            if learner.ranks.first and not is_sharded(learner.model):
+                answers = tuple(self._answers())
+        learner.clock.take_seconds()  # the tower's time here is no step's
+        return HeldOut(
+            loss=loss / max(targets, 1.0),
+            target_tokens=int(targets),
+            records=int(records),
+            seconds=time.perf_counter() - begun,
+            answers=answers,
+        )
+
+    def _loss(self, stage: StageSettings) -> list[float]:
+        """Return the summed loss, target tokens and records, over all ranks."""
+        learner = self._learner
+        sums = [0.0, 0.0, 0.0]
+        steps = feed(
+            self._samples,
+            stage,
+            seed=0,
+            fill=self._fill,
+            workers=self._workers,
+            ranks=learner.ranks,
+            even=learner.ranks.count > 1,
+        )
+        for step in steps:
+            loss = sum((learner.model(batch) for batch in step.batches), torch.zeros(()))
+            counted = (float(loss), count_targets(step.batches), len(step.ids))
+            sums = [before + now for before, now in zip(sums, counted, strict=True)]
+        return learner.ranks.total(sums)
+
+    def _answers(self) -> Iterator[SampleAnswer]:
+        """Yield answers to records spread over all; one whose picture is unreadable has none."""
+        objective = self._learner.objective
+        places = np.unique(np.linspace(0, len(self._samples) - 1, ANSWERS).round().astype(int))
+        kind = objective.assistant.device.type
+        with (
+            plain_attention(objective.assistant.language),
+            torch.compiler.set_stance("force_eager"),
+            torch.autocast(kind, torch.bfloat16, enabled=objective.in_half),
+        ):
+            for place in places.tolist():
+                try:
+                    yield self._answer(self._samples[place])
+                except FaultyPictureError:
+                    continue
+
+    def _answer(self, sample: Sample) -> SampleAnswer:
+        assistant = self._learner.objective.assistant
+        first = sample.targets.index(True)
+        end = (*sample.targets[first:], False).index(False) + first
+        shown = [slot for slot in sample.picture_slots if slot < first]
+        prompt = Sample(
+            id=sample.id,
+            input_ids=sample.input_ids[:first],
+            targets=(False,) * first,
+            picture_slots=tuple(shown),
+            pictures=sample.pictures[: len(shown)],
+            picture_tokens=sample.picture_tokens[: len(shown)],
+        )
+        batch = self._fill(collate([Pack(samples=(prompt,))]))
+        said = go_on_from(assistant, batch, max_new_tokens=ANSWER_TOKENS)
+        asked = [token for token in prompt.input_ids if token != PICTURE_TOKEN]
+        decode = assistant.tokenizer.decode
+        texts = [
+            decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            for ids in (asked, said, list(sample.input_ids[first:end]))
+        ]
+        return SampleAnswer(id=sample.id, prompt=texts[0], answer=texts[1], truth=texts[2])
+
+
+@contextmanager
+def _resting(module: nn.Module) -> Iterator[None]:
+    """Switch dropout and its like off, and each module afterwards back as it was."""
+    modes = [(one, one.training) for one in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one, mode in modes:
+            one.training = mode

@@ -1,0 +1,146 @@
+"""Looks at what is held out: their loss by value, and that training does not notice them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+import laterna.training.run
+from laterna.model.checkpoint import load_checkpoint
+from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, SourceSettings
+from laterna.training.figures import StepFigures
+from laterna.training.held_out import _resting
+from laterna.training.run import train
+from laterna.training.telemetry import read_metrics
+
+STEPS = 6
+
+
+@pytest.fixture
+def short(recipe: Recipe) -> Recipe:
+    """Six steps of stage 2 with a quarter held out; adapters with dropout."""
+    instruct = msgspec.structs.replace(
+        recipe.instruct,
+        max_steps=STEPS,
+        held_out=0.25,
+        language=PartSettings(mode="lora", lr=5e-3),
+    )
+    lora = LoraSettings(r=4, alpha=8, dropout=0.2)
+    return msgspec.structs.replace(recipe, instruct=instruct, lora=lora)
+
+
+def looking(recipe: Recipe, every: int, **run: Any) -> Recipe:
+    settings = RunSettings(held_out_steps=every, save_minutes=0, **run)
+    return msgspec.structs.replace(recipe, run=settings)
+
+
+def steps_of(folder: Path) -> list[StepFigures]:
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def test_training_does_not_notice_that_it_is_looked_at(short: Recipe, tmp_path: Path) -> None:
+    seldom = train(looking(short, 0), stage="instruct", out=tmp_path / "seldom")
+    often = train(looking(short, 2), stage="instruct", out=tmp_path / "often")
+    seen = [step.step for step in steps_of(often) if step.held_out]
+    assert (seen, [step.step for step in steps_of(seldom) if step.held_out]) == ([2, 4, 6], [6])
+    exact = [[(one.loss, one.grad_norm) for one in steps_of(out)] for out in (seldom, often)]
+    assert exact[0] == exact[1]
+    first, second = (load_checkpoint(out).state_dict() for out in (seldom, often))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_the_loss_is_that_of_a_step_over_the_same_records(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Held out is what is trained on, and the rate is nothing: both losses are of one model."""
+    part = PartSettings(mode="full", lr=1e-30)
+    data, pictures = recipe.instruct.data, recipe.instruct.pictures
+    instruct = msgspec.structs.replace(
+        recipe.instruct,
+        data="",
+        pictures="",
+        sources=(
+            SourceSettings(data=data, pictures=pictures),
+            SourceSettings(data=data, pictures=pictures, weight=0),
+        ),
+        batch_records=12,
+        max_steps=1,
+        connector=part,
+        language=part,
+    )
+    ours = msgspec.structs.replace(recipe, instruct=instruct)
+    out = train(ours, stage="instruct", out=tmp_path / "out")
+    [step] = steps_of(out)
+    assert step.held_out is not None
+    assert step.held_out.loss == pytest.approx(step.loss, abs=1e-6)
+    assert step.held_out.target_tokens == step.target_tokens
+    assert step.held_out.records == 12
+    said = capsys.readouterr().out
+    assert "12 records prepared" in said and "12 more held out" in said
+    assert f"step 1: held-out loss {step.loss:.3f} over 12 records" in said
+
+
+def test_answers_are_what_the_assistant_says(
+    recipe: Recipe, colours: dict[str, tuple[int, int, int]], tmp_path: Path
+) -> None:
+    instruct = msgspec.structs.replace(recipe.instruct, held_out=0.25)
+    cached = msgspec.structs.replace(
+        recipe, instruct=instruct, feature_cache=str(tmp_path / "cache")
+    )
+    out = train(cached, stage="instruct", out=tmp_path / "out")
+    last = steps_of(out)[-1]
+    assert last.held_out is not None
+    assert last.held_out.records == len(last.held_out.answers) == 3
+    assert {one.truth for one in last.held_out.answers} <= set(colours)
+    assert [one.answer for one in last.held_out.answers] == [
+        one.truth for one in last.held_out.answers
+    ]
+    assert {one.prompt for one in last.held_out.answers} == {
+        "USER: \nWhat colour is it? ASSISTANT:"
+    }
+
+
+def test_a_run_that_goes_on_has_the_looks_that_it_would_have_had(
+    short: Recipe, tmp_path: Path
+) -> None:
+    ours = looking(short, 2, save_steps=3)
+    whole = train(ours, stage="instruct", out=tmp_path / "whole")
+
+    class PowerCutError(BaseException):
+        """Nothing catches it."""
+
+    real = laterna.training.run.train_steps
+
+    def dying(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
+        for done in real(*args, **kwargs):
+            yield done
+            if done.step == 5:
+                raise PowerCutError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(laterna.training.run, "train_steps", dying)
+        train(ours, stage="instruct", out=tmp_path / "cut")
+    cut = train(ours, stage="instruct", out=tmp_path / "cut")
+    looks = [
+        [
+            (one.step, one.held_out.loss, one.held_out.answers)
+            for one in steps_of(out)
+            if one.held_out
+        ]
+        for out in (whole, cut)
+    ]
+    assert len(looks[0]) == 3
+    assert looks[0] == looks[1]
+
+
+def test_modes_are_put_back_one_by_one() -> None:
+    module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
+    module[0].training = False
+    with _resting(module):
+        assert [one.training for one in module.modules()] == [False] * 3
+    assert [one.training for one in module.modules()] == [True, False, True]
