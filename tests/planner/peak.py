@@ -4,7 +4,8 @@
 
 `tensors` is the most that torch's own CPU allocator gave out at once, from the profiler's record
 of every allocation; `resident` is how far the process grew from before its models were there.
-Also printed: the mean and the longest text of its records, and the targets' mean, in tokens.
+Also printed, of the records of these steps: the mean and the longest text, and the targets' mean,
+in tokens; and how many there are about a picture.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from laterna.data.chat import load_template
 from laterna.data.preparation import prepare
 from laterna.model.assistant import load_assistant_from
 from laterna.recipe import Recipe
-from laterna.training.feed import feed, fill_pixels
+from laterna.training.feed import Order, feed, fill_pixels
 from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
 from laterna.training.stages import apply_stage
@@ -48,7 +49,7 @@ def main(path: str, stage: Any, how: str) -> None:
         workers=1,
     )
     apply_stage(assistant, recipe, stage)
-    learner = Learner(assistant, settings, total=settings.max_steps)
+    learner = Learner(assistant, settings, total=settings.max_steps, savings=recipe.savings)
     fill = fill_pixels(assistant.prepare, prepared.pictures)
     steps = feed(prepared.samples, settings, seed=0, fill=fill)
 
@@ -59,13 +60,17 @@ def main(path: str, stage: Any, how: str) -> None:
     held = {id(one): one for one in (*assistant.parameters(), *assistant.buffers())}
     weights = sum(one.untyped_storage().nbytes() for one in held.values())
     peak = weights + tensors(run) if how == "tensors" else resident(run) - before
-    texts = [sample.length - sum(sample.picture_tokens) for sample in prepared.samples]
-    targets = [sum(sample.targets) for sample in prepared.samples]
+    order = Order(prepared.samples, settings, 0)
+    numbers = [number for step in range(settings.max_steps) for number in order.of_step(step)]
+    samples = [prepared.samples[number] for number in numbers]
+    texts = [sample.length - sum(sample.picture_tokens) for sample in samples]
+    targets = [sum(sample.targets) for sample in samples]
     figures = {
         "peak": peak,
         "text": sum(texts) / len(texts),
         "longest": max(texts),
         "targets": sum(targets) / len(targets),
+        "per_picture": len(texts) / len({sample.pictures[0] for sample in samples}),
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 

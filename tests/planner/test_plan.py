@@ -19,6 +19,7 @@ from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops,
 from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
 from laterna.records import Batch
 from laterna.training.objective import Objective
+from laterna.training.optimisers import Optimisers
 from laterna.training.stages import apply_stage
 
 
@@ -29,6 +30,7 @@ def llava(configs: Path, side: int, kind: str) -> Recipe:
         nano,
         vision=VisionSettings(source=str(configs / f"clip-{side}")),
         connector=uses,
+        instruct=replace(nano.instruct, optimiser="adamw"),  # fsdp keeps no whole matrices
         language=replace(nano.language, source=str(configs / "vicuna-7b")),
     )
 
@@ -102,6 +104,53 @@ def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:
         fill_step(settings, Lengths(text=36, targets=20, longest=90), 2048, gpus=1)
 
 
+def test_shared_pictures_stand_once_before_all_their_records() -> None:
+    align = replace(load_recipe("nano").align, batch_records=60, micro_tokens=2000)
+    lengths = Lengths(text=20, targets=15, longest=50, per_picture=5)
+    load, passes = fill_step(align, lengths, 64, gpus=1)
+    # 12 families of 64 + 5 × 20 tokens, padded to one with a record of 50 while 2000 hold them.
+    assert load == Load(rows=12, pictures=1, text=2000 // 12 - 64, targets=75, shared=True)
+    assert passes == 1
+    load, passes = fill_step(replace(align, micro_tokens=110), lengths, 64, gpus=1)
+    assert (load.rows, load.text, load.targets, passes) == (1, 46, 30, 30)  # two records a row
+    load, passes = fill_step(replace(align, share_pictures=False), lengths, 64, gpus=1)
+    assert load == Load(rows=23, pictures=1, text=20 + 2, targets=15)
+    assert passes == 3
+
+
+def test_shared_pictures_make_a_record_cheaper_by_what_they_share(tiny_recipe: Recipe) -> None:
+    align = replace(tiny_recipe.align, share_pictures=True, batch_records=20)
+    lengths = Lengths(text=10, targets=8, longest=10, per_picture=5)
+    alone, shared = (
+        plan_recipe(
+            replace(tiny_recipe, align=one),
+            Assumptions(),
+            stages=["align"],
+            lengths={"align": lengths},
+        ).stages[0]
+        for one in (replace(align, share_pictures=False), align)
+    )
+    vision, _, language = (part.forward_flops for part in alone.parts)
+    assert shared.parts[0].forward_flops == vision / 5
+    assert shared.parts[2].forward_flops < language
+    assert shared.pictures_ahead == alone.pictures_ahead / 5
+
+
+def test_muon_remembers_one_number_a_weight_of_a_matrix(tiny_recipe: Recipe) -> None:
+    recipe = replace(tiny_recipe, instruct=replace(tiny_recipe.instruct, optimiser="muon"))
+    adamw, muon = (
+        plan_recipe(one, Assumptions(), stages=["instruct"]).stages[0].memory.optimiser
+        for one in (tiny_recipe, recipe)
+    )
+    assistant = load_assistant_from(recipe)
+    apply_stage(assistant, recipe, "instruct")
+    optimisers = Optimisers(assistant, recipe.instruct)
+    weights = [weight for weight in assistant.parameters() if weight.requires_grad]
+    held = [one for weight in weights for one in optimisers.moments(weight).values()]
+    assert muon == sum(one.nbytes for one in held) < adamw
+    assert adamw == 8 * sum(weight.numel() for weight in weights)
+
+
 def test_hours_and_money_follow_from_flops_rate_and_price(tiny_recipe: Recipe) -> None:
     given = Assumptions(gpus=2, mfu=0.5, price=3.0)
     lengths = {"align": Lengths(text=10, targets=8, longest=20)}
@@ -131,10 +180,27 @@ def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
         .memory
         for engine in ("ddp", "fsdp")
     )
-    assert ddp.optimiser == 12 * (6_738_415_616 + 20_979_712)
+    trained = 6_738_415_616 + 20_979_712
+    assert (ddp.optimiser, ddp.gradients) == (12 * trained, 4 * trained)
     assert fsdp.optimiser == ddp.optimiser // 8
     assert fsdp.gradients == pytest.approx(ddp.gradients / 8, rel=1e-6)
     assert fsdp.weights < ddp.weights / 6
+
+
+def test_the_plan_follows_the_recipes_savings(tiny_recipe: Recipe) -> None:
+    saving = replace(tiny_recipe, savings=("bf16", "checkpointing"))
+    plain, half = (plan_recipe(one, Assumptions()) for one in (tiny_recipe, saving))
+    assert (plain.assumptions.precision, half.assumptions.precision) == ("float32", "mixed")
+    assert half.answering_weights == plain.answering_weights / 2
+    for stage, other in zip(plain.stages, half.stages, strict=True):
+        assert stage.memory == stage.memory_kept
+        assert other.memory == other.memory_checkpointed
+        assert other.memory_kept.activations < stage.memory_kept.activations
+        assert other.memory.gradients == stage.memory.gradients
+        assert other.memory.weights < 0.51 * stage.memory.weights
+        assert other.flops == stage.flops
+    assumed = plan_recipe(saving, Assumptions(precision="float32"), stages=["align"])
+    assert assumed.stages[0].memory_kept == plain.stages[0].memory_kept
 
 
 def test_lora_and_checkpointing_hold_less(tiny_recipe: Recipe) -> None:

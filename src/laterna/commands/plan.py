@@ -45,9 +45,12 @@ class Plan(Command, frozen=True, kw_only=True):
     longest_text: tuple[int, ...] = ()
     """The same of the longest record, to which others are padded; left out: three times as many
     as of a typical one."""
-    precision: Literal["float32", "mixed"] = "float32"
-    """`float32`, as Laterna trains; `mixed`: bfloat16 in the passes and float32 in the optimiser,
-    as in LLaVA's scripts."""
+    per_picture: tuple[int, ...] = ()
+    """Records about one picture, where a stage shares pictures; left out: 5 in align, 3 in
+    instruct."""
+    precision: Literal["float32", "mixed"] | None = None
+    """`float32`, or `mixed`: computed in bfloat16, with trained weights in float32; left out: as
+    the recipe's `savings` say."""
     mfu: float = 0.4
     """Share of the GPU's peak that the model's FLOPs are assumed to reach."""
     headroom: float = 0.1
@@ -96,6 +99,7 @@ class Plan(Command, frozen=True, kw_only=True):
         texts = _by_stage("text-tokens", self.text_tokens, stages)
         targets = _by_stage("target-tokens", self.target_tokens, stages)
         longest = _by_stage("longest-text", self.longest_text, stages)
+        together = _by_stage("per-picture", self.per_picture, stages)
         found = {}
         for stage in stages:
             text = texts.get(stage, LENGTHS[stage].text)
@@ -103,6 +107,7 @@ class Plan(Command, frozen=True, kw_only=True):
                 text=text,
                 targets=targets.get(stage, min(text, LENGTHS[stage].targets)),
                 longest=longest.get(stage, 3 * text),
+                per_picture=together.get(stage, LENGTHS[stage].per_picture),
             )
         return found
 

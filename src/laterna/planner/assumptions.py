@@ -23,14 +23,16 @@ class Lengths(Record):
     longest: int
     """Of the longest record: others are padded to it while the micro-batch has room, so memory
     follows from it."""
+    per_picture: int = 1
+    """Records about one picture: they stand in one row behind it where a stage shares pictures."""
 
 
 LENGTHS: dict[StageName, Lengths] = {
-    "align": Lengths(text=20, targets=18, longest=60),
-    "instruct": Lengths(text=200, targets=130, longest=600),
+    "align": Lengths(text=20, targets=18, longest=60, per_picture=5),
+    "instruct": Lengths(text=200, targets=130, longest=600, per_picture=3),
 }
-"""Assumed, unless told: a caption of a dozen words; a chat of a few turns; the
-longest three times as long."""
+"""Assumed, unless told: a caption of a dozen words, as COCO has five of a picture; a chat of a few
+turns, as LLaVA has three (conversation, detail, reasoning); the longest three times as long."""
 
 
 class Assumptions(Record):
@@ -38,7 +40,8 @@ class Assumptions(Record):
 
     gpus: int = 1
     """GPUs that share each step."""
-    precision: Precision = "float32"
+    precision: Precision | None = None
+    """None: `mixed` where the recipe's `savings` have `bf16`, else `float32`."""
     mfu: float = 0.4
     """Share of the GPU's peak rate that the model's own FLOPs reach (model FLOPs utilisation)."""
     headroom: float = 0.1
@@ -61,9 +64,9 @@ class Format(Record):
     """How a precision stores things."""
 
     dtype: str
-    """Of weights, gradients and activations in a step, by torch's name."""
-    optimiser: int
-    """Bytes that the optimiser holds for each trained weight."""
+    """Of weights and activations in a step, by torch's name."""
+    master: int
+    """Bytes of each trained weight that are held beside those of a step."""
 
     def torch_dtype(self) -> torch.dtype:
         """Return the dtype itself."""
@@ -72,7 +75,9 @@ class Format(Record):
 
 
 FORMATS: dict[Precision, Format] = {
-    "float32": Format(dtype="float32", optimiser=8),
-    "mixed": Format(dtype="bfloat16", optimiser=12),
+    "float32": Format(dtype="float32", master=0),
+    "mixed": Format(dtype="bfloat16", master=4),
 }
-"""AdamW's two moments are in float32; in `mixed` it also holds the weights in float32."""
+"""In `mixed`, trained weights are held in float32 beside the copies that a step computes with."""
+EXACT = torch.float32.itemsize
+"""Bytes of a number of a gradient, and of one that an optimiser remembers, in both precisions."""

@@ -33,7 +33,7 @@ def _attend(
     shared = query.shape[1] // key.shape[1]
     if mask is not None and shared > 1:  # no fused kernel takes both shared keys and a mask
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
-    numbers = None if mask is None else torch.empty_like(mask, dtype=query.dtype)
+    numbers = None if mask is None else mask.to(query.dtype)  # the same where it is of numbers
     output_rhtd, _sums = attention(query, key, value, numbers)
     return output_rhtd.transpose(1, 2).contiguous(), None
 

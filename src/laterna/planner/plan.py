@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.model.skeleton import build_skeleton
-from laterna.planner.assumptions import FORMATS, LENGTHS, Assumptions, Lengths
+from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
 from laterna.planner.rehearsal import (
     PARTS,
@@ -25,6 +26,7 @@ from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record
+from laterna.training.optimisers import count_moments
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
 
 
@@ -88,8 +90,14 @@ class StagePlan(Record):
     """Forward and backward, for one record, padding left out."""
     attention_flops: float
     """Of these, what grows quadratically with the tokens of a row."""
+    checkpointed: bool
+    """Whether the recipe's `savings` have `checkpointing`."""
     memory: Memory
+    """As the stage trains."""
+    memory_kept: Memory
+    """With all that layers keep for the backward pass."""
     memory_checkpointed: Memory
+    """With the layers' inputs alone, from which the rest is computed again."""
     pictures_ahead: int
     """Bytes of the prepared pictures that wait for their steps, in the host's memory."""
     feature_cache: int | None
@@ -145,8 +153,9 @@ def plan_recipe(
     names = list(GPUS) if gpu is None else [gpu]
     rates = {name: gpu_named(name) for name in names}
     skeleton = build_skeleton(recipe)
+    assumptions = _settled(assumptions, recipe)
     for module in skeleton.parts().values():
-        module.to(FORMATS[assumptions.precision].torch_dtype())
+        module.to(FORMATS[assumptions.precision or "float32"].torch_dtype())
     answering = Rehearsal(skeleton)
     weights = sum(one.nbytes for one in answering.parameters())
     table = resolutions(answering)
@@ -156,10 +165,12 @@ def plan_recipe(
     planned = []
     for stage in stages:  # in order: adapters of the first are there in the second
         summary = apply_stage(skeleton, recipe, stage)
-        settings = recipe.stage(stage)
-        cached = bool(recipe.feature_cache) and settings.vision.mode == FROZEN
+        cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
         rehearsal = Rehearsal(skeleton, sees=not cached)
-        planner = _StagePlanner(recipe, stage, rehearsal, summary, assumptions, known[stage])
+        moments = count_moments(skeleton, recipe.stage(stage))
+        planner = _StagePlanner(
+            recipe, stage, rehearsal, summary, assumptions, known[stage], moments
+        )
         planned.append(planner.plan((records or {}).get(stage), list(rates)))
     return Plan(
         recipe=recipe.name,
@@ -177,13 +188,21 @@ def plan_recipe(
     )
 
 
+def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
+    """Take the precision from the recipe where nothing else is assumed."""
+    if assumptions.precision is not None:
+        return assumptions
+    return replace(assumptions, precision="mixed" if "bf16" in recipe.savings else "float32")
+
+
 def fill_step(
     settings: StageSettings, lengths: Lengths, picture_tokens: int, *, gpus: int
 ) -> tuple[Load, int]:
     """Return the largest micro-batch on one GPU, and how many a step takes.
 
     Typical records fill it, and they are padded to the longest record, or as far as
-    `micro_tokens` allows.
+    `micro_tokens` allows. Where pictures are shared, all records about one stand in a row behind
+    it, as far as a row may be long; the longest row has one of the longest records.
 
     Raises LaternaError where more is learned than there is, or a record is longer than the stage
     takes.
@@ -199,19 +218,33 @@ def fill_step(
             f"a record of {tokens} tokens, {picture_tokens} of them the picture's, is longer than "
             f"max_tokens = {settings.max_tokens}: it would be dropped; raise max_tokens"
         )
+    together = records_together(settings, lengths, picture_tokens)
+    text = together * lengths.text
+    tokens = picture_tokens + text
     packed = max(1, settings.row_tokens // tokens)
-    rows = math.ceil(math.ceil(settings.batch_records / gpus) / packed)
+    rows = math.ceil(math.ceil(settings.batch_records / gpus) / (packed * together))
     at_once = min(rows, max(1, settings.micro_tokens // (packed * tokens)))
-    longest = min(picture_tokens + lengths.longest, settings.max_tokens)
+    longest = min(picture_tokens + lengths.longest, settings.max_tokens) + text - lengths.text
     widest = max(longest, settings.row_tokens)
     width = max(packed * tokens, min(widest, settings.micro_tokens // at_once))
     load = Load(
         rows=at_once,
         pictures=packed,
         text=width - packed * picture_tokens,
-        targets=packed * lengths.targets,
+        targets=packed * together * lengths.targets,
+        shared=together > 1,
     )
     return load, math.ceil(rows / at_once)
+
+
+def records_together(settings: StageSettings, lengths: Lengths, picture_tokens: int) -> int:
+    """Return how many records stand behind one picture: as many as there are about it, as far as
+    a row may be long.
+    """
+    if not settings.share_pictures:
+        return 1
+    room = (settings.row_tokens or settings.micro_tokens) - picture_tokens
+    return max(1, min(lengths.per_picture, room // lengths.text))
 
 
 class _StagePlanner:
@@ -225,6 +258,7 @@ class _StagePlanner:
         summary: StageSummary,
         assumptions: Assumptions,
         lengths: Lengths,
+        moments: int,
     ) -> None:
         self.recipe = recipe
         self.stage = stage
@@ -233,17 +267,21 @@ class _StagePlanner:
         self.summary = summary
         self.given = assumptions
         self.lengths = lengths
+        self.moments = moments
+        self.together = records_together(self.settings, lengths, rehearsal.picture_tokens)
         self.load, self.micro_batches = fill_step(
             self.settings, lengths, rehearsal.picture_tokens, gpus=assumptions.gpus
         )
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
-        packed = self.load.pictures
-        text, targets = self.lengths.text * packed, self.lengths.targets * packed
-        row = Load(rows=1, pictures=packed, text=text, targets=targets)
+        records_a_row = self.load.pictures * self.together
+        text, targets = self.lengths.text * records_a_row, self.lengths.targets * records_a_row
+        row = replace(self.load, rows=1, text=text, targets=targets)
         flops = count_flops(self.rehearsal, row)
         share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus)
-        memory, checkpointed = (self._memory(share, checkpointed=mode) for mode in (False, True))
+        kept, checkpointed = (self._memory(share, checkpointed=mode) for mode in (False, True))
+        checkpoints = "checkpointing" in self.recipe.savings
+        memory = checkpointed if checkpoints else kept
         drawn = None if records is None else self._drawn(records)
         return StagePlan(
             stage=self.stage,
@@ -253,16 +291,18 @@ class _StagePlanner:
             load=self.load,
             micro_batches=self.micro_batches,
             batch_records=self.settings.batch_records,
-            flops=flops.total / packed,
-            attention_flops=flops.attention / packed,
+            flops=flops.total / records_a_row,
+            attention_flops=flops.attention / records_a_row,
+            checkpointed=checkpoints,
             memory=memory,
+            memory_kept=kept,
             memory_checkpointed=checkpointed,
             pictures_ahead=self._pictures_ahead(),
             feature_cache=self._feature_cache(records),
             records=records,
             steps=None if drawn is None else math.ceil(drawn / self.settings.batch_records),
             gpus=tuple(
-                self._on(name, memory.total, checkpointed.total, flops.total / packed, drawn)
+                self._on(name, memory.total, checkpointed.total, flops.total / records_a_row, drawn)
                 for name in gpus
             ),
         )
@@ -274,8 +314,8 @@ class _StagePlanner:
                 mode=part.mode,
                 weights=part.trained + part.frozen,
                 trained=part.trained,
-                forward_flops=flops.forward[part.part] / self.load.pictures,
-                backward_flops=flops.backward[part.part] / self.load.pictures,
+                forward_flops=flops.forward[part.part] / (self.load.pictures * self.together),
+                backward_flops=flops.backward[part.part] / (self.load.pictures * self.together),
             )
             for part in self.summary.parts
         )
@@ -287,10 +327,12 @@ class _StagePlanner:
         activations = found.activations
         if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
             activations = max(activations, sum(found.kept.values()))
-        optimiser = self.summary.trained * FORMATS[self.given.precision].optimiser
+        numbers = FORMATS[self.given.precision or "float32"]
+        optimiser = self.moments * EXACT + self.summary.trained * numbers.master
+        exact = EXACT // numbers.torch_dtype().itemsize
         return Memory(
             weights=found.weights - share.weights_elsewhere,
-            gradients=found.gradients - share.gradients_elsewhere,
+            gradients=(found.gradients - share.gradients_elsewhere) * exact,
             optimiser=round(optimiser * share.optimiser),
             kept={part: found.kept[part] for part in PARTS},
             activations=activations + share.gathered,
@@ -308,7 +350,7 @@ class _StagePlanner:
         one = 3 * rehearsal.side**2
         if not rehearsal.sees:
             one = rehearsal.vision.patches * rehearsal.vision.width
-        on_one_gpu = math.ceil(self.settings.batch_records / self.given.gpus)
+        on_one_gpu = math.ceil(self.settings.batch_records / (self.given.gpus * self.together))
         one *= rehearsal.tiles
         return steps * on_one_gpu * one * torch.float32.itemsize
 

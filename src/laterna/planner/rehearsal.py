@@ -43,6 +43,8 @@ class Load(Record):
     """Tokens in each row that are no picture's, padding included."""
     targets: int
     """Tokens in each row that are learned."""
+    shared: bool = False
+    """Whether samples share pictures, which takes a mask of numbers, one for all layers."""
 
 
 class Flops(Record):
@@ -130,7 +132,7 @@ class Rehearsal(nn.Module):
         text_rtd = embedded[:, width - load.text :]
         # One new tensor and the embedding's gradient, as `masked_scatter` has them.
         both_rtd = torch.cat([pictures_rtd.to(embedded.dtype), text_rtd], dim=1)
-        states_rtd: Tensor = self.decode(both_rtd)
+        states_rtd: Tensor = self.decode(both_rtd, shared=load.shared)
         return states_rtd
 
     def _join(self, tokens_bmd: Tensor) -> Tensor:
@@ -143,13 +145,17 @@ class Rehearsal(nn.Module):
         assert newline_d is not None, "the skeleton was built with one"
         return torch.cat([joined, newline_d.expand(len(joined), ends, -1)], dim=1)
 
-    def decode(self, embedded_rtd: Tensor, *, cache: bool = False) -> Any:
-        """Run the decoder with a mask that keeps samples apart, as rows of several lengths need."""
+    def decode(self, embedded_rtd: Tensor, *, shared: bool = False, cache: bool = False) -> Any:
+        """Run the decoder with a mask that keeps samples apart, as rows of several lengths need.
+
+        It says what is seen, and of `shared` pictures what is added to the scores.
+        """
         rows, width, _ = embedded_rtd.shape
+        kind = self.dtype if shared else torch.bool
         output = self.decoder(
             inputs_embeds=embedded_rtd,
             position_ids=torch.empty(rows, width, dtype=torch.long, device=META),
-            attention_mask=torch.empty(rows, 1, width, width, dtype=torch.bool, device=META),
+            attention_mask=torch.empty(rows, 1, width, width, dtype=kind, device=META),
             use_cache=cache,
         )
         return output.past_key_values if cache else output.last_hidden_state
@@ -172,7 +178,10 @@ class Rehearsal(nn.Module):
 
 def count_flops(rehearsal: Rehearsal, load: Load) -> Flops:
     """Return the FLOPs of a micro-batch, forward and backward."""
-    with _told_what_fails(), FlopCounterMode(display=False) as counter:
+    with (
+        _told_what_fails(),
+        FlopCounterMode(display=False) as counter,
+    ):
         loss = rehearsal(load)
         forward = _by_part(counter)
         loss.backward()
@@ -192,7 +201,11 @@ def count_bytes(rehearsal: Rehearsal, load: Load, *, again: bool, checkpointed: 
     `checkpointed`: of each layer only its input is kept, and the rest made again (language, and
     vision where it trains).
     """
-    with _told_what_fails(), _checkpointing(rehearsal, checkpointed), LiveBytes() as live:
+    with (
+        _told_what_fails(),
+        _checkpointing(rehearsal, checkpointed),
+        LiveBytes() as live,
+    ):
         live.add(weights_and_buffers([rehearsal]))
         weights = live.now
         marks: dict[PartName, int] = {}

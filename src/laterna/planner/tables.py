@@ -63,9 +63,12 @@ def memory_table(plan: Plan, stage: StagePlan) -> Table:
         caption += f"; features on disk: {sized(stage.feature_cache)}"
     table = _table(f"memory, stage {stage.stage}", caption)
     table.add_column("")
-    for heading in ("as it trains", "layers checkpointed"):
-        table.add_column(heading, justify="right")
-    columns = (stage.memory, stage.memory_checkpointed)
+    for heading, trains in (
+        ("layers kept", not stage.checkpointed),
+        ("layers checkpointed", stage.checkpointed),
+    ):
+        table.add_column(heading + (", as it trains" if trains else ""), justify="right")
+    columns = (stage.memory_kept, stage.memory_checkpointed)
     for name in ("weights", "gradients", "optimiser", "activations"):
         table.add_row(name, *(sized(getattr(memory, name)) for memory in columns))
     for part in PARTS:

@@ -30,13 +30,12 @@ class Optimisers:
     """The optimisers of a stage; together they hold every weight that trains, once."""
 
     def __init__(self, assistant: Parts, stage: StageSettings) -> None:
-        groups = parameter_groups(assistant, stage)
-        self.all: tuple[Optimizer, ...] = (AdamW(groups, betas=BETAS, fused=True),)
-        if stage.optimiser == "muon":
-            split = _split(groups, _embeddings(assistant))
-            muon = Muon(split.matrices, adjust_lr_fn="match_rms_adamw")
-            others = [AdamW(split.others, betas=BETAS, fused=True)] if split.others else []
-            self.all = (muon, *others)
+        self.all: tuple[Optimizer, ...] = tuple(
+            Muon(groups, adjust_lr_fn="match_rms_adamw")
+            if kind is Muon
+            else AdamW(groups, betas=BETAS, fused=True)
+            for kind, groups in _divided(assistant, stage)
+        )
         self._of = {
             weight: one
             for one in self.all
@@ -80,6 +79,27 @@ class Optimisers:
             for name in MOMENTS[type(one)]:
                 state[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         return state
+
+
+def count_moments(assistant: Parts, stage: StageSettings) -> int:
+    """Return how many numbers a stage's optimisers remember, over all weights that they train."""
+    return sum(
+        len(MOMENTS[kind]) * int(weight.numel())
+        for kind, groups in _divided(assistant, stage)
+        for group in groups
+        for weight in group["params"]
+    )
+
+
+def _divided(
+    assistant: Parts, stage: StageSettings
+) -> list[tuple[type[Optimizer], list[dict[str, Any]]]]:
+    """Return what each of a stage's optimisers takes, none of them nothing."""
+    groups = parameter_groups(assistant, stage)
+    if stage.optimiser == "adamw":
+        return [(AdamW, groups)]
+    split = _split(groups, _embeddings(assistant))
+    return [(kind, own) for kind, own in ((Muon, split.matrices), (AdamW, split.others)) if own]
 
 
 class _Split(NamedTuple):
