@@ -223,6 +223,9 @@ class RunSettings(Settings):
     trackers: tuple[TrackerName, ...] = ()
     """Programs that draw the figures while the run trains, beside `metrics.jsonl`: `tensorboard`,
     `trackio`; each is an extra (`pip install 'laterna[tensorboard]'`)."""
+    max_feature_gb: float = 50.0
+    """Largest `feature_cache` in GB (10⁹ bytes): one that would be larger is refused before it is
+    made."""
 
 
 class Recipe(Settings, kw_only=True):

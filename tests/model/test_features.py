@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +31,13 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def cached(assistant: Assistant, folder: Path, names: list[str]) -> tuple[FeatureStore, list[int]]:
+def cached(
+    assistant: Assistant,
+    folder: Path,
+    names: list[str],
+    max_gb: float = 1.0,
+    announce: Callable[[str], None] = lambda said: None,
+) -> tuple[FeatureStore, list[int]]:
     """Also the pictures computed, as progress told them."""
     told: list[int] = []
     store = cached_features(
@@ -39,6 +47,8 @@ def cached(assistant: Assistant, folder: Path, names: list[str]) -> tuple[Featur
         PictureFolder(folder),
         folder.parent / "cache",
         lambda done, total: told.append(done),
+        max_gb=max_gb,
+        announce=announce,
     )
     return store, told
 
@@ -196,3 +206,36 @@ def test_missing_pictures_are_named(tiny_assistant: Assistant, images: Path) -> 
     store, _ = cached(tiny_assistant, images, NAMES[:1])
     with pytest.raises(LaternaError, match=r"2\.png: not among the cached features"):
         store.get([NAMES[2]])
+
+
+def test_a_set_says_how_large_it_will_be_once(tiny_assistant: Assistant, images: Path) -> None:
+    told: list[str] = []
+    names = [*NAMES[:5], NAMES[0]]
+    store, _ = cached(tiny_assistant, images, names, announce=told.append)
+    cached(tiny_assistant, images, names, announce=told.append)
+    assert store.get(NAMES[:5]).numel() * 4 == 5 * 4 * 24 * 4 == 1920
+    place = images.parent / "cache"
+    assert told == [f"{place}: the features of 5 pictures take 1,920 bytes (0.000 GB)"]
+
+
+def test_a_set_larger_than_the_limit_is_refused_and_leaves_nothing(
+    tiny_assistant: Assistant, images: Path
+) -> None:
+    cached(tiny_assistant, images, NAMES[:5], max_gb=2e-6)
+    six = r"features of 6 pictures take 2,304 bytes \(0\.000 GB\), more than run\.max_feature_gb = "
+    with pytest.raises(LaternaError, match=six + r"2e-06 allows; set that higher, or set feat"):
+        cached(tiny_assistant, images, NAMES[:6], max_gb=2e-6)
+    assert len(list((images.parent / "cache").iterdir())) == 1
+    store, told = cached(tiny_assistant, images, NAMES[:5], max_gb=0)
+    assert (len(store.get(NAMES[:5])), told) == (5, []), "what is there is used, whatever its size"
+
+
+def test_a_set_larger_than_the_disk_is_refused(
+    tiny_assistant: Assistant, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=383))
+    with pytest.raises(
+        LaternaError, match=r"384 bytes \(0\.000 GB\), but its disk has 0\.000 GB free; make"
+    ):
+        cached(tiny_assistant, images, NAMES[:1])
+    assert list((images.parent / "cache").iterdir()) == []

@@ -94,6 +94,8 @@ def test_cached_and_computed_features_give_the_same_logits(anyres: Assistant, im
         files,
         images / "cache",
         lambda done, total: told.append(done),
+        max_gb=1,
+        announce=lambda said: None,
     )
     computed = fill_pixels(anyres.prepare, files)(batch)
     cached = fill_features(store)(batch)

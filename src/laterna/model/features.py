@@ -7,6 +7,8 @@ Shapes: b pictures of one call, or tiles of them · c channels · h, w pixels ·
 from __future__ import annotations
 
 import hashlib
+import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -34,6 +36,7 @@ from laterna.records import Tiling
 
 FORMAT = 2
 PICTURES_A_PASS = 64
+GB = 10**9
 
 
 class FeatureIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,12 +78,17 @@ def cached_features(
     pictures: PictureFiles,
     cache: Path,
     progress: Callable[[int, int], None],
+    *,
+    max_gb: float,
+    announce: Callable[[str], None],
 ) -> FeatureStore:
     """Return the features of the pictures of these names, computed where they are not cached.
 
     A set is known by the encoder's weights and settings and by every picture's bytes, so a changed
     picture or encoder is computed anew; equal pictures are computed once. `progress` is called
-    with the pictures done and their total. Raises LaternaError for an unreadable picture.
+    with the pictures done and their total, `announce` with how large a set will be before it is
+    made. Raises LaternaError for an unreadable picture, and for a set that would be larger than
+    `max_gb` (10⁹ bytes) or than the disk has room for.
     """
     encoder = encoder_digest(tower, preparer)
     file = names_file(encoder, names, pictures)
@@ -100,10 +108,11 @@ def cached_features(
         index = FeatureIndex(
             format=FORMAT, encoder=encoder, pictures=dict(zip(first_names, placed, strict=True))
         )
+        rows = placed[-1].rows().stop if placed else 0
+        shape = (rows, tower.patches, tower.width)
+        announce(_insist_on_room(len(placed), shape, cache, max_gb))
         with write_atomically(target) as aside:
             aside.mkdir()
-            rows = placed[-1].rows().stop if placed else 0
-            shape = (rows, tower.patches, tower.width)
             _compute(tower, preparer, chosen, pictures, aside / "features.npy", shape, progress)
             (aside / "index.json").write_bytes(msgspec.json.encode(index))
     write_names(target / file, pictures.where, seen, _read_index(target).pictures)
@@ -148,6 +157,27 @@ def _placed(
         picture = CachedPicture(row=row, tiling=tiling)
         row = picture.rows().stop
         yield picture
+
+
+def _insist_on_room(pictures: int, shape: tuple[int, int, int], cache: Path, max_gb: float) -> str:
+    """Return in words how large a set will be. Raises LaternaError for one that is too large."""
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    said = f"{cache}: the features of {pictures:,} pictures take {size:,} bytes"
+    said = f"{said} ({size / GB:,.3f} GB)"
+    instead = 'or set feature_cache = "" to compute them at every step'
+    if size > max_gb * GB:
+        raise LaternaError(
+            f"{said}, more than run.max_feature_gb = {max_gb:g} allows; set that higher, {instead}"
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    # The file is laid out whole at first, so a disk that fills up later would end the process.
+    free = shutil.disk_usage(cache).free
+    if size > free:
+        raise LaternaError(
+            f"{said}, but its disk has {free / GB:,.3f} GB free; make room, name a folder on "
+            f"another disk as feature_cache, {instead}"
+        )
+    return said
 
 
 @torch.no_grad()

@@ -308,6 +308,8 @@ def _pictures(
             prepared.pictures,
             Path(recipe.feature_cache),
             lambda done, total: bar.update(task, completed=done, total=total),
+            max_gb=recipe.run.max_feature_gb,
+            announce=lambda said: console.print(said, soft_wrap=True, markup=False),
         )
         bar.update(task, completed=len(names), total=len(names))
     return fill_features(store)
