@@ -15,8 +15,9 @@ from laterna.data.pictures import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
-from laterna.model.assistant import Assistant
+from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.generation import Prompt
+from laterna.recipe import Recipe
 from laterna.records import Answer, Box, Question, Score, Toy, Truth
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
@@ -25,7 +26,7 @@ GREY = (122, 116, 104)
 
 def assistant(name: str = "tuned") -> Assistant:
     """Stands for a model: all that asking needs of it is its blank picture."""
-    prepare = SimpleNamespace(blank=lambda: blank(8))
+    prepare = SimpleNamespace(blank=lambda width, height: blank((width, height)))
     return cast(Assistant, SimpleNamespace(name=name, prepare=prepare))
 
 
@@ -104,11 +105,39 @@ def test_unreadable_pictures_are_skipped_with_their_reason(pictures: Path) -> No
     assert str(pictures / "text.png") in asked.skipped[1].message
 
 
-def test_blank_asks_without_reading_a_picture(pictures: Path) -> None:
-    questions = [question(0, "red.png", "red"), question(1, "gone.png", "red")]
-    asked = ask(assistant(), questions, pictures, blank=True, answer=Seer(), progress=False)
+def test_blank_pictures_are_as_large_as_those_they_stand_for(pictures: Path) -> None:
+    Image.new("RGB", (30, 7), RED).save(pictures / "wide.png")
+    names = ["red.png", "wide.png", "gone.png", "text.png"]
+    questions = [question(number, name, "red") for number, name in enumerate(names)]
+    seer = Seer()
+    asked = ask(assistant(), questions, pictures, blank=True, answer=seer, progress=False)
     assert [a.text for a in asked.answers] == ["grey", "grey"]
-    assert asked.skipped == ()
+    assert [shown.size for _, (shown,) in seer.batches[0]] == [(8, 8), (30, 7)]
+    reasons = [(s.question.id, s.reason) for s in asked.skipped]
+    assert reasons == [("2", "picture missing"), ("3", "picture cannot be read")]
+
+
+def test_under_anyres_a_blank_picture_takes_as_many_tokens(
+    pictures: Path, tiny_recipe: Recipe
+) -> None:
+    grids = ((1, 2), (2, 1), (2, 2))
+    vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres", grids=grids)
+    tiled = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    sizes = [(60, 20), (20, 60), (50, 50)]
+    for width, height in sizes:
+        Image.new("RGB", (width, height), RED).save(pictures / f"{width}.png")
+    questions = [question(number, f"{side}.png", "red") for number, (side, _) in enumerate(sizes)]
+    seen: list[int] = []
+
+    def count(assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
+        seen.extend(len(tokens) for _, shown in prompts for tokens in assistant.see(shown))
+        return ["red"] * len(prompts)
+
+    for plain in (False, True):
+        ask(tiled, questions, pictures, blank=plain, answer=count, progress=False)
+    counted = [tiled.picture_tokens(*size) for size in sorted(sizes)]  # as the names are sorted
+    assert counted == [16, 24, 14]
+    assert seen == counted * 2
 
 
 def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:

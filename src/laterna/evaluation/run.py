@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from laterna.data.pictures import MissingPictureError, load_picture
+from laterna.data.pictures import MissingPictureError, load_picture, picture_size
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics.exact_match import exact_match
 from laterna.evaluation.tasks import find_task
@@ -167,9 +167,9 @@ def ask(
 ) -> Asked:
     """Ask each question once, in batches of `batch`, every picture being decoded once.
 
-    `pictures` is the folder of the questions' pictures; with `blank` they stay unread, and one
-    picture of the encoder's mean colour stands for each. Questions whose picture cannot be read
-    are skipped and come back with the reason.
+    `pictures` is the folder of the questions' pictures; with `blank` only their sizes are read,
+    and one of the encoder's mean colour stands for each, as large as it, so that it takes as many
+    tokens. Questions whose picture cannot be read are skipped and come back with the reason.
     """
     skipped: dict[int, Skipped] = {}
     answers: dict[int, Answer] = {}
@@ -252,7 +252,8 @@ def _opened(
     """Yield each question's index with its opened picture; fill `skipped` with the others."""
     for name, indices in groupby(by_picture, key=lambda index: questions[index].picture):
         try:
-            picture = assistant.prepare.blank() if blank else load_picture(pictures / name)
+            path = pictures / name
+            picture = assistant.prepare.blank(*picture_size(path)) if blank else load_picture(path)
         except LaternaError as error:
             missing = isinstance(error, MissingPictureError)
             reason = "picture missing" if missing else "picture cannot be read"

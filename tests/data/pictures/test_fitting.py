@@ -77,6 +77,8 @@ def test_no_pictures_are_no_rows() -> None:
 
 def test_blank_is_the_mean_colour_all_over() -> None:
     preparer = PicturePreparer(processor_of(8), "pad")
-    assert preparer.blank().getcolors() == [(64, (122, 116, 104))]
-    assert preparer([preparer.blank()]).abs().max() < 0.02
+    assert preparer.blank(9, 3).getcolors() == [(27, (122, 116, 104))]
+    pixels = preparer([preparer.blank(9, 3)])
+    assert pixels.abs().max() < 0.02
+    assert torch.equal(pixels, preparer([preparer.blank(8, 8)])), "its size changes nothing here"
     assert blank((3, 2)).size == (3, 2)

@@ -96,9 +96,11 @@ class PicturePreparer:
             return ()
         return tuple(best_tiling(*size, self.grids, self.size) for size in sizes)
 
-    def blank(self) -> Image.Image:
-        """Return a picture of the encoder's mean colour, at the encoder's size."""
-        return blank(self.size, self.mean_colour)
+    def blank(self, width: int, height: int) -> Image.Image:
+        """Return a picture of the encoder's mean colour, as large as the one it stands for: so it
+        is tiled alike and takes as many tokens.
+        """
+        return blank((width, height), self.mean_colour)
 
 
 def _square_side(processor: BaseImageProcessor) -> int:
