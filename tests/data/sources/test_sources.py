@@ -235,7 +235,8 @@ def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[]", "the first row has the columns none"),
+        (b"[]", "holds no records; nothing can be learned from it"),
+        (b"{}", "the first row has the columns none"),
         (b'{"id": 1}', "the first row has the columns id; just one of these must be among them"),
         (b'[{"turns": 1, "messages": 2}]', "the first row has the columns turns, messages; just"),
         (b"\xff\xfe", "neither a JSON list, nor JSON lines, nor a Parquet file"),

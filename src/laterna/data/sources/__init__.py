@@ -98,7 +98,11 @@ def _records(source: Source) -> Iterator[InstructionRecord]:
                 raise LaternaError(f"{source.name}: {row.id}: {row.message}")
             yield row.record
     if empty:
-        raise LaternaError(f"{source.name}: holds no records; nothing can be learned from it")
+        raise _holds_nothing(source.name)
+
+
+def _holds_nothing(name: str) -> LaternaError:
+    return LaternaError(f"{name}: holds no records; nothing can be learned from it")
 
 
 def _open_file(path: Path) -> tuple[Iterable[str], Callable[[], Iterator[Chunk]]]:
@@ -117,7 +121,9 @@ def _open_file(path: Path) -> tuple[Iterable[str], Callable[[], Iterator[Chunk]]
             "Hugging Face dataset"
         )
     read = partial(kinds[head[:1]], path)
-    first = next((chunk.json[0] for chunk in read()), b"{}")
+    first = next((chunk.json[0] for chunk in read()), None)
+    if first is None:
+        raise _holds_nothing(str(path))
     try:
         return msgspec.json.decode(first, type=dict[str, msgspec.Raw]), read
     except msgspec.MsgspecError as error:
