@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from laterna.cli import main
+from laterna.report.token_view import NAMES
 
 ROW = {
     "id": 1,
@@ -82,6 +85,92 @@ def test_it_marks_what_is_learned(finished: Path, capsys: pytest.CaptureFixture[
     learned = out[out.index("⟦") + 1 : out.index("⟧")]
     assert learned.startswith("There is one cat.") or learned.startswith(" There is one cat.")
     assert "How many cats" not in learned
+
+
+SAID = {"from": "gpt", "value": "A cup, no <image>."}
+FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
+    "sharegpt, several pictures": (
+        {
+            "conversations": [{"from": "user", "value": "<image>\n<image>\nTwo?"}, SAID],
+            "images": ["a.png", "b.png"],
+            "system": "Be <brief>.",
+        },
+        [
+            ("prompt", "<s>Be <brief>. USER: "),
+            ("picture", "▣"),
+            ("prompt", "\n"),
+            ("picture", "▣"),
+            ("prompt", "\nTwo? ASSISTANT:"),
+            ("target", " A cup, no <image>.</s>"),
+        ],
+    ),
+    "llava, a mark amid the words, two turns": (
+        {
+            "image": "a.png",
+            "conversations": [
+                {"from": "system", "value": ""},
+                {"from": "human", "value": "Is <image> é?"},
+                SAID,
+                {"from": "human", "value": "No?"},
+                {"from": "gpt", "value": ""},
+            ],
+        },
+        [
+            ("prompt", "<s>USER: Is "),
+            ("picture", "▣"),
+            ("prompt", " é? ASSISTANT:"),
+            ("target", " A cup, no <image>.</s>"),
+            ("prompt", "USER: No? ASSISTANT:"),
+            ("target", " </s>"),
+        ],
+    ),
+    "messages, in parts": (
+        {
+            "messages": [
+                {"role": "system", "content": ""},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "Is "},
+                        {"type": "image", "image": "a.png"},
+                        {"type": "text", "text": " as "},
+                        {"type": "image", "image": "b.png"},
+                    ],
+                },
+                {"role": "assistant", "content": [{"type": "text", "text": "日本"}]},
+            ]
+        },
+        [
+            ("prompt", "<s>USER: Is "),
+            ("picture", "▣"),
+            ("prompt", " as \n"),
+            ("picture", "▣"),
+            ("prompt", " ASSISTANT:"),
+            ("target", " 日本</s>"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_page_of_masks_colours_every_form(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, expected = FORMS[name]
+    source, page = tmp_path / "set.json", tmp_path / "page.html"
+    source.write_text(json.dumps([row]), encoding="utf-8")
+    asked = ["--masks", "3", "--template", "vicuna_v1", "--html", str(page)]
+    assert main(["inspect", str(source), *asked]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].endswith(f"▣ a picture; made {page}")
+    text = page.read_text(encoding="utf-8").partition("</header>")[2]
+    runs = re.findall(r'<span class="(\w+)">(.*?)</span>', text, re.DOTALL)
+    pieces = [(part, re.findall(r"<i>(.*?)</i>", run, re.DOTALL)) for part, run in runs]
+    assert [(part, html.unescape("".join(shown))) for part, shown in pieces] == expected
+    counts = {kind: sum(len(shown) for part, shown in pieces if part == kind) for kind in NAMES}
+    assert counts["picture"] == sum(part == "picture" for part, _ in expected)
+    assert f"{counts['picture']} picture</h2>" in text
+    assert "<script" not in text and "<brief>" not in text
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ class Inspect(Command, frozen=True, kw_only=True):
     seed: int = 0
     """Seed of the draw."""
     masks: int = 0
-    """Show the tokens of so many first records instead, those that are learned marked."""
+    """Show the tokens of so many first records instead, those that are learned marked; the page
+    of `--html` then shows them in colours."""
     checkpoint: Path | None = None
     """Checkpoint whose tokenizer and chat template `--masks` uses."""
     tokenizer: str = "builtin:nano-llama"
@@ -124,6 +125,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         from laterna.model.builtin import resolve
         from laterna.model.checkpoint import read_manifest
         from laterna.model.pretrained import read_part
+        from laterna.report.token_page import write_token_page
         from laterna.report.token_view import token_view
 
         source = resolve(self.tokenizer)
@@ -137,9 +139,13 @@ class Inspect(Command, frozen=True, kw_only=True):
             template = load_template(self.template, tokenizer)
         else:
             template = (self.checkpoint / "template.jinja").read_text(encoding="utf-8")
-        shown = 0
+        samples = []
         for record in islice(read_records(self._source()), self.masks):
-            sample = tokenise(record, tokenizer, template)
-            console.print(token_view(sample, tokenizer.decode), soft_wrap=True)
-            shown += 1
-        return f"showed {shown} records of {self.file}; ⟦learned⟧, ▣ a picture"
+            samples.append(tokenise(record, tokenizer, template))
+            console.print(token_view(samples[-1], tokenizer.decode), soft_wrap=True)
+        line = f"showed {len(samples)} records of {self.file}; ⟦learned⟧, ▣ a picture"
+        if self.html is None:
+            return line
+        title = f"Tokens of {Path(self.file).name}"
+        write_token_page(self.html, title, samples, tokenizer.decode)
+        return f"{line}; made {self.html}"

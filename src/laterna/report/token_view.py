@@ -1,16 +1,18 @@
-"""A tokenised record in the terminal: which tokens are learned, which are only read."""
+"""A tokenised record: which tokens are learned, which are only read, which are pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rich.text import Text
 
 from laterna.records import PICTURE_TOKEN, Sample
 
 Part = Literal["picture", "target", "prompt"]
+Decode = Callable[[list[int]], str]
+"""Turns ids into text as it stands, special tokens included."""
 
 STYLES: dict[Part, tuple[str, str]] = {
     "picture": ("bold magenta", "bold magenta"),
@@ -18,36 +20,56 @@ STYLES: dict[Part, tuple[str, str]] = {
     "prompt": ("dim", "default"),
 }
 """The styles of a part's tokens, taken in turn so that neighbours can be told apart."""
+NAMES: dict[Part, str] = {"target": "learned", "prompt": "read", "picture": "picture"}
+"""What the parts are called where they are counted."""
 TARGET_MARKS = ("⟦", "⟧")
 """Stand around learned tokens, for terminals and files without colours."""
 PICTURE_SIGN = "▣"
 
 
-def token_view(sample: Sample, decode: Callable[[list[int]], str]) -> Text:
-    """Return the sample's text, styled by part, after a line that counts the tokens of each.
+class TokenRun(NamedTuple):
+    """Successive tokens of one part."""
 
-    `decode` turns ids into text as it stands, special tokens included. A token that is only some
-    of the bytes of a character is shown with the tokens that complete it.
+    part: Part
+    pieces: list[str]
+    """The text of each."""
+
+
+def token_runs(sample: Sample, decode: Decode) -> list[TokenRun]:
+    """Return the sample's text, cut at its tokens and where another part begins.
+
+    A token that is only some of the bytes of a character is shown with those that complete it.
     """
-    parts = [
-        _part(token, target) for token, target in zip(sample.input_ids, sample.targets, strict=True)
-    ]
-    named: tuple[tuple[Part, str], ...] = (
-        ("target", "learned"),
-        ("prompt", "read"),
-        ("picture", "picture"),
-    )
-    counts = ", ".join(f"{parts.count(part)} {name}" for part, name in named)
-    view = Text()
-    view.append(f"{sample.id}: {len(parts)} tokens, {counts}\n", style="bold")
-    for part, run in groupby(zip(sample.input_ids, parts, strict=True), key=lambda pair: pair[1]):
+    runs = []
+    pairs = zip(sample.input_ids, _parts(sample), strict=True)
+    for part, run in groupby(pairs, key=lambda pair: pair[1]):
         ids = [token for token, _ in run]
         pieces = [PICTURE_SIGN] * len(ids) if part == "picture" else _pieces(ids, decode)
-        if part == "target":
-            pieces = [TARGET_MARKS[0], *pieces, TARGET_MARKS[1]]
-        for number, piece in enumerate(pieces):
+        runs.append(TokenRun(part, pieces))
+    return runs
+
+
+def token_counts(sample: Sample) -> str:
+    """Return a line that names the sample and counts the tokens of each part."""
+    parts = _parts(sample)
+    counts = ", ".join(f"{parts.count(part)} {name}" for part, name in NAMES.items())
+    return f"{sample.id}: {len(parts)} tokens, {counts}"
+
+
+def token_view(sample: Sample, decode: Decode) -> Text:
+    """Return the sample's text for the terminal, styled by part, after the line of counts."""
+    view = Text()
+    view.append(f"{token_counts(sample)}\n", style="bold")
+    for part, pieces in token_runs(sample, decode):
+        marked = [TARGET_MARKS[0], *pieces, TARGET_MARKS[1]] if part == "target" else pieces
+        for number, piece in enumerate(marked):
             view.append(piece, style=STYLES[part][number % 2])
     return view
+
+
+def _parts(sample: Sample) -> list[Part]:
+    pairs = zip(sample.input_ids, sample.targets, strict=True)
+    return [_part(token, target) for token, target in pairs]
 
 
 def _part(token: int, target: bool) -> Part:
@@ -56,7 +78,7 @@ def _part(token: int, target: bool) -> Part:
     return "target" if target else "prompt"
 
 
-def _pieces(ids: Sequence[int], decode: Callable[[list[int]], str]) -> list[str]:
+def _pieces(ids: Sequence[int], decode: Decode) -> list[str]:
     """Return the text of each token; of tokens that share a character, the text of all at once."""
     pieces: list[str] = []
     waiting: list[int] = []
