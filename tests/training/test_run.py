@@ -10,12 +10,14 @@ import torch
 from PIL import Image
 
 import laterna.training.run
+from laterna.cli import main
+from laterna.data.chat import load_template
 from laterna.errors import LaternaError
-from laterna.model.assistant import load_assistant_from
+from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.model.generation import generate_answers
 from laterna.recipe import Recipe, RunSettings, StageName
-from laterna.records import Turn
+from laterna.records import PICTURE_TOKEN, Turn
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 
@@ -95,6 +97,68 @@ def test_the_assistant_is_not_served_with_a_template_it_was_not_taught(
     ours = msgspec.structs.replace(recipe, instruct=instruct)
     with pytest.raises(LaternaError, match=r"instruct\.template = 'vicuna_v1' but .* 'own'"):
         train(ours, stage="instruct", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "opening", "ending"),
+    [
+        (
+            "llama_2",
+            "<s>[INST] <<SYS>>\nYou are a helpful language and vision assistant.",
+            "natural language.\n<</SYS>>\n\n▣▣▣▣\nWhat colour is it? [/INST]",
+        ),
+        ("own", "<s>USER: ▣▣▣▣", "▣▣▣▣\nWhat colour is it? ASSISTANT:"),
+    ],
+)
+def test_the_template_that_was_taught_is_stored_and_served(
+    name: str,
+    opening: str,
+    ending: str,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    language = msgspec.structs.replace(recipe.language, template=name)
+    stage = msgspec.structs.replace(recipe.instruct, template=name, max_steps=1)
+    ours = msgspec.structs.replace(recipe, language=language, instruct=stage)
+    embedded: list[list[int]] = []
+    real = Assistant.fill_pictures
+
+    def fill(
+        self: Assistant, ids_rt: torch.Tensor, mask_rt: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        embedded.extend(ids_rt.masked_fill(mask_rt, PICTURE_TOKEN).tolist())
+        return real(self, ids_rt, mask_rt, *args, **kwargs)
+
+    monkeypatch.setattr(Assistant, "fill_pictures", fill)
+    out = train(ours, stage="instruct", out=tmp_path / "out")
+    taught = list(embedded)
+    tokenizer = load_checkpoint(out).tokenizer
+    text = load_template(name, tokenizer)
+    assert (out / "template.jinja").read_text(encoding="utf-8") == text
+    assert load_checkpoint(out).template == text
+
+    def asked() -> list[int]:
+        embedded.clear()
+        ask = ["--picture", str(tmp_path / "images" / "0.png"), "--prompt", "What colour is it?"]
+        assert main(["chat", str(out), *ask, "--max-new-tokens", "1"]) == 0
+        (ids,) = embedded
+        return ids
+
+    ids = asked()
+    pieces = "".join("▣" if one == PICTURE_TOKEN else tokenizer.decode([one]) for one in ids)
+    assert (pieces[: len(opening)], pieces[-len(ending) :]) == (opening, ending)
+    assert pieces.count("▣") == 4
+    assert len(taught) > 0
+    assert all(row[: len(ids)] == ids for row in taught), "training put the same before the answers"
+    # The checkpoint's own file decides, not the name in its recipe.
+    other = "{% for turn in messages %}{{ turn['content'] }}</s>{% endfor %}"
+    (out / "template.jinja").write_text(other, encoding="utf-8")
+    ids = asked()
+    assert (ids[:4], tokenizer.decode(ids[4:])) == (
+        [PICTURE_TOKEN] * 4,
+        "\nWhat colour is it?</s>",
+    )
 
 
 @pytest.mark.parametrize("stage", ["align", "instruct"])
