@@ -27,6 +27,11 @@ CORPUS = [
     "How many apples are there? There are three apples on the left of the bottle.",
     "No, there is no banana in the picture. It's 10:30, and the café is open!",
 ] * 4
+ROLES = [
+    "[INST] <<SYS>> <</SYS>>\n\n<image>\n [/INST] USER: ASSISTANT: </think>",
+    "You are able to understand the visual content, and assist with a variety of tasks.",
+] * 4
+"""What templates write around answers, for kinds that know no character they were not taught."""
 
 CHATML = (
     "{% for message in messages %}"
@@ -59,8 +64,8 @@ def byte_level() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def metaspace() -> PreTrainedTokenizerFast:
-    """Llama 2's kind: BPE over U+2581 with byte fallback and a BOS, the Vicuna template."""
+def _metaspace_model() -> Tokenizer:
+    """BPE over U+2581 with byte fallback, `<unk>`, `<s>` and `</s>` as its first tokens."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trained.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, show_progress=False))
@@ -75,9 +80,6 @@ def metaspace() -> PreTrainedTokenizerFast:
             byte_fallback=True,
         )
     )
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
     backend.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
@@ -87,6 +89,15 @@ def metaspace() -> PreTrainedTokenizerFast:
         ]
     )
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return backend
+
+
+def metaspace() -> PreTrainedTokenizerFast:
+    """Llama 2's kind: a space before each stretch of words, a BOS, the Vicuna template."""
+    backend = _metaspace_model()
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
@@ -97,6 +108,17 @@ def metaspace() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def metaspace_without_bos() -> PreTrainedTokenizerFast:
+    """Llama's kind since `legacy=False`: a space before the text's first word alone; no BOS."""
+    backend = _metaspace_model()
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = SHIPPED_TEMPLATES["llama_2"].read_text(encoding="utf-8")
+    return tokenizer
+
+
 def unigram() -> PreTrainedTokenizerFast:
     """T5's kind: Unigram with NFKC, which cannot write every text back, and unknown tokens."""
     backend = Tokenizer(models.Unigram())
@@ -104,9 +126,9 @@ def unigram() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
     backend.train_from_iterator(
-        CORPUS,
+        CORPUS + ROLES,
         trainers.UnigramTrainer(
-            vocab_size=200,
+            vocab_size=220,
             special_tokens=["<unk>", "</s>"],
             unk_token="<unk>",
             show_progress=False,
@@ -119,10 +141,31 @@ def unigram() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def word_piece() -> PreTrainedTokenizerFast:
+    """BERT's kind: WordPiece, lower case, no accents, no white space, unknown tokens."""
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.train_from_iterator(
+        CORPUS + ROLES,
+        trainers.WordPieceTrainer(
+            vocab_size=300, special_tokens=["[UNK]", "[SEP]"], show_progress=False
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="[SEP]", unk_token="[UNK]"
+    )
+    tokenizer.chat_template = SHIPPED_TEMPLATES["vicuna_v1"].read_text(encoding="utf-8")
+    return tokenizer
+
+
 MAKERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte_level": byte_level,
     "metaspace": metaspace,
+    "metaspace_without_bos": metaspace_without_bos,
     "unigram": unigram,
+    "word_piece": word_piece,
 }
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import laterna
@@ -20,7 +19,14 @@ from laterna.records import InstructionRecord, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 NANO = Path(laterna.__file__).parent / "world/models/language"
-FAMILIES = ["byte_level", "metaspace", "unigram", "word_piece", "nano"]
+FAMILIES = [
+    "byte_level",
+    "metaspace",
+    "metaspace_without_bos",
+    "unigram",
+    "word_piece",
+    "nano",
+]
 TRICKY = [
     "The cat.",
     " leading space",
@@ -40,20 +46,8 @@ TRICKY = [
 
 @pytest.fixture(scope="session")
 def families(tokenizers: Tokenizers) -> Tokenizers:
-    """The four kinds, trained here, and nano's own."""
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    backend.train_from_iterator(
-        ["what is on the table? there is a red cup, and the cat."] * 4,
-        trainers.WordPieceTrainer(
-            vocab_size=120, special_tokens=["[UNK]", "[SEP]"], show_progress=False
-        ),
-    )
-    pieces = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="[SEP]", unk_token="[UNK]")
-    pieces.chat_template = load_template("vicuna_v1", pieces)
-    return tokenizers | {"word_piece": pieces, "nano": AutoTokenizer.from_pretrained(NANO)}
+    """The kinds that are trained here, and nano's own."""
+    return tokenizers | {"nano": AutoTokenizer.from_pretrained(NANO)}
 
 
 WORDS = st.sampled_from(TRICKY) | st.text(max_size=20) | st.just("What is there?")
@@ -194,6 +188,7 @@ def test_what_is_byte_level_is_read_from_the_tokenizer(families: Tokenizers) -> 
     assert found == {
         "byte_level": True,
         "metaspace": False,
+        "metaspace_without_bos": False,
         "unigram": False,
         "word_piece": False,
         "nano": True,
