@@ -14,6 +14,7 @@ from laterna.data.chat import load_template
 from laterna.data.packing import fit_batches, fit_rows
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
+from laterna.data.preparation.sharing import SharedPictures, shared_pictures
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.feed import Order, count_steps, step_packs
@@ -46,7 +47,8 @@ def prepare_stage(
     *,
     workers: int = 0,
 ) -> Prepared:
-    """Prepare a stage's records, or find them prepared, and say what was dropped and why.
+    """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
+    under `share_pictures` cannot share one.
 
     `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
     picture of a width and height takes in its assistant: no weights are needed. Raises
@@ -78,7 +80,17 @@ def prepare_stage(
     for reason, number in prepared.dropped.items():
         example = prepared.examples[reason]
         console.print(f"  dropped {number:,}: {reason} ({example})", soft_wrap=True, markup=False)
+    if settings.share_pictures:
+        _say_what_is_shared(shared_pictures(prepared.samples), console)
     return prepared
+
+
+def _say_what_is_shared(found: SharedPictures, console: Console) -> None:
+    behind = f"{found.records:,} records can share {found.groups:,} pictures"
+    console.print(f"  {behind}, where they fall into one step and row", soft_wrap=True)
+    for reason, number in found.reasons.items():
+        said = f"  not shared {number:,}: {reason} (record {found.examples[reason]})"
+        console.print(said, soft_wrap=True, markup=False)
 
 
 def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Plan:

@@ -2,7 +2,7 @@
 
 `checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
 (the files) · `samples` (the files as a sequence of samples) · `mixture` (which of them are trained
-on, how often, and which are held out).
+on, how often, and which are held out) · `sharing` (which of them can share a picture, and why not).
 """
 
 from __future__ import annotations

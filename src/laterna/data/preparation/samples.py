@@ -120,6 +120,16 @@ class MappedSamples(Sequence[Sample]):
         self._counter = counter
         self._mixed = len(sources) > 1
 
+    @property
+    def batches(self) -> list[Columns]:
+        """The record batches of all sources, in order."""
+        return self._batches
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each sample, counted over all batches."""
+        return self._rows
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -141,6 +151,11 @@ class MappedSamples(Sequence[Sample]):
             pictures=self._names(batch, row),
             picture_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
         )
+
+    def id_of(self, place: int) -> str:
+        """Return a sample's id without making it."""
+        batch, row = self._at(int(self._rows[place]))
+        return str(self._batches[batch].ids[row].as_py())
 
     def first_pictures(self) -> NDArray[np.int64]:
         """Number each sample's first picture: equal numbers, equal pictures; -1 for none.
