@@ -120,7 +120,16 @@ def again(assistant: Assistant, folder: ToldFolder, names: list[str]) -> Feature
     folder.read.clear()
     cache = folder.folder.parent / "cache"
     nothing = lambda done, total: None  # noqa: E731
-    return cached_features(assistant.vision, assistant.prepare, names, folder, cache, nothing)
+    return cached_features(
+        assistant.vision,
+        assistant.prepare,
+        names,
+        folder,
+        cache,
+        nothing,
+        max_gb=1,
+        announce=lambda said: None,
+    )
 
 
 @pytest.mark.usefixtures("settled")
