@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data import digests, preparation, sources
+from laterna.data import digests, preparation
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import SameTokens
 from laterna.data.preparation import Prepared, prepare
@@ -394,25 +394,3 @@ def test_two_at_once_do_the_work_once(maker: Maker) -> None:
         holder.stdin.close()
         assert [sample.id for sample in waiting.result(timeout=30).samples] == ["a"]
     holder.wait()
-
-
-def test_the_subset_of_a_hubs_dataset_is_part_of_the_key(
-    maker: Maker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Two subsets have one revision, so that alone would take the one for the other."""
-    datasets = pytest.importorskip("datasets")
-
-    def load_dataset(name: str, subset: str, *, streaming: bool) -> object:
-        ask = {"role": "user", "content": "What?"}
-        row = {"messages": [ask, {"role": "assistant", "content": f"It is {subset}."}]}
-        return {"train": datasets.Dataset.from_list([row]).to_iterable_dataset()}
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(sources, "hub_revision", lambda name: "a1b2")
-    for subset in ("easy", "hard", "easy"):
-        source = SourceSettings(data="hub:owner/name", subset=subset)
-        (sample,) = maker.prepare(source).samples
-        learned = [i for i, wanted in zip(sample.input_ids, sample.targets, strict=True) if wanted]
-        assert maker.tokenizer.decode(learned) == f"It is {subset}.<|im_end|>"
-    kept = list((tmp_path / "prepared").glob(f"*/{MANIFEST}"))
-    assert len(kept) == 2, "a set a subset, and the third time nothing was prepared"
