@@ -41,9 +41,9 @@ def test_it_prints_kinds_coverage_and_lengths(
     out = capsys.readouterr().out
     rows = cells(out)
     assert ["not said", "1"] in rows
-    assert ["property", "questions", "share"] in rows
-    assert ["count", "1", "100.0 %"] in rows
-    assert ["colour", "0", "0.0 %"] in rows
+    assert ["property", "questions", "share", "declined"] in rows
+    assert ["count", "1", "100.0 %", "0"] in rows
+    assert ["colour", "0", "0.0 %", "0"] in rows
     assert ["4", "1", "█" * 30] in rows
     assert out.splitlines()[-1] == "inspected 1 records, 1 questions"
 
@@ -62,7 +62,7 @@ def test_it_writes_the_page(
     args = ["inspect", str(finished), "--annotations", str(contexts), "--html", str(page)]
     assert main(args) == 0
     out = capsys.readouterr().out
-    assert ["count", "1", "100.0 %", "1", "0", "0"] in cells(out)
+    assert ["count", "1", "100.0 %", "0", "1", "0", "0"] in cells(out)
     assert out.splitlines()[-1] == f"inspected 1 records, 1 questions; made {page}"
     assert "What the teacher read" in page.read_text(encoding="utf-8")
 
