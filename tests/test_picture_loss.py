@@ -37,7 +37,7 @@ def test_other_is_the_next_picture_and_blank_is_one_colour(
     for made in (folder, swapped, empty):
         made.mkdir()
     for name in names:
-        tiny_assistant.prepare.blank().save(empty / name)
+        tiny_assistant.prepare.blank(28, 28).save(empty / name)
     Image.new("RGB", (32, 32), (250, 0, 0)).save(folder / names[0])
     Image.effect_noise((32, 32), 90).convert("RGB").save(folder / names[1])
     for here, there in zip(names, names[::-1], strict=True):

@@ -45,7 +45,7 @@ def picture_losses(
     shown: dict[str, Callable[[str], Image.Image]] = {
         "own": lambda name: opened[name],
         "other": lambda name: opened[following[name]],
-        "blank": lambda _: assistant.prepare.blank(),
+        "blank": lambda name: assistant.prepare.blank(*opened[name].size),
     }
     return {how: _mean_loss(assistant, samples, picture_of) for how, picture_of in shown.items()}
 
