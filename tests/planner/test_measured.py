@@ -99,8 +99,14 @@ def recipes(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     nano, smollm2 = (over_world(load_recipe(name), world) for name in ("nano", "smollm2-135m"))
     folder = tmp_path_factory.mktemp("mid")
     write_models(folder)
+    alone = {
+        stage: replace(nano.stage(stage), share_pictures=False, optimiser="adamw")  # type: ignore[arg-type]
+        for stage in ("align", "instruct")
+    }
+    alone["align"] = replace(alone["align"], batch_records=24)
     mid = replace(
         nano,
+        **alone,
         name="mid",
         vision=replace(nano.vision, source=str(folder / "vision")),
         language=replace(nano.language, source=str(folder / "language")),
