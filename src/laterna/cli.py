@@ -27,7 +27,7 @@ from laterna.commands.plan import Plan, TunedPlan
 from laterna.commands.prepare import Prepare
 from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import write_atomically, write_lines
 from laterna.recipe import Recipe, StageName, load_recipe
 
 if TYPE_CHECKING:
@@ -170,8 +170,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
         made += "".join(counts)
         if self.answers is not None:
             with write_atomically(self.answers) as aside:
-                lines = [msgspec.json.encode(answer) + b"\n" for answer in evaluation.answers]
-                aside.write_bytes(b"".join(lines))
+                write_lines(aside, evaluation.answers)
             made += f"; made {self.answers}"
         if self.out is None:
             return made

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import msgspec
 
 
 @contextmanager
@@ -26,6 +28,16 @@ def write_atomically(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         _remove(aside)
+
+
+def write_lines(path: Path, rows: Iterable[object]) -> int:
+    """Write each row as one line of JSON, and return how many there were."""
+    number = 0
+    with path.open("wb") as file:
+        for row in rows:
+            file.write(msgspec.json.encode(row) + b"\n")
+            number += 1
+    return number
 
 
 def flush(path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import track
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import write_atomically, write_lines
 from laterna.records import Record, Truth
 from laterna.world.captions import write_captions
 from laterna.world.drawing import draw_picture
@@ -49,8 +49,7 @@ def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> Wo
             draw_picture(truth, noise_seed).save(aside / "images" / truth.picture, compress_level=1)
         (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))
         (aside / "captions.json").write_bytes(msgspec.json.encode(_captions(truths, seed)))
-        lines = b"".join(msgspec.json.encode(truth) + b"\n" for truth in truths)
-        (aside / "truth.jsonl").write_bytes(lines)
+        write_lines(aside / "truth.jsonl", truths)
     return WorldSummary(
         folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
     )

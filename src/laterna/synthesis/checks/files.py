@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import write_atomically, write_lines
 from laterna.records import Finding, Kind, Record, Reply
 from laterna.synthesis.annotations import read_annotations
 from laterna.synthesis.checks.checker import check
@@ -111,7 +111,7 @@ def check_files(contexts: Path, replies: Path, out: Path) -> CheckSummary:
             f"{replies}: no reply has a context in {contexts}; are the ids the same?"
         )
     with write_atomically(out) as aside:
-        aside.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        write_lines(aside, lines)
     return _summary(out, lines, problems)
 
 

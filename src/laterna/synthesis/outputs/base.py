@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord
 
@@ -17,16 +15,6 @@ class Writer(Protocol):
 
     def __call__(self, path: Path, records: Iterable[InstructionRecord]) -> int:
         """Write the records to `path` in their order."""
-
-
-def write_lines(path: Path, rows: Iterable[object]) -> int:
-    """Write each row as one line of JSON, and return how many there were."""
-    number = 0
-    with path.open("wb") as file:
-        for row in rows:
-            file.write(msgspec.json.encode(row) + b"\n")
-            number += 1
-    return number
 
 
 def require_usual_loss(record: InstructionRecord, form: str) -> None:

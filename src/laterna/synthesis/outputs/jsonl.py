@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from laterna.files import write_lines
 from laterna.records import InstructionRecord
-from laterna.synthesis.outputs.base import write_lines
 
 
 def write_jsonl(path: Path, records: Iterable[InstructionRecord]) -> int:

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from laterna.errors import LaternaError
+from laterna.files import write_lines
 from laterna.records import PICTURE_MARK, InstructionRecord, Turn
-from laterna.synthesis.outputs.base import require_usual_loss, write_lines
+from laterna.synthesis.outputs.base import require_usual_loss
 
 
 def write_messages(path: Path, records: Iterable[InstructionRecord]) -> int:
