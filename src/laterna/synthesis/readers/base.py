@@ -83,14 +83,12 @@ def checked_box(category: str, corners: tuple[float, float, float, float]) -> Bo
     return Box(category=category, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def sort_out_boxes(
-    found: Iterable[Box | str], where: str, problems: list[Problem]
-) -> tuple[Box, ...]:
-    """Return the boxes of one picture in their order; the reasons among them become problems."""
+def sort_out_boxes(found: Iterable[Box | Problem], problems: list[Problem]) -> tuple[Box, ...]:
+    """Return the boxes of one picture in their order; the problems among them join the others."""
     boxes = []
-    for box in found:
-        if isinstance(box, Box):
-            boxes.append(box)
+    for one in found:
+        if isinstance(one, Box):
+            boxes.append(one)
         else:
-            problems.append(Problem(reason=box, where=where))
+            problems.append(one)
     return tuple(boxes)

@@ -27,6 +27,7 @@ from laterna.synthesis.readers.base import (
     Problem,
     checked_box,
     open_source,
+    sort_out_boxes,
     unreadable,
 )
 from laterna.synthesis.readers.columns import Groups, Texts
@@ -186,18 +187,20 @@ class _Instances:
         """Return the usable boxes of one image in the file's order; the others become problems."""
         if self._relative:
             width = height = 1.0
-        boxes: list[Box] = []
-        for row in self._rows[image]:
-            found = self._box(row, width, height)
-            if isinstance(found, Box):
-                boxes.append(found)
-                continue
-            where = f"{self._source}: annotation {self._ids[row]}"
-            of = self._category_of[row]
-            category = self._categories[of] if of >= 0 else ""
-            problem = Problem(reason=found, where=where, scene=scene, category=category)
-            self._problems.append(problem)
-        return tuple(boxes)
+        found = (self._checked(row, scene, width, height) for row in self._rows[image])
+        return sort_out_boxes(found, self._problems)
+
+    def _checked(self, row: int, scene: str, width: float, height: float) -> Box | Problem:
+        found = self._box(row, width, height)
+        if isinstance(found, Box):
+            return found
+        of = self._category_of[row]
+        return Problem(
+            reason=found,
+            where=f"{self._source}: annotation {self._ids[row]}",
+            scene=scene,
+            category=self._categories[of] if of >= 0 else "",
+        )
 
     def _box(self, row: int, width: float, height: float) -> Box | str:
         if row in self._repeated:

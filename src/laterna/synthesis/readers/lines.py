@@ -73,7 +73,10 @@ class _Tidy:
             self.problems.append(Problem(reason="image id given twice", where=where))
             return
         self.seen.add(scene.id)
-        boxes = sort_out_boxes(found, where, self.problems)
+        boxes = sort_out_boxes(
+            (Problem(reason=one, where=where) if isinstance(one, str) else one for one in found),
+            self.problems,
+        )
         captions = tuple(caption for caption in scene.captions if caption.strip())
         wordless = len(scene.captions) - len(captions)
         self.problems += [Problem(reason="caption without words", where=where)] * wordless
