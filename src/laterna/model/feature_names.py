@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 import pyarrow as pa
 
-from laterna.data.digests import Stamp
+from laterna.data.digests import Known, Stamp
 from laterna.data.picture_files import PictureFiles
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
@@ -54,14 +54,7 @@ class CachedPicture(Record):
         return range(self.row, self.row + (1 if self.tiling is None else self.tiling.tiles))
 
 
-class Seen(NamedTuple):
-    """What is known of a picture file."""
-
-    stamp: Stamp
-    sha256: str
-
-
-def see(pictures: PictureFiles, name: str, known: Seen | None = None) -> Seen:
+def see(pictures: PictureFiles, name: str, known: Known | None = None) -> Known:
     """Return a picture's stamp and digest; it is read unless it is as it is `known` to be.
 
     Raises LaternaError, naming it, when it cannot be read.
@@ -77,7 +70,7 @@ def see(pictures: PictureFiles, name: str, known: Seen | None = None) -> Seen:
         reason = error.strerror or type(error).__name__
         raise LaternaError(f"{name}: cannot read the picture: {reason}") from error
     digest = hashlib.sha256(content).hexdigest()
-    return Seen(stamp if settled else UNKNOWN, digest)
+    return Known(stamp=stamp if settled else UNKNOWN, sha256=digest)
 
 
 class FeatureNames:
@@ -115,7 +108,7 @@ class FeatureNames:
             )
         return row.picture
 
-    def seen(self) -> Iterator[tuple[str, Seen]]:
+    def seen(self) -> Iterator[tuple[str, Known]]:
         """Yield all that is known of every picture."""
         for place in range(len(self._names)):
             yield self._names[place].as_py(), self._row(place).seen
@@ -123,11 +116,11 @@ class FeatureNames:
     def _row(self, place: int) -> _Row:
         _, *stamp, digest, row, tiling = (column[place].as_py() for column in self._table.columns)
         picture = CachedPicture(row=row, tiling=msgspec.json.decode(tiling, type=Tiling | None))
-        return _Row(Seen(Stamp(*stamp), digest), picture)
+        return _Row(Known(stamp=Stamp(*stamp), sha256=digest), picture)
 
 
 class _Row(NamedTuple):
-    seen: Seen
+    seen: Known
     picture: CachedPicture
 
 
@@ -138,7 +131,7 @@ def names_file(encoder: str, names: Sequence[str], pictures: PictureFiles) -> st
 
 
 def write_names(
-    path: Path, where: str, seen: dict[str, Seen], placed: dict[str, CachedPicture]
+    path: Path, where: str, seen: dict[str, Known], placed: dict[str, CachedPicture]
 ) -> None:
     """Write down the pictures of a data set; `placed` says by digests where their features lie."""
     schema = SCHEMA.with_metadata({WHERE: where.encode()})

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from laterna.data.digests import Known
 from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import PicturePreparer, load_picture, picture_size
 from laterna.errors import LaternaError
@@ -26,7 +27,6 @@ from laterna.files import write_atomically
 from laterna.model.feature_names import (
     CachedPicture,
     FeatureNames,
-    Seen,
     names_file,
     see,
     write_names,
@@ -124,7 +124,7 @@ def _store(names: Path, pictures: PictureFiles) -> FeatureStore:
     return FeatureStore(FeatureNames(names, pictures), features)
 
 
-def _known(cache: Path, pictures: PictureFiles) -> dict[str, Seen]:
+def _known(cache: Path, pictures: PictureFiles) -> dict[str, Known]:
     """Return what sets of other data, or of other encoders, know of these pictures."""
     files = sorted(cache.glob("*/names-*.arrow"), key=lambda path: path.stat().st_mtime_ns)
     sets = [FeatureNames(path, pictures) for path in files]
