@@ -63,12 +63,7 @@ def generate_tokens(
 
     There must be a prompt. An answer that ran into `max_new_tokens` has no end of turn.
     """
-    inputs = _left_padded(assistant, prompts, features_bnd)
-    settings = _greedy(assistant, max_new_tokens)
-    with torch.no_grad():
-        ids_rt = assistant.language.generate(**inputs, generation_config=settings)
-    ends = set(settings.eos_token_id)
-    return [_up_to_end(row, ends) for row in ids_rt.tolist()]
+    return _written(assistant, _left_padded(assistant, prompts, features_bnd), max_new_tokens)
 
 
 def go_on_from(assistant: Assistant, batch: Batch, *, max_new_tokens: int) -> list[int]:
@@ -76,14 +71,11 @@ def go_on_from(assistant: Assistant, batch: Batch, *, max_new_tokens: int) -> li
 
     They end as an answer does, its end of turn included, or run into `max_new_tokens`.
     """
-    settings = _greedy(assistant, max_new_tokens)
     with torch.no_grad():
         embeds_rtd = assistant.embed(batch)
-        mask_rt = torch.ones(embeds_rtd.shape[:2], dtype=torch.long, device=assistant.device)
-        ids_rt = assistant.language.generate(
-            inputs_embeds=embeds_rtd, attention_mask=mask_rt, generation_config=settings
-        )
-    return _up_to_end(ids_rt[0].tolist(), set(settings.eos_token_id))
+    mask_rt = torch.ones(embeds_rtd.shape[:2], dtype=torch.long, device=assistant.device)
+    inputs = {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt}
+    return _written(assistant, inputs, max_new_tokens)[0]
 
 
 def stream_answer(
@@ -150,6 +142,17 @@ def end_of_turn(assistant: Assistant) -> list[int]:
             "no special token; set `eos_token` in tokenizer_config.json"
         )
     return sorted(ends)
+
+
+def _written(
+    assistant: Assistant, inputs: dict[str, Tensor], max_new_tokens: int
+) -> list[list[int]]:
+    """Return the ids that are written, greedily, behind each row of inputs."""
+    settings = _greedy(assistant, max_new_tokens)
+    with torch.no_grad():
+        ids_rt = assistant.language.generate(**inputs, generation_config=settings)
+    ends = set(settings.eos_token_id)
+    return [_up_to_end(row, ends) for row in ids_rt.tolist()]
 
 
 def _greedy(assistant: Assistant, max_new_tokens: int) -> Any:
