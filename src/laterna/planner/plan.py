@@ -272,9 +272,10 @@ class _StagePlanner:
         self.load, self.micro_batches = fill_step(
             self.settings, lengths, rehearsal.picture_tokens, gpus=assumptions.gpus
         )
+        self.records_a_row = self.load.pictures * self.together
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
-        records_a_row = self.load.pictures * self.together
+        records_a_row = self.records_a_row
         text, targets = self.lengths.text * records_a_row, self.lengths.targets * records_a_row
         row = replace(self.load, rows=1, text=text, targets=targets)
         flops = count_flops(self.rehearsal, row)
@@ -314,8 +315,8 @@ class _StagePlanner:
                 mode=part.mode,
                 weights=part.trained + part.frozen,
                 trained=part.trained,
-                forward_flops=flops.forward[part.part] / (self.load.pictures * self.together),
-                backward_flops=flops.backward[part.part] / (self.load.pictures * self.together),
+                forward_flops=flops.forward[part.part] / self.records_a_row,
+                backward_flops=flops.backward[part.part] / self.records_a_row,
             )
             for part in self.summary.parts
         )

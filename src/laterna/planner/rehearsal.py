@@ -178,10 +178,7 @@ class Rehearsal(nn.Module):
 
 def count_flops(rehearsal: Rehearsal, load: Load) -> Flops:
     """Return the FLOPs of a micro-batch, forward and backward."""
-    with (
-        _told_what_fails(),
-        FlopCounterMode(display=False) as counter,
-    ):
+    with _told_what_fails(), FlopCounterMode(display=False) as counter:
         loss = rehearsal(load)
         forward = _by_part(counter)
         loss.backward()
@@ -201,11 +198,7 @@ def count_bytes(rehearsal: Rehearsal, load: Load, *, again: bool, checkpointed: 
     `checkpointed`: of each layer only its input is kept, and the rest made again (language, and
     vision where it trains).
     """
-    with (
-        _told_what_fails(),
-        _checkpointing(rehearsal, checkpointed),
-        LiveBytes() as live,
-    ):
+    with _told_what_fails(), _checkpointing(rehearsal, checkpointed), LiveBytes() as live:
         live.add(weights_and_buffers([rehearsal]))
         weights = live.now
         marks: dict[PartName, int] = {}
