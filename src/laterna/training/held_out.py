@@ -18,7 +18,6 @@ from torch import nn
 from laterna.data.batches import collate
 from laterna.model.generation import go_on_from
 from laterna.model.sharing import plain_attention
-from laterna.recipe import StageSettings
 from laterna.records import PICTURE_TOKEN, Pack, Sample
 from laterna.training.feed import FaultyPictureError, Fill, feed
 from laterna.training.figures import HeldOut, SampleAnswer
@@ -65,7 +64,7 @@ class Looks:
         learner = self._learner
         answers: tuple[SampleAnswer, ...] = ()
         with _resting(learner.objective), torch.no_grad():
-            loss, targets, records = self._loss(self._stage)
+            loss, targets, records = self._loss()
             if learner.ranks.first and not is_sharded(learner.model):
                 answers = tuple(self._answers())
         learner.clock.take_seconds()  # the tower's time here is no step's
@@ -77,13 +76,13 @@ class Looks:
             answers=answers,
         )
 
-    def _loss(self, stage: StageSettings) -> list[float]:
+    def _loss(self) -> list[float]:
         """Return the summed loss, target tokens and records, over all ranks."""
         learner = self._learner
         sums = [0.0, 0.0, 0.0]
         steps = feed(
             self._samples,
-            stage,
+            self._stage,
             seed=0,
             fill=self._fill,
             workers=self._workers,
