@@ -25,14 +25,19 @@ def epoch_families(pictures: NDArray[np.int64], seed: int, epoch: int) -> NDArra
     `pictures` numbers the first picture of each sample, -1 for none: pictures are permuted, and
     the samples about each stay in order, so most siblings fall into one optimiser step.
     """
-    alone = pictures < 0
-    families = np.where(alone, pictures.max(initial=0) + 1 + np.arange(len(pictures)), pictures)
+    families = each_its_own(pictures)
     _, first, family = np.unique(families, return_index=True, return_inverse=True)
     by_first = np.argsort(first)  # families in the order of their first samples are permuted
     rank = np.empty(len(first), np.int64)
     rank[by_first[epoch_order(len(first), seed, epoch)]] = np.arange(len(first))
     order: NDArray[np.int64] = np.argsort(rank[family], kind="stable")
     return order
+
+
+def each_its_own(pictures: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number pictures so that what shows none, -1, counts as about a picture of its own."""
+    after = pictures.max(initial=0) + 1 + np.arange(len(pictures))
+    return np.where(pictures < 0, after, pictures)
 
 
 def share_key(sample: Sample) -> tuple[str, tuple[int, ...]] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from laterna.data.packing import each_its_own
 from laterna.data.preparation.samples import MappedSamples
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -70,9 +71,7 @@ def _drawn_apart(
     """
     if not share or not len(rows):
         return rows[:0]
-    first = samples_of(rows).first_pictures()
-    alone = first < 0
-    first[alone] = first.max(initial=0) + 1 + np.arange(alone.sum())
+    first = each_its_own(samples_of(rows).first_pictures())
     pictures = np.unique(first)
     drawn = np.random.default_rng(seed).permutation(pictures)
     return rows[np.isin(first, drawn[: max(1, round(share * len(pictures)))])]
