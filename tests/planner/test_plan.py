@@ -151,6 +151,18 @@ def test_muon_remembers_one_number_a_weight_of_a_matrix(tiny_recipe: Recipe) -> 
     assert adamw == 8 * sum(weight.numel() for weight in weights)
 
 
+def test_muon_under_fsdp_is_refused_as_training_refuses_it(tiny_recipe: Recipe) -> None:
+    recipe = replace(
+        tiny_recipe,
+        run=replace(tiny_recipe.run, engine="fsdp"),
+        instruct=replace(tiny_recipe.instruct, optimiser="muon"),
+    )
+    with pytest.raises(LaternaError, match='"muon" needs whole matrices, which fsdp does not'):
+        plan_recipe(recipe, Assumptions(gpus=2), gpu="L4")
+    plan_recipe(recipe, Assumptions(gpus=2), stages=["align"], gpu="L4")
+    plan_recipe(recipe, Assumptions(gpus=1), stages=["instruct"], gpu="L4")
+
+
 def test_hours_and_money_follow_from_flops_rate_and_price(tiny_recipe: Recipe) -> None:
     given = Assumptions(gpus=2, mfu=0.5, price=3.0)
     lengths = {"align": Lengths(text=10, targets=8, longest=20)}

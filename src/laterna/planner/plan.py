@@ -26,7 +26,7 @@ from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record
-from laterna.training.optimisers import count_moments
+from laterna.training.optimisers import count_moments, insist_whole_matrices
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
 
 
@@ -147,11 +147,11 @@ def plan_recipe(
 ) -> Plan:
     """Plan stages of a recipe from configurations alone; `gpu` None: for all known ones.
 
-    Raises LaternaError when a configuration is missing, a stage cannot be applied, or a model
-    cannot be rehearsed.
+    Raises LaternaError when a configuration is missing, a stage cannot be applied or trained as the
+    recipe says, or a model cannot be rehearsed.
     """
-    names = list(GPUS) if gpu is None else [gpu]
-    rates = {name: gpu_named(name) for name in names}
+    _insist_trainable(recipe, stages, assumptions.gpus)
+    rates = {name: gpu_named(name) for name in (GPUS if gpu is None else [gpu])}
     skeleton = build_skeleton(recipe)
     assumptions = _settled(assumptions, recipe)
     for module in skeleton.parts().values():
@@ -186,6 +186,13 @@ def plan_recipe(
         answering_weights=weights,
         answering_cache=cache,
     )
+
+
+def _insist_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) -> None:
+    """Refuse what training would refuse, before hours are told of it."""
+    for stage in stages:
+        sharded = recipe.run.engine == "fsdp" and gpus > 1
+        insist_whole_matrices(recipe.stage(stage), sharded=sharded)
 
 
 def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:

@@ -8,13 +8,12 @@ from collections.abc import Collection, Sequence
 import msgspec
 from torch import Tensor, nn
 
-from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Engine, Saving, StageSettings
 from laterna.training.clock import VisionClock
 from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import Objective
-from laterna.training.optimisers import Optimisers
+from laterna.training.optimisers import Optimisers, insist_whole_matrices
 from laterna.training.savings import apply_savings
 from laterna.training.sharding import ENGINES, is_sharded
 
@@ -62,11 +61,7 @@ class Learner:
         self.weights: dict[str, nn.Parameter] = {
             name: weight for name, weight in assistant.named_parameters() if weight.requires_grad
         }
-        if stage.optimiser == "muon" and is_sharded(self.model):
-            raise LaternaError(
-                'optimiser = "muon" needs whole matrices, which fsdp does not keep; '
-                'set run.engine = "ddp", or optimiser = "adamw"'
-            )
+        insist_whole_matrices(stage, sharded=is_sharded(self.model))
         self.optimiser = Optimisers(assistant, stage)
         self.peaks = [float(group["lr"]) for group in self.optimiser.groups]
         self.progress = Progress()

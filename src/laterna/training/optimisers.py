@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from laterna.errors import LaternaError
 from laterna.recipe import StageSettings
 from laterna.training.stages import Parts, parameter_groups
 
@@ -79,6 +80,15 @@ class Optimisers:
             for name in MOMENTS[type(one)]:
                 state[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         return state
+
+
+def insist_whole_matrices(stage: StageSettings, *, sharded: bool) -> None:
+    """Raise LaternaError where the optimiser needs whole matrices and ranks hold shares of them."""
+    if stage.optimiser == "muon" and sharded:
+        raise LaternaError(
+            'optimiser = "muon" needs whole matrices, which fsdp does not keep; '
+            'set run.engine = "ddp", or optimiser = "adamw"'
+        )
 
 
 def count_moments(assistant: Parts, stage: StageSettings) -> int:
