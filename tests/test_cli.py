@@ -222,6 +222,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "train",
         "evaluate",
         "lab",
+        "report",
         "chat",
         "import",
         "export",

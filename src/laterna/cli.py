@@ -25,6 +25,7 @@ from laterna.commands.importing import Import
 from laterna.commands.inspect import Inspect
 from laterna.commands.plan import Plan, TunedPlan
 from laterna.commands.prepare import Prepare
+from laterna.commands.report import Report
 from laterna.commands.synthesize import Synthesize
 from laterna.errors import LaternaError
 from laterna.files import write_atomically, write_lines
@@ -239,6 +240,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "evaluate": Evaluate,
     "lab": Lab,
+    "report": Report,
     "chat": Chat,
     "import": Import,
     "export": Export,

@@ -30,15 +30,14 @@ from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.page import (
     Column,
-    Curve,
     ReportContent,
     choose_examples,
     curve_of,
     write_report,
 )
+from laterna.report.training import find_stages, stage_shown
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
 from laterna.training.run import train
-from laterna.training.telemetry import read_metrics
 from laterna.world.dataset import write_world
 
 VERSIONED = ("laterna", "torch", "transformers", "tokenizers", "numpy", "pillow")
@@ -211,9 +210,6 @@ class _Demo:
         losses = self._losses("instruct")
         return f"loss {losses.first:.3f} -> {losses.last:.3f}; assistant in {self.instruct}"
 
-    def _curve(self, stage: str) -> Curve:
-        return curve_of(stage, read_metrics(self.out / stage / "metrics.jsonl"))
-
     def _losses(self, stage: str) -> StageLosses:
         found = read_manifest(self.out / stage).figures
         return StageLosses(first=found["loss_first"], last=found["loss_last"])
@@ -248,6 +244,7 @@ class _Demo:
     def _content(self, evaluation: Evaluation, report: DemoReport) -> ReportContent:
         scores = {"assistant": evaluation.scores}
         scores |= {control.name: control.scores for control in evaluation.controls}
+        stages = find_stages(self.out)
         return ReportContent(
             title="Laterna: the demo",
             summary=(
@@ -258,7 +255,8 @@ class _Demo:
             columns=tuple(
                 Column(name=name, note=NOTES[name], scores=found) for name, found in scores.items()
             ),
-            curves=(self._curve("align"), self._curve("instruct")),
+            curves=tuple(curve_of(stage.name, stage.steps) for stage in stages),
+            stages=tuple(map(stage_shown, stages)),
             examples=choose_examples(evaluation.answers, self.held_out / PICTURE_FOLDER),
             skipped=tuple(skipped.message for skipped in evaluation.skipped),
             settings=(("seed", str(self.seed)), ("recipe", "nano")),

@@ -39,11 +39,15 @@ def test_two_stages_teach_the_tiny_assistant_its_colours(
     assert losses(out)[-1] < 0.2 * losses(out)[0]
     figures = read_manifest(out).figures
     assert (figures["steps"], figures["loss_first"]) == (60, losses(out)[0])
+    assistant = load_checkpoint(out)
+    for name, part in assistant.parts().items():
+        weights = sum(weight.numel() for weight in part.parameters())
+        counts = (weights, 0) if name != "vision" else (0, weights)
+        assert (figures[f"{name}_trained"], figures[f"{name}_frozen"]) == counts
     steps = read_metrics(out / "metrics.jsonl")
     assert all(step.mfu and 0 < step.mfu < 1 for step in steps)
     assert all(0 < step.vision_seconds < step.model_seconds < step.seconds for step in steps)
     assert steps[0].flops > read_metrics(align / "metrics.jsonl")[0].flops  # weights' gradients too
-    assistant = load_checkpoint(out)
     prompts = [
         ([Turn(role="user", text=question)], [Image.new("RGB", (28, 28), colour)])
         for colour in colours.values()

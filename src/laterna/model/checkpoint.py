@@ -55,7 +55,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run: str = ""
     """Digest of all that decided the run (`training.identity`)."""
     figures: dict[str, float]
-    """Figures of the training run: losses, steps, seconds."""
+    """Figures of the training run: losses, steps, seconds, weights by part (`PART_trained` and
+    `PART_frozen`)."""
 
 
 def save_checkpoint(

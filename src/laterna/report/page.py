@@ -13,7 +13,7 @@ from laterna.records import Answer, Record, Score
 from laterna.report.curves import loss_curve
 from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, share, shrink
 from laterna.synthesis.phrases import SHORT_ANSWER
-from laterna.training.figures import StepFigures
+from laterna.training.figures import SampleAnswer, StepFigures
 
 THUMBNAIL_SIDE = 336
 """Longest side, in pixels, of the pictures inside the page."""
@@ -32,6 +32,32 @@ def curve_of(name: str, steps: Sequence[StepFigures]) -> Curve:
     """Return the curve of a stage from its `metrics.jsonl`."""
     looks = [(step.step, step.held_out.loss) for step in steps if step.held_out is not None]
     return Curve(name=name, losses=tuple(step.loss for step in steps), held_out=tuple(looks))
+
+
+class StageShown(Record):
+    """One training stage: what trained in it, and how fast."""
+
+    name: str
+    parts: tuple[tuple[str, ...], ...]
+    """A line a part: its name, mode, weights that trained, weights that did not, learning rate."""
+    speeds: NamedTexts
+    """The same names in every stage."""
+    answers: tuple[SampleAnswer, ...] = ()
+    """What it said of held-out records when it was looked at last."""
+    answered_after: int = 0
+    """The step of that look."""
+
+
+class EvaluationShown(Record):
+    """The figures that an evaluation left in a file: accuracies by kind, in percent."""
+
+    name: str
+    questions: int
+    columns: tuple[str, ...]
+    """The assistant first, then the controls."""
+    rows: tuple[tuple[str, ...], ...]
+    """A kind, then a cell a column."""
+    skipped: tuple[str, ...] = ()
 
 
 class Column(Record):
@@ -64,6 +90,8 @@ class ReportContent(Record):
     """The assistant first, then the controls."""
     curves: tuple[Curve, ...]
     examples: tuple[Example, ...]
+    stages: tuple[StageShown, ...] = ()
+    evaluations: tuple[EvaluationShown, ...] = ()
     skipped: tuple[str, ...] = ()
     """What was left out of the scores and why, a line each."""
     settings: NamedTexts = ()
@@ -116,11 +144,17 @@ def write_report(path: Path, content: ReportContent) -> None:
         ],
         rows=[(name, [_named_score(column, name) for column in content.columns]) for name in names],
         thumbnails=[_data_uri(example.picture) for example in content.examples],
-        durations=[(step, _duration(seconds)) for step, seconds in content.seconds],
+        durations=[(step, duration(seconds)) for step, seconds in content.seconds],
+        speeds=_beside([stage.speeds for stage in content.stages]),
         short_answer=SHORT_ANSWER.strip(),
     )
     with write_atomically(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def _beside(tables: Sequence[NamedTexts]) -> list[tuple[str, ...]]:
+    """Set tables of the same names side by side: a line a name."""
+    return [(lines[0][0], *(value for _, value in lines)) for lines in zip(*tables, strict=True)]
 
 
 def _example(answer: Answer, pictures: Path) -> Example:
@@ -152,7 +186,7 @@ def _percent(score: Score) -> str:
     return share(score.right, score.total)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds as people say them: "4.2 s", "3 min 05 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"

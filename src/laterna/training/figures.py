@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 import msgspec
 
 
@@ -70,6 +73,45 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def padding_share(self) -> float:
         """Share of the tokens computed that are padding, 0..1."""
         return self.padding / self.tokens if self.tokens else 0.0
+
+
+class Speeds(NamedTuple):
+    """How fast steps were, and where their time went."""
+
+    seconds: float
+    """Of all of them."""
+    target_tokens: float
+    """A second, as the next two."""
+    tokens: float
+    pictures: float
+    mfu: float | None
+    """As in `StepFigures`; None where it is known of no step."""
+    padding: float
+    """Share of the tokens, 0..1."""
+    vision: float
+    """Share of the seconds that the vision tower took, 0..1."""
+    loop: float
+    """Share that was neither forward, backward nor optimiser, 0..1."""
+
+
+def speeds(steps: Collection[StepFigures]) -> Speeds:
+    """Return how fast steps were, taken together; there is at least one."""
+
+    def total(name: str) -> float:
+        return float(sum(getattr(step, name) for step in steps))
+
+    seconds = total("seconds")
+    known = [step.mfu * step.seconds for step in steps if step.mfu is not None]
+    return Speeds(
+        seconds=seconds,
+        target_tokens=total("target_tokens") / seconds,
+        tokens=total("tokens") / seconds,
+        pictures=total("pictures") / seconds,
+        mfu=sum(known) / seconds if known else None,
+        padding=total("padding") / max(1.0, total("tokens")),
+        vision=total("vision_seconds") / seconds,
+        loop=1 - total("model_seconds") / seconds,
+    )
 
 
 def named_figures(figures: StepFigures) -> dict[str, float]:

@@ -33,7 +33,7 @@ from laterna.training.ready import prepare_stage
 from laterna.training.resume import Found, States
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
-from laterna.training.stages import FROZEN, apply_stage, stage_table
+from laterna.training.stages import FROZEN, apply_stage, stage_table, summarise
 from laterna.training.start import begin, fit_connector
 from laterna.training.telemetry import (
     MetricsFile,
@@ -257,13 +257,20 @@ def _finish(
         assistant = _gathered(learner, recipe, stage, start)
     if learner.ranks.first:
         steps = read_metrics(metrics)
-        figures = _sum_up(steps)
+        figures = _sum_up(steps) | _weights(assistant, recipe.stage(stage))
         console.print(f"stage {stage}: {summary(steps)}", soft_wrap=True)
         assistant.eval()
         save_checkpoint(
             out, assistant, recipe, stage=stage, figures=figures, metrics=metrics, run=digest
         )
         flush_tree(out)
+
+
+def _weights(assistant: Assistant, settings: StageSettings) -> dict[str, float]:
+    """Return how many weights of each part trained, and how many did not."""
+    parts = summarise(assistant, settings).parts
+    trained = {f"{part.part}_trained": float(part.trained) for part in parts}
+    return trained | {f"{part.part}_frozen": float(part.frozen) for part in parts}
 
 
 def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | None) -> Assistant:

@@ -61,7 +61,6 @@ def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSumma
     does not fit a part.
     """
     stage = recipe.stage(name)
-    summaries = []
     for part_name, part in assistant.parts().items():
         settings = stage.part(part_name)
         if settings.mode != FROZEN and settings.lr <= 0:
@@ -76,21 +75,29 @@ def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSumma
             _train_weights(assistant, part_name, part, settings.mode)
         # Last, for a part may keep modules whose weights are frozen as they are at inference.
         part.train(settings.mode != FROZEN)
+    summary = summarise(assistant, stage)
+    if not summary.trained:
+        raise LaternaError("the stage trains no part; set the mode of at least one to `full`")
+    return summary
+
+
+def summarise(assistant: Parts, stage: StageSettings) -> StageSummary:
+    """Count the weights of each part as they stand: those that train, and those that do not."""
+    summaries = []
+    for name, part in assistant.parts().items():
+        settings = stage.part(name)
         trained = sum(weight.numel() for weight in _trained(part))
         count = sum(weight.numel() for weight in part.parameters())
         summaries.append(
             PartSummary(
-                part=part_name,
+                part=name,
                 mode=settings.mode,
                 lr=settings.lr if trained else 0.0,
                 trained=trained,
                 frozen=count - trained,
             )
         )
-    summary = StageSummary(tuple(summaries))
-    if not summary.trained:
-        raise LaternaError("the stage trains no part; set the mode of at least one to `full`")
-    return summary
+    return StageSummary(tuple(summaries))
 
 
 def _train_adapters(assistant: Parts, name: PartName, recipe: Recipe) -> None:

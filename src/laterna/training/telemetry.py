@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from laterna.training.figures import HeldOut, StepFigures
+from laterna.training.figures import HeldOut, Speeds, StepFigures, speeds
 from laterna.training.tracking.base import Tracker
 
 SHOWN = 80
@@ -66,9 +65,10 @@ class StageBar:
                 self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         self._skipped = figures.skipped
         loss = sum(step.loss for step in self._last) / len(self._last)
-        sums = _sums(self._last)
-        shown = f"loss {loss:.3f} · {sums.targets} · {sums.mfu}\n"
-        shown += f"{sums.tokens} · {sums.pictures} · {sums.padding}"
+        fast = speeds(self._last)
+        shown = f"loss {loss:.3f} · {fast.target_tokens:,.0f} targets/s · {_mfu(fast)}\n"
+        shown += f"{fast.tokens:,.0f} tokens/s · {fast.pictures:,.0f} pictures/s · "
+        shown += f"padding {fast.padding:.1%}"
         self._bar.update(self._task, completed=figures.step, figures=shown)
 
     def close(self) -> None:
@@ -127,39 +127,19 @@ def _short(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}"
 
 
-class _Sums(NamedTuple):
-    """Several steps' figures, as people read them."""
-
-    targets: str
-    tokens: str
-    pictures: str
-    mfu: str
-    padding: str
-    vision: str
-    loop: str
-
-
 def summary(steps: Sequence[StepFigures]) -> str:
     """Sum a stage's steps up in a line: how fast they were, and where the time went."""
-    seconds = sum(step.seconds for step in steps)
-    return " · ".join((f"{len(steps):,} steps in {seconds:,.0f} s", *_sums(steps)))
-
-
-def _sums(steps: Collection[StepFigures]) -> _Sums:
-    def total(name: str) -> float:
-        return float(sum(getattr(step, name) for step in steps))
-
-    seconds = total("seconds")
-    known = [step.mfu * step.seconds for step in steps if step.mfu is not None]
-    return _Sums(
-        targets=f"{total('target_tokens') / seconds:,.0f} targets/s",
-        tokens=f"{total('tokens') / seconds:,.0f} tokens/s",
-        pictures=f"{total('pictures') / seconds:,.0f} pictures/s",
-        mfu=f"MFU {sum(known) / seconds:.1%}" if known else "MFU not known",
-        padding=f"padding {total('padding') / max(1, total('tokens')):.1%}",
-        vision=f"vision tower {total('vision_seconds') / seconds:.1%} of a step",
-        loop=f"loop {1 - total('model_seconds') / seconds:.1%}",
+    found = speeds(steps)
+    return (
+        f"{len(steps):,} steps in {found.seconds:,.0f} s · {found.target_tokens:,.0f} targets/s · "
+        f"{found.tokens:,.0f} tokens/s · {found.pictures:,.0f} pictures/s · {_mfu(found)} · "
+        f"padding {found.padding:.1%} · vision tower {found.vision:.1%} of a step · "
+        f"loop {found.loop:.1%}"
     )
+
+
+def _mfu(found: Speeds) -> str:
+    return "MFU not known" if found.mfu is None else f"MFU {found.mfu:.1%}"
 
 
 def _words(text: str) -> TextColumn:
