@@ -200,9 +200,10 @@ class StageSettings(Settings):
 class RunSettings(Settings):
     """How a run is carried out: none of these changes what is learned, so none hinders a resume."""
 
-    attention: Literal["sdpa", "flex"] = "sdpa"
-    """How the language model attends: torch's `sdpa`, or `flex` (block masks that skip what is
-    masked), which trains on a GPU alone."""
+    attention: Literal["sdpa", "flex", "segments"] = "sdpa"
+    """How the language model attends: torch's `sdpa`; `flex`, whose block masks skip what is
+    masked, and which trains on a GPU alone; or `segments`, which asks each sample of a row alone
+    and so skips it on a CPU."""
     engine: Engine = "ddp"
     """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
     workers: int = 2

@@ -17,6 +17,7 @@ from laterna.data.packing import plan_batches, plan_packs, without_picture
 from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
+from laterna.model.segments import SEGMENTS, attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing, sharing_mask, visible
 from laterna.recipe import Recipe, StageName
 from laterna.records import PICTURE_TOKEN, Batch, InstructionRecord, Pack, Sample, Turn
@@ -89,7 +90,7 @@ def learned(assistant: Assistant, split: list[Batch]) -> tuple[Tensor, list[Tens
     return total, [weight.grad for weight in assistant.parameters() if weight.grad is not None]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", SEGMENTS])
 @pytest.mark.parametrize("row_tokens", [0, 120, 300])
 @pytest.mark.parametrize("stage", ["align", "instruct"])
 def test_loss_and_gradients_are_those_of_separate_rows(
@@ -100,7 +101,6 @@ def test_loss_and_gradients_are_those_of_separate_rows(
     attention: str,
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, stage)
-    tiny_assistant.language.set_attn_implementation(attention)
     found = samples(tiny_assistant, stage)
     alone = batches(found, row_tokens=0, share=False)
     shared = batches(found, row_tokens=row_tokens, share=True)
@@ -108,11 +108,37 @@ def test_loss_and_gradients_are_those_of_separate_rows(
     assert count_targets(shared) == count_targets(alone)
     assert sum(len(b.pictures) for b in shared) < sum(len(b.pictures) for b in alone)
     loss, gradients = learned(tiny_assistant, alone)
+    _attend_by(tiny_assistant.language, attention)
     loss_shared, gradients_shared = learned(tiny_assistant, shared)
     torch.testing.assert_close(loss_shared, loss, atol=1e-5, rtol=0)
     assert len(gradients) == len(gradients_shared)
     for ours, theirs in zip(gradients_shared, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", SEGMENTS])
+def test_packed_strangers_learn_as_alone(
+    tiny_assistant: Assistant, tiny_recipe: Recipe, attention: str
+) -> None:
+    """Rows of several samples and some padding, none of which share a picture."""
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
+    found = samples(tiny_assistant, "instruct")
+    packed = batches(found, row_tokens=150, share=False)
+    assert all(batch.sharing is None for batch in packed)
+    assert any((batch.position_ids_rt == 0).sum() > 2 for batch in packed)
+    loss, gradients = learned(tiny_assistant, batches(found, row_tokens=0, share=False))
+    _attend_by(tiny_assistant.language, attention)
+    loss_packed, gradients_packed = learned(tiny_assistant, packed)
+    torch.testing.assert_close(loss_packed, loss, atol=1e-5, rtol=0)
+    for ours, theirs in zip(gradients_packed, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def _attend_by(language: Any, attention: str) -> None:
+    if attention == SEGMENTS:
+        attend_by_segments(language)
+    else:
+        language.set_attn_implementation(attention)
 
 
 def test_a_shared_row_number_by_number() -> None:
@@ -212,7 +238,9 @@ def test_siblings_do_not_see_each_other(tiny_assistant: Assistant) -> None:
         states = tiny_assistant.language.get_decoder()(
             inputs_embeds=embeds,
             position_ids=batch.position_ids_rt,
-            attention_mask=sharing_mask(batch.sharing, tiny_assistant.language),
+            attention_mask=sharing_mask(
+                batch.sharing, batch.position_ids_rt, tiny_assistant.language
+            ),
             use_cache=False,
         ).last_hidden_state
         seen.append(states[0, 5:])
@@ -220,8 +248,8 @@ def test_siblings_do_not_see_each_other(tiny_assistant: Assistant) -> None:
 
 
 def test_the_probe_passes_what_keeps_samples_apart(tiny_assistant: Assistant) -> None:
-    for attention in ("sdpa", "eager"):
-        tiny_assistant.language.set_attn_implementation(attention)
+    for attention in ("sdpa", "eager", SEGMENTS):
+        _attend_by(tiny_assistant.language, attention)
         insist_on_packing(tiny_assistant.language, share_pictures=True)
 
 
@@ -283,4 +311,4 @@ def test_flex_attention_sees_what_the_float_mask_shows(tiny_assistant: Assistant
 def test_a_pack_of_strangers_has_no_mask(tiny_assistant: Assistant) -> None:
     batch = collate([Pack(samples=(toy("a", 5), toy("b", 6)))])
     assert batch.sharing is None
-    assert sharing_mask(batch.sharing, tiny_assistant.language) is None
+    assert sharing_mask(batch.sharing, batch.position_ids_rt, tiny_assistant.language) is None

@@ -109,7 +109,7 @@ def test_shared_pictures_stand_once_before_all_their_records() -> None:
     lengths = Lengths(text=20, targets=15, longest=50, per_picture=5)
     load, passes = fill_step(align, lengths, 64, gpus=1)
     # 12 families of 64 + 5 × 20 tokens, padded to one with a record of 50 while 2000 hold them.
-    assert load == Load(rows=12, pictures=1, text=2000 // 12 - 64, targets=75, shared=True)
+    assert load == Load(rows=12, pictures=1, text=2000 // 12 - 64, targets=75, records=5)
     assert passes == 1
     load, passes = fill_step(replace(align, micro_tokens=110), lengths, 64, gpus=1)
     assert (load.rows, load.text, load.targets, passes) == (1, 46, 30, 30)  # two records a row

@@ -154,7 +154,7 @@ class Assistant(nn.Module):
         states: Tensor = self.language.get_decoder()(
             inputs_embeds=self.embed(batch),
             position_ids=batch.position_ids_rt.to(self.device),
-            attention_mask=sharing_mask(batch.sharing, self.language),
+            attention_mask=sharing_mask(batch.sharing, batch.position_ids_rt, self.language),
             use_cache=False,
         ).last_hidden_state
         return states

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
+from laterna.model.segments import SEGMENTS, segment_list
 from laterna.records import Batch, Sharing
 
 FLEX = "flex_attention"
@@ -30,12 +31,15 @@ def visible(sharing: Sharing) -> Tensor:
     return (own | seen).tril()
 
 
-def sharing_mask(sharing: Sharing | None, language: Any) -> Any:
+def sharing_mask(sharing: Sharing | None, position_ids_rt: Tensor, language: Any) -> Any:
     """Return the attention mask of rows that share pictures; None for others.
 
     It is a block mask for flex attention, made for a GPU, and else a float one (r, 1, t, t) that
     is added to the scores, which both sdpa and eager attention take (a bool one eager would not).
+    Attention by segments takes a list of them, of all rows.
     """
+    if language.config._attn_implementation == SEGMENTS:
+        return segment_list(sharing, position_ids_rt)
     if sharing is None:
         return None
     table = language.get_input_embeddings().weight
@@ -124,11 +128,11 @@ def _states(
     positions: list[int] | None = None,
     sharing: Sharing | None = None,
 ) -> Tensor:
-    places = positions or list(range(embeds_rtd.shape[1]))
+    places = torch.tensor([positions or list(range(embeds_rtd.shape[1]))])
     states: Tensor = language.get_decoder()(
         inputs_embeds=embeds_rtd,
-        position_ids=torch.tensor([places], device=embeds_rtd.device),
-        attention_mask=sharing_mask(sharing, language),
+        position_ids=places.to(embeds_rtd.device),
+        attention_mask=sharing_mask(sharing, places, language),
         use_cache=False,
     ).last_hidden_state
     return states.float()

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 from transformers import AttentionInterface
 
+from laterna.model.segments import LIST
+
 IMPLEMENTATION = "laterna_rehearsal"
 """Its name among transformers' attention implementations."""
 
@@ -31,6 +33,8 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does: (r, h, t, d) to (r, t, h, d)."""
     shared = query.shape[1] // key.shape[1]
+    if mask is not None and mask.dtype == LIST:
+        mask = None  # segments are asked one by one
     if mask is not None and shared > 1:  # no fused kernel takes both shared keys and a mask
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     numbers = None if mask is None else mask.to(query.dtype)  # the same where it is of numbers

@@ -239,7 +239,7 @@ def fill_step(
         pictures=packed,
         text=width - packed * picture_tokens,
         targets=packed * together * lengths.targets,
-        shared=together > 1,
+        records=together,
     )
     return load, math.ceil(rows / at_once)
 
@@ -276,9 +276,10 @@ class _StagePlanner:
         self.lengths = lengths
         self.moments = moments
         self.together = records_together(self.settings, lengths, rehearsal.picture_tokens)
-        self.load, self.micro_batches = fill_step(
+        load, self.micro_batches = fill_step(
             self.settings, lengths, rehearsal.picture_tokens, gpus=assumptions.gpus
         )
+        self.load = replace(load, segments=recipe.run.attention == "segments")
         self.records_a_row = self.load.pictures * self.together
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.errors import LaternaError
+from laterna.model.segments import LIST
 from laterna.model.skeleton import Skeleton
 from laterna.planner.attention import ATTENTION_OPS, rehearse_attention
 from laterna.planner.memory import LiveBytes, weights_and_buffers
@@ -43,8 +44,22 @@ class Load(Record):
     """Tokens in each row that are no picture's, padding included."""
     targets: int
     """Tokens in each row that are learned."""
-    shared: bool = False
-    """Whether samples share pictures, which takes a mask of numbers, one for all layers."""
+    records: int = 1
+    """About each picture, standing in the row behind it."""
+    segments: bool = False
+    """Whether each record attends alone (`model.segments`), without mask; else records that share
+    a picture take a mask of numbers, one for all layers."""
+
+    def seen(self, picture_tokens: int) -> float:
+        """Return the share of a row's pairs of tokens that attention computes."""
+        if not self.segments:
+            return 1.0
+        width = self.text + self.pictures * picture_tokens
+        own = self.text / (self.pictures * self.records)
+        if self.records == 1:
+            return (picture_tokens + own) ** 2 * self.pictures / width**2
+        behind = self.records * own * (picture_tokens + own)
+        return self.pictures * (picture_tokens**2 + behind) / width**2
 
 
 class Flops(Record):
@@ -132,7 +147,7 @@ class Rehearsal(nn.Module):
         text_rtd = embedded[:, width - load.text :]
         # One new tensor and the embedding's gradient, as `masked_scatter` has them.
         both_rtd = torch.cat([pictures_rtd.to(embedded.dtype), text_rtd], dim=1)
-        states_rtd: Tensor = self.decode(both_rtd, shared=load.shared)
+        states_rtd: Tensor = self.decode(both_rtd, load)
         return states_rtd
 
     def _join(self, tokens_bmd: Tensor) -> Tensor:
@@ -145,17 +160,19 @@ class Rehearsal(nn.Module):
         assert newline_d is not None, "the skeleton was built with one"
         return torch.cat([joined, newline_d.expand(len(joined), ends, -1)], dim=1)
 
-    def decode(self, embedded_rtd: Tensor, *, shared: bool = False, cache: bool = False) -> Any:
+    def decode(self, embedded_rtd: Tensor, load: Load | None = None, *, cache: bool = False) -> Any:
         """Run the decoder with a mask that keeps samples apart, as rows of several lengths need.
 
-        It says what is seen, and of `shared` pictures what is added to the scores.
+        It says what is seen, and of shared pictures what is added to the scores.
         """
         rows, width, _ = embedded_rtd.shape
-        kind = self.dtype if shared else torch.bool
+        by_segments = load is not None and load.segments
+        kind = self.dtype if load is not None and load.records > 1 else torch.bool
+        shape = (1, 1, 1, 2) if by_segments else (rows, 1, width, width)
         output = self.decoder(
             inputs_embeds=embedded_rtd,
             position_ids=torch.empty(rows, width, dtype=torch.long, device=META),
-            attention_mask=torch.empty(rows, 1, width, width, dtype=kind, device=META),
+            attention_mask=torch.empty(shape, dtype=LIST if by_segments else kind, device=META),
             use_cache=cache,
         )
         return output.past_key_values if cache else output.last_hidden_state
@@ -178,17 +195,17 @@ class Rehearsal(nn.Module):
 
 def count_flops(rehearsal: Rehearsal, load: Load) -> Flops:
     """Return the FLOPs of a micro-batch, forward and backward."""
+    hidden = 1 - load.seen(rehearsal.picture_tokens)
     with _told_what_fails(), FlopCounterMode(display=False) as counter:
         loss = rehearsal(load)
-        forward = _by_part(counter)
+        forward = _by_part(counter, hidden)
         loss.backward()
-        both = _by_part(counter)
+        both = _by_part(counter, hidden)
     rehearsal.zero_grad()
-    whole = counter.get_flop_counts()["Global"]
     return Flops(
         forward=forward,
         backward={part: both[part] - forward[part] for part in PARTS},
-        attention=sum(whole.get(op, 0) for op in ATTENTION_OPS),
+        attention=_attention(counter) - _hidden_attention(counter, hidden),
     )
 
 
@@ -233,9 +250,7 @@ def count_reading(rehearsal: Rehearsal, tokens: int) -> Flops:
         rehearsal.decode(_row(rehearsal, tokens))
     whole = counter.get_flop_counts()["Global"]
     return Flops(
-        forward={"language": sum(whole.values())},
-        backward={},
-        attention=sum(whole.get(op, 0) for op in ATTENTION_OPS),
+        forward={"language": sum(whole.values())}, backward={}, attention=_attention(counter)
     )
 
 
@@ -244,7 +259,18 @@ def _row(rehearsal: Rehearsal, tokens: int) -> Tensor:
     return torch.empty(1, tokens, width, dtype=rehearsal.dtype, device=META)
 
 
-def _by_part(counter: FlopCounterMode) -> dict[PartName, int]:
+def _attention(counter: FlopCounterMode, part: str = "Global") -> int:
+    counts = counter.get_flop_counts().get(part, {})
+    return sum(counts.get(op, 0) for op in ATTENTION_OPS)
+
+
+def _hidden_attention(counter: FlopCounterMode, share: float) -> int:
+    """Return what was counted of the language model's attention that is not computed."""
+    return round(share * (_attention(counter) - _attention(counter, "Rehearsal.vision")))
+
+
+def _by_part(counter: FlopCounterMode, hidden: float) -> dict[PartName, int]:
+    """Return each part's count; a share `hidden` of the language model's attention is left out."""
     counts = counter.get_flop_counts()
     whole, vision, connector = (
         sum(counts.get(name, {}).values())
@@ -252,7 +278,8 @@ def _by_part(counter: FlopCounterMode) -> dict[PartName, int]:
     )
     # The counter does not see the backward pass leave a module called by keywords, as the decoder
     # is: what it says of the decoder holds the connector's as well.
-    return {"vision": vision, "connector": connector, "language": whole - vision - connector}
+    language = whole - vision - connector - _hidden_attention(counter, hidden)
+    return {"vision": vision, "connector": connector, "language": language}
 
 
 @contextmanager

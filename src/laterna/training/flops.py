@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.model.assistant import Assistant
+from laterna.model.segments import SEGMENTS, count_pairs, segment_list
 from laterna.model.sharing import plain_attention
 from laterna.records import Batch
 
@@ -41,6 +42,8 @@ class StepCost(NamedTuple):
     """Of its attention, for each pair of tokens of a row, whether they see each other or not."""
     target: float
     """Of the head, for each target token."""
+    by_segments: bool = False
+    """Whether the attention computes the pairs of each segment alone (`model.segments`)."""
 
     def of(self, batches: Sequence[Batch], length: int) -> float:
         """Return the FLOPs of micro-batches that hold `length` tokens beside their padding.
@@ -54,10 +57,15 @@ class StepCost(NamedTuple):
                 sees = 0.0 if batch.pixels_bchw is None else self.vision
                 rows += len(given) * (sees + self.connector)
             computed = batch.input_ids_rt.numel()
-            reading += computed * (self.token + self.pair * batch.input_ids_rt.shape[1])
+            reading += computed * self.token + self._pairs(batch) * self.pair
             tokens += computed
             targets += int(batch.targets_rt.sum())
         return rows + (reading * length / tokens if tokens else 0.0) + targets * self.target
+
+    def _pairs(self, batch: Batch) -> int:
+        if self.by_segments:
+            return count_pairs(segment_list(batch.sharing, batch.position_ids_rt))
+        return batch.input_ids_rt.numel() * batch.input_ids_rt.shape[1]
 
 
 def count_cost(assistant: Assistant) -> StepCost | None:
@@ -100,6 +108,7 @@ def _count(assistant: Assistant) -> StepCost:
         token=once / TOKENS - pair * TOKENS,
         pair=pair,
         target=_flops(head, _blank(1, table.shape[1], like=table, grad=learns)),
+        by_segments=language.config._attn_implementation == SEGMENTS,
     )
 
 

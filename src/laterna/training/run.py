@@ -19,6 +19,7 @@ from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import read_manifest, save_checkpoint
 from laterna.model.features import cached_features
+from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
 from laterna.training.distributed import Ranks, joined_ranks
@@ -194,6 +195,8 @@ def _set_attention(assistant: Assistant, run: RunSettings, settings: StageSettin
                 "run.attention = 'flex': torch's flex attention cannot train on a CPU; use 'sdpa'"
             )
         assistant.language.set_attn_implementation(FLEX)
+    if run.attention == "segments":
+        attend_by_segments(assistant.language)
     if settings.share_pictures and not assistant.plain_head:
         raise LaternaError(
             "share_pictures: this language model changes its logits after the head, which shared "

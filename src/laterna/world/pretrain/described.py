@@ -97,7 +97,7 @@ def target_logits(model: LlamaForCausalLM, text: TextBatch) -> Tensor:
     hidden_rtd = model.model(
         inputs_embeds=table(batch.input_ids_rt).masked_scatter(mask, described_d),
         position_ids=batch.position_ids_rt,
-        attention_mask=sharing_mask(batch.sharing, model),
+        attention_mask=sharing_mask(batch.sharing, batch.position_ids_rt, model),
         use_cache=False,
     ).last_hidden_state
     logits: Tensor = model.lm_head(hidden_rtd.flatten(0, 1).index_select(0, before_targets(batch)))

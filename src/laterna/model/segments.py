@@ -1,0 +1,132 @@
+"""Attention for rows of several samples on a CPU: segment by segment, so that nothing is masked.
+
+Block masks skip what is hidden on a GPU alone. On a CPU a mask costs as much as what it hides:
+a row of twelve samples computes twelve times the scores that they need. Here every segment of a
+row (a sample, or what several share) asks its own keys and those that it shares, and no other.
+So a micro-batch can be one row without padding, at no more than the cost of its samples.
+
+Shapes: r rows · h heads · t tokens of a row · d width of a head.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from laterna.records import Sharing
+
+SEGMENTS = "laterna_segments"
+"""Its name among transformers' attention implementations."""
+_ROOM = 256
+"""Masks are pieces of a few large ones, whose sides are multiples of this."""
+LIST = torch.int32
+"""Type of a list of segments: masks that transformers makes hold truth values or scores."""
+
+
+def attend_by_segments(language: Any) -> None:
+    """Let a Hugging Face model attend segment by segment where it is given `segment_list`.
+
+    Everywhere else, as when it answers, it attends as under `sdpa`.
+    """
+    AttentionInterface.register(SEGMENTS, _attend)
+    AttentionMaskInterface.register(SEGMENTS, sdpa_mask)
+    language.set_attn_implementation(SEGMENTS)
+
+
+def segment_list(sharing: Sharing | None, position_ids_rt: Tensor) -> Tensor:
+    """Return the segments of a batch's rows, laid end to end: int32 (1, 1, segments, 2).
+
+    Each has its length and the number of the segment that it sees besides, or its own. Without
+    `sharing` a segment begins wherever positions restart. It goes where attention masks go:
+    transformers hands on as it is whatever has four axes.
+    """
+    if sharing is None:
+        blocks_rt = (position_ids_rt == 0).cumsum(1)
+        sees_rt = blocks_rt
+    else:
+        blocks_rt, sees_rt = sharing.blocks_rt, sharing.sees_rt
+    begins = torch.ones_like(blocks_rt, dtype=torch.bool)
+    begins[:, 1:] = blocks_rt[:, 1:] != blocks_rt[:, :-1]
+    rows, starts = begins.nonzero(as_tuple=True)
+    blocks, sees = blocks_rt[rows, starts].tolist(), sees_rt[rows, starts].tolist()
+    numbers = {key: number for number, key in enumerate(zip(rows.tolist(), blocks, strict=True))}
+    seen = [numbers[key] for key in zip(rows.tolist(), sees, strict=True)]
+    flat = rows * blocks_rt.shape[1] + starts
+    ends = torch.cat([flat[1:], torch.tensor([blocks_rt.numel()])])
+    return torch.stack([ends - flat, torch.tensor(seen)], dim=1).to(LIST)[None, None]
+
+
+def count_pairs(segments: Tensor) -> int:
+    """Return how many pairs of tokens are computed, whether they see each other or not."""
+    lengths, seen = segments[0, 0].long().unbind(1)
+    others = torch.where(seen == torch.arange(len(seen)), 0, lengths[seen])
+    return int((lengths * (lengths + others)).sum())
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers' implementations do: (r, h, t, d) to (r, t, h, d)."""
+    if attention_mask is None or attention_mask.dtype != LIST:
+        output: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return output
+    rows, heads, tokens, _ = query.shape
+    groups = heads // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    lengths, seen = attention_mask[0, 0].long().unbind(1)
+    sizes: list[int] = lengths.tolist()
+    # Splitting has a backward pass that joins; slices would each leave a gradient of full size.
+    queries, keys, values = (
+        torch.split(_end_to_end(one), sizes, dim=2) for one in (query, key, value)
+    )
+    attended = []
+    for number, other in enumerate(seen.tolist()):
+        alone = other == number
+        k, v = (
+            one[number] if alone else torch.cat([one[other], one[number]], dim=2)
+            for one in (keys, values)
+        )
+        mask = None if alone else _behind(sizes[other], sizes[number], query)
+        attended.append(
+            scaled_dot_product_attention(
+                queries[number], k, v, mask, dropout, is_causal=alone, scale=scaling
+            )
+        )
+    joined = torch.cat([one.transpose(1, 2) for one in attended], dim=1)
+    return joined.reshape(rows, tokens, heads, -1), None
+
+
+def _end_to_end(states_rhtd: Tensor) -> Tensor:
+    """Lay rows end to end: (1, h, r · t, d)."""
+    return states_rhtd.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _behind(before: int, own: int, like: Tensor) -> Tensor:
+    """Return what is added to the scores (own, before + own) of tokens behind what all see."""
+    room, largest = (-(-size // _ROOM) * _ROOM for size in (before, own))
+    return _staircase(room, largest, like.dtype, like.device)[:own, room - before : room + own]
+
+
+@lru_cache(maxsize=8)
+def _staircase(before: int, own: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the same for the largest; each smaller one is a piece of it."""
+    hidden = torch.ones(own, own, dtype=torch.bool, device=device).triu(1)
+    mask = torch.zeros(own, before + own, dtype=dtype, device=device)
+    mask[:, before:].masked_fill_(hidden, torch.finfo(dtype).min)
+    return mask
