@@ -16,7 +16,15 @@ import torch
 
 import laterna
 from laterna.model.checkpoint import load_checkpoint
-from laterna.recipe import Engine, LoraSettings, PartSettings, Recipe, RunSettings
+from laterna.recipe import (
+    Engine,
+    LoraSettings,
+    PartSettings,
+    Recipe,
+    RunSettings,
+    load_recipe,
+)
+from laterna.training.figures import HeldOut
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 
@@ -106,6 +114,69 @@ def test_two_ranks_learn_what_one_learns(
     together = tmp_path / "together"
     assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=900) == 0
     insist_alike(together, alone)
+
+
+def looks(folder: Path) -> list[tuple[int, HeldOut]]:
+    steps = read_metrics(folder / "metrics.jsonl")
+    return [(step.step, step.held_out) for step in steps if step.held_out is not None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_ranks_see_of_what_is_held_out_what_one_sees(
+    mixed: Recipe, tmp_path: Path, engine: Engine
+) -> None:
+    """Some ranks have no picture to look at, and there is an odd number of records."""
+    stage = msgspec.structs.replace(mixed.instruct, held_out=0.3)
+    run = msgspec.structs.replace(mixed.run, held_out_steps=2, engine=engine)
+    looking = msgspec.structs.replace(mixed, instruct=stage, run=run)
+    alone = train(looking, stage="instruct", out=tmp_path / "alone")
+    together = tmp_path / "together"
+    assert on_two_ranks(looking, together).wait(timeout=900) == 0
+    insist_alike(together, alone)
+    assert [step for step, _ in looks(together)] == [step for step, _ in looks(alone)] == [2, 4, 5]
+    for (_, seen), (_, expected) in zip(looks(together), looks(alone), strict=True):
+        assert seen.loss == pytest.approx(expected.loss, abs=1e-5)
+        assert (seen.records, seen.target_tokens) == (expected.records, expected.target_tokens)
+        assert len(expected.answers) == 3
+        assert seen.answers == (expected.answers if engine == "ddp" else ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_ranks_that_compute_layers_again_learn_what_one_learns(
+    mixed: Recipe, tmp_path: Path, engine: Engine
+) -> None:
+    alone = train(mixed, stage="instruct", out=tmp_path / "alone")
+    run = msgspec.structs.replace(mixed.run, engine=engine)
+    saving = msgspec.structs.replace(mixed, run=run, savings=("checkpointing",))
+    together = tmp_path / "together"
+    assert on_two_ranks(saving, together).wait(timeout=900) == 0
+    insist_alike(together, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_ranks_in_16_bits_learn_what_one_learns_in_them(
+    mixed: Recipe, tmp_path: Path, engine: Engine
+) -> None:
+    """With the savings of the llava recipes, and their vision tower, which does not train."""
+    stage = msgspec.structs.replace(mixed.instruct, vision=PartSettings())
+    plain = msgspec.structs.replace(mixed, instruct=stage)
+    assert load_recipe("llava-1.5-7b").savings == ("bf16", "checkpointing")
+    run = msgspec.structs.replace(mixed.run, engine=engine)
+    half = msgspec.structs.replace(plain, run=run, savings=("bf16", "checkpointing"))
+    exact = train(plain, stage="instruct", out=tmp_path / "exact")
+    alone = train(half, stage="instruct", out=tmp_path / "alone")
+    together = tmp_path / "together"
+    assert on_two_ranks(half, together).wait(timeout=900) == 0
+    assert losses(together) == pytest.approx(losses(alone), abs=2e-2)
+    assert losses(together) == pytest.approx(losses(exact), abs=5e-2)
+    assert losses(together) != pytest.approx(losses(exact), abs=1e-5)
+    first, second = (load_checkpoint(out).state_dict() for out in (together, alone))
+    assert {name: one.dtype for name, one in first.items()} == {
+        name: one.dtype for name, one in second.items()
+    }
 
 
 @pytest.mark.slow
