@@ -69,6 +69,28 @@ def test_a_missing_picture_is_named(where: str) -> None:
         load_picture(Path(str(found)))
 
 
+def test_one_picture_is_one_by_whatever_name(where: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    one = open_pictures(where)
+    other = open_pictures(str(tmp_path / "link" / Path(where).name))
+    assert one.identity("a/red.png") == other.identity("a/red.png") != one.identity("blue.png")
+    assert one.identity("green.png") == other.identity("green.png")
+
+
+def test_links_to_a_picture_are_that_picture(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.png").write_bytes(png("red"))
+    (tmp_path / "other.png").symlink_to("a/b/c.png")
+    expected = str((tmp_path / "a" / "b" / "c.png").resolve())
+    for folder, name in (
+        ("a/b", "c.png"),
+        ("a", "b/c.png"),
+        (".", "other.png"),
+        ("a/b", "../b/c.png"),
+    ):
+        assert open_pictures(str(tmp_path / folder)).identity(name) == expected
+
+
 def test_what_holds_no_pictures_is_named(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("words")
     with pytest.raises(LaternaError, match="words: neither a folder, nor a zip file, nor tar"):

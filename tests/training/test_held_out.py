@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,15 @@ def test_the_loss_is_that_of_a_step_over_the_same_records(
     """Held out is what is trained on, and the rate is nothing: both losses are of one model."""
     part = PartSettings(mode="full", lr=1e-30)
     data, pictures = recipe.instruct.data, recipe.instruct.pictures
+    # Copies: of the very pictures that are held out, none would be trained on.
+    copies = shutil.copytree(pictures, tmp_path / "copies")
     instruct = msgspec.structs.replace(
         recipe.instruct,
         data="",
         pictures="",
         sources=(
             SourceSettings(data=data, pictures=pictures),
-            SourceSettings(data=data, pictures=pictures, weight=0),
+            SourceSettings(data=data, pictures=str(copies), weight=0),
         ),
         batch_records=12,
         max_steps=1,

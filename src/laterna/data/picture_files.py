@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import threading
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -32,12 +34,18 @@ class PictureFiles(Protocol):
         Raises OSError where the file cannot be looked at, and MissingPictureError as `find` does.
         """
 
+    def identity(self, name: str) -> str:
+        """Return what is equal for two names, of these or of other pictures, where they are known
+        to be one: where it lies, links followed, or what is in it.
+        """
+
 
 class PictureFolder:
     """Pictures that are files of their own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._resolve = lru_cache(maxsize=None)(os.path.realpath)
 
     @property
     def where(self) -> str:
@@ -51,6 +59,17 @@ class PictureFolder:
     def stamp(self, name: str) -> Stamp:
         """Return a picture's own stamp. Raises OSError where there is no such file."""
         return stamp_of(self.folder / name)
+
+    def identity(self, name: str) -> str:
+        """Return the path of a picture without links, whether or not it is there."""
+        # Folders are resolved once each, and a file only if it is a link: there may be many.
+        head, tail = os.path.split(os.path.join(self.folder, name))  # noqa: PTH118
+        path = f"{self._resolve(head)}{os.sep}{tail}"
+        try:
+            os.readlink(path)  # noqa: PTH115
+        except OSError:
+            return path
+        return os.path.realpath(path)
 
 
 class PictureZip:
@@ -79,6 +98,10 @@ class PictureZip:
         """Return the zip file's stamp, whatever the name."""
         del name  # which member it is changes nothing
         return self._stamp
+
+    def identity(self, name: str) -> str:
+        """Return the zip file and the member's name."""
+        return f"{self.where}\n{name}"
 
 
 class PictureTars:
@@ -126,6 +149,11 @@ class PictureTars:
     def stamp(self, name: str) -> Stamp:
         """Return the stamp of the tar file that holds a picture."""
         return self._stamps[self._place(name)[0]]
+
+    def identity(self, name: str) -> str:
+        """Return the tar file and the member's name."""
+        number, _, _ = self._places.get(name, (0, 0, 0))
+        return f"{self.paths[number].resolve()}\n{name}"
 
     def _place(self, name: str) -> tuple[int, int, int]:
         if name not in self._places:

@@ -226,36 +226,6 @@ def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Maker, images:
         maker.prepare(msgspec.structs.replace(one, weight=-1))
 
 
-def test_what_is_held_out_shows_no_picture_that_is_trained_on(maker: Maker, images: str) -> None:
-    for number in range(10):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(Path(images) / f"{number}.png")
-    records = [
-        record_of(f"{number}-{again}", picture=f"{number}.png")
-        for again in range(3)
-        for number in range(10)
-    ]
-    one = maker.source(records, images, weight=2)
-    result = maker.prepare(one, held_out=0.2)
-    held = [sample.id for sample in result.held_out]
-    assert len(held) == len(set(held)) == 6
-    assert len({name[0] for name in held}) == 2
-    assert len(result.samples) == len(result.lengths) == len(result.learned) == 48
-    assert not {sample.id[0] for sample in result.samples} & {name[0] for name in held}
-    assert [sample.id for sample in maker.prepare(one, held_out=0.2).held_out] == held
-    assert [sample.id for sample in maker.prepare(one, held_out=0.2, seed=1).held_out] != held
-    with pytest.raises(LaternaError, match=r"held_out = 1\.5: give a share"):
-        maker.prepare(one, held_out=1.5)
-
-
-def test_a_source_of_weight_0_is_held_out_whole_and_changes_no_other(maker: Maker) -> None:
-    one = maker.source([record_of(f"a{number}") for number in range(9)], weight=1.5)
-    two = maker.source([record_of("b0"), record_of("b1")], weight=0)
-    result = maker.prepare(one, two)
-    assert [sample.id for sample in result.held_out] == ["b0", "b1"]
-    alone = maker.prepare(one)
-    assert [one.id for one in result.samples] == [one.id for one in alone.samples]
-
-
 def test_first_pictures_are_numbered_as_they_come(maker: Maker, images: str) -> None:
     turns = (Turn(role="user", text="Hello"), Turn(role="assistant", text="Yes", loss=True))
     text = InstructionRecord(id="text", pictures=(), turns=turns)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laterna.data.digests import FileDigests
-from laterna.data.picture_files import PictureFiles, open_pictures
+from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
@@ -40,6 +40,7 @@ PART_CHUNKS = 16
 ALONE = 8
 """Chunks up to which starting other processes takes longer than doing them here."""
 
+NO_ROWS = np.empty(0, np.int64)
 DIGESTS = "digests"
 """Folder among the prepared sets that remembers the digests of their sources' files."""
 
@@ -91,28 +92,28 @@ def prepare(
     record remains.
     """
     insist_on_shares(sources, held_out)
-    sets: list[list[Columns]] = []
-    pictures: list[PictureFiles] = []
-    dropped: list[Dropped] = []
+    sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
     for settings in sources:
         place = _prepare_source(settings, tokenizer, template, folder, workers, progress)
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
-        own = open_pictures(settings.pictures) if settings.pictures else None
-        pictures.append(KeptPictures(place / "pictures", own))
+        pictures.append(KeptPictures(place / "pictures", settings.pictures))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens))
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
+    files = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
+    shown = partial(samples_of(NO_ROWS).shown, files.identity)
     usable = kept_rows(lengths, max_tokens)
-    rows, apart = divide(usable, sources, samples_of, held_out=held_out, seed=seed)
+    rows, apart, beside = divide(usable, sources, shown, held_out=held_out, seed=seed)
+    dropped.extend(_shows_what_is_held_out(samples_of(beside)))
     _insist_on_any(rows, dropped)
     return Prepared(
         samples=samples_of(rows),
         held_out=samples_of(apart),
         lengths=np.concatenate(lengths)[rows],
         learned=np.concatenate([one.learned() for columns in sets for one in columns])[rows],
-        pictures=MixedPictures(pictures) if len(pictures) > 1 else pictures[0],
+        pictures=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},
     )
@@ -217,6 +218,13 @@ def _too_long(
                 reason = f"longer than {max_tokens} tokens"
                 message = f"{name}: {length} tokens long"
             yield Dropped(id=record, reason=reason, message=message)
+
+
+def _shows_what_is_held_out(samples: MappedSamples) -> Iterator[Dropped]:
+    reason = "shows a picture that is held out in another record"
+    for place in range(len(samples)):
+        name = samples.id_of(place)
+        yield Dropped(id=name, reason=reason, message=f"record {name}")
 
 
 def _cores() -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
 from laterna.data.digests import Stamp, stamp_of
-from laterna.data.picture_files import PictureFiles, open_pictures
+from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
 from laterna.data.sources import FORMS
@@ -127,9 +127,10 @@ class Checker:
 class KeptPictures:
     """The pictures of a source: those that stood in its rows, and those of its place."""
 
-    def __init__(self, embedded: Path, pictures: PictureFiles | None) -> None:
+    def __init__(self, embedded: Path, where: str) -> None:
+        """Open what a `pictures` setting names, if anything. Raises LaternaError as that does."""
         self.embedded = embedded
-        self.pictures = pictures
+        self.pictures = open_pictures(where) if where else None
 
     @property
     def where(self) -> str:
@@ -150,3 +151,10 @@ class KeptPictures:
         if self.pictures is None or kept.is_file():
             return stamp_of(kept)
         return self.pictures.stamp(name)
+
+    def identity(self, name: str) -> str:
+        """Return a picture's name where it stood in a row, for that is a digest of its bytes."""
+        kept = self.embedded / name
+        if kept.is_file():
+            return name
+        return str(kept) if self.pictures is None else self.pictures.identity(name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laterna.data.packing import each_its_own
-from laterna.data.preparation.samples import MappedSamples
+from laterna.data.preparation.samples import Shown
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 
@@ -34,47 +35,70 @@ def insist_on_shares(sources: Sequence[SourceSettings], held_out: float) -> None
         raise LaternaError(f"held_out = {held_out}: give a share from 0 to less than 1")
 
 
+class Division(NamedTuple):
+    """What becomes of the rows that can be used."""
+
+    rows: NDArray[np.int64]
+    """Of an epoch, each as often as it comes in it."""
+    apart: NDArray[np.int64]
+    """Held out: looked at, not trained on."""
+    beside: NDArray[np.int64]
+    """Neither: they show a picture that is held out, and are not held out with it."""
+
+
 def divide(
     kept: Sequence[NDArray[np.int64]],
     sources: Sequence[SourceSettings],
-    samples_of: Callable[[NDArray[np.int64]], MappedSamples],
+    shown: Callable[[], Shown],
     *,
     held_out: float,
     seed: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows of an epoch, and those held out: all of a source of weight 0, and of the
-    others those about a share of their pictures.
+) -> Division:
+    """Divide the rows that can be used into those of an epoch and those held out: all of a source
+    of weight 0, and of the others those about a share of their pictures.
 
-    `kept` are the rows of each source that can be used, `samples_of` makes samples of rows. `seed`
-    decides which pictures are held out, and which records of a source whose weight is no whole
-    number are taken.
+    No picture of a row that is held out is shown by a row of the epoch, whatever their sources:
+    `shown` says which pictures are one, and is asked where anything is held out. `kept` are the
+    rows of each source that can be used. `seed` decides which pictures are held out, and which
+    records of a source whose weight is no whole number are taken.
     """
     weights = [source.weight for source in sources]
-    apart = [
-        _drawn_apart(rows, samples_of, held_out if weight else 1.0, seed=[HELD_OUT, seed, number])
-        for number, (rows, weight) in enumerate(zip(kept, weights, strict=True))
-    ]
-    rest = [np.setdiff1d(rows, held) for rows, held in zip(kept, apart, strict=True)]
-    return _mixture(rest, weights, seed), np.concatenate(apart)
+    if not held_out and all(weights):
+        nothing = np.empty(0, np.int64)
+        return Division(_mixture(kept, weights, seed), nothing, nothing)
+    pictures = shown()
+    # A record without a picture is drawn as if it had one of its own.
+    first = each_its_own(pictures.first())
+    drawn = np.empty(0, np.int64)
+    for number, (rows, weight) in enumerate(zip(kept, weights, strict=True)):
+        if weight:
+            drawn = _draw(first[rows], drawn, held_out, seed=[HELD_OUT, seed, number])
+    apart = np.concatenate(
+        [
+            rows[np.isin(first[rows], drawn)] if weight else rows
+            for rows, weight in zip(kept, weights, strict=True)
+        ]
+    )
+    touched = pictures.rows_with(pictures.of(apart))
+    left = [np.setdiff1d(rows, apart) for rows in kept]
+    beside = np.concatenate([rows[touched[rows]] for rows in left])
+    return Division(_mixture([rows[~touched[rows]] for rows in left], weights, seed), apart, beside)
 
 
-def _drawn_apart(
-    rows: NDArray[np.int64],
-    samples_of: Callable[[NDArray[np.int64]], MappedSamples],
-    share: float,
-    seed: list[int],
+def _draw(
+    first: NDArray[np.int64], drawn: NDArray[np.int64], share: float, seed: list[int]
 ) -> NDArray[np.int64]:
-    """Draw a share of a source's pictures, at least one, and return the rows about them.
+    """Return the pictures drawn before, with as many more of a source's as make a share of them
+    held out, at least one.
 
-    A record without a picture is drawn as if it had one of its own: what is held out shows
-    nothing that is trained on.
+    `first` is the picture of each of the source's rows.
     """
-    if not share or not len(rows):
-        return rows[:0]
-    first = each_its_own(samples_of(rows).first_pictures())
-    pictures = np.unique(first)
-    drawn = np.random.default_rng(seed).permutation(pictures)
-    return rows[np.isin(first, drawn[: max(1, round(share * len(pictures)))])]
+    if not share or not len(first):
+        return drawn
+    mine = np.random.default_rng(seed).permutation(np.unique(first))
+    before = np.isin(mine, drawn)
+    more = max(1, round(share * len(mine))) - int(before.sum())
+    return np.concatenate([drawn, mine[~before][: max(0, more)]])
 
 
 def _mixture(

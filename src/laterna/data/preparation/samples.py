@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ class Columns:
         return _sums(runs[:, 1] - runs[:, 0], self.targets.ends // 2)
 
 
-def _sums(values: NDArray[np.generic], ends: NDArray[np.int32]) -> NDArray[np.int64]:
+def _sums(values: NDArray[np.generic], ends: NDArray[np.signedinteger]) -> NDArray[np.int64]:
     """Return the sum of the values of each list."""
     running = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
     sums: NDArray[np.int64] = running[ends[1:]] - running[ends[:-1]]
@@ -97,6 +97,34 @@ class _Lists:
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         values: NDArray[np.int32] = self.values[self.ends[row] : self.ends[row + 1]]
         return values
+
+
+class Shown(NamedTuple):
+    """Which pictures the rows of all sources show, whether or not they are used."""
+
+    numbers: NDArray[np.int64]
+    """Of every picture of every row in turn: equal numbers, one picture."""
+    ends: NDArray[np.int64]
+    """The place among them at which each row begins, and the end."""
+
+    def first(self) -> NDArray[np.int64]:
+        """Return the number of each row's first picture; -1 for none."""
+        shows = np.diff(self.ends) > 0
+        first = np.full(len(shows), -1, np.int64)
+        first[shows] = self.numbers[self.ends[:-1][shows]]
+        return first
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of the pictures that some rows show, as they come in the sources."""
+        used = np.zeros(len(self.ends) - 1, bool)
+        used[rows] = True
+        numbers: NDArray[np.int64] = self.numbers[np.repeat(used, np.diff(self.ends))]
+        return numbers
+
+    def rows_with(self, pictures: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say of every row whether it shows any of some pictures."""
+        found: NDArray[np.bool_] = _sums(np.isin(self.numbers, pictures), self.ends) > 0
+        return found
 
 
 class MappedSamples(Sequence[Sample]):
@@ -162,26 +190,26 @@ class MappedSamples(Sequence[Sample]):
 
         Found from the names' column alone, without making a sample.
         """
-        numbers, ends, _ = self._numbered()
-        shows = np.diff(ends) > 0
-        first = np.full(len(shows), -1, np.int64)
-        first[shows] = numbers[ends[:-1][shows]]
-        return first[self._rows]
+        return self._numbered()[0].first()[self._rows]
+
+    def shown(self, identity: Callable[[str], str]) -> Shown:
+        """Return what all rows show; in a mixture, names of one `identity` are one picture."""
+        shown, names = self._numbered()
+        if not self._mixed:
+            return shown
+        seen: dict[str, int] = {}
+        one = [seen.setdefault(identity(name), len(seen)) for name in names.to_pylist()]
+        return Shown(np.array(one, np.int64)[shown.numbers], shown.ends)
 
     def picture_names(self) -> list[str]:
         """Return the names of all pictures, each once, without making the samples."""
-        numbers, ends, names = self._numbered()
-        used = np.zeros(len(ends) - 1, bool)
-        used[self._rows] = True
-        shown = numbers[np.repeat(used, np.diff(ends))]
-        unique, first = np.unique(shown, return_index=True)
+        shown, names = self._numbered()
+        unique, first = np.unique(shown.of(self._rows), return_index=True)
         found: list[str] = names.take(unique[np.argsort(first)]).to_pylist()
         return found
 
-    def _numbered(self) -> tuple[NDArray[np.int64], NDArray[np.int64], pa.Array]:
-        """Return a number for every picture of every row in turn, the place among them at which
-        each row begins, and the pictures' names by their numbers.
-        """
+    def _numbered(self) -> tuple[Shown, pa.Array]:
+        """Return what all rows show, and the pictures' names by their numbers."""
         columns = []
         for source, batch in zip(self._source, self._batches, strict=True):
             column = batch.pictures.flatten()
@@ -192,7 +220,7 @@ class MappedSamples(Sequence[Sample]):
         encoded = names.dictionary_encode()
         counts = [np.diff(batch.pictures.offsets.to_numpy()) for batch in self._batches]
         ends = np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
-        return encoded.indices.to_numpy().astype(np.int64), ends, encoded.dictionary
+        return Shown(encoded.indices.to_numpy().astype(np.int64), ends), encoded.dictionary
 
     def _at(self, number: int) -> tuple[int, int]:
         """Return the batch of a row, and its number there."""
@@ -224,6 +252,11 @@ class MixedPictures:
         """Return the stamp of the file that holds a picture. Raises OSError."""
         source, own = self._source_of(name)
         return source.stamp(own)
+
+    def identity(self, name: str) -> str:
+        """Return what is equal for names of one picture."""
+        source, own = self._source_of(name)
+        return source.identity(own)
 
     def _source_of(self, name: str) -> tuple[PictureFiles, str]:
         number, _, own = name.partition(SEPARATOR)

@@ -1,0 +1,136 @@
+"""What is held out, and that no picture of it is trained on, whatever its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from laterna.data.picture_tokens import SameTokens
+from laterna.data.preparation import Prepared, prepare
+from laterna.errors import LaternaError
+from laterna.recipe import SourceSettings
+from laterna.records import InstructionRecord, Turn
+
+Tokenizers = dict[str, PreTrainedTokenizerFast]
+
+
+def record_of(name: str, *pictures: str) -> InstructionRecord:
+    turns = (
+        Turn(role="user", text="<image>" * len(pictures) + "What?"),
+        Turn(role="assistant", text="A cup.", loss=True),
+    )
+    return InstructionRecord(id=name, pictures=pictures, turns=turns)
+
+
+class Maker:
+    """Writes records to files and prepares them with one tokenizer."""
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+
+    def source(
+        self, records: Sequence[InstructionRecord], pictures: str = "", weight: float = 1.0
+    ) -> SourceSettings:
+        path = self.folder / f"{records[0].id}-{len(records)}.jsonl"
+        path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+        return SourceSettings(data=str(path), pictures=pictures, weight=weight)
+
+    def prepare(self, *sources: SourceSettings, held_out: float = 0.0, seed: int = 0) -> Prepared:
+        return prepare(
+            sources,
+            self.tokenizer,
+            template=str(self.tokenizer.chat_template),
+            picture_tokens=SameTokens(tokens=16),
+            max_tokens=200,
+            folder=self.folder / "prepared",
+            seed=seed,
+            held_out=held_out,
+            workers=1,
+        )
+
+
+@pytest.fixture
+def maker(tmp_path: Path, tokenizers: Tokenizers) -> Maker:
+    return Maker(tmp_path, tokenizers["byte_level"])
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    """Twenty pictures, `0.png` to `19.png`."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    return str(folder)
+
+
+def test_what_is_held_out_shows_no_picture_that_is_trained_on(maker: Maker, images: str) -> None:
+    records = [
+        record_of(f"{number}-{again}", f"{number}.png")
+        for again in range(3)
+        for number in range(10)
+    ]
+    one = maker.source(records, images, weight=2)
+    result = maker.prepare(one, held_out=0.2)
+    held = [sample.id for sample in result.held_out]
+    assert len(held) == len(set(held)) == 6
+    assert len({name[0] for name in held}) == 2
+    assert len(result.samples) == len(result.lengths) == len(result.learned) == 48
+    assert not {sample.id[0] for sample in result.samples} & {name[0] for name in held}
+    assert [sample.id for sample in maker.prepare(one, held_out=0.2).held_out] == held
+    assert [sample.id for sample in maker.prepare(one, held_out=0.2, seed=1).held_out] != held
+    with pytest.raises(LaternaError, match=r"held_out = 1\.5: give a share"):
+        maker.prepare(one, held_out=1.5)
+
+
+def test_a_picture_of_two_sources_is_held_out_in_both(maker: Maker, images: str) -> None:
+    """One folder under three names: itself, the one above it, and one of links."""
+    links = maker.folder / "links"
+    links.mkdir()
+    for number in range(20):
+        (links / f"l{number}.png").symlink_to(Path(images) / f"{number}.png")
+    above, name = str(Path(images).parent), Path(images).name
+    one = maker.source([record_of(f"a{n}", f"{n}.png") for n in range(20)], images)
+    two = maker.source([record_of(f"b{n}", f"{name}/{n}.png") for n in range(20)], above, weight=2)
+    three = maker.source([record_of(f"c{n}", f"l{n}.png") for n in range(10)], str(links))
+    result = maker.prepare(one, two, three, held_out=0.2)
+    held = [sample.id for sample in result.held_out]
+    shown = {int(name[1:]) for name in held}
+    assert {name for name in held if name[0] == "a"} == {f"a{number}" for number in shown}
+    assert {name for name in held if name[0] == "b"} == {f"b{number}" for number in shown}
+    assert not {int(sample.id[1:]) for sample in result.samples} & shown
+    # 4 of the 20 pictures; the third source asks for 2 of its 10, some of which are among them.
+    assert 4 <= len(shown) <= 6
+    assert sum(name[0] == "c" for name in held) == sum(number < 10 for number in shown) >= 2
+    alone = maker.prepare(one, held_out=0.2)
+    assert {sample.id for sample in alone.held_out} <= set(held)
+
+
+def test_a_picture_of_a_source_that_is_held_out_is_trained_on_by_no_other(
+    maker: Maker, images: str
+) -> None:
+    both = record_of("both", "0.png", "3.png")
+    one = maker.source([*(record_of(f"a{n}", f"{n}.png") for n in range(4)), both], images)
+    two = maker.source([record_of("b3", "3.png")], images, weight=0)
+    result = maker.prepare(one, two)
+    assert [sample.id for sample in result.held_out] == ["b3"]
+    assert [sample.id for sample in result.samples] == ["a0", "a1", "a2"]
+    reason = "shows a picture that is held out in another record"
+    assert (result.dropped, result.examples) == ({reason: 2}, {reason: "record a3"})
+    with pytest.raises(LaternaError, match=f"no record can be trained on .1 × {reason}"):
+        maker.prepare(maker.source([record_of("c", "3.png")], images), two)
+
+
+def test_a_source_of_weight_0_is_held_out_whole_and_changes_no_other(maker: Maker) -> None:
+    one = maker.source([record_of(f"a{number}", "0.png") for number in range(9)], weight=1.5)
+    two = maker.source([record_of("b0", "0.png"), record_of("b1")], weight=0)
+    result = maker.prepare(one, two)
+    assert [sample.id for sample in result.held_out] == ["b0", "b1"]
+    alone = maker.prepare(one)
+    assert [one.id for one in result.samples] == [one.id for one in alone.samples]
