@@ -1,0 +1,239 @@
+"""How fast and in how much memory both stages train, beside `Trainer` over Hugging Face's LLaVA.
+
+    python benchmarks/training.py --replies FILE [--photographs FOLDER] [--shapes nano smollm2-135m]
+        [--stages align instruct] [--threads 1] [--repeat 3] [--out FILE]
+
+Both sides begin with the same weights and take the same optimiser steps over the same records; each
+run is a process of its own, both sides in turn (`training_sides.py`). The baseline runs at the best
+of several batch sizes. Then our side runs again with cached features, and with one part switched
+off at a time (`training_parts.py`). Losses are compared in float32: for a shape in 16 bits by
+another run of each side.
+
+`--replies` is a JSON lines file of `{image, instruction, output}`, GPT-4's published answers, whose
+mix of lengths stage 2 has; without it stage 2 is left out. `--photographs` is a folder of JPEG
+files that stand for their pictures. `--out` takes the figures of one shape as JSON.
+
+On a machine with a GPU the shapes are LLaVA-1.5-7B's, and memory is what torch allocated there.
+That was written for such a machine and never run on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import msgspec
+import torch
+from msgspec.structs import replace
+
+from laterna.records import Sample
+from training_figures import apart, beside, cached_figures, figures, rate, table
+from training_parts import PARTS
+from training_shapes import (
+    SHAPES,
+    make_job,
+    recipe_of,
+    shapes_for,
+    write_captions,
+    write_instructions,
+)
+from training_sides import Job, Measured
+
+LEAST_BATCHES = (1, 2, 4, 8)
+"""Batch sizes that the baseline is tried at; then on, doubled, for as long as that helps."""
+TRIAL_STEPS = 3
+ASKED = {"align": 3.0, "instruct": 2.0, "memory": 0.6, "losses": 1e-3}
+"""Issue's figures: times the baseline's target tokens a second in each stage, at least; its peak
+memory and the difference of the losses, at most."""
+
+
+def run_apart(job: Job, threads: int) -> Measured:
+    """Run one side in a process of its own."""
+    path = job.aside / "job.json"
+    path.write_bytes(msgspec.json.encode(job, enc_hook=str))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    script = Path(__file__).with_name("training_sides.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{job.stage}: a side ended with {done.returncode}\n{done.stderr[-4000:]}")
+    measured = path.with_suffix(".measured.json")
+    return msgspec.json.decode(measured.read_bytes(), type=Measured)
+
+
+class Bench:
+    """The runs of one stage of one shape, told to stderr as they end."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job = job
+        self.threads = threads
+
+    def run(self, name: str, **changes: Any) -> Measured:
+        """Run the job with some of its fields changed."""
+        found = run_apart(replace(self.job, **changes), self.threads)
+        said = f"{rate(found):,.0f} targets a CPU second, peak {found.memory.peak:,.0f} MiB"
+        print(f"{self.job.stage}, {name}: {said}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        return found
+
+    def best_batch(self, records: int) -> tuple[int, dict[int, float]]:
+        """Return the batch size at which the baseline learns most, and all that were tried."""
+        trial = _cut(self.job, TRIAL_STEPS)
+        rates: dict[int, float] = {}
+        best = batch = 1
+        while batch <= records and (batch in LEAST_BATCHES or best == batch // 2):
+            found = run_apart(replace(trial, batch=batch), self.threads)
+            rates[batch] = round(rate(found), 2)
+            print(f"{self.job.stage}, batch size {batch}: {rates[batch]:,.0f}", file=sys.stderr)
+            best = max(rates, key=lambda one: rates[one])
+            batch *= 2
+        return best, rates
+
+    def cached(self) -> Measured:
+        """Run ours with the encoder's features from disk, the cache filled first."""
+        with tempfile.TemporaryDirectory(dir=self.job.aside) as folder:
+            recipe = replace(self.job.recipe, feature_cache=folder)
+            return self.run("cached features", recipe=recipe)
+
+    def losses_in_full(self) -> tuple[Measured, Measured]:
+        """Run both sides in float32."""
+        recipe = replace(self.job.recipe, savings=())
+        return (
+            self.run("baseline in float32", recipe=recipe, batch=1),
+            self.run("ours in float32", recipe=recipe),
+        )
+
+
+def _cut(job: Job, steps: int) -> Job:
+    """Return a job of fewer steps, over the records of these."""
+    records = job.aside / "trial.json"
+    records.write_bytes(msgspec.json.encode(msgspec.json.decode(job.records.read_bytes())[:steps]))
+    return replace(job, steps=steps, records=records)
+
+
+def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
+    """Run everything about one stage; return its figures."""
+    bench = Bench(job, given.threads)
+    records = job.recipe.stage(job.stage).batch_records
+    batch, tried = bench.best_batch(records)
+    baseline: list[Measured] = []
+    ours: list[Measured] = []
+    without: dict[str, list[Measured]] = {name: [] for name in PARTS}
+    cached: list[Measured] = []
+    for _ in range(given.repeat):
+        baseline.append(bench.run(f"baseline, batch size {batch}", batch=batch))
+        ours.append(bench.run("ours"))
+        if given.parts:
+            for name, runs in without.items():
+                runs.append(bench.run(f"ours without {name}", off=(name,)))
+            cached.append(bench.cached())
+    full = bench.losses_in_full() if job.recipe.savings else (baseline[0], ours[0])
+    found: dict[str, Any] = {
+        "records_a_step": records,
+        "timed_steps": job.steps - 1,
+        "targets": ours[0].targets,
+        "baseline_batch": batch,
+        "baseline_rates_by_batch": tried,
+        "baseline": figures(baseline),
+        "ours": figures(ours),
+        "ours_beside_baseline": beside(ours, baseline),
+        "largest_difference_of_losses": apart(*full),
+        "losses": {"baseline": full[0].losses, "ours": full[1].losses},
+    }
+    if job.recipe.savings:
+        found["largest_difference_of_losses_as_run"] = apart(baseline[0], ours[0])
+    if given.parts:
+        found["without"] = {
+            name: {**figures(runs), "beside_baseline": beside(runs, baseline)}
+            for name, runs in without.items()
+        }
+        steps = msgspec.json.decode(job.records.read_bytes(), type=list[list[Sample]])
+        found["cached_features"] = cached_figures(cached, baseline, steps[1:])
+    return found
+
+
+def report(shape: str, stages: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """Return all figures of a shape, with what they were measured on."""
+    names = ("laterna", "torch", "transformers", "accelerate")
+    return {
+        "benchmark": "benchmarks/training.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load_average": {"before": given.load, "after": os.getloadavg()[0]},
+        "threads": given.threads,
+        "repetitions": given.repeat,
+        "versions": {name: version(name) for name in names},
+        "shape": shape,
+        "about": SHAPES[shape].about,
+        "asked": ASKED,
+        "stages": stages,
+    }
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=shapes_for(device))
+    parser.add_argument("--stages", nargs="+", default=["align", "instruct"])
+    parser.add_argument("--replies", type=Path, default=None)
+    parser.add_argument("--photographs", type=Path, default=None)
+    parser.add_argument("--steps", type=int, default=6, help="the first of them is not timed")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--no-parts", dest="parts", action="store_false")
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None)
+    given = parser.parse_args()
+    if given.out and len(given.shapes) > 1:
+        parser.error("--out takes the figures of one shape: name one by --shapes")
+    if given.replies is None or not given.replies.is_file():
+        print(f"stage 2 is left out: no file of replies ({given.replies})")
+        given.stages = [stage for stage in given.stages if stage != "instruct"]
+    given.load = os.getloadavg()[0]
+    return given
+
+
+def main() -> None:
+    """Measure the shapes and print a table; write the figures where `--out` says."""
+    given = parse()
+    for name in given.shapes:
+        with tempfile.TemporaryDirectory() as aside:
+            folder = given.folder or Path(aside)
+            folder.mkdir(parents=True, exist_ok=True)
+            data = {
+                "align": write_captions(folder),
+                "instruct": write_instructions(folder, given.replies, given.photographs),
+            }
+            recipe = recipe_of(SHAPES[name], folder, data, given.threads)
+            stages = {
+                stage: measure_stage(
+                    make_job(SHAPES[name], recipe, stage, folder, given.steps), given
+                )
+                for stage in given.stages
+            }
+        print(table(name, stages))
+        if given.out:
+            told = msgspec.json.encode(report(name, stages, given))
+            given.out.write_bytes(msgspec.json.format(told, indent=2) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
