@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from laterna.data import digests, tar_listing
 from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, load_picture
 from laterna.errors import LaternaError
@@ -99,6 +100,45 @@ def test_what_holds_no_pictures_is_named(tmp_path: Path) -> None:
         open_pictures(str(tmp_path / "none"))
     with pytest.raises(LaternaError, match="no file has such a name"):
         open_pictures(str(tmp_path / "none*"))
+
+
+def test_a_tar_file_that_is_as_it_was_is_not_walked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", -1)
+    path, memory = tmp_path / "a.tar", tmp_path / "memory"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "./blue.png", png("blue"))
+    assert open_pictures(str(path), memory).find("blue.png") == png("blue")
+    real = tarfile.open
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_listing.tarfile, "open", lambda *_: pytest.fail("walked again"))
+        patch.setattr(tarfile, "is_tarfile", lambda _: True)
+        assert open_pictures(str(path), memory).find("blue.png") == png("blue")
+    with real(path, "w") as tar:
+        add(tar, "more/red.png", png("red"))
+        add(tar, "blue.png", png("yellow"))
+    changed = open_pictures(str(path), memory)
+    assert (changed.find("more/red.png"), changed.find("blue.png")) == (png("red"), png("yellow"))
+    (listing,) = memory.iterdir()
+    listing.write_bytes(b"torn")
+    assert open_pictures(str(path), memory).find("blue.png") == png("yellow")
+
+
+def test_a_tar_file_just_written_is_not_remembered(tmp_path: Path) -> None:
+    """Within a tick of its file system's clock it could be written again and look the same."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "blue.png", png("blue"))
+    open_pictures(str(tmp_path / "a.tar"), tmp_path / "memory")
+    assert not (tmp_path / "memory").exists()
+
+
+def test_a_name_twice_in_a_shard_is_an_error(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "a.png", png("red"))
+        add(tar, "./a.png", png("blue"))
+    with pytest.raises(LaternaError, match=r"a\.tar: a\.png is in it twice; which is meant\?"):
+        open_pictures(str(tmp_path / "a.tar"))
 
 
 def test_a_name_in_two_shards_is_an_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from laterna.data.digests import Stamp, stamp_of
 from laterna.data.pictures import MissingPictureError
+from laterna.data.tar_listing import list_tar
 from laterna.errors import LaternaError
 
 
@@ -107,18 +108,20 @@ class PictureZip:
 class PictureTars:
     """Pictures that are members of uncompressed tar files, each name in one of them.
 
-    The files are walked through once, from head to head, and read by place from then on.
+    The files are walked through once, from head to head, and read by place from then on; where
+    a folder `memory` is given, that is done once for all processes.
     """
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], memory: Path | None = None) -> None:
         """Raise LaternaError for a file that is damaged, or holds a name that another holds."""
         self.paths = paths
         self._places: dict[str, tuple[int, int, int]] = {}
         for number, path in enumerate(paths):
-            try:
-                self._index(number, path)
-            except tarfile.TarError as error:
-                raise LaternaError(f"{path}: not a tar file that can be read: {error}") from error
+            for name, place in list_tar(path, memory).items():
+                if name in self._places:
+                    other = self.paths[self._places[name][0]]
+                    raise LaternaError(f"{path}: {name} is in {other} too; which is meant?")
+                self._places[name] = (number, *place)
         self._files = [path.open("rb") for path in paths]
         self._stamps = [stamp_of(path) for path in paths]
         self._lock = threading.Lock()
@@ -127,17 +130,6 @@ class PictureTars:
     def where(self) -> str:
         """The files."""
         return "\n".join(str(path.resolve()) for path in self.paths)
-
-    def _index(self, number: int, path: Path) -> None:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                name = member.name.removeprefix("./")
-                if name in self._places:
-                    other = self.paths[self._places[name][0]]
-                    raise LaternaError(f"{path}: {name} is in {other} too; which is meant?")
-                self._places[name] = (number, member.offset_data, member.size)
 
     def find(self, name: str) -> bytes:
         """Return a member's bytes. Raises MissingPictureError where there is none."""
@@ -162,11 +154,12 @@ class PictureTars:
         return self._places[name]
 
 
-def open_pictures(where: str) -> PictureFiles:
+def open_pictures(where: str, memory: Path | None = None) -> PictureFiles:
     """Open what a `pictures` setting names: a folder, a zip file, a tar file, or tar files.
 
     Several tar files are named by a pattern with `*` in the last part: `shards/train-*.tar`. What
-    a file is, its first bytes say. Raises LaternaError for anything else, and for what is missing.
+    a file is, its first bytes say. What tar files hold is remembered in the folder `memory`.
+    Raises LaternaError for anything else, and for what is missing.
     """
     path = Path(where)
     if path.is_dir():
@@ -178,7 +171,7 @@ def open_pictures(where: str) -> PictureFiles:
         if len(paths) == 1 and zipfile.is_zipfile(path):
             return PictureZip(path)
         if all(tarfile.is_tarfile(one) for one in paths):
-            return PictureTars(paths)
+            return PictureTars(paths, memory)
     except OSError as error:
         raise LaternaError(f"{where}: cannot be read: {error.strerror}") from error
     raise LaternaError(f"{where}: neither a folder, nor a zip file, nor tar files")

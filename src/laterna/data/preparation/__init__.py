@@ -23,7 +23,7 @@ from laterna.data.digests import FileDigests
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
-from laterna.data.preparation.checking import Dropped, Job, KeptPictures
+from laterna.data.preparation.checking import EMBEDDED, LISTINGS, Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
 from laterna.data.preparation.workers import do_chunks
@@ -98,7 +98,7 @@ def prepare(
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
-        pictures.append(KeptPictures(place / "pictures", settings.pictures))
+        pictures.append(KeptPictures(place, settings.pictures))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens))
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
@@ -156,7 +156,8 @@ def _prepare_source(
             form=source.form,
             template=template,
             pictures=settings.pictures,
-            embedded=str(place / "pictures"),
+            listings=str(folder / LISTINGS),
+            embedded=str(place / EMBEDDED),
         )
         _fill(place, source, job, tokenizer, workers or _cores(), progress)
     return place

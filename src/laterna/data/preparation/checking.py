@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 UNCHECKED = (0, 0)
 """Stands for the width and height of a picture that was not looked at."""
+EMBEDDED = "pictures"
+"""Folder of a prepared set: pictures that stood in its rows."""
+LISTINGS = "listings"
+"""Folder beside the prepared sets: what is in the tar files of their pictures."""
 KNOWN_PICTURES = 1 << 16
 """Pictures whose sizes are remembered, for the records that share them."""
 
@@ -45,6 +49,8 @@ class Job(Record, frozen=True):
     """Text of the Jinja chat template."""
     pictures: str = ""
     """Where the pictures are; empty: they are not looked at."""
+    listings: str = ""
+    """Folder that remembers what is in tar files."""
     embedded: str = ""
     """Folder that pictures which stand in the rows are written to."""
 
@@ -63,7 +69,8 @@ class Checker:
         """Raise LaternaError where the pictures cannot be opened."""
         self.job = job
         self.tokeniser = Tokeniser(tokenizer, job.template)
-        self.pictures = open_pictures(job.pictures) if job.pictures else None
+        memory = Path(job.listings) if job.listings else None
+        self.pictures = open_pictures(job.pictures, memory) if job.pictures else None
         self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
 
     def check(self, chunk: Chunk) -> tuple[list[Checked], list[Dropped]]:
@@ -127,10 +134,13 @@ class Checker:
 class KeptPictures:
     """The pictures of a source: those that stood in its rows, and those of its place."""
 
-    def __init__(self, embedded: Path, where: str) -> None:
-        """Open what a `pictures` setting names, if anything. Raises LaternaError as that does."""
-        self.embedded = embedded
-        self.pictures = open_pictures(where) if where else None
+    def __init__(self, prepared: Path, where: str) -> None:
+        """Open what a `pictures` setting names, if anything, beside those in a prepared set.
+
+        Raises LaternaError as `open_pictures` does.
+        """
+        self.embedded = prepared / EMBEDDED
+        self.pictures = open_pictures(where, prepared.parent / LISTINGS) if where else None
 
     @property
     def where(self) -> str:
