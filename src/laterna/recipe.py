@@ -17,6 +17,7 @@ Fit = Literal["pad", "crop", "resize", "anyres"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
 Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
+OptimiserName = Literal["adamw", "adamw8bit", "muon"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Literal["tensorboard", "trackio"]
@@ -170,8 +171,9 @@ class StageSettings(Settings):
     """Longest record, picture tokens included; longer ones are dropped and counted."""
     warmup: float = 0.03
     """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
-    optimiser: Literal["adamw", "muon"] = "adamw"
-    """`adamw` (LLaVA), or `muon` for matrices, with AdamW beside it for all else."""
+    optimiser: OptimiserName = "adamw"
+    """`adamw` (LLaVA); `adamw8bit`, which remembers in 8 bits (bitsandbytes); or `muon` for
+    matrices, with AdamW beside it for all else."""
     weight_decay: float = 0.0
     """The optimiser's weight decay; LLaVA: 0."""
     clip: float = 1.0

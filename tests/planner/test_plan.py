@@ -157,7 +157,7 @@ def test_muon_under_fsdp_is_refused_as_training_refuses_it(tiny_recipe: Recipe) 
         run=replace(tiny_recipe.run, engine="fsdp"),
         instruct=replace(tiny_recipe.instruct, optimiser="muon"),
     )
-    with pytest.raises(LaternaError, match='"muon" needs whole matrices, which fsdp does not'):
+    with pytest.raises(LaternaError, match='"muon" needs whole weights, which fsdp does not'):
         plan_recipe(recipe, Assumptions(gpus=2), gpu="L4")
     plan_recipe(recipe, Assumptions(gpus=2), stages=["align"], gpu="L4")
     plan_recipe(recipe, Assumptions(gpus=1), stages=["instruct"], gpu="L4")

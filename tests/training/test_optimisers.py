@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import math
+import sys
+
 import msgspec
 import pytest
 import torch
 
+from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe
-from laterna.training.optimisers import BESIDE_MUON, Optimisers
+from laterna.training.optimisers import BESIDE_MUON, BLOCK, Optimisers, count_moments
 from laterna.training.stages import apply_stage
 
 
@@ -80,3 +84,56 @@ def test_what_is_remembered_is_made_before_the_first_step(
     found.set_steps(matrix, 7.0)
     found.set_steps(table, 7.0)
     assert float(found.all[1].state[table]["step"]) == 7.0
+
+
+@pytest.fixture
+def eighth(tiny_assistant: Assistant, tiny_recipe: Recipe) -> Optimisers:
+    pytest.importorskip("bitsandbytes")
+    stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
+    apply_stage(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), "instruct")
+    return Optimisers(tiny_assistant, stage)
+
+
+def test_adamw_in_8_bits_remembers_a_quarter(
+    eighth: Optimisers, tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    weights = dict(tiny_assistant.named_parameters())
+    table, norm = weights["language.lm_head.weight"], weights["language.model.norm.weight"]
+    found = eighth.moments(table)
+    assert {name: (one.dtype, one.numel()) for name, one in found.items()} == {
+        "state1": (torch.uint8, table.numel()),
+        "state2": (torch.uint8, table.numel()),
+        "absmax1": (torch.float32, math.ceil(table.numel() / BLOCK)),
+        "absmax2": (torch.float32, math.ceil(table.numel() / BLOCK)),
+    }
+    assert {one.dtype for one in eighth.moments(norm).values()} == {torch.float32}
+    trained = [weight for weight in weights.values() if weight.requires_grad]
+    held = sum(one.nbytes for weight in trained for one in eighth.moments(weight).values())
+    stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
+    assert count_moments(tiny_assistant, stage) == held
+
+
+def test_adamw_in_8_bits_moves_as_adamw_does(eighth: Optimisers, tiny_assistant: Assistant) -> None:
+    weight = dict(tiny_assistant.named_parameters())["language.lm_head.weight"]
+    other = torch.nn.Parameter(weight.detach().clone())
+    adamw = torch.optim.AdamW([other], lr=5e-3, weight_decay=0.0)
+    random = torch.Generator().manual_seed(0)
+    before = weight.detach().clone()
+    for _ in range(5):
+        weight.grad = torch.randn(weight.shape, generator=random)
+        other.grad = weight.grad.clone()
+        eighth.step()
+        adamw.step()
+    moved, expected = weight.detach() - before, other.detach() - before
+    apart = (moved - expected).norm() / expected.norm()
+    assert 0 < apart < 0.03
+
+
+def test_8_bits_without_their_package_say_what_to_install(
+    tiny_assistant: Assistant, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
+    with pytest.raises(LaternaError, match=r"needs the package bitsandbytes; .*laterna\[bits"):
+        Optimisers(tiny_assistant, stage)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +21,14 @@ from laterna.data import digests
 from laterna.data.picture_files import PictureFolder
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
-from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
+from laterna.recipe import (
+    LoraSettings,
+    OptimiserName,
+    PartSettings,
+    Recipe,
+    RunSettings,
+    StageName,
+)
 from laterna.training import resume
 from laterna.training.figures import StepFigures
 from laterna.training.run import train
@@ -93,11 +100,14 @@ def states(out: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "optimiser"), [("align", "adamw"), ("instruct", "adamw"), ("instruct", "muon")]
+    ("stage", "optimiser"),
+    [("align", "adamw"), ("instruct", "adamw"), ("instruct", "muon"), ("instruct", "adamw8bit")],
 )
 def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
-    short: Recipe, stage: StageName, optimiser: Literal["adamw", "muon"], tmp_path: Path
+    short: Recipe, stage: StageName, optimiser: OptimiserName, tmp_path: Path
 ) -> None:
+    if optimiser == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     settings = msgspec.structs.replace(short.stage(stage), optimiser=optimiser)
     short = msgspec.structs.replace(short, **{stage: settings})
     whole = train(short, stage=stage, out=tmp_path / "whole")

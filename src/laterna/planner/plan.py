@@ -26,7 +26,7 @@ from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record
-from laterna.training.optimisers import count_moments, insist_whole_matrices
+from laterna.training.optimisers import count_moments, insist_whole_weights
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
 
 
@@ -192,7 +192,7 @@ def _insist_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) ->
     """Refuse what training would refuse, before hours are told of it."""
     for stage in stages:
         sharded = recipe.run.engine == "fsdp" and gpus > 1
-        insist_whole_matrices(recipe.stage(stage), sharded=sharded)
+        insist_whole_weights(recipe.stage(stage), sharded=sharded)
 
 
 def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
@@ -337,7 +337,7 @@ class _StagePlanner:
         if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
             activations = max(activations, sum(found.kept.values()))
         numbers = FORMATS[self.given.precision or "float32"]
-        optimiser = self.moments * EXACT + self.summary.trained * numbers.master
+        optimiser = self.moments + self.summary.trained * numbers.master
         exact = EXACT // numbers.torch_dtype().itemsize
         return Memory(
             weights=found.weights - share.weights_elsewhere,

@@ -13,7 +13,7 @@ from laterna.recipe import Engine, Saving, StageSettings
 from laterna.training.clock import VisionClock
 from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import Objective
-from laterna.training.optimisers import Optimisers, insist_whole_matrices
+from laterna.training.optimisers import Optimisers, insist_whole_weights
 from laterna.training.savings import apply_savings
 from laterna.training.sharding import ENGINES, is_sharded
 
@@ -61,7 +61,7 @@ class Learner:
         self.weights: dict[str, nn.Parameter] = {
             name: weight for name, weight in assistant.named_parameters() if weight.requires_grad
         }
-        insist_whole_matrices(stage, sharded=is_sharded(self.model))
+        insist_whole_weights(stage, sharded=is_sharded(self.model))
         self.optimiser = Optimisers(assistant, stage)
         self.peaks = [float(group["lr"]) for group in self.optimiser.groups]
         self.progress = Progress()

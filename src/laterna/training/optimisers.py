@@ -1,4 +1,5 @@
-"""Optimisers by the recipe's names, as one thing: AdamW, or Muon with AdamW for what is no matrix.
+"""Optimisers by the recipe's names, as one thing: AdamW, the same with moments in 8 bits, or Muon
+with AdamW for what is no matrix.
 
 Muon (Jordan et al. 2024) makes each update of a weight matrix orthogonal. On small models that
 start from far away, a fresh connector above all, it needs several times fewer steps than AdamW.
@@ -6,6 +7,7 @@ start from far away, a fresh connector above all, it needs several times fewer s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,35 +15,72 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from laterna.errors import LaternaError
-from laterna.recipe import StageSettings
+from laterna.recipe import OptimiserName, StageSettings
 from laterna.training.stages import Parts, parameter_groups
 
 BETAS = (0.9, 0.999)
 """AdamW's, as in LLaVA's scripts (transformers' default)."""
 BESIDE_MUON = 0.4
 """Share of Muon's learning rate that AdamW has beside it, for embeddings, biases and norms."""
-MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
-    AdamW: ("exp_avg", "exp_avg_sq"),
-    Muon: ("momentum_buffer",),
+SMALL, BLOCK = 4096, 256
+"""Of `adamw8bit`: weights of a tensor from which on it remembers in 8 bits, and how many of them
+share a scale; bitsandbytes' values."""
+
+
+def _adamw(groups: list[dict[str, Any]]) -> Optimizer:
+    return AdamW(groups, betas=BETAS, fused=True)
+
+
+def _muon(groups: list[dict[str, Any]]) -> Optimizer:
+    return Muon(groups, adjust_lr_fn="match_rms_adamw")
+
+
+def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise LaternaError(
+            'optimiser = "adamw8bit" needs the package bitsandbytes; run '
+            "`pip install 'laterna[bitsandbytes]'`, or set optimiser = \"adamw\""
+        ) from error
+    made: Optimizer = AdamW8bit(groups, betas=BETAS, min_8bit_size=SMALL)
+    return made
+
+
+class Kind(NamedTuple):
+    """An optimiser that weights are given to."""
+
+    make: Callable[[list[dict[str, Any]]], Optimizer]
+    moments: tuple[str, ...]
+    """What it remembers of a weight, by the names in its state; of a small one, not all."""
+    bytes: Callable[[int], int]
+    """Bytes that it remembers of a tensor of so many weights."""
+
+
+def _eighth(weights: int) -> int:
+    """Two numbers of 8 bits a weight, and two scales a block, in 32; in 32 bits where small."""
+    return 8 * weights if weights < SMALL else 2 * weights + 8 * -(-weights // BLOCK)
+
+
+KINDS: dict[OptimiserName, Kind] = {
+    "adamw": Kind(_adamw, ("exp_avg", "exp_avg_sq"), lambda weights: 8 * weights),
+    "adamw8bit": Kind(_adamw_8bit, ("state1", "state2", "absmax1", "absmax2"), _eighth),
+    "muon": Kind(_muon, ("momentum_buffer",), lambda weights: 4 * weights),
 }
-"""What an optimiser remembers of a weight, in the weight's own shape."""
 
 
 class Optimisers:
     """The optimisers of a stage; together they hold every weight that trains, once."""
 
     def __init__(self, assistant: Parts, stage: StageSettings) -> None:
-        self.all: tuple[Optimizer, ...] = tuple(
-            Muon(groups, adjust_lr_fn="match_rms_adamw")
-            if kind is Muon
-            else AdamW(groups, betas=BETAS, fused=True)
-            for kind, groups in _divided(assistant, stage)
-        )
+        """Raise LaternaError where an optimiser's package is not installed."""
+        made = [(name, KINDS[name].make(groups)) for name, groups in _divided(assistant, stage)]
+        self.all: tuple[Optimizer, ...] = tuple(one for _, one in made)
         self._of = {
-            weight: one
-            for one in self.all
-            for group in one.param_groups
-            for weight in group["params"]
+            weight: _Held(name, one, place)
+            for name, one in made
+            for place in _places(one)
+            for weight in [one.param_groups[place[0]]["params"][place[1]]]
         }
 
     @property
@@ -62,40 +101,61 @@ class Optimisers:
     def moments(self, weight: nn.Parameter) -> dict[str, Tensor]:
         """Return what is remembered of a weight, by name; writing into it resumes."""
         state = self._state(weight)
-        return {name: state[name] for name in MOMENTS[type(self._of[weight])]}
+        names = KINDS[self._of[weight].kind].moments
+        return {name: state[name] for name in names if name in state}
 
     def set_steps(self, weight: nn.Parameter, taken: float) -> None:
         """Say how many steps a weight has taken, where its optimiser counts them."""
         state = self._state(weight)
-        if "step" in state:
+        if isinstance(state.get("step"), Tensor):
             state["step"].fill_(taken)
+        elif "step" in state:
+            state["step"] = int(taken)
 
     def _state(self, weight: nn.Parameter) -> Any:
         """Return the state of a weight, made as its optimiser makes it at the first step."""
-        one = self._of[weight]
+        kind, one, (group, place) = self._of[weight]
         state = one.state[weight]
-        if not state:
-            if isinstance(one, AdamW):
-                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-            for name in MOMENTS[type(one)]:
-                state[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        if state:
+            return state
+        if kind == "adamw8bit":
+            made: Any = one
+            made.init_state(one.param_groups[group], weight, group, place)
+            return one.state[weight]
+        if kind == "adamw":
+            state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+        for name in KINDS[kind].moments:
+            state[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         return state
 
 
-def insist_whole_matrices(stage: StageSettings, *, sharded: bool) -> None:
-    """Raise LaternaError where the optimiser needs whole matrices and ranks hold shares of them."""
-    if stage.optimiser == "muon" and sharded:
+class _Held(NamedTuple):
+    """Which optimiser has a weight, and as which of which group."""
+
+    kind: OptimiserName
+    optimiser: Optimizer
+    place: tuple[int, int]
+
+
+def _places(one: Optimizer) -> Iterator[tuple[int, int]]:
+    for number, group in enumerate(one.param_groups):
+        yield from ((number, place) for place in range(len(group["params"])))
+
+
+def insist_whole_weights(stage: StageSettings, *, sharded: bool) -> None:
+    """Raise LaternaError where the optimiser needs whole weights and ranks hold shares of them."""
+    if stage.optimiser != "adamw" and sharded:
         raise LaternaError(
-            'optimiser = "muon" needs whole matrices, which fsdp does not keep; '
+            f'optimiser = "{stage.optimiser}" needs whole weights, which fsdp does not keep; '
             'set run.engine = "ddp", or optimiser = "adamw"'
         )
 
 
 def count_moments(assistant: Parts, stage: StageSettings) -> int:
-    """Return how many numbers a stage's optimisers remember, over all weights that they train."""
+    """Return the bytes that a stage's optimisers remember, over all weights that they train."""
     return sum(
-        len(MOMENTS[kind]) * int(weight.numel())
-        for kind, groups in _divided(assistant, stage)
+        KINDS[name].bytes(int(weight.numel()))
+        for name, groups in _divided(assistant, stage)
         for group in groups
         for weight in group["params"]
     )
@@ -103,13 +163,17 @@ def count_moments(assistant: Parts, stage: StageSettings) -> int:
 
 def _divided(
     assistant: Parts, stage: StageSettings
-) -> list[tuple[type[Optimizer], list[dict[str, Any]]]]:
+) -> list[tuple[OptimiserName, list[dict[str, Any]]]]:
     """Return what each of a stage's optimisers takes, none of them nothing."""
     groups = parameter_groups(assistant, stage)
-    if stage.optimiser == "adamw":
-        return [(AdamW, groups)]
+    if stage.optimiser != "muon":
+        return [(stage.optimiser, groups)]
     split = _split(groups, _embeddings(assistant))
-    return [(kind, own) for kind, own in ((Muon, split.matrices), (AdamW, split.others)) if own]
+    both: list[tuple[OptimiserName, list[dict[str, Any]]]] = [
+        ("muon", split.matrices),
+        ("adamw", split.others),
+    ]
+    return [(name, own) for name, own in both if own]
 
 
 class _Split(NamedTuple):
