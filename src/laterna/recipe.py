@@ -96,6 +96,9 @@ class LanguageSettings(Settings):
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
     template: str = "own"
     """`own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
+    quantise: Literal["", "4bit"] = ""
+    """`4bit` holds its layers' matrices in 4 bits (QLoRA, by bitsandbytes), for stages in which it
+    is `frozen` or `lora`."""
 
 
 class LoraSettings(Settings):

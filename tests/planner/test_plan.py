@@ -163,6 +163,12 @@ def test_muon_under_fsdp_is_refused_as_training_refuses_it(tiny_recipe: Recipe) 
     plan_recipe(recipe, Assumptions(gpus=1), stages=["instruct"], gpu="L4")
 
 
+def test_4_bits_are_not_planned(tiny_recipe: Recipe) -> None:
+    packed = replace(tiny_recipe, language=replace(tiny_recipe.language, quantise="4bit"))
+    with pytest.raises(LaternaError, match="models in 4 bits cannot be planned yet"):
+        plan_recipe(packed, Assumptions(), gpu="L4")
+
+
 def test_hours_and_money_follow_from_flops_rate_and_price(tiny_recipe: Recipe) -> None:
     given = Assumptions(gpus=2, mfu=0.5, price=3.0)
     lengths = {"align": Lengths(text=10, targets=8, longest=20)}

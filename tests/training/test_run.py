@@ -16,7 +16,7 @@ from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.model.generation import generate_answers
-from laterna.recipe import Recipe, RunSettings, StageName
+from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
 from laterna.records import PICTURE_TOKEN, Turn
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
@@ -219,3 +219,28 @@ def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_pat
     steps = read_metrics(out / "metrics.jsonl")
     assert steps[-1].faulty == 10  # once an epoch
     assert sum(step.pictures for step in steps) == 10 * 11
+
+
+def test_adapters_over_4_bits_train_and_are_served(
+    recipe: Recipe, colours: dict[str, tuple[int, int, int]], question: str, tmp_path: Path
+) -> None:
+    """QLoRA: the checkpoint holds adapters alone, and answers over the packed source."""
+    pytest.importorskip("bitsandbytes")
+    adapted = PartSettings(mode="lora", lr=2e-2)
+    ours = msgspec.structs.replace(
+        recipe,
+        language=msgspec.structs.replace(recipe.language, quantise="4bit"),
+        lora=LoraSettings(r=8, alpha=16, dropout=0.0),
+        instruct=msgspec.structs.replace(recipe.instruct, language=adapted),
+    )
+    out = train(ours, stage="instruct", out=tmp_path / "out")
+    assert read_manifest(out).parts == ("connector",)
+    assert read_manifest(out).adapters == ("language",)
+    assert losses(out)[-1] < 0.3 * losses(out)[0]
+    assert read_metrics(out / "metrics.jsonl")[0].mfu is None
+    prompts = [
+        ([Turn(role="user", text=question)], [Image.new("RGB", (28, 28), colour)])
+        for colour in colours.values()
+    ]
+    answers = generate_answers(load_checkpoint(out), prompts, max_new_tokens=8)
+    assert answers == list(colours)

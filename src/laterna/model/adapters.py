@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
+from laterna.model.quantising import is_quantised
 from laterna.recipe import LoraSettings
 
 CONFIG_FILE = "adapter_config.json"
@@ -74,6 +75,7 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
 
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's weights with its adapters added in; the module itself is not changed."""
+    _insist_unpacked(module)
     weights = own_weights(module)
     for name, layer in _adapted(module):
         key = f"{name}.weight"
@@ -86,6 +88,7 @@ def merge_lora(module: nn.Module) -> None:
 
     Raises LaternaError when the result would hold numbers that are not finite.
     """
+    _insist_unpacked(module)
     for name, layer in list(_adapted(module)):
         try:
             layer.merge(safe_merge=True, adapter_names=[_NAME])
@@ -95,6 +98,15 @@ def merge_lora(module: nn.Module) -> None:
         setattr(module.get_submodule(parent), attribute, layer.get_base_layer())
     if hasattr(module, "peft_config"):
         del module.peft_config
+
+
+def _insist_unpacked(module: nn.Module) -> None:
+    if is_quantised(module):
+        raise LaternaError(
+            "the language model is held in 4 bits, so its adapters cannot be merged or exported; "
+            'set "quantise" to "" in the checkpoint\'s laterna.json, and they go onto the whole '
+            "weights"
+        )
 
 
 def save_lora(module: nn.Module, folder: Path) -> None:

@@ -17,6 +17,7 @@ from laterna.errors import LaternaError
 from laterna.model.builtin import resolve
 from laterna.model.packaged import gguf_file, mend_tokenizer
 from laterna.model.pretrained import load_weights, read_part
+from laterna.model.quantising import quantise
 from laterna.recipe import LanguageSettings
 
 
@@ -36,7 +37,8 @@ def load_language(
 
     A GGUF file is unpacked to ordinary weights that can be trained. An embedding with more rows
     than the tokenizer has tokens is left as it is; one with fewer is grown (`grow_embedding`),
-    with a warning. Raises LaternaError when either is missing or incomplete.
+    with a warning. Raises LaternaError when either is missing or incomplete, or cannot be quantised
+    as the settings say.
     """
     source = str(folder) if folder else resolve(settings.source)
     packed = gguf_file(source)
@@ -52,6 +54,8 @@ def load_language(
             "they were given the mean of all rows, and only training gives them a meaning",
             stacklevel=2,
         )
+    if settings.quantise:
+        quantise(model)
     return Language(model, tokenizer, grown)
 
 

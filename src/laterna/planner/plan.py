@@ -189,7 +189,12 @@ def plan_recipe(
 
 
 def _insist_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) -> None:
-    """Refuse what training would refuse, before hours are told of it."""
+    """Refuse what training would refuse, before hours are told of it, and what is not planned."""
+    if recipe.language.quantise:
+        raise LaternaError(
+            "language.quantise: models in 4 bits cannot be planned yet; leave it out to plan the "
+            "same with whole weights, which take more memory"
+        )
     for stage in stages:
         sharded = recipe.run.engine == "fsdp" and gpus > 1
         insist_whole_weights(recipe.stage(stage), sharded=sharded)

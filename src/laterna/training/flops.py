@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.model.assistant import Assistant
+from laterna.model.quantising import is_quantised
 from laterna.model.segments import SEGMENTS, count_pairs, segment_list
 from laterna.model.sharing import plain_attention
 from laterna.records import Batch
@@ -71,8 +72,11 @@ class StepCost(NamedTuple):
 def count_cost(assistant: Assistant) -> StepCost | None:
     """Count what training costs an assistant to which a stage was applied.
 
-    Returns None for models that decide by numbers what to compute, which shapes alone do not tell.
+    Returns None for models that decide by numbers what to compute, which shapes alone do not tell,
+    and for quantised ones.
     """
+    if is_quantised(assistant.language):
+        return None  # packed weights have no shape that a product could be counted on
     try:
         with plain_attention(assistant.language):
             return _count(assistant)

@@ -10,6 +10,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from laterna.errors import LaternaError
+from laterna.model.quantising import is_quantised
 from laterna.recipe import Engine
 from laterna.training.objective import Objective
 from laterna.training.stages import layers_of
@@ -24,9 +26,14 @@ def shard(objective: Objective) -> nn.Module:
     """Give every rank a share of all weights, gathered layer by layer when they are needed.
 
     A vision tower that does not train stays whole on every rank: it is small, and ranks need not
-    wait for one another to look at pictures.
+    wait for one another to look at pictures. Raises LaternaError for weights in 4 bits.
     """
     assistant = objective.assistant
+    if is_quantised(assistant.language):
+        raise LaternaError(
+            'language.quantise = "4bit" is not for fsdp, which shards whole weights; set '
+            'run.engine = "ddp", or leave it out'
+        )
     whole: set[nn.Parameter] = set()
     if not any(weight.requires_grad for weight in assistant.vision.parameters()):
         whole = set(assistant.vision.parameters())

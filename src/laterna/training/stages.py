@@ -11,6 +11,7 @@ from torch import nn
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, has_lora, train_lora
 from laterna.model.connectors import Connector
+from laterna.model.quantising import count_weights, is_quantised
 from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 
@@ -87,7 +88,7 @@ def summarise(assistant: Parts, stage: StageSettings) -> StageSummary:
     for name, part in assistant.parts().items():
         settings = stage.part(name)
         trained = sum(weight.numel() for weight in _trained(part))
-        count = sum(weight.numel() for weight in part.parameters())
+        count = sum(map(count_weights, part.parameters()))
         summaries.append(
             PartSummary(
                 part=name,
@@ -118,6 +119,11 @@ def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode
         raise LaternaError(
             f"{name}.mode = `{mode}`: this part carries adapters from an earlier stage; "
             "use `lora` to go on with them, or `frozen`"
+        )
+    if is_quantised(part):
+        raise LaternaError(
+            f"{name}.mode = `{mode}`: this part's matrices are in 4 bits, which do not train; use "
+            "`lora` or `frozen`, or leave out language.quantise"
         )
     for module in [part] if mode == FULL else _last_layers(name, part, mode):
         module.requires_grad_(True)
