@@ -263,6 +263,26 @@ def test_train_runs_the_second_stage_from_the_first(
     assert calls == [(0, "instruct", Path("runs/nano/instruct"), Path("s"))]
 
 
+def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts = []
+
+    def train(recipe: Recipe, *, stage: str, out: Path, start: Path | None) -> Path:
+        starts.append(start)
+        return out
+
+    monkeypatch.setattr("laterna.training.run.train", train)
+    alone = ["train", "nano", "--stage", "instruct", "--out", str(tmp_path)]
+    assert main(alone) == 0
+    (tmp_path / "align").mkdir()
+    (tmp_path / "align" / "laterna.json").write_text("{}", encoding="utf-8")
+    assert main(alone) == 0
+    assert capsys.readouterr().err == f"starting from {tmp_path / 'align'}\n"
+    assert main([*alone, "--start", "other"]) == 0
+    assert starts == [None, tmp_path / "align", Path("other")]
+
+
 def test_evaluate_shows_the_control_beside_and_writes_the_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

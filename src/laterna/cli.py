@@ -93,7 +93,8 @@ class Train(Command, frozen=True, kw_only=True):
     """Folder for the checkpoints OUT/align and OUT/instruct; left out: runs/NAME."""
     start: Path | None = None
     """What the first stage trained here starts from: a checkpoint, or a connector alone as a
-    safetensors file or LLaVA's `mm_projector.bin`; left out: the recipe's parts."""
+    safetensors file or LLaVA's `mm_projector.bin`; left out: the recipe's parts, and for `instruct`
+    alone the checkpoint OUT/align where there is one."""
 
     def settings_to_train(self) -> Recipe:
         """Return the recipe as it is in its file."""
@@ -106,6 +107,10 @@ class Train(Command, frozen=True, kw_only=True):
 
         out = self.out or RUNS / settings.name
         checkpoint = self.start
+        first = out / "align"
+        if self.stage == "instruct" and checkpoint is None and (first / "laterna.json").is_file():
+            checkpoint = first
+            sys.stderr.write(f"starting from {first}\n")
         stages: tuple[StageName, ...] = ("align", "instruct")
         for stage in stages:
             if self.stage in (stage, "both"):
