@@ -1,7 +1,8 @@
 """How fast and in how much memory both stages train, beside `Trainer` over Hugging Face's LLaVA.
 
     python benchmarks/training.py --replies FILE [--photographs FOLDER] [--shapes nano smollm2-135m]
-        [--stages align instruct] [--threads 1] [--repeat 3] [--out FILE]
+        [--stages align instruct] [--attention segments] [--row-tokens 1024] [--repeat 3]
+        [--out FILE]
 
 Both sides begin with the same weights and take the same optimiser steps over the same records; each
 run is a process of its own, both sides in turn (`training_sides.py`). The baseline runs at the best
@@ -25,6 +26,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,14 +46,16 @@ from training_shapes import (
     make_job,
     recipe_of,
     shapes_for,
+    with_rows,
     write_captions,
     write_instructions,
 )
 from training_sides import Job, Measured
 
-LEAST_BATCHES = (1, 2, 4, 8)
+BATCHES = (1, 2, 4, 8)
 """Batch sizes that the baseline is tried at; then on, doubled, for as long as that helps."""
 TRIAL_STEPS = 3
+"""At most, the first of which is not timed."""
 ASKED = {"align": 3.0, "instruct": 2.0, "memory": 0.6, "losses": 1e-3}
 """Issue's figures: times the baseline's target tokens a second in each stage, at least; its peak
 memory and the difference of the losses, at most."""
@@ -90,17 +94,22 @@ class Bench:
         print(f"{self.job.stage}, {name}: {said}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         return found
 
-    def best_batch(self, records: int) -> tuple[int, dict[int, float]]:
-        """Return the batch size at which the baseline learns most, and all that were tried."""
-        trial = _cut(self.job, TRIAL_STEPS)
+    def best_batch(self, records: int, least: Sequence[int]) -> tuple[int, dict[int, float]]:
+        """Return the batch size at which the baseline learns most, and all that were tried: none
+        where there is one alone.
+        """
+        if len(least) == 1:
+            return least[0], {}
+        trial = _cut(self.job, min(TRIAL_STEPS, self.job.steps))
         rates: dict[int, float] = {}
-        best = batch = 1
-        while batch <= records and (batch in LEAST_BATCHES or best == batch // 2):
-            found = run_apart(replace(trial, batch=batch), self.threads)
-            rates[batch] = round(rate(found), 2)
-            print(f"{self.job.stage}, batch size {batch}: {rates[batch]:,.0f}", file=sys.stderr)
+        best = 0
+        sizes = [*least, *(least[-1] * 2**power for power in range(1, 8))]
+        for batch in sizes:
+            if batch > records or (batch > least[-1] and best != batch // 2):
+                break
+            rates[batch] = round(rate(run_apart(replace(trial, batch=batch), self.threads)), 2)
+            print(f"{self.job.stage}, batch size {batch}: {rates[batch]:,.1f}", file=sys.stderr)
             best = max(rates, key=lambda one: rates[one])
-            batch *= 2
         return best, rates
 
     def cached(self) -> Measured:
@@ -129,7 +138,7 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
     """Run everything about one stage; return its figures."""
     bench = Bench(job, given.threads)
     records = job.recipe.stage(job.stage).batch_records
-    batch, tried = bench.best_batch(records)
+    batch, tried = bench.best_batch(records, given.batches)
     baseline: list[Measured] = []
     ours: list[Measured] = []
     without: dict[str, list[Measured]] = {name: [] for name in PARTS}
@@ -141,9 +150,13 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
             for name, runs in without.items():
                 runs.append(bench.run(f"ours without {name}", off=(name,)))
             cached.append(bench.cached())
-    full = bench.losses_in_full() if job.recipe.savings else (baseline[0], ours[0])
+    in_full = given.full and bool(job.recipe.savings)
+    full = bench.losses_in_full() if in_full else (baseline[0], ours[0])
     found: dict[str, Any] = {
         "records_a_step": records,
+        "attention": job.recipe.run.attention,
+        "row_tokens": job.recipe.stage(job.stage).row_tokens,
+        "micro_tokens": job.recipe.stage(job.stage).micro_tokens,
         "timed_steps": job.steps - 1,
         "targets": ours[0].targets,
         "baseline_batch": batch,
@@ -152,9 +165,10 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
         "ours": figures(ours),
         "ours_beside_baseline": beside(ours, baseline),
         "largest_difference_of_losses": apart(*full),
+        "losses_in_float32": in_full or not job.recipe.savings,
         "losses": {"baseline": full[0].losses, "ours": full[1].losses},
     }
-    if job.recipe.savings:
+    if in_full:
         found["largest_difference_of_losses_as_run"] = apart(baseline[0], ours[0])
     if given.parts:
         found["without"] = {
@@ -198,7 +212,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="the first of them is not timed")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--attention", default="", help="ours, in the place of the recipe's")
+    parser.add_argument("--row-tokens", type=int, default=0, help="the same, one row a pass")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--no-parts", dest="parts", action="store_false")
+    parser.add_argument(
+        "--no-float32", dest="full", action="store_false", help="compare losses as they were run"
+    )
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
@@ -223,16 +243,15 @@ def main() -> None:
                 "instruct": write_instructions(folder, given.replies, given.photographs),
             }
             recipe = recipe_of(SHAPES[name], folder, data, given.threads)
-            stages = {
-                stage: measure_stage(
-                    make_job(SHAPES[name], recipe, stage, folder, given.steps), given
-                )
-                for stage in given.stages
-            }
+            recipe = with_rows(recipe, given.attention, given.row_tokens)
+            stages: dict[str, Any] = {}
+            for stage in given.stages:
+                job = make_job(SHAPES[name], recipe, stage, folder, given.steps)
+                stages[stage] = measure_stage(job, given)
+                if given.out:  # after each stage: what is measured is kept, whatever comes
+                    told = msgspec.json.encode(report(name, stages, given))
+                    given.out.write_bytes(msgspec.json.format(told, indent=2) + b"\n")
         print(table(name, stages))
-        if given.out:
-            told = msgspec.json.encode(report(name, stages, given))
-            given.out.write_bytes(msgspec.json.format(told, indent=2) + b"\n")
 
 
 if __name__ == "__main__":

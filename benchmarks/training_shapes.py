@@ -28,8 +28,8 @@ from laterna.training.start import begin, fit_connector
 from laterna.world.dataset import write_world
 from training_sides import Job
 
-RATES = {"align": (1e-3, 0.0), "instruct": (1e-3, 2e-4)}
-"""Learning rates of connector and language model: AdamW's, on both sides."""
+RATES = {"align": (1e-3, 0.0), "instruct": (2e-5, 2e-5)}
+"""Learning rates of connector and language model: LLaVA-1.5's for AdamW, on both sides."""
 CAPTIONED = 60
 """Drawn pictures of stage 1, of five captions each."""
 FITTING_STEPS = 4
@@ -81,6 +81,8 @@ LLAMA_7B = {
 }
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
         "num_attention_heads": 2}  # fmt: skip
+FEW = {"align": 10, "instruct": 6}
+"""Records a step, so that a step of a larger model takes a minute at most on one core."""
 SHAPES: dict[str, Shape] = {
     "nano": Shape("nano", "the shipped nano bases, 64 tokens a picture, float32"),
     "smollm2-135m": Shape(
@@ -89,19 +91,21 @@ SHAPES: dict[str, Shape] = {
         "picture, bfloat16",
         tower=VIT_B_16,
         halves=True,
+        records=FEW,
     ),
     "smollm2-135m-f32": Shape(
         "smollm2-135m",
         "SmolLM2-135M's weights behind a CLIP ViT-B/16 at 224 px with random ones, 196 tokens a "
         "picture, float32",
         tower=VIT_B_16,
+        records=FEW,
     ),
     "tiny": Shape(
         "nano",
         "three layers of width 32 with random weights, for tests",
         tower=TINY | {"image_size": 56, "patch_size": 14},
         language=TINY | {"vocab_size": 958, "max_position_embeddings": 1024},
-        records={"align": 10, "instruct": 6},
+        records=FEW,
     ),
     "llava-1.5-7b": Shape(
         "llava-1.5-7b",
@@ -210,6 +214,17 @@ def recipe_of(shape: Shape, folder: Path, data: dict[StageName, Path], threads: 
         run=replace(shipped.run, workers=0, save_minutes=0.0),
         **stages,
     )
+
+
+def with_rows(recipe: Recipe, attention: str, row_tokens: int) -> Recipe:
+    """Return a recipe with another attention, and rows of so many tokens, one a forward pass."""
+    if attention:
+        recipe = replace(recipe, run=replace(recipe.run, attention=attention))
+    if not row_tokens:
+        return recipe
+    rows = {"row_tokens": row_tokens, "micro_tokens": row_tokens}
+    align, instruct = replace(recipe.align, **rows), replace(recipe.instruct, **rows)
+    return replace(recipe, align=align, instruct=instruct)
 
 
 def _write_tower(folder: Path, settings: dict[str, int]) -> Path:
