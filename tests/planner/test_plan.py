@@ -94,7 +94,11 @@ def test_flops_and_weights_equal_those_of_the_real_objective(
 
 def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:
     settings = replace(
-        load_recipe("nano").instruct, batch_records=16, micro_tokens=1000, max_tokens=2048
+        load_recipe("nano").instruct,
+        batch_records=16,
+        row_tokens=0,
+        micro_tokens=1000,
+        max_tokens=2048,
     )
     load, passes = fill_step(settings, Lengths(text=36, targets=20, longest=90), 64, gpus=1)
     assert (load.rows, load.text, passes) == (10, 36, 2)  # 1000 tokens are full with 10 × 100
@@ -105,7 +109,8 @@ def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:
 
 
 def test_shared_pictures_stand_once_before_all_their_records() -> None:
-    align = replace(load_recipe("nano").align, batch_records=60, micro_tokens=2000)
+    nano = load_recipe("nano").align
+    align = replace(nano, batch_records=60, row_tokens=0, micro_tokens=2000)
     lengths = Lengths(text=20, targets=15, longest=50, per_picture=5)
     load, passes = fill_step(align, lengths, 64, gpus=1)
     # 12 families of 64 + 5 × 20 tokens, padded to one with a record of 50 while 2000 hold them.

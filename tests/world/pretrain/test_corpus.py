@@ -7,7 +7,7 @@ import pytest
 
 from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.synthesis.phrases import NUMBERS, SHORT_ANSWER
 from laterna.world.pretrain.corpus import QUESTIONS, TABLES, Document, write_document
 from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import draw_truth
@@ -144,6 +144,19 @@ def test_a_share_of_the_tables_tells_how_things_stand() -> None:
         f"{across}, {down}" for across in ("left", "right") for down in ("above", "below")
     }
     assert not any("," in key for key in _first_keys(relations=0.0))
+
+
+def test_a_share_of_the_tables_counts() -> None:
+    made = [write_document(1, index, tables=0.9, counts=0.4) for index in range(300)]
+    tables = [document for document in made if sort_of(document) == "tables"]
+    counting = [document for document in tables if len(document.records) == 1]
+    assert len(counting) / len(tables) == pytest.approx(0.4, abs=0.07)
+    said = dict(pair for one in counting for pair in exchanges(one.records[0]))
+    assert {answer.strip(" ;") for answer in said.values()} <= set(NUMBERS)
+    asked = {question.removeprefix(PICTURE_MARK).strip() for question in said}
+    assert "things:" in asked
+    assert "red things:" in asked
+    assert "dogs:" in asked
 
 
 def _first_keys(relations: float) -> list[str]:

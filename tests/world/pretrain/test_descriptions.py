@@ -7,7 +7,14 @@ import pytest
 
 from laterna.records import Box, Toy, Truth
 from laterna.world.pretrain import descriptions
-from laterna.world.pretrain.descriptions import EMPTY, SQUARES, Description, describe, square_name
+from laterna.world.pretrain.descriptions import (
+    EMPTY,
+    MIDDLE,
+    SQUARES,
+    Description,
+    describe,
+    square_name,
+)
 
 
 def toy(category: str, colour: str, x1: float, y1: float, x2: float, y2: float) -> Toy:
@@ -64,9 +71,9 @@ def test_a_map_has_a_token_a_square_in_reading_order() -> None:
     assert (found.is_map, found.complete, found.shown) == (True, False, TRUTH)
     assert len(found.words) == SQUARES * SQUARES
     assert found.words[:3] == (" dog red small a 1", " dog red small b 1", f" {EMPTY} c 1")
-    assert found.words[8:10] == (" dog red small a 2", " dog red small b 2")
+    assert found.words[8:10] == (" dog red small a 2", f" dog red small {MIDDLE} b 2")
     assert found.words[16] == f" {EMPTY} a 3"
-    assert found.words[-1] == " cup blue small h 8"
+    assert found.words[-1] == f" cup blue small {MIDDLE} h 8"
     assert sum("cup" in words for words in found.words) == 4
 
 
@@ -89,6 +96,7 @@ def test_a_word_in_seven_of_a_map_is_left_out() -> None:
     assert 900 < len(maps) < 1100
     told = sum("dog" in words for one in maps for words in one.words)
     assert told / (4 * len(maps)) == pytest.approx(0.85, abs=0.02)
+    assert all(sum(MIDDLE in words for words in one.words) == 2 for one in maps), "never left out"
 
 
 def test_squares_in_prose() -> None:
@@ -148,12 +156,12 @@ def test_a_map_without_its_other_squares_has_the_toys_in_full() -> None:
     rng = np.random.default_rng(5)
     found = [describe(TRUTH, rng, squares=0.0) for _ in range(60)]
     told = {one.words for one in found if one.is_map and not one.complete}
-    assert told == {(" dog red small b 2", " cup blue small h 8")}
+    assert told == {(f" dog red small {MIDDLE} b 2", f" cup blue small {MIDDLE} h 8")}
     light = next(one.words for one in found if one.is_map and one.complete)
     assert light == (
-        " dog red small rough dim b 2",
+        f" dog red small rough dim {MIDDLE} b 2",
         " dim sign ZOO f 5",
-        " cup blue small rough dim h 8",
+        f" cup blue small rough dim {MIDDLE} h 8",
     )
 
 

@@ -12,7 +12,7 @@ from transformers import CLIPVisionModel
 from laterna.errors import LaternaError
 from laterna.records import Box, Toy, Truth
 from laterna.world.drawing import draw_picture
-from laterna.world.pretrain.regions import DrawnRegions, learn_regions, words_on_patches
+from laterna.world.pretrain.regions import MIDDLE, DrawnRegions, learn_regions, words_on_patches
 from laterna.world.pretrain.settings import RegionPretraining, VisionPretraining
 from laterna.world.pretrain.vision import pretrain_vision, vocabulary
 from laterna.world.scenes import draw_truth, stream_of
@@ -33,7 +33,9 @@ def test_patches_have_the_words_of_what_lies_on_them() -> None:
     bear = ("teddy", "bear", "red", "small", "striped", "top")
     for row in range(8):
         for column in range(8):
-            if row < 2 and 2 <= column < 4:
+            if (row, column) == (1, 3):
+                assert words[row][column] == (MIDDLE, *bear)
+            elif row < 2 and 2 <= column < 4:
                 assert words[row][column] == bear
             elif row == 7 and 4 <= column < 7:
                 assert words[row][column] == ("sign", "STOP")
@@ -77,6 +79,14 @@ def test_going_on_changes_the_layers_that_are_read(tmp_path: Path) -> None:
     changed = {name for name in begun if not torch.equal(begun[name], on[name])}
     assert any("layers.2." in name for name in changed)
     assert not any("layers.3." in name for name in changed), "its features are not read"
+
+
+def test_every_toy_has_a_middle_of_its_own() -> None:
+    for index in range(300):
+        truth = draw_truth("pretrain", 2, index)
+        said = [words for row in words_on_patches(truth, 8) for words in row]
+        assert sum(words.count(MIDDLE) for words in said) == len(truth.toys)
+        assert all(words.count(MIDDLE) <= 1 for words in said)
 
 
 def test_a_scene_without_sign_says_nothing_of_one() -> None:

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from laterna.synthesis.phrases import NUMBERS, PLACES, place_of
-from laterna.world.pretrain.tables import NOTHING, write_relations, write_table
+from laterna.synthesis.phrases import NUMBERS, PLACES, place_of, plural
+from laterna.world.pretrain.tables import NOTHING, write_counts, write_relations, write_table
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, COLOURS
 
@@ -66,3 +66,16 @@ def test_relations_tell_of_every_pair_how_it_stands(index: int) -> None:
         assert ("above" in words) is (down < -0.1)
         assert ("below" in words) is (down > 0.1)
         assert (value == NOTHING) is (abs(across) <= 0.1 and abs(down) <= 0.1)
+
+
+@pytest.mark.parametrize("index", range(40))
+def test_counts_tell_how_many_there_are_of_every_kind_and_colour(index: int) -> None:
+    truth = draw_truth("pretrain", 6, index)
+    table = write_counts(truth, np.random.default_rng(index))
+    kinds = Counter(plural(toy.category) for toy in truth.toys)
+    colours = Counter(f"{toy.colour} things" for toy in truth.toys)
+    expected = {**kinds, **colours, "things": len(truth.toys)}
+    assert {entry.key: entry.value for entry in table} == {
+        key: NUMBERS[number] for key, number in expected.items()
+    }
+    assert all(len(entry.toys) == expected[entry.key] for entry in table)

@@ -17,7 +17,9 @@ from laterna.world.pretrain.language import go_on, pretrain_language
 from laterna.world.pretrain.measure import measure_bases
 from laterna.world.pretrain.regions import learn_regions
 from laterna.world.pretrain.settings import (
+    FOURTH_COURSE,
     SECOND_COURSE,
+    THIRD_COURSE,
     LanguagePretraining,
     RegionPretraining,
     VisionPretraining,
@@ -41,8 +43,18 @@ def language(out: Path, settings: LanguagePretraining) -> None:
     report(pretrain_language(settings, out))
 
 
-def further(begun: Path, out: Path, settings: LanguagePretraining = SECOND_COURSE) -> None:
+def second(begun: Path, out: Path, settings: LanguagePretraining = SECOND_COURSE) -> None:
     """Go on with the language model of folder BEGUN and write it to OUT."""
+    report(go_on(begun, settings, out))
+
+
+def third(begun: Path, out: Path, settings: LanguagePretraining = THIRD_COURSE) -> None:
+    """Go on with the language model of folder BEGUN once more and write it to OUT."""
+    report(go_on(begun, settings, out))
+
+
+def fourth(begun: Path, out: Path, settings: LanguagePretraining = FOURTH_COURSE) -> None:
+    """Go on with the language model of folder BEGUN for the last time and write it to OUT."""
     report(go_on(begun, settings, out))
 
 
@@ -63,7 +75,9 @@ def main() -> int:
                 "vision": vision,
                 "regions": regions,
                 "language": language,
-                "further": further,
+                "second": second,
+                "third": third,
+                "fourth": fourth,
                 "measure": measure,
             }
         )

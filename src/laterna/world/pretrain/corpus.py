@@ -6,6 +6,8 @@ the description stands, as training on pictures will have it.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from laterna.data.chat import SHIPPED_TEMPLATES
@@ -26,7 +28,7 @@ from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.world.captions import write_captions
 from laterna.world.pretrain.descriptions import Description, describe
-from laterna.world.pretrain.tables import write_relations, write_table
+from laterna.world.pretrain.tables import Entry, write_counts, write_relations, write_table
 from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import MAX_TOYS, draw_truth
 from laterna.world.toys import CATEGORIES
@@ -35,6 +37,10 @@ QUESTIONS = 16
 """Questions of an examination at most."""
 TABLES = 4
 """Tables of a document."""
+REPEATED_OF = 3
+"""Of so many scenes the one is told of that has most of a kind: three of a kind are rare."""
+_ELSEWHERE = 1_000_000_000
+"""Distance between the numbers of such scenes, farther than any pretraining goes."""
 _APART = 4
 """The same where each question stands before the description, which then cannot be shared."""
 _CAPTION_TEMPLATE = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
@@ -60,17 +66,21 @@ def write_document(
     tables: float = 0.3,
     squares: float = 1.0,
     relations: float = 0.0,
+    counts: float = 0.0,
+    repeats: float = 0.0,
 ) -> Document:
     """Return document number `index`: an examination, a talk, captions or, in a share, `tables`.
 
-    Maps have a share `squares` of their squares. A share `relations` of the documents with tables
-    tells how things stand to each other instead, where there are two to compare.
+    Maps have a share `squares` of their squares. A share `counts` of the documents with tables
+    tells how many there are of what instead, and a share `relations` of the others how things
+    stand to each other, where there are two to compare. A share `repeats` of all documents are
+    about the one of `REPEATED_OF` scenes that has most of a kind.
 
     In an examination every question is a record of its own, so that nothing but the description
     answers it. A talk is what scribe writes about a picture: conversation, detail, reasoning.
     """
     rng = np.random.default_rng([seed, index, 1])
-    truth = draw_truth("pretrain", seed, index, max_toys)
+    truth = _scene(seed, index, max_toys, repeats)
     description = describe(truth, rng, squares)
     shown = description.shown
     kind = rng.random()
@@ -78,9 +88,8 @@ def write_document(
         chats = [[Exchange("", caption)] for caption in write_captions(shown, rng)]
         return _document(index, description, chats, rng, _CAPTION_TEMPLATE)
     if kind < 0.08 + tables:
-        related = write_relations(shown, rng) if rng.random() < relations else []
-        tables_of = [related] if related else [write_table(shown, rng) for _ in range(TABLES)]
-        chats = [[Exchange(f" {e.key}:", f" {e.value};") for e in table] for table in tables_of]
+        written = _tables(shown, rng, relations, counts)
+        chats = [[Exchange(f" {e.key}:", f" {e.value};") for e in table] for table in written]
         return _document(index, description, chats, rng, _TABLE_TEMPLATE)
     facts = _facts(shown, rng)
     if kind < 0.15 + tables:
@@ -95,6 +104,28 @@ def write_document(
             asked += _about_everything(shown, facts)
         chats = [[one] for one in shuffled(asked, rng)[:QUESTIONS]]
     return _document(index, description, chats, rng)
+
+
+def _scene(seed: int, index: int, max_toys: int, repeats: float) -> Truth:
+    drawn = draw_truth("pretrain", seed, index, max_toys)
+    if not repeats or np.random.default_rng([seed, index, 2]).random() >= repeats:
+        return drawn
+    numbers = (index + _ELSEWHERE * number for number in range(1, REPEATED_OF))
+    others = (draw_truth("pretrain", seed, number, max_toys) for number in numbers)
+    return max(drawn, *others, key=_most_of_a_kind)
+
+
+def _most_of_a_kind(truth: Truth) -> int:
+    return max(Counter(toy.category for toy in truth.toys).values())
+
+
+def _tables(
+    shown: Truth, rng: np.random.Generator, relations: float, counts: float
+) -> list[list[Entry]]:
+    if counts and rng.random() < counts:
+        return [write_counts(shown, rng)]
+    related = write_relations(shown, rng) if rng.random() < relations else []
+    return [related] if related else [write_table(shown, rng) for _ in range(TABLES)]
 
 
 def _facts(truth: Truth, rng: np.random.Generator) -> Facts:

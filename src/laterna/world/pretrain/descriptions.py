@@ -6,8 +6,9 @@ by heart.
 
 In a map every square of the table is one token, as every patch of a picture will be: the sum of
 the embeddings of the words that are true of the square. Some words are left out at random, since
-no encoder will be sure of everything that it sees. A map may leave out squares too: what must be
-found among ten tokens is learned many times sooner than among sixty-four.
+no encoder will be sure of everything that it sees; never the one that marks the square in a toy's
+middle, or two toys that touch could not be told from a large one. A map may leave out squares too:
+what must be found among ten tokens is learned many times sooner than among sixty-four.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from laterna.world.captions import write_alt_text, write_captions
 SQUARES = 8
 """Squares of a map in each direction: as many as the nano encoder has patches."""
 EMPTY = "-"
+MIDDLE = "thing"
+"""Said of the square in a toy's middle, where it is counted."""
 _COLUMNS = "abcdefgh"
 _UNSURE = 0.15
 """Chance that a word of a square is left out."""
@@ -93,7 +96,9 @@ def _square(
         if truth.sign and truth.sign_box and _covers(truth.sign_box, x, y):
             words += ["sign", truth.sign]
     sure = [word for word in words if rng.random() >= unsure]
-    return " " + " ".join([*(sure or [EMPTY]), square_name(x, y)])
+    name = square_name(x, y)
+    sure += [MIDDLE for toy in truth.toys if square_name(*toy.box.centre) == name]
+    return " " + " ".join([*(sure or [EMPTY]), name])
 
 
 def _squares(truth: Truth, rng: np.random.Generator) -> str:

@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.files import write_atomically
 from laterna.model.pretrained import load_weights, read_part
+from laterna.model.segments import attend_by_segments
 from laterna.world.pretrain.corpus import Document, write_document
 from laterna.world.pretrain.described import (
     Described,
@@ -90,8 +91,16 @@ class Documents(IterableDataset[list[Described]]):
         toys, tables, squares = (
             scheduled(schedule, step, self.settings.steps) for schedule in schedules
         )
+        settings = self.settings
         return write_document(
-            self.settings.seed, number, int(toys), tables, squares, self.settings.relations
+            settings.seed,
+            number,
+            int(toys),
+            tables,
+            squares,
+            settings.relations,
+            settings.counts,
+            settings.repeats,
         )
 
 
@@ -188,6 +197,7 @@ def _learn(
     settings: LanguagePretraining,
     out: Path,
 ) -> dict[str, float]:
+    attend_by_segments(model)
     both = optimisers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))

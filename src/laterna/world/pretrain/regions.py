@@ -2,8 +2,9 @@
 
 RegionCLIP (Zhong et al. 2022) went on from CLIP in this way, and SigLIP 2 has it among its losses:
 a text about a whole picture says little about single patches, and patches are all that a LLaVA
-ever reads. The words are those of alt text about the toy or sign on the patch, and a linear layer,
-thrown away afterwards, reads them from the penultimate features. Every picture is drawn fresh.
+ever reads. The words are those of alt text about the toy or sign on the patch, the patch in a
+toy's middle has the article too, so that toys can be counted, and a linear layer, thrown away
+afterwards, reads them from the penultimate features. Every picture is drawn fresh.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from laterna.world.scenes import draw_truth
 
 NOTHING: tuple[str, ...] = ("no",)
 """What is said of a patch on which nothing lies."""
+MIDDLE = "a"
+"""Said of the patch in a toy's middle, besides."""
 _LEARNED_BEFORE = 10_000_000
 """Index of a picture far behind those of the pretraining that came before."""
 
@@ -47,6 +50,9 @@ def words_on_patches(truth: Truth, side: int) -> list[list[tuple[str, ...]]]:
         x1, y1, x2, y2 = (round(value * side) for value in (box.x1, box.y1, box.x2, box.y2))
         for row in range(y1, y2):
             words[row][x1:x2] = [said] * (x2 - x1)
+    for toy in truth.toys:
+        column, row = (int(value * side) for value in toy.box.centre)
+        words[row][column] = (MIDDLE, *words[row][column])
     return words
 
 

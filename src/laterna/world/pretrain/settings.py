@@ -71,6 +71,10 @@ class LanguagePretraining(Settings):
     relations: float = 0.0
     """Share of the documents with tables that tell how things stand to each other, of those that
     have two things to compare, each alone of its kind."""
+    counts: float = 0.0
+    """Share of the documents with tables that tell how many there are of what."""
+    repeats: float = 0.0
+    """Share of the documents about scenes that were chosen for having several of a kind."""
     squares: Schedule[float] = ((0.28, 0.08), (0.42, 0.3), (1.0, 1.0))
     """Share of the squares that maps have."""
     row_tokens: int = 320
@@ -95,6 +99,32 @@ SECOND_COURSE = LanguagePretraining(
     seed=2,
 )
 """How the language model goes on once it can look things up: what needs two lookups."""
+
+THIRD_COURSE = LanguagePretraining(
+    steps=1200,
+    curriculum=((0.1, 3), (1.0, MAX_TOYS)),
+    tables=((1.0, 0.4),),
+    relations=0.5,
+    counts=0.5,
+    squares=((0.1, 0.08), (0.25, 0.3), (1.0, 1.0)),
+    lr=3e-3,
+    seed=3,
+)
+"""How it goes on once more, with maps that mark what is to be counted, thin ones first again."""
+
+FOURTH_COURSE = LanguagePretraining(
+    steps=600,
+    curriculum=((1.0, MAX_TOYS),),
+    tables=((1.0, 0.6),),
+    relations=0.5,
+    counts=0.7,
+    repeats=0.7,
+    squares=((1.0, 1.0),),
+    row_tokens=8192,
+    lr=3e-3,
+    seed=4,
+)
+"""How it learns to count three and more, which most scenes have not."""
 
 
 def report(figures: dict[str, float]) -> None:

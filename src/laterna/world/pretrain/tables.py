@@ -16,12 +16,13 @@ import numpy as np
 
 from laterna.records import Toy, Truth
 from laterna.synthesis.lots import pick, shuffled
-from laterna.synthesis.phrases import NUMBERS, PLACES, place_of
+from laterna.synthesis.phrases import NUMBERS, PLACES, place_of, plural
 from laterna.synthesis.teachers.scribe.conversation import relation_holds
 from laterna.synthesis.teachers.scribe.facts import Thing
 from laterna.world.toys import CATEGORIES, COLOURS
 
 NOTHING = "none"
+_THINGS = "things"
 _SIDES = (
     ("left", "to the left of"),
     ("right", "to the right of"),
@@ -72,6 +73,19 @@ def write_relations(truth: Truth, rng: np.random.Generator) -> list[Entry]:
         value = ", ".join(word for word, holds in stands if holds) or NOTHING
         key = f"{one.category}, {other.category}"
         entries.append(Entry(key, value, frozenset((first, second))))
+    return shuffled(entries, rng)
+
+
+def write_counts(truth: Truth, rng: np.random.Generator) -> list[Entry]:
+    """Return how many there are of what, such as "dogs: two", "red things: one", "things: four"."""
+    groups = {
+        plural(category): numbers
+        for category, numbers in _grouped(truth, lambda toy: toy.category).items()
+    }
+    for colour, numbers in _grouped(truth, lambda toy: toy.colour).items():
+        groups[f"{colour} {_THINGS}"] = numbers
+    groups[_THINGS] = list(range(len(truth.toys)))
+    entries = [Entry(key, NUMBERS[len(held)], frozenset(held)) for key, held in groups.items()]
     return shuffled(entries, rng)
 
 

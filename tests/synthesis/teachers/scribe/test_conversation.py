@@ -38,6 +38,7 @@ from laterna.synthesis.teachers.scribe.conversation import (
 from laterna.synthesis.teachers.scribe.facts import Facts, Thing, gather_facts
 
 WORDS = ObjectWords(CATEGORIES)
+COUNTS = tuple(phrase.split("{")[0] for phrase in COUNT_QUESTIONS)
 
 
 def box(category: str, x: float, y: float) -> Box:
@@ -297,6 +298,16 @@ def test_most_conversations_begin_with_what_may_not_be_asked_later(
     fresh = first["existence"] + first["count"] + first["kind"]
     # 0.6 on purpose, and half of the others by chance: three of the six forms
     assert 0.76 < fresh / first.total() < 0.84, first
+
+
+def test_most_conversations_about_several_of_a_kind_begin_by_counting_them() -> None:
+    dogs = (box("dog", 0.15, 0.15), box("dog", 0.15, 0.85))
+    found = facts("Two red dogs and a cup.", boxes=(*dogs, box("cup", 0.85, 0.5)))
+    begun = [compose_conversation(found, np.random.default_rng(seed))[0] for seed in range(400)]
+    counted = sum(exchange.question.startswith(COUNTS) and "dogs" in exchange.question
+                  for exchange in begun)  # fmt: skip
+    # 0.8 on purpose, and of the others those whose turn comes first by chance
+    assert 0.78 < counted / len(begun) < 0.92
 
 
 def test_a_kind_is_not_asked_for_where_another_thing_may_be() -> None:

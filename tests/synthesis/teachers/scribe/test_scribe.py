@@ -16,7 +16,7 @@ A dog beside a cup.
 
 dog: [0.1, 0.1, 0.2, 0.2]
 cup: [0.8, 0.8, 0.9, 0.9]"""
-HASHES = ["274c578ed0b1", "42016c4b7afc", "e56457df3834"]
+HASHES = ["e14ef50763d3", "42016c4b7afc", "e56457df3834"]
 KINDS: tuple[Kind, ...] = ("conversation", "detail", "reasoning", "negative", "refusal")
 
 

@@ -35,8 +35,9 @@ SHORT_SHARE = 0.75
 """Share of the questions that ask for the bare answer."""
 FRESH_FIRST = 0.6
 """Share of the conversations that begin with what may not be asked later."""
-SEVERAL_FIRST = 0.3
-"""Share of the conversations that count what there are most of: one of a kind is so common."""
+SEVERAL_FIRST = 0.8
+"""Share of the conversations that begin by counting where there are several of a kind: elsewhere
+one is always right, and what was spoken of cannot be counted any more."""
 AXES = (("to the left of", "to the right of"), ("above", "below"))
 """Relations across, and up and down."""
 CLEAR_OFFSET = 0.1
@@ -71,7 +72,7 @@ def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchang
     spoken_of: set[str] = set()
     closed: set[str] = set()
     while any(queues) and len(chosen) < TURNS:
-        for number in _order(rng, first=not chosen):
+        for number in _order(facts, rng) if not chosen else shuffled(range(len(_WRITERS)), rng):
             if not queues[number]:
                 continue
             candidate = queues[number].pop()
@@ -89,11 +90,13 @@ def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]
     return [candidate.exchange for write in _WRITERS for candidate in write(facts, rng)]
 
 
-def _order(rng: np.random.Generator, *, first: bool) -> list[int]:
-    """Return the order of the writers; at first, often those whose questions spoil soon."""
+def _order(facts: Facts, rng: np.random.Generator) -> list[int]:
+    """Return the order of the writers at first: often those begin whose questions spoil soon."""
     numbers = shuffled(range(len(_WRITERS)), rng)
-    if first and rng.random() < FRESH_FIRST:
+    if rng.random() < FRESH_FIRST:
         numbers.sort(key=lambda number: _WRITERS[number] not in _FRESH)
+    if max(facts.counts.values(), default=0) > 1 and rng.random() < SEVERAL_FIRST:
+        numbers.sort(key=lambda number: _WRITERS[number] is not _count)
     return numbers
 
 
@@ -136,8 +139,7 @@ def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
 def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     candidates = []
     counted = shuffled(tuple(facts.counts.items()), rng)
-    if rng.random() < SEVERAL_FIRST:
-        counted.sort(key=lambda item: item[1])  # the last are taken first
+    counted.sort(key=lambda item: item[1])  # the last are taken first: one of a kind is common
     for category, number in counted:
         asked = _ask(COUNT_QUESTIONS, rng, things=plural(category))
         several = f"There are {NUMBERS[number]} {plural(category)}."
