@@ -11,8 +11,10 @@ teach() {
     shift
     laterna synthesize --annotations "$data/train" --out "$data/captions.json" --kinds caption
     laterna synthesize --annotations "$data/train" --out "$data/instructions.json" \
-        --conversation-boxes
-    laterna train smollm2-135m --out "runs/$data" \
+        --kinds conversation --conversation-boxes
+    python "$tools/word_connector.py" smollm2-135m "$data/captions.json" "$data/train/images" \
+        "$data/words.safetensors"
+    laterna train smollm2-135m --out "runs/$data" --start "$data/words.safetensors" \
         --align.data "$data/captions.json" --align.pictures "$data/train/images" \
         --instruct.data "$data/instructions.json" --instruct.pictures "$data/train/images" "$@"
 }
@@ -26,10 +28,10 @@ ask() {
 }
 
 python "$tools/split_coco.py" "$coco" coco --held-out 16
-teach coco --align.epochs 4 --instruct.epochs 3
+teach coco --align.epochs 3 --instruct.epochs 3
 ask coco --task boxes
 
-laterna world world/train --pictures 800
-laterna world world/held_out --pictures 80 --start 800
-teach world --align.max-steps 25 --instruct.max-steps 40
+laterna world world/train --pictures 1000
+laterna world world/held_out --pictures 80 --start 2000
+teach world --align.max-steps 40 --instruct.max-steps 36
 ask world --task world --limit 240
