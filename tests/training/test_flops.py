@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.data.batches import collate
 from laterna.model.assistant import Assistant
+from laterna.model.segments import attend_by_segments
 from laterna.model.skeleton import build_skeleton
 from laterna.planner.rehearsal import Load, Rehearsal
 from laterna.planner.rehearsal import count_flops as planned
@@ -27,21 +29,22 @@ def staged(recipe: Recipe, **parts: PartSettings) -> Recipe:
     return msgspec.structs.replace(recipe, instruct=stage, lora=LoraSettings(r=4, alpha=8))
 
 
+def sample(text: int) -> Sample:
+    return Sample(
+        id=f"r{text}",
+        input_ids=(1, PICTURE_TOKEN, *range(10, 10 + text)),
+        targets=(False,) * (text - 1) + (True,) * 3,
+        picture_slots=(1,),
+        pictures=("p.png",),
+        picture_tokens=(4,),
+    )
+
+
 def batch(texts: tuple[int, ...]) -> Batch:
     """Rows of one picture of four tokens and some text, its last three tokens learned."""
-    samples = [
-        Sample(
-            id=f"r{text}",
-            input_ids=(1, PICTURE_TOKEN, *range(10, 10 + text)),
-            targets=(False,) * (text - 1) + (True,) * 3,
-            picture_slots=(1,),
-            pictures=("p.png",),
-            picture_tokens=(4,),
-        )
-        for text in texts
-    ]
+    samples = [sample(text) for text in texts]
     pixels = torch.zeros(len(texts), 3, 28, 28)
-    made = collate([Pack(samples=(sample,)) for sample in samples])
+    made = collate([Pack(samples=(one,)) for one in samples])
     return msgspec.structs.replace(made, pixels_bchw=pixels)
 
 
@@ -85,6 +88,39 @@ def test_the_cost_is_what_the_planner_says(tiny_assistant: Assistant, tiny_recip
         load = Load(rows=2, pictures=1, text=10, targets=3)
         assert cost is not None
         assert cost.of([batch((9, 9))], length=28) == planned(Rehearsal(skeleton), load).total
+
+
+def test_by_segments_a_row_costs_what_its_samples_cost_alone(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    """Two pictures in one row as in two, by the planner, by the meter and by torch."""
+    apply_stage(tiny_assistant, tiny_recipe, "instruct")
+    apart = batch((9, 9))
+    samples = [sample(text) for text in (9, 9)]
+    row = collate([Pack(samples=tuple(samples))])
+    row = msgspec.structs.replace(row, pixels_bchw=apart.pixels_bchw)
+    under_a_mask = count_cost(tiny_assistant)
+    attend_by_segments(tiny_assistant.language)
+    cost = count_cost(tiny_assistant)
+    assert cost is not None
+    assert under_a_mask is not None
+    tiny_assistant.vision.model.set_attn_implementation("eager")
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        Objective(tiny_assistant)(row).backward()
+    assert cost.of([row], length=28) == counter.get_total_flops()
+    assert cost.of([row], length=28) == cost.of([apart], length=28)
+    assert under_a_mask.of([row], length=28) > under_a_mask.of([apart], length=28)
+    skeleton = build_skeleton(tiny_recipe)
+    apply_stage(skeleton, tiny_recipe, "instruct")
+    joined = Load(rows=1, pictures=2, text=20, targets=6, segments=True)
+    assert cost.of([row], length=28) == planned(Rehearsal(skeleton), joined).total
+
+
+def test_what_siblings_share_is_seen_by_each() -> None:
+    load = Load(rows=1, pictures=2, text=2 * 3 * 10, targets=6, records=3, segments=True)
+    computed = 2 * (4 * 4 + 3 * 10 * (4 + 10))
+    assert load.seen(4) == computed / (2 * 4 + 60) ** 2
+    assert msgspec.structs.replace(load, segments=False).seen(4) == 1
 
 
 def test_padding_is_no_work_and_cached_features_are_not_seen() -> None:
