@@ -21,11 +21,22 @@ def fit(
     rescale(last, connector(features_bnd), length)
 
 
+SMALLEST = 0.1
+"""Least spread that a dimension is taken to have, as a share of the median of all. One
+that is still on the pictures that are fitted (a convolution's dead channel) would else be blown up
+a million times, and with it the rounding of 16 bits and the first picture that moves it."""
+
+
 @torch.no_grad()
 def standardise(first: nn.Linear, features_bnd: Tensor) -> None:
-    """Let a linear layer see its inputs as if each had mean 0 and spread 1 over `features_bnd`."""
+    """Let a linear layer see its inputs as if each had mean 0 and spread 1 over `features_bnd`.
+
+    Those that hardly vary keep a smaller spread.
+    """
     flat = features_bnd.flatten(0, -2).to(first.weight)
-    first.weight.div_(flat.std(0).clamp(min=1e-6))
+    spread = flat.std(0)
+    least = max(1e-6, SMALLEST * float(spread.median()))
+    first.weight.div_(spread.clamp(min=least))
     first.bias.sub_(first.weight @ flat.mean(0))
 
 
