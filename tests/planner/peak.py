@@ -24,8 +24,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from laterna.data.chat import load_template
+from laterna.data.packing import share_key
 from laterna.data.preparation import prepare
 from laterna.model.assistant import load_assistant_from
+from laterna.model.segments import attend_by_segments
 from laterna.recipe import Recipe
 from laterna.training.feed import Order, feed, fill_pixels
 from laterna.training.learner import Learner
@@ -49,6 +51,8 @@ def main(path: str, stage: Any, how: str) -> None:
         workers=1,
     )
     apply_stage(assistant, recipe, stage)
+    if recipe.run.attention == "segments":
+        attend_by_segments(assistant.language)
     learner = Learner(assistant, settings, total=settings.max_steps, savings=recipe.savings)
     fill = fill_pixels(assistant.prepare, prepared.pictures)
     steps = feed(prepared.samples, settings, seed=0, fill=fill)
@@ -70,7 +74,7 @@ def main(path: str, stage: Any, how: str) -> None:
         "text": sum(texts) / len(texts),
         "longest": max(texts),
         "targets": sum(targets) / len(targets),
-        "per_picture": len(texts) / len({sample.pictures[0] for sample in samples}),
+        "per_picture": len(texts) / len({share_key(sample) or sample.id for sample in samples}),
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 

@@ -119,7 +119,8 @@ def test_by_segments_a_row_costs_what_its_samples_cost_alone(
 def test_what_siblings_share_is_seen_by_each() -> None:
     load = Load(rows=1, pictures=2, text=2 * 3 * 10, targets=6, records=3, segments=True)
     computed = 2 * (4 * 4 + 3 * 10 * (4 + 10))
-    assert load.seen(4) == computed / (2 * 4 + 60) ** 2
+    assert load.keys(4) == 2 * (4 + 3 * (10 + 4))
+    assert load.seen(4) == computed / ((2 * 4 + 60) * load.keys(4))
     assert msgspec.structs.replace(load, segments=False).seen(4) == 1
 
 

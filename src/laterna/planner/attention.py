@@ -33,8 +33,10 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does: (r, h, t, d) to (r, t, h, d)."""
     shared = query.shape[1] // key.shape[1]
-    if mask is not None and mask.dtype == LIST:
-        mask = None  # segments are asked one by one
+    if mask is not None and mask.dtype == LIST:  # as long here as the keys of all segments
+        chosen = torch.empty(mask.shape[2], dtype=torch.long, device=key.device)
+        key, value = (states.index_select(2, chosen) for states in (key, value))
+        mask = None
     if mask is not None and shared > 1:  # no fused kernel takes both shared keys and a mask
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     numbers = None if mask is None else mask.to(query.dtype)  # the same where it is of numbers

@@ -233,11 +233,16 @@ def fill_step(
     together = records_together(settings, lengths, picture_tokens)
     text = together * lengths.text
     tokens = picture_tokens + text
-    packed = max(1, settings.row_tokens // tokens)
-    rows = math.ceil(math.ceil(settings.batch_records / gpus) / (packed * together))
+    families = math.ceil(settings.batch_records / (gpus * together))
+    packed = max(1, min(settings.row_tokens // tokens, families))
+    rows = math.ceil(families / packed)
     at_once = min(rows, max(1, settings.micro_tokens // (packed * tokens)))
-    longest = min(picture_tokens + lengths.longest, settings.max_tokens) + text - lengths.text
-    widest = max(longest, settings.row_tokens)
+    longest = min(picture_tokens + lengths.longest, settings.max_tokens)
+    longer = longest - picture_tokens - lengths.text
+    # Several rows are filled up; a step's only row is as long as its records.
+    widest = packed * tokens + longer
+    if rows > 1:
+        widest = max(tokens + longer, settings.row_tokens)
     width = max(packed * tokens, min(widest, settings.micro_tokens // at_once))
     load = Load(
         rows=at_once,

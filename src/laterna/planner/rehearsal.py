@@ -50,16 +50,24 @@ class Load(Record):
     """Whether each record attends alone (`model.segments`), without mask; else records that share
     a picture take a mask of numbers, one for all layers."""
 
+    def keys(self, picture_tokens: int) -> int:
+        """Return how many keys the segments of a row have together: what is shared comes again
+        with every record behind it.
+        """
+        shared = self.pictures * self.records * picture_tokens if self.records > 1 else 0
+        return self.text + self.pictures * picture_tokens + shared
+
     def seen(self, picture_tokens: int) -> float:
-        """Return the share of a row's pairs of tokens that attention computes."""
+        """Return the share of a row's pairs of tokens and keys that attention computes."""
         if not self.segments:
             return 1.0
         width = self.text + self.pictures * picture_tokens
         own = self.text / (self.pictures * self.records)
-        if self.records == 1:
-            return (picture_tokens + own) ** 2 * self.pictures / width**2
         behind = self.records * own * (picture_tokens + own)
-        return self.pictures * (picture_tokens**2 + behind) / width**2
+        if self.records == 1:
+            behind = own * own + 2 * picture_tokens * own  # one segment with its picture
+        computed = self.pictures * (picture_tokens**2 + behind)
+        return computed / (width * self.keys(picture_tokens))
 
 
 class Flops(Record):
@@ -166,13 +174,15 @@ class Rehearsal(nn.Module):
         It says what is seen, and of shared pictures what is added to the scores.
         """
         rows, width, _ = embedded_rtd.shape
-        by_segments = load is not None and load.segments
         kind = self.dtype if load is not None and load.records > 1 else torch.bool
-        shape = (1, 1, 1, 2) if by_segments else (rows, 1, width, width)
+        kind = LIST if load is not None and load.segments else kind
+        shape = (rows, 1, width, width)
+        if load is not None and load.segments:
+            shape = (1, 1, load.keys(self.picture_tokens), 2)
         output = self.decoder(
             inputs_embeds=embedded_rtd,
             position_ids=torch.empty(rows, width, dtype=torch.long, device=META),
-            attention_mask=torch.empty(shape, dtype=LIST if by_segments else kind, device=META),
+            attention_mask=torch.empty(shape, dtype=kind, device=META),
             use_cache=cache,
         )
         return output.past_key_values if cache else output.last_hidden_state
