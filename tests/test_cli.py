@@ -197,7 +197,12 @@ def test_a_reader_that_has_gone_is_met_with_silence() -> None:
 
 
 def test_ctrl_c_ends_the_process_with_130_and_one_line(tmp_path: Path) -> None:
-    process = in_a_process("world", str(tmp_path / "world"), "--pictures", "5000")
+    # A shell starts what runs in its background deaf to Ctrl-C, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = in_a_process("world", str(tmp_path / "world"), "--pictures", "5000")
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
