@@ -33,5 +33,5 @@ ask coco --task boxes
 
 laterna world world/train --pictures 1000
 laterna world world/held_out --pictures 80 --start 2000
-teach world --align.max-steps 40 --instruct.max-steps 36
+teach world --align.max-steps 200 --instruct.max-steps 100
 ask world --task world --limit 240
