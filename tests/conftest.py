@@ -1,4 +1,4 @@
-"""Set before anything imports torch: threads that sleep while they wait, and no network.
+"""Set before anything imports torch: threads that soon sleep while they wait, and no network.
 
 The fixtures make an assistant of real classes in its smallest form, from real folders on disk.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

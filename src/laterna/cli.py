@@ -279,9 +279,9 @@ def parse(args: Sequence[str]) -> Command:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status: 0, 2 for what the user can mend, 130, 141."""
-    # Read by torch when it is first imported: threads that spin while they wait are far slower
-    # on a machine that does anything else.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read by torch when it is first imported: its threads spin a little while they wait, and then
+    # sleep. Long spinning is far slower on a machine that does anything else, none on an idle one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         _run(sys.argv[1:] if args is None else args)
     except LaternaError as error:
