@@ -33,6 +33,7 @@ from laterna.recipe import Recipe, StageName, load_recipe
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
 from laterna.training.clock import VisionClock
 from laterna.training.distributed import Ranks
+from laterna.training.figures import speeds
 from laterna.training.learner import Learner
 from laterna.training.meter import Meter
 from laterna.training.objective import Objective
@@ -185,8 +186,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         out = folder / f"{stage}-{given.cached}"
         start = laterna.training.run.train(recipe, stage=stage, out=out, start=start)
         steps = read_metrics(out / "metrics.jsonl")[WARM_UP:]
-        model = sum(step.model_seconds for step in steps) / sum(step.seconds for step in steps)
-        found[stage] = found.pop("now") | {"loop_share_shown": 1 - model}
+        found[stage] = found.pop("now") | {"loop_share_shown": speeds(steps).loop}
     return found
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,16 +26,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import torch
 from msgspec.structs import replace
-from torch import Tensor
 
 import laterna.training.run
-from laterna.model.sharing import before_targets
 from laterna.recipe import Recipe
-from laterna.records import Batch
 from laterna.training import objective
 from loop import drawn_recipe, machine
+from process_memory import forget_peak, in_memory
+from training_parts import whole_loss
 
 PLAIN = "float32"
 RECORDS = {"smollm2-135m": 3}
@@ -70,22 +67,6 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
-def memory(what: str) -> float:
-    """Return this process's memory in MiB: `VmRSS` now, `VmHWM` at most so far."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(rf"^{what}:\s*(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) / 1024 if found else float("nan")
-
-
-def whole_loss(self: objective.Objective, batch: Batch) -> Tensor:
-    """Return the loss as one does who makes the logits of every token."""
-    assistant = self.assistant
-    _, labels_s = assistant._targets(batch)
-    logits_tv = assistant.language.get_output_embeddings()(assistant.hidden(batch).flatten(0, 1))
-    logits_sv = logits_tv.float().index_select(0, before_targets(batch))
-    return torch.nn.functional.cross_entropy(logits_sv, labels_s, reduction="sum")
-
-
 def changed(recipe: Recipe, setting: Setting) -> Recipe:
     """Return the recipe with a setting, and let the loss make its logits as that says."""
     if setting.logits == "whole":
@@ -109,14 +90,14 @@ def run_child(name: str, setting: str, folder: Path, steps: int) -> None:
     before: list[float] = []
 
     def watched(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        before.append(memory("VmRSS"))
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        before.append(in_memory("VmRSS"))
+        forget_peak()
         begun = time.process_time(), time.perf_counter()
         for done in real(*args, **kwargs):
             now = time.process_time(), time.perf_counter()
             cpu, clock = (end - start for end, start in zip(now, begun, strict=True))
             told = {"cpu": cpu, "clock": clock, "tokens": done.tokens, "loss": done.loss}
-            seen.append(told | {"targets": done.target_tokens, "peak": memory("VmHWM")})
+            seen.append(told | {"targets": done.target_tokens, "peak": in_memory("VmHWM")})
             begun = now
             yield done
 

@@ -51,21 +51,22 @@ def not_shared() -> Iterator[None]:
         yield
 
 
+def whole_loss(objective: Objective, batch: Batch) -> Tensor:
+    """Return the loss as one does who makes the logits of every token."""
+    assistant = objective.assistant
+    head = assistant.language.get_output_embeddings()
+    logits_rtv = head(assistant.hidden(batch)).float()
+    before_s = before_targets(batch).to(logits_rtv.device)
+    logits_sv = logits_rtv.flatten(0, 1).index_select(0, before_s)
+    learned = batch.targets_rt[:, 1:]
+    labels_s = batch.input_ids_rt[:, 1:][learned].to(logits_rtv.device)
+    return functional.cross_entropy(logits_sv, labels_s, reduction="sum")
+
+
 @contextmanager
 def all_logits() -> Iterator[None]:
     """Make the logits of every token, and take the targets' afterwards."""
-
-    def loss(objective: Objective, batch: Batch) -> Tensor:
-        assistant = objective.assistant
-        head = assistant.language.get_output_embeddings()
-        logits_rtv = head(assistant.hidden(batch)).float()
-        before_s = before_targets(batch).to(logits_rtv.device)
-        logits_sv = logits_rtv.flatten(0, 1).index_select(0, before_s)
-        learned = batch.targets_rt[:, 1:]
-        labels_s = batch.input_ids_rt[:, 1:][learned].to(logits_rtv.device)
-        return functional.cross_entropy(logits_sv, labels_s, reduction="sum")
-
-    with patch.object(Objective, "_loss", loss):
+    with patch.object(Objective, "_loss", whole_loss):
         yield
 
 

@@ -29,6 +29,8 @@ from torch import Tensor
 
 from laterna.recipe import Recipe, StageName
 from laterna.records import PICTURE_TOKEN, Sample
+from laterna.training.figures import speeds
+from process_memory import forget_peak, in_memory
 
 IGNORED = -100
 """The label of what is not learned, in transformers."""
@@ -114,7 +116,7 @@ class Gauge:
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+            forget_peak()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self.loaded = self._memory("VmRSS")
@@ -149,10 +151,7 @@ class Gauge:
             high = name == "VmHWM"
             used = torch.cuda.max_memory_allocated() if high else torch.cuda.memory_allocated()
             return float(used) / MIB
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) / 1024
-        raise SystemExit(f"/proc/self/status tells no {name}: memory is read on Linux alone")
+        return in_memory(name)
 
 
 def count_targets(sample: Sample) -> int:
@@ -362,22 +361,15 @@ def run_ours(job: Job) -> Measured:
             pass
         else:
             raise SystemExit("the run ended before its last step was measured")
+    fast = speeds(done[1:])
     return gauge.measured(
         [one.loss for one in done],
         [one.target_tokens for one in done],
         filling=fillings[0] if fillings else None,
-        **_shares(done[1:]),
+        mfu=fast.mfu,
+        vision_share=fast.vision,
+        outside_share=fast.loop,
     )
-
-
-def _shares(done: Sequence[Any]) -> dict[str, float | None]:
-    seconds = sum(one.seconds for one in done)
-    reached = [one.mfu * one.seconds for one in done if one.mfu is not None]
-    return {
-        "mfu": sum(reached) / seconds if reached else None,
-        "vision_share": sum(one.vision_seconds for one in done) / seconds,
-        "outside_share": 1 - sum(one.model_seconds for one in done) / seconds,
-    }
 
 
 def _path(_kind: type, written: str) -> Path:

@@ -103,12 +103,13 @@ class Train(Command, frozen=True, kw_only=True):
     def run(self) -> str:
         """Call `laterna.training.run`, once a stage."""
         settings = self.settings_to_train()
+        from laterna.model.checkpoint import MANIFEST
         from laterna.training.run import train
 
         out = self.out or RUNS / settings.name
         checkpoint = self.start
         first = out / "align"
-        if self.stage == "instruct" and checkpoint is None and (first / "laterna.json").is_file():
+        if self.stage == "instruct" and checkpoint is None and (first / MANIFEST).is_file():
             checkpoint = first
             sys.stderr.write(f"starting from {first}\n")
         stages: tuple[StageName, ...] = ("align", "instruct")

@@ -27,11 +27,11 @@ from laterna.data.chat import load_template
 from laterna.data.packing import share_key
 from laterna.data.preparation import prepare
 from laterna.model.assistant import load_assistant_from
-from laterna.model.segments import attend_by_segments
 from laterna.recipe import Recipe
 from laterna.training.feed import Order, feed, fill_pixels
 from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
+from laterna.training.run import set_attention
 from laterna.training.stages import apply_stage
 
 
@@ -51,8 +51,7 @@ def main(path: str, stage: Any, how: str) -> None:
         workers=1,
     )
     apply_stage(assistant, recipe, stage)
-    if recipe.run.attention == "segments":
-        attend_by_segments(assistant.language)
+    set_attention(assistant, recipe.run, settings)
     learner = Learner(assistant, settings, total=settings.max_steps, savings=recipe.savings)
     fill = fill_pixels(assistant.prepare, prepared.pictures)
     steps = feed(prepared.samples, settings, seed=0, fill=fill)

@@ -10,7 +10,7 @@ import torch
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe
-from laterna.training.optimisers import BESIDE_MUON, BLOCK, Optimisers, count_moments
+from laterna.training.optimisers import BESIDE_MUON, BLOCK, Optimisers, moment_bytes
 from laterna.training.stages import apply_stage
 
 
@@ -110,7 +110,7 @@ def test_adamw_in_8_bits_remembers_a_quarter(
     trained = [weight for weight in weights.values() if weight.requires_grad]
     held = sum(one.nbytes for weight in trained for one in eighth.moments(weight).values())
     stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
-    assert count_moments(tiny_assistant, stage) == held
+    assert moment_bytes(tiny_assistant, stage) == held
 
 
 def test_adamw_in_8_bits_moves_as_adamw_does(eighth: Optimisers, tiny_assistant: Assistant) -> None:

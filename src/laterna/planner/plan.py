@@ -26,7 +26,7 @@ from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record
-from laterna.training.optimisers import count_moments, insist_whole_weights
+from laterna.training.optimisers import insist_whole_weights, moment_bytes
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
 
 
@@ -167,7 +167,7 @@ def plan_recipe(
         summary = apply_stage(skeleton, recipe, stage)
         cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
         rehearsal = Rehearsal(skeleton, sees=not cached)
-        moments = count_moments(skeleton, recipe.stage(stage))
+        moments = moment_bytes(skeleton, recipe.stage(stage))
         planner = _StagePlanner(
             recipe, stage, rehearsal, summary, assumptions, known[stage], moments
         )

@@ -63,10 +63,9 @@ class Load(Record):
             return 1.0
         width = self.text + self.pictures * picture_tokens
         own = self.text / (self.pictures * self.records)
-        behind = self.records * own * (picture_tokens + own)
-        if self.records == 1:
-            behind = own * own + 2 * picture_tokens * own  # one segment with its picture
-        computed = self.pictures * (picture_tokens**2 + behind)
+        both = picture_tokens + own
+        family = picture_tokens**2 + self.records * own * both
+        computed = self.pictures * (family if self.records > 1 else both**2)
         return computed / (width * self.keys(picture_tokens))
 
 
@@ -174,18 +173,19 @@ class Rehearsal(nn.Module):
         It says what is seen, and of shared pictures what is added to the scores.
         """
         rows, width, _ = embedded_rtd.shape
-        kind = self.dtype if load is not None and load.records > 1 else torch.bool
-        kind = LIST if load is not None and load.segments else kind
-        shape = (rows, 1, width, width)
-        if load is not None and load.segments:
-            shape = (1, 1, load.keys(self.picture_tokens), 2)
         output = self.decoder(
             inputs_embeds=embedded_rtd,
             position_ids=torch.empty(rows, width, dtype=torch.long, device=META),
-            attention_mask=torch.empty(shape, dtype=kind, device=META),
+            attention_mask=self._mask(rows, width, load),
             use_cache=cache,
         )
         return output.past_key_values if cache else output.last_hidden_state
+
+    def _mask(self, rows: int, width: int, load: Load | None) -> Tensor:
+        if load is not None and load.segments:
+            return torch.empty(1, 1, load.keys(self.picture_tokens), 2, dtype=LIST, device=META)
+        kind = self.dtype if load is not None and load.records > 1 else torch.bool
+        return torch.empty(rows, 1, width, width, dtype=kind, device=META)
 
     def learn(self, states_rtd: Tensor, load: Load, *, whole: bool = False) -> Tensor:
         """Return the loss; `whole`: all logits at once, so that none are made again."""

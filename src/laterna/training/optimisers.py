@@ -76,12 +76,7 @@ class Optimisers:
         """Raise LaternaError where an optimiser's package is not installed."""
         made = [(name, KINDS[name].make(groups)) for name, groups in _divided(assistant, stage)]
         self.all: tuple[Optimizer, ...] = tuple(one for _, one in made)
-        self._of = {
-            weight: _Held(name, one, place)
-            for name, one in made
-            for place in _places(one)
-            for weight in [one.param_groups[place[0]]["params"][place[1]]]
-        }
+        self._of = dict(pair for name, one in made for pair in _held(name, one))
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -137,9 +132,10 @@ class _Held(NamedTuple):
     place: tuple[int, int]
 
 
-def _places(one: Optimizer) -> Iterator[tuple[int, int]]:
+def _held(kind: OptimiserName, one: Optimizer) -> Iterator[tuple[nn.Parameter, _Held]]:
     for number, group in enumerate(one.param_groups):
-        yield from ((number, place) for place in range(len(group["params"])))
+        for place, weight in enumerate(group["params"]):
+            yield weight, _Held(kind, one, (number, place))
 
 
 def insist_whole_weights(stage: StageSettings, *, sharded: bool) -> None:
@@ -151,7 +147,7 @@ def insist_whole_weights(stage: StageSettings, *, sharded: bool) -> None:
         )
 
 
-def count_moments(assistant: Parts, stage: StageSettings) -> int:
+def moment_bytes(assistant: Parts, stage: StageSettings) -> int:
     """Return the bytes that a stage's optimisers remember, over all weights that they train."""
     return sum(
         KINDS[name].bytes(int(weight.numel()))

@@ -17,7 +17,7 @@ from laterna.data.preparation import Prepared
 from laterna.errors import LaternaError
 from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
-from laterna.model.checkpoint import read_manifest, save_checkpoint
+from laterna.model.checkpoint import MANIFEST, read_manifest, save_checkpoint
 from laterna.model.features import cached_features
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
@@ -155,7 +155,7 @@ def _make_ready(
 ) -> Ready:
     settings = recipe.stage(stage)
     assistant = begin(recipe, start).to(ranks.device)
-    _set_attention(assistant, recipe.run, settings)
+    set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
         prepared = prepare_stage(
             assistant.tokenizer, assistant.picture_tokens, recipe, stage, console
@@ -187,7 +187,7 @@ def _metrics_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.metrics.jsonl")
 
 
-def _set_attention(assistant: Assistant, run: RunSettings, settings: StageSettings) -> None:
+def set_attention(assistant: Assistant, run: RunSettings, settings: StageSettings) -> None:
     """Choose the language model's attention, and see that it keeps the samples of a row apart."""
     if run.attention == "flex":
         if assistant.device.type == "cpu":
@@ -207,7 +207,7 @@ def _set_attention(assistant: Assistant, run: RunSettings, settings: StageSettin
 
 
 def _is_done(out: Path, digest: str) -> bool:
-    return (out / "laterna.json").is_file() and read_manifest(out).run == digest
+    return (out / MANIFEST).is_file() and read_manifest(out).run == digest
 
 
 def _go_on(states: States, found: Found, learner: Learner, metrics: Path, console: Console) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data.picture_tokens import SameTokens
-from laterna.data.preparation import Prepared, prepare
 from laterna.errors import LaternaError
-from laterna.recipe import SourceSettings
 from laterna.records import InstructionRecord, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
@@ -27,39 +23,6 @@ def record_of(name: str, *pictures: str) -> InstructionRecord:
     return InstructionRecord(id=name, pictures=pictures, turns=turns)
 
 
-class Maker:
-    """Writes records to files and prepares them with one tokenizer."""
-
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.folder = folder
-        self.tokenizer = tokenizer
-
-    def source(
-        self, records: Sequence[InstructionRecord], pictures: str = "", weight: float = 1.0
-    ) -> SourceSettings:
-        path = self.folder / f"{records[0].id}-{len(records)}.jsonl"
-        path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
-        return SourceSettings(data=str(path), pictures=pictures, weight=weight)
-
-    def prepare(self, *sources: SourceSettings, held_out: float = 0.0, seed: int = 0) -> Prepared:
-        return prepare(
-            sources,
-            self.tokenizer,
-            template=str(self.tokenizer.chat_template),
-            picture_tokens=SameTokens(tokens=16),
-            max_tokens=200,
-            folder=self.folder / "prepared",
-            seed=seed,
-            held_out=held_out,
-            workers=1,
-        )
-
-
-@pytest.fixture
-def maker(tmp_path: Path, tokenizers: Tokenizers) -> Maker:
-    return Maker(tmp_path, tokenizers["byte_level"])
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> str:
     """Twenty pictures, `0.png` to `19.png`."""
@@ -70,7 +33,7 @@ def images(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_what_is_held_out_shows_no_picture_that_is_trained_on(maker: Maker, images: str) -> None:
+def test_what_is_held_out_shows_no_picture_that_is_trained_on(maker: Any, images: str) -> None:
     records = [
         record_of(f"{number}-{again}", f"{number}.png")
         for again in range(3)
@@ -89,7 +52,7 @@ def test_what_is_held_out_shows_no_picture_that_is_trained_on(maker: Maker, imag
         maker.prepare(one, held_out=1.5)
 
 
-def test_a_picture_of_two_sources_is_held_out_in_both(maker: Maker, images: str) -> None:
+def test_a_picture_of_two_sources_is_held_out_in_both(maker: Any, images: str) -> None:
     """One folder under three names: itself, the one above it, and one of links."""
     links = maker.folder / "links"
     links.mkdir()
@@ -113,7 +76,7 @@ def test_a_picture_of_two_sources_is_held_out_in_both(maker: Maker, images: str)
 
 
 def test_a_picture_of_a_source_that_is_held_out_is_trained_on_by_no_other(
-    maker: Maker, images: str
+    maker: Any, images: str
 ) -> None:
     both = record_of("both", "0.png", "3.png")
     one = maker.source([*(record_of(f"a{n}", f"{n}.png") for n in range(4)), both], images)
@@ -127,7 +90,7 @@ def test_a_picture_of_a_source_that_is_held_out_is_trained_on_by_no_other(
         maker.prepare(maker.source([record_of("c", "3.png")], images), two)
 
 
-def test_a_source_of_weight_0_is_held_out_whole_and_changes_no_other(maker: Maker) -> None:
+def test_a_source_of_weight_0_is_held_out_whole_and_changes_no_other(maker: Any) -> None:
     one = maker.source([record_of(f"a{number}", "0.png") for number in range(9)], weight=1.5)
     two = maker.source([record_of("b0", "0.png"), record_of("b1")], weight=0)
     result = maker.prepare(one, two)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 from laterna.data import digests, preparation
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import SameTokens
-from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.cache import MANIFEST
 from laterna.data.preparation.workers import Done
 from laterna.data.sources import rows
@@ -48,38 +47,7 @@ def images(tmp_path: Path) -> str:
     return str(folder)
 
 
-class Maker:
-    """Writes records to files and prepares them with one tokenizer."""
-
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.folder = folder
-        self.tokenizer = tokenizer
-
-    def source(
-        self, records: Sequence[InstructionRecord], pictures: str = "", weight: float = 1.0
-    ) -> SourceSettings:
-        content = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
-        path = self.folder / f"{abs(hash(content))}.jsonl"
-        path.write_bytes(content)
-        return SourceSettings(data=str(path), pictures=pictures, weight=weight)
-
-    def prepare(self, *sources: SourceSettings, **settings: object) -> Prepared:
-        given = {
-            "template": self.tokenizer.chat_template,
-            "picture_tokens": SameTokens(tokens=16),
-            "max_tokens": 200,
-            "folder": self.folder / "prepared",
-            "workers": 1,
-        }
-        return prepare(sources, self.tokenizer, **(given | settings))  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def maker(tmp_path: Path, tokenizers: Tokenizers) -> Maker:
-    return Maker(tmp_path, tokenizers["byte_level"])
-
-
-def test_what_is_dropped_is_counted_by_reason(maker: Maker, images: str) -> None:
+def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
     silent = InstructionRecord(id="silent", pictures=(), turns=(Turn(role="user", text="Hello"),))
     unmarked = InstructionRecord(id="unmarked", pictures=("good.jpg",), turns=silent.turns)
     records = [
@@ -116,15 +84,15 @@ def test_what_is_dropped_is_counted_by_reason(maker: Maker, images: str) -> None
 
 
 def test_an_answer_that_the_tokenizer_cannot_write_is_dropped(
-    tokenizers: Tokenizers, tmp_path: Path
+    maker: Any, tokenizers: Tokenizers
 ) -> None:
-    maker = Maker(tmp_path, tokenizers["unigram"])
+    maker.tokenizer = tokenizers["unigram"]
     result = maker.prepare(maker.source([record_of("a"), record_of("b", "日本")]))
     assert [sample.id for sample in result.samples] == ["a"]
     assert result.dropped == {"targets do not decode to the answer": 1}
 
 
-def test_an_answer_joined_to_the_templates_words_is_dropped(maker: Maker) -> None:
+def test_an_answer_joined_to_the_templates_words_is_dropped(maker: Any) -> None:
     glued = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '\\n' }}{% endfor %}"
     # a tokenizer that joins ":" and ")" makes one token of the template's word and the answer's
     joining = PreTrainedTokenizerFast(tokenizer_object=maker.tokenizer.backend_tokenizer)
@@ -135,7 +103,7 @@ def test_an_answer_joined_to_the_templates_words_is_dropped(maker: Maker) -> Non
         assert len(maker.prepare(source, template=glued).samples) == 1 + kept
 
 
-def test_samples_come_back_as_they_were_made(maker: Maker, images: str) -> None:
+def test_samples_come_back_as_they_were_made(maker: Any, images: str) -> None:
     two = InstructionRecord(
         id="two",
         pictures=("good.jpg", "wide.png"),
@@ -167,7 +135,7 @@ def test_samples_come_back_as_they_were_made(maker: Maker, images: str) -> None:
 
 
 def test_the_counter_is_told_sizes_and_the_limit_counts_the_pictures(
-    maker: Maker, images: str
+    maker: Any, images: str
 ) -> None:
     source = maker.source([record_of("a"), record_of("b", picture="wide.png")], images)
     result = maker.prepare(source, picture_tokens=lambda width, height: width + height)
@@ -182,7 +150,7 @@ def test_the_counter_is_told_sizes_and_the_limit_counts_the_pictures(
     assert list(cut.examples.values()) == [f"record b: {longer} tokens long"]
 
 
-def test_a_picture_that_has_no_token_count_is_dropped(maker: Maker, images: str) -> None:
+def test_a_picture_that_has_no_token_count_is_dropped(maker: Any, images: str) -> None:
     def count(width: int, height: int) -> int:
         if width == 90:
             raise LaternaError("too thin")
@@ -197,7 +165,7 @@ def test_a_picture_that_has_no_token_count_is_dropped(maker: Maker, images: str)
         maker.prepare(unseen, picture_tokens=count)
 
 
-def test_nothing_left_says_why(maker: Maker, images: str) -> None:
+def test_nothing_left_says_why(maker: Any, images: str) -> None:
     records = [record_of("a", picture="gone.jpg"), record_of("b", picture="cut.jpg")]
     with pytest.raises(LaternaError) as error:
         maker.prepare(maker.source(records, images))
@@ -207,7 +175,7 @@ def test_nothing_left_says_why(maker: Maker, images: str) -> None:
     )
 
 
-def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Maker, images: str) -> None:
+def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Any, images: str) -> None:
     one = maker.source([record_of(f"a{number}") for number in range(10)], images, weight=0.3)
     two = maker.source([record_of(f"b{number}") for number in range(4)], images, weight=2.5)
     result = maker.prepare(one, two)
@@ -226,7 +194,7 @@ def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Maker, images:
         maker.prepare(msgspec.structs.replace(one, weight=-1))
 
 
-def test_first_pictures_are_numbered_as_they_come(maker: Maker, images: str) -> None:
+def test_first_pictures_are_numbered_as_they_come(maker: Any, images: str) -> None:
     turns = (Turn(role="user", text="Hello"), Turn(role="assistant", text="Yes", loss=True))
     text = InstructionRecord(id="text", pictures=(), turns=turns)
     shown = ["wide.png", "", "good.jpg", "wide.png"]
@@ -237,7 +205,7 @@ def test_first_pictures_are_numbered_as_they_come(maker: Maker, images: str) -> 
 
 
 def test_a_second_start_reads_no_data(
-    maker: Maker, images: str, monkeypatch: pytest.MonkeyPatch
+    maker: Any, images: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = maker.source([record_of(str(number)) for number in range(5)], images)
     monkeypatch.setattr(digests, "RACY_NS", -1)
@@ -250,7 +218,7 @@ def test_a_second_start_reads_no_data(
     assert list(again.samples) == list(first.samples)
 
 
-def test_embedded_pictures_are_kept_beside_the_samples(maker: Maker, images: str) -> None:
+def test_embedded_pictures_are_kept_beside_the_samples(maker: Any, images: str) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -279,9 +247,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_a_second_preparation_finds_the_first(
-    maker: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_preparation_finds_the_first(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [record_of("a"), record_of("b", "a <|im_end|>")]
     source = maker.source(records)
     seen = counting(monkeypatch)
@@ -301,7 +267,7 @@ def test_a_second_preparation_finds_the_first(
 
 
 def test_a_killed_preparation_goes_on_where_it_was(
-    maker: Maker, monkeypatch: pytest.MonkeyPatch
+    maker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "PART_CHUNKS", 2)
     monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 3)
@@ -325,7 +291,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
     assert [sample.id for sample in result.samples] == [record.id for record in records]
 
 
-def test_processes_prepare_what_one_does(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_prepare_what_one_does(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "ALONE", 2)
     monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 7)
     records = [record_of(f"r{number}", "cup " * (number % 9)) for number in range(60)]
@@ -340,7 +306,7 @@ def test_processes_prepare_what_one_does(maker: Maker, monkeypatch: pytest.Monke
         maker.prepare(source, workers=2, template="{% for %}")
 
 
-def test_two_at_once_do_the_work_once(maker: Maker) -> None:
+def test_two_at_once_do_the_work_once(maker: Any) -> None:
     """The second waits for the lock that the first holds, and then finds its work."""
     source = maker.source([record_of("a")])
     maker.prepare(source)

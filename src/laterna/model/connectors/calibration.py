@@ -11,6 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+SMALLEST = 0.1
+"""Least spread that a dimension is taken to have, as a share of the median of all. One that is
+still on the pictures that are fitted (a convolution's dead channel) would else be blown up a
+million times, and with it the rounding of 16 bits and the first picture that moves it."""
+
 
 @torch.no_grad()
 def fit(
@@ -19,12 +24,6 @@ def fit(
     """Fit a connector whose first and last linear layers these are (one may be both)."""
     standardise(first, features_bnd)
     rescale(last, connector(features_bnd), length)
-
-
-SMALLEST = 0.1
-"""Least spread that a dimension is taken to have, as a share of the median of all. One
-that is still on the pictures that are fitted (a convolution's dead channel) would else be blown up
-a million times, and with it the rounding of 16 bits and the first picture that moves it."""
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import rich
@@ -17,9 +18,7 @@ from laterna.world.pretrain.language import go_on, pretrain_language
 from laterna.world.pretrain.measure import measure_bases
 from laterna.world.pretrain.regions import learn_regions
 from laterna.world.pretrain.settings import (
-    FOURTH_COURSE,
-    SECOND_COURSE,
-    THIRD_COURSE,
+    FURTHER,
     LanguagePretraining,
     RegionPretraining,
     VisionPretraining,
@@ -43,18 +42,8 @@ def language(out: Path, settings: LanguagePretraining) -> None:
     report(pretrain_language(settings, out))
 
 
-def second(begun: Path, out: Path, settings: LanguagePretraining = SECOND_COURSE) -> None:
+def further(begun: Path, out: Path, settings: LanguagePretraining) -> None:
     """Go on with the language model of folder BEGUN and write it to OUT."""
-    report(go_on(begun, settings, out))
-
-
-def third(begun: Path, out: Path, settings: LanguagePretraining = THIRD_COURSE) -> None:
-    """Go on with the language model of folder BEGUN once more and write it to OUT."""
-    report(go_on(begun, settings, out))
-
-
-def fourth(begun: Path, out: Path, settings: LanguagePretraining = FOURTH_COURSE) -> None:
-    """Go on with the language model of folder BEGUN for the last time and write it to OUT."""
     report(go_on(begun, settings, out))
 
 
@@ -75,9 +64,7 @@ def main() -> int:
                 "vision": vision,
                 "regions": regions,
                 "language": language,
-                "second": second,
-                "third": third,
-                "fourth": fourth,
+                **{name: partial(further, settings=course) for name, course in FURTHER.items()},
                 "measure": measure,
             }
         )

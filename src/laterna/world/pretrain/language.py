@@ -98,9 +98,9 @@ class Documents(IterableDataset[list[Described]]):
             int(toys),
             tables,
             squares,
-            settings.relations,
-            settings.counts,
-            settings.repeats,
+            relations=settings.relations,
+            counts=settings.counts,
+            repeats=settings.repeats,
         )
 
 

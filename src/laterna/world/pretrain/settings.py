@@ -126,6 +126,9 @@ FOURTH_COURSE = LanguagePretraining(
 )
 """How it learns to count three and more, which most scenes have not."""
 
+FURTHER = {"second": SECOND_COURSE, "third": THIRD_COURSE, "fourth": FOURTH_COURSE}
+"""The courses that go on with a language model, in their order."""
+
 
 def report(figures: dict[str, float]) -> None:
     """Write a line of figures to standard error."""

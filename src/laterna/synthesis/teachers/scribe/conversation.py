@@ -72,7 +72,7 @@ def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchang
     spoken_of: set[str] = set()
     closed: set[str] = set()
     while any(queues) and len(chosen) < TURNS:
-        for number in _order(facts, rng) if not chosen else shuffled(range(len(_WRITERS)), rng):
+        for number in _order(facts, rng, first=not chosen):
             if not queues[number]:
                 continue
             candidate = queues[number].pop()
@@ -90,9 +90,11 @@ def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]
     return [candidate.exchange for write in _WRITERS for candidate in write(facts, rng)]
 
 
-def _order(facts: Facts, rng: np.random.Generator) -> list[int]:
-    """Return the order of the writers at first: often those begin whose questions spoil soon."""
+def _order(facts: Facts, rng: np.random.Generator, *, first: bool) -> list[int]:
+    """Return the order of the writers; at first, often those whose questions spoil soon."""
     numbers = shuffled(range(len(_WRITERS)), rng)
+    if not first:
+        return numbers
     if rng.random() < FRESH_FIRST:
         numbers.sort(key=lambda number: _WRITERS[number] not in _FRESH)
     if max(facts.counts.values(), default=0) > 1 and rng.random() < SEVERAL_FIRST:
