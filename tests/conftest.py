@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from laterna.model.assistant import Assistant
     from laterna.recipe import Recipe
+    from laterna.records import Sample
 
 SENTENCES = (
     "A red bicycle stands beside two small apples on the table.",
@@ -145,3 +148,23 @@ def tiny_assistant(tiny_recipe: Recipe) -> Assistant:
     from laterna.model.assistant import load_assistant_from
 
     return load_assistant_from(tiny_recipe)
+
+
+@pytest.fixture
+def answered(tiny_assistant: Assistant) -> Callable[[str, str], Sample]:
+    """Makes a sample of one question about a picture of 32 by 32, by its name and answer."""
+    from msgspec.structs import replace
+
+    from laterna.data.masking import tokenise
+    from laterna.records import InstructionRecord, Turn
+
+    def make(name: str, answer: str) -> Sample:
+        turns = (
+            Turn(role="user", text="<image>\nWhat is it?"),
+            Turn(role="assistant", text=answer, loss=True),
+        )
+        record = InstructionRecord(id=name, pictures=(name,), turns=turns)
+        made = tokenise(record, tiny_assistant.tokenizer, tiny_assistant.template)
+        return replace(made, picture_tokens=(tiny_assistant.picture_tokens(32, 32),))
+
+    return make

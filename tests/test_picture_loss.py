@@ -7,30 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from msgspec.structs import replace
 from PIL import Image
 
-from laterna.data.masking import tokenise
 from laterna.errors import LaternaError
-from laterna.records import InstructionRecord, Sample, Turn
+from laterna.records import Sample
 from picture_loss import picture_losses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from laterna.model.assistant import Assistant
 
 
-def sample(assistant: Assistant, name: str, answer: str) -> Sample:
-    turns = (
-        Turn(role="user", text="<image>\nWhat is it?"),
-        Turn(role="assistant", text=answer, loss=True),
-    )
-    record = InstructionRecord(id=name, pictures=(name,), turns=turns)
-    made = tokenise(record, assistant.tokenizer, assistant.template)
-    return replace(made, picture_tokens=(assistant.picture_tokens(32, 32),))
-
-
 def test_other_is_the_next_picture_and_blank_is_one_colour(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: Assistant, answered: Callable[[str, str], Sample], tmp_path: Path
 ) -> None:
     names = ("red.png", "noise.png")
     folder, swapped, empty = (tmp_path / part for part in ("folder", "swapped", "empty"))
@@ -43,8 +33,8 @@ def test_other_is_the_next_picture_and_blank_is_one_colour(
     for here, there in zip(names, names[::-1], strict=True):
         shutil.copy(folder / here, swapped / there)
     samples = [
-        sample(tiny_assistant, names[0], "A red one."),
-        sample(tiny_assistant, names[1], "?"),
+        answered(names[0], "A red one."),
+        answered(names[1], "?"),
     ]
     losses = picture_losses(tiny_assistant, samples, folder)
     assert losses["own"] != pytest.approx(losses["other"], abs=1e-6)
@@ -58,7 +48,9 @@ def test_other_is_the_next_picture_and_blank_is_one_colour(
         assert loss == pytest.approx(losses["blank"], abs=1e-6)
 
 
-def test_another_picture_is_needed(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_another_picture_is_needed(
+    tiny_assistant: Assistant, answered: Callable[[str, str], Sample], tmp_path: Path
+) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     with pytest.raises(LaternaError, match="1 pictures; another one needs at least 2"):
-        picture_losses(tiny_assistant, [sample(tiny_assistant, "a.png", "?")], tmp_path)
+        picture_losses(tiny_assistant, [answered("a.png", "?")], tmp_path)

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from msgspec.structs import replace
 from PIL import Image
 from torch import Tensor, nn
 
-from laterna.data.masking import tokenise
 from laterna.errors import LaternaError
 from laterna.model.connectors import build_connector
 from laterna.recipe import ConnectorSettings
-from laterna.records import InstructionRecord, Sample, Turn
+from laterna.records import Sample
 from word_connector import fit_words, ridge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from laterna.model.assistant import Assistant
@@ -58,18 +57,8 @@ def test_a_patch_is_mapped_to_the_words_of_what_it_shows() -> None:
     assert shelf.named(others) < 0.5
 
 
-def caption(assistant: Assistant, name: str, text: str) -> Sample:
-    turns = (
-        Turn(role="user", text="<image>\nWhat is it?"),
-        Turn(role="assistant", text=text, loss=True),
-    )
-    record = InstructionRecord(id=name, pictures=(name,), turns=turns)
-    made = tokenise(record, assistant.tokenizer, assistant.template)
-    return replace(made, picture_tokens=(assistant.picture_tokens(32, 32),))
-
-
 def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: Assistant, answered: Callable[[str, str], Sample], tmp_path: Path
 ) -> None:
     assistant = tiny_assistant
     texts = {"red.png": "It is red.", "blue.png": "It is blue."}
@@ -80,7 +69,7 @@ def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
     assistant.connector = build_connector(
         ConnectorSettings(kind="linear"), assistant.vision.width, 32
     )
-    samples = [caption(assistant, name, text) for name, text in texts.items()]
+    samples = [answered(name, text) for name, text in texts.items()]
     fit_words(assistant, samples, tmp_path)
     table = assistant.language.get_input_embeddings().weight
     with torch.no_grad():

@@ -7,9 +7,9 @@ are likelier behind it than behind another one.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from msgspec.structs import replace
@@ -17,13 +17,12 @@ from PIL import Image
 
 from laterna.data.batches import collate
 from laterna.data.pictures import load_picture
-from laterna.data.preparation import prepare
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, told
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
-from laterna.recipe import SourceSettings
 from laterna.records import Pack, Sample
 from laterna.training.objective import Objective, count_targets
+from prepared_samples import prepared_samples
 
 ROWS = 8
 """Records a forward pass."""
@@ -72,18 +71,10 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="folder of their pictures")
     given = parser.parse_args()
     assistant = load_checkpoint(given.checkpoint)
-    with TemporaryDirectory() as scratch:
-        samples = prepare(
-            (SourceSettings(data=str(given.data), pictures=str(given.pictures)),),
-            assistant.tokenizer,
-            template=assistant.template,
-            picture_tokens=assistant.picture_tokens,
-            max_tokens=2048,
-            folder=Path(scratch),
-        ).samples
-        losses = picture_losses(assistant, list(samples), given.pictures)
+    samples = prepared_samples(assistant, given.data, given.pictures, max_tokens=2048)
+    losses = picture_losses(assistant, samples, given.pictures)
     print(", ".join(f"{how} {loss:.3f}" for how, loss in losses.items()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told(main))

@@ -6,10 +6,11 @@ import argparse
 import json
 import random
 import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 
 FILES = ("instances.json", "captions.json")
@@ -50,7 +51,8 @@ def _write(
         shutil.copyfile(folder / "images" / name, target / "images" / name)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read the command line and split."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="with images/, instances.json, captions.json")
     parser.add_argument("out", type=Path)
@@ -58,3 +60,7 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print(split(given.folder, given.out, held_out=given.held_out, seed=given.seed))
+
+
+if __name__ == "__main__":
+    sys.exit(told(main))

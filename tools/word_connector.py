@@ -11,10 +11,10 @@ Shapes: b pictures · n patches · d width of the features · e width of the emb
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
@@ -22,14 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from laterna.data.pictures import load_picture
-from laterna.data.preparation import prepare
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.connectors.calibration import rescale
 from laterna.model.connectors.linear import LinearConnector
-from laterna.recipe import SourceSettings, load_recipe
+from laterna.recipe import load_recipe
 from laterna.records import Sample
+from prepared_samples import prepared_samples
 
 RIDGE = 1.0
 """Weight of the penalty, as a share of the features' mean variance over all pictures. Of 0.01 to
@@ -111,16 +111,10 @@ def main() -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     assistant = load_assistant_from(recipe)
-    with TemporaryDirectory() as scratch:
-        samples = prepare(
-            (SourceSettings(data=str(given.data), pictures=str(given.pictures)),),
-            assistant.tokenizer,
-            template=assistant.template,
-            picture_tokens=assistant.picture_tokens,
-            max_tokens=recipe.align.max_tokens,
-            folder=Path(scratch),
-        ).samples
-        pictures = fit_words(assistant, list(samples), given.pictures)
+    samples = prepared_samples(
+        assistant, given.data, given.pictures, max_tokens=recipe.align.max_tokens
+    )
+    pictures = fit_words(assistant, samples, given.pictures)
     state: dict[str, Tensor] = nn.Module.state_dict(assistant.connector)
     with write_atomically(given.out) as aside:
         save_file(state, aside)
@@ -128,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(told(main))

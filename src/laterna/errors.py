@@ -1,5 +1,26 @@
-"""The one exception that speaks to a person: the command line prints it and exits 2."""
+"""The one exception that speaks to a person: programs print it and exit 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 
 
 class LaternaError(Exception):
     """Something the user can mend: the message says what was wrong, where, and what to do."""
+
+
+def told(work: Callable[[], object]) -> int:
+    """Do a program's work; return its exit status: 0, or 2 when what the user can mend was told."""
+    try:
+        work()
+    except LaternaError as error:
+        message = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
+    else:
+        return 0
+    sys.stderr.write(f"laterna: {message}\n")
+    return 2

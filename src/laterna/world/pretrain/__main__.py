@@ -13,7 +13,7 @@ import rich
 import tyro
 from rich.table import Table
 
-from laterna.errors import LaternaError
+from laterna.errors import told
 from laterna.world.pretrain.language import go_on, pretrain_language
 from laterna.world.pretrain.measure import measure_bases
 from laterna.world.pretrain.regions import learn_regions
@@ -58,20 +58,18 @@ def measure() -> None:
 
 def main() -> int:
     """Run the command line and return its exit status: 0, or 2 for what the user can mend."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
+    further_courses = {name: partial(further, settings=made) for name, made in FURTHER.items()}
+    return told(
+        lambda: tyro.extras.subcommand_cli_from_dict(
             {
                 "vision": vision,
                 "regions": regions,
                 "language": language,
-                **{name: partial(further, settings=course) for name, course in FURTHER.items()},
+                **further_courses,
                 "measure": measure,
             }
         )
-    except LaternaError as error:
-        sys.stderr.write(f"laterna: {error}\n")
-        return 2
-    return 0
+    )
 
 
 if __name__ == "__main__":

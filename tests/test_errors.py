@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from laterna.errors import LaternaError, told
+
+
+def failing(error: Exception) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (LaternaError("box.json: empty"), "laterna: box.json: empty\n"),
+        (FileNotFoundError(2, "No such file", "gone.json"), "laterna: gone.json: No such file\n"),
+    ],
+)
+def test_what_can_be_mended_is_told(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(failing(error)) == 2
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("error", [KeyError("a mistake of ours"), OSError("of no file")])
+def test_other_errors_are_left_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        told(failing(error))
+
+
+def test_work_that_ends_well_is_0(tmp_path: Path) -> None:
+    assert told(lambda: (tmp_path / "made").write_text("x")) == 0
+    assert (tmp_path / "made").read_text() == "x"
