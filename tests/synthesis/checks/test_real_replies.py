@@ -141,6 +141,22 @@ def test_nine_in_ten_swapped_sides_are_found_in_many_wordings(
         assert share.true_called_wrong <= 0.01 * share.sentences
 
 
+@pytest.mark.parametrize("part", ["building", "later"])
+def test_nine_in_ten_swapped_sides_are_found_in_newer_wordings(
+    corruptions: ModuleType, part: str
+) -> None:
+    if not (SHARED / "coco_mini").exists():
+        pytest.skip("coco_mini is not beside the repository (../shared/data)")
+    wordings = benchmark("side_wordings")
+    scenes = read_annotations(SHARED / "coco_mini").scenes
+    templates = wordings.FRESH[part]
+    made = wordings.sentences(templates, scenes, corruptions.single_boxes, each=2, seed=1)
+    share = wordings.measure(list(made))
+    assert share.sentences == 2 * len(templates) == {"building": 64, "later": 90}[part]
+    assert share.swapped_found >= 0.9 * share.sentences
+    assert share.true_called_wrong == 0
+
+
 @pytest.mark.parametrize("kind", ["conversation", "detail", "reasoning"])
 def test_scribe_is_accepted_on_real_pictures(kind: Kind) -> None:
     if not (SHARED / "coco_mini").exists():

@@ -11,6 +11,7 @@ from typing import Literal
 
 from laterna.records import Kind
 from laterna.synthesis.checks.lexicon import DEPICTIONS
+from laterna.synthesis.checks.viewing import asks_to_look, is_sure
 from laterna.synthesis.object_words import Mention
 from laterna.synthesis.phrases import NUMBERS
 
@@ -65,6 +66,8 @@ def first_hedge(spoken: Words, kind: Kind) -> int:
     for at, word in enumerate(spoken):
         if word in ("can", "could") and _SEEING.intersection(spoken[at + 1 : at + 4]):
             continue  # "can be seen" says that it is there
+        if is_sure(spoken, at, _SEEING) or asks_to_look(spoken, at):
+            continue
         if word.startswith("appear") and spoken[at + 1 : at + 2] in (("on",), ("in",), ("at",)):
             continue  # "appears on the left" says where it is
         if word in _HEDGES or word in mild:

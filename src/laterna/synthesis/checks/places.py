@@ -6,24 +6,33 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from laterna.synthesis.checks.viewing import is_viewers
+
 PICTURE_WORDS = frozenset(
     "image picture photo photograph frame scene view shot composition room".split()
 )
 """What a side may be a side of, to be a side of the picture; a room fills its picture."""
 
-Anchor = Literal["picture", "bare", "next", "owner", "pronoun", "order"]
+Anchor = Literal["picture", "bare", "next", "owner", "pronoun", "order", "compared"]
 """What the side is a side of: the picture; it does not say ("on the left"); the thing that
 follows ("left of the cat", "further left than the cat"); the thing that owns it ("the cat's
-left"); what a pronoun stands for ("its left"). `order` is "from left to right"."""
+left"); what a pronoun stands for ("its left"); what is "compared with". `order` is "from left
+to right"."""
 
 _SIDES = "left|right|top|bottom|upper|lower|center|centre|middle"
-_PARTS = "side|corner|part|half|portion|edge|area|section|region|end|third|margin"
+_PARTS = (
+    "side|corner|part|half|portion|edge|border|area|section|region|end|third|quarter|margin"
+    "|foreground|background"
+)
 _PHRASE = re.compile(
     rf"""
     (?P<vertical>\b(?:above|below)\b)
   | \b(?:from\ )?(?P<order>left\ to\ right|right\ to\ left)\b
   | \b(?:further|farther|more)(?:\ to(?:wards?)?\ the)?\ (?P<compared>left|right)\ than\b
-  | (?:\b(?P<preposition>on|at|in|to|near|along|occupying|from)\ )?\b
+  | \b(?:further|farther|more)\ (?:to\ the\ )?(?P<tending>left|right)(?=\ [.,;]|$)
+  | \bthe\ (?P<most>left|right)most(?:\ one)?(?=\ of\ the\ (?:two|pair)\b)
+  | (?:(?<=look\ )|(?<=looking\ )|(?<=glancing\ ))(?P<aside>left|right)(?=\ ,)
+  | (?:\b(?P<preposition>on|at|in|to|near|along|from|occupying|occupies|tak(?:es|ing)\ up)\ )?\b
       (?:(?P<article>the|its|his|her|their)|(?P<owner>(?:the|a|an|this|that)\ (?:\w+\ ){{1,3}})s)
       (?:\ far|\ extreme|\ very|\ immediate|\ direct)?
       \ (?P<first>{_SIDES})(?:\ (?P<second>{_SIDES}))?\b
@@ -33,19 +42,31 @@ _PHRASE = re.compile(
     re.VERBOSE,
 )
 _LOOSE = frozenset(
-    "further farther more closer towards toward nearer almost mostly partially facing faces turned "
+    "further farther more closer nearer almost mostly partially facing faces turned "
     "turning looking leaning pointing pointed heading moving looks look face turns leans points "
     "heads moves gazes gazing glances walks run runs going goes".split()
 )
-"""Words that make of a side a direction or a tendency."""
+"""Words that make of a side a direction or a tendency, unless it is the viewer who looks."""
+_STILL = frozenset(
+    "is are was were located positioned placed situated visible seen found standing sitting lying "
+    "stands sits lies set , . ; :".split()
+)
+"""Words after which "toward the left edge" is where a thing is, not where it goes."""
+_SEEING = frozenset("sees can may finds notices might could spots".split())
 _MOVING = frozenset(
     "moving walking running riding flying driving moves move walks walk runs run flies fly drives "
     "drive rides ride crosses crossing cross travels traveling passes pass".split()
 )
 """Words that make of "from left to right" a way to go."""
+_COMING = frozenset(
+    "enter enters entering come comes coming approach approaches approaching emerge emerges "
+    "emerging arrive arrives arriving taken shot photographed seen viewed shines shining".split()
+)
+"""Words that make of "from the left" where something comes from."""
 _BOUNDARY = frozenset(
     """. , ; : ! ? and while with is are there we you that which where can sits stands stand
-    sit by as stood lies rests hangs a an the in on at near behind next""".split()
+    sit by as stood lies rests hangs a an the in on at near behind next has have had was were wears
+    wearing holds holding also appears seems""".split()
 )
 _ARTICLES = frozenset("the this that a an entire whole".split())
 _ACROSS = {"left": -1, "right": 1, "center": 0, "centre": 0, "middle": 0}
@@ -95,11 +116,15 @@ def find_places(spoken: tuple[str, ...]) -> Iterator[Phrase]:
 def _phrase(match: re.Match[str], spoken: tuple[str, ...], first: int, last: int) -> Phrase | None:
     if match["order"]:
         way = -1 if match["order"].startswith("left") else 1
-        moving = bool(_MOVING.intersection(spoken[max(0, first - 3) : first]))
+        moving = _any_of(_MOVING, spoken, max(0, first - 3), first)
         return Phrase(first, last, way, None, "order", loose=moving)
+    if single := match["most"] or match["tending"] or match["aside"]:
+        return _of_one_word(match, spoken, Phrase(first, last, _ACROSS[single], None, "bare"))
     if match["compared"]:
         return Phrase(first, last, _ACROSS[match["compared"]], None, "next")
     loose = _is_loose(spoken, first)
+    if match["preposition"] == "from" and _COMING.intersection(spoken[:first]):
+        loose = True
     if match["vertical"]:
         side = -1 if match["vertical"] == "above" else 1
         return Phrase(first, last, None, side, "next", loose=loose)
@@ -116,12 +141,25 @@ def _phrase(match: re.Match[str], spoken: tuple[str, ...], first: int, last: int
     return _owned(match, spoken, found)
 
 
+def _of_one_word(match: re.Match[str], spoken: tuple[str, ...], found: Phrase) -> Phrase:
+    """Read "the leftmost of the two", "further left", "looking left"."""
+    if match["aside"]:
+        return found._replace(loose=not is_viewers(spoken, found.first - 1))
+    if match["tending"]:
+        if "compared" in spoken[: found.first]:
+            return found._replace(anchor="compared")
+        return found._replace(loose=True)
+    return found
+
+
 def _owned(match: re.Match[str], spoken: tuple[str, ...], found: Phrase) -> Phrase | None:
     """Return the phrase with whose side it is."""
     if found.anchor != "bare":
         return found
     after = spoken[found.last : found.last + 1]
     told = spoken[found.first - 2 : found.first - 1] in (("that",), ("which",))
+    if after == ("one",):
+        told = told or bool(_SEEING.intersection(spoken[found.last + 1 : found.last + 2]))
     if not found.part and not told and after and after[0] not in _BOUNDARY:
         return None  # "on the right track", but "the cat that is on the right catches the eye"
     if _both_sides(spoken, found.last):
@@ -141,10 +179,30 @@ def _owned(match: re.Match[str], spoken: tuple[str, ...], found: Phrase) -> Phra
 
 
 def _is_loose(spoken: tuple[str, ...], first: int) -> bool:
-    before = spoken[max(0, first - 3) : first]
-    if "," in before:
-        before = before[before.index(",") + 1 :]
-    return bool(_LOOSE.intersection(before))
+    start = max(0, first - 3)
+    for at in range(start, first):
+        if spoken[at] == ",":
+            start = at + 1
+            break
+    if first and spoken[first - 1] in ("toward", "towards"):
+        return not _is_still(spoken, first - 1)
+    toward = {"toward", "towards"}.intersection(spoken[start:first])
+    return bool(toward) or _any_of(_LOOSE, spoken, start, first)
+
+
+def _is_still(spoken: tuple[str, ...], at: int) -> bool:
+    """Tell whether what stands before "toward" goes nowhere: "is toward", "a dog toward"."""
+    if at == 0 or spoken[at - 1] in _STILL:
+        return True
+    before = spoken[max(0, at - 5) : at]
+    goes = any(word.endswith("ing") or word in _LOOSE | _MOVING for word in before)
+    return not goes and spoken[at - 2 : at - 1] in (("a",), ("an",), ("the",))
+
+
+def _any_of(words: frozenset[str], spoken: tuple[str, ...], start: int, end: int) -> bool:
+    """Tell whether one of the words stands there and does not tell the viewer where to look."""
+    found = (at for at in range(start, end) if spoken[at] in words)
+    return any(not is_viewers(spoken, at) for at in found)
 
 
 def _both_sides(spoken: tuple[str, ...], last: int) -> bool:
