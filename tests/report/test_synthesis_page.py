@@ -13,7 +13,9 @@ from PIL import Image
 from laterna.errors import LaternaError
 from laterna.records import Box, Finding, InstructionRecord, Proxy, Turn, Verdict
 from laterna.report.synthesis_page import (
+    AT_ONCE,
     PICTURE_SIDE,
+    PROXY_LINES,
     Example,
     Reason,
     Specimen,
@@ -127,6 +129,22 @@ def test_the_page_needs_nothing_from_outside(picture: Path, tmp_path: Path) -> N
     assert "url(http" not in page
     with Image.open(io.BytesIO(base64.b64decode(drawn[0].partition(",")[2]))) as shown:
         assert shown.size == (PICTURE_SIDE, PICTURE_SIDE // 2)
+
+
+def test_a_long_proxy_is_folded_and_a_very_long_one_cut_with_its_count(tmp_path: Path) -> None:
+    lines = [f"cup: [0.0, 0.0, 0.1, 0.{number:03}]" for number in range(1, 81)]
+    long = Proxy(text="\n".join(["", *lines]), channels=("", *["box"] * 80))
+    specimen = Specimen(record=RECORD, picture=None, boxes=(), proxy=long, verdict=None)
+    page = written(tmp_path, content(None, specimens=(specimen,)))
+    before, _, folded = page.partition("<details")
+    folded, _, after = folded.partition("</details>")
+    assert [line in before for line in lines] == [True] * AT_ONCE + [False] * (80 - AT_ONCE)
+    assert [line in folded for line in lines] == [
+        AT_ONCE <= number < PROXY_LINES for number in range(80)
+    ]
+    assert f"<summary>{80 - AT_ONCE} more lines</summary>" in folded
+    assert f"{80 - PROXY_LINES} more lines</li>" in folded
+    assert "cup: [" not in after
 
 
 def test_what_was_not_given_is_said(tmp_path: Path) -> None:

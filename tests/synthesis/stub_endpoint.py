@@ -148,6 +148,9 @@ class Stub:
             if self.rng.random() < self.options.expire:
                 errors.append({"custom_id": row["custom_id"], "error": {"code": "batch_expired"}})
                 continue
+            if self.rng.random() < self.options.row_faults:
+                errors.append(self.fault(row["custom_id"]))
+                continue
             sent = json.dumps(row["body"], separators=(",", ":")).encode()
             self.paid[hashlib.sha256(sent).hexdigest()] += 1
             answer = {"status_code": 200, "body": completion(row["body"], self.options.bad)}
@@ -162,9 +165,20 @@ class Stub:
         }  # fmt: skip
         return self.batches[name]
 
+    def fault(self, name: str) -> dict[str, Any]:
+        """A row of a batch that is refused, failed for now, or broken."""
+        kind = self.rng.choice(("400", "500", "broken"))
+        self.failed[kind] += 1
+        response = {"status_code": 200 if kind == "broken" else int(kind), "body": {}}
+        return {"custom_id": name, "response": response, "error": None}
+
     def get_batch(self, name: str) -> dict[str, Any]:
         batch = self.batches[name]
-        if time.monotonic() >= batch["ready"]:
+        if time.monotonic() >= batch["ready"] and self.options.fail_batches:
+            key = max(self.keys).removeprefix("Bearer ")
+            told = {"data": [{"code": "no", "message": f"no tokens left for {key}"}]}
+            batch.update(status="failed", errors=told)
+        elif time.monotonic() >= batch["ready"]:
             done = {"output_file_id": f"{name}-out", "error_file_id": f"{name}-errors"}
             batch.update(done, status="expired" if self.files[f"{name}-errors"] else "completed")
         return batch
@@ -195,6 +209,12 @@ class Stub:
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 if path == "/v1/chat/completions":
                     answer = await self.chat(body)
+                elif self.options.always and path != "/stats":
+                    answer = self.options.always, self.refusal(), {}
+                elif path == "/v1/files" and self.options.busy > self.failed["busy"]:
+                    self.failed["busy"] += 1
+                    told = {"Retry-After": str(self.options.retry_after)}
+                    answer = 429, b'{"error": {"message": "later"}}', told
                 else:
                     answer = 200, self.route(method, path.partition("?")[0], body), {}
                 if answer is None:
@@ -229,6 +249,9 @@ if __name__ == "__main__":
     parser.add_argument("--fail", type=float, default=0.0, help="share of calls that fail")
     parser.add_argument("--bad", type=float, default=0.0, help="share of replies to be rejected")
     parser.add_argument("--expire", type=float, default=0.0, help="share of batch rows that expire")
+    parser.add_argument("--row-faults", type=float, default=0.0, help="share of rows that fail")
+    parser.add_argument("--fail-batches", action="store_true", help="batches fail as a whole")
+    parser.add_argument("--busy", type=int, default=0, help="files refused with 429 at first")
     parser.add_argument("--batch-seconds", type=float, default=0.0, help="until a batch is done")
     parser.add_argument("--silence", type=float, default=5.0, help="seconds of a call unanswered")
     parser.add_argument("--retry-after", type=float, default=0.1, help="seconds, sent with a 429")

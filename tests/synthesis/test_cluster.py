@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from laterna.errors import LaternaError
-from laterna.synthesis.cluster import RayRun, share
+from laterna.synthesis.cluster import RayRun, begun_shards, share
 from laterna.synthesis.run import run_job
 from laterna.synthesis.settings import Endpoint, Job, Shard, Spending
 
@@ -28,6 +28,23 @@ def test_a_shard_gets_its_part_of_the_limits_and_a_ledger_of_its_own() -> None:
     assert share(Job(annotations=Path("x")), 1, 99).endpoint.concurrency == 1
 
 
+def test_a_run_begun_in_so_many_shards_goes_on_in_as_many(tmp_path: Path) -> None:
+    ledger = tmp_path / "l.sqlite"
+    assert begun_shards(None) == begun_shards(ledger) == 0
+    job = Job(annotations=Path("x"), ledger=ledger)
+    for name in ("l.sqlite", "other.1-of-9.sqlite", "l.1-of-9.sqlite-wal", "l.x-of-9.sqlite"):
+        (tmp_path / name).touch()
+    assert begun_shards(ledger) == 0
+    for number in (1, 12):
+        begun = share(job, number, 12).ledger
+        assert begun is not None
+        begun.touch()
+    assert begun_shards(ledger) == 12
+    (tmp_path / "l.1-of-4.sqlite").touch()
+    with pytest.raises(LaternaError, match=r"ledgers of 4 and of 12 shards of l\.sqlite"):
+        begun_shards(ledger)
+
+
 def test_the_engine_makes_its_own_shards() -> None:
     with pytest.raises(LaternaError, match="makes its own shards"):
         RayRun(Job(annotations=Path("x"), shard=Shard(number=1, of=2)))
@@ -45,7 +62,11 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_a_cluster_writes_the_same_file(
-    start_stub: Callable[..., Any], some_contexts: Path, tmp_path: Path, ray: Any
+    start_stub: Callable[..., Any],
+    some_contexts: Path,
+    tmp_path: Path,
+    ray: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stub = start_stub("--bad", "0.2")
     endpoint = Endpoint(model="m", base_url=stub.url)
@@ -66,9 +87,12 @@ def test_a_cluster_writes_the_same_file(
         "shared.ledger.1-of-2.sqlite",
         "shared.ledger.2-of-2.sqlite",
     ]
+    grown = ray.cluster_resources() | {"CPU": 3.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: grown)
     again = run_job(job, shared, engine="ray")
     assert again.calls is not None
     assert again.calls.asked == 0
+    assert shared.read_bytes() == alone.read_bytes()
     refusing = Endpoint(model="m", base_url=start_stub("--always", "401").url)
     with pytest.raises(LaternaError, match="refuses all requests"):
         run_job(msgspec.structs.replace(job, endpoint=refusing), shared, engine="ray")

@@ -222,6 +222,29 @@ def test_rejected_replies_are_mended_by_asking_again(
     assert all("caption" in r.verdict.findings[0].sentence for r in rejects)
 
 
+def test_a_reply_said_before_is_left_out_with_its_words(
+    start_stub: Start, some_contexts: Path, tmp_path: Path
+) -> None:
+    """Two pictures of the same captions and boxes are one request, and one record."""
+    line = some_contexts.read_text().splitlines()[0]
+    twin = msgspec.json.decode(line) | {"id": "000000999999", "image": "twin.jpg"}
+    pair = tmp_path / "pair.jsonl"
+    pair.write_text(f"{line}\n{msgspec.json.encode(twin).decode()}\n")
+    stub = start_stub()
+    out = tmp_path / "o.json"
+    summary = make(pair, out, stub.url, kinds=("detail",))
+    assert (summary.records, summary.rejected) == ({"detail": 1}, {"near-duplicate": 1})
+    assert [(p.reason, p.where) for p in summary.problems] == [
+        ("near-duplicate", "picture 000000999999, detail")
+    ]
+    assert stub.stats()["paid"] == 1
+    (record,) = msgspec.json.decode(out.read_bytes())
+    (reject,) = rejects_file(out).read_bytes().splitlines()
+    found = msgspec.json.decode(reject, type=Reject)
+    assert found.id == "000000999999-detail"
+    assert found.verdict.findings[0].sentence == record["conversations"][1]["value"]
+
+
 def test_replay_answers_from_the_ledger_alone(
     start_stub: Start, some_contexts: Path, tmp_path: Path
 ) -> None:

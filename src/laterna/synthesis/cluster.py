@@ -6,6 +6,7 @@ one process. Budget and rates are shared out evenly among the shards that run at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ class _Closing(msgspec.Struct):
 class RayRun:
     """One job on a cluster; the same face as `engine.Run`.
 
-    The number of shards is the cluster's number of CPUs; annotations, pictures and ledgers must
-    be where every node sees them under the same path.
+    The number of shards is the cluster's number of CPUs, or that of the ledgers of an earlier run,
+    so that a run resumed on another cluster finds its answers; annotations, pictures and ledgers
+    must be where every node sees them under the same path.
     """
 
     def __init__(self, job: Job) -> None:
@@ -55,7 +57,8 @@ class RayRun:
             raise LaternaError("Ray is not installed: pip install 'laterna[ray]'") from error
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
-        shards = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        shards = begun_shards(self._job.ledger)
+        shards = shards or max(1, int(ray.cluster_resources().get("CPU", 1)))
         job = msgspec.json.encode(msgspec.to_builtins(self._job, enc_hook=str))
 
         def make(rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -86,6 +89,25 @@ class RayRun:
             self.problems += closing.problems
         if closing.calls is not None:
             self.calls = closing.calls if self.calls is None else self.calls + closing.calls
+
+
+def begun_shards(ledger: Path | None) -> int:
+    """Return into how many shards an earlier run was split, by its ledgers; 0 where none is there.
+
+    Raises LaternaError where ledgers of several splits lie beside each other.
+    """
+    if ledger is None:
+        return 0
+    pattern = re.compile(rf"{re.escape(ledger.stem)}\.\d+-of-(\d+){re.escape(ledger.suffix)}")
+    names = (path.name for path in ledger.parent.glob("*-of-*"))
+    found = {int(match[1]) for match in map(pattern.fullmatch, names) if match}
+    if len(found) > 1:
+        splits = " and of ".join(map(str, sorted(found)))
+        raise LaternaError(
+            f"{ledger.parent}: ledgers of {splits} shards of {ledger.name}; leave those of one "
+            "split there, whose answers are then found again"
+        )
+    return found.pop() if found else 0
 
 
 def share(job: Job, number: int, of: int) -> Job:

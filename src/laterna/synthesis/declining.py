@@ -26,6 +26,9 @@ _ASKED = r"(?:what|who|whom|whose|which|how|why|where|when|whether|if)"
 _DECLINES = re.compile(
     # who answers will not or cannot: "I am sorry, but I cannot name anyone"
     rf"\b(?:i|we|one|you) {_ADVERBS}{_CANNOT} {_ADVERBS}(?:{_TELL}|see {_ASKED})\b|"
+    rf"\b(?:i|we) {_ADVERBS}(?:will not|won't|should not|shouldn't|would not|wouldn't) "
+    rf"{_ADVERBS}{_TELL}\b|"
+    r"\bi(?: am not|'m not| do not feel| don't feel) comfortable \w+ing\b|"
     rf"\b(?:i|we)(?: am|'m| are|'re)? {_ADVERBS}(?:unable to|not able to) {_ADVERBS}{_TELL}\b|"
     r"\b(?:i|we) (?:have to|must|would rather|will have to|need to) (?:politely |respectfully )?"
     r"(?:decline|refuse|pass)\b|"
@@ -45,7 +48,7 @@ _DECLINES = re.compile(
     rf"let \w+ (?:tell|see|know))\b"
 )
 _ANSWERS_AFTER_ALL = re.compile(
-    r"\b(?:but|however|although|though|nevertheless)\b,? "
+    r"\b(?<!business )(?:but|however|although|though|nevertheless)\b,? "
     r"(?!(?:i|we) (?:can|could|am|would|will|may)\b|i'(?:ll|d|m)\b|i cannot\b|i can't\b)"
 )
 """A turn to an answer, unless it offers something else ("but I can describe what he wears")."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from laterna.errors import LaternaError
@@ -117,6 +119,41 @@ def test_a_question_that_gives_away(street: Scene, question: str, wrong: bool) -
     text = write_reply([Exchange(question, "It might rain.")])
     assert reasons(street, text, "reasoning") == (["given away"] if wrong else [])
     assert reasons(street, text, "conversation") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "answer", "reason", "sentence"),
+    [
+        ("detail", "", "A dog. According to the caption, it walks.", "source leak", 1),
+        ("detail", "", "A dog. A horse stands there.", "absent object", 1),
+        ("detail", "", "A bench. There is no dog.", "denied object", 1),
+        ("detail", "", "A bench. There are three dogs.", "wrong count", 1),
+        ("detail", "", "A bench. The dog is right of the bench.", "wrong position", 1),
+        ("detail", "", "I'm sorry, I cannot help with that.", "no answer", 0),
+        ("refusal", "What colour is the dog?", "It is brown.", "not declined", 0),
+        (
+            "reasoning",
+            "Why is the dog near the bench under the clock?",
+            "It might rain.",
+            "given away",
+            None,
+        ),
+    ],
+)
+def test_each_reason_keeps_its_sentence(
+    street: Scene, kind: Kind, question: str, answer: str, reason: str, sentence: int | None
+) -> None:
+    text = write_reply([Exchange(question, answer)]) if question else answer
+    verdict = check(street, Reply(text=text, finish_reason="stop"), kind)
+    said = question if sentence is None else re.split(r"(?<=\.) ", answer)[sentence]
+    assert [(found.reason, found.sentence) for found in verdict.findings] == [(reason, said)]
+
+
+def test_an_unparsable_reply_is_kept_as_it_is(street: Scene) -> None:
+    verdict = check(street, Reply(text="A dog.", finish_reason="stop"), "conversation")
+    assert [(found.reason, found.sentence) for found in verdict.findings] == [
+        ("unparsable", "A dog.")
+    ]
 
 
 def test_repair_names_each_fault(street: Scene) -> None:

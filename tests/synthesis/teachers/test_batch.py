@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,53 @@ def test_a_batch_that_was_never_made_is_made_anew(
         make(some_contexts, stub.url, tmp_path / "o.json")
     assert make(some_contexts, stub.url, tmp_path / "o.json").records["detail"] == 24
     assert stub.stats()["batches"] == 1
+
+
+def test_of_a_batch_that_failed_in_part_what_may_pass_is_asked_again(
+    start_stub: Start, some_contexts: Path, tmp_path: Path
+) -> None:
+    """Refused rows are left out and counted; rows of a 500 and broken ones are asked again."""
+    stub = start_stub("--row-faults", "0.4", "--seed", "5")
+    summary = make(some_contexts, stub.url, tmp_path / "o.json", tries=30)
+    stats = stub.stats()
+    refused = stats["failed"]["400"]
+    assert min(stats["failed"].values()) > 2, stats["failed"]
+    assert [problem.reason for problem in summary.problems] == [
+        "no answer: refused in a batch"
+    ] * refused
+    assert sum(summary.records.values()) == stats["paid"] == 72 - refused
+    assert stats["twice"] == 0
+    assert summary.calls is not None
+    again = stats["failed"]["500"] + stats["failed"]["broken"]
+    assert sum(summary.calls.retries.values()) == again
+
+
+def test_a_batch_that_failed_as_a_whole_says_why_and_not_the_key(
+    start_stub: Start, some_contexts: Path, tmp_path: Path
+) -> None:
+    stub = start_stub("--fail-batches")
+    with pytest.raises(LaternaError, match=r"batch batch-0: no tokens left for \(the key\)"):
+        make(some_contexts, stub.url, tmp_path / "o.json")
+
+
+def test_an_endpoint_that_refuses_a_batch_is_told_without_the_key(
+    start_stub: Start, some_contexts: Path, tmp_path: Path
+) -> None:
+    stub = start_stub("--always", "401")
+    with pytest.raises(LaternaError) as caught:
+        make(some_contexts, stub.url, tmp_path / "o.json")
+    assert "Bearer sk-never-to-be-stored" in stub.stats()["keys"], "it was sent"
+    assert "(the key)" in str(caught.value), "the endpoint repeated it"
+    assert "sk-never-to-be-stored" not in str(caught.value)
+
+
+def test_retry_after_is_honoured_by_the_batch_api_too(
+    start_stub: Start, some_contexts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "backoff", lambda number: 0.0)
+    stub = start_stub("--busy", "2", "--retry-after", "0.8")
+    started = time.monotonic()
+    summary = make(some_contexts, stub.url, tmp_path / "o.json")
+    assert time.monotonic() - started >= 1.6
+    assert summary.records["detail"] == 24
+    assert stub.stats()["failed"] == {"busy": 2}

@@ -5,7 +5,12 @@ from __future__ import annotations
 from laterna.records import Finding, Kind, Reply, Scene, Verdict
 from laterna.synthesis.checks.counts import check_counts
 from laterna.synthesis.checks.evidence import Evidence, gather_evidence
-from laterna.synthesis.checks.form import check_answered, check_finish, read_exchanges
+from laterna.synthesis.checks.form import (
+    check_answered,
+    check_declined,
+    check_finish,
+    read_exchanges,
+)
 from laterna.synthesis.checks.giveaway import check_giveaway
 from laterna.synthesis.checks.leaks import check_leaks
 from laterna.synthesis.checks.objects import check_objects
@@ -43,7 +48,7 @@ def check(scene: Scene, reply: Reply, kind: Kind) -> Verdict:
 
 
 def _check_exchange(exchange: Exchange, evidence: Evidence, kind: Kind) -> Outcome:
-    findings = list(check_answered(exchange.answer, kind))
+    findings = [*check_answered(exchange.answer, kind), *check_declined(exchange.answer, kind)]
     for sentence in (*sentences_of(exchange.question), *sentences_of(exchange.answer)):
         findings += check_leaks(sentence, evidence.captions)
     if kind == "reasoning":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from laterna.records import Finding, Kind, Reply
+from laterna.synthesis.declining import declines
 from laterna.synthesis.parsing import Exchange, ReplyError, parse_reply
 
 BARE_KINDS: frozenset[Kind] = frozenset(("caption", "detail"))
@@ -74,6 +75,14 @@ def check_answered(text: str, kind: Kind) -> tuple[Finding, ...]:
         return ()
     detail = f"{found.group().strip()!r} is no answer"
     return (Finding(reason="no answer", sentence=text.strip()[:300], detail=detail),)
+
+
+def check_declined(answer: str, kind: Kind) -> tuple[Finding, ...]:
+    """Find an answer that grants the request which it was to decline."""
+    if kind != "refusal" or declines(answer):
+        return ()
+    detail = "the answer must decline: say first that you cannot do it, then why"
+    return (Finding(reason="not declined", sentence=answer.strip()[:300], detail=detail),)
 
 
 def _unparsable(text: str, detail: str) -> Finding:

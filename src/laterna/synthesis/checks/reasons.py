@@ -6,6 +6,7 @@ REASONS: dict[str, str] = {
     "unparsable": "the reply is not in the form that was asked for",
     "truncated": "the teacher stopped before the end of its reply",
     "no answer": "the reply is empty, or an apology instead of an answer",
+    "not declined": "it answers a request that it was asked to write a polite refusal of",
     "source leak": "it tells that the picture was read and not seen",
     "given away": "a question of reasoning tells what is to be seen",
     "absent object": "it names an object that neither boxes nor captions hold",

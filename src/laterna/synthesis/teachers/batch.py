@@ -22,10 +22,13 @@ from laterna.synthesis.settings import Endpoint
 from laterna.synthesis.teachers.base import NoAnswer, request_key
 from laterna.synthesis.teachers.openai import (
     backoff,
+    may_pass,
     open_client,
     openai_identity,
     read_completion,
     request_body,
+    retry_after,
+    without_key,
 )
 
 if TYPE_CHECKING:
@@ -227,24 +230,32 @@ class BatchTeacher:
                 await self._collect(file, open_, refused)
         await self._ledger.do(lambda rows: rows.end_batch(tag))
         if batch.status == "failed" and len(open_) == len(keys):
-            raise LaternaError(f"{self.identity.base_url}: batch {batch_id}: {_errors(batch)}")
+            why = without_key(_errors(batch), self._client.api_key)
+            raise LaternaError(f"{self.identity.base_url}: batch {batch_id}: {why}")
         self._at_endpoint.difference_update(keys)
         self._refuse(refused, "no answer: refused in a batch", batch_id)
         self._ask_again([key for key in keys if key in open_], f"batch {batch.status}")
 
     async def _collect(self, file: str, open_: set[str], refused: list[str]) -> None:
-        """Hand out the answers of one file; strike their keys, and those refused, from `open_`."""
+        """Hand out the answers of one file; strike their keys, and those refused, from `open_`.
+
+        A row that is broken, or failed by what may pass, stays open.
+        """
         content = await self._patiently(lambda: self._client.files.content(file))
         answers = []
         for line in content.content.splitlines():
-            row = msgspec.json.decode(line, type=_Row)
-            if row.custom_id not in open_ or row.response is None:
+            try:
+                row = msgspec.json.decode(line, type=_Row)
+                if row.custom_id not in open_ or row.response is None:
+                    continue
+                status = row.response.status_code
+                reply = read_completion(row.response.body) if status == 200 else None
+            except msgspec.MsgspecError:
                 continue
-            status = row.response.status_code
-            if status == 200:
+            if reply is not None:
                 open_.discard(row.custom_id)
-                answers.append(self._hand_out(row.custom_id, read_completion(row.response.body)))
-            elif 400 <= status < 500 and status not in (408, 409, 429):
+                answers.append(self._hand_out(row.custom_id, reply))
+            elif 400 <= status < 500 and not may_pass(status):
                 open_.discard(row.custom_id)
                 refused.append(row.custom_id)
         await asyncio.gather(*answers)
@@ -278,16 +289,20 @@ class BatchTeacher:
         import openai
 
         for number in range(self._endpoint.tries):
+            wish = 0.0
             try:
                 return await call()
             except openai.APIStatusError as error:
                 failure: openai.APIError = error
-                if error.status_code < 500 and error.status_code not in (408, 409, 429):
+                if not may_pass(error.status_code):
                     break
+                wish = retry_after(error)
             except openai.APIConnectionError as error:
                 failure = error
-            await asyncio.sleep(backoff(number))
-        raise LaternaError(f"{self.identity.base_url}: {failure.message}") from failure
+            if number + 1 < self._endpoint.tries:
+                await asyncio.sleep(max(backoff(number), wish))
+        said = without_key(failure.message, self._client.api_key)
+        raise LaternaError(f"{self.identity.base_url}: {said}") from failure
 
 
 def _errors(batch: Batch) -> str:

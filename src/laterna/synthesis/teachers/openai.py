@@ -219,17 +219,30 @@ class _Failure(Exception):  # noqa: N818
 def _failed_status(error: APIStatusError, key: str) -> _Failure:
     """Return what an HTTP error means; raise LaternaError for those that no retry mends."""
     status = error.status_code
-    # An endpoint may repeat what it was sent.
-    message = error.message.replace(key, "(the key)")
+    message = without_key(error.message, key)
     if status in _OUR_FAULT or error.code == "insufficient_quota":
         raise LaternaError(
             f"{error.request.url}: the endpoint refuses all requests "
             f"(HTTP {status}: {message}); see to the key, the address, the model or the quota"
         ) from error
-    passing = status in _TRIED_AGAIN or status >= 500
-    wait = _wish(error.response.headers.get("retry-after-ms"), 0.001)
-    wait = wait or _wish(error.response.headers.get("retry-after"))
-    return _Failure(f"HTTP {status}", message, passing=passing, wait=wait)
+    wait = retry_after(error)
+    return _Failure(f"HTTP {status}", message, passing=may_pass(status), wait=wait)
+
+
+def may_pass(status: int) -> bool:
+    """Tell whether a request that failed with this HTTP status may succeed later."""
+    return status in _TRIED_AGAIN or status >= 500
+
+
+def retry_after(error: APIStatusError) -> float:
+    """Return the seconds that the endpoint asks to wait, 0 where it does not say."""
+    headers = error.response.headers
+    return _wish(headers.get("retry-after-ms"), 0.001) or _wish(headers.get("retry-after"))
+
+
+def without_key(message: str, key: str) -> str:
+    """Return what an endpoint said without the key, which it may repeat."""
+    return message.replace(key, "(the key)")
 
 
 def _wish(text: str | None, unit: float = 1.0) -> float:
