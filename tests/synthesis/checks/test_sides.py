@@ -65,6 +65,12 @@ def positions(scene: Scene, sentence: str) -> list[str]:
         "The thing on the {left} is a cat.",
         "As for the cat, it is to the {left} of the dog.",
         "A small cat, also pictured, is on the {left} side of the frame.",
+        "The cat can be found further to the {left} of the dog.",
+        "The cat is positioned close to the dog, slightly to the {left}.",
+        "The item that can be seen on the {left} of the dog is the cat.",
+        "The cat and the dog stand in a row, with the cat on the {left}.",
+        "The picture begins with a cat occupying the {left} foreground.",
+        "On the {left} of the image, next to a wall, there is a cat.",
         # nothing else is named
         "The space to the {left} of the dog is taken up by a cat.",
         "The {left} half of the image is filled with a cat.",
@@ -104,7 +110,9 @@ def test_a_side_is_read(row: Scene, template: str) -> None:
         "The right edge of the cup is visible.",
         "A window on the left is visible, with the dog in front of it.",
         "The dog has a toy on its left.",
+        "The lamp next to the dog standing on the left is tall.",
         # true
+        "The man is on the right, whereas the cup is on the left side.",
         "Flanking the dog on the left is a cup.",
         "The dog is far from the cup, to the right of it.",
         "Side by side, the man is on the right and the cup on the left.",

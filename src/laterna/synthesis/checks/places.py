@@ -220,6 +220,8 @@ def _of_something(found: Phrase, spoken: tuple[str, ...]) -> Phrase:
     if PICTURE_WORDS.intersection(spoken[last : last + 1]):
         return found._replace(anchor="picture", last=last + 1)
     if found.across and found.down is None:
-        return found._replace(anchor="next", last=last)
+        # "further to the left of the cat" is left of it all the same
+        farther = spoken[found.first - 1 : found.first] in (("further",), ("farther",))
+        return found._replace(anchor="next", last=last, loose=found.loose and not farther)
     # "at the top of the hill", "in the middle of the road": no box tells where that is
     return found._replace(anchor="next", last=last, loose=True)

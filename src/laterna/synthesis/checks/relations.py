@@ -18,6 +18,7 @@ from laterna.synthesis.checks.subjects import (
     BORDERS,
     IN_NOUN_PHRASE,
     LINKS,
+    SLIGHTLY,
     clause_start,
     find_subjects,
     inverted,
@@ -36,7 +37,7 @@ _FLANKING = frozenset("flanking bordering".split())
 _ARRANGED = frozenset("arranged lined lines up ordered in order row , shown".split())
 _IN_A_LIST = frozenset(", and then followed by finally next a an the".split())
 _OF_TWO = re.compile(
-    r"\bof the (?:two|pair)(?= [.,;:]|$)|\bside by side\b|\bto (?:each|one an)other\b"
+    r"\bof the (?:two|pair)(?= [.,;:]|$)|\bside by side\b|\bin a row\b|\bto (?:each|one an)other\b"
 )
 _PERSONAL = frozenset("his her him whom".split())
 
@@ -114,7 +115,10 @@ def _by_clause(phrase: Phrase, sentence: Sentence) -> tuple[Reading, ...]:
     subjects = find_subjects(sentence, phrase, end) or only_subject(sentence, phrase, other, end)
     found = tuple(Reading(naming, other) for naming in subjects)
     if phrase.anchor == "bare" and found:
-        found += _beside(phrase, sentence, found)
+        beside = _beside(phrase, sentence, found)
+        little = SLIGHTLY.intersection(sentence.words[phrase.first - 1 : phrase.first])
+        # a little to the left is left of something, not in the left of the picture
+        found = beside if beside and little else (*found, *beside)
     return found
 
 
@@ -230,18 +234,25 @@ def _contrasted(
 ) -> tuple[Reading, ...]:
     """Add that "the cat is on the left, the dog on the right" may only tell them apart.
 
-    "On the left side" is said of the picture.
+    "On the left side" and "on the right side" are said of the picture.
     """
     phrase = phrases[at]
-    if not phrase.is_one_word:
+    if phrase.anchor != "bare" or not phrase.across or phrase.down is not None:
         return ()
     across = [
         reading.subject
         for other, readings in zip(phrases, read, strict=True)
-        if other.is_one_word and other.across == -(phrase.across or 0)
+        if (other.is_one_word or (phrase.is_one_word and other.anchor == "bare"))
+        and other.down is None
+        and other.across == -phrase.across
         for reading in readings
     ]
-    return tuple(Reading(one.subject, two) for one in read[at] for two in across)
+    return tuple(
+        Reading(one.subject, two)
+        for one in read[at]
+        for two in across
+        if two.category != one.subject.category
+    )
 
 
 def _between_is_border(sentence: Sentence, start: int, end: int) -> bool:

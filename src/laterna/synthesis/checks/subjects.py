@@ -44,6 +44,9 @@ _REACH = 10
 """Words to the subject of a clause that opens with its place: "is a small, dark, old dog"."""
 _PART_OF = frozenset("back front top bottom corner edge end part half rest tip silhouette".split())
 _GENERIC = frozenset("thing one object item figure animal creature vehicle".split())
+_STANDING = frozenset(
+    "located placed positioned situated standing sitting lying resting parked occupying".split()
+)
 _OWN_PLACE = (("position",), ("place",), ("location",), ("spot",))
 _FINITE = frozenset("is are was were has have had sits stands lies rests there".split())
 _ASIDES = frozenset("this time again also too as well though".split())
@@ -98,7 +101,10 @@ def _before(sentence: Sentence, start: int, end: int) -> tuple[Naming, ...]:
         if not _after_preposition(sentence.words, start, naming.first):
             return tuple(found)
     if found:
-        return ()
+        between = sentence.words[found[0].last : end + 1]
+        # "begins with a dog standing on the left": whatever stands before it, the dog does
+        own = between[0] in _STANDING and _after_with(sentence.words, found[0].first)
+        return tuple(found) if own else ()
     return _antecedent(sentence, start, end)
 
 
@@ -206,7 +212,8 @@ def _where(sentence: Sentence, start: int, phrase: Phrase, end: int) -> tuple[Na
 def _identified(sentence: Sentence, start: int, phrase: Phrase, end: int) -> tuple[Naming, ...]:
     """Return what "the thing on the left" is said to be: "is a dog"."""
     words = sentence.words
-    if not _GENERIC.intersection(words[max(start, phrase.first - 1) : phrase.first]):
+    generic = [at for at in range(start, phrase.first) if words[at] in _GENERIC]
+    if not generic or not set(words[generic[-1] + 1 : phrase.first]) <= LINKS:
         return ()
     subject = next_naming(sentence, end, 5)
     if words[end : end + 1] not in (("is",), ("was",)) or subject is None:
