@@ -14,6 +14,7 @@ from torch import Tensor
 from laterna.data.batches import collate
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.segments import attend_by_segments
 from laterna.recipe import PartSettings, Recipe, Saving, StageName
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
 from laterna.training.identity import run_digest
@@ -134,6 +135,23 @@ def test_bf16_leaves_a_frozen_part_that_an_earlier_stage_changed(tiny_recipe: Re
 def test_compiled_layers_give_the_plain_gradients(tiny_recipe: Recipe) -> None:
     loss, expected = gradients(learner(tiny_recipe, "instruct"))
     loss_2, found = gradients(learner(tiny_recipe, "instruct", "compile"))
+    assert loss_2 == pytest.approx(loss, abs=1e-5)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_rows_of_other_segments_compile_nothing_anew(tiny_recipe: Recipe) -> None:
+    loss, expected = gradients(learner(tiny_recipe, "instruct"))
+    learns = learner(tiny_recipe, "instruct", "compile")
+    attend_by_segments(learns.objective.assistant.language)
+    for length, rows in ((40, 3), (30, 2)):  # the second size makes every size a variable
+        learns.model(batch(length, rows)).backward()
+        learns.model.zero_grad()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        learns.model(batch(50, 5)).backward()
+        learns.model.zero_grad()
+        loss_2, found = gradients(learns)
     assert loss_2 == pytest.approx(loss, abs=1e-5)
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)

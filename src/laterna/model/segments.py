@@ -70,6 +70,7 @@ def count_pairs(segments: Tensor) -> int:
     return int((lengths * (lengths + others)).sum())
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend(
     module: Any,
     query: Tensor,

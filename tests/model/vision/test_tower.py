@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,22 @@ def test_only_the_used_layers_run_and_yet_all_are_saved(tiny_models: Path, tmp_p
     pixels = torch.randn(1, 3, 28, 28)
     again = load_vision(VisionSettings(source="unused"), tmp_path)
     assert torch.equal(again(pixels), tower(pixels))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mappings are told by Linux alone")
+def test_a_cast_tower_lets_the_file_of_its_weights_go(tiny_models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tower"
+    shutil.copytree(tiny_models / "vision", folder)
+    tower = load_vision(VisionSettings(source=str(folder)))
+    before = {name: weight.clone() for name, weight in tower.weights().items()}
+    maps = Path("/proc/self/maps")
+    assert str(folder) in maps.read_text()  # control
+    tower.to(torch.bfloat16)
+    gc.collect()
+    assert str(folder) not in maps.read_text()
+    aside = [name for name, weight in tower.weights().items() if weight.dtype == torch.float32]
+    assert aside
+    assert all(torch.equal(tower.weights()[name], before[name]) for name in aside)
 
 
 def test_frozen_tower_keeps_no_graph_and_a_trained_one_reaches_every_weight(

@@ -79,6 +79,16 @@ class VisionTower(nn.Module):
         patches_bnd = states[:, self._leading :]
         return torch.cat([states[:, :1], patches_bnd], dim=1) if self.class_token else patches_bnd
 
+    def _apply(self, fn: Any, recurse: bool = True) -> VisionTower:
+        """Move or cast what runs, and copy what does not.
+
+        The weights of a file are pieces of one mapping of it. What runs has left it then, and the
+        few that are set aside would keep all of it in memory.
+        """
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._aside = {name: weight.clone() for name, weight in self._aside.items()}
+        return self
+
     def train(self, mode: bool = True) -> VisionTower:
         """Set training mode where weights train; frozen modules keep theirs for inference.
 
