@@ -45,7 +45,10 @@ class Setting(NamedTuple):
 
     savings: tuple[str, ...] = ()
     threads: int = 1
-    attention: str = "sdpa"
+    attention: str = ""
+    """Empty: the recipe's."""
+    rows: tuple[int, int] | None = None
+    """`row_tokens` and `micro_tokens`; None: the recipe's."""
     logits: str = "targets"
     """`targets`, in chunks; `at once`: the targets' without chunks; `whole`: every token's."""
     optimiser: str = ""
@@ -58,12 +61,13 @@ SETTINGS: dict[str, Setting] = {
     "checkpointing": Setting(savings=("checkpointing",)),
     "bf16 and checkpointing": Setting(savings=("bf16", "checkpointing")),
     "2 threads": Setting(threads=2),
-    "segments": Setting(attention="segments"),
+    "padded rows under a mask": Setting(attention="sdpa", rows=(0, 640)),
     "targets' logits at once": Setting(logits="at once"),
     "whole logits": Setting(logits="whole"),
     "AdamW": Setting(optimiser="adamw"),
     "AdamW in 8 bits": Setting(optimiser="adamw8bit"),
     "compile": Setting(savings=("compile",)),
+    "bf16 and compile": Setting(savings=("bf16", "compile")),
 }
 
 
@@ -76,7 +80,12 @@ def changed(recipe: Recipe, setting: Setting) -> Recipe:
     if setting.optimiser:
         instruct = replace(recipe.instruct, optimiser=setting.optimiser)  # type: ignore[arg-type]
         recipe = replace(recipe, instruct=instruct)
-    run = replace(recipe.run, attention=setting.attention, save_minutes=0)  # type: ignore[arg-type]
+    if setting.rows:
+        row_tokens, micro_tokens = setting.rows
+        rows = replace(recipe.instruct, row_tokens=row_tokens, micro_tokens=micro_tokens)
+        recipe = replace(recipe, instruct=rows)
+    attention: Any = setting.attention or recipe.run.attention
+    run = replace(recipe.run, attention=attention, save_minutes=0)
     return replace(recipe, savings=setting.savings, threads=setting.threads, run=run)
 
 

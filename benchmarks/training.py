@@ -2,13 +2,13 @@
 
     python benchmarks/training.py --replies FILE [--photographs FOLDER] [--shapes nano smollm2-135m]
         [--stages align instruct] [--attention segments] [--row-tokens 1024] [--repeat 3]
-        [--out FILE]
+        [--sparing] [--out FILE]
 
 Both sides begin with the same weights and take the same optimiser steps over the same records; each
 run is a process of its own, both sides in turn (`training_sides.py`). The baseline runs at the best
 of several batch sizes. Then our side runs again with cached features, and with one part switched
 off at a time (`training_parts.py`). Losses are compared in float32: for a shape in 16 bits by
-another run of each side.
+another run of each side. `--sparing` runs ours as one does who lacks memory, too.
 
 `--replies` is a JSON lines file of `{image, instruction, output}`, GPT-4's published answers, whose
 mix of lengths stage 2 has; without it stage 2 is left out. `--photographs` is a folder of JPEG
@@ -38,8 +38,9 @@ import msgspec
 import torch
 from msgspec.structs import replace
 
+from laterna.recipe import Recipe, StageName
 from laterna.records import Sample
-from training_figures import apart, beside, cached_figures, figures, rate, table
+from training_figures import apart, beside, cached_figures, clock_rate, figures, rate, table
 from training_parts import PARTS
 from training_shapes import (
     SHAPES,
@@ -80,6 +81,16 @@ def run_apart(job: Job, threads: int) -> Measured:
     return msgspec.json.decode(measured.read_bytes(), type=Measured)
 
 
+def sparing(recipe: Recipe, stage: StageName) -> dict[str, Recipe]:
+    """Return the recipe as one sets it who lacks memory, by what is changed."""
+    again = replace(recipe, savings=tuple({*recipe.savings, "checkpointing"}))
+    eight = replace(recipe.stage(stage), optimiser="adamw8bit")
+    return {
+        "checkpointing": again,
+        "checkpointing and AdamW in 8 bits": replace(again, **{stage: eight}),
+    }
+
+
 class Bench:
     """The runs of one stage of one shape, told to stderr as they end."""
 
@@ -90,7 +101,8 @@ class Bench:
     def run(self, name: str, **changes: Any) -> Measured:
         """Run the job with some of its fields changed."""
         found = run_apart(replace(self.job, **changes), self.threads)
-        said = f"{rate(found):,.0f} targets a CPU second, peak {found.memory.peak:,.0f} MiB"
+        said = f"{rate(found):,.0f} targets a CPU second, {clock_rate(found):,.0f} by the clock"
+        said += f", peak {found.memory.peak:,.0f} MiB"
         print(f"{self.job.stage}, {name}: {said}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
         return found
 
@@ -101,13 +113,14 @@ class Bench:
         if len(least) == 1:
             return least[0], {}
         trial = _cut(self.job, min(TRIAL_STEPS, self.job.steps))
+        of = rate if self.threads == 1 else clock_rate  # threads spin while they wait
         rates: dict[int, float] = {}
         best = 0
         sizes = [*least, *(least[-1] * 2**power for power in range(1, 8))]
         for batch in sizes:
             if batch > records or (batch > least[-1] and best != batch // 2):
                 break
-            rates[batch] = round(rate(run_apart(replace(trial, batch=batch), self.threads)), 2)
+            rates[batch] = round(of(run_apart(replace(trial, batch=batch), self.threads)), 2)
             print(f"{self.job.stage}, batch size {batch}: {rates[batch]:,.1f}", file=sys.stderr)
             best = max(rates, key=lambda one: rates[one])
         return best, rates
@@ -151,13 +164,13 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
                 runs.append(bench.run(f"ours without {name}", off=(name,)))
             cached.append(bench.cached())
     in_full = given.full and bool(job.recipe.savings)
+    spared = {
+        name: bench.run(f"ours, {name}", recipe=recipe)
+        for name, recipe in sparing(job.recipe, job.stage).items()
+        if given.sparing
+    }
     full = bench.losses_in_full() if in_full else (baseline[0], ours[0])
-    found: dict[str, Any] = {
-        "records_a_step": records,
-        "attention": job.recipe.run.attention,
-        "row_tokens": job.recipe.stage(job.stage).row_tokens,
-        "micro_tokens": job.recipe.stage(job.stage).micro_tokens,
-        "timed_steps": job.steps - 1,
+    found = _settings(job) | {
         "targets": ours[0].targets,
         "baseline_batch": batch,
         "baseline_rates_by_batch": tried,
@@ -170,6 +183,11 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
     }
     if in_full:
         found["largest_difference_of_losses_as_run"] = apart(baseline[0], ours[0])
+    if spared:
+        found["sparing"] = {
+            name: {**figures([one]), "beside_baseline": beside([one], baseline)}
+            for name, one in spared.items()
+        }
     if given.parts:
         found["without"] = {
             name: {**figures(runs), "beside_baseline": beside(runs, baseline)}
@@ -178,6 +196,17 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
         steps = msgspec.json.decode(job.records.read_bytes(), type=list[list[Sample]])
         found["cached_features"] = cached_figures(cached, baseline, steps[1:])
     return found
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    stage = job.recipe.stage(job.stage)
+    return {
+        "records_a_step": stage.batch_records,
+        "attention": job.recipe.run.attention,
+        "row_tokens": stage.row_tokens,
+        "micro_tokens": stage.micro_tokens,
+        "timed_steps": job.steps - 1,
+    }
 
 
 def report(shape: str, stages: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
@@ -216,6 +245,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--row-tokens", type=int, default=0, help="the same, one row a pass")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--no-parts", dest="parts", action="store_false")
+    parser.add_argument("--sparing", action="store_true")
     parser.add_argument(
         "--no-float32", dest="full", action="store_false", help="compare losses as they were run"
     )

@@ -111,6 +111,8 @@ def table(shape: str, stages: dict[str, Any]) -> str:
         lines.append(_row("ours", ours, found["ours_beside_baseline"]))
         for name, one in found.get("without", {}).items():
             lines.append(_row(f"ours without {name}", one, one["beside_baseline"]))
+        for name, one in found.get("sparing", {}).items():
+            lines.append(_row(f"ours with {name}", one, one["beside_baseline"]))
         if "cached_features" in found:
             one = found["cached_features"]
             name = "ours with cached features, filling apart"

@@ -20,7 +20,14 @@ from laterna.data.preparation import Prepared
 from laterna.model.assistant import Assistant
 from laterna.model.builtin import resolve
 from laterna.model.checkpoint import save_checkpoint
-from laterna.recipe import PartSettings, Recipe, StageName, StageSettings, load_recipe
+from laterna.recipe import (
+    ConnectorSettings,
+    PartSettings,
+    Recipe,
+    StageName,
+    StageSettings,
+    load_recipe,
+)
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
 from laterna.training.feed import Order, feed, fill_pixels
 from laterna.training.ready import prepare_stage
@@ -85,6 +92,9 @@ FEW = {"align": 10, "instruct": 6}
 """Records a step, so that a step of a larger model takes a minute at most on one core."""
 SHAPES: dict[str, Shape] = {
     "nano": Shape("nano", "the shipped nano bases, 64 tokens a picture, float32"),
+    "nano-bf16": Shape(
+        "nano", "the shipped nano bases, 64 tokens a picture, bfloat16", halves=True
+    ),
     "smollm2-135m": Shape(
         "smollm2-135m",
         "SmolLM2-135M's weights behind a CLIP ViT-B/16 at 224 px with random ones, 196 tokens a "
@@ -207,7 +217,8 @@ def recipe_of(shape: Shape, folder: Path, data: dict[StageName, Path], threads: 
         threads=threads,
         vision=vision,
         language=language,
-        connector=replace(shipped.connector, calibrate=True),
+        # As LLaVA-1.5's: behind another one transformers' LLaVA has a second layer, and trains it.
+        connector=ConnectorSettings(kind="mlp", depth=2, calibrate=True),
         prepared=str(folder / "prepared"),
         feature_cache="",
         savings=("bf16",) if shape.halves else (),
