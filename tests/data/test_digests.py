@@ -78,6 +78,46 @@ def test_of_a_folder_only_what_changed_is_read_again(tmp_path: Path, read: list[
     assert read == ["a", "b", "c", "b"]
 
 
+def test_a_folder_that_is_as_it_was_is_listed_and_nothing_more(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    (folder / "more").mkdir(parents=True)
+    (folder / "more-of-it").mkdir()
+    for name in ("more/b", "more-of-it/a", "z"):
+        (folder / name).write_text(name)
+    (folder / "linked").symlink_to(folder / "z")
+    (folder / "linked_folder").symlink_to(folder / "more")
+    (folder / "broken").symlink_to(folder / "nothing")
+    os.mkfifo(folder / "pipe")
+    known = FileDigests(tmp_path / "digests")
+    first = known.of_folder(folder)
+    # In the order of paths, part by part: by letters `more-of-it/a` would come before `more/b`.
+    wanted = [("linked", "z"), ("more/b",) * 2, ("more-of-it/a",) * 2, ("z", "z")]
+    lines = [f"{name} {sha256(text.encode()).hexdigest()}" for name, text in wanted]
+    assert first == sha256("\n".join(lines).encode()).hexdigest()
+    with monkeypatch.context() as patch:
+        patch.setattr(FileDigests, "_of", lambda *_: pytest.fail("files were compared"))
+        assert known.of_folder(folder) == first
+    (folder / "z").touch()  # its bytes are the same, its times are not
+    assert known.of_folder(folder) == first
+    was = (folder / "more" / "b").stat()
+    (folder / "more" / "b").write_text("MORE/B")
+    os.utime(folder / "more" / "b", ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert known.of_folder(folder) != first
+
+
+def test_of_a_folder_just_written_to_nothing_is_remembered(
+    tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", 10**12)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a").write_text("1")
+    known = FileDigests(tmp_path / "digests")
+    assert known.of_folder(tmp_path / "set") == known.of_folder(tmp_path / "set")
+    assert read == ["a", "a"]
+
+
 def test_what_is_damaged_is_found_again(tmp_path: Path, read: list[str]) -> None:
     path = tmp_path / "data.json"
     path.write_bytes(b"[1]")

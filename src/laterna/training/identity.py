@@ -9,6 +9,7 @@ import msgspec
 
 from laterna.data.digests import FileDigests
 from laterna.data.preparation import DIGESTS
+from laterna.data.sources import HUB, content_digest
 from laterna.model.checkpoint import MANIFEST
 from laterna.recipe import Recipe, StageName
 from laterna.training.savings import CHANGES_RESULTS
@@ -22,7 +23,8 @@ def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     """Digest a stage's settings, data and start; equal digests mean equal results.
 
     How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
-    are left out. Of the pictures only the names count.
+    are left out. Of the pictures only the names count, but those that lie in a dataset's folder.
+    Raises LaternaError where a hub that data comes from does not answer.
     """
     settings = msgspec.structs.replace(
         recipe,
@@ -36,16 +38,16 @@ def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     digest = hashlib.sha256(msgspec.json.encode((stage, told)))
     digests = FileDigests(Path(recipe.prepared) / DIGESTS)
     for source in settings.align.mixture():
-        _add(digest, Path(source.data), digests)
+        _add(digest, source.data, digests)
     if start is not None:
-        _add(digest, start / MANIFEST if (start / MANIFEST).is_file() else start, digests)
+        manifest = start / MANIFEST
+        _add(digest, str(manifest if manifest.is_file() else start), digests)
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, path: Path, digests: FileDigests) -> None:
-    """Add a file's bytes; of a folder the names and sizes; nothing for what is not there."""
-    if path.is_file():
-        digest.update(bytes.fromhex(digests.of_file(path)))
-    elif path.is_dir():
-        listed = sorted((str(one.relative_to(path)), one.stat().st_size) for one in path.rglob("*"))
-        digest.update(repr(listed).encode())
+def _add(digest: hashlib._Hash, where: str, digests: FileDigests) -> None:
+    """Add what a source or file holds; nothing for what is not there, which others will say."""
+    if Path(where).is_file():
+        digest.update(bytes.fromhex(digests.of_file(Path(where))))
+    elif where.startswith(HUB) or Path(where).is_dir():
+        digest.update(content_digest(where, digests).encode())

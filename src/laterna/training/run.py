@@ -71,7 +71,8 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         torch.set_num_threads(recipe.threads)
     with joined_ranks() as ranks:
         console = rich.get_console() if ranks.first else Console(quiet=True)
-        digest = run_digest(recipe, stage, start)
+        with ranks.first_alone():  # what it reads it remembers, and the others need not
+            digest = run_digest(recipe, stage, start)
         if _is_done(out, digest):
             console.print(f"{out}: this very run was done before; remove it to train anew")
             return out

@@ -50,8 +50,7 @@ class Source(Record, frozen=True):
     """A key of `FORMS`."""
     chunks: Callable[[], Iterator[Chunk]]
     digest: Callable[[FileDigests], str]
-    """Returns the SHA-256 of what is read: all bytes of files, which are not read again where
-    they are remembered, or the revision of a hub's dataset."""
+    """Its `content_digest`."""
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -70,12 +69,22 @@ def open_source(settings: SourceSettings) -> Source:
         opened = partial(open_dataset, name, subset=settings.subset, split=settings.split, hub=hub)
         columns: Iterable[str] = dataset_columns(opened())
         chunks: Callable[[], Iterator[Chunk]] = lambda: dataset_chunks(opened())  # noqa: E731
-        digest = partial(_revision if hub else _folder_digest, name)
     else:
         columns, chunks = _open_file(path)
-        digest = partial(_file_digest, where)
     form = settings.form if settings.form != "auto" else _form_of(columns, where)
-    return Source(name=where, form=form, chunks=chunks, digest=digest)
+    return Source(name=where, form=form, chunks=chunks, digest=partial(content_digest, where))
+
+
+def content_digest(where: str, digests: FileDigests) -> str:
+    """Return the SHA-256 of what the source at `where` holds: names and bytes of all its files,
+    which are not read again where they are remembered; or the revision of a hub's dataset.
+
+    Raises OSError for what cannot be read, and LaternaError where the hub does not answer.
+    """
+    if where.startswith(HUB):
+        return hub_revision(where.removeprefix(HUB))
+    path = Path(where)
+    return digests.of_folder(path) if path.is_dir() else digests.of_file(path)
 
 
 def read_records(source: SourceSettings | Path) -> Iterator[InstructionRecord]:
@@ -140,15 +149,3 @@ def _form_of(columns: Iterable[str], where: str) -> str:
         f"{where}: the first row has the columns {', '.join(names) or 'none'}; just one of these "
         f"must be among them, or else `form` must say what a row is: {wanted}"
     )
-
-
-def _file_digest(where: str, digests: FileDigests) -> str:
-    return digests.of_file(Path(where))
-
-
-def _folder_digest(where: str, digests: FileDigests) -> str:
-    return digests.of_folder(Path(where))
-
-
-def _revision(name: str, _digests: FileDigests) -> str:
-    return hub_revision(name)

@@ -92,10 +92,20 @@ def _chunk(first: int, table: pa.Table) -> Chunk:
 
 
 def hub_revision(name: str) -> str:
-    """Ask the hub for the commit that a dataset's id stands for today."""
-    from huggingface_hub import HfApi
+    """Ask the hub for the commit that a dataset's id stands for today.
 
-    return str(HfApi().dataset_info(name).sha)
+    Raises LaternaError where the hub cannot be reached, or does not have it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The hub's own error is one of its HTTP library's, whose others tell that it cannot be reached.
+    unreachable = HfHubHTTPError.__bases__
+    try:
+        return str(HfApi().dataset_info(name).sha)
+    except (*unreachable, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LaternaError(f"hub:{name}: the hub does not tell its revision: {reason}") from error
 
 
 def dataset_columns(dataset: datasets.IterableDataset) -> Sequence[str]:
