@@ -106,6 +106,14 @@ def test_settings_follow_the_recipe_and_options_keep_their_place() -> None:
         (["lab", "blind-spots", "no-checkpoint", "--data", "no-data"], "no-"),
         (["chat", "no-checkpoint", "--prompt", "Hello"], "no-checkpoint"),
         (["train", "nano", "--vision.source", "no-tower", "--out", "o"], "no-tower"),
+        (
+            ["train", "nano", "--align.batch-records", "0"],
+            "recipe nano: Expected `int` >= 1 - at `$.align.batch_records`",
+        ),
+        (["train", "nano", "--run.workers", "-1"], "Expected `int` >= 0 - at `$.run.workers`"),
+        (["train", "nano", "--seed", "-1"], "Expected `int` >= 0 - at `$.seed`"),
+        (["train", "nano", "--align.language.mode", "ful"], "at `$.align.language.mode`"),
+        (["plan", "nano", "--align.max-steps", "-2"], "at `$.align.max_steps`"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_2(

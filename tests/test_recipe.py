@@ -142,6 +142,12 @@ def test_unknown_key_fails_with_its_place(
         ("lr = 2e-5", 'lr = "2e-5"', "Expected `float`, got `str` - at `$.instruct.connector.lr`"),
         ('mode = "full"', 'mode = "ful"', "matching regex '^(frozen|full|lora|last-"),
         ('data = "a.json"\n', "", "give either `data` or `sources` - at `$.align`"),
+        ("lr = 2e-5", "lr = -2e-5", "Expected `float` >= 0.0 - at `$.instruct.connector.lr`"),
+        (
+            'data = "a.json"',
+            'data = "a.json"\nbatch_records = 0',
+            "Expected `int` >= 1 - at `$.align.batch_records`",
+        ),
         (
             'data = "i.json"\n',
             'data = "i.json"\nsources = [{data = "k.json", wieght = 2}]\n',
@@ -203,16 +209,24 @@ def test_command_line_overrides_make_the_same_struct_as_the_file(small: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "connector", "batches", "epochs", "rates"),
+    ("name", "models", "connector", "batches", "epochs", "rates"),
     [
-        ("llava-7b", "linear", (128, 32), (1.0, 3.0), (2e-3, 2e-5, 2e-5)),
-        ("llava-1.5-7b", "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-5)),
-        ("llava-1.5-13b", "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-5)),
-        ("llava-1.5-7b-lora", "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-4)),
+        ("llava-7b", ("", "7b-v1.3"), "linear", (128, 32), (1.0, 3.0), (2e-3, 2e-5, 2e-5)),
+        ("llava-1.5-7b", ("-336", "7b-v1.5"), "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-5)),
+        ("llava-1.5-13b", ("-336", "13b-v1.5"), "mlp", (256, 128), (1.0, 1.0), (1e-3, 2e-5, 2e-5)),
+        (
+            "llava-1.5-7b-lora",
+            ("-336", "7b-v1.5"),
+            "mlp",
+            (256, 128),
+            (1.0, 1.0),
+            (1e-3, 2e-5, 2e-4),
+        ),
     ],
 )
 def test_the_recipes_of_llava_hold_the_published_values(
     name: str,
+    models: tuple[str, str],
     connector: str,
     batches: tuple[int, int],
     epochs: tuple[float, float],
@@ -220,7 +234,16 @@ def test_the_recipes_of_llava_hold_the_published_values(
 ) -> None:
     recipe = load_recipe(name)
     align, instruct = recipe.align, recipe.instruct
-    assert recipe.connector.kind == connector
+    size, language = models
+    assert recipe.vision.source == f"openai/clip-vit-large-patch14{size}"
+    assert recipe.vision.fit == ("pad" if size else "crop")
+    assert recipe.language.source == f"lmsys/vicuna-{language}"
+    assert (align.template, instruct.template, recipe.language.template) == (
+        "plain",
+        "vicuna_v1",
+        "vicuna_v1",
+    )
+    assert (recipe.connector.kind, recipe.connector.depth) == (connector, 2)
     assert recipe.savings == ("bf16", "checkpointing")
     assert (align.batch_records, instruct.batch_records) == batches
     assert (align.epochs, instruct.epochs) == epochs
@@ -229,6 +252,7 @@ def test_the_recipes_of_llava_hold_the_published_values(
     assert (recipe.vision.layer, recipe.vision.class_token) == (-2, False)
     for stage in (align, instruct):
         assert (stage.warmup, stage.weight_decay, stage.max_tokens) == (0.03, 0.0, 2048)
+        assert (stage.optimiser, stage.clip, stage.max_steps) == ("adamw", 1.0, 0)
     assert instruct.language.mode == ("lora" if "lora" in name else "full")
     assert (recipe.lora.r, recipe.lora.alpha) == (128, 256)
 

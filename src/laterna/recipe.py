@@ -15,6 +15,10 @@ from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
+Number = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
 OptimiserName = Literal["adamw", "adamw8bit", "muon"]
@@ -104,11 +108,11 @@ class LanguageSettings(Settings):
 class LoraSettings(Settings):
     """Adapters: what a part in mode `lora` trains beside its frozen linear layers."""
 
-    r: int = 128
+    r: Count = 128
     """Rank of the adapters; LLaVA-1.5: 128."""
-    alpha: int = 256
+    alpha: Count = 256
     """Adapters count alpha / r; LLaVA-1.5: 256."""
-    dropout: float = 0.05
+    dropout: Share = 0.05
     """Share of an adapter's inputs set to zero in training; LLaVA-1.5: 0.05."""
     targets: tuple[str, ...] = ()
     """Last names of the layers to adapt, such as `q_proj`; none: all linear layers but the head."""
@@ -120,7 +124,7 @@ class PartSettings(Settings):
     mode: Mode = "frozen"
     """`frozen`: not trained; `full`: all weights trained; `last-4`: those of its last 4 layers;
     `lora`: adapters beside its frozen weights."""
-    lr: float = 0.0
+    lr: Amount = 0.0
     """Peak learning rate of the part."""
 
 
@@ -134,7 +138,7 @@ class SourceSettings(Settings):
     """Folder, zip or tar file that the records' picture names are relative to."""
     form: str = "auto"
     """What a row is: `records`, `conversations`, `messages`; `auto` sees it from the columns."""
-    weight: float = 1.0
+    weight: Amount = 1.0
     """Times that each record comes in an epoch: 0.5 takes half of them, 2 takes each twice, 0
     trains on none: the whole source is held out."""
     subset: str = ""
@@ -157,27 +161,27 @@ class StageSettings(Settings):
     shows how well the stage does on what it has not seen (`run.held_out_steps`)."""
     template: str = "own"
     """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
-    epochs: float = 1.0
+    epochs: Amount = 1.0
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1 in each stage."""
-    max_steps: int = 0
+    max_steps: Number = 0
     """Optimiser steps at most; 0: as many as the epochs hold."""
-    batch_records: int = 128
+    batch_records: Count = 128
     """Records an optimiser step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
-    row_tokens: int = 0
+    row_tokens: Number = 0
     """Token budget of a packed row; 0: one record a row."""
     share_pictures: bool = False
     """Compute a picture's tokens once for all its records of a step: they stand in one row behind
     it without seeing each other. Changes the order of the records, not their loss."""
-    micro_tokens: int = 16384
+    micro_tokens: Count = 16384
     """Tokens a forward pass, padding included; larger steps are split into micro-batches."""
-    max_tokens: int = 2048
+    max_tokens: Count = 2048
     """Longest record, picture tokens included; longer ones are dropped and counted."""
-    warmup: float = 0.03
+    warmup: Share = 0.03
     """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
     optimiser: OptimiserName = "adamw"
     """`adamw` (LLaVA); `adamw8bit`, which remembers in 8 bits (bitsandbytes); or `muon` for
     matrices, with AdamW beside it for all else."""
-    weight_decay: float = 0.0
+    weight_decay: Amount = 0.0
     """The optimiser's weight decay; LLaVA: 0."""
     clip: float = 1.0
     """Largest gradient norm; LLaVA (transformers' default): 1."""
@@ -211,25 +215,25 @@ class RunSettings(Settings):
     and so skips it on a CPU."""
     engine: Engine = "ddp"
     """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
-    workers: int = 2
+    workers: Number = 2
     """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
-    save_minutes: float = 10.0
+    save_minutes: Amount = 10.0
     """Minutes between saved states, from which a run that was killed goes on; 0: by steps alone."""
-    save_steps: int = 0
+    save_steps: Number = 0
     """Steps between saved states; 0: by minutes alone."""
-    keep: int = 2
+    keep: Count = 2
     """Saved states to keep, the newest."""
-    max_skipped: int = 3
+    max_skipped: Number = 3
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
-    max_faulty: int = 100
+    max_faulty: Number = 100
     """Records that may be left out for a picture that cannot be read, before the run stops."""
-    held_out_steps: int = 0
+    held_out_steps: Number = 0
     """Steps between looks at the loss of what is held out (`held_out`, or a source of weight 0),
     and at a few answers; 0: at the end alone."""
     trackers: tuple[TrackerName, ...] = ()
     """Programs that draw the figures while the run trains, beside `metrics.jsonl`: `tensorboard`,
     `trackio`; each is an extra (`pip install 'laterna[tensorboard]'`)."""
-    max_feature_gb: float = 50.0
+    max_feature_gb: Amount = 50.0
     """Largest `feature_cache` in GB (10⁹ bytes): one that would be larger is refused before it is
     made."""
 
@@ -239,9 +243,9 @@ class Recipe(Settings, kw_only=True):
 
     name: str
     """Name of the recipe, for people."""
-    seed: int = 0
+    seed: Number = 0
     """Seed of the connector's first weights and of the order of the records."""
-    threads: int = 0
+    threads: Number = 0
     """CPU threads for torch; 0: as many as torch chooses."""
     prepared: str = "runs/prepared"
     """Folder for prepared records, each set once; see `laterna prepare`."""
@@ -292,3 +296,14 @@ def load_recipe(source: str | Path) -> Recipe:
         raise LaternaError(f"{path}: {error}") from error
     except msgspec.DecodeError as error:
         raise LaternaError(f"{path}: not valid TOML: {error}") from error
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Hold the values of a recipe that was put together in memory to what a file's are held to.
+
+    Raises LaternaError, naming the place of a wrong value.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(recipe), Recipe)
+    except msgspec.ValidationError as error:
+        raise LaternaError(f"recipe {recipe.name}: {error}") from error

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,9 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
 from laterna.errors import LaternaError
+from laterna.model.adapters import add_lora
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
-from laterna.recipe import PartName, Recipe
+from laterna.recipe import LoraSettings, PartName, Recipe
 
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
 PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
@@ -101,7 +105,7 @@ def test_saving_again_replaces_and_a_failed_saving_does_not(
     before = (folder / "connector.safetensors").read_bytes()
     with torch.no_grad():
         changed.connector.layers[0].weight.add_(1)  # type: ignore[operator]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(LaternaError, match="cannot write the checkpoint: No such file"):
         save_checkpoint(
             folder,
             changed,
@@ -184,3 +188,38 @@ def test_a_connector_of_another_shape_is_refused(
     (folder / "laterna.json").write_bytes(msgspec.json.encode(manifest))
     with pytest.raises(LaternaError, match=r"does not fit .* connector: .*layers\.2"):
         load_checkpoint(folder)
+
+
+@contextmanager
+def files_of(most: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a disk that is full; the kernel sees to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("part", ["connector", "tokenizer", "language", "adapters"])
+def test_what_cannot_be_written_is_said_and_leaves_the_one_before(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, part: str
+) -> None:
+    """The writers of safetensors, transformers and peft have errors of their own."""
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    before = (folder / "connector.safetensors").read_bytes()
+    tokenizer = (folder / "tokenizer" / "tokenizer.json").stat().st_size
+    if part == "language":
+        changed.changed = {"language"}
+    if part == "adapters":
+        add_lora(changed.language, LoraSettings(r=64, alpha=64))
+    room = {"connector": len(before) - 1, "tokenizer": tokenizer - 1}
+    assert room["connector"] < room["tokenizer"]
+    with (
+        files_of(room.get(part, tokenizer)),
+        pytest.raises(LaternaError, match=r"out: cannot write the checkpoint: .*too large.*make"),
+    ):
+        save(tmp_path / "out", changed, tiny_recipe)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (folder / "connector.safetensors").read_bytes() == before
+    assert read_manifest(folder).parts == ("connector",)

@@ -16,6 +16,7 @@ from laterna.model.skeleton import build_skeleton
 from laterna.planner.assumptions import Assumptions, Lengths
 from laterna.planner.plan import fill_step, plan_recipe
 from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, count_reading
+from laterna.planner.resolutions import resolutions
 from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
 from laterna.records import Batch
 from laterna.training.objective import Objective
@@ -62,6 +63,17 @@ def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) ->
     few, many = (count_reading(rehearsal, tokens).attention for tokens in (256, 5329))
     assert few == 32 * 4 * 256**2 * 4096
     assert many / few == pytest.approx(433, abs=0.5)
+
+
+def test_the_table_of_resolutions_counts_whole_patches(configs: Path) -> None:
+    """Of 14 px; 73 of them fit into 1024."""
+    rows = resolutions(Rehearsal(build_skeleton(llava(configs, 336, "mlp"))))
+    sides = {224: 256, 336: 576, 448: 1024, 672: 2304, 1024: 5329}
+    assert {row.side: row.tokens for row in rows} == sides
+    assert all(row.patches == row.tokens for row in rows)
+    assert [row.cache for row in rows] == [tokens * 32 * 2 * 4096 * 4 for tokens in sides.values()]
+    attention = [32 * 4 * tokens**2 * 4096 for tokens in sides.values()]
+    assert [row.attention_flops for row in rows] == attention
 
 
 @pytest.mark.parametrize("stage", ["align", "instruct"])

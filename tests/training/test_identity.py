@@ -78,5 +78,5 @@ def test_a_hub_that_does_not_answer_is_said(ending: str, monkeypatch: pytest.Mon
         raise raised
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    with pytest.raises(LaternaError, match="hub:owner/name: the hub does not tell .*: no network"):
+    with pytest.raises(LaternaError, match=r"hub:owner/name: the hub does not tell .*: no network"):
         tables.hub_revision("owner/name")

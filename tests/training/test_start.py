@@ -57,5 +57,37 @@ def test_stage_two_takes_a_connector_of_ours(tiny_recipe: Recipe, tmp_path: Path
 
 def test_a_pickle_of_more_than_tensors_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
     torch.save({"model.mm_projector.weight": Path("here")}, tmp_path / "mm_projector.bin")
-    with pytest.raises(LaternaError, match=r"mm_projector\.bin"):
-        begin(tiny_recipe, tmp_path / "mm_projector.bin")
+    with pytest.raises(LaternaError, match=r"mm_projector\.bin: not read.*than tensors$"):
+        begin(tiny_recipe, tmp_path / "mm_projector.bin")  # nor is told how to read it all the same
+
+
+def test_stage_two_takes_the_folder_that_llavas_stage_one_left(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    theirs = mlp_of_llava()
+    torch.save(theirs, tmp_path / "mm_projector.bin")
+    (tmp_path / "config.json").write_text("{}")
+    ours = begin(tiny_recipe, tmp_path).connector.state_dict()
+    for one, other in zip(ours.values(), theirs.values(), strict=True):
+        assert torch.equal(one, other)
+    (tmp_path / "mm_projector.bin").unlink()
+    with pytest.raises(LaternaError, match="not a Laterna checkpoint"):
+        begin(tiny_recipe, tmp_path)
+
+
+def test_llavas_layers_are_taken_in_the_order_of_their_numbers(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    """By letters 10 would come before 2, and of one shape they would be taken for each other."""
+    deep = msgspec.structs.replace(tiny_recipe, connector=ConnectorSettings(kind="mlp", depth=6))
+    theirs = {}
+    for number in range(6):
+        width = 24 if number == 0 else 32
+        theirs[f"mm_projector.{2 * number}.bias"] = torch.full((32,), float(number))
+        theirs[f"mm_projector.{2 * number}.weight"] = torch.full((32, width), float(number))
+    torch.save(theirs, tmp_path / "mm_projector.bin")
+    ours = begin(deep, tmp_path / "mm_projector.bin").connector.state_dict()
+    found = {name: float(weight.mean()) for name, weight in ours.items()}
+    assert found == {
+        f"layers.{number}.{kind}": number for number in range(6) for kind in ("weight", "bias")
+    }

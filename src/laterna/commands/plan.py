@@ -11,7 +11,7 @@ from tyro.conf import Fixed, Positional, Suppress, arg
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.recipe import Recipe, StageName, load_recipe
+from laterna.recipe import Recipe, StageName, load_recipe, checked
 
 if TYPE_CHECKING:
     from laterna.planner.assumptions import Lengths
@@ -133,7 +133,7 @@ class TunedPlan(Plan, frozen=True, kw_only=True):
 
     def settings_to_plan(self) -> Recipe:
         """Return the recipe with what the command line changed in it."""
-        return self.settings
+        return checked(self.settings)
 
 
 def _by_stage(

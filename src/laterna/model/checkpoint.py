@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -72,6 +74,8 @@ def save_checkpoint(
     """Write a checkpoint, whole or not at all, replacing one of the same name; return its folder.
 
     `metrics` is a file of training figures to keep inside, `run` the digest of what made it.
+    Raises LaternaError when it cannot be written, a full disk included; one of the same name is
+    then as it was.
     """
     parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
     adapted = {name: part for name, part in assistant.adaptable().items() if has_lora(part)}
@@ -85,7 +89,7 @@ def save_checkpoint(
         run=run,
         figures=figures,
     )
-    with write_atomically(folder) as aside, quiet_transformers():
+    with _spoken(folder), write_atomically(folder) as aside, quiet_transformers():
         aside.mkdir()
         save_file(
             {
@@ -108,6 +112,23 @@ def save_checkpoint(
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         (aside / MANIFEST).write_bytes(text + b"\n")
     return folder
+
+
+@contextmanager
+def _spoken(folder: Path) -> Iterator[None]:
+    """Say what the system says, be it to Python or to the Rust of safetensors and tokenizers, whose
+    own errors (of the latter plain `Exception`) have it in their text alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise LaternaError(
+            f"{folder}: cannot write the checkpoint: {reason}; make room there, or see that it "
+            "may be written to, and run the same command again"
+        ) from error
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -21,7 +21,7 @@ from laterna.model.checkpoint import MANIFEST, read_manifest, save_checkpoint
 from laterna.model.features import cached_features
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
-from laterna.recipe import Recipe, RunSettings, StageName, StageSettings
+from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
 from laterna.training.distributed import Ranks, joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
 from laterna.training.figures import StepFigures
@@ -65,6 +65,7 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
     Raises LaternaError for anything in recipe, data or checkpoint that stops the run, and
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
     """
+    recipe = checked(recipe)
     _insist_served_as_taught(recipe, stage)
     insist_installed(recipe.run.trackers)
     if recipe.threads > 0:

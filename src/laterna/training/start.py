@@ -10,23 +10,27 @@ from torch import Tensor
 
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.checkpoint import load_checkpoint, read_manifest
+from laterna.model.checkpoint import MANIFEST, load_checkpoint, read_manifest
 from laterna.model.exchange.files import tensors_of
 from laterna.recipe import Recipe
 from laterna.records import Batch
 
+PROJECTOR_FILE = "mm_projector.bin"
 PROJECTOR = "mm_projector."
-"""What LLaVA's `mm_projector.bin` has before the names of the connector's weights."""
+"""What LLaVA's file has before the names of the connector's weights."""
 
 
 def begin(recipe: Recipe, start: Path | None) -> Assistant:
     """Return the assistant that a stage starts from.
 
     `start` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
-    LLaVA's `mm_projector.bin`. Raises LaternaError when it does not fit the recipe.
+    LLaVA's `mm_projector.bin`, which may be named by its folder, as LLaVA's stage 1 leaves it.
+    Raises LaternaError when it does not fit the recipe.
     """
     if start is None:
         return load_assistant_from(recipe)
+    if not (start / MANIFEST).is_file() and (start / PROJECTOR_FILE).is_file():
+        start = start / PROJECTOR_FILE
     if start.is_file():
         assistant = load_assistant_from(recipe)
         _take_connector(assistant, start)
@@ -86,7 +90,13 @@ def _named_as(names: list[str], found: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     if not theirs:
         return found
-    order = sorted(theirs, key=lambda name: (name.rpartition(".")[0], name.endswith("bias")))
+    order = sorted(theirs, key=_layer_and_kind)
     return dict(zip(names, (theirs[name] for name in order), strict=False)) | {
         f"{name} of LLaVA": theirs[name] for name in order[len(names) :]
     }
+
+
+def _layer_and_kind(name: str) -> tuple[int, bool]:
+    """Order LLaVA's names by the number of their layer, weights before biases."""
+    layer = name.rpartition(".")[0]
+    return int(layer) if layer.isdigit() else 0, name.endswith("bias")

@@ -106,8 +106,10 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = read_part(read, source=str(path), what="weights")
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # torch's words for a pickle that it refuses tell how to open it all the same.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "" if refused else ": " + " ".join(str(error).split())[:200]
         raise LaternaError(
-            f"{path}: not read, for it is damaged or holds more than tensors: {reason}"
+            f"{path}: not read, for it is damaged or holds more than tensors{reason}"
         ) from error
     return {name: weight.to(torch.float32) for name, weight in tensors.items()}
