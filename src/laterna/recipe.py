@@ -226,7 +226,8 @@ class RunSettings(Settings):
     max_skipped: Number = 3
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
     max_faulty: Number = 100
-    """Records that may be left out for a picture that cannot be read, before the run stops."""
+    """Records that may be left out for a picture that is missing or cannot be read, at preparation
+    and again while the stage trains, before the run stops."""
     held_out_steps: Number = 0
     """Steps between looks at the loss of what is held out (`held_out`, or a source of weight 0),
     and at a few answers; 0: at the end alone."""

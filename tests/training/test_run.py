@@ -94,6 +94,25 @@ def test_dropped_records_are_counted_aloud(
     assert "dropped 1: picture missing" in said
 
 
+def test_more_unreadable_pictures_than_the_limit_stop_a_run_before_it_trains(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    for number in (3, 4):
+        (tmp_path / "images" / f"{number}.png").unlink()
+    (tmp_path / "images" / "7.png").write_bytes(b"no picture")
+    align = msgspec.structs.replace(recipe.align, max_steps=1)
+    limit = {number: RunSettings(max_faulty=number) for number in (2, 3)}
+    ours = msgspec.structs.replace(recipe, align=align, run=limit[2])
+    with pytest.raises(
+        LaternaError,
+        match=r"stage align: 2 × picture missing, 1 × picture cannot be read: .*max_faulty = 2;",
+    ):
+        train(ours, stage="align", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    ours = msgspec.structs.replace(ours, run=limit[3])
+    assert read_metrics(train(ours, stage="align", out=tmp_path / "out") / "metrics.jsonl")
+
+
 def test_the_assistant_is_not_served_with_a_template_it_was_not_taught(
     recipe: Recipe, tmp_path: Path
 ) -> None:

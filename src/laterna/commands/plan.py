@@ -11,7 +11,7 @@ from tyro.conf import Fixed, Positional, Suppress, arg
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.recipe import Recipe, StageName, load_recipe, checked
+from laterna.recipe import Recipe, StageName, checked, load_recipe
 
 if TYPE_CHECKING:
     from laterna.planner.assumptions import Lengths

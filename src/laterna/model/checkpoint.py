@@ -91,13 +91,9 @@ def save_checkpoint(
     )
     with _spoken(folder), write_atomically(folder) as aside, quiet_transformers():
         aside.mkdir()
-        save_file(
-            {
-                name: weight.contiguous()
-                for name, weight in assistant.connector.state_dict().items()
-            },
-            aside / "connector.safetensors",
-        )
+        connector = assistant.connector.state_dict()
+        whole = {name: weight.contiguous() for name, weight in connector.items()}
+        save_file(whole, aside / "connector.safetensors")
         (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
         assistant.tokenizer.save_pretrained(aside / "tokenizer")
         if "language" in parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -70,6 +70,20 @@ def train_steps(
                 mfu=meter.mfu(done.flops, seconds),
                 held_out=held_out,
             )
+
+
+def insist_few_faulty(faulty: Mapping[str, int], limits: RunSettings, where: str) -> None:
+    """Raise LaternaError when more records were left out for their pictures than `limits` allow.
+
+    `faulty` are their numbers by reason, other reasons than `FAULTS` aside.
+    """
+    counts = {name: faulty[name] for name in FAULTS if faulty.get(name)}
+    if sum(counts.values()) > limits.max_faulty:
+        reasons = ", ".join(f"{count} × {name}" for name, count in counts.items())
+        raise LaternaError(
+            f"{where}: {reasons}: more records left out than run.max_faulty = "
+            f"{limits.max_faulty}; see that the pictures are whole, or raise the limit"
+        )
 
 
 def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
@@ -141,12 +155,7 @@ def _after(progress: Progress, done: Outcome) -> Progress:
 
 
 def _insist_within(limits: RunSettings, progress: Progress, done: Outcome, step: Step) -> None:
-    if sum(progress.faulty.values()) > limits.max_faulty:
-        reasons = ", ".join(f"{count} × {name}" for name, count in progress.faulty.items() if count)
-        raise LaternaError(
-            f"step {progress.step}: {reasons}: more records left out than run.max_faulty = "
-            f"{limits.max_faulty}; see that the pictures are whole, or raise the limit"
-        )
+    insist_few_faulty(progress.faulty, limits, f"step {progress.step}")
     if progress.skipped_in_a_row > limits.max_skipped:
         raise LaternaError(
             f"step {progress.step}: loss {done.loss:g}, gradient norm {done.norm:g}: not finite, "

@@ -28,7 +28,7 @@ from laterna.training.figures import StepFigures
 from laterna.training.held_out import Looks
 from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
-from laterna.training.loop import train_steps
+from laterna.training.loop import insist_few_faulty, train_steps
 from laterna.training.meter import Meter, set_up_meter
 from laterna.training.ready import prepare_stage
 from laterna.training.resume import Found, States
@@ -162,6 +162,7 @@ def _make_ready(
         prepared = prepare_stage(
             assistant.tokenizer, assistant.picture_tokens, recipe, stage, console
         )
+    insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}")
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
     if recipe.connector.calibrate and start is None and not goes_on:
