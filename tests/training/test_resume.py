@@ -76,6 +76,10 @@ def insist_same(one: Path, other: Path) -> None:
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+def cut_power(_path: Path) -> None:
+    raise PowerCut
+
+
 def cut_at(step: int) -> Callable[..., Iterator[StepFigures]]:
     """`train_steps` that dies after a step."""
     real = laterna.training.run.train_steps
@@ -118,6 +122,21 @@ def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
     insist_same(whole, train(short, stage=stage, out=out))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"images", "records.json", "prepared", "whole", "cut"}
+
+
+def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(
+    short: Recipe, tmp_path: Path
+) -> None:
+    interrupt(msgspec.structs.replace(short, seed=9), "align", tmp_path / "out", 7)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(laterna.training.run, "flush_tree", cut_power)
+        train(short, stage="align", out=tmp_path / "out")
+    assert len(states(tmp_path / "out")) == 4
+    written = (tmp_path / "out" / "laterna.json").stat().st_mtime_ns
+    train(short, stage="align", out=tmp_path / "out")
+    assert (tmp_path / "out" / "laterna.json").stat().st_mtime_ns == written
+    assert not (tmp_path / "out.metrics.jsonl").exists()
+    assert len(states(tmp_path / "out")) == 2, "those of the other run stay"
 
 
 def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(

@@ -74,15 +74,16 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         console = rich.get_console() if ranks.first else Console(quiet=True)
         with ranks.first_alone():  # what it reads it remembers, and the others need not
             digest = run_digest(recipe, stage, start)
-        if _is_done(out, digest):
-            console.print(f"{out}: this very run was done before; remove it to train anew")
-            return out
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
         metrics = _metrics_of(out)
-        learner = _train(recipe, stage, start, states, out, console)
-        _finish(out, learner, recipe, stage, start, metrics, digest, console)
-        if ranks.first:
-            metrics.unlink()
+        if _is_done(out, digest):
+            console.print(f"{out}: this very run was done before; remove it to train anew")
+        else:
+            learner = _train(recipe, stage, start, states, out, console)
+            _finish(out, learner, recipe, stage, start, metrics, digest, console)
+        ranks.wait()  # no rank may still ask whether it is done
+        if ranks.first:  # also what a run leaves that was killed once its checkpoint was there
+            metrics.unlink(missing_ok=True)
             states.clear()
         ranks.wait()
     return out
