@@ -57,6 +57,24 @@ def test_two_stages_teach_the_tiny_assistant_its_colours(
     assert left == {"images", "records.json", "prepared", "align", "instruct"}
 
 
+def test_what_trains_is_told_before_the_first_step(
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(laterna.training.run, "train_steps", lambda *_, **__: pytest.fail("a step"))
+    with pytest.raises(pytest.fail.Exception):
+        train(recipe, stage="align", out=tmp_path / "out")
+    said = capsys.readouterr().out
+    parts = load_assistant_from(recipe).parts()
+    for name, part in parts.items():
+        weights = f"{sum(weight.numel() for weight in part.parameters()):,}"
+        trained, frozen = ("0", weights) if name != "connector" else (weights, "0")
+        (row,) = (line.split() for line in said.splitlines() if line[2:].startswith(name))
+        assert [row[5], row[7]] == [trained, frozen]
+
+
 def test_cached_features_give_the_run_that_computed_ones_give(
     recipe: Recipe, tmp_path: Path
 ) -> None:
