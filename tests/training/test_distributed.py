@@ -227,5 +227,6 @@ def test_a_state_of_one_rank_goes_on_in_two(
     run = msgspec.structs.replace(mixed.run, engine=engine)
     capfd.readouterr()
     assert on_two_ranks(msgspec.structs.replace(mixed, run=run), out).wait(timeout=900) == 0
-    assert "going on after step 2 of 5" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "going on after step 2 of 7" in said
     insist_alike(out, alone)
