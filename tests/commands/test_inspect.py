@@ -179,6 +179,7 @@ def test_the_page_of_masks_colours_every_form(
         (["none.json"], "none.json: cannot be read"),
         (["set.json", "--masks", "-1"], "give 0 or more"),
         (["set.json", "--masks", "1", "--checkpoint", "nowhere"], "nowhere: no such checkpoint"),
+        (["set.json", "--masks", "1", "--tokenizer", "package:x"], "package:x: no such packaged"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(

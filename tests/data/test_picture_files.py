@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from laterna.data import digests, tar_listing
+from laterna.data import digests, picture_files, tar_listing
 from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, load_picture
 from laterna.errors import LaternaError
@@ -100,6 +100,40 @@ def test_what_holds_no_pictures_is_named(tmp_path: Path) -> None:
         open_pictures(str(tmp_path / "none"))
     with pytest.raises(LaternaError, match="no file has such a name"):
         open_pictures(str(tmp_path / "none*"))
+
+
+def damaged(whole: bytes, how: str) -> bytes:
+    if how == "directory":
+        at = whole.rfind(b"PK\x01\x02")
+        return whole[:at] + b"XXXX" + whole[at + 4 :]
+    if how == "front":
+        return whole[60:]
+    return whole[:41] + b"\xff" * 9 + whole[50:]
+
+
+@pytest.mark.parametrize("how", ["directory", "front", "member"])
+def test_a_damaged_zip_file_is_named(how: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("blue.png", bytes(range(256)) * 8)
+        archive.writestr("red.png", bytes(range(256)) * 8)
+    path = tmp_path / "a.zip"
+    path.write_bytes(damaged((tmp_path / "whole.zip").read_bytes(), how))
+    with pytest.raises(LaternaError, match=r"a\.zip: .*(cannot be unpacked|can be read): ."):
+        open_pictures(str(path)).find("blue.png")
+
+
+def test_a_member_that_would_fill_the_memory_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert picture_files.MAX_BYTES == 715_827_880
+    monkeypatch.setattr(picture_files, "MAX_BYTES", 100)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.png", b"\0" * 101)
+        archive.writestr("fits.png", b"\0" * 100)
+    pictures = open_pictures(str(tmp_path / "a.zip"))
+    assert pictures.find("fits.png") == b"\0" * 100
+    with pytest.raises(LaternaError, match=r"large\.png: unpacks to 101 bytes, too large"):
+        pictures.find("large.png")
 
 
 def test_a_tar_file_that_is_as_it_was_is_not_walked_again(

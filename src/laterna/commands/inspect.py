@@ -59,7 +59,7 @@ class Inspect(Command, frozen=True, kw_only=True):
     checkpoint: Path | None = None
     """Checkpoint whose tokenizer and chat template `--masks` uses."""
     tokenizer: str = "builtin:nano-llama"
-    """Folder or hub id of the tokenizer that `--masks` uses without a checkpoint."""
+    """The tokenizer that `--masks` uses without a checkpoint, named as `language.source` is."""
     template: str = "own"
     """Chat template that `--masks` uses without a checkpoint: `own`, or a shipped one."""
 
@@ -117,24 +117,19 @@ class Inspect(Command, frozen=True, kw_only=True):
         return SourceSettings(data=self.file, form=self.form, subset=self.subset, split=self.split)
 
     def _show_masks(self, console: Console) -> str:
-        from transformers import AutoTokenizer
-
         from laterna.data.chat import load_template
         from laterna.data.masking import tokenise
         from laterna.data.sources import read_records
-        from laterna.model.builtin import resolve
         from laterna.model.checkpoint import read_manifest
-        from laterna.model.pretrained import read_part
+        from laterna.model.language import load_tokenizer
+        from laterna.recipe import LanguageSettings
         from laterna.report.token_page import write_token_page
         from laterna.report.token_view import token_view
 
-        source = resolve(self.tokenizer)
         if self.checkpoint is not None:
             read_manifest(self.checkpoint)  # says what is wrong with a folder that is none
-            source = str(self.checkpoint / "tokenizer")
-        tokenizer = read_part(
-            lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer"
-        )
+        inside = self.checkpoint and self.checkpoint / "tokenizer"
+        tokenizer = load_tokenizer(LanguageSettings(source=self.tokenizer), inside)
         if self.checkpoint is None:
             template = load_template(self.template, tokenizer)
         else:

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import tarfile
 import threading
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from laterna.data.digests import Stamp, stamp_of
 from laterna.data.pictures import MissingPictureError
+from laterna.data.pictures.opening import MAX_PIXELS
 from laterna.data.tar_listing import list_tar
 from laterna.errors import LaternaError
+
+MAX_BYTES = 8 * MAX_PIXELS
+"""Of a picture in a zip file, unpacked: the most pixels that are opened, of four 16-bit channels.
+Small files unpack to more than fills the memory (zip bombs)."""
+
+# What zipfile raises on damaged files; a seek to where nothing can be is an OSError without a name.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    struct.error,
+    RuntimeError,
+    NotImplementedError,
+)
 
 
 class PictureFiles(Protocol):
@@ -77,9 +98,13 @@ class PictureZip:
     """Pictures that are members of a zip file."""
 
     def __init__(self, path: Path) -> None:
+        """Raise LaternaError for a file that is damaged."""
         self.path = path
         self._stamp = stamp_of(path)
-        self._archive = zipfile.ZipFile(path)
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except _DAMAGED as error:
+            raise LaternaError(f"{path}: not a zip file that can be read: {error}") from error
 
     @property
     def where(self) -> str:
@@ -87,12 +112,20 @@ class PictureZip:
         return str(self.path.resolve())
 
     def find(self, name: str) -> bytes:
-        """Return a member's bytes. Raises MissingPictureError where there is none."""
+        """Return a member's bytes. Raises MissingPictureError where there is none, and LaternaError
+        for one that is damaged, or would unpack to more than any picture that is opened.
+        """
         try:
+            size = self._archive.getinfo(name).file_size
+            if size > MAX_BYTES:
+                raise LaternaError(
+                    f"{self.path}: {name}: unpacks to {size:,} bytes, too large for a picture (at "
+                    f"most {MAX_BYTES:,})"
+                )
             return self._archive.read(name)
         except KeyError as error:
             raise MissingPictureError(f"{self.path}: {name}: no such picture") from error
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise LaternaError(f"{self.path}: {name}: cannot be unpacked: {error}") from error
 
     def stamp(self, name: str) -> Stamp:

@@ -37,7 +37,7 @@ def test_orientation_is_what_a_person_sees(tmp_path: Path) -> None:
     assert picture.getpixel((5, 35)) == BLUE
 
 
-@pytest.mark.parametrize("form", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("form", ["png", "jpg", "webp", "tiff"])
 @pytest.mark.parametrize("orientation", range(9))
 def test_a_size_read_alone_is_that_of_the_opened_picture(
     form: str, orientation: int, tmp_path: Path
@@ -46,7 +46,8 @@ def test_a_size_read_alone_is_that_of_the_opened_picture(
     exif[0x0112] = orientation
     path = tmp_path / f"a.{form}"
     halves(40, 20).save(path, exif=exif)
-    assert picture_size(path) == load_picture(path).size
+    turned = orientation in (5, 6, 7, 8)
+    assert picture_size(path) == load_picture(path).size == ((20, 40) if turned else (40, 20))
     with pytest.raises(MissingPictureError, match=r"gone\.png: no such picture"):
         picture_size(tmp_path / "gone.png")
 
@@ -69,6 +70,23 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(levels).save(tmp_path / "deep.png")
     seen = np.asarray(load_picture(tmp_path / "deep.png"))
     assert seen.tolist() == [[[0] * 3, [1] * 3, [128] * 3, [255] * 3]]
+
+
+def test_the_level_that_is_clear_in_sixteen_bits_is_white(tmp_path: Path) -> None:
+    levels = np.array([[1000, 1001]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "hole.png", transparency=1000)
+    seen = np.asarray(load_picture(tmp_path / "hole.png"))
+    assert seen.tolist() == [[[255] * 3, [4] * 3]]
+
+
+@pytest.mark.parametrize("form", ["gif", "png", "webp", "tiff"])
+def test_of_several_frames_the_first_is_taken(form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{form}"
+    options = {"lossless": True} if form == "webp" else {}
+    first, second = Image.new("RGB", (8, 6), RED), Image.new("RGB", (8, 6), BLUE)
+    first.save(path, save_all=True, append_images=[second], **options)
+    assert load_picture(path).getpixel((1, 1)) == RED
+    assert picture_size(path) == (8, 6)
 
 
 def test_other_modes_become_rgb(tmp_path: Path) -> None:

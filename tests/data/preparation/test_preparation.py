@@ -66,6 +66,8 @@ def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
     source = maker.source(records, images)
     with Path(source.data).open("a") as file:
         file.write('{"id": "odd"}\nno json\n')
+    with Path(source.data).open("ab") as file:
+        file.write(b'{"id": "latin", "pictures": [], "turns": "caf\xe9"}\n')
     result = maker.prepare(source)
     assert [sample.id for sample in result.samples] == ["first", "last"]
     assert result.dropped == {
@@ -76,6 +78,7 @@ def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
         "picture marks do not match the pictures": 1,
         "not a row of the form turns": 1,
         "not JSON": 1,
+        "not UTF-8": 1,
         "longer than 200 tokens": 1,
     }
     assert next(iter(result.dropped)) == "picture missing"
@@ -163,6 +166,11 @@ def test_a_picture_that_has_no_token_count_is_dropped(maker: Any, images: str) -
     unseen = maker.source([record_of("a")])
     with pytest.raises(LaternaError, match="say where the `pictures` are"):
         maker.prepare(unseen, picture_tokens=count)
+
+
+def test_fewer_than_no_workers_are_refused(maker: Any) -> None:
+    with pytest.raises(LaternaError, match="workers = -1: give 0"):
+        maker.prepare(maker.source([record_of("a")]), workers=-1)
 
 
 def test_nothing_left_says_why(maker: Any, images: str) -> None:

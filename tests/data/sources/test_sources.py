@@ -243,6 +243,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
         (b"", "neither a JSON list"),
         (b'[{"id": 1', "not a JSON list of records after row 0"),
         (b"[1, 2]", "row 1 is no JSON object"),
+        (b'{"caf\xe9": 1}', "row 1 is no JSON object"),
         (b"PAR1", "not a Parquet file that can be read"),
     ],
 )

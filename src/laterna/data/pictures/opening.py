@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from laterna.errors import LaternaError
 
@@ -66,9 +66,17 @@ def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
     Raises as `load_picture` does, but for damage behind the head.
     """
     with _opened(source, name) as picture:
-        width, height = picture.size
+        width, height = _stored_size(picture)
         turned = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
         return (height, width) if turned else (width, height)
+
+
+def _stored_size(picture: Image.Image) -> tuple[int, int]:
+    """Return width and height as they are in the file; of a TIFF, Pillow may have turned them."""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return picture.size
+    tags = picture.tag_v2
+    return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
 
 
 def _read(source: Path | bytes, name: str, *, coarse: bool) -> Image.Image:
@@ -110,11 +118,14 @@ def _refuse_bomb(picture: Image.Image, name: str) -> None:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in _SIXTEEN_BIT:
         levels = np.clip(np.asarray(picture, dtype=np.int64), 0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+        seen = ((levels + 128) // 257).astype(np.uint8)
+        if (clear := picture.info.get("transparency")) is not None:  # the one level that is not
+            seen[levels == clear] = 255
+        return Image.fromarray(seen).convert("RGB")
     if picture.mode == "F":
         raise ValueError("floating-point pixels have no fixed white; save it with 8 bits")
     if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        white = Image.new("RGBA", seen.size, "white")
-        return Image.alpha_composite(white, seen).convert("RGB")
+        over = picture.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        return Image.alpha_composite(white, over).convert("RGB")
     return picture.convert("RGB")

@@ -92,6 +92,8 @@ def prepare(
     record remains.
     """
     insist_on_shares(sources, held_out)
+    if workers < 0:
+        raise LaternaError(f"workers = {workers}: give 0 (as many as there are cores) or more")
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
     for settings in sources:
         place = _prepare_source(settings, tokenizer, template, folder, workers, progress)

@@ -135,7 +135,7 @@ def _open_file(path: Path) -> tuple[Iterable[str], Callable[[], Iterator[Chunk]]
         raise _holds_nothing(str(path))
     try:
         return msgspec.json.decode(first, type=dict[str, msgspec.Raw]), read
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LaternaError(f"{path}: row 1 is no JSON object: {error}") from error
 
 

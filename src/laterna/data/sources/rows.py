@@ -180,6 +180,8 @@ def read_chunk(chunk: Chunk, form: type[Form]) -> Iterator[Reading | Unreadable]
             wrong = isinstance(error, msgspec.ValidationError)
             reason = f"not a row of the form {form.column}" if wrong else "not JSON"
             yield Unreadable(id=_name(row, place), reason=reason, message=str(error))
+        except UnicodeDecodeError as error:
+            yield Unreadable(id=place, reason="not UTF-8", message=f"not UTF-8: {error.reason}")
         except UnreadableRowError as error:
             yield Unreadable(id=_name(row, place), reason=error.reason, message=str(error))
 
@@ -193,5 +195,5 @@ def _name(row: bytes | Mapping[str, Any], place: str) -> str:
         if isinstance(row, bytes):
             return f"record {msgspec.json.decode(row, type=_RowName).id}"
         return f"record {msgspec.convert(row, _RowName).id}"
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return place
