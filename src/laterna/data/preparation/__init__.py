@@ -92,8 +92,6 @@ def prepare(
     record remains.
     """
     insist_on_shares(sources, held_out)
-    if workers < 0:
-        raise LaternaError(f"workers = {workers}: give 0 (as many as there are cores) or more")
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
     for settings in sources:
         place = _prepare_source(settings, tokenizer, template, folder, workers, progress)
@@ -161,7 +159,7 @@ def _prepare_source(
             listings=str(folder / LISTINGS),
             embedded=str(place / EMBEDDED),
         )
-        _fill(place, source, job, tokenizer, workers or _cores(), progress)
+        _fill(place, source, job, tokenizer, _processes(workers), progress)
     return place
 
 
@@ -228,6 +226,12 @@ def _shows_what_is_held_out(samples: MappedSamples) -> Iterator[Dropped]:
     for place in range(len(samples)):
         name = samples.id_of(place)
         yield Dropped(id=name, reason=reason, message=f"record {name}")
+
+
+def _processes(workers: int) -> int:
+    if workers < 0:
+        raise LaternaError(f"workers = {workers}: give 0 (as many as there are cores) or more")
+    return workers or _cores()
 
 
 def _cores() -> int:
