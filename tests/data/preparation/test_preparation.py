@@ -67,7 +67,8 @@ def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
     with Path(source.data).open("a") as file:
         file.write('{"id": "odd"}\nno json\n')
     with Path(source.data).open("ab") as file:
-        file.write(b'{"id": "latin", "pictures": [], "turns": "caf\xe9"}\n')
+        turn = b'{"role": "user", "text": "caf\xe9"}'
+        file.write(b'{"id": "latin", "pictures": [], "turns": [' + turn + b"]}\n")
     result = maker.prepare(source)
     assert [sample.id for sample in result.samples] == ["first", "last"]
     assert result.dropped == {
