@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,19 @@ def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
     monkeypatch.setattr(laterna.training.run, "fit_connector", lambda *_: pytest.fail("fitted"))
     insist_same(whole, train(short, stage="align", out=out))
     assert read == []
+
+
+def test_a_run_does_not_go_on_over_other_records(short: Recipe, tmp_path: Path) -> None:
+    picture = tmp_path / "images" / "3.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    out = tmp_path / "cut"
+    interrupt(short, "align", out, 5)
+    picture.write_bytes(content)
+    with pytest.raises(LaternaError, match=r"from 11 records .* now 12 can .* start anew"):
+        train(short, stage="align", out=out)
+    shutil.rmtree(out.with_name("cut.state"))
+    assert len(figures(train(short, stage="align", out=out))) == STEPS
 
 
 def test_torn_and_foreign_states_are_named_and_passed_over(

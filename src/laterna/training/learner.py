@@ -29,6 +29,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The latest of them, one after the other."""
     faulty: dict[str, int] = msgspec.field(default_factory=dict)
     """Records left out for their pictures, by reason."""
+    records: int = 0
+    """Records that the stage learns from, which decide its order; 0: an older state tells none."""
 
 
 class Learner:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
@@ -146,7 +147,8 @@ class Outcome(NamedTuple):
 
 
 def _after(progress: Progress, done: Outcome) -> Progress:
-    return Progress(
+    return replace(
+        progress,
         step=progress.step + 1,
         skipped=progress.skipped + (not done.finite),
         skipped_in_a_row=0 if done.finite else progress.skipped_in_a_row + 1,

@@ -27,7 +27,7 @@ from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_p
 from laterna.training.figures import StepFigures
 from laterna.training.held_out import Looks
 from laterna.training.identity import run_digest
-from laterna.training.learner import Learner
+from laterna.training.learner import Learner, Progress
 from laterna.training.loop import insist_few_faulty, train_steps
 from laterna.training.meter import Meter, set_up_meter
 from laterna.training.ready import prepare_stage
@@ -109,6 +109,7 @@ def _train(
         engine=recipe.run.engine,
         savings=recipe.savings,
     )
+    learner.progress = Progress(records=len(ready.prepared.samples))
     _go_on(states, found, learner, metrics, console)
     batches = feed(
         ready.prepared.samples,
@@ -217,7 +218,14 @@ def _is_done(out: Path, digest: str) -> bool:
 def _go_on(states: States, found: Found, learner: Learner, metrics: Path, console: Console) -> None:
     metrics.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
+    records = learner.progress.records
     states.restore(found, learner, metrics)
+    if learner.progress.records not in (0, records):
+        raise LaternaError(
+            f"{states.folder}: the run learned from {learner.progress.records:,} records when it "
+            f"was interrupted, and now {records:,} can be used, for pictures came or went since: "
+            "it cannot go on in the same order; remove that folder to start anew"
+        )
     for remark in found.remarks:
         console.print(remark, soft_wrap=True)
     if found.step:

@@ -275,6 +275,30 @@ def test_a_second_preparation_finds_the_first(maker: Any, monkeypatch: pytest.Mo
     assert seen == [1] * 4
 
 
+def test_a_picture_that_was_missing_or_broken_is_looked_at_again(
+    maker: Any, images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "PART_CHUNKS", 1)
+    monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 2)
+    names = ("good.jpg", "wide.png", "late.jpg", "cut.jpg", "good.jpg", "good.jpg")
+    records = [record_of(f"r{number}", picture=name) for number, name in enumerate(names)]
+    source = maker.source(records, images)
+    seen = counting(monkeypatch)
+    first = maker.prepare(source)
+    assert first.dropped == {"picture missing": 1, "picture cannot be read": 1}
+    assert maker.prepare(source).dropped == first.dropped
+    assert seen == [1, 3, 5]
+    good = Path(images, "good.jpg").read_bytes()
+    Path(images, "late.jpg").write_bytes(good)
+    second = maker.prepare(source)
+    assert second.dropped == {"picture cannot be read": 1}
+    assert seen == [1, 3, 5, 3, 5]  # the first part knew of no picture that is another now
+    Path(images, "cut.jpg").write_bytes(good)
+    third = maker.prepare(source)
+    assert third.dropped == {}
+    assert [sample.id for sample in third.samples] == [record.id for record in records]
+
+
 def test_a_killed_preparation_goes_on_where_it_was(
     maker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

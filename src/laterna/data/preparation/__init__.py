@@ -23,7 +23,14 @@ from laterna.data.digests import FileDigests
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
-from laterna.data.preparation.checking import EMBEDDED, LISTINGS, Dropped, Job, KeptPictures
+from laterna.data.preparation.checking import (
+    EMBEDDED,
+    LISTINGS,
+    Dropped,
+    Job,
+    KeptPictures,
+    current_stamp,
+)
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
 from laterna.data.preparation.workers import do_chunks
@@ -87,9 +94,9 @@ def prepare(
     expanded; longer ones are dropped, none is cut. Every picture is decoded once; where a source
     names no pictures, they are not looked at. `seed` and `held_out` are as in `divide`. `workers`
     processes do it; 0: as many as there are cores. What is kept in `folder` is known by the content
-    of the data, the tokenizer, the template and the place of the pictures; a preparation that was
-    killed goes on where it was. Raises LaternaError for a source that cannot be read, and when no
-    record remains.
+    of the data, the tokenizer, the template and the place of the pictures; what was killed goes on
+    where it was, and what was dropped for a picture is looked at again when its file has changed.
+    Raises LaternaError for a source that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
@@ -151,7 +158,10 @@ def _prepare_source(
     place = folder / key
     with _alone_in(place):
         if cache.read_manifest(place) is not None:
-            return place
+            changed = _first_changed(place, settings.pictures)
+            if changed is None:
+                return place
+            cache.forget_from(place, changed)
         job = Job(
             form=source.form,
             template=template,
@@ -161,6 +171,19 @@ def _prepare_source(
         )
         _fill(place, source, job, tokenizer, _processes(workers), progress)
     return place
+
+
+def _first_changed(place: Path, where: str) -> int | None:
+    """Return the first part in which a record was dropped for a picture whose file is another now,
+    or is there at last.
+    """
+    parts = enumerate(_parts(place))
+    faults = [(number, one) for number, part in parts for one in part.dropped if one.picture]
+    pictures = KeptPictures(place, where) if faults else None
+    for number, fault in faults:
+        if current_stamp(pictures, fault.picture) != fault.stamp:
+            return number
+    return None
 
 
 def _fill(

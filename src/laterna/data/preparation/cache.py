@@ -4,7 +4,8 @@
     <cache>/<key>/pictures/       pictures that stood in the rows
     <cache>/<key>/manifest.json   written last: the preparation is whole
 
-The key is a digest of everything that decides what the parts hold, so nothing is ever stale.
+The key is a digest of everything that decides what the parts hold, but for the files of pictures:
+what was dropped for one is looked at again when that file has changed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from laterna.records import Record
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 2
+FORMAT = 3
 """Version of the parts' layout and of how rows become samples: raise it when either changes."""
 DROPPED = b"laterna.dropped"
 MANIFEST = "manifest.json"
@@ -131,6 +132,14 @@ def write_manifest(folder: Path, *, rows: int, parts: int) -> None:
     with write_atomically(folder / MANIFEST) as aside:
         manifest = Manifest(format=FORMAT, rows=rows, parts=parts)
         aside.write_bytes(msgspec.json.encode(manifest))
+
+
+def forget_from(folder: Path, number: int) -> None:
+    """Remove the parts from a number on, so that they are done again."""
+    manifest = read_manifest(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)  # first: what is left is not whole
+    for later in range(number, manifest.parts if manifest else 0):
+        part_path(folder, later).unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
 from laterna.data.digests import Stamp, stamp_of
-from laterna.data.picture_files import open_pictures
+from laterna.data.picture_files import PictureFiles, open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
 from laterna.data.sources import FORMS
@@ -38,6 +38,10 @@ class Dropped(Record, frozen=True):
     id: str
     reason: str
     message: str
+    picture: str = ""
+    """The picture that it was dropped for; empty: that was not for one outside its row."""
+    stamp: Stamp | None = None
+    """Of that picture's file; None where there was none."""
 
 
 class Job(Record, frozen=True):
@@ -90,12 +94,15 @@ class Checker:
         kept: list[Checked] = []
         outcomes = self.tokeniser.tokenise(records)
         for record, outcome in zip(records, outcomes, strict=True):
-            found = outcome if isinstance(outcome, UnusableError) else self._with_sizes(outcome)
+            if isinstance(outcome, UnusableError):
+                fault = Dropped(id=record.id, reason=outcome.reason, message=str(outcome))
+                dropped.append(fault)
+                continue
+            found = self._with_sizes(outcome)
             if isinstance(found, Checked):
                 kept.append(found)
             else:
-                fault = Dropped(id=record.id, reason=found.reason, message=str(found))
-                dropped.append(fault)
+                dropped.append(found)
         return kept, dropped
 
     def _keep(self, name: str, content: bytes) -> None:
@@ -104,12 +111,19 @@ class Checker:
             with write_atomically(path) as aside:
                 aside.write_bytes(content)
 
-    def _with_sizes(self, tokens: Tokens) -> Checked | UnusableError:
+    def _with_sizes(self, tokens: Tokens) -> Checked | Dropped:
         sizes = []
         for name in tokens.pictures:
             found = self._look(name)
             if isinstance(found, UnusableError):
-                return UnusableError(found.reason, f"record {tokens.id}: {found}")
+                inside = self.pictures is None or Path(self.job.embedded, name).is_file()
+                return Dropped(
+                    id=tokens.id,
+                    reason=found.reason,
+                    message=f"record {tokens.id}: {found}",
+                    picture="" if inside else name,
+                    stamp=None if inside else current_stamp(self.pictures, name),
+                )
             sizes.append(found)
         return Checked(tokens=tokens, sizes=tuple(sizes))
 
@@ -129,6 +143,14 @@ class Checker:
             return UnusableError("picture missing", str(error))
         except LaternaError as error:
             return UnusableError("picture cannot be read", str(error))
+
+
+def current_stamp(pictures: PictureFiles | None, name: str) -> Stamp | None:
+    """Return the stamp of the file that holds a picture now; None where there is none."""
+    try:
+        return pictures.stamp(name) if pictures else None
+    except (OSError, MissingPictureError):
+        return None
 
 
 class KeptPictures:
