@@ -83,7 +83,7 @@ def run_apart(job: Job, threads: int) -> Measured:
 
 def sparing(recipe: Recipe, stage: StageName) -> dict[str, Recipe]:
     """Return the recipe as one sets it who lacks memory, by what is changed."""
-    again = replace(recipe, savings=tuple({*recipe.savings, "checkpointing"}))
+    again = replace(recipe, savings=(*recipe.savings, "checkpointing"))
     eight = replace(recipe.stage(stage), optimiser="adamw8bit")
     return {
         "checkpointing": again,

@@ -20,6 +20,7 @@ def failing(error: Exception) -> Callable[[], None]:
     [
         (LaternaError("box.json: empty"), "laterna: box.json: empty\n"),
         (FileNotFoundError(2, "No such file", "gone.json"), "laterna: gone.json: No such file\n"),
+        (OSError(28, "No space left on device"), "laterna: disk: No space left on device\n"),
     ],
 )
 def test_what_can_be_mended_is_told(

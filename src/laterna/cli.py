@@ -7,7 +7,6 @@ when it runs, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from laterna.commands.plan import Plan, TunedPlan
 from laterna.commands.prepare import Prepare
 from laterna.commands.report import Report
 from laterna.commands.synthesize import Synthesize
-from laterna.errors import LaternaError
+from laterna.errors import told
 from laterna.files import write_atomically, write_lines
 from laterna.recipe import Recipe, StageName, load_recipe
 
@@ -284,21 +283,14 @@ def main(args: Sequence[str] | None = None) -> int:
     # sleep. Long spinning is far slower on a machine that does anything else, none on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        _run(sys.argv[1:] if args is None else args)
-    except LaternaError as error:
-        return _complain(str(error))
+        return told(lambda: _run(sys.argv[1:] if args is None else args))
     except BrokenPipeError:
         # The reader of our output has gone; nothing more may be written, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
-    except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        return _complain(f"{error.filename or 'disk'}: {error.strerror}")
     except KeyboardInterrupt:
         print("\nlaterna: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _run(args: Sequence[str]) -> None:
@@ -308,11 +300,6 @@ def _run(args: Sequence[str]) -> None:
             print(line)
     finally:
         sys.stdout.flush()
-
-
-def _complain(message: str) -> int:
-    print(f"laterna: {message}", file=sys.stderr)
-    return 2
 
 
 def _blind_spot_table(spots: Sequence[BlindSpot]) -> Table:

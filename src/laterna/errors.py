@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -17,9 +18,9 @@ def told(work: Callable[[], object]) -> int:
     except LaternaError as error:
         message = str(error)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        message = f"{error.filename}: {error.strerror}"
+        message = f"{error.filename or 'disk'}: {error.strerror}"
     else:
         return 0
     sys.stderr.write(f"laterna: {message}\n")

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
-from laterna.recipe import Recipe
+import laterna.training.run
+from laterna.recipe import Recipe, StageName
+from laterna.training.figures import StepFigures
 
 COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 200, 20)}
 QUESTION = "<image>\nWhat colour is it?"
+
+
+class PowerCut(BaseException):
+    """Nothing catches it."""
+
+
+def interrupt(recipe: Recipe, stage: StageName, out: Path, step: int) -> None:
+    """Train until a step is done, and die before anything else is."""
+    real = laterna.training.run.train_steps
+
+    def dying(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
+        for done in real(*args, **kwargs):
+            yield done
+            if done.step == step:
+                raise PowerCut
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(laterna.training.run, "train_steps", dying)
+        laterna.training.run.train(recipe, stage=stage, out=out)
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -26,9 +24,11 @@ from laterna.recipe import (
     RunSettings,
     load_recipe,
 )
-from laterna.training.figures import HeldOut, StepFigures
+from laterna.training.figures import HeldOut
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
+
+from .conftest import interrupt
 
 DRIVER = """
 import sys
@@ -208,22 +208,11 @@ def test_a_state_of_one_rank_goes_on_in_two(
     mixed: Recipe,
     tmp_path: Path,
     engine: Engine,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     alone = train(mixed, stage="instruct", out=tmp_path / "alone")
     out = tmp_path / "out"
-    real = laterna.training.run.train_steps
-
-    def killed(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
-        for done in real(*args, **kwargs):
-            yield done
-            if done.step == 3:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(laterna.training.run, "train_steps", killed)
-        train(mixed, stage="instruct", out=out)
+    interrupt(mixed, "instruct", out, 3)
     run = msgspec.structs.replace(mixed.run, engine=engine)
     capfd.readouterr()
     assert on_two_ranks(msgspec.structs.replace(mixed, run=run), out).wait(timeout=900) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import msgspec
 import pytest
 import torch
 
-import laterna.training.run
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, SourceSettings
 from laterna.training.figures import StepFigures
 from laterna.training.held_out import _resting
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
+
+from .conftest import interrupt
 
 STEPS = 6
 
@@ -113,21 +113,7 @@ def test_a_run_that_goes_on_has_the_looks_that_it_would_have_had(
 ) -> None:
     ours = looking(short, 2, save_steps=3)
     whole = train(ours, stage="instruct", out=tmp_path / "whole")
-
-    class PowerCutError(BaseException):
-        """Nothing catches it."""
-
-    real = laterna.training.run.train_steps
-
-    def dying(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
-        for done in real(*args, **kwargs):
-            yield done
-            if done.step == 5:
-                raise PowerCutError
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
-        patch.setattr(laterna.training.run, "train_steps", dying)
-        train(ours, stage="instruct", out=tmp_path / "cut")
+    interrupt(ours, "instruct", tmp_path / "cut", 5)
     cut = train(ours, stage="instruct", out=tmp_path / "cut")
     looks = [
         [

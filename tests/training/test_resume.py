@@ -35,12 +35,10 @@ from laterna.training.figures import StepFigures
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 
+from .conftest import PowerCut, interrupt
+
 STEPS = 8
 SAVING = RunSettings(save_minutes=0, save_steps=2, keep=2)
-
-
-class PowerCut(BaseException):
-    """Nothing catches it."""
 
 
 @pytest.fixture
@@ -79,25 +77,6 @@ def insist_same(one: Path, other: Path) -> None:
 
 def cut_power(_path: Path) -> None:
     raise PowerCut
-
-
-def cut_at(step: int) -> Callable[..., Iterator[StepFigures]]:
-    """`train_steps` that dies after a step."""
-    real = laterna.training.run.train_steps
-
-    def dying(*args: Any, **kwargs: Any) -> Iterator[StepFigures]:
-        for done in real(*args, **kwargs):
-            yield done
-            if done.step == step:
-                raise PowerCut
-
-    return dying
-
-
-def interrupt(recipe: Recipe, stage: StageName, out: Path, step: int) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(laterna.training.run, "train_steps", cut_at(step))
-        train(recipe, stage=stage, out=out)
 
 
 def states(out: Path) -> list[Path]:

@@ -23,14 +23,7 @@ from laterna.data.digests import FileDigests
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
-from laterna.data.preparation.checking import (
-    EMBEDDED,
-    LISTINGS,
-    Dropped,
-    Job,
-    KeptPictures,
-    current_stamp,
-)
+from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
 from laterna.data.preparation.workers import do_chunks
@@ -165,9 +158,8 @@ def _prepare_source(
         job = Job(
             form=source.form,
             template=template,
+            prepared=str(place),
             pictures=settings.pictures,
-            listings=str(folder / LISTINGS),
-            embedded=str(place / EMBEDDED),
         )
         _fill(place, source, job, tokenizer, _processes(workers), progress)
     return place
@@ -179,11 +171,11 @@ def _first_changed(place: Path, where: str) -> int | None:
     """
     parts = enumerate(_parts(place))
     faults = [(number, one) for number, part in parts for one in part.dropped if one.picture]
-    pictures = KeptPictures(place, where) if faults else None
-    for number, fault in faults:
-        if current_stamp(pictures, fault.picture) != fault.stamp:
-            return number
-    return None
+    if not faults:
+        return None  # and nothing is opened
+    pictures = KeptPictures(place, where)
+    changed = (number for number, one in faults if pictures.stamp_now(one.picture) != one.stamp)
+    return next(changed, None)
 
 
 def _fill(

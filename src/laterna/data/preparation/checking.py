@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
 from laterna.data.digests import Stamp, stamp_of
-from laterna.data.picture_files import PictureFiles, open_pictures
+from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
 from laterna.data.sources import FORMS
@@ -39,7 +39,7 @@ class Dropped(Record, frozen=True):
     reason: str
     message: str
     picture: str = ""
-    """The picture that it was dropped for; empty: that was not for one outside its row."""
+    """The picture that it was dropped for; empty: for another reason."""
     stamp: Stamp | None = None
     """Of that picture's file; None where there was none."""
 
@@ -51,12 +51,10 @@ class Job(Record, frozen=True):
     """A key of `FORMS`."""
     template: str
     """Text of the Jinja chat template."""
+    prepared: str
+    """Folder of the set that is made; pictures which stand in the rows are written there."""
     pictures: str = ""
-    """Where the pictures are; empty: they are not looked at."""
-    listings: str = ""
-    """Folder that remembers what is in tar files."""
-    embedded: str = ""
-    """Folder that pictures which stand in the rows are written to."""
+    """Where the other pictures are; empty: they are not looked at."""
 
 
 class Checked(Record, frozen=True):
@@ -73,8 +71,7 @@ class Checker:
         """Raise LaternaError where the pictures cannot be opened."""
         self.job = job
         self.tokeniser = Tokeniser(tokenizer, job.template)
-        memory = Path(job.listings) if job.listings else None
-        self.pictures = open_pictures(job.pictures, memory) if job.pictures else None
+        self.pictures = KeptPictures(Path(job.prepared), job.pictures)
         self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
 
     def check(self, chunk: Chunk) -> tuple[list[Checked], list[Dropped]]:
@@ -106,7 +103,7 @@ class Checker:
         return kept, dropped
 
     def _keep(self, name: str, content: bytes) -> None:
-        path = Path(self.job.embedded, name)
+        path = self.pictures.embedded / name
         if not path.is_file():
             with write_atomically(path) as aside:
                 aside.write_bytes(content)
@@ -116,41 +113,28 @@ class Checker:
         for name in tokens.pictures:
             found = self._look(name)
             if isinstance(found, UnusableError):
-                inside = self.pictures is None or Path(self.job.embedded, name).is_file()
                 return Dropped(
                     id=tokens.id,
                     reason=found.reason,
                     message=f"record {tokens.id}: {found}",
-                    picture="" if inside else name,
-                    stamp=None if inside else current_stamp(self.pictures, name),
+                    picture=name,
+                    stamp=self.pictures.stamp_now(name),
                 )
             sizes.append(found)
         return Checked(tokens=tokens, sizes=tuple(sizes))
 
     def _look_once(self, name: str) -> Size | UnusableError:
         """Read a picture to its end and return its size, or what is wrong with it."""
-        kept = Path(self.job.embedded, name) if self.job.embedded else None
+        if not self.job.pictures and not (self.pictures.embedded / name).is_file():
+            return UNCHECKED
         try:
-            if kept is not None and kept.is_file():
-                source: Path | bytes = kept
-            elif self.pictures is None:
-                return UNCHECKED
-            else:
-                source = self.pictures.find(name)
+            source = self.pictures.find(name)
             check_picture(source, name)
             return picture_size(source, name)
         except MissingPictureError as error:
             return UnusableError("picture missing", str(error))
         except LaternaError as error:
             return UnusableError("picture cannot be read", str(error))
-
-
-def current_stamp(pictures: PictureFiles | None, name: str) -> Stamp | None:
-    """Return the stamp of the file that holds a picture now; None where there is none."""
-    try:
-        return pictures.stamp(name) if pictures else None
-    except (OSError, MissingPictureError):
-        return None
 
 
 class KeptPictures:
@@ -183,6 +167,13 @@ class KeptPictures:
         if self.pictures is None or kept.is_file():
             return stamp_of(kept)
         return self.pictures.stamp(name)
+
+    def stamp_now(self, name: str) -> Stamp | None:
+        """Return the same; None where there is no such picture."""
+        try:
+            return self.stamp(name)
+        except (OSError, MissingPictureError):
+            return None
 
     def identity(self, name: str) -> str:
         """Return a picture's name where it stood in a row, for that is a digest of its bytes."""

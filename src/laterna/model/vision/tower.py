@@ -80,13 +80,16 @@ class VisionTower(nn.Module):
         return torch.cat([states[:, :1], patches_bnd], dim=1) if self.class_token else patches_bnd
 
     def _apply(self, fn: Any, recurse: bool = True) -> VisionTower:
-        """Move or cast what runs, and copy what does not.
+        """Move or cast what runs; where that made other tensors, copy what is set aside.
 
         The weights of a file are pieces of one mapping of it. What runs has left it then, and the
         few that are set aside would keep all of it in memory.
         """
+        first = next(self.parameters())
+        place = first.data_ptr()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._aside = {name: weight.clone() for name, weight in self._aside.items()}
+        if next(self.parameters()).data_ptr() != place:
+            self._aside = {name: weight.clone() for name, weight in self._aside.items()}
         return self
 
     def train(self, mode: bool = True) -> VisionTower:

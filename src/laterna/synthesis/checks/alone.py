@@ -95,9 +95,7 @@ def _clause_end(sentence: Sentence, at: int) -> int:
 
 def _opens_clause(sentence: Sentence, phrase: Phrase) -> bool:
     start = clause_start(sentence, phrase.first)
-    return not sentence.namings or all(
-        not start <= naming.first < phrase.first for naming in sentence.namings
-    )
+    return all(not start <= naming.first < phrase.first for naming in sentence.namings)
 
 
 def _is_of_another(spoken: tuple[str, ...], first: int) -> bool:
