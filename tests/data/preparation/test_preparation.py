@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,20 @@ def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
     assert next(iter(result.dropped)) == "picture missing"
     assert result.examples["picture missing"].startswith(f"record gone: {images}/gone.jpg: no such")
     assert result.examples["not JSON"].startswith("JSON is malformed")
+
+
+def test_an_empty_picture_name_is_no_picture(maker: Any, images: str) -> None:
+    answer = {"from": "gpt", "value": "A cup."}
+    rows = [
+        {"id": 1, "image": "", "conversations": [{"from": "human", "value": "What?"}, answer]},
+        {"id": 2, "image": "", "conversations": [{"from": "human", "value": "<image>?"}, answer]},
+    ]
+    path = Path(maker.folder, "llava.json")
+    path.write_text(json.dumps(rows))
+    result = maker.prepare(SourceSettings(data=str(path), pictures=images))
+    assert [(sample.id, sample.pictures) for sample in result.samples] == [("1", ())]
+    assert result.dropped == {"picture marks do not match the pictures": 1}
+    assert list(result.examples.values()) == ["record 2: 1 <image> marks for 0 pictures"]
 
 
 def test_an_answer_that_the_tokenizer_cannot_write_is_dropped(

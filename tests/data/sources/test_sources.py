@@ -60,10 +60,11 @@ def test_mixed_ids_several_pictures_text_only_rows_and_system_turns(tmp_path: Pa
         {"id": "two", "image": ["a.png", "b.png"], "conversations": [system, two, ANSWER]},
         {"id": 33, "conversations": [words, ANSWER]},
         {"id": "null", "image": None, "conversations": [words, ANSWER]},
+        {"id": "empty", "image": "", "images": [""], "conversations": [words, ANSWER]},
     ]
     records = list(read_records(written(tmp_path, rows)))
-    assert [record.pictures for record in records] == [("a.png", "b.png"), (), ()]
-    assert [record.id for record in records] == ["two", "33", "null"]
+    assert [record.pictures for record in records] == [("a.png", "b.png"), (), (), ()]
+    assert [record.id for record in records] == ["two", "33", "null", "empty"]
     assert records[0].turns[:2] == (
         Turn(role="system", text="Be brief."),
         Turn(role="user", text="Is <image> like <image>?"),
@@ -213,6 +214,10 @@ def test_the_hub_is_asked_for_the_id_and_streamed(
         ({"id": "k", "conversations": [ANSWER], "kind": "joke"}, "record k: Invalid enum value"),
         (
             {"conversations": [ASK], "image": {"bytes": None, "path": None}},
+            "row 1: a picture has neither bytes nor a path",
+        ),
+        (
+            {"conversations": [ASK], "image": {"bytes": None, "path": ""}},
             "row 1: a picture has neither bytes nor a path",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "row 1: unknown role 'tool'"),

@@ -142,10 +142,9 @@ def turn_of(speaker: str, text: str, roles: Mapping[str, Role]) -> Turn:
 
 
 def picture_list(pictures: Pictures) -> list[str | Embedded]:
-    """Return a picture column's content as a list."""
-    if pictures is None:
-        return []
-    return pictures if isinstance(pictures, list) else [pictures]
+    """Return a picture column's content as a list. An empty name says that there is no picture."""
+    listed = pictures if isinstance(pictures, list) else [pictures]
+    return [picture for picture in listed if picture]
 
 
 def named(pictures: list[str | Embedded]) -> tuple[tuple[str, ...], dict[str, bytes]]:
@@ -154,7 +153,7 @@ def named(pictures: list[str | Embedded]) -> tuple[tuple[str, ...], dict[str, by
     Raises UnreadableRowError for a picture that is nothing: neither bytes nor a path.
     """
     names = [one if isinstance(one, str) else one.name for one in pictures]
-    if None in names:
+    if not all(names):
         raise UnreadableRowError("picture missing", "a picture has neither bytes nor a path")
     embedded = {
         name: one.content
