@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from laterna.data import sources
+from laterna.cli import main
+from laterna.data import digests, sources
 from laterna.data.sources import tables
 from laterna.errors import LaternaError
-from laterna.recipe import Recipe, RunSettings
+from laterna.recipe import Recipe, RunSettings, SourceSettings
 from laterna.training.identity import run_digest
+from laterna.training.run import train
 
 
 def of(recipe: Recipe, data: str) -> str:
@@ -61,6 +66,66 @@ def test_another_revision_of_a_hubs_dataset_makes_another_run(
         monkeypatch.setattr(sources, "hub_revision", lambda name, now=revision: f"{name} {now}")
         found.append(of(recipe, "hub:owner/name"))
     assert found[0] == found[1] != found[2]
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each folder was listed, and the hub asked, by their names."""
+    looks: Counter[str] = Counter()
+    real = digests._files_in
+
+    def listed(folder: str, inside: str = "") -> Iterator[tuple[str, digests.Stamp]]:
+        looks[Path(folder).name] += 1
+        return real(folder, inside)
+
+    def asked(name: str) -> str:
+        looks[name] += 1
+        return "a1b2"
+
+    monkeypatch.setattr(digests, "_files_in", listed)
+    monkeypatch.setattr(sources, "hub_revision", asked)
+    return looks
+
+
+@pytest.fixture
+def mixed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe over a dataset's folder and one of the hub, the same in both stages."""
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_list(json.loads(Path(recipe.align.data).read_text()))
+    dataset.save_to_disk(tmp_path / "set")
+    real = datasets.load_dataset
+
+    def load_dataset(where: str, *args: object, **settings: object) -> object:
+        ours = where == "owner/name"
+        return {"train": dataset.to_iterable_dataset()} if ours else real(where, *args, **settings)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    shown = recipe.align.pictures
+    both = tuple(
+        SourceSettings(data=data, pictures=shown) for data in (f"{tmp_path}/set", "hub:owner/name")
+    )
+    stages = {
+        name: msgspec.structs.replace(recipe.stage(name), data="", sources=both, max_steps=1)
+        for name in ("align", "instruct")
+    }
+    return msgspec.structs.replace(recipe, **stages)
+
+
+def test_a_start_looks_at_each_source_once(
+    mixed: Recipe, looked_at: Counter[str], tmp_path: Path
+) -> None:
+    """Identity and preparation share that look; the next start of the same run looks anew."""
+    for starts in (1, 2):
+        train(mixed, stage="align", out=tmp_path / "out")
+        assert looked_at == {"set": starts, "owner/name": starts}
+
+
+def test_preparing_both_stages_looks_at_each_source_once(
+    mixed: Recipe, looked_at: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("laterna.commands.prepare.load_recipe", lambda source: mixed)
+    assert main(["prepare", "mixed.toml", "--workers", "1"]) == 0
+    assert looked_at == {"set": 1, "owner/name": 1}
 
 
 @pytest.mark.parametrize("ending", ["offline", "unreachable", "no id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
@@ -28,19 +29,27 @@ class Prepare(Command, frozen=True, kw_only=True):
         """Call `laterna.training.ready`."""
         from rich.console import Console
 
+        from laterna.data.preparation import DIGESTS
+        from laterna.data.sources import Contents
         from laterna.model.language import load_tokenizer
         from laterna.model.skeleton import picture_counter
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
         tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
-        console = Console()
+        console, contents = Console(), Contents(Path(recipe.prepared) / DIGESTS)
         stages: tuple[StageName, ...] = ("align", "instruct")
         records = 0
         for stage in stages:
             if self.stage in (stage, "both"):
                 prepared = prepare_stage(
-                    tokenizer, counter, recipe, stage, console, workers=self.workers
+                    tokenizer,
+                    counter,
+                    recipe,
+                    stage,
+                    console,
+                    workers=self.workers,
+                    contents=contents,
                 )
                 plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
                 console.print(plan_table(stage, prepared, plan))

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from laterna.data.digests import FileDigests
 from laterna.data.preparation import DIGESTS
-from laterna.data.sources import HUB, content_digest
+from laterna.data.sources import HUB, Contents
 from laterna.model.checkpoint import MANIFEST
 from laterna.recipe import Recipe, StageName
 from laterna.training.savings import CHANGES_RESULTS
@@ -19,11 +18,14 @@ HOW = ("run", "threads", "prepared", "feature_cache")
 later version adds to `run` hinders no resume."""
 
 
-def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
+def run_digest(
+    recipe: Recipe, stage: StageName, start: Path | None, contents: Contents | None = None
+) -> str:
     """Digest a stage's settings, data and start; equal digests mean equal results.
 
     How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
     are left out. Of the pictures only the names count, but those that lie in a dataset's folder.
+    `contents` are the data's as they were found at this start; None: they are looked at now.
     Raises LaternaError where a hub that data comes from does not answer.
     """
     settings = msgspec.structs.replace(
@@ -36,18 +38,18 @@ def run_digest(recipe: Recipe, stage: StageName, start: Path | None) -> str:
     for name in HOW:
         del told[name]
     digest = hashlib.sha256(msgspec.json.encode((stage, told)))
-    digests = FileDigests(Path(recipe.prepared) / DIGESTS)
+    contents = contents or Contents(Path(recipe.prepared) / DIGESTS)
     for source in settings.align.mixture():
-        _add(digest, source.data, digests)
+        _add(digest, source.data, contents)
     if start is not None:
         manifest = start / MANIFEST
-        _add(digest, str(manifest if manifest.is_file() else start), digests)
+        _add(digest, str(manifest if manifest.is_file() else start), contents)
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, where: str, digests: FileDigests) -> None:
+def _add(digest: hashlib._Hash, where: str, contents: Contents) -> None:
     """Add what a source or file holds; nothing for what is not there, which others will say."""
     if Path(where).is_file():
-        digest.update(bytes.fromhex(digests.of_file(Path(where))))
+        digest.update(bytes.fromhex(contents.digest(where)))
     elif where.startswith(HUB) or Path(where).is_dir():
-        digest.update(content_digest(where, digests).encode())
+        digest.update(contents.digest(where).encode())

@@ -15,6 +15,7 @@ from laterna.data.packing import fit_batches, fit_rows
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
+from laterna.data.sources import Contents
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.feed import Order, count_steps, step_packs
@@ -46,13 +47,14 @@ def prepare_stage(
     console: Console,
     *,
     workers: int = 0,
+    contents: Contents | None = None,
 ) -> Prepared:
     """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
     under `share_pictures` cannot share one.
 
     `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
-    picture of a width and height takes in its assistant: no weights are needed. Raises
-    LaternaError as `prepare` does.
+    picture of a width and height takes in its assistant: no weights are needed. `contents` are the
+    sources' as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
     begun = time.perf_counter()
@@ -68,6 +70,7 @@ def prepare_stage(
             seed=recipe.seed,
             held_out=settings.held_out,
             workers=workers,
+            contents=contents,
             progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
         )
         bar.remove_task(task)

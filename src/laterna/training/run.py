@@ -13,7 +13,8 @@ import rich
 import torch
 from rich.console import Console
 
-from laterna.data.preparation import Prepared
+from laterna.data.preparation import DIGESTS, Prepared
+from laterna.data.sources import Contents
 from laterna.errors import LaternaError
 from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
@@ -73,13 +74,14 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
     with joined_ranks() as ranks:
         console = rich.get_console() if ranks.first else Console(quiet=True)
         with ranks.first_alone():  # what it reads it remembers, and the others need not
-            digest = run_digest(recipe, stage, start)
+            contents = Contents(Path(recipe.prepared) / DIGESTS)
+            digest = run_digest(recipe, stage, start, contents)
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
         metrics = _metrics_of(out)
         if _is_done(out, digest):
             console.print(f"{out}: this very run was done before; remove it to train anew")
         else:
-            learner = _train(recipe, stage, start, states, out, console)
+            learner = _train(recipe, stage, start, contents, states, out, console)
             _finish(out, learner, recipe, stage, start, metrics, digest, console)
         ranks.wait()  # no rank may still ask whether it is done
         if ranks.first:  # also what a run leaves that was killed once its checkpoint was there
@@ -93,13 +95,14 @@ def _train(
     recipe: Recipe,
     stage: StageName,
     start: Path | None,
+    contents: Contents,
     states: States,
     out: Path,
     console: Console,
 ) -> Learner:
     settings, ranks, metrics = recipe.stage(stage), states.ranks, _metrics_of(out)
     found = states.find()
-    ready = _make_ready(recipe, stage, start, ranks, console, goes_on=found.step > 0)
+    ready = _make_ready(recipe, stage, start, contents, ranks, console, goes_on=found.step > 0)
     total = count_steps(len(ready.prepared.samples), settings)
     learner = Learner(
         ready.assistant,
@@ -152,6 +155,7 @@ def _make_ready(
     recipe: Recipe,
     stage: StageName,
     start: Path | None,
+    contents: Contents,
     ranks: Ranks,
     console: Console,
     *,
@@ -162,7 +166,12 @@ def _make_ready(
     set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
         prepared = prepare_stage(
-            assistant.tokenizer, assistant.picture_tokens, recipe, stage, console
+            assistant.tokenizer,
+            assistant.picture_tokens,
+            recipe,
+            stage,
+            console,
+            contents=contents,
         )
     insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}")
     with ranks.first_alone():

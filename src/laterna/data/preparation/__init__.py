@@ -3,6 +3,10 @@
 `checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
 (the files) · `samples` (the files as a sequence of samples) · `mixture` (which of them are trained
 on, how often, and which are held out) · `sharing` (which of them can share a picture, and why not).
+
+A prepared set is known by the content of the data, the tokenizer, the template and the place of the
+pictures. What was killed goes on where it was, and what was dropped for a picture is looked at
+again when its file has changed.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from laterna.data.digests import FileDigests
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
@@ -27,7 +30,7 @@ from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
 from laterna.data.preparation.workers import do_chunks
-from laterna.data.sources import Source, open_source
+from laterna.data.sources import Contents, Source, open_source
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Record
@@ -79,22 +82,22 @@ def prepare(
     held_out: float = 0.0,
     workers: int = 0,
     progress: Progress | None = None,
+    contents: Contents | None = None,
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
     picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded; longer ones are dropped, none is cut. Every picture is decoded once; where a source
-    names no pictures, they are not looked at. `seed` and `held_out` are as in `divide`. `workers`
-    processes do it; 0: as many as there are cores. What is kept in `folder` is known by the content
-    of the data, the tokenizer, the template and the place of the pictures; what was killed goes on
-    where it was, and what was dropped for a picture is looked at again when its file has changed.
-    Raises LaternaError for a source that cannot be read, and when no record remains.
+    expanded; longer ones are dropped, none is cut. Every picture is decoded once, and not at all
+    where its source names no pictures. `seed` and `held_out` are as in `divide`; `workers` are
+    processes, 0: as many as there are cores; `contents` has what was seen of the sources at this
+    start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
+    seen = contents or Contents(folder / DIGESTS)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
     for settings in sources:
-        place = _prepare_source(settings, tokenizer, template, folder, workers, progress)
+        place = _prepare_source(settings, seen, tokenizer, template, folder, workers, progress)
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
@@ -134,6 +137,7 @@ def _insist_on_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
 
 def _prepare_source(
     settings: SourceSettings,
+    contents: Contents,
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     folder: Path,
@@ -142,7 +146,7 @@ def _prepare_source(
 ) -> Path:
     """Do what is not yet done of one source, and return the folder of its parts."""
     source = open_source(settings)
-    digest = source.digest(FileDigests(folder / DIGESTS))
+    digest = contents.digest(settings.data)
     model = cache.tokenizer_digest(tokenizer)
     where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
     key = cache.cache_key(

@@ -49,8 +49,6 @@ class Source(Record, frozen=True):
     form: str
     """A key of `FORMS`."""
     chunks: Callable[[], Iterator[Chunk]]
-    digest: Callable[[FileDigests], str]
-    """Its `content_digest`."""
 
 
 def open_source(settings: SourceSettings) -> Source:
@@ -72,19 +70,34 @@ def open_source(settings: SourceSettings) -> Source:
     else:
         columns, chunks = _open_file(path)
     form = settings.form if settings.form != "auto" else _form_of(columns, where)
-    return Source(name=where, form=form, chunks=chunks, digest=partial(content_digest, where))
+    return Source(name=where, form=form, chunks=chunks)
 
 
-def content_digest(where: str, digests: FileDigests) -> str:
-    """Return the SHA-256 of what the source at `where` holds: names and bytes of all its files,
-    which are not read again where they are remembered; or the revision of a hub's dataset.
-
-    Raises OSError for what cannot be read, and LaternaError where the hub does not answer.
+class Contents:
+    """Digests of what sources hold, for one start: each source is looked at once, so that a large
+    folder is not listed, nor the hub asked, by all who want to know.
     """
-    if where.startswith(HUB):
-        return hub_revision(where.removeprefix(HUB))
-    path = Path(where)
-    return digests.of_folder(path) if path.is_dir() else digests.of_file(path)
+
+    def __init__(self, folder: Path) -> None:
+        """Remember the digests of files from one start to the next in `folder`."""
+        self._files = FileDigests(folder)
+        self._known: dict[str, str] = {}
+
+    def digest(self, where: str) -> str:
+        """Return the SHA-256 of what the source at `where` holds: names and bytes of all its files,
+        which are not read again where they are remembered; or the revision of a hub's dataset.
+
+        Raises OSError for what cannot be read, and LaternaError where the hub does not answer.
+        """
+        if where not in self._known:
+            self._known[where] = self._look(where)
+        return self._known[where]
+
+    def _look(self, where: str) -> str:
+        if where.startswith(HUB):
+            return hub_revision(where.removeprefix(HUB))
+        path = Path(where)
+        return self._files.of_folder(path) if path.is_dir() else self._files.of_file(path)
 
 
 def read_records(source: SourceSettings | Path) -> Iterator[InstructionRecord]:
