@@ -140,7 +140,7 @@ def test_unknown_key_fails_with_its_place(
     ("old", "new", "words"),
     [
         ("lr = 2e-5", 'lr = "2e-5"', "Expected `float`, got `str` - at `$.instruct.connector.lr`"),
-        ('mode = "full"', 'mode = "ful"', "matching regex '^(frozen|full|lora|last-"),
+        ('mode = "full"', 'mode = "ful"', "matching regex '^(frozen|full|lora|(lora-)?last-"),
         ('data = "a.json"\n', "", "give either `data` or `sources` - at `$.align`"),
         ("lr = 2e-5", "lr = -2e-5", "Expected `float` >= 0.0 - at `$.instruct.connector.lr`"),
         (

@@ -14,7 +14,7 @@ import msgspec
 from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
-Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|last-[1-9][0-9]*)$")]
+Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
@@ -123,7 +123,7 @@ class PartSettings(Settings):
 
     mode: Mode = "frozen"
     """`frozen`: not trained; `full`: all weights trained; `last-4`: those of its last 4 layers;
-    `lora`: adapters beside its frozen weights."""
+    `lora`: adapters beside its frozen weights; `lora-last-4`: in its last 4 layers alone."""
     lr: Amount = 0.0
     """Peak learning rate of the part."""
 

@@ -19,6 +19,7 @@ from laterna.model.adapters import (
     add_lora,
     has_lora,
     load_lora,
+    lora_layers,
     merge_lora,
     merged_weights,
     own_weights,
@@ -178,6 +179,27 @@ def test_peft_reads_them_over_the_same_base(
     with torch.no_grad():
         states = theirs(pixel_values=pixels, output_hidden_states=True).hidden_states
     torch.testing.assert_close(states[-2][:, 1:], tiny_assistant.vision(pixels))
+
+
+def test_peft_reads_those_of_the_last_layers_over_the_same_base(
+    tiny_assistant: Assistant, tiny_models: Path, tmp_path: Path
+) -> None:
+    language, ids = tiny_assistant.language, torch.arange(9)[None]
+    add_lora(language, SMALL, language.model.layers[1:])
+    with torch.no_grad():
+        for name, weight in language.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(std=0.3)
+        save_lora(language.eval(), tmp_path / "language")
+        base = AutoModelForCausalLM.from_pretrained(tiny_models / "language")
+        before = base(ids).logits
+        theirs = PeftModel.from_pretrained(base, tmp_path / "language").eval()(ids).logits
+        assert torch.equal(theirs, language(ids).logits)
+        assert (theirs - before).abs().max() > 0.05
+    assert lora_layers(language) == [1]
+    again = AutoModelForCausalLM.from_pretrained(tiny_models / "language")
+    load_lora(again, tmp_path / "language")
+    assert lora_layers(again) == [1]
 
 
 def test_adapters_of_another_model_are_refused(tiny_assistant: Assistant, tmp_path: Path) -> None:

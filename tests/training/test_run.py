@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import laterna.training.run
 from laterna.cli import main
@@ -256,6 +257,26 @@ def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_pat
     steps = read_metrics(out / "metrics.jsonl")
     assert steps[-1].faulty == 10  # once an epoch
     assert sum(step.pictures for step in steps) == 10 * 11
+
+
+def test_adapters_of_the_last_layers_are_trained_kept_and_gone_on_with(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    last = PartSettings(mode="lora-last-1", lr=2e-2)
+    ours = msgspec.structs.replace(
+        recipe,
+        lora=LoraSettings(r=4, alpha=8, dropout=0.0),
+        align=msgspec.structs.replace(recipe.align, vision=last, epochs=2),
+        instruct=msgspec.structs.replace(recipe.instruct, vision=last, epochs=2),
+    )
+    align = train(ours, stage="align", out=tmp_path / "align")
+    weights = load_file(align / "vision_adapters" / "adapter_model.safetensors")
+    assert {name.split(".layers.")[1].partition(".")[0] for name in weights} == {"1"}
+    assert all(weight.any() for name, weight in weights.items() if ".lora_B." in name)
+    out = train(ours, stage="instruct", out=tmp_path / "out", start=align)
+    after = load_file(out / "vision_adapters" / "adapter_model.safetensors")
+    assert after.keys() == weights.keys()
+    assert not any(torch.equal(after[name], weights[name]) for name in weights)
 
 
 def test_adapters_over_4_bits_train_and_are_served(

@@ -170,6 +170,84 @@ def test_adapters_train_beside_frozen_weights_and_are_seeded(tiny_recipe: Recipe
         apply_stage(assistant, with_parts(tiny_recipe, connector=lora), "align")
 
 
+def adapted(assistant: Assistant) -> dict[str, set[str]]:
+    """The layers that carry adapters, by part, and the last names of what is adapted there."""
+    names = [name for name, _ in assistant.named_parameters() if ".lora_A." in name]
+    found: dict[str, set[str]] = {}
+    for name in names:
+        layer = re.sub(r"\.(self_attn|mlp)\..*", "", name)
+        found.setdefault(layer, set()).add(name.split(".")[-4])
+    return found
+
+
+def test_adapters_of_the_last_layers_stand_and_train_there_alone(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    last = PartSettings(mode="lora-last-1", lr=1e-3)
+    ours = replace(
+        with_parts(tiny_recipe, vision=last, language=last), lora=LoraSettings(r=2, alpha=4)
+    )
+    summary = apply_stage(tiny_assistant, ours, "align")
+    attention = {"q_proj", "k_proj", "v_proj"}
+    # Of the encoder's three layers two are run; of the language model's two, both.
+    assert adapted(tiny_assistant) == {
+        "vision.model.encoder.layers.1": attention | {"out_proj", "fc1", "fc2"},
+        "language.model.layers.1": attention | {"o_proj", "gate_proj", "up_proj", "down_proj"},
+    }
+    trained = {name for name, weight in tiny_assistant.named_parameters() if weight.requires_grad}
+    assert trained == {name for name, _ in tiny_assistant.named_parameters() if ".lora_" in name}
+    assert tiny_assistant.changed == set()
+    # Width 24, 48 inside; width 32, 64 inside, keys and values 16: rank times what goes in and out.
+    vision = 2 * (4 * (24 + 24) + 2 * (24 + 48))
+    language = 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64))
+    assert [part.trained for part in summary.parts] == [vision, 0, language]
+    apply_stage(tiny_assistant, ours, "align")  # adapters of an earlier stage go on
+    assert {n for n, weight in tiny_assistant.named_parameters() if weight.requires_grad} == trained
+
+
+def test_adapters_of_the_last_layers_are_those_that_targets_name(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    ours = with_parts(tiny_recipe, language=PartSettings(mode="lora-last-1", lr=1e-3))
+    ours = replace(ours, lora=LoraSettings(r=2, targets=("v_proj", "up_proj")))
+    apply_stage(tiny_assistant, ours, "align")
+    assert adapted(tiny_assistant) == {"language.model.layers.1": {"v_proj", "up_proj"}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "before", "message"),
+    [
+        ("lora", "lora-last-1", "carries adapters from an earlier stage in its layers 2 alone"),
+        ("lora-last-1", "lora", "carries adapters from an earlier stage in all layers; give both"),
+        ("lora-last-1", "lora-last-2", "in its layers 1, 2 alone; give both stages the same mode"),
+        ("last-1", "lora-last-1", "carries adapters from an earlier stage; use that stage's mode"),
+        ("lora-last-3", "frozen", "this part has 2 layers"),
+    ],
+)
+def test_adapters_in_other_layers_than_before_are_refused(
+    mode: str, before: str, message: str, tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    trained = PartSettings(mode="full", lr=1e-3)
+    for asked in (before, mode):
+        part = PartSettings(mode=asked, lr=1e-3)
+        ours = with_parts(tiny_recipe, connector=trained, language=part)
+        if asked == before:
+            apply_stage(tiny_assistant, ours, "align")
+    with pytest.raises(LaternaError, match=rf"^language\.mode = `{mode}`: .*{message}"):
+        apply_stage(tiny_assistant, ours, "align")
+
+
+def test_adapters_where_nothing_is_linear_are_refused(
+    tiny_assistant: Assistant, tiny_recipe: Recipe
+) -> None:
+    config = ResNetConfig(hidden_sizes=[8, 12], depths=[1, 1], embedding_size=6)
+    square = BitImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    tiny_assistant.vision = VisionTower(ResNetModel(config), square, layer=-1)
+    ours = with_parts(tiny_recipe, vision=PartSettings(mode="lora-last-1", lr=1e-3))
+    with pytest.raises(LaternaError, match="no layer is linear where adapters"):
+        apply_stage(tiny_assistant, ours, "align")
+
+
 def test_the_table_says_what_trains(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
     out = StringIO()
     summary = apply_stage(tiny_assistant, tiny_recipe, "align")

@@ -7,7 +7,7 @@ so `PeftModel.from_pretrained` reads them over the same base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ _BASE = ".base_layer."
 _NAME = "default"
 
 
-def add_lora(module: nn.Module, settings: LoraSettings) -> None:
+def add_lora(module: nn.Module, settings: LoraSettings, layers: Sequence[nn.Module] = ()) -> None:
     """Put fresh adapters into a module in place; they are all that is left to train in it.
 
+    `layers` are successive ones of the module, outside of which nothing is adapted; none: all is.
     Fresh adapters change nothing: the second of each pair of matrices is zero. The first is drawn
     from torch's generator, which the caller seeds. Quantised layers of bitsandbytes are adapted
     as they are (QLoRA). Raises LaternaError when peft is not installed, when the module has
@@ -38,11 +39,14 @@ def add_lora(module: nn.Module, settings: LoraSettings) -> None:
     if has_lora(module):
         raise LaternaError("this part has adapters already; merge them before adding others")
     peft = _peft()
+    targets = list(settings.targets) or (_linear_in(layers) if layers else "all-linear")
     config = peft.LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(settings.targets) or "all-linear",
+        target_modules=targets,
+        layers_to_transform=layer_numbers(module, layers) or None,
+        layers_pattern=_names_of(module, layers)[0].rpartition(".")[0] if layers else None,
     )
     try:
         peft.inject_adapter_in_model(config, module, _NAME)
@@ -54,6 +58,19 @@ def add_lora(module: nn.Module, settings: LoraSettings) -> None:
 def has_lora(module: nn.Module) -> bool:
     """Say whether a module has adapters."""
     return any(_BASE in f".{name}" for name, _ in module.named_parameters())
+
+
+def lora_layers(module: nn.Module) -> list[int]:
+    """Return the numbers, from 0, of the layers that a module's adapters are confined to; none
+    where they stand in all of it.
+    """
+    found = module.peft_config[_NAME].layers_to_transform  # type: ignore[index,union-attr]
+    return [found] if isinstance(found, int) else list(found or ())
+
+
+def layer_numbers(module: nn.Module, layers: Sequence[nn.Module]) -> list[int]:
+    """Return the numbers, from 0, of some layers of a module among all of its layers."""
+    return [int(name.rpartition(".")[2]) for name in _names_of(module, layers)]
 
 
 def train_lora(module: nn.Module, trains: bool) -> None:
@@ -151,6 +168,27 @@ def put_lora(module: nn.Module, folder: Path | str, weights: dict[str, Tensor]) 
         )
     train_lora(module, trains=False)
     module.eval()
+
+
+def _linear_in(layers: Sequence[nn.Module]) -> list[str]:
+    """Return the last names of what peft's `all-linear` stands for in some layers."""
+    from transformers.pytorch_utils import Conv1D
+
+    linear = {
+        name.rpartition(".")[2]
+        for layer in layers
+        for name, part in layer.named_modules()
+        if isinstance(part, nn.Linear | Conv1D)
+    }
+    if not linear:
+        raise LaternaError(
+            "no layer is linear where adapters are asked for; name others in lora.targets"
+        )
+    return sorted(linear)
+
+
+def _names_of(module: nn.Module, layers: Sequence[nn.Module]) -> list[str]:
+    return [name for name, part in module.named_modules() if any(part is one for one in layers)]
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:

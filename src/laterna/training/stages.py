@@ -9,14 +9,14 @@ from rich.table import Table
 from torch import nn
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import add_lora, has_lora, train_lora
+from laterna.model.adapters import add_lora, has_lora, layer_numbers, lora_layers, train_lora
 from laterna.model.connectors import Connector
 from laterna.model.quantising import count_weights, is_quantised
 from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 
-FROZEN, FULL, LORA, LAST = "frozen", "full", "lora", "last-"
-"""The modes of a part; the number of layers follows `last-`."""
+FROZEN, FULL, LORA = "frozen", "full", "lora"
+"""Modes of a part. There are also `last-N` and `lora-last-N`, of its last N layers."""
 
 
 class Parts(Protocol):
@@ -59,7 +59,7 @@ def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSumma
 
     Fresh adapters are seeded by the recipe; those that a part has already go on. Raises
     LaternaError when nothing trains, a part trains with a learning rate of 0 or less, or a mode
-    does not fit a part.
+    does not fit a part, or not the adapters that it has.
     """
     stage = recipe.stage(name)
     for part_name, part in assistant.parts().items():
@@ -70,8 +70,8 @@ def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSumma
                 "learning rate above 0"
             )
         part.requires_grad_(False)
-        if settings.mode == LORA:
-            _train_adapters(assistant, part_name, recipe)
+        if settings.mode.startswith(LORA):
+            _train_adapters(assistant, part_name, recipe, settings.mode)
         elif settings.mode != FROZEN:
             _train_weights(assistant, part_name, part, settings.mode)
         # Last, for a part may keep modules whose weights are frozen as they are at inference.
@@ -101,15 +101,23 @@ def summarise(assistant: Parts, stage: StageSettings) -> StageSummary:
     return StageSummary(tuple(summaries))
 
 
-def _train_adapters(assistant: Parts, name: PartName, recipe: Recipe) -> None:
+def _train_adapters(assistant: Parts, name: PartName, recipe: Recipe, mode: Mode) -> None:
     module = assistant.adaptable().get(name)
     if module is None:
         able = " and ".join(assistant.adaptable())
-        raise LaternaError(f"{name}.mode = `lora`: only {able} can carry adapters")
+        raise LaternaError(f"{name}.mode = `{mode}`: only {able} can carry adapters")
+    layers = [] if mode == LORA else _last_layers(name, assistant.parts()[name], mode)
     if not has_lora(module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            add_lora(module, recipe.lora)
+            add_lora(module, recipe.lora, layers)
+    elif lora_layers(module) != layer_numbers(module, layers):
+        numbers = ", ".join(str(number + 1) for number in lora_layers(module))
+        raise LaternaError(
+            f"{name}.mode = `{mode}`: this part carries adapters from an earlier stage in "
+            f"{f'its layers {numbers} alone' if numbers else 'all layers'}; "
+            "give both stages the same mode"
+        )
     train_lora(module, trains=True)
 
 
@@ -118,7 +126,7 @@ def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode
     if name in assistant.adaptable() and has_lora(assistant.adaptable()[name]):
         raise LaternaError(
             f"{name}.mode = `{mode}`: this part carries adapters from an earlier stage; "
-            "use `lora` to go on with them, or `frozen`"
+            "use that stage's mode to go on with them, or `frozen`"
         )
     if is_quantised(part):
         raise LaternaError(
@@ -131,9 +139,10 @@ def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode
 
 
 def _last_layers(name: PartName, part: nn.Module, mode: Mode) -> list[nn.Module]:
-    count = int(mode.removeprefix(LAST))
+    count = int(mode.rpartition("-")[2])
     if isinstance(part, VisionTower):
-        return part.last_layers(count)
+        found = part.last_layers(count)
+        return found[:count] if mode.startswith(LORA) else found  # what runs after them is no layer
     if isinstance(part, Connector):
         raise LaternaError(f"{name}.mode = `{mode}`: a connector trains whole; use `full`")
     layers = layers_of(part)
