@@ -191,6 +191,7 @@ def _fill(
     progress: Progress | None,
 ) -> None:
     """Write the parts that are not there."""
+    cache.remove_unfinished(place)
     number, rows = 0, 0
     while cache.part_path(place, number).is_file():
         rows += cache.Part(cache.part_path(place, number)).rows

@@ -134,6 +134,12 @@ def write_manifest(folder: Path, *, rows: int, parts: int) -> None:
         aside.write_bytes(msgspec.json.encode(manifest))
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed was writing, when no other can be writing there."""
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
 def forget_from(folder: Path, number: int) -> None:
     """Remove the parts from a number on, so that they are done again."""
     manifest = read_manifest(folder)

@@ -29,7 +29,10 @@ def main() -> None:
             done = do_chunk(checker, msgspec.msgpack.decode(content, type=Chunk))
         except LaternaError as error:
             done = Done(error=str(error))
-        send(answers, msgspec.msgpack.encode(done))
+        try:
+            send(answers, msgspec.msgpack.encode(done))
+        except BrokenPipeError:  # who asked was killed
+            os._exit(0)  # what the answers still hold cannot be flushed either
 
 
 if __name__ == "__main__":
