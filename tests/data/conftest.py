@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -173,3 +174,72 @@ MAKERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
     """All of them by name, made once."""
     return {name: make() for name, make in MAKERS.items()}
+
+
+Change = Callable[[Tokenizer], None]
+_TIKTOKEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _cut_by(expression: str) -> Change:
+    def change(backend: Tokenizer) -> None:
+        split = pre_tokenizers.Split(Regex(expression), "isolated")
+        whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+
+    return change
+
+
+def _qwen_2(backend: Tokenizer) -> None:
+    _cut_by(_TIKTOKEN % "")(backend)
+    backend.normalizer = normalizers.NFC()
+
+
+def _smollm(backend: Tokenizer) -> None:
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, whole])
+
+
+def _spaces(**how: object) -> Change:
+    def change(backend: Tokenizer) -> None:
+        backend.normalizer = normalizers.Sequence([])
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(**how)
+
+    return change
+
+
+def _as_it_is(_: Tokenizer) -> None:
+    """Change nothing."""
+
+
+WORD_KINDS: dict[str, tuple[str, Change]] = {
+    "gpt2": ("byte_level", _as_it_is),
+    "smollm": ("byte_level", _smollm),
+    "llama_3": ("byte_level", _cut_by(_TIKTOKEN % "{1,3}")),
+    "qwen_2": ("byte_level", _qwen_2),
+    "llama_2": ("metaspace", _as_it_is),
+    "llama_2 in transformers 5": ("metaspace", _spaces(prepend_scheme="always", split=False)),
+    "llama_2 without legacy": ("metaspace", _spaces(prepend_scheme="first", split=False)),
+    "no space of its own": ("metaspace", _spaces(prepend_scheme="never", split=False)),
+    "split at spaces": ("metaspace", _spaces(prepend_scheme="always", split=True)),
+    "t5": ("unigram", _as_it_is),
+}
+"""Kinds whose words are known: of whose making they are, and what is changed in them."""
+
+
+@pytest.fixture(scope="session")
+def word_kinds(
+    tokenizers: dict[str, PreTrainedTokenizerFast],
+) -> dict[str, PreTrainedTokenizerFast]:
+    """Tokenizers by kind that differ in how they cut a text into words."""
+    made = {}
+    for name, (base, change) in WORD_KINDS.items():
+        like = tokenizers[base]
+        backend = Tokenizer.from_str(like.backend_tokenizer.to_str())
+        change(backend)
+        made[name] = PreTrainedTokenizerFast(tokenizer_object=backend, **like.special_tokens_map)
+        made[name].chat_template = like.chat_template
+    return made

@@ -1,91 +1,200 @@
-"""Words from the memo are the tokenizer's own."""
+"""Tokens from the memo are the tokenizer's own: ids, characters, and what they are decoded to."""
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data import words
-from laterna.data.words import WordMemo, word_memo
+from laterna.data import cutting, words
+from laterna.data.cutting import find_cutting
+from laterna.data.masking import PICTURE_SENTINEL, with_picture_token
+from laterna.data.words import AFTER_TOKEN, INSIDE, OPENING, UnprovedError, Words, find_words
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
+KINDS = [
+    "gpt2",
+    "smollm",
+    "llama_3",
+    "qwen_2",
+    "llama_2",
+    "llama_2 in transformers 5",
+    "llama_2 without legacy",
+    "no space of its own",
+    "split at spaces",
+    "t5",
+]
 
 
 @pytest.fixture(scope="module")
-def backends(tokenizers: Tokenizers) -> dict[str, Tokenizer]:
-    """GPT-2's kind, and SmolLM's, which takes every digit by itself."""
-    made = {}
-    for name in ("gpt2", "smollm"):
-        backend = Tokenizer.from_str(tokenizers["byte_level"].backend_tokenizer.to_str())
-        cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        if name == "smollm":
-            digits = pre_tokenizers.Digits(individual_digits=True)
-            cut = pre_tokenizers.Sequence([digits, cut])
-        backend.pre_tokenizer = cut
-        made[name] = backend
-    return made
+def backends(word_kinds: Tokenizers) -> dict[str, Tokenizer]:
+    """One of each kind, with the token that stands for a picture."""
+    return {name: with_picture_token(one)[0] for name, one in word_kinds.items()}
 
 
 @pytest.fixture(scope="module")
-def memos(backends: dict[str, Tokenizer]) -> dict[str, WordMemo | None]:
-    return {name: word_memo(backend) for name, backend in backends.items()}
+def memos(backends: dict[str, Tokenizer]) -> dict[str, Words | None]:
+    return {name: find_words(backend, PICTURE_SENTINEL) for name, backend in backends.items()}
+
+
+def ends_of(packed: bytes) -> tuple[list[int], list[int]]:
+    """Return ids, and where the tokens end."""
+    pairs = np.frombuffer(packed, np.int32).reshape(-1, 2)
+    return pairs[:, 0].tolist(), np.cumsum(pairs[:, 1]).tolist()
+
+
+TEXTS = (
+    st.text(st.characters(max_codepoint=0x7F), max_size=40)
+    | st.text(st.sampled_from("ab1'StredlVm .\n\t,"), max_size=40)
+    | st.text(st.sampled_from("the cat  ▁é日🧑\u0301"), max_size=30)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+)
+OPENINGS = {OPENING: "", AFTER_TOKEN: PICTURE_SENTINEL, INSIDE: "the cat"}
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    text=st.text(st.characters(max_codepoint=0x7F), max_size=40)
-    | st.text(st.sampled_from("ab1'stredlvm .\n\t,"), max_size=40),
-    name=st.sampled_from(["gpt2", "smollm"]),
+    text=TEXTS, where=st.sampled_from([OPENING, AFTER_TOKEN, INSIDE]), name=st.sampled_from(KINDS)
 )
-def test_ids_are_those_of_the_tokenizer(
-    text: str, name: str, backends: dict[str, Tokenizer], memos: dict[str, WordMemo | None]
+def test_tokens_are_those_of_the_tokenizer(
+    text: str,
+    where: int,
+    name: str,
+    backends: dict[str, Tokenizer],
+    memos: dict[str, Words | None],
+) -> None:
+    memo, backend = memos[name], backends[name]
+    assert memo is not None
+    before = OPENINGS[where]
+    if where == INSIDE:
+        text = f" a{text}"  # as is where a shape is cut
+    try:
+        ids, ends = ends_of(memo.tokenise(text, where))
+    except UnprovedError:
+        return
+    whole = backend.encode(before + text, add_special_tokens=False)
+    opening = backend.encode(before, add_special_tokens=False).ids
+    assert whole.ids == opening + ids
+    offsets = [(a - len(before), b - len(before)) for a, b in whole.offsets[len(opening) :]]
+    begins = [0, *ends][:-1]
+    assert begins == [start for start, _ in offsets]
+    assert ends[-1:] == [end for _, end in offsets[-1:]]
+    # all that is remembered is decoded to what it was made from, but for spaces before the first
+    said = backend.decode(opening + ids, skip_special_tokens=False)
+    assert said in (before + text, f"{before} {text}", before + text[1:])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_plain_words_are_proved(name: str, memos: dict[str, Words | None]) -> None:
+    memo = memos[name]
+    assert memo is not None
+    for where in OPENINGS:
+        assert memo.tokenise(" the cat is on the table.", where)
+    assert memo.tokenise("The picture", OPENING)
+    assert memo.tokenise("", OPENING) == b""
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama_3", "qwen_2"])
+def test_what_is_not_plain_is_left_to_the_tokenizer(
+    name: str, memos: dict[str, Words | None]
 ) -> None:
     memo = memos[name]
     assert memo is not None
-    plain = all(" " <= character <= "~" or character in "\t\n\r" for character in text)
-    expected = backends[name].encode(text, add_special_tokens=False).ids if plain else None
-    assert memo.tokenise(text) == expected
+    for text in ("café", "\x0b", "\x1c"):
+        with pytest.raises(UnprovedError):
+            memo.tokenise(text, OPENING)
 
 
-def test_what_is_not_plain_is_left_to_the_tokenizer(backends: dict[str, Tokenizer]) -> None:
-    memo = word_memo(backends["gpt2"])
+def test_other_characters_are_words_where_only_spaces_cut(
+    backends: dict[str, Tokenizer], memos: dict[str, Words | None]
+) -> None:
+    memo = memos["llama_2"]
     assert memo is not None
-    for text in ("café", "a <|im_end|> b", "\x0b", "\x1c"):
-        assert memo.tokenise(text) is None
-    assert memo.tokenise("") == []
+    text = "café 日本語\n  🧑‍🚀"
+    ids, ends = ends_of(memo.tokenise(text, OPENING))
+    assert ids == backends["llama_2"].encode(text, add_special_tokens=False).ids
+    assert ends[-1] == len(text)
+    with pytest.raises(UnprovedError):
+        memo.tokenise("a▁b", OPENING)  # it would be written back as a space
+
+
+def test_an_unknown_token_proves_nothing(memos: dict[str, Words | None]) -> None:
+    memo = memos["t5"]
+    assert memo is not None
+    with pytest.raises(UnprovedError):
+        memo.tokenise("the \N{SNOWMAN}", OPENING)
+
+
+def test_an_added_token_stands_by_itself_or_proves_nothing(tokenizers: Tokenizers) -> None:
+    backend = Tokenizer.from_str(with_picture_token(tokenizers["byte_level"])[0].to_str())
+    backend.add_tokens([AddedToken(text, normalized=False) for text in ("[a]", "]b[", "<think>")])
+    memo = find_words(backend, PICTURE_SENTINEL)
+    assert memo is not None
+    text = f"one<think>two{PICTURE_SENTINEL}three<|im_end|>"
+    ids, ends = ends_of(memo.tokenise(text, OPENING))
+    assert ids == backend.encode(text, add_special_tokens=False).ids
+    assert ends[-1] == len(text)
+    for token in ("[a]", "]b["):
+        with pytest.raises(UnprovedError):
+            memo.tokenise(f"x{token}", OPENING)
 
 
 def test_memory_is_bounded(backends: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "KNOWN_WORDS", 3)
-    memo = word_memo(backends["gpt2"])
+    memo = find_words(backends["gpt2"], PICTURE_SENTINEL)
     assert memo is not None
-    memo.tokenise("one two three")
-    assert sorted(memo) == [" three", " two", "one"]
-    memo.tokenise("four")
-    assert list(memo) == ["four"]
+    memo.tokenise("one two three", OPENING)
+    (known,) = {id(one): one for one in memo._memos}.values()
+    assert sorted(known) == [" three", " two", "one"]
+    memo.tokenise("four", OPENING)
+    assert list(known) == ["four"]
+    memo.tokenise("long" * 100, OPENING)
+    assert list(known) == ["four"]
 
 
 def test_another_way_to_cut_has_no_memo(tokenizers: Tokenizers) -> None:
     backend = Tokenizer.from_str(tokenizers["byte_level"].backend_tokenizer.to_str())
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     for other in (
         pre_tokenizers.ByteLevel(add_prefix_space=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        ),
+        whole,
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(), plain]),
+        pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\p{Greek}+|."), "isolated"), whole]),
+        pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\p{L}+"), "removed"), whole]),
+        pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\p{L}+"), "isolated"), whole]),
     ):
         backend.pre_tokenizer = other
-        assert word_memo(backend) is None
+        assert find_cutting(backend) is None
+    backend.pre_tokenizer = plain
+    assert find_cutting(backend) is not None
+    backend.normalizer = normalizers.Lowercase()
+    assert find_cutting(backend) is None
+
+
+@pytest.mark.parametrize("joining", [("t", "▁a"), ("t▁", "a")])
+def test_a_merge_over_a_space_leaves_no_words(
+    joining: tuple[str, str], tokenizers: Tokenizers
+) -> None:
+    said = json.loads(tokenizers["metaspace"].backend_tokenizer.to_str())
+    assert find_cutting(Tokenizer.from_str(json.dumps(said))) is not None
+    model = said["model"]
+    for made in ("t▁", "t▁a"):
+        model["vocab"].setdefault(made, len(model["vocab"]))
+    model["merges"] += [["t", "▁"], list(joining)]
+    assert find_cutting(Tokenizer.from_str(json.dumps(said))) is None
 
 
 def test_an_expression_that_cuts_otherwise_is_noticed(
     backends: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(word_memo(backends["smollm"]), WordMemo)
-    monkeypatch.setattr(words, "_GPT2_DIGITS", words._GPT2)
-    assert word_memo(backends["smollm"]) is None
+    assert find_cutting(backends["smollm"]) is not None
+    monkeypatch.setattr(cutting, "_GPT2_DIGITS", cutting._GPT2)
+    assert find_cutting(backends["smollm"]) is None

@@ -1,88 +1,198 @@
-"""The words that GPT-2's kind of tokenizer cuts a text into, each tokenised once.
+"""Words, each tokenised once: its ids, and the characters that each of them stands for.
 
-Such a tokenizer cuts a text by a regular expression, and merges each word without a look at the
-others, so a word has the same ids wherever it stands. Most of its time goes into the cutting. Here
-plain ASCII is cut by Python's `re`, which is held against the tokenizer's own cutting, on every
-neighbourhood of characters that the expression can tell apart, before it is used.
+A word is remembered only where its tokens, decoded, are that word. So what is made of remembered
+words needs no decoding: it says what it was made from.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
-from itertools import chain, product
+from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import Tokenizer
+import numpy as np
+from tokenizers import Encoding, Tokenizer
 
 from laterna.data.chat import any_of
+from laterna.data.cutting import SPACE, Cutting, find_cutting
 
 KNOWN_WORDS = 1 << 17
 """Words that are remembered; beyond them all are forgotten, so memory stays bounded."""
-_GPT2 = re.compile(
-    r"'(?:[stmd]|re|ve|ll)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII
-)
-_GPT2_DIGITS = re.compile(
-    r"[0-9]|'(?:[stmd]|re|ve|ll)| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s+(?![^\s0-9])|\s+", re.ASCII
-)
-_PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*")
-_KINDS = ("a", "s", "l", "re", "1", "'", " ", "\n", ".")
-"""One of every kind of characters that the expressions tell apart."""
+LONGEST = 64
+"""Characters of a word that is remembered: languages without spaces have words of any length."""
+
+Packed = bytes
+"""Tokens as pairs of 32 bits: an id, and how many characters further the next token begins."""
+
+OPENING, AFTER_TOKEN, INSIDE = 0, 1, 2
+"""Where a word stands: first in the text, first behind an added token, behind another word."""
+
+_ANCHOR = "a"
+"""A word, to have others stand behind one."""
 
 
-class WordMemo(dict[str, tuple[int, ...]]):
-    """The ids of words by their text, asked of the tokenizer when they are missing."""
+class UnprovedError(LookupError):
+    """What a text's words do not say; the tokenizer has to."""
 
-    def __init__(self, backend: Tokenizer, words: re.Pattern[str]) -> None:
+
+class Memo(dict[str, Packed]):
+    """The tokens of words by their text, asked of the tokenizer when they are missing."""
+
+    def __init__(self, backend: Tokenizer, before: str, *, spaced: bool) -> None:
+        """Take the text behind which the words stand, and whether they may get a space there."""
         super().__init__()
         self._backend = backend
-        self._words = words
-        added = backend.get_added_tokens_decoder().values()
-        self._added = any_of(token.content for token in added)
+        self._before = before
+        self._spaced = spaced
+        self._opening = _ids(backend, before)
+        self._anchor = _ids(backend, _ANCHOR)
 
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        if len(self) >= KNOWN_WORDS:
-            self.clear()
-        ids = self[word] = tuple(self._backend.encode(word, add_special_tokens=False).ids)
-        return ids
+    def __missing__(self, word: str) -> Packed:
+        """Raise UnprovedError where the tokens do not say the word."""
+        encoding = self._backend.encode(self._before + word, add_special_tokens=False)
+        first = len(self._opening)
+        if encoding.ids[:first] != self._opening:
+            raise UnprovedError(word)
+        ids = encoding.ids[first:]
+        said = written(self._backend, self._anchor, ids)
+        if said != word and not (self._spaced and said == f" {word}"):
+            raise UnprovedError(word)
+        lengths = _lengths(encoding, first, len(self._before), len(word))
+        packed = pack(ids, lengths)
+        if len(word) <= LONGEST:
+            if len(self) >= KNOWN_WORDS:
+                self.clear()
+            self[word] = packed
+        return packed
 
-    def tokenise(self, text: str) -> list[int] | None:
-        """Return the ids of a text; None where it is not plain, or holds an added token."""
-        if not _PLAIN.fullmatch(text) or self._added.search(text):
-            return None
-        return list(chain.from_iterable(map(self.__getitem__, self._words.findall(text))))
+
+class Words:
+    """Tokenises texts word by word."""
+
+    def __init__(self, backend: Tokenizer, cutting: Cutting, sentinel: str) -> None:
+        """Take how the tokenizer cuts, and an added token of it."""
+        added = list(backend.get_added_tokens_decoder().values())
+        self.added = any_of(token.content for token in added)
+        self.spaced = cutting.spaced
+        self._findall = cutting.words.findall
+        self._in_domain = cutting.domain.fullmatch
+        self._backend = backend
+        self._tokens = [token.content for token in added]
+        self.added_spaces = any(" " in token for token in self._tokens)
+        self._apart: dict[str, Packed | None] = {}
+        inside = Memo(backend, _ANCHOR if cutting.spaced else "", spaced=False)
+        self._memos = [inside] * 3
+        if cutting.spaced:
+            self._memos[OPENING] = Memo(backend, "", spaced=True)
+            self._memos[AFTER_TOKEN] = Memo(backend, sentinel, spaced=True)
+
+    def added_token(self, token: str) -> Packed | None:
+        """Return the token of an added token's text; None where it hangs on what is beside it."""
+        if token not in self._apart:
+            ids = _ids(self._backend, token)
+            apart = _stands_apart(token, self._tokens) and len(ids) == 1
+            says = apart and written(self._backend, _ids(self._backend, _ANCHOR), ids) == token
+            self._apart[token] = pack(ids, [len(token)]) if says else None
+        return self._apart[token]
+
+    def tokenise(self, text: str, where: int) -> Packed:
+        """Return the tokens of a text that begins at such a place.
+
+        Raises UnprovedError where its words do not say them.
+        """
+        parts, at = [], 0
+        for found in self.added.finditer(text):
+            if at < found.start():
+                parts += self._stretch(text[at : found.start()], where)
+            token = self.added_token(found.group())
+            if token is None:
+                raise UnprovedError(found.group())
+            parts.append(token)
+            at, where = found.end(), AFTER_TOKEN
+        if at < len(text):
+            parts += self._stretch(text[at:], where)
+        return b"".join(parts)
+
+    def _stretch(self, text: str, where: int) -> list[Packed]:
+        if not self._in_domain(text):
+            raise UnprovedError(text)
+        words = self._findall(text)
+        first = self._memos[where][words[0]]
+        return [first, *map(self._memos[INSIDE].__getitem__, words[1:])]
 
 
-def word_memo(backend: Tokenizer) -> WordMemo | None:
-    """Return the memo of a tokenizer that cuts as GPT-2's does, digits apart or not; else None."""
-    said = json.loads(backend.to_str())["pre_tokenizer"]
-    words = _words_of(said)
-    return WordMemo(backend, words) if words and _cut_alike(backend, words) else None
-
-
-def _words_of(step: dict[str, Any]) -> re.Pattern[str] | None:
-    steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
-    kinds = [one["type"] for one in steps]
-    if not steps[-1].get("use_regex") or steps[-1].get("add_prefix_space"):
+def find_words(backend: Tokenizer, sentinel: str) -> Words | None:
+    """Return what tokenises word by word, None where the tokenizer is not known to work so."""
+    said = json.loads(backend.to_str())
+    added = list(backend.get_added_tokens_decoder().values())
+    # A token that takes white space with it, or looks at its neighbours, reaches over a cut, and
+    # one that is looked for in normalised text is found after the others.
+    if any(t.lstrip or t.rstrip or t.single_word for t in added):
         return None
-    if kinds == ["ByteLevel"]:
-        return _GPT2
-    digits = kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]
-    return _GPT2_DIGITS if digits else None
+    if said["normalizer"] is not None and any(t.normalized for t in added):
+        return None
+    if not _decodes_in_turn(said["decoder"]):
+        return None
+    cutting = find_cutting(backend)
+    return None if cutting is None else Words(backend, cutting, sentinel)
 
 
-def _cut_alike(backend: Tokenizer, words: re.Pattern[str]) -> bool:
-    """Say whether both cut every neighbourhood alike, and leave a word whole that stands alone."""
-    for text in _neighbourhoods():
-        own = words.findall(text)
-        cut = [text[start:end] for _, (start, end) in backend.pre_tokenizer.pre_tokenize_str(text)]
-        if own != cut or any(words.findall(word) != [word] for word in own):
-            return False
-    return True
+def pack(ids: Sequence[int], lengths: Sequence[int]) -> Packed:
+    """Return tokens as bytes."""
+    return np.array([ids, lengths], np.int32).T.tobytes()
 
 
-def _neighbourhoods() -> Iterator[str]:
-    yield from map("".join, product(_KINDS, repeat=4))
-    plain = ["\t", "\n", "\r", *map(chr, range(0x20, 0x7F))]
-    yield from map("".join, product(_KINDS, plain, _KINDS))
+def written(backend: Tokenizer, before: list[int], ids: list[int]) -> str | None:
+    """Return what tokens add to others before them, decoded; None where they change those."""
+    opening = backend.decode(before, skip_special_tokens=False)
+    whole = backend.decode([*before, *ids], skip_special_tokens=False)
+    return whole[len(opening) :] if whole.startswith(opening) else None
+
+
+def _ids(backend: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _lengths(encoding: Encoding, first: int, begin: int, length: int) -> list[int]:
+    """Return how many characters further the next token begins, for each of a word's.
+
+    Tokens that share a character begin at once, and the last of them has its length: no border
+    between words falls between them. Raises UnprovedError where they do not stand in a row.
+    """
+    offsets = [(start - begin, end - begin) for start, end in encoding.offsets[first:]]
+    starts = [0, *(start for start, _ in offsets[1:])]
+    reach = 0
+    for number, (start, end) in enumerate(offsets):
+        if number and start != starts[number - 1] and start < reach:
+            raise UnprovedError
+        if not 0 <= start < end <= length:
+            raise UnprovedError
+        reach = max(reach, end)
+    return [after - start for start, after in zip(starts, [*starts[1:], length], strict=True)]
+
+
+def _stands_apart(token: str, added: Sequence[str]) -> bool:
+    """Say whether an added token is found wherever its text stands, whatever is beside it."""
+    parts = range(1, len(token))
+    return not any(
+        (token in other and token != other)
+        or any(other.endswith(token[:n]) or token.endswith(other[:n]) for n in parts)
+        for other in added
+    )
+
+
+def _decodes_in_turn(decoder: dict[str, Any] | None) -> bool:
+    """Say whether tokens are decoded one after the other, but for spaces before the first."""
+    kind = (decoder or {}).get("type")
+    if decoder is None or kind != "Sequence":
+        return kind in ("ByteLevel", "Metaspace")
+    known = (
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    )
+    return all(
+        step in known or (step["type"] == "Strip" and step["content"] == " " and step["stop"] == 0)
+        for step in decoder["decoders"]
+    )

@@ -26,6 +26,11 @@ FAMILIES = [
     "unigram",
     "word_piece",
     "nano",
+    "llama_3",
+    "qwen_2",
+    "llama_2 in transformers 5",
+    "no space of its own",
+    "split at spaces",
 ]
 TRICKY = [
     "The cat.",
@@ -45,9 +50,9 @@ TRICKY = [
 
 
 @pytest.fixture(scope="session")
-def families(tokenizers: Tokenizers) -> Tokenizers:
-    """The kinds that are trained here, and nano's own."""
-    return tokenizers | {"nano": AutoTokenizer.from_pretrained(NANO)}
+def families(tokenizers: Tokenizers, word_kinds: Tokenizers) -> Tokenizers:
+    """The kinds that are trained here, other ways to cut words, and nano's own."""
+    return tokenizers | word_kinds | {"nano": AutoTokenizer.from_pretrained(NANO)}
 
 
 WORDS = st.sampled_from(TRICKY) | st.text(max_size=20) | st.just("What is there?")
@@ -95,7 +100,7 @@ def at_once(
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     records=st.lists(chats(), min_size=1, max_size=6),
@@ -183,13 +188,30 @@ def test_of_many_records_of_one_shape_few_are_looked_at_alone(
     assert len(seen) == alone, seen
 
 
+@pytest.mark.parametrize("template", ["vicuna_v1", "llama_2", "plain"])
+@pytest.mark.parametrize("family", [*FAMILIES[:4], *FAMILIES[5:]])
+def test_plain_chats_are_proved_by_their_words(
+    family: str, template: str, families: Tokenizers
+) -> None:
+    tokenizer = families[family]
+    tokeniser = Tokeniser(tokenizer, load_template(template, tokenizer))
+    record = InstructionRecord(
+        id="r",
+        pictures=("a.png",),
+        turns=(
+            Turn(role="user", text="<image>\nWhat is on the table?"),
+            Turn(role="assistant", text="There is a cup, no dog.", loss=True),
+        ),
+    )
+    (chat,) = tokeniser._shapes.render([tokeniser._words(record)])
+    assert chat is not None
+    (found,) = tokeniser._by_words([(record, chat)])
+    alone = check_record(record, tokenizer, tokeniser.template)
+    assert found is not None
+    assert not isinstance(alone, UnusableError)
+    assert (tuple(found.input_ids), list(found.runs)) == (alone.input_ids, runs_of(alone.targets))
+
+
 def test_what_is_byte_level_is_read_from_the_tokenizer(families: Tokenizers) -> None:
-    found = {name: is_byte_level(with_picture_token(one)[0]) for name, one in families.items()}
-    assert found == {
-        "byte_level": True,
-        "metaspace": False,
-        "metaspace_without_bos": False,
-        "unigram": False,
-        "word_piece": False,
-        "nano": True,
-    }
+    found = {name for name, one in families.items() if is_byte_level(with_picture_token(one)[0])}
+    assert found == {"byte_level", "nano", "gpt2", "smollm", "llama_3", "qwen_2"}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from laterna.data.preparation.checking import Checked, Dropped
+from laterna.data.preparation.tokens import Ids
 from laterna.files import write_atomically
 from laterna.records import Record
 
@@ -81,10 +81,10 @@ def encode_batch(checked: Sequence[Checked]) -> bytes:
     return content
 
 
-def _lists(rows: Sequence[Sequence[int]]) -> pa.ListArray:
+def _lists(rows: Sequence[Ids]) -> pa.ListArray:
     """Make a column of lists; from one flat array, for that is several times faster."""
     ends = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    flat = np.fromiter(chain.from_iterable(rows), np.int32, count=int(ends[-1]))
+    flat = np.concatenate([np.empty(0, np.int32), *(np.asarray(row, np.int32) for row in rows)])
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
 
 

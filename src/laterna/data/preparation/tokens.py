@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from laterna.data.by_words import WordLevel
 from laterna.data.byte_level import ByteLevel, is_byte_level
 from laterna.data.chat import UnusableError, only_words
 from laterna.data.masking import (
@@ -24,11 +26,15 @@ from laterna.data.masking import (
     with_sentinels,
 )
 from laterna.data.shapes import Fitted, Shape, Shapes
+from laterna.data.words import find_words
 from laterna.records import PICTURE_TOKEN, InstructionRecord, Record, Sample, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
+Ids = Sequence[int] | NDArray[np.int32]
+Pair = tuple[InstructionRecord, Fitted]
 
 _TURN_END = "\0\n\0"
 """Stands between turns where they are looked through together; no special token holds it."""
@@ -38,7 +44,7 @@ class Tokens(Record, frozen=True):
     """A record's `Sample`, in the form in which it is written."""
 
     id: str
-    input_ids: Sequence[int]
+    input_ids: Ids
     runs: Sequence[int]
     """Where runs of learned tokens begin and end, in turn."""
     pictures: tuple[str, ...]
@@ -84,7 +90,10 @@ class Tokeniser:
         self._backend, self._sentinel = with_picture_token(tokenizer)
         self._bytes: ByteLevel | None = None
         if is_byte_level(self._backend):
-            self._bytes = ByteLevel(self._backend, PICTURE_SENTINEL)
+            self._bytes = ByteLevel(self._backend)
+        self._word_level: WordLevel | None = None
+        if (words := find_words(self._backend, PICTURE_SENTINEL)) is not None:
+            self._word_level = WordLevel(words, PICTURE_SENTINEL, self._sentinel, PICTURE_TOKEN)
         self._proved: dict[Shape, bool] = {}
 
     def tokenise(self, records: Sequence[InstructionRecord]) -> list[Tokens | UnusableError]:
@@ -99,11 +108,19 @@ class Tokeniser:
         pairs = [
             (record, chat) for record, chat in zip(records, fitted, strict=True) if chat is not None
         ]
-        fast = self._by_bytes(pairs) if self._bytes else self._by_offsets(pairs)
+        fast = self._fast(pairs)
         return [
             self._held(record, chat, None if chat is None else next(fast))
             for record, chat in zip(records, fitted, strict=True)
         ]
+
+    def _fast(self, pairs: Sequence[Pair]) -> Iterator[Tokens | None]:
+        """Yield what is proved without a look at each record alone; None for the others."""
+        found = self._by_words(pairs)
+        missing = [pair for pair, one in zip(pairs, found, strict=True) if one is None]
+        left = self._by_bytes(missing) if self._bytes else self._by_offsets(missing)
+        for one in found:
+            yield next(left) if one is None else one
 
     def _words(self, record: InstructionRecord) -> list[Turn] | None:
         """Return a record's turns with sentinels; None where there is something to refuse."""
@@ -115,22 +132,29 @@ class Tokeniser:
         whole = turns and words.count(PICTURE_SENTINEL) == len(record.pictures)
         return turns if whole and self._only_words(words) else None
 
-    def _by_bytes(
-        self, pairs: Sequence[tuple[InstructionRecord, Fitted]]
-    ) -> Iterator[Tokens | None]:
+    def _by_words(self, pairs: Sequence[Pair]) -> list[Tokens | None]:
+        """Return the tokens whose words prove them; None for the others."""
+        if self._word_level is None:
+            return [None] * len(pairs)
+        pictures = [len(record.pictures) for record, _ in pairs]
+        found = self._word_level.tokenise([chat for _, chat in pairs], pictures)
+        return [
+            None if one is None else self._tokens(record, *one)
+            for (record, _), one in zip(pairs, found, strict=True)
+        ]
+
+    def _by_bytes(self, pairs: Sequence[Pair]) -> Iterator[Tokens | None]:
         """Yield the tokens whose bytes prove them; None for what must be looked at alone."""
         assert self._bytes is not None
         chats = [chat for _, chat in pairs]
         encoded = self._bytes.encode(chats)
         runs_of_all = self._bytes.find_runs(encoded, chats)
         for (record, _), ids, runs in zip(pairs, encoded, runs_of_all, strict=True):
-            for _ in record.pictures:
-                ids[ids.index(self._sentinel)] = PICTURE_TOKEN
-            yield self._tokens(record, ids, runs) if runs else None
+            shown = ids.count(self._sentinel) == len(record.pictures)
+            ids = [PICTURE_TOKEN if token == self._sentinel else token for token in ids]
+            yield self._tokens(record, ids, runs) if runs and shown else None
 
-    def _by_offsets(
-        self, pairs: Sequence[tuple[InstructionRecord, Fitted]]
-    ) -> Iterator[Tokens | None]:
+    def _by_offsets(self, pairs: Sequence[Pair]) -> Iterator[Tokens | None]:
         """Yield the tokens whose targets decode as they should, None for the others."""
         texts = [chat.rendered.text for _, chat in pairs]
         encoded = self._backend.encode_batch(texts, add_special_tokens=False)
@@ -143,9 +167,7 @@ class Tokeniser:
             held = check_targets(sample, chat.rendered, record, self.tokenizer)
             yield self._tokens(record, sample.input_ids, runs_of(sample.targets)) if held else None
 
-    def _tokens(
-        self, record: InstructionRecord, ids: Sequence[int], runs: Sequence[int]
-    ) -> Tokens | None:
+    def _tokens(self, record: InstructionRecord, ids: Ids, runs: Sequence[int]) -> Tokens | None:
         if not runs or runs[-1] <= 1:
             return None  # nothing is learned behind the first token
         return Tokens(id=record.id, input_ids=ids, runs=runs, pictures=record.pictures)
