@@ -50,7 +50,8 @@ class Rendered(Record, frozen=True):
 def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the Jinja text of a chat template: `own` (the tokenizer's) or a shipped one.
 
-    Raises LaternaError for an unknown name, and for `own` where the tokenizer has none.
+    Of several of a tokenizer's, `own` is the one that it calls default, which has no tools. Raises
+    LaternaError for an unknown name, and for `own` where the tokenizer has none.
     """
     if name in SHIPPED_TEMPLATES:
         return SHIPPED_TEMPLATES[name].read_text(encoding="utf-8")
@@ -61,6 +62,12 @@ def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
         raise LaternaError(
             f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; "
             f"set `template` to one of: {known}"
+        )
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        names = ", ".join(sorted(tokenizer.chat_template))
+        raise LaternaError(
+            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has several chat "
+            f"templates, {names}, and no default; set `template` to one of: {known}"
         )
     return str(tokenizer.get_chat_template())
 
@@ -86,7 +93,8 @@ def render(
     renders must agree but for the markers.
 
     Raises UnusableError when the turns hold characters that cannot be passed on or the text of a
-    special token, or when the template refuses the turns, or changes an answer.
+    special token, or when the template refuses the turns, or changes an answer, as those do that
+    leave out the thought of an earlier one.
     """
     _check_turns(turns, tokenizer, continue_as_assistant)
     chat = Renderer(tokenizer, template, picture_mark)
@@ -94,52 +102,99 @@ def render(
     learned = [index for index, turn in enumerate(turns) if turn.loss]
     if not learned:
         return Rendered(text=text, spans=())
-    # A template may strip an answer, and does not find the white space when a marker is outside.
-    for wrap in (_wrap, _wrap_core):
-        marked = [wrap(turn) for turn in turns]
-        answers = _marked_spans(chat.text(marked, prompt=continue_as_assistant), text)
-        if answers is not None and _are_the_answers(answers, text, turns):
-            break
-    else:
-        raise UnusableError(
-            "the template changes an answer",
-            "the chat template does not write the assistant's answers as they are, so they "
-            "cannot be found in its text; use another template, or mend the answers",
-        )
+    marked, answers = _find_answers(text, chat, turns, continue_as_assistant)
     ends = [
         end + _end_of_turn(text[end:], chat, marked[: index + 1], last=index + 1 == len(turns))
         for index, (_, end) in zip(learned, answers, strict=True)
     ]
-    starts = _starts(text, answers, chat, turns[: learned[0]])
+    starts = _starts(text, answers, chat, [turns[:index] for index in learned])
     return Rendered(text=text, spans=tuple(zip(starts, ends, strict=True)))
 
 
+def _find_answers(
+    text: str, chat: Renderer, turns: Sequence[Turn], prompt: bool
+) -> tuple[list[Turn], list[tuple[int, int]]]:
+    """Return the turns as they were marked, and where the answers that carry loss stand in `text`.
+
+    Raises UnusableError where the template does not write one as it is.
+    """
+    learned = [index for index, turn in enumerate(turns) if turn.loss]
+    # A template may strip an answer, and does not find the white space when a marker is outside.
+    for wrap in (_wrap, _wrap_core):
+        marked = [wrap(turn) for turn in turns]
+        found = _marked_spans(chat.text(marked, prompt=prompt), text)
+        if len(found) != len(learned):
+            continue
+        answers = [
+            (_asked_at(text, end, chat, turns[: index + 1]) if start < 0 else start, end)
+            for index, (start, end) in zip(learned, found, strict=True)
+        ]
+        if _are_the_answers(answers, text, turns):
+            return marked, answers
+    raise UnusableError(
+        "the template changes an answer",
+        "the chat template does not write the assistant's answers as they are, so they cannot be "
+        "found in its text (it may leave out the thoughts of earlier ones); use another template, "
+        "or mend the answers",
+    )
+
+
+def _asked_at(text: str, end: int, chat: Renderer, turns: Sequence[Turn]) -> int:
+    """Return where the last turn's answer, which ends at `end`, begins if the template writes it
+    whole: where the model is asked for it, behind the prompt of the turns before it.
+
+    A prompt's last line may open a thought, with which the answer then begins; its other lines are
+    the template's own. Where the text before the answer is no such prompt, `end` is returned.
+    """
+    before, answer = turns[:-1], turns[-1].text.strip()
+    prompt = chat.text(before, prompt=True) if before else ""
+    if not prompt or not text.startswith(prompt):
+        return end
+    closed, line = chat.text(before, prompt=False), prompt.rstrip().rfind("\n") + 1
+    opened = max(len(closed), line) if prompt.startswith(closed) else len(prompt)
+    return max(opened, min(len(prompt), len(text[:end].rstrip()) - len(answer)))
+
+
 def _starts(
-    text: str, answers: Sequence[tuple[int, int]], chat: Renderer, turns: Sequence[Turn]
+    text: str,
+    answers: Sequence[tuple[int, int]],
+    chat: Renderer,
+    before: Sequence[Sequence[Turn]],
 ) -> list[int]:
     """Return where each answer begins to be learned: where the template's opening of its turn ends.
 
     At serving the prompt ends at that opening, so the model has to write the rest, most often one
     space, itself: it is learned with the answer. A template may write more before some answers
     than before others, such as an empty thought before the last alone. One that knows no such
-    opening says nothing by leaving it out, so of that only white space counts. `turns` are those
-    before the first answer.
+    opening says nothing by leaving it out, so of that only white space counts. `before` are the
+    turns before each answer.
     """
-    first = answers[0][0]
+    first, turns = answers[0][0], before[0]
     prompt = chat.text(turns, prompt=True) if turns else text[:first]
     if not text[:first].startswith(prompt):
-        return [start for start, _ in answers]
+        # It asks for the last answer otherwise than it shows those before, or has words for one
+        # of the turns alone: each is looked at by itself.
+        spans = zip(answers, before, strict=True)
+        return [_behind_prompt(text, start, chat, turns) for (start, _), turns in spans]
     lead, closed = text[len(prompt) : first], chat.text(turns, prompt=False) if turns else ""
     opening = prompt[len(closed) :] if prompt.startswith(closed) and turns else ""
     if not opening:
         lead = "" if lead.strip() else lead
         return [start - len(lead) if text[:start].endswith(lead) else start for start, _ in answers]
-    starts, before = [], 0
+    starts, ended = [], 0
     for start, end in answers:
-        opened = text.rfind(opening, before, start)
+        opened = text.rfind(opening, ended, start)
         starts.append(start if opened < 0 else opened + len(opening))
-        before = end
+        ended = end
     return starts
+
+
+def _behind_prompt(text: str, start: int, chat: Renderer, before: Sequence[Turn]) -> int:
+    prompt = chat.text(before, prompt=True) if before else ""
+    if not prompt or not text[:start].startswith(prompt):
+        return start
+    opens = prompt != chat.text(before, prompt=False)
+    return len(prompt) if opens or not text[len(prompt) : start].strip() else start
 
 
 def _end_of_turn(after: str, chat: Renderer, marked: Sequence[Turn], *, last: bool) -> int:
@@ -249,14 +304,23 @@ def _wrap_core(turn: Turn) -> Turn:
     return structs.replace(turn, text=f"{lead}{ANSWER_START}{core}{ANSWER_END}{trail}")
 
 
-def _marked_spans(marked: str, text: str) -> list[tuple[int, int]] | None:
-    """Return where the marked answers stand in `text`; None if more than the markers differs."""
-    found = list(_MARKERS.finditer(marked))
-    kinds = "".join(match.group() for match in found)
-    if _MARKERS.sub("", marked) != text or kinds != (ANSWER_START + ANSWER_END) * (len(found) // 2):
-        return None
-    places = [match.start() - before for before, match in enumerate(found)]
-    return list(zip(places[::2], places[1::2], strict=True))
+def _marked_spans(marked: str, text: str) -> list[tuple[int, int]]:
+    """Return where the marked answers stand in `text`; none if more than the markers differs.
+
+    A template that takes an answer apart at its thought loses the marker at its beginning, for
+    which -1 is returned.
+    """
+    if _MARKERS.sub("", marked) != text:
+        return []
+    spans, start = [], -1
+    for before, match in enumerate(_MARKERS.finditer(marked)):
+        place = match.start() - before
+        if match.group() == ANSWER_END:
+            spans.append((start, place))
+        elif start >= 0:
+            return []
+        start = place if match.group() == ANSWER_START else -1
+    return spans if start < 0 else []
 
 
 def _are_the_answers(spans: list[tuple[int, int]], text: str, turns: Sequence[Turn]) -> bool:
