@@ -354,6 +354,8 @@ EMPTY = "<think>\n\n</think>\n\n"
         ("last_thought", (THOUGHT, "No."), None),
         ("last_thought", (THOUGHT, THOUGHT), None),
         ("last_thought", ("<think>red</think>A cup.",), None),
+        ("last_thought", (f"[assistant]\n{THOUGHT}",), None),
+        ("opened", (f"[assistant]\n{THOUGHT}",), None),
         ("opened", (THOUGHT,), [THOUGHT]),
         ("opened", ("Yes.", THOUGHT), ["Yes.", THOUGHT]),
         ("opened", ("Yes.", "No."), ["Yes.", "\n</think>\n\nNo."]),

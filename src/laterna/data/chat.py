@@ -143,16 +143,19 @@ def _asked_at(text: str, end: int, chat: Renderer, turns: Sequence[Turn]) -> int
     """Return where the last turn's answer, which ends at `end`, begins if the template writes it
     whole: where the model is asked for it, behind the prompt of the turns before it.
 
-    A prompt's last line may open a thought, with which the answer then begins; its other lines are
-    the template's own. Where the text before the answer is no such prompt, `end` is returned.
+    A prompt may open a thought, with which the answer then begins, but not before the second line
+    of the turn: the first is the template's own. Where the text before the answer is no such
+    prompt, `end` is returned.
     """
     before, answer = turns[:-1], turns[-1].text.strip()
     prompt = chat.text(before, prompt=True) if before else ""
     if not prompt or not text.startswith(prompt):
         return end
-    closed, line = chat.text(before, prompt=False), prompt.rstrip().rfind("\n") + 1
-    opened = max(len(closed), line) if prompt.startswith(closed) else len(prompt)
-    return max(opened, min(len(prompt), len(text[:end].rstrip()) - len(answer)))
+    closed = chat.text(before, prompt=False)
+    opening = prompt.removeprefix(closed)
+    line = opening.find("\n", len(opening) - len(opening.lstrip())) + 1
+    own = len(closed) + line if prompt.startswith(closed) and line else len(prompt)
+    return max(own, min(len(prompt), len(text[:end].rstrip()) - len(answer)))
 
 
 def _starts(
