@@ -74,7 +74,7 @@ EFFICIENTNET_LITE = Family(
     geometry=_geometry,
     head=("net._conv_head", "net._bn1"),
     unused=("net._fc",),
-    cut=False,
+    stops=False,
 )
 
 

@@ -6,7 +6,9 @@ Shapes: b pictures · c channels · h, w pixels · n features a picture · d wid
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
 
 from laterna.errors import LaternaError
 
@@ -20,6 +22,58 @@ class Geometry(NamedTuple):
     """Patches along one side of a picture."""
     leading: int = 0
     """Tokens before the patches: the class token first, then registers."""
+
+
+class Wanted(NamedTuple):
+    """Which features are asked of an encoder, as `[vision]` says, and of what pictures."""
+
+    layer: int
+    class_token: bool
+    final_norm: bool
+    side: int
+    """Of the prepared pictures, in pixels."""
+
+
+class Cut(NamedTuple):
+    """An encoder that runs no further than the features that are asked of it."""
+
+    shape: Geometry
+    aside: dict[str, Tensor]
+    """The weights that were taken out, by their names in the whole model."""
+    layers: tuple[tuple[str, ...], ...]
+    """Of each layer that runs, in order, its modules by name; empty where none is told apart."""
+    run: Callable[[Any, Tensor], Tensor]
+    """From the model and pixels (b, c, h, w), tokens (b, leading + n, d) or a map (b, d, h, w)."""
+    closing: tuple[str, ...] = ()
+    """Modules that run behind the last layer, and train with it."""
+
+
+class VisionFamily(Protocol):
+    """What loading and the tower ask of a family."""
+
+    @property
+    def model(self) -> Any:
+        """The transformers class that reads the encoder."""
+
+    @property
+    def processor(self) -> Any:
+        """The Hugging Face picture processor, its Pillow version: no torchvision."""
+
+    @property
+    def inside(self) -> str:
+        """Prefix of the encoder's weights in a whole checkpoint, if transformers knows it not."""
+
+    def read_config(self, source: str) -> Any:
+        """Return the encoder's configuration from a folder or hub id."""
+
+    def read_processor(self, source: str, config: Any) -> Any:
+        """Return the picture processor of a folder or hub id; OSError where it has none."""
+
+    def cut(self, model: Any, wanted: Wanted) -> Cut:
+        """Take out of a model what the wanted features do not need.
+
+        Raises LaternaError when it cannot give them.
+        """
 
 
 class Family(NamedTuple):
@@ -41,8 +95,78 @@ class Family(NamedTuple):
     """Modules and parameters that no feature depends on, where a model has them."""
     inside: str = ""
     """Prefix of the encoder's weights in a whole checkpoint, if transformers knows it not."""
-    cut: bool = True
+    stops: bool = True
     """Whether the model can stop before its last block."""
+
+    def read_config(self, source: str) -> Any:
+        """Read `config.json`, of a whole checkpoint its vision half."""
+        return self.model.config_class.from_pretrained(source)
+
+    def read_processor(self, source: str, config: Any) -> Any:
+        """Read `preprocessor_config.json`."""
+        del config
+        return self.processor.from_pretrained(source)
+
+    def cut(self, model: Any, wanted: Wanted) -> Cut:
+        """Stop behind the block whose output is wanted."""
+        depth = _depth(wanted.layer, len(model.get_submodule(self.blocks)), stops=self.stops)
+        shape = self.geometry(model.config, depth, wanted.side)
+        if wanted.class_token and not shape.leading:
+            raise LaternaError("vision.class_token = true: this encoder has no class token")
+        if wanted.final_norm and not self.norm:
+            raise LaternaError("vision.final_norm = true: this encoder closes with no layer norm")
+        norm = (self.norm,) if self.norm else ()
+        unused = self.unused + (() if wanted.final_norm else norm)
+        return Cut(
+            shape=shape,
+            aside=_set_aside(model, self.blocks, depth, unused),
+            layers=tuple((f"{self.blocks}.{index}",) for index in range(depth)),
+            run=_last_hidden_state,
+            closing=(norm if wanted.final_norm else ()) + self.head,
+        )
+
+
+def _last_hidden_state(model: Any, pixels_bchw: Tensor) -> Tensor:
+    states: Tensor = model(pixel_values=pixels_bchw).last_hidden_state
+    return states
+
+
+def _depth(layer: int, count: int, *, stops: bool) -> int:
+    """Return how many of `count` blocks run for a hidden state."""
+    states = count + 1
+    if not stops and layer not in (-1, count):
+        raise LaternaError(
+            f"vision.layer = {layer}: this encoder gives its last feature map alone; use -1"
+        )
+    if not -states <= layer < states:
+        raise LaternaError(
+            f"vision.layer = {layer}: this encoder has {states} hidden states, "
+            f"use {-states} to {states - 1}"
+        )
+    return layer % states
+
+
+def _set_aside(model: Any, blocks: str, depth: int, unused: tuple[str, ...]) -> dict[str, Tensor]:
+    """Take what no feature needs out of a model; return the taken weights by their names."""
+    every = model.state_dict()
+    _replace(model, blocks, model.get_submodule(blocks)[:depth])
+    for name in unused:
+        holder = model.get_submodule(name.rpartition(".")[0])
+        found = getattr(holder, name.rpartition(".")[2], None)
+        if found is not None:
+            _replace(model, name, nn.Identity() if isinstance(found, nn.Module) else None)
+    return taken(every, model)
+
+
+def taken(every: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return those of `every` weight of a model that it has no longer."""
+    kept = model.state_dict().keys()
+    return {name: weight for name, weight in every.items() if name not in kept}
+
+
+def _replace(model: Any, name: str, module: nn.Module | None) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
 
 
 def square(config: Any, side: int, *, any_size: bool) -> int:

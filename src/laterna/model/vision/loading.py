@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from laterna.errors import LaternaError
 from laterna.model.builtin import resolve
@@ -23,7 +23,7 @@ from laterna.model.vision.efficientnet import (
     fill_efficientnet_lite0,
 )
 from laterna.model.vision.families import family_of
-from laterna.model.vision.family import Family
+from laterna.model.vision.family import VisionFamily
 from laterna.model.vision.tower import VisionTower
 from laterna.recipe import VisionSettings
 
@@ -72,19 +72,18 @@ def blank_vision(settings: VisionSettings) -> VisionTower:
     source = resolve(settings.source)
     try:
         with quiet_transformers():
-            found = AutoConfig.from_pretrained(source)
-            family = family_of(str(found.model_type), source)
-            config = family.model.config_class.from_pretrained(source)
+            family = family_of(_model_type(source), source)
+            config = family.read_config(source)
     except (OSError, ValueError, KeyError) as error:
         raise no_config(source, "vision encoder", error) from error
-    model = family.model(config).eval()
+    model = read_part(lambda: family.model(config).eval(), source=source, what="vision encoder")
     return _tower(model, _processor(family, config, source, settings.image_size), settings)
 
 
-def _processor(family: Family, config: Any, source: str, side: int | None) -> Any:
+def _processor(family: VisionFamily, config: Any, source: str, side: int | None) -> Any:
     try:
         with quiet_transformers():
-            return family.processor.from_pretrained(source)
+            return family.read_processor(source, config)
     except OSError:  # not there, as in a folder of config.json alone
         side = side or getattr(config, "image_size", None)
     if side is None:
@@ -114,20 +113,32 @@ def _tower(model: Any, processor: Any, settings: VisionSettings) -> VisionTower:
 
 
 def _from_files(source: str) -> tuple[Any, Any]:
-    config = read_part(
-        lambda: AutoConfig.from_pretrained(source), source=source, what="vision encoder"
-    )
-    family = family_of(str(config.model_type), source)
-    model = _read_model(family, config, source)
+    what = "vision encoder"
+    family = family_of(read_part(lambda: _model_type(source), source=source, what=what), source)
+    model = _read_model(family, source, what)
     processor = read_part(
-        lambda: family.processor.from_pretrained(source), source=source, what="picture processor"
+        lambda: family.read_processor(source, model.config), source=source, what="picture processor"
     )
     return model, processor
 
 
-def _read_model(family: Family, config: Any, source: str) -> Any:
-    what = "vision encoder"
-    if not family.inside or not hasattr(config, "vision_config"):
+def _model_type(source: str) -> str:
+    """Return the `model_type` of config.json; a config of timm's own form is of `timm_wrapper`.
+
+    Nothing but JSON is read: the class of a type may need a library that is not there.
+    """
+    found, _ = PreTrainedConfig.get_config_dict(source)
+    if "model_type" not in found:
+        raise ValueError("config.json states no model_type")
+    return str(found["model_type"])
+
+
+def _read_model(family: VisionFamily, source: str, what: str) -> Any:
+    if not family.inside:
+        config = read_part(lambda: family.read_config(source), source=source, what=what)
+        return load_weights(family.model, source, what=what, config=config)
+    config = read_part(lambda: AutoConfig.from_pretrained(source), source=source, what=what)
+    if not hasattr(config, "vision_config"):
         return load_weights(family.model, source, what=what)
     # Read by hand, so that of a whole checkpoint the language model is not even fetched.
     tensors = read_tensors(source, (family.inside,), what=what)

@@ -5,6 +5,7 @@ Shapes: b pictures · c channels · h, w pixels · n features a picture · d wid
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from laterna.errors import LaternaError
 from laterna.model.adapters import own_weights
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vision.families import family_of
+from laterna.model.vision.family import Wanted
 
 
 class VisionTower(nn.Module):
@@ -43,26 +45,16 @@ class VisionTower(nn.Module):
         """Raise LaternaError when the encoder lacks that layer, token or norm, or the size."""
         super().__init__()
         family = family_of(str(model.config.model_type), "the vision model")
-        count = len(model.get_submodule(family.blocks))
-        depth = _depth(layer, count, cut=family.cut)
         side = PicturePreparer(processor, "resize").size
-        shape = family.geometry(model.config, depth, side)
-        if class_token and not shape.leading:
-            raise LaternaError("vision.class_token = true: this encoder has no class token")
-        if final_norm and not family.norm:
-            raise LaternaError("vision.final_norm = true: this encoder closes with no layer norm")
-        self._blocks = family.blocks
-        self._closing = ((family.norm,) if final_norm else ()) + family.head
-        unused = family.unused + (() if final_norm or not family.norm else (family.norm,))
-        self._aside = _set_aside(model, family.blocks, depth, unused)
-        self._leading = shape.leading
+        cut = family.cut(model, Wanted(layer, class_token, final_norm, side))
+        self._cut, self._aside = cut._replace(aside={}), cut.aside
         self.model = model
         self.processor = processor
         self.layer = layer
         self.class_token = class_token
         self.final_norm = final_norm
-        self.width = shape.width
-        self.patches = shape.grid**2 + int(class_token)
+        self.width = cut.shape.width
+        self.patches = cut.shape.grid**2 + int(class_token)
 
     def forward(self, pixels_bchw: Tensor) -> Tensor:
         """Return the features (b, n, d) of prepared pictures.
@@ -73,10 +65,10 @@ class VisionTower(nn.Module):
         trained = any(weight.requires_grad for weight in self.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             pixels_bchw = pixels_bchw.to(self.model.dtype)
-            states: Tensor = self.model(pixel_values=pixels_bchw).last_hidden_state
+            states = self._cut.run(self.model, pixels_bchw)
         if states.ndim == 4:  # a feature map (b, d, h, w)
             return states.flatten(2).transpose(1, 2)
-        patches_bnd = states[:, self._leading :]
+        patches_bnd = states[:, self._cut.shape.leading :]
         return torch.cat([states[:, :1], patches_bnd], dim=1) if self.class_token else patches_bnd
 
     def _apply(self, fn: Any, recurse: bool = True) -> VisionTower:
@@ -109,13 +101,19 @@ class VisionTower(nn.Module):
 
         Raises LaternaError when fewer layers run.
         """
-        blocks = list(self.model.get_submodule(self._blocks))
-        if not 1 <= n <= len(blocks):
+        layers = self._cut.layers
+        if not layers:
             raise LaternaError(
-                f"the last {n} layers of the vision encoder: it runs {len(blocks)} for "
-                f"vision.layer = {self.layer}, use 1 to {len(blocks)}"
+                f"the last {n} layers of the vision encoder: for vision.layer = {self.layer} it "
+                "runs none that can be told apart; use `full` or `frozen`"
             )
-        return blocks[-n:] + [self.model.get_submodule(name) for name in self._closing]
+        if not 1 <= n <= len(layers):
+            raise LaternaError(
+                f"the last {n} layers of the vision encoder: it runs {len(layers)} for "
+                f"vision.layer = {self.layer}, use 1 to {len(layers)}"
+            )
+        names = (*chain.from_iterable(layers[-n:]), *self._cut.closing)
+        return [self.model.get_submodule(name) for name in names]
 
     def weights(self) -> dict[str, Tensor]:
         """Return every weight by its Hugging Face name, those set aside included, no adapters."""
@@ -143,42 +141,3 @@ class VisionTower(nn.Module):
         with quiet_transformers():
             self.model.save_pretrained(folder, state_dict=self.weights())
             self.processor.save_pretrained(folder)
-
-
-def _depth(layer: int, count: int, *, cut: bool) -> int:
-    """Return how many of `count` blocks run for a hidden state."""
-    states = count + 1
-    if not cut and layer not in (-1, count):
-        raise LaternaError(
-            f"vision.layer = {layer}: this encoder gives its last feature map alone; use -1"
-        )
-    if not -states <= layer < states:
-        raise LaternaError(
-            f"vision.layer = {layer}: this encoder has {states} hidden states, "
-            f"use {-states} to {states - 1}"
-        )
-    return layer % states
-
-
-def _set_aside(model: Any, blocks: str, depth: int, unused: tuple[str, ...]) -> dict[str, Tensor]:
-    """Take what no feature needs out of a model; return the taken weights by their names."""
-    every = model.state_dict()
-    layers = model.get_submodule(blocks)
-    names = [f"{blocks}.{index}" for index in range(depth, len(layers))]
-    _replace(model, blocks, layers[:depth])
-    for name in unused:
-        holder = model.get_submodule(name.rpartition(".")[0])
-        found = getattr(holder, name.rpartition(".")[2], None)
-        if found is not None:
-            _replace(model, name, nn.Identity() if isinstance(found, nn.Module) else None)
-            names.append(name)
-    return {
-        key: weight
-        for key, weight in every.items()
-        if any(key == name or key.startswith(f"{name}.") for name in names)
-    }
-
-
-def _replace(model: Any, name: str, module: nn.Module | None) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
