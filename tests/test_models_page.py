@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from ask_timm import ANSWERS, Answers, timm_row
+from ask_timm import ENCODERS as TIMM_ENCODERS
 from laterna.data.picture_tokens import SameTokens
 from laterna.model.assistant import load_assistant_from
 from laterna.recipe import load_recipe
@@ -73,3 +76,24 @@ def test_what_of_the_qformer_is_ours() -> None:
     assert parts.ours == 105_162_240
     assert parts.all == 186_079_234
     assert parts.all < parts.most < 188_000_000
+
+
+def test_one_encoder_is_the_same_through_two_libraries() -> None:
+    answers = msgspec.json.decode(ANSWERS.read_bytes(), type=Answers)
+    assert [(row.name, row.layer) for row in answers.rows] == list(TIMM_ENCODERS)
+    rows = {(row.name, row.layer): row for row in answers.rows}
+    clip = rows["vit_large_patch14_clip_336.openai", -2]
+    ours = encoder_row(ENCODERS[1])
+    assert (clip.tokens, clip.width) == (ours.tokens, ours.width)
+    assert (clip.weights, clip.run) == (ours.weights, ours.run)
+
+
+def test_the_rows_of_timm_are_what_timm_says() -> None:
+    try:
+        import timm
+    except (ImportError, RuntimeError, OSError) as error:  # torchvision fails in each of these ways
+        pytest.skip(f"timm does not import here: {error}")
+    answers = msgspec.json.decode(ANSWERS.read_bytes(), type=Answers)
+    if timm.__version__ != answers.version:
+        pytest.skip(f"timm {timm.__version__}, and {answers.version} was asked")
+    assert [timm_row(*encoder) for encoder in TIMM_ENCODERS] == list(answers.rows)

@@ -11,6 +11,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import nn
@@ -24,11 +25,12 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from ask_timm import ANSWERS, Answers
 from laterna.files import write_atomically
 from laterna.model.builtin import resolve
 from laterna.model.connectors import build_connector
-from laterna.model.vision import FAMILIES, VisionTower
-from laterna.model.vision.families import family_of
+from laterna.model.vision import VisionTower
+from laterna.model.vision.families import SUPPORTED, family_of
 from laterna.recipe import ConnectorSettings
 
 TOOLS = Path(__file__).resolve().parent
@@ -300,6 +302,7 @@ def render_page() -> str:
     nano = AutoConfig.from_pretrained(resolve("builtin:nano-llama"))
     encoders = [*map(encoder_row, ENCODERS), nano_row()]
     languages = {**LANGUAGES, "builtin:nano-llama": nano}
+    timm = msgspec.json.decode(ANSWERS.read_bytes(), type=Answers)
     environment = Environment(
         loader=FileSystemLoader(TOOLS),
         undefined=StrictUndefined,
@@ -309,8 +312,9 @@ def render_page() -> str:
     )
     environment.filters.update(short=_short, exact=_exact, bytes=_bytes)
     return environment.get_template("models_page.md.jinja").render(
-        types=", ".join(f"`{name}`" for name in FAMILIES),
+        types=", ".join(f"`{name}`" for name in SUPPORTED),
         encoders=encoders,
+        timm=timm,
         connectors=[connector_row(connection) for connection in CONNECTIONS],
         qformer=qformer_sum(),
         languages=[language_row(name, config) for name, config in languages.items()],

@@ -55,9 +55,12 @@ def test_it_trains_is_read_back_and_answers(
 ) -> None:
     ours = with_timm(recipe, architecture, mode, tmp_path / "encoder")
     before = load_assistant_from(ours)
-    assert before.picture_tokens.tokens == {"vit_tiny_patch16_224": 16, "test_resnet": 4}[  # type: ignore[union-attr]
-        architecture
-    ]
+    assert (
+        before.picture_tokens.tokens
+        == {"vit_tiny_patch16_224": 16, "test_resnet": 4}[  # type: ignore[union-attr]
+            architecture
+        ]
+    )
     out = train(ours, stage="instruct", out=tmp_path / "out")
     losses = [step.loss for step in read_metrics(out / "metrics.jsonl")]
     assert losses[-1] < 0.9 * losses[0]
@@ -72,13 +75,14 @@ def test_it_trains_is_read_back_and_answers(
     if mode == "frozen":
         assert changed == set()
     elif mode == "full":
-        assert changed > {"vit_tiny_patch16_224": {"patch_embed"}, "test_resnet": {"conv1"}}[
-            architecture
-        ]
+        assert (
+            changed
+            > {"vit_tiny_patch16_224": {"patch_embed"}, "test_resnet": {"conv1"}}[architecture]
+        )
     else:  # of the penultimate layer, the block or the stage before it
-        assert changed == {"vit_tiny_patch16_224": {"blocks"}, "test_resnet": {"layer3"}}[
-            architecture
-        ]
+        assert (
+            changed == {"vit_tiny_patch16_224": {"blocks"}, "test_resnet": {"layer3"}}[architecture]
+        )
     after.save(tmp_path / "again")
     again = load_checkpoint(tmp_path / "again")
     assert torch.equal(again.logits([PICTURE], TEXT), after.logits([PICTURE], TEXT))

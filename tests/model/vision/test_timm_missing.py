@@ -1,4 +1,4 @@
-"""An encoder of timm where timm or its torchvision is missing: one sentence says what to install."""
+"""An encoder of timm where timm or its torchvision is missing: a sentence says what to install."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(params=["missing", "of another torch"])
-def reason(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> str:
+def reason(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Take timm away, or put one there that finds a torchvision which does not import."""
     for name in [name for name in sys.modules if name == "timm" or name.startswith("timm.")]:
         monkeypatch.delitem(sys.modules, name)

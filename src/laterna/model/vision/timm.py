@@ -80,7 +80,7 @@ class TimmFamily(NamedTuple):
         _check_tokens(net, name, wanted)
         every = model.state_dict()
         net.prune_intermediate_layers([index], prune_norm=not wanted.final_norm, prune_head=True)
-        options: dict[str, Any] = {"output_hidden_states": [index], "stop_early": True}
+        options: dict[str, Any] = {"output_hidden_states": [index]}
         if wanted.final_norm:
             options["norm"] = True
         if wanted.class_token:

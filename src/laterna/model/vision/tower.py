@@ -29,8 +29,9 @@ class VisionTower(nn.Module):
     that any other program loads. Pooling heads and mask tokens are set aside in the same way.
 
     Attributes: `width` (d) and `patches` (n features a picture, class token included if kept),
-    both known before running, on the meta device too; `processor`, the Hugging Face picture
-    processor; `layer`, `class_token` and `final_norm`, which features are given.
+    both known before running, on the meta device too; `layers`, how many `last_layers` knows;
+    `processor`, the Hugging Face picture processor; `layer`, `class_token` and `final_norm`, which
+    features are given.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class VisionTower(nn.Module):
         self.final_norm = final_norm
         self.width = cut.shape.width
         self.patches = cut.shape.grid**2 + int(class_token)
+        self.layers = len(cut.layers)
 
     def forward(self, pixels_bchw: Tensor) -> Tensor:
         """Return the features (b, n, d) of prepared pictures.
@@ -101,18 +103,17 @@ class VisionTower(nn.Module):
 
         Raises LaternaError when fewer layers run.
         """
-        layers = self._cut.layers
-        if not layers:
+        if not self.layers:
             raise LaternaError(
                 f"the last {n} layers of the vision encoder: for vision.layer = {self.layer} it "
                 "runs none that can be told apart; use `full` or `frozen`"
             )
-        if not 1 <= n <= len(layers):
+        if not 1 <= n <= self.layers:
             raise LaternaError(
-                f"the last {n} layers of the vision encoder: it runs {len(layers)} for "
-                f"vision.layer = {self.layer}, use 1 to {len(layers)}"
+                f"the last {n} layers of the vision encoder: it runs {self.layers} for "
+                f"vision.layer = {self.layer}, use 1 to {self.layers}"
             )
-        names = (*chain.from_iterable(layers[-n:]), *self._cut.closing)
+        names = (*chain.from_iterable(self._cut.layers[-n:]), *self._cut.closing)
         return [self.model.get_submodule(name) for name in names]
 
     def weights(self) -> dict[str, Tensor]:
