@@ -1,7 +1,10 @@
 """How fast records are prepared, beside a per-record path that works as LLaVA's does.
 
-    python benchmarks/preparation.py --tokenizer FOLDER [--records N] [--workers N] [--vocabulary N]
+    python benchmarks/preparation.py --tokenizer FOLDER [--template NAME] [--records N]
+        [--workers N] [--vocabulary N]
+    python benchmarks/preparation.py --kind llama-2 --template vicuna_v1
 
+`--tokenizer` is measured as it is; `--kind` trains one of that kind here (`kinds.py`).
 With one worker everything runs in this process and its CPU time is measured, which other programs
 on the machine disturb less; with several it is the clock.
 
@@ -25,7 +28,8 @@ import msgspec
 import torch
 from transformers import AutoTokenizer
 
-from laterna.data.chat import load_template
+from kinds import KINDS, make
+from laterna.data.chat import SHIPPED_TEMPLATES, load_template
 from laterna.data.picture_tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.recipe import SourceSettings
@@ -85,13 +89,17 @@ def per_record(row: dict[str, object], tokenizer: object) -> tuple[torch.Tensor,
 def main() -> None:
     """Measure both, and print records a second."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--kind", choices=[*KINDS])
+    parser.add_argument("--template", default="own", choices=["own", *SHIPPED_TEMPLATES])
     parser.add_argument("--records", type=int, default=40_000)
     parser.add_argument("--words", type=int, default=40)
     parser.add_argument("--vocabulary", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(given.tokenizer)
+    if (given.tokenizer is None) == (given.kind is None):
+        parser.error("give one of --tokenizer and --kind")
+    tokenizer = make(given.kind) if given.kind else AutoTokenizer.from_pretrained(given.tokenizer)
     made = rows(given.records, given.words, given.vocabulary)
     sample = made[: min(1000, given.records)]
     for row in sample[:200]:
@@ -109,7 +117,7 @@ def main() -> None:
         prepared = prepare(
             [SourceSettings(data=str(path))],
             tokenizer,
-            template=load_template("own", tokenizer),
+            template=load_template(given.template, tokenizer),
             picture_tokens=SameTokens(tokens=576),
             max_tokens=2048,
             folder=Path(folder, "prepared"),

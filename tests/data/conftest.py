@@ -205,7 +205,7 @@ def _smollm(backend: Tokenizer) -> None:
 
 def _spaces(**how: object) -> Change:
     def change(backend: Tokenizer) -> None:
-        backend.normalizer = normalizers.Sequence([])
+        backend.normalizer = None
         backend.pre_tokenizer = pre_tokenizers.Metaspace(**how)
 
     return change

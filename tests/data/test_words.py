@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data import cutting, words
-from laterna.data.cutting import find_cutting
+from laterna.data.cutting import Cutting, find_cutting
 from laterna.data.masking import PICTURE_SENTINEL, with_picture_token
 from laterna.data.words import AFTER_TOKEN, INSIDE, OPENING, UnprovedError, Words, find_words
 
@@ -39,19 +39,28 @@ def backends(word_kinds: Tokenizers) -> dict[str, Tokenizer]:
 
 @pytest.fixture(scope="module")
 def memos(backends: dict[str, Tokenizer]) -> dict[str, Words | None]:
-    return {name: find_words(backend, PICTURE_SENTINEL) for name, backend in backends.items()}
+    return {name: words_of(backend) for name, backend in backends.items()}
+
+
+def words_of(backend: Tokenizer) -> Words | None:
+    return find_words(backend, json.loads(backend.to_str()), PICTURE_SENTINEL)
+
+
+def cutting_of(backend: Tokenizer) -> Cutting | None:
+    return find_cutting(backend, json.loads(backend.to_str()))
 
 
 def ends_of(packed: bytes) -> tuple[list[int], list[int]]:
     """Return ids, and where the tokens end."""
     pairs = np.frombuffer(packed, np.int32).reshape(-1, 2)
-    return pairs[:, 0].tolist(), np.cumsum(pairs[:, 1]).tolist()
+    return pairs[:, 0].tolist(), np.cumsum(pairs[:, 1] % words.SPACED).tolist()
 
 
 TEXTS = (
     st.text(st.characters(max_codepoint=0x7F), max_size=40)
     | st.text(st.sampled_from("ab1'StredlVm .\n\t,"), max_size=40)
     | st.text(st.sampled_from("the cat  ▁é日🧑\u0301"), max_size=30)
+    | st.text(st.sampled_from("aB1é²“ДºΣſ'Stre .\nŉß"), max_size=30)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 )
 OPENINGS = {OPENING: "", AFTER_TOKEN: PICTURE_SENTINEL, INSIDE: "the cat"}
@@ -101,15 +110,27 @@ def test_plain_words_are_proved(name: str, memos: dict[str, Words | None]) -> No
     assert memo.tokenise("", OPENING) == b""
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama_3", "qwen_2"])
+@pytest.mark.parametrize("name", KINDS[:4])
 def test_what_is_not_plain_is_left_to_the_tokenizer(
     name: str, memos: dict[str, Words | None]
 ) -> None:
     memo = memos[name]
     assert memo is not None
-    for text in ("café", "\x0b", "\x1c"):
+    for text in ("cafe\u0301", "日本", "\u00a0", "\x0b", "\x1c"):
         with pytest.raises(UnprovedError):
             memo.tokenise(text, OPENING)
+
+
+@pytest.mark.parametrize("name", KINDS[:4])
+def test_scripts_that_write_words_apart_are_plain(
+    name: str, backends: dict[str, Tokenizer], memos: dict[str, Words | None]
+) -> None:
+    memo = memos[name]
+    assert memo is not None
+    text = "“Café”, l’été… Größe – ½ × 2² €3; Тигр’s Αθήνα Việt ſ 'ſ"
+    ids, ends = ends_of(memo.tokenise(text, OPENING))
+    assert ids == backends[name].encode(text, add_special_tokens=False).ids
+    assert ends[-1] == len(text)
 
 
 def test_other_characters_are_words_where_only_spaces_cut(
@@ -125,6 +146,25 @@ def test_other_characters_are_words_where_only_spaces_cut(
         memo.tokenise("a▁b", OPENING)  # it would be written back as a space
 
 
+def test_a_space_that_no_text_has_is_marked(memos: dict[str, Words | None]) -> None:
+    spaces = {
+        "llama_2": [True, True],  # normalised: whatever the text begins with
+        "llama_2 in transformers 5": [True, False],
+        "no space of its own": [False, False],
+        "gpt2": [False, False],
+    }
+    for name, expected in spaces.items():
+        memo = memos[name]
+        assert memo is not None
+        for where in (OPENING, AFTER_TOKEN):
+            found = [
+                np.frombuffer(memo.tokenise(text, where), np.int32)[1::2] >= words.SPACED
+                for text in ("the cat", " the cat")
+            ]
+            assert [bool(one[0]) for one in found] == expected
+            assert not any(one[1:].any() for one in found)
+
+
 def test_an_unknown_token_proves_nothing(memos: dict[str, Words | None]) -> None:
     memo = memos["t5"]
     assert memo is not None
@@ -132,23 +172,34 @@ def test_an_unknown_token_proves_nothing(memos: dict[str, Words | None]) -> None
         memo.tokenise("the \N{SNOWMAN}", OPENING)
 
 
-def test_an_added_token_stands_by_itself_or_proves_nothing(tokenizers: Tokenizers) -> None:
+def test_added_tokens_are_found_as_the_tokenizer_finds_them(tokenizers: Tokenizers) -> None:
     backend = Tokenizer.from_str(with_picture_token(tokenizers["byte_level"])[0].to_str())
-    backend.add_tokens([AddedToken(text, normalized=False) for text in ("[a]", "]b[", "<think>")])
-    memo = find_words(backend, PICTURE_SENTINEL)
+    added = ("[a]", "]b[", "<think>", "\n", "\n\n", "\n\n\n")
+    backend.add_tokens([AddedToken(text, normalized=False) for text in added])
+    memo = words_of(backend)
     assert memo is not None
-    text = f"one<think>two{PICTURE_SENTINEL}three<|im_end|>"
-    ids, ends = ends_of(memo.tokenise(text, OPENING))
-    assert ids == backend.encode(text, add_special_tokens=False).ids
-    assert ends[-1] == len(text)
-    for token in ("[a]", "]b["):
-        with pytest.raises(UnprovedError):
-            memo.tokenise(f"x{token}", OPENING)
+    assert [memo.stands_apart(text) for text in added] == [False, False, True, False, False, False]
+    for text in (
+        f"one<think>two{PICTURE_SENTINEL}three<|im_end|>",
+        "x[a]b[c]b[a]",
+        "one\n\n\n\n\ntwo\n three",
+    ):
+        ids, ends = ends_of(memo.tokenise(text, OPENING))
+        assert ids == backend.encode(text, add_special_tokens=False).ids
+        assert ends[-1] == len(text)
+
+
+def test_added_tokens_that_reach_over_a_cut_leave_no_words(tokenizers: Tokenizers) -> None:
+    for how in ({"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}):
+        backend = Tokenizer.from_str(with_picture_token(tokenizers["byte_level"])[0].to_str())
+        assert words_of(backend) is not None
+        backend.add_tokens([AddedToken("<tok>", **({"normalized": False} | how))])
+        assert words_of(backend) is None
 
 
 def test_memory_is_bounded(backends: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "KNOWN_WORDS", 3)
-    memo = find_words(backends["gpt2"], PICTURE_SENTINEL)
+    memo = words_of(backends["gpt2"])
     assert memo is not None
     memo.tokenise("one two three", OPENING)
     (known,) = {id(one): one for one in memo._memos}.values()
@@ -172,29 +223,61 @@ def test_another_way_to_cut_has_no_memo(tokenizers: Tokenizers) -> None:
         pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\p{L}+"), "isolated"), whole]),
     ):
         backend.pre_tokenizer = other
-        assert find_cutting(backend) is None
+        assert cutting_of(backend) is None
     backend.pre_tokenizer = plain
-    assert find_cutting(backend) is not None
+    assert cutting_of(backend) is not None
     backend.normalizer = normalizers.Lowercase()
-    assert find_cutting(backend) is None
+    assert cutting_of(backend) is None
 
 
-@pytest.mark.parametrize("joining", [("t", "▁a"), ("t▁", "a")])
-def test_a_merge_over_a_space_leaves_no_words(
-    joining: tuple[str, str], tokenizers: Tokenizers
+def test_added_tokens_may_be_sought_in_normalised_text_where_nothing_normalises(
+    word_kinds: Tokenizers,
 ) -> None:
-    said = json.loads(tokenizers["metaspace"].backend_tokenizer.to_str())
-    assert find_cutting(Tokenizer.from_str(json.dumps(said))) is not None
-    model = said["model"]
-    for made in ("t▁", "t▁a"):
-        model["vocab"].setdefault(made, len(model["vocab"]))
-    model["merges"] += [["t", "▁"], list(joining)]
-    assert find_cutting(Tokenizer.from_str(json.dumps(said))) is None
+    said = json.loads(word_kinds["llama_2 in transformers 5"].backend_tokenizer.to_str())
+    for token in said["added_tokens"]:
+        token["normalized"] = True
+    backend = Tokenizer.from_str(json.dumps(said))
+    backend.add_special_tokens([AddedToken(PICTURE_SENTINEL, normalized=False)])
+    memo = words_of(backend)
+    assert memo is not None
+    text = f"<s>the cat{PICTURE_SENTINEL} is</s>here <s>"
+    ids, ends = ends_of(memo.tokenise(text, OPENING))
+    assert ids == backend.encode(text, add_special_tokens=False).ids
+    assert ends[-1] == len(text)
+
+
+def with_merges(tokenizer: PreTrainedTokenizerFast, *merges: tuple[str, str]) -> Tokenizer:
+    said = json.loads(tokenizer.backend_tokenizer.to_str())
+    for merge in merges:
+        for token in (*merge, "".join(merge)):
+            said["model"]["vocab"].setdefault(token, len(said["model"]["vocab"]))
+        said["model"]["merges"].append(list(merge))
+    return Tokenizer.from_str(json.dumps(said))
+
+
+def test_merges_over_a_space_between_letters_leave_no_words(tokenizers: Tokenizers) -> None:
+    for merges in ([("t", "▁a")], [("t", "▁"), ("t▁", "a")]):
+        assert cutting_of(with_merges(tokenizers["metaspace"], *merges)) is None
+
+
+def test_a_text_that_a_merge_joins_over_a_space_is_not_cut(tokenizers: Tokenizers) -> None:
+    like = tokenizers["metaspace"]
+    backend = with_merges(like, ("▁", "("), (")", "▁("))
+    backend.add_special_tokens([AddedToken(PICTURE_SENTINEL, normalized=False)])
+    memo = words_of(backend)
+    assert memo is not None
+    ids, _ = ends_of(memo.tokenise("a) b (c)", OPENING))
+    assert ids == backend.encode("a) b (c)", add_special_tokens=False).ids
+    with pytest.raises(UnprovedError):
+        memo.tokenise("a) (c)", OPENING)
+    joined = backend.token_to_id(")▁(")
+    assert joined in backend.encode("a) (c)", add_special_tokens=False).ids
 
 
 def test_an_expression_that_cuts_otherwise_is_noticed(
     backends: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_cutting(backends["smollm"]) is not None
+    assert cutting_of(backends["smollm"]) is not None
+    monkeypatch.setattr(cutting, "_domains", {})
     monkeypatch.setattr(cutting, "_GPT2_DIGITS", cutting._GPT2)
-    assert find_cutting(backends["smollm"]) is None
+    assert cutting_of(backends["smollm"]) is None

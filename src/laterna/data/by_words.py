@@ -9,6 +9,7 @@ tokens decode to the text of the spans.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, chain
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from laterna.data.cutting import SURE
 from laterna.data.shapes import Fitted, Shape
-from laterna.data.words import AFTER_TOKEN, INSIDE, OPENING, Packed, UnprovedError, Words
+from laterna.data.words import AFTER_TOKEN, INSIDE, OPENING, SPACED, Packed, UnprovedError, Words
 from laterna.records import Record
 
 Place = tuple[int, int]
@@ -90,9 +91,10 @@ class WordLevel:
         if not packed:
             return []
         flat = np.frombuffer(b"".join(packed), np.int32).reshape(-1, 2)
+        spaced: list[int] = np.flatnonzero(flat[:, 1] >= SPACED).tolist()
         ids = flat[:, 0].copy()
         ids[ids == self._ids[0]] = self._ids[1]
-        ends: NDArray[np.int64] = np.concatenate([[0], np.cumsum(flat[:, 1], dtype=np.int64)])
+        ends: NDArray[np.int64] = np.concatenate([[0], np.cumsum(flat[:, 1] % SPACED)])
         firsts = list(accumulate((len(one) // 8 for one in packed), initial=0))
         borders = [[border for span in chat.rendered.spans for border in span] for chat in chats]
         begins = np.repeat(ends[firsts[:-1]], [len(one) for one in borders])
@@ -105,11 +107,13 @@ class WordLevel:
         for first, stop, own in zip(firsts[:-1], firsts[1:], borders, strict=True):
             mine = slice(at, at + len(own))
             at = mine.stop
-            runs = [place - first for place in places[mine]]
-            joined = join_runs(runs)
-            # Behind an added token between two spans there may be a space that no text has.
-            proved = all(exact[mine]) and not (self._words.spaced and len(joined) < len(runs))
-            made.append((ids[first:stop], joined) if proved else None)
+            runs = join_runs([place - first for place in places[mine]])
+            # A space that no text has is taken off where the learned tokens begin with it.
+            whole = all(
+                bisect_right(spaced, first + start) == bisect_left(spaced, first + end)
+                for start, end in zip(runs[::2], runs[1::2], strict=True)
+            )
+            made.append((ids[first:stop], runs) if whole and all(exact[mine]) else None)
         return made
 
     def _cut(self, shape: Shape) -> _Cut | None:
@@ -122,10 +126,6 @@ class WordLevel:
 
     def _cut_between(self, shape: Shape) -> _Cut:
         """Cut a shape. Raises UnprovedError for one whose own words prove nothing."""
-        if shape.lead and self._words.spaced:
-            for turn in shape.learned:
-                if found := self._words.added.search(shape.pieces[turn][-shape.lead :]):
-                    raise UnprovedError(found.group())
         last = len(shape.pieces) - 1
         at, where = (0, 0), OPENING
         sections: list[_Section] = []
@@ -149,7 +149,7 @@ class WordLevel:
         tokens = [
             (found.start(), found.end(), AFTER_TOKEN)
             for found in self._words.added.finditer(piece)
-            if self._words.added_token(found.group()) is not None
+            if self._words.stands_apart(found.group())
         ]
         sure = [(found.start(), found.start(), INSIDE) for found in self._sure.finditer(piece)]
         return sorted([*tokens, *sure])

@@ -7,7 +7,6 @@ SmolLM) as its `tokenizer.json` says, and is held against the text of every reco
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Any
@@ -66,9 +65,8 @@ class ByteLevel:
             yield join_runs(runs) if good and all(hits[mine]) else None
 
 
-def is_byte_level(backend: Tokenizer) -> bool:
-    """Say whether a tokenizer's tokens are the bytes of its text, and are decoded to them."""
-    said = json.loads(backend.to_str())
+def is_byte_level(said: dict[str, Any]) -> bool:
+    """Say of a `tokenizer.json` whether tokens are the bytes of their text, and decoded to them."""
     model = said["model"]
     return (
         (said["normalizer"] or {"type": "NFC"})["type"] == "NFC"

@@ -355,5 +355,8 @@ def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that matches any of the tokens, the longest first; of none, nothing."""
-    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    by_first: dict[str, list[str]] = {}  # some tokenizers have thousands
+    for token in sorted(filter(None, tokens), key=lambda token: (-len(token), token)):
+        by_first.setdefault(token[0], []).append(re.escape(token[1:]))
+    groups = (f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in by_first.items())
+    return re.compile("|".join(groups) or "(?!)")

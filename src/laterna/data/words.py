@@ -6,7 +6,6 @@ words needs no decoding: it says what it was made from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,8 @@ LONGEST = 64
 
 Packed = bytes
 """Tokens as pairs of 32 bits: an id, and how many characters further the next token begins."""
+SPACED = 1 << 30
+"""Is added to that number where the token is decoded with a space that no text has."""
 
 OPENING, AFTER_TOKEN, INSIDE = 0, 1, 2
 """Where a word stands: first in the text, first behind an added token, behind another word."""
@@ -58,6 +59,7 @@ class Memo(dict[str, Packed]):
         if said != word and not (self._spaced and said == f" {word}"):
             raise UnprovedError(word)
         lengths = _lengths(encoding, first, len(self._before), len(word))
+        lengths[0] += SPACED if said != word else 0
         packed = pack(ids, lengths)
         if len(word) <= LONGEST:
             if len(self) >= KNOWN_WORDS:
@@ -73,27 +75,39 @@ class Words:
         """Take how the tokenizer cuts, and an added token of it."""
         added = list(backend.get_added_tokens_decoder().values())
         self.added = any_of(token.content for token in added)
-        self.spaced = cutting.spaced
         self._findall = cutting.words.findall
         self._in_domain = cutting.domain.fullmatch
+        self._joined = cutting.joined
         self._backend = backend
         self._tokens = [token.content for token in added]
         self.added_spaces = any(" " in token for token in self._tokens)
-        self._apart: dict[str, Packed | None] = {}
+        self._known: dict[str, Packed] = {}
         inside = Memo(backend, _ANCHOR if cutting.spaced else "", spaced=False)
         self._memos = [inside] * 3
         if cutting.spaced:
             self._memos[OPENING] = Memo(backend, "", spaced=True)
             self._memos[AFTER_TOKEN] = Memo(backend, sentinel, spaced=True)
 
-    def added_token(self, token: str) -> Packed | None:
-        """Return the token of an added token's text; None where it hangs on what is beside it."""
-        if token not in self._apart:
+    def added_token(self, token: str) -> Packed:
+        """Return the token of an added token's text. Raises UnprovedError where it does not say it.
+
+        Such tokens are found from left to right, the longest first, by the tokenizer as by us.
+        """
+        if token not in self._known:
             ids = _ids(self._backend, token)
-            apart = _stands_apart(token, self._tokens) and len(ids) == 1
-            says = apart and written(self._backend, _ids(self._backend, _ANCHOR), ids) == token
-            self._apart[token] = pack(ids, [len(token)]) if says else None
-        return self._apart[token]
+            if len(ids) != 1 or written(self._backend, _ids(self._backend, _ANCHOR), ids) != token:
+                raise UnprovedError(token)
+            self._known[token] = pack(ids, [len(token)])
+        return self._known[token]
+
+    def stands_apart(self, token: str) -> bool:
+        """Say whether an added token is found wherever its text stands, whatever is beside it."""
+        parts = range(1, len(token))
+        return not any(
+            (token in other and token != other)
+            or any(other.endswith(token[:n]) or token.endswith(other[:n]) for n in parts)
+            for other in self._tokens
+        )
 
     def tokenise(self, text: str, where: int) -> Packed:
         """Return the tokens of a text that begins at such a place.
@@ -104,36 +118,36 @@ class Words:
         for found in self.added.finditer(text):
             if at < found.start():
                 parts += self._stretch(text[at : found.start()], where)
-            token = self.added_token(found.group())
-            if token is None:
-                raise UnprovedError(found.group())
-            parts.append(token)
+            parts.append(self.added_token(found.group()))
             at, where = found.end(), AFTER_TOKEN
         if at < len(text):
             parts += self._stretch(text[at:], where)
         return b"".join(parts)
 
     def _stretch(self, text: str, where: int) -> list[Packed]:
-        if not self._in_domain(text):
+        if not self._in_domain(text) or (self._joined and self._joined.search(text)):
             raise UnprovedError(text)
         words = self._findall(text)
         first = self._memos[where][words[0]]
         return [first, *map(self._memos[INSIDE].__getitem__, words[1:])]
 
 
-def find_words(backend: Tokenizer, sentinel: str) -> Words | None:
-    """Return what tokenises word by word, None where the tokenizer is not known to work so."""
-    said = json.loads(backend.to_str())
+def find_words(backend: Tokenizer, said: dict[str, Any], sentinel: str) -> Words | None:
+    """Return what tokenises word by word, None where the tokenizer is not known to work so.
+
+    `said` is its `tokenizer.json`, `sentinel` an added token of it.
+    """
     added = list(backend.get_added_tokens_decoder().values())
     # A token that takes white space with it, or looks at its neighbours, reaches over a cut, and
-    # one that is looked for in normalised text is found after the others.
+    # those that are looked for in normalised text are found in that, and after the others.
     if any(t.lstrip or t.rstrip or t.single_word for t in added):
         return None
-    if said["normalizer"] is not None and any(t.normalized for t in added):
+    late = {token.normalized for token in added if token.content != sentinel}
+    if late == {True, False} or (late == {True} and said["normalizer"] is not None):
         return None
     if not _decodes_in_turn(said["decoder"]):
         return None
-    cutting = find_cutting(backend)
+    cutting = find_cutting(backend, said)
     return None if cutting is None else Words(backend, cutting, sentinel)
 
 
@@ -170,16 +184,6 @@ def _lengths(encoding: Encoding, first: int, begin: int, length: int) -> list[in
             raise UnprovedError
         reach = max(reach, end)
     return [after - start for start, after in zip(starts, [*starts[1:], length], strict=True)]
-
-
-def _stands_apart(token: str, added: Sequence[str]) -> bool:
-    """Say whether an added token is found wherever its text stands, whatever is beside it."""
-    parts = range(1, len(token))
-    return not any(
-        (token in other and token != other)
-        or any(other.endswith(token[:n]) or token.endswith(other[:n]) for n in parts)
-        for other in added
-    )
 
 
 def _decodes_in_turn(decoder: dict[str, Any] | None) -> bool:

@@ -7,6 +7,7 @@ record of which it cannot prove that.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -88,11 +89,10 @@ class Tokeniser:
         self._only_words = only_words(tokenizer)
         self._shapes = Shapes(tokenizer, template, PICTURE_SENTINEL)
         self._backend, self._sentinel = with_picture_token(tokenizer)
-        self._bytes: ByteLevel | None = None
-        if is_byte_level(self._backend):
-            self._bytes = ByteLevel(self._backend)
+        said = json.loads(self._backend.to_str())
+        self._bytes = ByteLevel(self._backend) if is_byte_level(said) else None
         self._word_level: WordLevel | None = None
-        if (words := find_words(self._backend, PICTURE_SENTINEL)) is not None:
+        if (words := find_words(self._backend, said, PICTURE_SENTINEL)) is not None:
             self._word_level = WordLevel(words, PICTURE_SENTINEL, self._sentinel, PICTURE_TOKEN)
         self._proved: dict[Shape, bool] = {}
 
