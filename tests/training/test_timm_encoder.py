@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from laterna.errors import LaternaError
 from laterna.model.assistant import load_assistant_from
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import LoraSettings, Mode, PartSettings, Recipe, VisionSettings
@@ -90,10 +91,27 @@ def test_it_trains_is_read_back_and_answers(
     assert again.answer(PICTURE, "What colour is it?", max_new_tokens=4) == answer != ""
 
 
-def test_adapters_train_beside_it(recipe: Recipe, tmp_path: Path) -> None:
-    ours = with_timm(recipe, "vit_tiny_patch16_224", "lora", tmp_path / "encoder")
+@pytest.mark.parametrize(("mode", "blocks"), [("lora", {0, 1}), ("lora-last-1", {1})])
+def test_adapters_train_beside_it(
+    recipe: Recipe, mode: Mode, blocks: set[int], tmp_path: Path
+) -> None:
+    ours = with_timm(recipe, "vit_tiny_patch16_224", mode, tmp_path / "encoder")
     out = train(ours, stage="instruct", out=tmp_path / "out")
     assert read_manifest(out).adapters == ("vision",)
     after, plain = load_checkpoint(out), load_assistant_from(ours)
     pixels = after.prepare([PICTURE])
     assert not torch.allclose(after.vision(pixels), plain.vision(pixels), atol=1e-4)
+    names = [name for name, _ in after.vision.named_parameters() if ".lora_" in name]
+    assert {int(name.split("blocks.")[1].split(".")[0]) for name in names if "blocks" in name} == (
+        blocks
+    )
+    assert all("blocks" in name for name in names) or mode == "lora"
+
+
+def test_adapters_in_the_last_stages_of_a_backbone_are_refused(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    ours = with_timm(recipe, "test_resnet", "lora-last-1", tmp_path / "encoder")
+    ours = msgspec.structs.replace(ours, lora=LoraSettings(r=2, alpha=4, targets=("conv1",)))
+    with pytest.raises(LaternaError, match=r"does not keep its layers in one list; use `lora`"):
+        train(ours, stage="instruct", out=tmp_path / "out")

@@ -69,8 +69,17 @@ def lora_layers(module: nn.Module) -> list[int]:
 
 
 def layer_numbers(module: nn.Module, layers: Sequence[nn.Module]) -> list[int]:
-    """Return the numbers, from 0, of some layers of a module among all of its layers."""
-    return [int(name.rpartition(".")[2]) for name in _names_of(module, layers)]
+    """Return the numbers, from 0, of some layers of a module among all of its layers.
+
+    Raises LaternaError when they do not stand in one list: peft knows layers by their numbers.
+    """
+    names = [name.rpartition(".") for name in _names_of(module, layers)]
+    if len({place for place, _, _ in names}) > 1 or not all(last.isdigit() for _, _, last in names):
+        raise LaternaError(
+            f"adapters in the last layers alone: {type(module).__name__} does not keep its layers "
+            "in one list; use `lora`, which adapts all of it, or `last-N`"
+        )
+    return [int(last) for _, _, last in names]
 
 
 def train_lora(module: nn.Module, trains: bool) -> None:

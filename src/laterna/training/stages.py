@@ -141,8 +141,7 @@ def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode
 def _last_layers(name: PartName, part: nn.Module, mode: Mode) -> list[nn.Module]:
     count = int(mode.rpartition("-")[2])
     if isinstance(part, VisionTower):
-        found = part.last_layers(count)
-        return found[:count] if mode.startswith(LORA) else found  # what runs after them is no layer
+        return part.last_layers(count, closing=not mode.startswith(LORA))
     if isinstance(part, Connector):
         raise LaternaError(f"{name}.mode = `{mode}`: a connector trains whole; use `full`")
     layers = layers_of(part)

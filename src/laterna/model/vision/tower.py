@@ -98,8 +98,8 @@ class VisionTower(nn.Module):
                 module.eval()
         return self
 
-    def last_layers(self, n: int) -> list[nn.Module]:
-        """Return the last `n` layers that run, and what runs after them.
+    def last_layers(self, n: int, *, closing: bool = True) -> list[nn.Module]:
+        """Return the last `n` layers that run, and if `closing` what runs after them.
 
         Raises LaternaError when fewer layers run.
         """
@@ -113,7 +113,8 @@ class VisionTower(nn.Module):
                 f"the last {n} layers of the vision encoder: it runs {self.layers} for "
                 f"vision.layer = {self.layer}, use 1 to {self.layers}"
             )
-        names = (*chain.from_iterable(self._cut.layers[-n:]), *self._cut.closing)
+        names = list(chain.from_iterable(self._cut.layers[-n:]))
+        names += self._cut.closing if closing else ()
         return [self.model.get_submodule(name) for name in names]
 
     def weights(self) -> dict[str, Tensor]:
