@@ -1,1 +1,30 @@
 """The assistant: a vision tower, a connector and a language model, joined by composition."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from laterna.errors import LaternaError
+
+
+def _check_torchvision() -> None:
+    """Raise LaternaError for a torchvision that does not import.
+
+    Laterna does without it (but for encoders of timm), but transformers imports it wherever it is
+    installed, and what is said then is that some other module could not be imported.
+    """
+    if find_spec("torchvision") is None:
+        return
+    try:
+        import torchvision  # noqa: F401, whether it can be imported is the question
+    except (ImportError, RuntimeError, OSError) as error:
+        import torch
+
+        raise LaternaError(
+            f"torchvision is installed but does not import ({error}), so neither do parts of "
+            f"transformers; install the one that was built for torch {torch.__version__}, or "
+            "`pip uninstall torchvision`"
+        ) from error
+
+
+_check_torchvision()

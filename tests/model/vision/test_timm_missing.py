@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,3 +71,22 @@ def test_the_command_line_exits_2(
     said = capsys.readouterr().err
     assert said.startswith(f"laterna: {source}: an encoder of timm")
     assert reason in said
+
+
+def test_a_torchvision_of_another_torch_is_told_whatever_the_encoder(tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"raise RuntimeError({BROKEN!r})\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "laterna", "plan", "nano"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"laterna: torchvision is installed but does not import ({BROKEN}"
+    )
+    assert "`pip uninstall torchvision`" in done.stderr
