@@ -6,7 +6,8 @@
 
 `--tokenizer` is measured as it is; `--kind` trains one of that kind here (`kinds.py`).
 With one worker everything runs in this process and its CPU time is measured, which other programs
-on the machine disturb less; with several it is the clock.
+on the machine disturb less, and the two take turns, so that these disturb both alike; with several
+it is the clock, and the per-record path comes first.
 
 Both read the same made-up two-turn records with the same tokenizer in the same run. The baseline is
 a re-implementation of the idea of LLaVA's `preprocess_v1`: a chat built as a string, tokenised
@@ -20,6 +21,7 @@ import os
 import random
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -55,11 +57,13 @@ def rows(count: int, words: int, vocabulary: int = 0) -> list[dict[str, object]]
     """
     draw = random.Random(0)
     known = made_up_words(vocabulary) if vocabulary else WORDS
-    shares = [1 / (place + 1) for place in range(len(known))] if vocabulary else None
+    shares = (
+        list(accumulate(1 / (place + 1) for place in range(len(known)))) if vocabulary else None
+    )
     made = []
     for number in range(count):
-        ask = "<image>\nWhat is " + " ".join(draw.choices(known, shares, k=8)) + "?"
-        said = " ".join(draw.choices(known, shares, k=words)).capitalize() + "."
+        ask = "<image>\nWhat is " + " ".join(draw.choices(known, cum_weights=shares, k=8)) + "?"
+        said = " ".join(draw.choices(known, cum_weights=shares, k=words)).capitalize() + "."
         spoken = [{"from": "human", "value": ask}, {"from": "gpt", "value": said}]
         made.append({"id": number, "image": "a.jpg", "conversations": spoken})
     return made
@@ -86,6 +90,49 @@ def per_record(row: dict[str, object], tokenizer: object) -> tuple[torch.Tensor,
     return ids, labels
 
 
+class Taken:
+    """Times of both: in turns where there is one process, whose CPU time is measured."""
+
+    def __init__(self, in_turns: bool, rows: list[dict[str, object]], tokenizer: object) -> None:
+        self.in_turns = in_turns
+        self.clock = time.process_time if in_turns else time.perf_counter
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.baseline: list[float] = []
+        self.parts: list[tuple[int, float]] = []
+        for row in rows[:200]:
+            per_record(row, tokenizer)
+
+    def per_record(self) -> None:
+        """Time the per-record path."""
+        begun = self.clock()
+        for row in self.rows:
+            per_record(row, self.tokenizer)
+        self.baseline.append(self.clock() - begun)
+
+    def begin(self) -> None:
+        """Begin to time the preparation."""
+        self.begun = self.clock()
+
+    def part(self, _: str, done: int) -> None:
+        """Note that so many records are prepared."""
+        self.parts.append((done, self.clock() - self.begun))
+        if self.in_turns:
+            self.per_record()
+            self.begin()
+
+    def rates(self) -> tuple[float, float]:
+        """Return records a second: prepared after the first part, which holds the start of the
+        processes, and by the per-record path.
+        """
+        done = self.parts[-1][0] - self.parts[0][0]
+        if self.in_turns:
+            seconds = sum(taken for _, taken in self.parts[1:])
+        else:
+            seconds = self.parts[-1][1] - self.parts[0][1]
+        return done / seconds, len(self.rows) * len(self.baseline) / sum(self.baseline)
+
+
 def main() -> None:
     """Measure both, and print records a second."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,19 +148,13 @@ def main() -> None:
         parser.error("give one of --tokenizer and --kind")
     tokenizer = make(given.kind) if given.kind else AutoTokenizer.from_pretrained(given.tokenizer)
     made = rows(given.records, given.words, given.vocabulary)
-    sample = made[: min(1000, given.records)]
-    for row in sample[:200]:
-        per_record(row, tokenizer)
+    taken = Taken(given.workers == 1, made[:1000], tokenizer)
     before = os.getloadavg()[0]
-    clock = time.process_time if given.workers == 1 else time.perf_counter
-    begun = clock()
-    for row in sample:
-        per_record(row, tokenizer)
-    baseline = len(sample) / (clock() - begun)
+    taken.per_record()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.json")
         path.write_bytes(msgspec.json.encode(made))
-        times = [(clock(), 0)]
+        taken.begin()
         prepared = prepare(
             [SourceSettings(data=str(path))],
             tokenizer,
@@ -122,11 +163,10 @@ def main() -> None:
             max_tokens=2048,
             folder=Path(folder, "prepared"),
             workers=given.workers,
-            progress=lambda _, done: times.append((clock(), done)),
+            progress=taken.part,
         )
-        (first, some), (last, all_) = times[1], times[-1]
-        rate = (all_ - some) / (last - first)  # the first part holds the start of the processes
         tokens = prepared.lengths.mean() - 576 + 1
+    rate, baseline = taken.rates()
     print(f"{given.records:,} records of {tokens:.0f} tokens without the picture's; load {before}")
     print("seconds of", "CPU" if given.workers == 1 else "the clock")
     print(f"per record, one process: {baseline:,.0f} a second")
