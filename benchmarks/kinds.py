@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sysconfig
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import (
@@ -80,7 +81,7 @@ def t5() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     made.decoder = decoders.Metaspace()
     made.train_from_iterator(
-        text(),
+        chain(text(), ["\n"]),  # a line's end is no space here, and must not be unknown
         trainers.UnigramTrainer(vocab_size=TOKENS, special_tokens=["<unk>"], unk_token="<unk>"),
     )
     return made
