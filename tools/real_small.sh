@@ -5,18 +5,26 @@ set -euo pipefail
 coco=${1:?COCO: a folder with images/, instances.json and captions.json}
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# One assistant: DATA (a folder with train/ and held_out/), then settings of the recipe.
+# One assistant: DATA (a folder with train/, and what is written here), what its first weights are
+# fitted to, then settings of the recipe.
 teach() {
-    local data=$1
-    shift
+    local data=$1 fit=$2
+    shift 2
     laterna synthesize --annotations "$data/train" --out "$data/captions.json" --kinds caption
-    laterna synthesize --annotations "$data/train" --out "$data/instructions.json" \
-        --kinds conversation --conversation-boxes
     python "$tools/word_connector.py" smollm2-135m "$data/captions.json" "$data/train/images" \
-        "$data/words.safetensors"
+        "$data/words.safetensors" --fit "$fit"
     laterna train smollm2-135m --out "runs/$data" --start "$data/words.safetensors" \
         --align.data "$data/captions.json" --align.pictures "$data/train/images" \
-        --instruct.data "$data/instructions.json" --instruct.pictures "$data/train/images" "$@"
+        --instruct.data "$data/instructions.jsonl" --instruct.pictures "$data/train/images" "$@"
+}
+
+# DATA, kind of records, seed, then settings of the synthesis: more lines of instructions.jsonl.
+instruct() {
+    local data=$1 kind=$2 seed=$3
+    shift 3
+    laterna synthesize --annotations "$data/train" --out "$data/$kind-$seed.jsonl" --form jsonl \
+        --kinds "$kind" --seed "$seed" "$@"
+    cat "$data/$kind-$seed.jsonl" >>"$data/instructions.jsonl"
 }
 
 # DATA, then the task and its settings.
@@ -28,10 +36,22 @@ ask() {
 }
 
 python "$tools/split_coco.py" "$coco" coco --held-out 16
-teach coco --align.epochs 3 --instruct.epochs 3
+instruct coco conversation 0 --conversation-boxes
+for seed in 0 1 2; do instruct coco detail $seed; done
+teach coco classes --align.connector.lr 1e-4 --instruct.connector.lr 5e-5 \
+    --instruct.language.lr 1e-4 --instruct.epochs 2
+python "$tools/named_things.py" runs/coco/instruct coco/held_out
+for kind in caption detail; do
+    laterna synthesize --annotations coco/held_out --out coco/held_out/$kind.json --kinds $kind
+    for stage in align instruct; do
+        python "$tools/picture_loss.py" runs/coco/$stage coco/held_out/$kind.json \
+            coco/held_out/images
+    done
+done
 ask coco --task boxes
 
 laterna world world/train --pictures 1000
 laterna world world/held_out --pictures 80 --start 2000
-teach world --align.max-steps 200 --instruct.max-steps 100
+instruct world conversation 0 --conversation-boxes
+teach world captions --align.max-steps 80 --instruct.max-steps 120
 ask world --task world --limit 240

