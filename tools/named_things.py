@@ -117,6 +117,8 @@ def main() -> None:
     for scene, answer in zip(scenes, answers, strict=True):
         print(f"{scene.picture}: {answer}")
     blind = describe(assistant, scenes, given.data / "images", blank=True)
+    for answer in sorted(set(blind)):
+        print(f"blank picture: {answer}")
     said, said_blind = ([words.categories(text) for text in texts] for texts in (answers, blind))
     for how, score in (
         ("own picture", named(said, truth)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -25,7 +26,9 @@ def main() -> None:
     checker: Checker | None = None
     while (content := receive(source)) is not None:
         try:
-            checker = checker or Checker(job, tokenizer)
+            if checker is None:
+                checker = Checker(job, tokenizer)
+                gc.freeze()  # models' libraries and the tokenizer stay; no collection walks them
             done = do_chunk(checker, msgspec.msgpack.decode(content, type=Chunk))
         except LaternaError as error:
             done = Done(error=str(error))
