@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from laterna.errors import LaternaError
-from named_things import Named, chance, look, named, others
+from named_things import Named, chance, chance_to_beat, look, named, others
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,15 @@ def test_only_what_hangs_on_the_picture_is_beyond_chance() -> None:
     assert others(TRUTH, TRUTH) == pytest.approx(Named(2 / 32, 2 / 32))
     # One of 120 orders is the true one.
     assert chance(TRUTH, TRUTH) == pytest.approx(1 / 120, abs=0.004)
+
+
+def test_ahead_of_the_blank_picture_by_chance_or_not() -> None:
+    same: list[set[str]] = [{"cat"}] * 5
+    # Ahead only if none of the five pairs swaps, or all that differ: 1 of 32 ways.
+    blind: list[set[str]] = [set()] * 5
+    assert chance_to_beat(blind, TRUTH, TRUTH) == pytest.approx(1 / 32, abs=0.006)
+    assert chance_to_beat(same, same, TRUTH) == 1.0
+    assert chance_to_beat(TRUTH, same, TRUTH) > 0.9
 
 
 def test_things_are_those_of_boxes_and_captions(tmp_path: Path) -> None:

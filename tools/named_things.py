@@ -1,9 +1,10 @@
 """How many of the things that an assistant names are in the picture: named_things.py --help.
 
 It describes each picture of a COCO folder; what it names is held against the boxes and captions,
-as CHAIR has it (Rohrbach et al. 2018), each category counted once a description. Three controls:
-the blank picture's descriptions, what it said of each picture held against another one, and how
-often pictures dealt out anew at random would do as well as its own.
+as CHAIR has it (Rohrbach et al. 2018), each category counted once a description. Two controls:
+the blank picture's descriptions, and what it said of each picture held against every other one.
+For each it is said how often chance would do as well: the two descriptions of a picture swapped
+by lot, and the descriptions dealt out to the pictures at random.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PROMPT = "Describe the picture in detail."
 LONGEST = 64
 """Tokens of a description at most."""
 DEALS = 10_000
-"""Times that the pictures are dealt out at random."""
+"""Times that chance is asked."""
 
 
 class Named(NamedTuple):
@@ -58,16 +59,32 @@ def named(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
 
 
 def chance(said: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
-    """Return how often descriptions dealt out at random name as many things that are there.
+    """Return how often descriptions dealt out at random have as high an F1.
 
     One of the deals is the true one, so that no number of deals gives 0 (Phipson and Smyth 2010).
     """
     rng, dealt = random.Random(0), list(truth)
-    own = named(said, truth)
+    own = named(said, truth).f1
     as_good = 1
     for _ in range(DEALS):
         rng.shuffle(dealt)
-        as_good += named(said, dealt) >= own
+        as_good += named(said, dealt).f1 >= own
+    return as_good / (1 + DEALS)
+
+
+def chance_to_beat(
+    blind: Sequence[set[str]], said: Sequence[set[str]], truth: Sequence[set[str]]
+) -> float:
+    """Return how often F1 is as far ahead where each picture's two descriptions swap by lot."""
+    rng = random.Random(0)
+    ahead = named(said, truth).f1 - named(blind, truth).f1
+    as_good = 1
+    for _ in range(DEALS):
+        pairs = [
+            pair if rng.random() < 0.5 else pair[::-1] for pair in zip(said, blind, strict=True)
+        ]
+        one, other = zip(*pairs, strict=True)
+        as_good += named(one, truth).f1 - named(other, truth).f1 >= ahead - 1e-12
     return as_good / (1 + DEALS)
 
 
@@ -126,7 +143,9 @@ def main() -> None:
         ("blank picture", named(said_blind, truth)),
     ):
         print(f"{how}: precision {score.precision:.3f} recall {score.recall:.3f} F1 {score.f1:.3f}")
-    print(f"pictures dealt out at random do as well in a share of {chance(said, truth):.4f}")
+    print(f"dealt out at random they do as well in a share of {chance(said, truth):.4f}")
+    blank = chance_to_beat(said_blind, said, truth)
+    print(f"swapped with the blank picture's by lot they are as far ahead in {blank:.4f}")
 
 
 if __name__ == "__main__":
