@@ -22,8 +22,9 @@ PARTS = 5
 ALONE, BESIDE = 1, 2
 """Worker processes."""
 LAUNCHER = """
-import runpy, sys
-from laterna.data.preparation import workers
+import runpy, sys, time
+from contextlib import contextmanager
+from laterna.data.preparation import cache, workers
 log = open(sys.argv[1], "w", buffering=1)
 def noted(function):
     def do(first, chunk):
@@ -32,10 +33,18 @@ def noted(function):
     return do
 workers.do_chunk = noted(workers.do_chunk)
 workers._Worker.do = noted(workers._Worker.do)
+write_atomically = cache.write_atomically
+@contextmanager
+def slowly(path):
+    with write_atomically(path) as aside:
+        yield aside
+        time.sleep(0.5)
+cache.write_atomically = slowly
 sys.argv[1:] = sys.argv[2:]
 runpy.run_module("laterna", run_name="__main__")
 """
-"""`python -m laterna`, which notes the first row of each chunk that it checks or has checked."""
+"""`python -m laterna`, which notes the first row of each chunk that it checks or has checked, and
+leaves what it writes aside there for long enough to be seen."""
 
 Moment = Callable[[Path], bool]
 """Says of the folder of a set that is being made whether it is time."""
