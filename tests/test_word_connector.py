@@ -105,9 +105,7 @@ def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
 ) -> None:
     assistant = tiny_assistant
     texts = {"red.png": "It is red.", "blue.png": "It is blue."}
-    assistant.connector = build_connector(
-        msgspec.convert({"kind": kind}, ConnectorSettings), assistant.vision.width, 32
-    )
+    _connect(assistant, kind=kind)
     samples = [answered(name, text) for name, text in texts.items()]
     assert fit_words(assistant, samples, red_and_blue) == 2
     table = assistant.language.get_input_embeddings().weight
@@ -132,9 +130,7 @@ def test_patches_lean_to_the_words_of_their_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assistant = tiny_assistant
-    assistant.connector = build_connector(
-        msgspec.convert({"kind": kind}, ConnectorSettings), assistant.vision.width, 32
-    )
+    _connect(assistant, kind=kind)
     with torch.no_grad():
         pictures = [Image.open(red_and_blue / name) for name in ("red.png", "blue.png")]
         means = assistant.vision(assistant.prepare(pictures)).mean(1)
@@ -161,6 +157,11 @@ def test_an_encoder_without_classes_is_refused(
         fit_words(tiny_assistant, samples, red_and_blue, fit="classes")
 
 
+def _connect(assistant: Assistant, **settings: object) -> None:
+    chosen = msgspec.convert(settings, ConnectorSettings)
+    assistant.connector = build_connector(chosen, assistant.vision.width, 32)
+
+
 @torch.no_grad()
 def _tokens(assistant: Assistant, folder: Path) -> Tensor:
     pictures = [Image.open(folder / name) for name in ("red.png", "blue.png")]
@@ -169,8 +170,6 @@ def _tokens(assistant: Assistant, folder: Path) -> Tensor:
 
 
 def test_other_connectors_are_refused(tiny_assistant: Assistant, tmp_path: Path) -> None:
-    tiny_assistant.connector = build_connector(
-        ConnectorSettings(kind="mlp", depth=3), tiny_assistant.vision.width, 32
-    )
+    _connect(tiny_assistant, kind="mlp", depth=3)
     with pytest.raises(LaternaError, match="MlpConnector: only a linear connector and a perc"):
         fit_words(tiny_assistant, [], tmp_path)

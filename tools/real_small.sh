@@ -11,6 +11,7 @@ teach() {
     local data=$1 fit=$2
     shift 2
     laterna synthesize --annotations "$data/train" --out "$data/captions.json" --kinds caption
+    cat "$data"/instruct-*.jsonl >"$data/instructions.jsonl"
     python "$tools/word_connector.py" smollm2-135m "$data/captions.json" "$data/train/images" \
         "$data/words.safetensors" --fit "$fit"
     laterna train smollm2-135m --out "runs/$data" --start "$data/words.safetensors" \
@@ -18,13 +19,12 @@ teach() {
         --instruct.data "$data/instructions.jsonl" --instruct.pictures "$data/train/images" "$@"
 }
 
-# DATA, kind of records, seed, then settings of the synthesis: more lines of instructions.jsonl.
+# DATA, kind of records, seed, then settings of the synthesis: a part of what stage 2 learns.
 instruct() {
     local data=$1 kind=$2 seed=$3
     shift 3
-    laterna synthesize --annotations "$data/train" --out "$data/$kind-$seed.jsonl" --form jsonl \
-        --kinds "$kind" --seed "$seed" "$@"
-    cat "$data/$kind-$seed.jsonl" >>"$data/instructions.jsonl"
+    laterna synthesize --annotations "$data/train" --out "$data/instruct-$kind-$seed.jsonl" \
+        --form jsonl --kinds "$kind" --seed "$seed" "$@"
 }
 
 # DATA, then the task and its settings.

@@ -60,7 +60,7 @@ def fit_words(
     folder `pictures`; their words are their targets. Returns how many pictures there are. Raises
     LaternaError for another connector, or fewer than two pictures.
     """
-    install = _installer(assistant.connector)
+    layers = _layers_of(assistant.connector)
     bags: dict[str, list[int]] = defaultdict(list)
     for sample in samples:
         learned = zip(sample.input_ids, sample.targets, strict=True)
@@ -68,11 +68,15 @@ def fit_words(
     if len(bags) < 2:
         raise LaternaError(f"{pictures}: {len(bags)} pictures with captions; give at least 2")
     features_bnd = _features(assistant, pictures, list(bags))
-    last = install(FITS[fit](assistant, features_bnd, list(bags.values())), features_bnd)
-    table_ve = _embeddings(assistant)
-    length = float(table_ve.norm(dim=-1).square().mean().sqrt())
+    line = FITS[fit](assistant, features_bnd, list(bags.values()))
+    hidden = layers[0].out_features
+    lines = [line] if len(layers) == 1 else perceptron(line, features_bnd, hidden)
+    length = float(_embeddings(assistant).norm(dim=-1).square().mean().sqrt())
     with torch.no_grad():
-        rescale(last, assistant.connector(features_bnd), length)
+        for layer, wanted in zip(layers, lines, strict=True):
+            layer.weight.copy_(wanted.weight_ed)
+            layer.bias.copy_(wanted.bias_e)
+        rescale(layers[-1], assistant.connector(features_bnd), length)
     return len(bags)
 
 
@@ -81,7 +85,7 @@ def line_to_captions(
 ) -> Line:
     """Return the regression onto the words of each picture's captions."""
     table_ve = _embeddings(assistant)
-    words_be = torch.stack([table_ve[torch.tensor(bag)].mean(0) for bag in bags])
+    words_be = torch.stack([_mean_word(table_ve, bag) for bag in bags])
     return ridge(features_bnd, words_be)
 
 
@@ -100,12 +104,13 @@ def line_to_classes(
             f"the encoder keeps no {CLASSIFIER}: `--fit classes` is for package:efficientnet-lite0"
         )
     table_ve = _embeddings(assistant)
-    tokenise = assistant.tokenizer.backend_tokenizer.encode
+
+    def embed(word: str) -> Tensor:
+        ids = assistant.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        return _mean_word(table_ve, ids)
+
     words_ce = torch.stack(
-        [
-            torch.stack([_mean_word(table_ve, tokenise(f" {word}").ids) for word in words]).mean(0)
-            for words in imagenet_words()
-        ]
+        [torch.stack(list(map(embed, words))).mean(0) for words in imagenet_words()]
     )
     centred_ce = words_ce - words_ce.mean(0)
     weight_ed = centred_ce.T @ head_cd.detach().float()
@@ -154,34 +159,16 @@ def perceptron(line: Line, features_bnd: Tensor, hidden: int) -> tuple[Line, Lin
     return first, Line(weight_eh, line.bias_e + left_ek @ (right_kd @ mean_d))
 
 
-def _installer(connector: nn.Module) -> Callable[[Line, Tensor], nn.Linear]:
-    """Return what writes a line into a connector, and returns the layer that writes its tokens."""
-
-    def linear(line: Line, features_bnd: Tensor) -> nn.Linear:
-        del features_bnd
-        return _copy(line, cast(LinearConnector, connector).project)
-
-    def mlp(line: Line, features_bnd: Tensor) -> nn.Linear:
-        first, last = (cast(nn.Linear, layer) for layer in cast(MlpConnector, connector).layers)
-        before, after = perceptron(line, features_bnd, first.out_features)
-        _copy(before, first)
-        return _copy(after, last)
-
+def _layers_of(connector: nn.Module) -> list[nn.Linear]:
+    """Return the one layer of a linear connector, or the two of a perceptron."""
     if isinstance(connector, LinearConnector):
-        return linear
+        return [connector.project]
     if isinstance(connector, MlpConnector) and len(connector.layers) == 2:
-        return mlp
+        return [cast(nn.Linear, layer) for layer in connector.layers]
     raise LaternaError(
         f"{type(connector).__name__}: only a linear connector and a perceptron of two layers are "
         "fitted; set connector.kind = 'linear' or 'mlp' in the recipe"
     )
-
-
-@torch.no_grad()
-def _copy(line: Line, layer: nn.Linear) -> nn.Linear:
-    layer.weight.copy_(line.weight_ed)
-    layer.bias.copy_(line.bias_e)
-    return layer
 
 
 def _embeddings(assistant: Assistant) -> Tensor:
@@ -222,7 +209,7 @@ def main() -> None:
     state: dict[str, Tensor] = nn.Module.state_dict(assistant.connector)
     with write_atomically(given.out) as aside:
         save_file(state, aside)
-    print(f"fitted to the captions of {pictures} pictures; made {given.out}")
+    print(f"fitted to the words of {given.fit}, on {pictures} pictures; made {given.out}")
 
 
 if __name__ == "__main__":

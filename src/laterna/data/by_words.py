@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laterna.data.cutting import SURE
+from laterna.data.runs import find_borders, join_runs
 from laterna.data.shapes import Fitted, Shape
 from laterna.data.words import AFTER_TOKEN, INSIDE, OPENING, SPACED, Packed, UnprovedError, Words
 from laterna.records import Record
@@ -97,23 +98,16 @@ class WordLevel:
         ends: NDArray[np.int64] = np.concatenate([[0], np.cumsum(flat[:, 1] % SPACED)])
         firsts = list(accumulate((len(one) // 8 for one in packed), initial=0))
         borders = [[border for span in chat.rendered.spans for border in span] for chat in chats]
-        begins = np.repeat(ends[firsts[:-1]], [len(one) for one in borders])
-        wanted = begins + np.fromiter(chain.from_iterable(borders), np.int64)
-        # The first of several tokens that begin at a border: they share its character.
-        found = np.searchsorted(ends, wanted)
-        exact = (ends[np.minimum(found, len(ends) - 1)] == wanted).tolist()
-        places, at = found.tolist(), 0
+        placed = find_borders(ends, firsts[:-1], borders)
         made: list[tuple[NDArray[np.int32], list[int]] | None] = []
-        for first, stop, own in zip(firsts[:-1], firsts[1:], borders, strict=True):
-            mine = slice(at, at + len(own))
-            at = mine.stop
-            runs = join_runs([place - first for place in places[mine]])
+        for first, stop, places in zip(firsts[:-1], firsts[1:], placed, strict=True):
+            runs = join_runs(places or ())
             # A space that no text has is taken off where the learned tokens begin with it.
             whole = all(
                 bisect_right(spaced, first + start) == bisect_left(spaced, first + end)
                 for start, end in zip(runs[::2], runs[1::2], strict=True)
             )
-            made.append((ids[first:stop], runs) if whole and all(exact[mine]) else None)
+            made.append((ids[first:stop], runs) if whole and places is not None else None)
         return made
 
     def _cut(self, shape: Shape) -> _Cut | None:
@@ -153,14 +147,3 @@ class WordLevel:
         ]
         sure = [(found.start(), found.start(), INSIDE) for found in self._sure.finditer(piece)]
         return sorted([*tokens, *sure])
-
-
-def join_runs(runs: list[int]) -> list[int]:
-    """Join runs that touch, and leave those without tokens out."""
-    joined: list[int] = []
-    for start, stop in zip(runs[::2], runs[1::2], strict=True):
-        if joined and joined[-1] == start:
-            joined[-1] = stop
-        elif start < stop:
-            joined += (start, stop)
-    return joined

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from laterna.data.by_words import join_runs
+from laterna.data.runs import find_borders, join_runs
 from laterna.data.shapes import Fitted
 
 
@@ -53,16 +53,8 @@ class ByteLevel:
         ends: NDArray[np.int64] = np.concatenate([[0], np.cumsum(self._lengths[flat])])
         firsts = list(accumulate(map(len, ids), initial=0))
         borders = [_byte_borders(chat, text) for chat, text in zip(chats, texts, strict=True)]
-        begins = np.repeat(ends[firsts[:-1]], [len(one) for one in borders])
-        wanted = begins + np.fromiter(chain.from_iterable(borders), np.int64)
-        found = np.searchsorted(ends, wanted)
-        exact = ends[np.minimum(found, len(ends) - 1)] == wanted
-        places, hits, at = found.tolist(), exact.tolist(), 0
-        for good, first, own in zip(whole, firsts[:-1], borders, strict=True):
-            mine = slice(at, at + len(own))
-            at = mine.stop
-            runs = [place - first for place in places[mine]]
-            yield join_runs(runs) if good and all(hits[mine]) else None
+        for good, places in zip(whole, find_borders(ends, firsts[:-1], borders), strict=True):
+            yield join_runs(places) if good and places is not None else None
 
 
 def is_byte_level(said: dict[str, Any]) -> bool:
