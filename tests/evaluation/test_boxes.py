@@ -13,7 +13,7 @@ import pytest
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks.boxes import box_questions
 from laterna.records import Question
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.scenes.phrases import SHORT_ANSWER
 
 Annotated = tuple[str, float, float]
 """Category and centre of a box of a fifth of the picture's sides; a `*` before: a crowd region."""

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from laterna.errors import LaternaError
-from laterna.evaluation.tasks import TASKS, find_task
+from laterna.evaluation.tasks import TASKS, find_task, wordings
 from laterna.evaluation.tasks.world import GAP, KINDS, read_truth, world_questions
 from laterna.records import Box, Question, Toy, Truth
-from laterna.synthesis import phrases
+from laterna.scenes import geometry, phrases
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import COLOURS
 
@@ -125,7 +125,7 @@ def fields_of(question: Question, *pools: tuple[str, ...]) -> dict[str, str]:
         # "to the right" could go to either side of {relation}.
         escaped = re.escape(phrasing)
         escaped = escaped.replace(r"\{colour\}", rf"(?P<colour>{'|'.join(COLOURS)})")
-        escaped = escaped.replace(r"\{relation\}", rf"(?P<relation>{'|'.join(phrases.RELATIONS)})")
+        escaped = escaped.replace(r"\{relation\}", rf"(?P<relation>{'|'.join(geometry.RELATIONS)})")
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.+)", escaped)
         if match := re.fullmatch(pattern, text):
             return match.groupdict()
@@ -141,24 +141,24 @@ def reading(question: Question, truth: Truth) -> str:
     toys = {t.category: t for t in truth.toys}
     counts = Counter(t.category for t in truth.toys)
     if question.kind == "existence":
-        named = fields_of(question, phrases.EXISTENCE_QUESTIONS)["a_thing"]
+        named = fields_of(question, wordings.EXISTENCE_QUESTIONS)["a_thing"]
         return "yes" if named in [phrases.with_article(c) for c in counts] else "no"
     if question.kind == "count":
-        named = fields_of(question, phrases.COUNT_QUESTIONS)["things"]
+        named = fields_of(question, wordings.COUNT_QUESTIONS)["things"]
         return phrases.NUMBERS[sum(phrases.plural(t.category) == named for t in truth.toys)]
     if question.kind == "kind":
-        pools = phrases.KIND_OF_COLOUR_QUESTIONS, phrases.KIND_AT_PLACE_QUESTIONS
+        pools = wordings.KIND_OF_COLOUR_QUESTIONS, wordings.KIND_AT_PLACE_QUESTIONS
         fields = fields_of(question, *pools)
         fitting = [
             t.category
             for t in truth.toys
             if t.colour == fields.get("colour")
-            or phrases.at_place(phrases.place_of(*middle(t.box))) == fields.get("place")
+            or phrases.at_place(geometry.place_of(*middle(t.box))) == fields.get("place")
         ]
         assert len(fitting) == 1
         return fitting[0]
     if question.kind == "relation":
-        fields = fields_of(question, phrases.RELATION_QUESTIONS)
+        fields = fields_of(question, wordings.RELATION_QUESTIONS)
         (x, y), (other_x, other_y) = (middle(toys[fields[name]].box) for name in ("thing", "other"))
         holds = {
             "to the left of": x < other_x,
@@ -167,7 +167,7 @@ def reading(question: Question, truth: Truth) -> str:
             "below": y > other_y,
         }
         return "yes" if holds[fields["relation"]] else "no"
-    pool = {"colour": phrases.COLOUR_QUESTIONS, "place": phrases.PLACE_QUESTIONS}[question.kind]
+    pool = {"colour": wordings.COLOUR_QUESTIONS, "place": wordings.PLACE_QUESTIONS}[question.kind]
     named = fields_of(question, pool)["thing"]
     assert counts[named] == 1
     if question.kind == "colour":
@@ -201,7 +201,7 @@ def test_answers_are_as_balanced_as_the_pictures_allow(tmp_path: Path, truths: l
     given = {kind: Counter(q.truth for q in questions if q.kind == kind) for kind in KINDS}
     for kind in ("existence", "relation"):
         assert abs(given[kind]["yes"] - given[kind]["no"]) <= 1
-    assert set(given["place"]) == set(phrases.PLACES.values())
+    assert set(given["place"]) == set(geometry.PLACES.values())
     assert max(given["colour"].values()) < 1.3 * min(given["colour"].values())
     # Several of a kind are rarer than one alone; each picture that has them asks about them.
     many = sum(max(Counter(t.category for t in x.toys).values()) >= 3 for x in truths)

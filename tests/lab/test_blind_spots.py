@@ -28,7 +28,7 @@ from laterna.lab.blind_spots import (
 from laterna.model.assistant import Assistant
 from laterna.model.generation import Prompt
 from laterna.records import Box, Toy, Truth
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.scenes.phrases import SHORT_ANSWER
 
 TEXTURES = ("smooth", "rough", "striped")
 

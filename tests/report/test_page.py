@@ -23,7 +23,7 @@ from laterna.report.page import (
     curve_of,
     write_report,
 )
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.training.figures import HeldOut, StepFigures
 
 

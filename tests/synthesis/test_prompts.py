@@ -6,8 +6,7 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Kind
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import read_proxy, write_proxy

@@ -7,7 +7,7 @@ from itertools import combinations, product
 import msgspec
 
 from laterna.records import Box, Toy, Truth
-from laterna.synthesis.coco import CATEGORIES as COCO_CATEGORIES
+from laterna.scenes.vocabulary import CATEGORIES as COCO_CATEGORIES
 from laterna.world.scenes import MAX_TOYS, SIGN_SIZE, STREAMS, draw_truth, pixels_of, stream_of
 from laterna.world.toys import (
     CATEGORIES,

@@ -28,7 +28,7 @@ from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
 from laterna.model.assistant import Assistant
 from laterna.model.generation import generate_answers
 from laterna.records import Box, Question, Record, Truth
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.scenes.phrases import SHORT_ANSWER
 
 FEWEST = 20
 """Pictures without which neither half can hold a probe worth reading."""

@@ -12,7 +12,7 @@ from laterna.files import write_atomically
 from laterna.records import Answer, Record, Score
 from laterna.report.curves import loss_curve
 from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, share, shrink
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.training.figures import SampleAnswer, StepFigures
 
 THUMBNAIL_SIDE = 336

@@ -13,7 +13,7 @@ import re
 from typing import Literal
 
 from laterna.records import PICTURE_MARK
-from laterna.synthesis.object_words import COLOURS
+from laterna.scenes.vocabulary import COLOURS
 
 Property = Literal[
     "existence",

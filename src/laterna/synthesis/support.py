@@ -24,9 +24,8 @@ import re
 from collections.abc import Callable, Collection, Set
 
 from laterna.records import Proxy, Record
+from laterna.scenes.vocabulary import CATEGORIES, COLOURS
 from laterna.synthesis.checks.attitude import is_denied
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import COLOURS
 from laterna.synthesis.properties import Property, bare_question
 from laterna.synthesis.things import (
     NUMBER_WORDS,

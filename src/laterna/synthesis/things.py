@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import COLOURS, ObjectWords, words_of
-from laterna.synthesis.phrases import NUMBERS
+from laterna.scenes.phrases import NUMBERS
+from laterna.scenes.vocabulary import CATEGORIES, COLOURS, ObjectWords, words_of
 
 FUNCTION_WORDS = frozenset(
     "a an the this that these those it its he him his she her hers they them their we us our you "

@@ -12,8 +12,9 @@ from collections import Counter
 import numpy as np
 
 from laterna.records import Toy, Truth
+from laterna.scenes.geometry import place_of
+from laterna.scenes.phrases import NUMBERS, at_place, listed, plural, with_article
 from laterna.synthesis.lots import shuffled
-from laterna.synthesis.phrases import NUMBERS, at_place, listed, place_of, plural, with_article
 
 CAPTIONS = 5
 """Captions a picture, as in COCO."""

@@ -7,7 +7,7 @@ import pytest
 
 from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord
-from laterna.synthesis.phrases import NUMBERS, SHORT_ANSWER
+from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER
 from laterna.world.pretrain.corpus import QUESTIONS, TABLES, Document, write_document
 from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import draw_truth

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from laterna.synthesis.phrases import NUMBERS, PLACES, place_of, plural
+from laterna.scenes.geometry import PLACES, place_of
+from laterna.scenes.phrases import NUMBERS, plural
 from laterna.world.pretrain.tables import NOTHING, write_counts, write_relations, write_table
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, COLOURS

@@ -21,13 +21,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from laterna.evaluation.tasks import wordings
 from laterna.records import Question, Scene
-from laterna.synthesis import phrases
+from laterna.scenes import phrases
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.geometry import relation_holds
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.annotations import Problem, stream_scenes
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
-from laterna.synthesis.teachers.scribe.conversation import relation_holds
-from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 
 RELATIONS = ("to the left of", "to the right of")
 """Above and below are left out: skis are below people in nearly all pictures."""
@@ -86,7 +86,7 @@ def _existence(seen: Sequence[_Seen], rng: random.Random) -> Iterator[list[Quest
                 answers.add(category, "no", scene)
     for category in answers:
         fields = {"a_thing": phrases.with_article(category)}
-        for text, scenes in answers.even(category, phrases.EXISTENCE_QUESTIONS, fields, rng):
+        for text, scenes in answers.even(category, wordings.EXISTENCE_QUESTIONS, fields, rng):
             yield [_question(scenes[a], "existence", category, text, a) for a in scenes]
 
 
@@ -98,7 +98,7 @@ def _count(seen: Sequence[_Seen], rng: random.Random) -> Iterator[list[Question]
                 answers.add(category, phrases.NUMBERS[number], scene)
     for category in answers:
         fields = {"things": phrases.plural(category)}
-        for text, scenes in answers.even(category, phrases.COUNT_QUESTIONS, fields, rng):
+        for text, scenes in answers.even(category, wordings.COUNT_QUESTIONS, fields, rng):
             yield [_question(scenes[a], "count", category, text, a) for a in scenes]
 
 
@@ -108,15 +108,19 @@ def _relation(seen: Sequence[_Seen], rng: random.Random) -> Iterator[list[Questi
         clear = [
             pair
             for pair in combinations(sorted(single), 2)
-            if relation_holds(RELATIONS[0], single[pair[0]], single[pair[1]]) is not None
+            if relation_holds(RELATIONS[0], single[pair[0]].box, single[pair[1]].box) is not None
         ]
         for pair in rng.sample(clear, min(PAIRS, len(clear))):
             thing, other = rng.sample(pair, 2)
-            phrasing = rng.choice(phrases.RELATION_QUESTIONS)
+            phrasing = rng.choice(wordings.RELATION_QUESTIONS)
             group = []
             for relation in rng.sample(RELATIONS, 2):
                 text = phrasing.format(thing=thing, relation=relation, other=other)
-                answer = "yes" if relation_holds(relation, single[thing], single[other]) else "no"
+                answer = (
+                    "yes"
+                    if relation_holds(relation, single[thing].box, single[other].box)
+                    else "no"
+                )
                 about = f"{thing} {relation} {other}"
                 group.append(_question(scene, "relation", about, text, answer))
             yield group

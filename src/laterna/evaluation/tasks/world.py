@@ -18,8 +18,9 @@ from typing import NamedTuple
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.evaluation.tasks import wordings
 from laterna.records import Box, Question, Toy, Truth
-from laterna.synthesis import phrases
+from laterna.scenes import geometry, phrases
 
 TRUTH_FILE = "truth.jsonl"
 MARGIN = 0.04
@@ -107,19 +108,19 @@ def _existence(truth: Truth, categories: Sequence[str]) -> Iterator[_Candidate]:
     for category in categories:
         fields = {"a_thing": phrases.with_article(category)}
         yield _Candidate(
-            phrases.EXISTENCE_QUESTIONS, fields, "yes" if category in present else "no"
+            wordings.EXISTENCE_QUESTIONS, fields, "yes" if category in present else "no"
         )
 
 
 def _count(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for category, count in Counter(toy.category for toy in truth.toys).items():
         fields = {"things": phrases.plural(category)}
-        yield _Candidate(phrases.COUNT_QUESTIONS, fields, phrases.NUMBERS[count])
+        yield _Candidate(wordings.COUNT_QUESTIONS, fields, phrases.NUMBERS[count])
 
 
 def _colour(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for toy in single_toys(truth):
-        yield _Candidate(phrases.COLOUR_QUESTIONS, {"thing": toy.category}, toy.colour)
+        yield _Candidate(wordings.COLOUR_QUESTIONS, {"thing": toy.category}, toy.colour)
 
 
 def _kind(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
@@ -127,35 +128,35 @@ def _kind(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for toy in truth.toys:
         if colours[toy.colour] == 1:
             fields = {"colour": toy.colour}
-            yield _Candidate(phrases.KIND_OF_COLOUR_QUESTIONS, fields, toy.category)
+            yield _Candidate(wordings.KIND_OF_COLOUR_QUESTIONS, fields, toy.category)
         if _alone_at_its_place(toy, truth):
-            fields = {"place": phrases.at_place(phrases.place_of(*toy.box.centre))}
-            yield _Candidate(phrases.KIND_AT_PLACE_QUESTIONS, fields, toy.category)
+            fields = {"place": phrases.at_place(geometry.place_of(*toy.box.centre))}
+            yield _Candidate(wordings.KIND_AT_PLACE_QUESTIONS, fields, toy.category)
 
 
 def _place(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for toy in single_toys(truth):
         at = toy.box.centre
-        if not phrases.near_border(*at, MARGIN):
+        if not geometry.near_border(*at, MARGIN):
             fields = {"thing": toy.category}
-            yield _Candidate(phrases.PLACE_QUESTIONS, fields, phrases.place_of(*at))
+            yield _Candidate(wordings.PLACE_QUESTIONS, fields, geometry.place_of(*at))
 
 
 def _relation(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for toy, other in permutations(single_toys(truth), 2):
         (x, y), (other_x, other_y) = toy.box.centre, other.box.centre
-        for relation, (right, down) in phrases.RELATIONS.items():
+        for relation, (right, down) in geometry.RELATIONS.items():
             gap = (x - other_x) * right + (y - other_y) * down
             if abs(gap) > GAP:
                 fields = {"thing": toy.category, "relation": relation, "other": other.category}
-                yield _Candidate(phrases.RELATION_QUESTIONS, fields, "yes" if gap > 0 else "no")
+                yield _Candidate(wordings.RELATION_QUESTIONS, fields, "yes" if gap > 0 else "no")
 
 
 def _alone_at_its_place(toy: Toy, truth: Truth) -> bool:
     """Tell whether the toy has a clear place that nothing else, the sign included, may claim."""
-    if phrases.near_border(*toy.box.centre, MARGIN):
+    if geometry.near_border(*toy.box.centre, MARGIN):
         return False
-    place = phrases.place_of(*toy.box.centre)
+    place = geometry.place_of(*toy.box.centre)
     others = [other.box for other in truth.toys if other is not toy]
     if truth.sign_box is not None:
         others.append(truth.sign_box)
@@ -165,7 +166,7 @@ def _alone_at_its_place(toy: Toy, truth: Truth) -> bool:
 def _possible_places(box: Box) -> set[str]:
     x, y = box.centre
     shifts = (-MARGIN, MARGIN)
-    return {phrases.place_of(x + dx, y + dy) for dx in shifts for dy in shifts}
+    return {geometry.place_of(x + dx, y + dy) for dx in shifts for dy in shifts}
 
 
 KINDS: dict[str, Callable[[Truth, Sequence[str]], Iterator[_Candidate]]] = {

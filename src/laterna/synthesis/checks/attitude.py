@@ -10,10 +10,9 @@ from itertools import pairwise
 from typing import Literal
 
 from laterna.records import Kind
-from laterna.synthesis.checks.lexicon import DEPICTIONS
+from laterna.scenes.phrases import NUMBERS
+from laterna.scenes.vocabulary import DEPICTIONS, Mention
 from laterna.synthesis.checks.viewing import asks_to_look, is_sure
-from laterna.synthesis.object_words import Mention
-from laterna.synthesis.phrases import NUMBERS
 
 Words = tuple[str, ...]
 

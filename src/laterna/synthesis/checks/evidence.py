@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from laterna.records import Box, Scene
-from laterna.synthesis.boxes import SAME_BOX, intersection_over_union, merge_boxes
-from laterna.synthesis.checks.lexicon import BROADER
+from laterna.scenes.geometry import SAME_BOX, intersection_over_union, merge_boxes
+from laterna.scenes.vocabulary import BROADER, Mention, ObjectWords, words_of
 from laterna.synthesis.checks.numbers import VAGUE, number_before
 from laterna.synthesis.checks.reading import check_words, means_all, plain
-from laterna.synthesis.object_words import Mention, ObjectWords, words_of
 
 _MANY = 10
 """From so many boxes on, more may have been left unannotated or drawn as one crowd region."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from laterna.records import Finding
+from laterna.scenes.vocabulary import COLOURS, words_of
 from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.numbers import number_at
 from laterna.synthesis.checks.reading import Sentence
-from laterna.synthesis.object_words import COLOURS, words_of
 
 _DETAILS = 3
 """So many details told (objects, numbers, colours) leave little to look for."""

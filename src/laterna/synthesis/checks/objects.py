@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from laterna.records import Finding
+from laterna.scenes.phrases import plural, with_article
+from laterna.scenes.vocabulary import BROADER
 from laterna.synthesis.checks.evidence import Evidence
-from laterna.synthesis.checks.lexicon import BROADER
 from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.reading import Naming, Sentence
-from laterna.synthesis.phrases import plural, with_article
 
 _PICTURE = frozenset("picture image photo photograph scene".split())
 _BARE_DENIAL_END = frozenset((".", "!", "visible", "present", "here", "shown", "pictured"))

@@ -8,11 +8,18 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from laterna.records import Kind
+from laterna.scenes.phrases import plural
+from laterna.scenes.vocabulary import (
+    CATEGORIES,
+    CHECK_SYNONYMS,
+    DOUBTFUL,
+    KIND_NAMES,
+    OTHER_THINGS,
+    Mention,
+    ObjectWords,
+    words_of,
+)
 from laterna.synthesis.checks import attitude
-from laterna.synthesis.checks.lexicon import CHECK_SYNONYMS, DOUBTFUL, KIND_NAMES, OTHER_THINGS
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import Mention, ObjectWords, words_of
-from laterna.synthesis.phrases import plural
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
 _POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)

@@ -11,9 +11,9 @@ import re
 from typing import NamedTuple
 
 from laterna.records import Kind
+from laterna.scenes.vocabulary import ObjectWords, words_of
 from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.reading import Sentence, plain, read_sentences
-from laterna.synthesis.object_words import ObjectWords, words_of
 from laterna.synthesis.parsing import Exchange
 
 _SHORT = 4

@@ -12,11 +12,12 @@ import numpy as np
 
 from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord, Record, Truth, Turn
-from laterna.synthesis.coco import CATEGORIES as COCO_CATEGORIES
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.phrases import SHORT_ANSWER
+from laterna.scenes.vocabulary import CATEGORIES as COCO_CATEGORIES
+from laterna.scenes.vocabulary import ObjectWords
 from laterna.synthesis.lots import shuffled
-from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.phrases import SHORT_ANSWER
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import read_proxy, write_proxy
 from laterna.synthesis.teachers.scribe.conversation import (
@@ -24,7 +25,6 @@ from laterna.synthesis.teachers.scribe.conversation import (
     possible_exchanges,
 )
 from laterna.synthesis.teachers.scribe.detail import compose_detail
-from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.world.captions import write_captions
 from laterna.world.pretrain.descriptions import Description, describe

@@ -19,8 +19,9 @@ import numpy as np
 from msgspec import structs
 
 from laterna.records import Box, Record, Toy, Truth
+from laterna.scenes.geometry import PLACES, place_of
+from laterna.scenes.phrases import at_place
 from laterna.synthesis.lots import pick, shuffled
-from laterna.synthesis.phrases import PLACES, at_place, place_of
 from laterna.world.captions import write_alt_text, write_captions
 
 SQUARES = 8

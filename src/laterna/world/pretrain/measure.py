@@ -25,7 +25,7 @@ from laterna.lab.blind_spots import (
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.recipe import load_recipe
 from laterna.records import PICTURE_MARK, Box, Record, Truth
-from laterna.synthesis.phrases import SHORT_ANSWER
+from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.synthesis.properties import properties_of
 from laterna.world.dataset import write_world
 from laterna.world.pretrain.corpus import Document, write_document

@@ -20,7 +20,8 @@ from transformers import CLIPVisionModel
 
 from laterna.model.pretrained import load_weights
 from laterna.records import Box, Toy, Truth
-from laterna.synthesis.phrases import at_place, place_of
+from laterna.scenes.geometry import place_of
+from laterna.scenes.phrases import at_place
 from laterna.world.pretrain.descent import Descent
 from laterna.world.pretrain.settings import RegionPretraining, report
 from laterna.world.pretrain.vision import (

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.records import Toy, Truth
+from laterna.scenes.geometry import PLACES, place_of, relation_holds
+from laterna.scenes.phrases import NUMBERS, plural
 from laterna.synthesis.lots import pick, shuffled
-from laterna.synthesis.phrases import NUMBERS, PLACES, place_of, plural
-from laterna.synthesis.teachers.scribe.conversation import relation_holds
-from laterna.synthesis.teachers.scribe.facts import Thing
 from laterna.world.toys import CATEGORIES, COLOURS
 
 NOTHING = "none"
@@ -67,8 +66,7 @@ def write_relations(truth: Truth, rng: np.random.Generator) -> list[Entry]:
     ]
     entries = []
     for first, second in permutations(single, 2):
-        boxes = truth.toys[first].box, truth.toys[second].box
-        one, other = (Thing(box.category, *box.centre, box) for box in boxes)
+        one, other = truth.toys[first].box, truth.toys[second].box
         stands = [(word, relation_holds(relation, one, other)) for word, relation in _SIDES]
         value = ", ".join(word for word, holds in stands if holds) or NOTHING
         key = f"{one.category}, {other.category}"

@@ -27,7 +27,8 @@ from transformers import (
 
 from laterna.files import write_atomically
 from laterna.records import Truth
-from laterna.synthesis.phrases import PLACES, at_place
+from laterna.scenes.geometry import PLACES
+from laterna.scenes.phrases import at_place
 from laterna.world.captions import write_alt_text
 from laterna.world.drawing import draw_picture
 from laterna.world.pretrain.descent import Descent

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from laterna.records import Box, Reply, Scene
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.phrases import SHORT_ANSWER
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.checks import check
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.parsing import Exchange, write_reply
-from laterna.synthesis.phrases import SHORT_ANSWER
 from laterna.synthesis.teachers.scribe.conversation import compose_conversation
-from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 
 WORDS = ObjectWords(CATEGORIES)
 KINDS = ("What kind of {} is in the picture?", "What kind of {} can be seen?",

@@ -12,30 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laterna.records import Box
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.geometry import PLACES, RELATIONS
+from laterna.scenes.phrases import SHORT_ANSWER, at_place, plural, with_article
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.phrases import (
+from laterna.synthesis.teachers.scribe.conversation import TURNS, compose_conversation
+from laterna.synthesis.teachers.scribe.wordings import (
     COLOUR_QUESTIONS,
     COUNT_QUESTIONS,
     EXISTENCE_QUESTIONS,
     KIND_AT_PLACE_QUESTIONS,
     KIND_OF_COLOUR_QUESTIONS,
     PLACE_QUESTIONS,
-    PLACES,
     RELATION_QUESTIONS,
-    RELATIONS,
-    SHORT_ANSWER,
-    at_place,
-    plural,
-    with_article,
 )
-from laterna.synthesis.teachers.scribe.conversation import (
-    TURNS,
-    compose_conversation,
-    relation_holds,
-)
-from laterna.synthesis.teachers.scribe.facts import Facts, Thing, gather_facts
 
 WORDS = ObjectWords(CATEGORIES)
 COUNTS = tuple(phrase.split("{")[0] for phrase in COUNT_QUESTIONS)
@@ -56,23 +47,6 @@ def said(found: Facts, rounds: int = 800) -> dict[str, set[str]]:
         for question, answer in compose_conversation(found, np.random.default_rng(seed)):
             answers.setdefault(question, set()).add(answer)
     return answers
-
-
-def thing(x: float, y: float) -> Thing:
-    return Thing("dog", x, y, box("dog", x, y))
-
-
-@pytest.mark.parametrize(
-    ("relation", "holds"),
-    [("to the left of", True), ("to the right of", False), ("above", None), ("below", None)],
-)
-def test_relations_hold_where_the_offset_is_clear(relation: str, holds: bool | None) -> None:
-    assert relation_holds(relation, thing(0.2, 0.5), thing(0.8, 0.55)) is holds
-
-
-def test_relations_down_the_picture() -> None:
-    assert relation_holds("above", thing(0.5, 0.1), thing(0.5, 0.9)) is True
-    assert relation_holds("below", thing(0.5, 0.1), thing(0.5, 0.9)) is False
 
 
 def test_every_answer_about_two_single_things() -> None:

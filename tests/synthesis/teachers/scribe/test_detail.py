@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.records import Box
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
+from laterna.scenes.facts import gather_facts
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.teachers.scribe.detail import compose_detail
-from laterna.synthesis.teachers.scribe.facts import gather_facts
 
 WORDS = ObjectWords(CATEGORIES)
 CUP = Box(category="cup", x1=0.1, y1=0.1, x2=0.2, y2=0.2)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from laterna.records import Box
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
-from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.teachers.scribe.reasoning import EXCHANGES, compose_reasoning
 
 WORDS = ObjectWords(CATEGORIES)

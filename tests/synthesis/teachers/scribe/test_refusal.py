@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from laterna.records import Box, Reply, Scene
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.checks import check
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.parsing import write_reply
-from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.refusal import compose_refusal
 
 WORDS = ObjectWords(CATEGORIES)

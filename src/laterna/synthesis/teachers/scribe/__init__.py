@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from laterna.records import Kind, Message, Reply
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
+from laterna.scenes.facts import Facts, gather_facts
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.parsing import write_reply
 from laterna.synthesis.proxy import proxy_digest, read_proxy
 from laterna.synthesis.teachers.scribe.conversation import compose_conversation
 from laterna.synthesis.teachers.scribe.detail import compose_detail
-from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.negative import compose_negative
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.synthesis.teachers.scribe.refusal import compose_refusal

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.scenes.facts import Facts
+from laterna.scenes.phrases import SHORT_ANSWER, listed, plural, with_article
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF
 from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.phrases import SHORT_ANSWER, listed, plural, with_article
-from laterna.synthesis.teachers.scribe.facts import Facts
 
 EXCHANGES = 3
 """Exchanges of such a conversation at most."""

@@ -8,25 +8,21 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from laterna.scenes.facts import Facts, place_if_certain, places_near
+from laterna.scenes.geometry import relation_holds
+from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, plural, with_article
 from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.phrases import (
+from laterna.synthesis.teachers.scribe.captioned import compose_captioned
+from laterna.synthesis.teachers.scribe.wordings import (
     COLOUR_QUESTIONS,
     COUNT_QUESTIONS,
     EXISTENCE_QUESTIONS,
     KIND_AT_PLACE_QUESTIONS,
     KIND_OF_COLOUR_QUESTIONS,
-    NUMBERS,
     PLACE_QUESTIONS,
     RELATION_QUESTIONS,
-    RELATIONS,
-    SHORT_ANSWER,
-    at_place,
-    plural,
-    with_article,
 )
-from laterna.synthesis.teachers.scribe.captioned import compose_captioned
-from laterna.synthesis.teachers.scribe.facts import Facts, Thing, place_if_certain, places_near
 
 _T = TypeVar("_T")
 TURNS = 6
@@ -40,8 +36,6 @@ SEVERAL_FIRST = 0.8
 one is always right, and what was spoken of cannot be counted any more."""
 AXES = (("to the left of", "to the right of"), ("above", "below"))
 """Relations across, and up and down."""
-CLEAR_OFFSET = 0.1
-"""Centres must differ by more than this for one thing to be left of, or above, another."""
 
 
 class _Candidate(NamedTuple):
@@ -220,7 +214,7 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     for (name, thing), (other_name, other) in pairwise(single):
         for relations in AXES:
             relation = relations[int(rng.integers(2))]
-            holds = relation_holds(relation, thing, other)
+            holds = relation_holds(relation, thing.box, other.box)
             if holds is None:
                 continue
             asked = _ask(RELATION_QUESTIONS, rng, thing=name, relation=relation, other=other_name)
@@ -229,13 +223,6 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
             exchange = _exchange(asked, answer.lower(), f"{answer}, {sentence}", rng)
             candidates.append(_Candidate((name, other_name), exchange))
     return shuffled(candidates, rng)
-
-
-def relation_holds(relation: str, thing: Thing, other: Thing) -> bool | None:
-    """Tell whether `thing` stands in `relation` to `other`; None where it is hard to call."""
-    across, down = RELATIONS[relation]
-    offset = (thing.x - other.x) * across + (thing.y - other.y) * down
-    return offset > 0 if abs(offset) > CLEAR_OFFSET else None
 
 
 _WRITERS: tuple[Callable[[Facts, np.random.Generator], list[_Candidate]], ...] = (

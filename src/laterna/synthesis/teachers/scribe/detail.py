@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from laterna.scenes.facts import Facts, place_if_certain
+from laterna.scenes.geometry import relation_holds
+from laterna.scenes.phrases import NUMBERS, at_place, listed, plural, with_article
 from laterna.synthesis.lots import pick
-from laterna.synthesis.phrases import NUMBERS, at_place, listed, plural, with_article
-from laterna.synthesis.teachers.scribe.conversation import relation_holds
-from laterna.synthesis.teachers.scribe.facts import Facts, place_if_certain
 
 _OPENINGS = (
     "The picture shows {things}.",
@@ -76,6 +76,6 @@ def _related(facts: Facts, rng: np.random.Generator) -> list[str]:
     first, second = rng.permutation(len(single))[:2]
     (name, thing), (other_name, other) = single[first], single[second]
     for relation in ("to the left of", "to the right of", "above", "below"):
-        if relation_holds(relation, thing, other):
+        if relation_holds(relation, thing.box, other.box):
             return [f"The {name} is {relation} the {other_name}."]
     return []

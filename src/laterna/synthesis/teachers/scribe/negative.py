@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.scenes.facts import Facts
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF
 from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.teachers.scribe.facts import Facts
 
 EXCHANGES = 3
 """Exchanges of a negative record at most."""

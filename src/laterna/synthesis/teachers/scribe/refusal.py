@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from laterna.synthesis.coco import SUPERCATEGORY_OF
+from laterna.scenes.facts import Facts
+from laterna.scenes.phrases import plural
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF
 from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.phrases import plural
-from laterna.synthesis.teachers.scribe.facts import Facts
 
 EXCHANGES = 2
 """Exchanges of a refusal record at most."""

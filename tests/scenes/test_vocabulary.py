@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from laterna.synthesis.coco import CATEGORIES, SUPERCATEGORY_OF, SYNONYMS
-from laterna.synthesis.object_words import Mention, ObjectWords, words_of
+from laterna.scenes.vocabulary import (
+    CATEGORIES,
+    SUPERCATEGORY_OF,
+    SYNONYMS,
+    Mention,
+    ObjectWords,
+    words_of,
+)
 
 WORDS = ObjectWords(CATEGORIES)
 

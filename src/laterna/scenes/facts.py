@@ -1,4 +1,4 @@
-"""What scribe can be sure of after reading a proxy text."""
+"""What captions and boxes together make certain about a picture."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from laterna.records import Box
-from laterna.synthesis.boxes import merge_boxes
-from laterna.synthesis.object_words import COLOURS, Mention, ObjectWords, words_of
-from laterna.synthesis.phrases import NUMBERS, near_border, place_of
+from laterna.scenes.geometry import merge_boxes, near_border, place_of
+from laterna.scenes.phrases import NUMBERS
+from laterna.scenes.vocabulary import COLOURS, Mention, ObjectWords, words_of
 
 BORDER_MARGIN = 0.04
 """A centre nearer than this to a border between thirds is too hard to call."""
@@ -35,7 +35,7 @@ class Thing(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the proxy text makes certain."""
+    """What captions and boxes make certain."""
 
     captions: tuple[str, ...]
     things: tuple[Thing, ...]

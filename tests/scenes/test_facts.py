@@ -3,16 +3,9 @@ from __future__ import annotations
 import pytest
 
 from laterna.records import Box
-from laterna.synthesis.boxes import intersection_over_union, merge_boxes
-from laterna.synthesis.coco import CATEGORIES
-from laterna.synthesis.object_words import ObjectWords
-from laterna.synthesis.teachers.scribe.facts import (
-    Facts,
-    Thing,
-    gather_facts,
-    place_if_certain,
-    places_near,
-)
+from laterna.scenes.facts import Facts, Thing, gather_facts, place_if_certain, places_near
+from laterna.scenes.geometry import merge_boxes
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 
 WORDS = ObjectWords(CATEGORIES)
 
@@ -28,14 +21,6 @@ CUP = box("cup", 0.45, 0.45, 0.55, 0.55)
 
 def facts(*captions: str, boxes: tuple[Box, ...] = ()) -> Facts:
     return gather_facts(captions, boxes, WORDS, ("cat", "cup", "dog", "orange"))
-
-
-def test_overlap_of_boxes() -> None:
-    whole, half = box("a", 0, 0, 1, 1), box("b", 0, 0, 0.5, 1)
-    assert intersection_over_union(whole, half) == 0.5
-    assert intersection_over_union(whole, whole) == 1.0
-    assert intersection_over_union(DOG, OTHER_DOG) == 0.0
-    assert intersection_over_union(box("a", 0, 0, 0, 0), box("b", 0, 0, 0, 0)) == 0.0
 
 
 def test_near_duplicates_are_one_thing_whatever_their_labels() -> None:

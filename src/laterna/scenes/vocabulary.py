@@ -1,13 +1,63 @@
-"""Finds the objects that a text names: categories, their synonyms and their plurals."""
+"""The words for things in pictures, and the one matcher that finds them in a text.
+
+The words are data: `vocabulary.toml`. Two readings of a word are kept apart. As evidence, in a
+caption, a word holds everything that it may mean (`BROADER`). As a claim, in a reply, it stands
+only for what it surely names: one of `DOUBTFUL` or a part of `OTHER_THINGS` decides nothing.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from typing import NamedTuple
 
-from laterna.synthesis.coco import SYNONYMS
-from laterna.synthesis.phrases import plural
+import msgspec
+
+from laterna.scenes.phrases import plural
+
+
+class _Vocabulary(msgspec.Struct, forbid_unknown_fields=True):
+    colours: str
+    doubtful: str
+    other_things: str
+    depictions: str
+    kind_names: str
+    categories: dict[str, tuple[str, ...]]
+    synonyms: dict[str, tuple[str, ...]]
+    more_synonyms: dict[str, tuple[str, ...]]
+    broader: dict[str, tuple[str, ...]]
+
+
+_READ = msgspec.toml.decode(
+    resources.files(__package__).joinpath("vocabulary.toml").read_bytes(), type=_Vocabulary
+)
+
+SUPERCATEGORIES = _READ.categories
+"""COCO's supercategories, each with its categories."""
+CATEGORIES: tuple[str, ...] = tuple(name for names in SUPERCATEGORIES.values() for name in names)
+SUPERCATEGORY_OF = {
+    name: supercategory for supercategory, names in SUPERCATEGORIES.items() for name in names
+}
+SYNONYMS = {name: _READ.synonyms.get(name, ()) for name in CATEGORIES}
+"""Everyday singular words for each category, besides its own name."""
+CHECK_SYNONYMS = {name: SYNONYMS[name] + _READ.more_synonyms.get(name, ()) for name in CATEGORIES}
+"""The same and rarer ones: what the checks understand."""
+COLOURS = frozenset(_READ.colours.split())
+"""Words that captions give to objects as their colour."""
+DOUBTFUL = frozenset(_READ.doubtful.split())
+"""Words of one category that often mean something else: not enough to reject a reply."""
+OTHER_THINGS = frozenset(tuple(phrase.split("_")) for phrase in _READ.other_things.split())
+"""Phrases that hold a word for a category and name another thing, or its owner or part."""
+DEPICTIONS = frozenset(_READ.depictions.split())
+"""Words that make of what they stand before a likeness, which boxes may or may not hold."""
+KIND_NAMES = frozenset(_READ.kind_names.split())
+"""Words besides a category's own name that mean all of the category, not a part of it."""
+BROADER: dict[str, tuple[str, ...]] = {
+    word: tuple(name for one in means for name in SUPERCATEGORIES.get(one, (one,)))
+    for word, means in _READ.broader.items()
+}
+"""Words of captions to the categories they may speak of: there a reply is not called wrong."""
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|[.,;:!?]")
 _LONGEST = 4
@@ -17,12 +67,10 @@ _AFTER_AN_OBJECT = frozenset(
     "above below the a an . , ; : ! ?".split()
 )
 """What may follow the fruit "orange"; anything else makes it a colour."""
-COLOURS = frozenset(
-    "red orange yellow green blue purple pink brown black white grey gray gold silver".split()
-)
-"""Words that captions give to objects as their colour."""
 _BEFORE_AN_OBJECT = frozenset(("a", "an", "the", "one", "another", "each", "this", "that"))
 """What stands before the fruit "orange"; without it, the word is a colour."""
+_SECOND_PLURALS = {"person": "persons"}
+"""Plurals besides the common one."""
 
 
 class Mention(NamedTuple):
@@ -60,6 +108,8 @@ class ObjectWords:
     def _add(self, phrase: str, category: str) -> None:
         self._singular[tuple(phrase.lower().split())] = category
         self._plural[tuple(plural(phrase.lower()).split())] = category
+        if phrase in _SECOND_PLURALS:
+            self._plural[(_SECOND_PLURALS[phrase],)] = category
 
     def mentions(self, text: str) -> list[Mention]:
         """Return the objects that the text names, in order, longest phrase first."""

@@ -1,0 +1,56 @@
+"""Small words about things and places, in the singular and the plural, alone and in lists."""
+
+from __future__ import annotations
+
+SHORT_ANSWER = " Answer briefly."
+"""Ends a question that wants the bare answer (LLaVA-1.5 has such a suffix for the same reason)."""
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+"""Index to word."""
+
+_IRREGULAR_PLURALS = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "knife": "knives",
+    "sheep": "sheep",
+    "scissors": "scissors",
+    "skis": "skis",
+    "broccoli": "broccoli",
+}
+_PAIRS = {"scissors": "a pair of scissors", "skis": "a pair of skis", "broccoli": "some broccoli"}
+
+
+def at_place(place: str) -> str:
+    """Return the place as the end of a sentence: "at the top left", "in the centre"."""
+    return {"centre": "in the centre", "left": "on the left", "right": "on the right"}.get(
+        place, f"at the {place}"
+    )
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun; of several words, the last one's."""
+    head, _, last = noun.rpartition(" ")
+    if last in _IRREGULAR_PLURALS:
+        last = _IRREGULAR_PLURALS[last]
+    elif last.endswith(("s", "x", "ch", "sh")):
+        last += "es"
+    elif last.endswith("y") and last[-2:-1] not in tuple("aeiou"):
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return f"{head} {last}" if head else last
+
+
+def with_article(noun: str) -> str:
+    """Return "a dog", "an apple", "a pair of scissors"."""
+    if noun in _PAIRS:
+        return _PAIRS[noun]
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
+def listed(items: list[str]) -> str:
+    """Return "a dog", "a dog and a cup", "a dog, a cup and a kite"."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
