@@ -21,6 +21,7 @@ class _Vocabulary(msgspec.Struct, forbid_unknown_fields=True):
     colours: str
     doubtful: str
     other_things: str
+    compound_heads: str
     depictions: str
     kind_names: str
     categories: dict[str, tuple[str, ...]]
@@ -49,6 +50,8 @@ DOUBTFUL = frozenset(_READ.doubtful.split())
 """Words of one category that often mean something else: not enough to reject a reply."""
 OTHER_THINGS = frozenset(tuple(phrase.split("_")) for phrase in _READ.other_things.split())
 """Phrases that hold a word for a category and name another thing, or its owner or part."""
+COMPOUND_HEADS = frozenset(_READ.compound_heads.split())
+"""Words that make another thing of what they stand behind: "dog park"."""
 DEPICTIONS = frozenset(_READ.depictions.split())
 """Words that make of what they stand before a likeness, which boxes may or may not hold."""
 KIND_NAMES = frozenset(_READ.kind_names.split())

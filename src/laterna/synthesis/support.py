@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Set
 
 from laterna.records import Proxy, Record
 from laterna.scenes.vocabulary import CATEGORIES, COLOURS
-from laterna.synthesis.checks.attitude import is_denied
+from laterna.synthesis.checks.polarity import is_denied
 from laterna.synthesis.properties import Property, bare_question
 from laterna.synthesis.things import (
     NUMBER_WORDS,

@@ -45,3 +45,66 @@ def crowd() -> Scene:
         captions=("Several people stand around a table of food.",),
         boxes=(box("person", 0.1, 0.2, 0.3, 0.9), box("person", 0.6, 0.2, 0.8, 0.9)),
     )
+
+
+@pytest.fixture
+def kitchen() -> Scene:
+    """A refrigerator on the left, an oven on the right, a table with four chairs between."""
+    return Scene(
+        id="3",
+        picture="3.jpg",
+        width=None,
+        height=None,
+        captions=(
+            "A kitchen with a white refrigerator and a black oven.",
+            "A brown cat sits by a table with four chairs.",
+            "A table with a vase full of flowers.",
+            "Several pots hang over the stove.",
+        ),
+        boxes=(
+            box("refrigerator", 0.0, 0.1, 0.2, 0.9),
+            box("oven", 0.75, 0.45, 1.0, 0.95),
+            box("microwave", 0.78, 0.15, 0.98, 0.3),
+            box("dining table", 0.33, 0.6, 0.67, 0.95),
+            box("chair", 0.28, 0.55, 0.38, 0.9),
+            box("chair", 0.4, 0.8, 0.48, 1.0),
+            box("chair", 0.52, 0.8, 0.6, 1.0),
+            box("chair", 0.62, 0.55, 0.72, 0.9),
+            box("vase", 0.47, 0.42, 0.53, 0.62),
+            box("clock", 0.45, 0.02, 0.55, 0.12),
+            box("cat", 0.22, 0.85, 0.3, 0.97),
+        ),
+    )
+
+
+@pytest.fixture
+def beach() -> Scene:
+    """A surfboard on the left, a kite at the top right, an umbrella and two dogs below it."""
+    return Scene(
+        id="4",
+        picture="4.jpg",
+        width=None,
+        height=None,
+        captions=(
+            "A man walks along a beach with a surfboard.",
+            "Several people are near the water.",
+            "A red kite flies over two dogs and a blue umbrella.",
+        ),
+        boxes=(
+            box("person", 0.12, 0.4, 0.22, 0.8),
+            box("person", 0.5, 0.45, 0.56, 0.7),
+            box("person", 0.9, 0.4, 0.97, 0.75),
+            box("surfboard", 0.1, 0.5, 0.3, 0.6),
+            box("kite", 0.7, 0.1, 0.85, 0.2),
+            box("umbrella", 0.6, 0.5, 0.8, 0.7),
+            box("boat", 0.42, 0.34, 0.5, 0.4),
+            box("dog", 0.8, 0.8, 0.88, 0.95),
+            box("dog", 0.9, 0.82, 0.98, 0.97),
+        ),
+    )
+
+
+@pytest.fixture
+def scenes(street: Scene, kitchen: Scene, beach: Scene) -> dict[str, Scene]:
+    """The scenes that the lists of sentences beside this file speak of."""
+    return {"street": street, "kitchen": kitchen, "beach": beach}

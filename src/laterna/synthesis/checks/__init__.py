@@ -1,8 +1,9 @@
 """The checks of a teacher's reply against what the teacher was shown.
 
 `reasons` (why a reply is rejected) · `form` (whole, in its form, an answer) · `leaks` ·
-`giveaway` · `reading`, `attitude`, `statements` (what is said, and how it is meant) · `evidence`
-(what boxes and captions hold) · `objects`, `counts`, `positions` (one held against the other) ·
+`giveaway` · `sentences`, `polarity`, `statements` (what is said, and how it is meant) · `evidence`
+(what boxes and captions hold) · `objects`, `counts`, `colours`, `positions` (one held against the
+other) · `judge` (claims listed by a language model, decided by boxes and captions) ·
 `duplicates` · `checker` (all of them on one reply) · `repair` (asking again) · `files`.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from laterna.records import Finding, Kind, Reply, Scene, Verdict
+from laterna.synthesis.checks.colours import check_colours
 from laterna.synthesis.checks.counts import check_counts
 from laterna.synthesis.checks.evidence import Evidence, gather_evidence
 from laterna.synthesis.checks.form import (
@@ -16,7 +17,7 @@ from laterna.synthesis.checks.leaks import check_leaks
 from laterna.synthesis.checks.objects import check_objects
 from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.positions import check_positions
-from laterna.synthesis.checks.reading import (
+from laterna.synthesis.checks.sentences import (
     Sentence,
     read_sentence,
     sentences_of,
@@ -24,7 +25,7 @@ from laterna.synthesis.checks.reading import (
 from laterna.synthesis.checks.statements import read_statements
 from laterna.synthesis.parsing import Exchange
 
-_CLAIMS = (check_objects, check_counts, check_positions)
+_CLAIMS = (check_objects, check_counts, check_colours, check_positions)
 
 
 def check(scene: Scene, reply: Reply, kind: Kind) -> Verdict:
@@ -63,5 +64,5 @@ def _check_exchange(exchange: Exchange, evidence: Evidence, kind: Kind) -> Outco
 def _check_sentence(sentence: Sentence, evidence: Evidence) -> Outcome:
     found = total(check_one(sentence, evidence) for check_one in _CLAIMS)
     if not found.checked and not found.unchecked:
-        return Outcome(unchecked=1)  # it claims what no box and no caption's object can tell
+        return Outcome(unchecked=1)  # its nouns may be there, but what it says is not decided
     return found

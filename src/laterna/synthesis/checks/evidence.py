@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
 from laterna.records import Box, Scene
 from laterna.scenes.geometry import SAME_BOX, intersection_over_union, merge_boxes
-from laterna.scenes.vocabulary import BROADER, Mention, ObjectWords, words_of
-from laterna.synthesis.checks.numbers import VAGUE, number_before
-from laterna.synthesis.checks.reading import check_words, means_all, plain
+from laterna.scenes.vocabulary import (
+    BROADER,
+    COLOURS,
+    SUPERCATEGORIES,
+    Mention,
+    ObjectWords,
+    words_of,
+)
+from laterna.synthesis.checks.numbers import count_of
+from laterna.synthesis.checks.sentences import check_words, means_all, plain
 
 _MANY = 10
 """From so many boxes on, more may have been left unannotated or drawn as one crowd region."""
+_VAGUE = frozenset(
+    """several many group groups crowd crowds herd herds flock flocks bunch bunches row
+    rows lot lots pile piles dozens few some multiple various numerous variety
+    assorted assortment couple pair pairs stack stacks other others collection array
+    full filled covered crowded audience team teams families family number lined
+    line lines set sets surrounded packed different all every more topped loaded""".split()
+)
+"""Words of captions after which boxes are only a lower bound of what they stand with."""
+_ARRANGED = frozenset(
+    """row rows line lines lined group groups pile piles piled stack stacks stacked pairs herd flock
+    others everywhere dozens bunch crowd""".split()
+)
+"""Those that may stand behind what they speak of: "cars parked in a row"."""
+_BUSY = frozenset("busy crowded traffic packed congested bustling".split())
+"""Words of places where more people and vehicles may be than are boxed."""
+_STOPS = frozenset(
+    """with by on in at near next beside behind above below under over from into through
+    along across between around inside outside while that which who is are was were
+    has have sits sit stands stand lies lie . ; : ! ? , and or""".split()
+)
+_LEADING_ON = frozenset("full filled covered lined surrounded packed crowded topped loaded".split())
+"""After these, "with", "by" and "in" lead on to what there is much of."""
+_CONTENTS = frozenset("flower flowers coffee tea wine beer".split())
+"""These tell of what holds them, but not of how many of those there are."""
+_REACH = 7
+_ARTICLES = frozenset("a an one two three the his her another".split())
+"""These begin a new thing in a list: of "several people and a dog" the people are several."""
 
 
 class Number(NamedTuple):
@@ -40,6 +75,15 @@ class Evidence(NamedTuple):
     """Categories that a word of the captions may speak of."""
     numbers: dict[str, Number]
     """For the categories with boxes."""
+    colours: dict[str, frozenset[str]]
+    """Category to the colours that captions give it; where there is surely one of it."""
+
+
+class _Caption(NamedTuple):
+    words: tuple[str, ...]
+    mentions: tuple[Mention, ...]
+    vague: frozenset[str]
+    """Categories that a vague word stands with."""
 
 
 def gather_evidence(scene: Scene) -> Evidence:
@@ -49,23 +93,93 @@ def gather_evidence(scene: Scene) -> Evidence:
     grouped: dict[str, list[Box]] = defaultdict(list)
     for box in scene.boxes:
         grouped[names[box.category]].append(box)
-    grouped = {category: merge_boxes(boxes) for category, boxes in grouped.items()}
-    captions = [plain(caption) for caption in scene.captions]
-    read = [(tuple(words_of(caption)), words.mentions(caption)) for caption in captions]
-    held = set(grouped) | {mention.category for _, found in read for mention in found}
-    possible = {
-        category for spoken, _ in read for word in spoken for category in BROADER.get(word, ())
-    }
-    if "orange" in {word for spoken, _ in read for word in spoken}:
+    boxes = {category: tuple(merge_boxes(found)) for category, found in grouped.items()}
+    read = [_read(plain(caption), words) for caption in scene.captions]
+    spoken = {word for caption in read for word in caption.words}
+    held = set(boxes) | {one.category for caption in read for one in caption.mentions}
+    possible = {category for word in spoken for category in BROADER.get(word, ())}
+    if "orange" in spoken:
         possible.add("orange")
-    boxes = {category: tuple(found) for category, found in grouped.items()}
+    numbers = {category: _number(category, boxes, read) for category in boxes}
+    single = {name for name, number in numbers.items() if number.least == number.most == 1}
     return Evidence(
         words=words,
         captions=scene.captions,
         boxes=boxes,
         held=frozenset(held),
         possible=frozenset(possible - held),
-        numbers={category: _number(category, boxes, read) for category in boxes},
+        numbers=numbers,
+        colours={name: found for name in single if (found := _colours(name, read))},
+    )
+
+
+def colours_before(spoken: tuple[str, ...], first: int) -> frozenset[str]:
+    """Return the colours that stand right before a mention: "a red and white bus" has two."""
+    found = set()
+    for at in range(first - 1, -1, -1):
+        if spoken[at] in COLOURS:
+            found.add(spoken[at])
+        elif spoken[at] not in ("and", ",") or not found:
+            break
+    return frozenset(found)
+
+
+def _read(said: str, words: ObjectWords) -> _Caption:
+    spoken, mentions = tuple(words_of(said)), tuple(words.mentions(said))
+    return _Caption(spoken, mentions, frozenset(_vague(spoken, mentions)))
+
+
+def _vague(spoken: tuple[str, ...], mentions: tuple[Mention, ...]) -> Iterable[str]:
+    """Yield the categories that a vague word of a caption stands with."""
+    inside = {at: one for one in mentions for at in range(one.first, one.last)}
+    if _BUSY.intersection(spoken):
+        yield from SUPERCATEGORIES["vehicle"]
+        yield "person"
+    for at, word in enumerate(spoken):
+        if word not in _VAGUE and word not in _ARRANGED:
+            continue
+        if at in inside:  # "a crowd", "a family", "a couple of people"
+            if inside[at].category == "person":
+                yield "person"
+            continue
+        ahead = list(_spoken_of(spoken, at, inside))
+        yield from ahead
+        if not ahead and word in _ARRANGED:
+            behind = [one for one in mentions if one.last <= at]
+            yield from (one.category for one in behind[-1:])
+
+
+def _spoken_of(spoken: tuple[str, ...], at: int, inside: dict[int, Mention]) -> Iterable[str]:
+    """Yield what a vague word leads on to, and what is listed after it without an article."""
+    step, end = at + 1, at + 1 + _REACH
+    found = listing = False
+    while step < min(len(spoken), end):
+        word = spoken[step]
+        if step in inside or word in BROADER:
+            yield from () if word in _CONTENTS else BROADER.get(word, ())
+            if step in inside:
+                yield inside[step].category
+                step = inside[step].last - 1
+            found, listing, end = True, False, step + 1 + _REACH
+        elif found and not listing:
+            if word not in (",", "and"):
+                return
+            listing = True
+        elif word in _STOPS or (found and word in _ARTICLES):
+            leads = spoken[at] in _LEADING_ON and word in ("with", "by", "in")
+            goes_on = listing and word == "and"
+            if not leads and not goes_on:
+                return
+        step += 1
+
+
+def _colours(category: str, read: list[_Caption]) -> frozenset[str]:
+    return frozenset(
+        colour
+        for caption in read
+        for one in caption.mentions
+        if one.category == category
+        for colour in colours_before(caption.words, one.first)
     )
 
 
@@ -78,11 +192,7 @@ def _canonical(name: str) -> str:
     return found[0].category if whole else spoken
 
 
-def _number(
-    category: str,
-    boxes: dict[str, tuple[Box, ...]],
-    read: list[tuple[tuple[str, ...], list[Mention]]],
-) -> Number:
+def _number(category: str, boxes: dict[str, tuple[Box, ...]], read: list[_Caption]) -> Number:
     own = boxes[category]
     others = [box for name, found in boxes.items() if name != category for box in found]
     doubled = sum(
@@ -90,18 +200,16 @@ def _number(
     )
     told: set[int] = set()
     told_of_all = False  # "a group of four giraffes" with four boxes is not vague
-    vague = len(own) >= _MANY
-    for spoken, mentions in read:
-        about = [mention for mention in mentions if mention.category == category]
-        if not about and not any(category in BROADER.get(word, ()) for word in spoken):
-            continue
-        vague = vague or bool(VAGUE.intersection(spoken))
-        for mention in about:
-            number = number_before(spoken, mention.first)
+    vague = len(own) >= _MANY or any(category in caption.vague for caption in read)
+    for caption in read:
+        for mention in caption.mentions:
+            if mention.category != category:
+                continue
+            number = count_of(caption.words, mention)
             if number is not None:
-                told.add(number)
-                phrase = " ".join(spoken[mention.first : mention.last])
-                told_of_all |= number >= len(own) > 1 and means_all(category, phrase)
+                told.add(number.value)
+                phrase = " ".join(caption.words[mention.first : mention.last])
+                told_of_all |= number.value >= len(own) > 1 and means_all(category, phrase)
             elif mention.plural and len(own) == 1:
                 vague = True
     most = None if vague and not told_of_all else max(len(own), *told, 0)

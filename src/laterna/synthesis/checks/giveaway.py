@@ -5,8 +5,8 @@ from __future__ import annotations
 from laterna.records import Finding
 from laterna.scenes.vocabulary import COLOURS, words_of
 from laterna.synthesis.checks.evidence import Evidence
-from laterna.synthesis.checks.numbers import number_at
-from laterna.synthesis.checks.reading import Sentence
+from laterna.synthesis.checks.numbers import count_of
+from laterna.synthesis.checks.sentences import Sentence
 
 _DETAILS = 3
 """So many details told (objects, numbers, colours) leave little to look for."""
@@ -33,7 +33,7 @@ def check_giveaway(question: Sentence, evidence: Evidence) -> tuple[Finding, ...
             continue
         before = question.words[max(0, naming.first - 2) : naming.first]
         told += bool(COLOURS.intersection(before))
-        told += number_at(question.words, naming.first) is not None
+        told += count_of(question.words, naming.mention) is not None
     if told >= _DETAILS:
         names = ", ".join(sorted(details))
         return (_finding(question, f"the question tells of {names}, and how they are"),)

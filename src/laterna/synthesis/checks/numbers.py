@@ -1,22 +1,34 @@
-"""Reads number words and the vague ones that stand in their place."""
+"""Reads the number that counts a thing, and the vague words that stand in a number's place."""
 
 from __future__ import annotations
 
-_TEENS = "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
-NUMBER_WORDS = {
-    word: number
+from typing import NamedTuple
+
+from laterna.scenes.vocabulary import Mention
+
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+)
+NUMBER_WORDS = {word: number for number, word in enumerate(_UNITS.split())}
+_TENS = {
+    word: 10 * number
     for number, word in enumerate(
-        f"zero one two three four five six seven eight nine ten {_TEENS}".split()
+        "twenty thirty forty fifty sixty seventy eighty ninety".split(), 2
     )
 }
-VAGUE = frozenset(
-    """several many group groups crowd crowds crowded herd herds flock flocks bunch bunches
-    row rows lot lots pile piles dozen dozens few some multiple various numerous variety
-    assorted assortment couple pair pairs stack stacks other others collection array
-    full filled covered traffic audience team teams family families number line lined
-    lines set sets surrounded packed lots busy among different all every""".split()
+_COLLECTIVES = {"pair": 2, "duo": 2, "trio": 3, "quartet": 4, "dozen": 12, "hundred": 100}
+"""Words for a number that stand before "of": "a pair of dogs", "half a dozen eggs"."""
+_SINGLE = frozenset("single lone sole solitary".split())
+_AT_LEAST_TWO = frozenset("another both".split())
+_NAMES_NO_NUMBER = frozenset(
+    "number no route flight line platform gate room track lane size age aged : year highway street "
+    "at since in".split()
 )
-"""Words of captions after which boxes are only a lower bound."""
+"""After these a number is a name, a time or an age: "number three", "at 10"."""
+_INVARIANT = frozenset("sheep broccoli".split())
+_PAIRED = frozenset("skis scissors".split())
+"""A pair of these is one thing, and annotators box either: they are not counted."""
 MORE_THAN_ONE = frozenset("several many multiple numerous various few dozens".split())
 """Words of a reply that claim more than one."""
 _BETWEEN = frozenset(
@@ -26,38 +38,84 @@ _BETWEEN = frozenset(
     baby wild cute fluffy different separate individual empty full wooden metal plastic
     glass leather ceramic stuffed vintage antique modern parked visible other additional
     more distinct identical similar matching beautiful lovely adorable domestic male
-    female uniformed standing sitting lying seated brightly colored coloured colour
+    female uniformed standing sitting lying seated stacked brightly colored coloured colour
     color double fresh ripe cooked whole half main bright striped spotted rough smooth
     plain shiny clear dry wet dirty clean ornate decorative round square rectangular and
-    of , top bottom left right""".split()
+    , top bottom left right""".split()
 )
 """Words that may stand between a number and what is counted."""
-_GROUPS = frozenset("group groups set sets herd flock total pair row line stack bunch".split())
+_REACH = 5
+
+
+class Counted(NamedTuple):
+    """The number that counts a mention."""
+
+    value: int
+    first: int
+    """Index of the number's first word."""
+    at_least: bool = False
+    """There may be more: "another", "both"."""
 
 
 def read_number(word: str) -> int | None:
     """Return the number that a word tells; None for other words."""
-    if word.isdigit() and len(word) <= 2:
+    if word.isdigit() and len(word) <= 3:
         return int(word)
-    return NUMBER_WORDS.get(word)
+    return NUMBER_WORDS.get(word, _TENS.get(word))
 
 
-def number_at(spoken: tuple[str, ...], first: int) -> int | None:
-    """Return the index of the number word that counts the mention at `first`, or None.
+def count_of(spoken: tuple[str, ...], mention: Mention) -> Counted | None:
+    """Return the number that counts a mention, or None.
 
-    Colours, sizes and the like may stand between: "three small brown dogs".
+    Colours, sizes and the like may stand between: "three small brown dogs". A number above one
+    before a singular counts nothing ("the 22 bus"), nor does one before a plural.
     """
-    for at in range(first - 1, max(-1, first - 5), -1):
-        if read_number(spoken[at]) is not None:
-            # "one of the dogs" counts no dogs, and in "the other one, a dog" none is counted
-            between = spoken[at + 1 : first]
-            return None if {"of", ","}.intersection(between[:1]) else at
+    if mention.category in _PAIRED:
+        return None
+    for at in range(mention.first - 1, max(-1, mention.first - 1 - _REACH), -1):
+        found = _number_at(spoken, at, mention)
+        if found is not None:
+            agrees = mention.plural == (found.value != 1) or mention.category in _INVARIANT
+            agrees = agrees or (
+                found.value == 1 and at == mention.first - 1
+            )  # "how many dogs? one"
+            beside = spoken[at + 1 : at + 2] == (",",)  # "the other one, a dog"
+            return found if (agrees or found.at_least) and not beside else None
         if spoken[at] not in _BETWEEN:
             return None
     return None
 
 
-def number_before(spoken: tuple[str, ...], first: int) -> int | None:
-    """Return the number that counts the mention at `first`, or None."""
-    at = number_at(spoken, first)
-    return None if at is None else read_number(spoken[at])
+def several_at(spoken: tuple[str, ...], mention: Mention) -> bool:
+    """Tell whether a vague word claims more than one of a mention."""
+    return mention.plural and bool(MORE_THAN_ONE.intersection(spoken[: mention.first][-3:]))
+
+
+def _number_at(spoken: tuple[str, ...], at: int, mention: Mention) -> Counted | None:
+    word, before = spoken[at], spoken[at - 1] if at else ""
+    if word == "of" and before in _COLLECTIVES:
+        return _collective(spoken, at - 1)
+    if word in ("dozen", "hundred"):
+        return _collective(spoken, at)
+    if word in _SINGLE:
+        return None if mention.category == "bed" else Counted(1, at)
+    if word in _AT_LEAST_TWO:
+        return Counted(2, at, at_least=True)
+    value = read_number(word)
+    if value is None or before in _NAMES_NO_NUMBER:
+        return None
+    if before == "." and spoken[at - 2 : at - 1] and read_number(spoken[at - 2]) is not None:
+        return None
+    if value < 10 and before in _TENS:
+        return Counted(_TENS[before] + value, at - 1)
+    return Counted(value, at)
+
+
+def _collective(spoken: tuple[str, ...], at: int) -> Counted | None:
+    """Read "a pair", "two dozen", "half a dozen" that ends at an index."""
+    value = _COLLECTIVES[spoken[at]]
+    before = spoken[max(0, at - 2) : at]
+    if before == ("half", "a"):
+        return Counted(value // 2, at - 2)
+    times = read_number(before[-1]) if before else None
+    return Counted(value * (times or 1), at - 1 if times else at)

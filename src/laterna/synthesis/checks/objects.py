@@ -7,9 +7,14 @@ from laterna.scenes.phrases import plural, with_article
 from laterna.scenes.vocabulary import BROADER
 from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.outcome import Outcome, total
-from laterna.synthesis.checks.reading import Naming, Sentence
+from laterna.synthesis.checks.sentences import Naming, Sentence
 
 _PICTURE = frozenset("picture image photo photograph scene".split())
+_BEING = _PICTURE | frozenset(
+    """there is are a an the one and also , . ! shows features includes contains depicts displays
+    has i we you can could see be seen visible present in this here as well some it yes""".split()
+)
+"""Words that say no more than that what is named is there."""
 _BARE_DENIAL_END = frozenset((".", "!", "visible", "present", "here", "shown", "pictured"))
 
 
@@ -21,9 +26,9 @@ def check_objects(sentence: Sentence, evidence: Evidence) -> Outcome:
 def _check(naming: Naming, sentence: Sentence, evidence: Evidence) -> Outcome:
     category = naming.category
     held = category in evidence.held
-    if naming.attitude == "open":
-        return Outcome(unchecked=1)
-    if naming.attitude == "denied":
+    if naming.polarity == "uncertain":
+        return Outcome()
+    if naming.polarity == "negated":
         if not held:
             unsure = category in evidence.possible
             return Outcome(unchecked=1) if unsure else Outcome(checked=1)
@@ -32,12 +37,19 @@ def _check(naming: Naming, sentence: Sentence, evidence: Evidence) -> Outcome:
             return Outcome((_finding("denied object", sentence, detail),), checked=1)
         return Outcome(unchecked=1)
     if held or _could_mean_another(naming, sentence, evidence):
-        return Outcome(checked=1)
+        # That a thing is there is decided; what else the sentence says of it is not.
+        return Outcome(checked=int(_says_no_more(sentence)))
     if naming.doubtful or category in evidence.possible:
         return Outcome(unchecked=1)
     phrase = " ".join(sentence.words[naming.first : naming.last])
     detail = f"{phrase!r}: no {category} is known to be in the picture"
     return Outcome((_finding("absent object", sentence, detail),), checked=1)
+
+
+def _says_no_more(sentence: Sentence) -> bool:
+    """Tell whether a sentence only says that things are there."""
+    named = {at for naming in sentence.namings for at in range(naming.first, naming.last)}
+    return all(word in _BEING for at, word in enumerate(sentence.words) if at not in named)
 
 
 def denies_all(sentence: Sentence, naming: Naming) -> bool:

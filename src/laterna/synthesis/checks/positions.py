@@ -1,86 +1,170 @@
-"""Holds places and relations that a sentence tells against the boxes.
+"""Holds places and relations that a sentence tells in plain words against the boxes.
 
-Only what every reading of the sentence and every box rules out is wrong. A relation is one of
-the picture's plane, as the annotators of boxes see it; "behind", "in the background", "under"
-and "on top of" are of depth or touch, and are left unchecked.
+Two plain forms are read, whose precision is measured (docs/synthesis.md): "the cup is to the
+left of the bowl" and "the cup is on the left", each also the other way round ("to the left of
+the bowl is a cup"). Any other wording is counted as unchecked. Sides are the picture's own, as
+annotators of boxes see it; "behind", "under" and "on top of" are of depth or touch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from laterna.records import Box, Finding
 from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.outcome import Outcome, total
-from laterna.synthesis.checks.places import Phrase, find_places
-from laterna.synthesis.checks.reading import Sentence
-from laterna.synthesis.checks.relations import Reading, read_order, read_places
+from laterna.synthesis.checks.sentences import Naming, Sentence
 
 CLEAR = 0.05
 """Centres must lie apart by more than this share of the picture to be called apart."""
-_DEPTH = frozenset("background foreground behind front underneath beneath under between".split())
+_LIMITING = frozenset("with of in on at near by beside behind and or not no nor while as".split())
+_PLACE_WORDS = frozenset(
+    """left right above below top bottom upper lower corner center centre middle background
+    foreground behind front underneath beneath under between leftmost rightmost""".split()
+)
+_PICTURE = r"(?:image|picture|photo|photograph|frame|scene|composition)"
+_NOT_IN_NP = "|".join(sorted(_LIMITING | {"a", "the"}))
+_NP = rf"(?:a|an|the|this|one|single|lone) (?:(?!(?:{_NOT_IN_NP}) )[a-z]+ ){{0,2}}<\d+>"
+_BE = (
+    r"(?:(?:that|which) )?(?:(?:is|was|can be|appears|stands|sits|lies|rests|hangs) )?"
+    r"(?:(?:also|just|clearly|slightly|directly|immediately|located|positioned|placed|situated|"
+    r"seen|visible|found|standing|sitting|lying|resting|hanging|parked|over) ){0,3}"
+)
+_SIDE = (
+    r"(?:(?:to|on|at) the (?:far |immediate )?(?P<side>left|right)(?: hand)?(?: side)?"
+    r"|(?P<near>left|right))"
+)
+_RELATION = rf"(?:{_SIDE} of|(?P<down>above|below))"
+_AT = (
+    r"(?:on|at|in|to|near|along) the (?:far |very )?(?P<place>(?:top|upper|bottom|lower) "
+    r"(?:left|right|middle|cent(?:er|re))|left|right|top|bottom|cent(?:er|re)|middle)(?: hand)?"
+    rf"(?: side| half| part| portion| edge| corner| area)?(?P<of> of the {_PICTURE})?"
+)
+_DEPTH = r"(?:(?:towards?|in|at) the (?:back|front|background|foreground) (?:, |and )?)?"
+_LEAD = (
+    r"(?:(?:there|one|we|you|i) (?:is|stands|sits|sees|see|can see) "
+    rf"|the {_PICTURE} (?:shows|features|has) )?"
+)
+_START = r"(?:^|(?<=[.;:,] ))(?:and |then |also |here |just |directly |over )?"
+_END = r"(?= ?(?:[.;:!?]|$)|,? (?:and|while|with|which|where)\b| ,)"
+_SEES = "is|stands|sits|lies|hangs|sees|see|can see|can be seen"
+_SEEN = (
+    rf"(?: ,)? (?:(?:(?:there|one|we|you|i) )?(?:{_SEES}) (?P<a>{_NP})"
+    rf"|(?P<a2>{_NP}) (?:is|can be seen|stands|sits|lies))"
+)
+_FORMS = tuple(
+    re.compile(form)
+    for form in (
+        rf"{_START}{_LEAD}(?P<a>{_NP}) {_BE}(?P<no>not )?{_RELATION} (?P<b>{_NP}){_END}",
+        rf"{_START}{_RELATION} (?P<b>{_NP}){_SEEN}(?= )",
+        rf"{_START}{_LEAD}(?P<a>{_NP}) (?:, )?{_BE}{_DEPTH}{_AT}{_END}",
+        rf"{_START}{_AT}{_SEEN}(?= )",
+    )
+)
+_DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
+_SPAN = {"left": -1, "top": -1, "upper": -1, "right": 1, "bottom": 1, "lower": 1}
+_ACROSS = frozenset(("left", "right"))
+
+
+class _Claim(NamedTuple):
+    subject: Naming
+    other: Naming | None
+    words: str
+    """"left", "above", "upper right", …"""
+    negated: bool
+    bare: bool
+    """The words do not say of what "the left" is."""
 
 
 def check_positions(sentence: Sentence, evidence: Evidence) -> Outcome:
     """Find places and relations that the boxes rule out."""
-    phrases = tuple(find_places(sentence.words))
-    outcomes = [Outcome(unchecked=len(_DEPTH.intersection(sentence.words)))]
-    for phrase, readings in zip(phrases, read_places(sentence, phrases), strict=True):
-        claims: list[tuple[Reading, ...]] = [readings]
-        if phrase.anchor == "order":
-            claims = [(pair,) for pair in read_order(phrase, sentence)] or [()]
-        outcomes += [_check(phrase, claim, sentence, evidence) for claim in claims]
-    return total(outcomes)
+    claims = list(_claims(sentence))
+    told = sum(word in _PLACE_WORDS for word in sentence.words)
+    read = sum(len(claim.words.split()) for claim in claims)
+    contrast = {word for claim in claims if claim.bare for word in claim.words.split()}
+    loose = contrast >= _ACROSS or bool(told > read and _ACROSS & set(sentence.words) > contrast)
+    outcomes = [_check(claim, sentence, evidence, loose and claim.bare) for claim in claims]
+    return total((*outcomes, Outcome(unchecked=int(told > read))))
 
 
-def _check(
-    phrase: Phrase, readings: Sequence[Reading], sentence: Sentence, evidence: Evidence
-) -> Outcome:
-    """Check one claim, whose readings are alternatives."""
-    if not readings or phrase.loose or sentence.hedge < phrase.first:
+def _claims(sentence: Sentence) -> Iterator[_Claim]:
+    """Yield what the plain forms say, of single things that the sentence affirms."""
+    text = _with_marks(sentence)
+    for form in _FORMS:
+        for found in form.finditer(text):
+            groups = found.groupdict()
+            subject = _naming(groups["a"] or groups.get("a2"), sentence)
+            other = _naming(groups.get("b"), sentence)
+            words = groups.get("side") or groups.get("near") or groups.get("down")
+            bare = words is None and not groups.get("of")
+            words = words or str(groups["place"])
+            if subject is not None:
+                yield _Claim(subject, other, words, bool(groups.get("no")), bare)
+
+
+def _with_marks(sentence: Sentence) -> str:
+    """Return the sentence's words with `<n>` for its n-th naming."""
+    starts = {naming.first: number for number, naming in enumerate(sentence.namings)}
+    inside = {at for one in sentence.namings for at in range(one.first + 1, one.last)}
+    marked = (
+        f"<{starts[at]}>" if at in starts else word
+        for at, word in enumerate(sentence.words)
+        if at not in inside
+    )
+    return " ".join(marked)
+
+
+def _naming(phrase: str | None, sentence: Sentence) -> Naming | None:
+    found = re.search(r"<(\d+)>", phrase or "")
+    return sentence.namings[int(found[1])] if found else None
+
+
+def _check(claim: _Claim, sentence: Sentence, evidence: Evidence, loose: bool) -> Outcome:
+    named = [one for one in (claim.subject, claim.other) if one is not None]
+    sure = all(
+        (one.polarity == "affirmed" or claim.negated)
+        and one.category in evidence.boxes
+        and not one.plural
+        and not (one.doubtful and one.category != "person")
+        for one in named
+    )
+    if not sure or loose or len({one.category for one in named}) < len(named):
         return Outcome(unchecked=1)
-    named = [naming for reading in readings for naming in reading if naming is not None]
-    if any(naming.category not in evidence.boxes for naming in named):
-        return Outcome(unchecked=1)
-    negated = "not" in sentence.words[max(0, phrase.first - 2) : phrase.first]
-    if not all(_ruled_out(phrase, negated, reading, evidence) for reading in readings):
+    if not _ruled_out(claim, evidence):
         return Outcome(checked=1)
-    where = " ".join(sentence.words[phrase.first : phrase.last])
-    names = " or ".join(dict.fromkeys(reading.subject.category for reading in readings))
-    other = readings[0].other
-    to = f" {other.category}" if other and phrase.anchor != "owner" else ""
-    denied = "not " if negated else ""
-    detail = f"the boxes rule out a {names} {denied}{where}{to}"
-    finding = Finding(reason="wrong position", sentence=sentence.text, detail=detail)
-    return Outcome((finding,), checked=1)
+    to = f" of {claim.other.category}" if claim.other else ""
+    told = f"{claim.subject.category} {'not ' if claim.negated else ''}{claim.words}{to}"
+    detail = f"the boxes rule out a {told}"
+    return Outcome((Finding(reason="wrong position", sentence=sentence.text, detail=detail),), 1)
 
 
-def _ruled_out(phrase: Phrase, negated: bool, reading: Reading, evidence: Evidence) -> bool:
-    boxes = evidence.boxes[reading.subject.category]
-    if reading.other is None:
-        return not negated and all(_elsewhere(box, phrase) for box in boxes)
-    others = evidence.boxes[reading.other.category]
-    pairs = [(box, other) for box in boxes for other in others if box is not other]
-    if not pairs:
-        return False
-    offsets = [_offset(box, other, phrase) for box, other in pairs]
-    if negated:
+def _ruled_out(claim: _Claim, evidence: Evidence) -> bool:
+    boxes = evidence.boxes[claim.subject.category]
+    if claim.other is None:
+        return all(_elsewhere(box, claim.words.split()) for box in boxes)
+    across, down = _DIRECTIONS[claim.words]
+    offsets = [
+        across * (box.centre[0] - other.centre[0]) + down * (box.centre[1] - other.centre[1])
+        for box in boxes
+        for other in evidence.boxes[claim.other.category]
+    ]
+    if claim.negated:
         return all(offset > 2 * CLEAR for offset in offsets)
     return all(offset < -CLEAR for offset in offsets)
 
 
-def _offset(box: Box, other: Box, phrase: Phrase) -> float:
-    """How far the centre of `box` lies from that of `other` in the direction that is told."""
-    if phrase.across:
-        return phrase.across * (box.x1 + box.x2 - other.x1 - other.x2) / 2
-    return (phrase.down or 0) * (box.y1 + box.y2 - other.y1 - other.y2) / 2
-
-
-def _elsewhere(box: Box, phrase: Phrase) -> bool:
+def _elsewhere(box: Box, words: Iterable[str]) -> bool:
     """Tell whether a box is surely not in the place of the picture."""
-    across = phrase.across is not None and _off(box.x1, box.x2, phrase.across)
-    down = phrase.down is not None and _off(box.y1, box.y2, phrase.down)
-    return across or down
+    for word in words:
+        side = _SPAN.get(word, 0)
+        if side == 0:  # the middle: of the width or of the height
+            return _off(box.x1, box.x2, 0) or _off(box.y1, box.y2, 0)
+        span = (box.x1, box.x2) if word in _ACROSS else (box.y1, box.y2)
+        if _off(*span, side):
+            return True
+    return False
 
 
 def _off(start: float, end: float, side: int) -> bool:

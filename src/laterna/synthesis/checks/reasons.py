@@ -13,6 +13,7 @@ REASONS: dict[str, str] = {
     "denied object": "it says that an object is absent which boxes or captions hold",
     "wrong count": "it tells a number that boxes and captions rule out",
     "wrong position": "it tells a place or relation that the boxes rule out",
+    "wrong colour": "it gives a thing a colour that captions contradict",
     "near-duplicate": "an earlier reply says almost the same",
 }
 """Reason to what it means; the keys are `Finding.reason`."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from laterna.records import Kind
 from laterna.scenes.vocabulary import ObjectWords, words_of
 from laterna.synthesis.checks.numbers import read_number
-from laterna.synthesis.checks.reading import Sentence, plain, read_sentences
+from laterna.synthesis.checks.sentences import Sentence, plain, read_sentences
 from laterna.synthesis.parsing import Exchange
 
 _SHORT = 4
@@ -77,7 +77,7 @@ def read_statements(exchange: Exchange, words: ObjectWords, kind: Kind) -> State
     sentences = read_sentences([*said, rest] if rest else said, words, kind)
     presumed = []
     if question and _WH.match(question) and kind not in ("negative", "refusal"):
-        denied = {n.category for s in sentences for n in s.namings if n.attitude == "denied"}
+        denied = {n.category for s in sentences for n in s.namings if n.polarity == "negated"}
         for sentence in read_sentences([exchange.question], words, kind):
             definite = tuple(
                 naming

@@ -1,17 +1,18 @@
-"""Reads a reply as sentences of words, with the objects they name and how each is meant."""
+"""Reads a reply as sentences of words, with the things they name and how each is meant."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from laterna.records import Kind
 from laterna.scenes.phrases import plural
 from laterna.scenes.vocabulary import (
     CATEGORIES,
     CHECK_SYNONYMS,
+    COMPOUND_HEADS,
     DOUBTFUL,
     KIND_NAMES,
     OTHER_THINGS,
@@ -19,15 +20,14 @@ from laterna.scenes.vocabulary import (
     ObjectWords,
     words_of,
 )
-from laterna.synthesis.checks import attitude
+from laterna.synthesis.checks.polarity import Polarity, first_hedge, is_verb, polarity_of
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
 _POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+")
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<=\s)'[^']*'(?=[\s.,;!?]|$)")
+_HYPHENATED = re.compile(r"(?<=[a-z])-(?=[a-z]{3})", re.IGNORECASE)
 _LONGEST_OTHER = max(len(phrase) for phrase in OTHER_THINGS)
-
-Attitude = Literal["claimed", "denied", "open"]
-"""Said to be there; said not to be there; or neither for certain."""
 
 
 class Naming(NamedTuple):
@@ -39,11 +39,16 @@ class Naming(NamedTuple):
     last: int
     """Index after its last word."""
     plural: bool
-    attitude: Attitude
+    polarity: Polarity
     doubtful: bool
     """The word often means something else."""
     whole: bool
     """It means all of the category ("people"), not a part of it ("women")."""
+
+    @property
+    def mention(self) -> Mention:
+        """The words without how they are meant."""
+        return Mention(self.category, self.first, self.last, self.plural)
 
 
 class Sentence(NamedTuple):
@@ -52,8 +57,6 @@ class Sentence(NamedTuple):
     text: str
     words: tuple[str, ...]
     namings: tuple[Naming, ...]
-    hedge: int
-    """Index of the first word that says "perhaps"; the number of words where there is none."""
 
 
 @lru_cache(maxsize=64)
@@ -74,30 +77,40 @@ def plain(text: str) -> str:
 
 
 def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
-    """Return a sentence with its namings."""
-    said = plain(text)
+    """Return a sentence with its namings; what it quotes ("a sign reads 'dog park'") names none."""
+    said = plain(_QUOTED.sub(" quote ", text))
     spoken = tuple(words_of(said))
-    hedge = attitude.first_hedge(spoken, kind)
+    joined = _joined(said)
+    hedge = first_hedge(spoken, kind)
     namings = []
     for mention in words.mentions(said):
-        if attitude.is_verb(spoken, mention):
+        if is_verb(spoken, mention) or mention.last - 1 in joined:
             continue
-        namings.append(_naming(spoken, mention, hedge, kind))
-    return Sentence(text, spoken, tuple(namings), hedge)
+        phrase = " ".join(spoken[mention.first : mention.last])
+        if spoken[mention.last : mention.last + 1] == ("s",) and phrase in _OWNERS:
+            continue
+        several = mention._replace(plural=mention.plural or phrase.endswith("people"))
+        namings.append(
+            Naming(
+                category=mention.category,
+                first=mention.first,
+                last=mention.last,
+                plural=several.plural,
+                polarity=polarity_of(spoken, mention, hedge, kind),
+                doubtful=phrase in DOUBTFUL or _names_another(spoken, mention),
+                whole=means_all(mention.category, phrase),
+            )
+        )
+    return Sentence(text, spoken, tuple(namings))
 
 
-def _naming(spoken: tuple[str, ...], mention: Mention, hedge: int, kind: Kind) -> Naming:
-    phrase = " ".join(spoken[mention.first : mention.last])
-    doubtful = phrase in DOUBTFUL or _names_another(spoken, mention)
-    return Naming(
-        category=mention.category,
-        first=mention.first,
-        last=mention.last,
-        plural=mention.plural or phrase.endswith("people"),
-        attitude=attitude.of_mention(spoken, mention, hedge, kind),
-        doubtful=doubtful,
-        whole=means_all(mention.category, phrase),
-    )
+_OWNERS = frozenset("bird birds men women children kids driver fisherman lady ladies kid".split())
+"""Whose things are named after them: "a bird's-eye view", "the men's room"."""
+
+
+def _joined(said: str) -> set[int]:
+    """Return the indices of words that a hyphen joins to the next: "dog-friendly"."""
+    return {len(words_of(said[: found.start()])) - 1 for found in _HYPHENATED.finditer(said)}
 
 
 def means_all(category: str, phrase: str) -> bool:
@@ -108,6 +121,9 @@ def means_all(category: str, phrase: str) -> bool:
 
 def _names_another(spoken: tuple[str, ...], mention: Mention) -> bool:
     """Tell whether the mention is a part of a phrase that names something else."""
+    after = spoken[mention.last : mention.last + 1]
+    if after and after[0] in COMPOUND_HEADS and not mention.plural:
+        return True
     for first in range(max(0, mention.first - 1), mention.last):
         for length in range(2, _LONGEST_OTHER + 1):
             if first + length > mention.first and spoken[first : first + length] in OTHER_THINGS:
