@@ -67,7 +67,8 @@ def _colours_behind(spoken: tuple[str, ...], naming: Naming) -> frozenset[str]:
         if spoken[at] in COLOURS:
             found.add(spoken[at])
         at += 1
-    return frozenset(found) if at >= len(spoken) or spoken[at] in _ENDS | {"and"} else frozenset()
+    ended = at >= len(spoken) or spoken[at] in _ENDS or spoken[at - 1] in ("and", ",")
+    return frozenset(found) if ended else frozenset()
 
 
 def _may_be(colour: str, other: str) -> bool:

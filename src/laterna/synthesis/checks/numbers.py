@@ -29,7 +29,7 @@ _NAMES_NO_NUMBER = frozenset(
 _INVARIANT = frozenset("sheep broccoli".split())
 _PAIRED = frozenset("skis scissors".split())
 """A pair of these is one thing, and annotators box either: they are not counted."""
-MORE_THAN_ONE = frozenset("several many multiple numerous various few dozens".split())
+MORE_THAN_ONE = frozenset("several many multiple numerous various few dozens couple".split())
 """Words of a reply that claim more than one."""
 _BETWEEN = frozenset(
     """a an the red orange yellow green blue purple pink brown black white grey gray gold

@@ -59,7 +59,9 @@ def denies_all(sentence: Sentence, naming: Naming) -> bool:
     """
     spoken = sentence.words
     before, after = spoken[: naming.first], spoken[naming.last :]
-    opened = before[:1] == ("there",) or before[:2] in (("no", ","), ("no",))
+    if before[:2] in (("no", ","), ("yes", ",")):
+        before = before[2:]
+    opened = before[:1] in (("there",), ("no",), ())
     if not opened or any(word in ("other", "more", "longer", "real") for word in before):
         return False
     adjectives = before[before.index("no") + 1 :] if "no" in before[2:] else before[-1:]

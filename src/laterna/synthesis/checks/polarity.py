@@ -33,7 +33,7 @@ _HEDGES = frozenset(
     whether suggest suggests suggesting suggested imply implies implying hypothetically unless
     assume assuming presumably plausible possible conceivably ideally future imagine imagining
     will shall won't you'll we'll they'll it'll he'll she'll tomorrow soon often usually typically
-    generally commonly sometimes normally traditionally frequently""".split()
+    generally commonly sometimes normally traditionally frequently whenever""".split()
 )
 _MILD_HEDGES = frozenset(
     """appears appear appearing seems seem seemingly apparently can when must need needs indicates
@@ -67,7 +67,8 @@ _SUPPOSED = frozenset(
     mimics mimicking evokes evoking awaiting expecting hoping wants wanting hopes wishes intends
     planning prefers seeking named called titled labeled labelled says symbolizes symbolizing
     allows allowing allow enables enabling designed intended meant suitable capable ideal perfect
-    pretending inspired suited able later until signifying""".split()
+    pretending inspired suited able later until signifying bought belongs belonging owned
+    had than""".split()
 )
 """Words after which, in their clause, things are thought of and not seen."""
 _KINDS = frozenset(
@@ -77,12 +78,16 @@ _KINDS = frozenset(
 """After these, "like" lists what there is; after all else it compares."""
 _HOLDS = frozenset("seats seat accommodates accommodate fits fit sleeps".split())
 """Verbs for how many there is room for: "seats five"."""
+_LIKENESS_OF = frozenset("size shape form colour color pattern taste smell style kind".split())
+_ELSEWHERE = (("in", "summer"), ("in", "winter"), ("at", "home"))
+"""With these, a sentence speaks of another time or place."""
 _AFTERTHOUGHTS = frozenset("perhaps maybe possibly probably presumably".split())
 _PREPOSITIONS = frozenset(
     """with on in at near next beside behind by above below under over from into through along
     across between around inside outside while where which that who is are was were has have
     sits sit stands stand lies lie , and""".split()
 )
+_COMPARED = frozenset("if though a an the in on at big tall large".split())
 _DEFINITE = frozenset("the these those".split())
 _INDEFINITE_TO = _DETERMINERS | frozenset("left right top bottom side front back".split())
 """After "to", these make of it a direction or a neighbour, no purpose."""
@@ -96,6 +101,7 @@ _GENERIC_WORDS = frozenset(
     domesticated trained bred found a an the to meant designed not also many different
     all""".split()
 )
+_HERE = frozenset("the this these here there her his its their one nearby".split())
 _HABITS = _GENERIC_VERBS - {"is", "are", "can", "has", "have"}
 _POSITIONAL = frozenset(
     """in on at near next beside behind by above below under over there here present visible
@@ -106,6 +112,10 @@ _POSITIONAL = frozenset(
 def first_hedge(spoken: Words, kind: Kind) -> int:
     """Return the index of the first hedging word, or the number of words."""
     mild = _MILD_HEDGES if kind in _REASONING else frozenset()
+    if "elsewhere" in spoken or any(pair in _ELSEWHERE for pair in pairwise(spoken)):
+        return 0
+    if _speaks_in_general(spoken):
+        return 0
     for at, word in enumerate(spoken):
         if word not in _HEDGES and word not in mild:
             continue
@@ -144,8 +154,12 @@ def polarity_of(spoken: Words, mention: Mention, hedge: int, kind: Kind) -> Pola
         return "uncertain"
     if hedge < len(spoken) and kind in _REASONING and mention.category == "person":
         return "uncertain"  # whoever laid out the clothes is inferred, not seen
-    if bare and mention.plural and kind != "detail" and not _SHOWN.intersection(spoken):
-        return "uncertain"  # "Dogs are social animals": of dogs, not of the picture
+    if mention.plural and spoken[mention.first - 1 : mention.first] in (("where",), ("when",)):
+        return "uncertain"
+    if bare and mention.plural and not _SHOWN.intersection(spoken):
+        general = not mention.first and not _HERE.intersection(spoken)
+        if kind != "detail" or general:
+            return "uncertain"  # "Dogs are social animals": of dogs, not of the picture
     return "uncertain" if _is_generic(spoken, mention, bare) else "affirmed"
 
 
@@ -185,13 +199,15 @@ def is_supposed(spoken: Words, first: int) -> bool:
             return True
         if word == "to" and _is_infinitive(spoken, at):
             return True
-        if word == "as" and spoken[at + 1] in ("if", "though", "a", "an", "big", "the", "tall"):
+        if word == "as" and (spoken[at + 1] in _COMPARED or spoken[at - 2 : at - 1] == ("as",)):
             return True
-        if word in ("size", "shape", "form") and spoken[at + 1] == "of":
+        if word in _LIKENESS_OF and spoken[at + 1] == "of":
             return True
         if word in _HOLDS and (spoken[at + 1] in (*NUMBERS, "up") or spoken[at + 1].isdigit()):
             return True
-        if near and at and word in ("for", "than") and spoken[at + 1] not in _DEFINITE:
+        if near and word == "from" and spoken[at - 1 : at] == ("away",):
+            return True
+        if near and at and word == "for" and spoken[at + 1] not in _DEFINITE:
             return True  # "set for four people", but not "the reason for these people"
         near = near and word not in _PREPOSITIONS
     return False
@@ -210,7 +226,7 @@ def is_likeness(spoken: Words, mention: Mention) -> bool:
 
 def _is_infinitive(spoken: Words, at: int) -> bool:
     after, before = spoken[at + 1], spoken[at - 1] if at else ""
-    if after == "be" and before.startswith(("appear", "seem", "happen")):
+    if before.startswith(("appear", "seem", "happen")):
         return False
     if (
         before in _TO_IS_PLACE
@@ -251,9 +267,21 @@ def _is_bare(spoken: Words, mention: Mention) -> bool:
 
 
 def _before_modal(spoken: Words, mention: Mention, hedge: int) -> bool:
-    """ "a car could come along": no car that is there."""
-    article = spoken[max(0, mention.first - 2) : mention.first]
-    return hedge - mention.last <= 1 and bool({"a", "an", "some", "any"}.intersection(article))
+    """ "a car could come along", "four people will eat": none that are there."""
+    before = spoken[max(0, mention.first - 2) : mention.first]
+    indefinite = {"a", "an", "some", "any", *NUMBERS}.intersection(before)
+    return hedge - mention.last <= 1 and bool(indefinite) and not _DEFINITE.intersection(before)
+
+
+def _speaks_in_general(spoken: Words) -> bool:
+    """ "Owning a cat is easy": begins with a doing, not with "Sitting on the bench is"."""
+    begins = spoken[:1] and spoken[0].endswith("ing") and len(spoken[0]) > 5
+    if not begins or spoken[1:2] == () or spoken[1] in _POSITIONAL | {"in", "front"}:
+        return False
+    verb = min(
+        (at for at, word in enumerate(spoken) if word in ("is", "are", "can", ",")), default=0
+    )
+    return bool(verb) and spoken[verb] != "," and spoken[verb + 1 : verb + 2] != ("the",)
 
 
 def _is_generic(spoken: Words, mention: Mention, bare: bool) -> bool:

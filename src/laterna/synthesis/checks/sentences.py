@@ -101,6 +101,10 @@ def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
                 whole=means_all(mention.category, phrase),
             )
         )
+    first = namings[0] if namings else None
+    if first and first.plural and not first.first and first.polarity == "uncertain":
+        # "Cats hunt birds": whoever speaks of cats in general speaks of birds in general
+        namings = [one._replace(polarity="uncertain") for one in namings]
     return Sentence(text, spoken, tuple(namings))
 
 
