@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from laterna.errors import LaternaError
-from laterna.records import Kind
+from laterna.records import Kind, Reply, Scene
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
+from laterna.synthesis.checks import check
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import read_proxy, write_proxy
@@ -21,15 +22,17 @@ EXAMPLES: dict[Kind, int] = {
 """Few-shot examples a kind; LLaVA's number for its three (REFERENCE.md, section 1)."""
 EXCHANGES: dict[Kind, int] = {"conversation": 5, "reasoning": 1, "negative": 3, "refusal": 1}
 """Exchanges of each example."""
+LLAVA_WORDS: dict[Kind, int] = {"conversation": 94, "detail": 129, "reasoning": 114}
+"""Words of an answer in LLaVA's own examples, by mean: examples set the length of replies."""
 BEYOND: dict[Kind, set[str]] = {
-    "conversation": {"cat"},
+    "conversation": {"cat", "person"},
     "detail": {"person", "chair"},
     "reasoning": {"person"},
     "negative": {"dog", "bottle", "umbrella", "bicycle", "stop sign", "elephant"},
     "refusal": {"person"},
 }
-"""Named without being there: the absent cat asked for, people to come, the seat of a couch, what
-negative answers deny, a doctor."""
+"""Named without being there: the absent cat asked for, those of whom advice speaks, people to come,
+the seat of a couch, what negative answers deny, a doctor."""
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
@@ -66,6 +69,48 @@ def test_examples_name_only_what_their_context_holds(kind: Kind) -> None:
         assert words.categories(reply.content) - held <= BEYOND[kind]
         said = reply.content.lower()
         assert not {"caption", "described", "description", "box"} & set(said.split())
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_examples_pass_our_own_checks(kind: Kind) -> None:
+    messages = build_messages(kind, "A dog.")
+    for number, (context, reply) in enumerate(zip(messages[1:-1:2], messages[2:-1:2], strict=True)):
+        captions, boxes = read_proxy(context.content)
+        scene = Scene(
+            id=f"{number}", picture="a.jpg", width=None, height=None, captions=captions, boxes=boxes
+        )
+        verdict = check(scene, Reply(text=reply.content, finish_reason="stop"), kind)
+        assert verdict.findings == ()
+
+
+@pytest.mark.parametrize(("kind", "words"), LLAVA_WORDS.items())
+def test_answers_are_as_long_as_llavas(kind: Kind, words: int) -> None:
+    lengths = []
+    for reply in build_messages(kind, "A dog.")[2:-1:2]:
+        bare = kind == "detail"
+        answers = [reply.content] if bare else [one.answer for one in parse_reply(reply.content)]
+        lengths += [len(answer.split()) for answer in answers]
+    assert 0.8 * words <= sum(lengths) / len(lengths) <= 1.2 * words
+
+
+def test_long_answers_have_paragraphs_and_short_ones_none() -> None:
+    for reply in build_messages("conversation", "A dog.")[2:-1:2]:
+        answers = [one.answer for one in parse_reply(reply.content)]
+        assert ["\n\n" in answer for answer in answers] == [False, False, False, True, True]
+    for kind in ("detail", "reasoning"):
+        assert all("\n\n" in reply.content for reply in build_messages(kind, "A dog.")[2:-1:2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        ("conversation", "in detail, step by step, with examples, in several paragraphs"),
+        ("reasoning", "how many things there are and where they are"),
+        ("negative", "Choose things that are likely in such a scene"),
+    ],
+)
+def test_rules_of_the_system_messages(kind: Kind, rule: str) -> None:
+    assert rule in build_messages(kind, "A dog.")[0].content
 
 
 def test_questions_for_descriptions() -> None:

@@ -62,7 +62,7 @@ def _colours_behind(spoken: tuple[str, ...], naming: Naming) -> frozenset[str]:
     at += 1
     while at < len(spoken) and spoken[at] in _HOW:
         at += 1
-    found = set()
+    found: set[str] = set()
     while at < len(spoken) and (spoken[at] in COLOURS or (found and spoken[at] in ("and", ","))):
         if spoken[at] in COLOURS:
             found.add(spoken[at])
