@@ -26,6 +26,21 @@ WORDS = (
 ).split()
 
 
+def claims(text: str) -> str:
+    """What a judge writes of a text: that a horse is seen in some, and only supposed in others."""
+    text = text.rpartition("Text:\n")[2]
+    sentence = text.rpartition("Answer:\n")[2].strip()
+    claim = {
+        "sentence": sentence,
+        "kind": "exists",
+        "subject": "other",
+        "object": "",
+        "value": "horse",
+        "mood": "seen" if len(sentence) % 2 else "inferred",
+    }
+    return json.dumps({"claims": [claim]})
+
+
 def completion(request: dict[str, Any], bad: float) -> dict[str, Any]:
     """The reply to a request, the same each time; a share of first replies breaks the rules."""
     messages = request["messages"]
@@ -36,6 +51,8 @@ def completion(request: dict[str, Any], bad: float) -> dict[str, Any]:
         text = f"The caption says that the mood is {mood}."
     if "Question:" in messages[2]["content"] if len(messages) > 2 else False:
         text = f"Question:\nHow does it feel to be there?\n===\nAnswer:\n{text}"
+    if "response_format" in request:
+        text = claims(messages[-1]["content"])
     read = sum(len(message["content"]) for message in messages) // 4
     return {
         "id": "x",

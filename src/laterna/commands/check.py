@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from laterna.commands.base import Command, show_some
+from laterna.synthesis.settings import Endpoint, Job, Spending
 
 
 class Check(Command, frozen=True, kw_only=True):
@@ -19,11 +23,31 @@ class Check(Command, frozen=True, kw_only=True):
     """JSON lines file for the verdicts, one a reply: findings with their sentences, and counts of
     claims that could and could not be checked."""
 
+    judge: str = ""
+    """Model that lists each reply's claims, so that boxes and captions decide them too; one request
+    a reply. Left out: the rules alone."""
+    judge_by: Literal["openai", "batch", "replay"] = "openai"
+    """How the judge is asked: one by one, through the batch API, or from a ledger alone."""
+    endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
+    spending: Annotated[Spending, arg(name="")] = Spending()
+    ledger: Path | None = None
+    """SQLite file that keeps the judge's answers; left out: beside OUT."""
+
     def run(self) -> str:
         """Call `laterna.synthesis.checks.files`."""
         from laterna.synthesis.checks.files import check_files
 
-        summary = check_files(self.contexts, self.replies, self.out)
+        judging = None
+        if self.judge:
+            judging = Job(
+                annotations=self.contexts,
+                teacher=self.judge_by,
+                judge=self.judge,
+                endpoint=self.endpoint,
+                spending=self.spending,
+                ledger=self.ledger or self.out.with_name(f"{self.out.stem}.ledger.sqlite"),
+            )
+        summary = check_files(self.contexts, self.replies, self.out, judging)
         show_some("rejected", summary.rejected)
         show_some("not checked", summary.problems)
         return summary.line()

@@ -47,6 +47,9 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """Seed of the teacher's choices."""
     repair: int = 0
     """Times that a rejected reply is asked again, with the reasons."""
+    judge: str = ""
+    """Model that lists each reply's claims, at the teacher's endpoint, so that boxes and captions
+    decide them too; one more request a reply. Left out: the rules alone."""
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()
     ledger: Path | None = None
@@ -74,6 +77,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
             enrich=self.enrich,
             pictures=self.pictures,
             repair=self.repair,
+            judge=self.judge,
             endpoint=self.endpoint,
             spending=self.spending,
             ledger=self.ledger,

@@ -11,6 +11,8 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record, Scene
 from laterna.synthesis.annotations import Problem, read_annotations, stream_scenes
+from laterna.synthesis.checks.judge import judging_usage
+from laterna.synthesis.checks.judging import OpenJudge
 from laterna.synthesis.cost import Forecast, Prices, Purse
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
@@ -34,6 +36,8 @@ class Calls(Record):
     """Requests that the ledger had the answer to."""
     retries: dict[str, int] = msgspec.field(default_factory=dict)
     """Tries that failed and were made again, by reason."""
+    judged: dict[str, int] = msgspec.field(default_factory=dict)
+    """What came of the replies that a judge was asked about, by outcome."""
     spent: float | None = None
     """US dollars that the whole ledger comes to; None where the price is not known."""
 
@@ -44,6 +48,7 @@ class Calls(Record):
             asked=self.asked + other.asked,
             found=self.found + other.found,
             retries=dict(Counter(self.retries) + Counter(other.retries)),
+            judged=dict(Counter(self.judged) + Counter(other.judged)),
             spent=(self.spent or 0.0) + (other.spent or 0.0) if known else None,
         )
 
@@ -92,9 +97,10 @@ class Run:
         """Yield the drafts of a teacher whose answers are kept in a ledger."""
         job = self._job
         purse = open_purse(job, ledger)
-        with asyncio.Runner() as runner:
+        with asyncio.Runner() as runner, OpenJudge(job, ledger, runner) as judging:
             recorded, teacher = runner.run(_open(job, ledger, purse))
-            workshop = Workshop(job, dict.fromkeys(job.kinds, recorded), recorded.key)
+            teachers = dict.fromkeys(job.kinds, recorded)
+            workshop = Workshop(job, teachers, recorded.key, judging.judge)
             scenes = _scenes(job, self.problems)
             tasks = workshop.tasks(self._mine(scenes))
             work = OrderedWork(tasks, workshop.make, at_once=teacher.at_once, ahead=_AHEAD)
@@ -105,8 +111,9 @@ class Run:
                 runner.run(_close(work, teacher))
                 ledger.refresh()
                 self.calls = Calls(
-                    asked=recorded.asked,
-                    found=recorded.found,
+                    asked=recorded.asked + judging.asked,
+                    found=recorded.found + judging.found,
+                    judged=judging.counts,
                     retries=dict(teacher.retries),
                     spent=purse.spent(),
                 )
@@ -161,4 +168,14 @@ def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:
         reply = ledger.find(request_key(identity, messages)) if ledger else None
         counted.add(task.kind, messages, answered=reply is not None)
     price = Prices(job.spending).of(identity.model)
-    return counted.line(job.endpoint, price)
+    line = counted.line(job.endpoint, price)
+    if job.judge:
+        replies = sum(counted.requests.values())
+        used = judging_usage(replies, counted.written)
+        line += (
+            f"; the judge on top: {replies:,} requests, about {used.prompt_tokens:,} tokens to read"
+            f" and {used.completion_tokens:,} to write"
+        )
+        price = Prices(job.spending).of(job.judge)
+        line += f", ${price.of(used):,.2f}" if price else ""
+    return line

@@ -78,6 +78,8 @@ class Summary(Record):
             line += f"; asked {self.calls.asked}, answered before {self.calls.found}"
             line += f", tried again: {failed}" if failed else ""
             line += f", repaired {self.repaired}" if self.repaired else ""
+            judged = ", ".join(f"{n} {outcome}" for outcome, n in self.calls.judged.items())
+            line += f"; judge: {judged}" if judged else ""
             line += f"; ${self.calls.spent:,.4f} in all" if self.calls.spent is not None else ""
         return line
 

@@ -15,6 +15,8 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 INSTRUCTION_KINDS: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
 """LLaVA's three: what is made unless told otherwise."""
+JUDGED_TEACHERS = ("openai", "batch", "replay")
+"""Teachers beside whom a judge of their replies can be asked, in the same way."""
 OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -144,6 +146,8 @@ class Job(Record):
     """Folder of the pictures, for the enrichments."""
     repair: int = 0
     """Times that a rejected reply is asked again, with the reasons."""
+    judge: str = ""
+    """Model that lists the claims of replies, so that boxes can decide them; empty: none."""
     endpoint: Endpoint = Endpoint()
     spending: Spending = Spending()
     ledger: Path | None = None
@@ -160,4 +164,9 @@ def check_job(job: Job) -> None:
         raise LaternaError(f"seed {job.seed}: a seed cannot be negative")
     if job.repair < 0:
         raise LaternaError(f"repair {job.repair}: it cannot be negative")
+    if job.judge and job.teacher not in JUDGED_TEACHERS:
+        raise LaternaError(
+            f"a judge is asked as the teachers {', '.join(JUDGED_TEACHERS)} are, not as "
+            f"{job.teacher!r}; leave --judge out, or judge a finished file: laterna check --judge"
+        )
     check_endpoint(job.endpoint)

@@ -21,6 +21,7 @@ from laterna.records import (
     Verdict,
 )
 from laterna.synthesis.checks import check
+from laterna.synthesis.checks.judge import Judge
 from laterna.synthesis.checks.repair import repair_message
 from laterna.synthesis.enrichment import PictureError
 from laterna.synthesis.lots import pick
@@ -68,14 +69,19 @@ class Draft(Record):
 
 
 class Workshop:
-    """Makes drafts of tasks; `key_of` gives the ledger's key of a request, where there is one."""
+    """Makes drafts of tasks; `key_of` gives the ledger's key of a request, where there is one.
+
+    A `judge` is asked about every reply that the rules accept.
+    """
 
     def __init__(
         self,
         job: Job,
         teachers: Mapping[Kind, Teacher],
         key_of: Callable[[Sequence[Message]], str] | None = None,
+        judge: Judge | None = None,
     ) -> None:
+        self._judge = judge
         self._job = job
         self._teachers = teachers
         self._key_of = key_of
@@ -122,6 +128,8 @@ class Workshop:
                 return self._left_out(task, "nothing certain to say", rejects)
             key = self._key_of(messages) if self._key_of else None
             verdict = check(scene, reply, kind)
+            if self._judge:
+                verdict = await self._judge.add_to(verdict, scene, reply)
             if verdict.accepted:
                 record = self._record(task, proxy, reply, key)
                 return Draft(

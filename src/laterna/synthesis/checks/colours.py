@@ -14,19 +14,17 @@ from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.sentences import Naming, Sentence
 
 _NEAR = {
-    "red": "orange pink brown purple",
-    "orange": "red yellow brown gold pink",
-    "yellow": "gold orange white green brown",
-    "gold": "yellow orange brown silver white",
-    "green": "blue yellow",
-    "blue": "green purple grey silver",
-    "purple": "blue pink red",
-    "pink": "red purple white orange",
-    "brown": "red orange gold black grey yellow white",
-    "black": "grey brown",
-    "white": "grey silver yellow pink gold brown",
-    "grey": "white black silver blue brown",
-    "silver": "grey white blue gold",
+    "red": "orange pink",
+    "orange": "yellow gold brown",
+    "yellow": "gold",
+    "gold": "brown",
+    "green": "blue",
+    "blue": "purple",
+    "purple": "pink",
+    "brown": "red",
+    "black": "grey",
+    "white": "grey silver",
+    "grey": "silver",
 }
 """Colours that one viewer's word may mean in another's: they contradict nothing."""
 _IS = frozenset("is looks appears".split())
@@ -47,11 +45,16 @@ def _check(naming: Naming, sentence: Sentence, evidence: Evidence) -> Outcome:
     decided = naming.polarity == "affirmed" and not naming.doubtful and naming.category != "person"
     if not told or not decided or naming.plural:
         return Outcome(unchecked=1)
-    if any(_may_be(colour, other) for colour in said for other in told):
+    if not contradict(said, told):
         return Outcome(checked=1)
     detail = f"the {naming.category} is {' and '.join(sorted(told))}, not {sorted(said)[0]}"
     finding = Finding(reason="wrong colour", sentence=sentence.text, detail=detail)
     return Outcome((finding,), checked=1)
+
+
+def contradict(said: frozenset[str], told: frozenset[str]) -> bool:
+    """Tell whether no colour that is said could be taken for one that is told."""
+    return not any(_may_be(colour, other) for colour in said for other in told)
 
 
 def _colours_behind(spoken: tuple[str, ...], naming: Naming) -> frozenset[str]:

@@ -37,14 +37,19 @@ def _check(naming: Naming, sentence: Sentence, evidence: Evidence) -> Outcome:
         word = f"several of {naming.category}" if several else f"more than one {naming.category}"
         return _check_more_than_one(word, sentence, number)
     claimed = counted.value
-    if claimed in number.told or claimed == number.least:
-        return Outcome(checked=1)
-    if number.most is not None and claimed > number.most:
-        return _wrong(f"{claimed} {naming.category}", number, sentence)
-    if claimed < number.least and _is_exact(sentence.words, counted, naming):
+    decided = decide_count(claimed, number)
+    fewer = claimed < number.least and claimed not in number.told
+    if decided is False or (fewer and _is_exact(sentence.words, counted, naming)):
         return _wrong(f"{claimed} {naming.category}", number, sentence)
     # Fewer than there are may be told of some of them; more, where captions are vague.
-    return Outcome(unchecked=1) if claimed > number.least else Outcome(checked=1)
+    return Outcome(checked=1) if decided or fewer else Outcome(unchecked=1)
+
+
+def decide_count(claimed: int, number: Number) -> bool | None:
+    """Tell whether so many may be there; None where some of more are meant, or nobody knows."""
+    if claimed in number.told or claimed == number.least:
+        return True
+    return False if number.most is not None and claimed > number.most else None
 
 
 def _number(naming: Naming, sentence: Sentence, evidence: Evidence) -> Number | None:

@@ -10,12 +10,15 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.files import write_atomically, write_lines
-from laterna.records import Finding, Kind, Record, Reply
+from laterna.records import Finding, Kind, Record, Reply, Scene
 from laterna.synthesis.annotations import read_annotations
 from laterna.synthesis.checks.checker import check
 from laterna.synthesis.checks.duplicates import NearDuplicates
 from laterna.synthesis.checks.form import BARE_KINDS
+from laterna.synthesis.checks.judge import Judgement
+from laterna.synthesis.checks.judging import judge_replies
 from laterna.synthesis.parsing import Exchange, write_reply
+from laterna.synthesis.settings import Job
 
 _KIND_OF_TYPE: dict[str, Kind] = {
     "conv": "conversation",
@@ -34,6 +37,8 @@ class CheckedReply(Record):
     findings: tuple[Finding, ...]
     checked: int
     unchecked: int
+    judgement: Judgement | None = None
+    """What came of the claims that a judge listed; None without one."""
 
 
 class CheckSummary(Record):
@@ -50,15 +55,19 @@ class CheckSummary(Record):
     """One line a rejected reply, for a person."""
     problems: tuple[str, ...]
     """Replies whose context is missing."""
+    judged: dict[str, int] = msgspec.field(default_factory=dict)
+    """What came of the replies that a judge was asked about, by outcome."""
 
     def line(self) -> str:
         """Return the summary as one line."""
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.reasons.items())
         rejected = f"{self.replies - self.accepted} rejected" + (f" ({reasons})" if reasons else "")
         missing = f"; {len(self.problems)} not checked: no context" if self.problems else ""
+        outcomes = ", ".join(f"{number} {outcome}" for outcome, number in self.judged.items())
+        judged = f"; judge: {outcomes}" if outcomes else ""
         return (
             f"checked {self.replies} replies: {self.accepted} accepted, {rejected}; {self.checked} "
-            f"claims checked, {self.unchecked} could not be{missing}; made {self.out}"
+            f"claims checked, {self.unchecked} could not be{missing}{judged}; made {self.out}"
         )
 
 
@@ -76,16 +85,20 @@ class _PublishedReply(msgspec.Struct):
     type: str
 
 
-def check_files(contexts: Path, replies: Path, out: Path) -> CheckSummary:
+def check_files(
+    contexts: Path, replies: Path, out: Path, judging: Job | None = None
+) -> CheckSummary:
     """Write a verdict for each reply to `out`, in order; near-repeats of earlier ones included.
 
-    Raises LaternaError where a file is missing or in no known form, and where no reply has a
-    context.
+    `judging` names the judge, how it is asked and where its answers are kept; None: the rules
+    alone. Raises LaternaError where a file is missing or in no known form, and where no reply has
+    a context.
     """
     scenes = {scene.id: scene for scene in read_annotations(contexts).scenes}
     seen: dict[Kind, NearDuplicates] = {}
     lines: list[CheckedReply] = []
     problems: list[str] = []
+    to_judge: list[tuple[Scene, Reply]] = []
     for where, name, kind, reply in _read_replies(replies):
         if name not in scenes:
             problems.append(f"{where}: no context of id {name}")
@@ -106,16 +119,39 @@ def check_files(contexts: Path, replies: Path, out: Path) -> CheckSummary:
                 unchecked=verdict.unchecked,
             )
         )
+        if not findings:
+            to_judge.append((scenes[name], reply))
     if not lines:
         raise LaternaError(
             f"{replies}: no reply has a context in {contexts}; are the ids the same?"
         )
+    judged: dict[str, int] = {}
+    if judging is not None:
+        judgements, judged = judge_replies(judging, to_judge)
+        found = iter(judgements)
+        lines = [_judged(line, next(found)) if line.accepted else line for line in lines]
     with write_atomically(out) as aside:
         write_lines(aside, lines)
-    return _summary(out, lines, problems)
+    return _summary(out, lines, problems, judged)
 
 
-def _summary(out: Path, lines: list[CheckedReply], problems: list[str]) -> CheckSummary:
+def _judged(line: CheckedReply, judgement: Judgement) -> CheckedReply:
+    """Return the line of an accepted reply with what its claims came to."""
+    line = msgspec.structs.replace(line, judgement=judgement)
+    if judgement.failure:
+        return line  # a judge's failure is no verdict: that of the rules stands
+    return msgspec.structs.replace(
+        line,
+        accepted=not judgement.findings,
+        findings=judgement.findings,
+        checked=judgement.decided,
+        unchecked=judgement.undecided,
+    )
+
+
+def _summary(
+    out: Path, lines: list[CheckedReply], problems: list[str], judged: dict[str, int]
+) -> CheckSummary:
     rejected = [line for line in lines if not line.accepted]
     reasons = Counter(line.findings[0].reason for line in rejected)
     return CheckSummary(
@@ -131,6 +167,7 @@ def _summary(out: Path, lines: list[CheckedReply], problems: list[str]) -> Check
             for found in line.findings[:1]
         ),
         problems=tuple(problems),
+        judged=judged,
     )
 
 

@@ -65,6 +65,7 @@ _FORMS = tuple(
 )
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 _SPAN = {"left": -1, "top": -1, "upper": -1, "right": 1, "bottom": 1, "lower": 1}
+_MIDDLE = frozenset(("center", "centre", "middle"))
 _ACROSS = frozenset(("left", "right"))
 
 
@@ -132,7 +133,8 @@ def _check(claim: _Claim, sentence: Sentence, evidence: Evidence, loose: bool) -
     )
     if not sure or loose or len({one.category for one in named}) < len(named):
         return Outcome(unchecked=1)
-    if not _ruled_out(claim, evidence):
+    other = claim.other.category if claim.other else None
+    if not ruled_out(evidence, claim.subject.category, other, claim.words, negated=claim.negated):
         return Outcome(checked=1)
     to = f" of {claim.other.category}" if claim.other else ""
     told = f"{claim.subject.category} {'not ' if claim.negated else ''}{claim.words}{to}"
@@ -140,17 +142,29 @@ def _check(claim: _Claim, sentence: Sentence, evidence: Evidence, loose: bool) -
     return Outcome((Finding(reason="wrong position", sentence=sentence.text, detail=detail),), 1)
 
 
-def _ruled_out(claim: _Claim, evidence: Evidence) -> bool:
-    boxes = evidence.boxes[claim.subject.category]
-    if claim.other is None:
-        return all(_elsewhere(box, claim.words.split()) for box in boxes)
-    across, down = _DIRECTIONS[claim.words]
+def is_place(words: str, related: bool) -> bool:
+    """Tell whether words name a direction (of a thing to another) or a part of the picture."""
+    known = _DIRECTIONS.keys() if related else _SPAN.keys() | _MIDDLE
+    return bool(words) and all(word in known for word in words.split()[: 1 if related else None])
+
+
+def ruled_out(
+    evidence: Evidence, subject: str, other: str | None, words: str, *, negated: bool = False
+) -> bool:
+    """Tell whether the boxes rule out that a category is in a place, or so to another category.
+
+    Only what all of its boxes rule out is. Both must have boxes, and the words be a place.
+    """
+    boxes = evidence.boxes[subject]
+    if other is None:
+        return all(_elsewhere(box, words.split()) for box in boxes)
+    across, down = _DIRECTIONS[words]
     offsets = [
-        across * (box.centre[0] - other.centre[0]) + down * (box.centre[1] - other.centre[1])
+        across * (box.centre[0] - against.centre[0]) + down * (box.centre[1] - against.centre[1])
         for box in boxes
-        for other in evidence.boxes[claim.other.category]
+        for against in evidence.boxes[other]
     ]
-    if claim.negated:
+    if negated:
         return all(offset > 2 * CLEAR for offset in offsets)
     return all(offset < -CLEAR for offset in offsets)
 

@@ -1,0 +1,264 @@
+"""A language model lists what a reply claims; boxes and captions decide it.
+
+The judge decides nothing itself. It is asked behind the teacher's protocol, through ledger and
+budget, once a reply, and writes each claim as typed JSON: what kind it is, of which of the
+picture's categories, and in which mood. Only what is told as seen is held against the boxes. What
+it quotes that the reply does not say is dropped and counted; a judge's failure is counted too, and
+is never a verdict.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+import msgspec
+
+from laterna.records import Finding, Message, Record, Reply, Scene, Usage, Verdict
+from laterna.scenes.vocabulary import COLOURS, words_of
+from laterna.synthesis.checks.colours import contradict
+from laterna.synthesis.checks.counts import decide_count
+from laterna.synthesis.checks.evidence import Evidence, gather_evidence
+from laterna.synthesis.checks.numbers import read_number
+from laterna.synthesis.checks.positions import is_place, ruled_out
+from laterna.synthesis.cost import CHARACTERS_A_TOKEN, MESSAGE_TOKENS
+from laterna.synthesis.settings import Endpoint
+from laterna.synthesis.teachers.base import NoAnswer, Teacher
+
+ClaimKind = Literal["exists", "absent", "count", "side", "vertical", "place", "attribute", "action"]
+Mood = Literal["seen", "inferred", "purpose", "likeness", "generic"]
+OTHER = "other"
+
+_SYSTEM = f"""\
+You take a text about a picture apart into its single claims. You do not judge whether they hold.
+
+For each claim write:
+- sentence: the sentence of the text that makes it, copied letter by letter;
+- kind: exists (something is there), absent (it is not there), count (how many there are), side \
+(left or right), vertical (above or below), place (a part of the picture), attribute (colour or \
+another quality), action (what is being done);
+- subject: what it is said of, one of the categories that are listed, or "{OTHER}";
+- object: for side and vertical the category that it stands beside, else "" (the picture itself);
+- value: a whole number in digits for count; left or right for side; above, below, top or bottom \
+for vertical; words such as "top left" or "center" for place; the quality for attribute; the doing \
+for action; the noun in the singular for exists and absent;
+- mood: seen (told as what the picture shows), inferred (a guess or conclusion), purpose (what \
+something is for, or is to come), likeness (it only looks like it, or depicts it), generic (said \
+of such things in general).
+
+Count only where all of a kind are counted. Leave out what is no claim about a picture. Answer \
+with JSON alone: {{"claims": [...]}}."""
+
+
+_CATEGORY_TOKENS = 20
+_CLAIMS_A_REPLY = 2.2
+"""Tokens of claims for each token of a reply, with one claim a sentence."""
+
+
+class Claim(msgspec.Struct, forbid_unknown_fields=True):
+    """One claim, as the judge writes it."""
+
+    sentence: str
+    kind: ClaimKind
+    subject: str
+    object: str
+    value: str
+    mood: Mood
+
+
+class Claims(msgspec.Struct, forbid_unknown_fields=True):
+    """All claims of a reply."""
+
+    claims: list[Claim]
+
+
+class Judgement(Record):
+    """What came of the claims of one reply."""
+
+    findings: tuple[Finding, ...] = ()
+    decided: int = 0
+    """Claims that boxes or captions decide."""
+    undecided: int = 0
+    """Claims told as seen that they do not decide."""
+    unclaimed: int = 0
+    """Claims in another mood: they say nothing of the picture."""
+    dropped: tuple[str, ...] = ()
+    """Why claims were dropped, one reason a claim."""
+    failure: str = ""
+    """Why there is no judgement."""
+
+
+class Judge:
+    """Asks for the claims of replies and decides them; `counts` gathers what came of it."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self.counts: Counter[str] = Counter()
+
+    async def judge(self, scene: Scene, reply: Reply) -> Judgement:
+        """Return the judgement of a reply; one with a `failure` where the judge gave none."""
+        evidence = gather_evidence(scene)
+        try:
+            answer = await self._teacher.complete(judge_messages(evidence, reply))
+            claims = read_claims(answer.text)
+        except (NoAnswer, msgspec.MsgspecError) as error:
+            wrong = "no claims in the form asked for"
+            failure = error.reason if isinstance(error, NoAnswer) else wrong
+            self.counts[f"failed: {failure}"] += 1
+            return Judgement(failure=failure)
+        found = decide(claims, evidence, reply)
+        self.counts["replies judged"] += 1
+        self.counts.update(f"claims dropped: {reason}" for reason in found.dropped)
+        return found
+
+    async def add_to(self, verdict: Verdict, scene: Scene, reply: Reply) -> Verdict:
+        """Return a verdict of the rules with the judge's findings, and its claims for theirs.
+
+        What the rules rejected is not judged: that would be paid for nothing.
+        """
+        if not verdict.accepted:
+            return verdict
+        found = await self.judge(scene, reply)
+        if found.failure:
+            return verdict
+        return Verdict(findings=found.findings, checked=found.decided, unchecked=found.undecided)
+
+
+def judge_endpoint(endpoint: Endpoint, model: str) -> Endpoint:
+    """Return the teacher's endpoint as the judge is asked at it: another model, claims as JSON."""
+    form = msgspec.json.encode(_response_format()).decode()
+    parameters = (*endpoint.parameters, f"response_format={form}")
+    return msgspec.structs.replace(endpoint, model=model, parameters=parameters)
+
+
+def judging_usage(replies: int, tokens: int) -> Usage:
+    """Return about how many tokens it takes to judge replies of so many tokens in all.
+
+    The request holds the system message, some categories and the reply; the answer repeats every
+    sentence with its claim. Both factors are those of the 45 published replies (docs/synthesis.md).
+    """
+    frame = round(len(_SYSTEM) / CHARACTERS_A_TOKEN) + 2 * MESSAGE_TOKENS + _CATEGORY_TOKENS
+    return Usage(
+        prompt_tokens=replies * frame + tokens, completion_tokens=round(tokens * _CLAIMS_A_REPLY)
+    )
+
+
+def judge_messages(evidence: Evidence, reply: Reply) -> tuple[Message, ...]:
+    """Return the request for a reply's claims."""
+    categories = ", ".join((*sorted(evidence.held), OTHER))
+    asked = f"Categories: {categories}\n\nText:\n{reply.text.strip()}"
+    return Message(role="system", content=_SYSTEM), Message(role="user", content=asked)
+
+
+def read_claims(text: str) -> list[Claim]:
+    """Return the claims in a judge's answer; raise msgspec's errors where it holds none."""
+    start, end = text.find("{"), text.rfind("}")
+    return msgspec.json.decode(text[start : end + 1].encode() or b"-", type=Claims).claims
+
+
+def decide(claims: Sequence[Claim], evidence: Evidence, reply: Reply) -> Judgement:
+    """Hold claims against boxes and captions."""
+    said = " ".join(reply.text.split())
+    findings: dict[Finding, None] = {}
+    counted: Counter[str] = Counter()
+    dropped = []
+    for claim in claims:
+        reason = _unusable(claim, said, evidence)
+        if reason:
+            dropped.append(reason)
+        elif claim.mood != "seen":
+            counted["unclaimed"] += 1
+        else:
+            found = _decide(claim, evidence)
+            counted["undecided" if found is None else "decided"] += 1
+            if found:
+                findings[Finding(reason=found[0], sentence=claim.sentence, detail=found[1])] = None
+    return Judgement(
+        findings=tuple(findings),
+        decided=counted["decided"],
+        undecided=counted["undecided"],
+        unclaimed=counted["unclaimed"],
+        dropped=tuple(dropped),
+    )
+
+
+def _unusable(claim: Claim, said: str, evidence: Evidence) -> str:
+    quoted = " ".join(claim.sentence.split())
+    if not quoted or quoted not in said:
+        return "it quotes what the reply does not say"
+    named = (claim.subject, *([claim.object] if claim.object else []))
+    if any(name != OTHER and name not in evidence.held for name in named):
+        return "it names a category that was not offered"
+    return ""
+
+
+_Fault = tuple[str, str] | tuple[()]
+"""Reason and detail of what is wrong; empty where the claim holds."""
+
+
+def _decide(claim: Claim, evidence: Evidence) -> _Fault | None:
+    """Return what is wrong with a claim, nothing where it holds, None where nothing decides it."""
+    subject, value = claim.subject, claim.value.strip().lower()
+    if claim.kind in ("exists", "absent") and subject == OTHER:
+        return _named(claim.kind, value, evidence)
+    if subject == OTHER or claim.object == OTHER or claim.kind == "action":
+        return None
+    if claim.kind == "exists":
+        return ()
+    if claim.kind == "absent":
+        # "No dog on the couch" is no claim that there is none: only boxes that say so are enough
+        return None
+    if claim.kind == "count":
+        return _count(subject, value, evidence)
+    if claim.kind == "attribute":
+        told, said = evidence.colours.get(subject), COLOURS.intersection(words_of(value))
+        if not told or not said or subject == "person":
+            return None
+        detail = f"the {subject} is {' and '.join(sorted(told))}, not {value}"
+        return ("wrong colour", detail) if contradict(said, told) else ()
+    return _position(claim, value, evidence)
+
+
+def _named(kind: str, noun: str, evidence: Evidence) -> _Fault | None:
+    """Decide whether a thing of none of the picture's categories can be there."""
+    named = evidence.words.categories(noun)
+    if not named or named & evidence.held or named & evidence.possible:
+        return None
+    if kind == "absent":
+        return ()
+    return "absent object", f"{noun!r}: no {min(named)} is known to be in the picture"
+
+
+def _count(subject: str, value: str, evidence: Evidence) -> _Fault | None:
+    number, claimed = evidence.numbers.get(subject), read_number(value)
+    if number is None or claimed is None:
+        return None
+    decided = decide_count(claimed, number)
+    if decided is None:
+        return None
+    detail = f"{claimed} {subject} told, where there are {number.least}"
+    return () if decided else ("wrong count", detail)
+
+
+def _position(claim: Claim, value: str, evidence: Evidence) -> _Fault | None:
+    subject, other = claim.subject, claim.object or None
+    if subject not in evidence.boxes or subject == other or not is_place(value, other is not None):
+        return None
+    if other is not None and other not in evidence.boxes:
+        return None
+    to = f" of {other}" if other else ""
+    wrong = ruled_out(evidence, subject, other, value)
+    return ("wrong position", f"the boxes rule out a {subject} {value}{to}") if wrong else ()
+
+
+@cache
+def _response_format() -> dict[str, object]:
+    """Return the form that the endpoint is to hold its answer to."""
+    _, parts = msgspec.json.schema_components([Claims], ref_template="#/$defs/{name}")
+    schema = {**parts.pop("Claims"), "$defs": parts}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "claims", "strict": True, "schema": schema},
+    }
