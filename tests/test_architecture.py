@@ -20,6 +20,7 @@ FOUNDATION = {"records", "recipe", "files", "version"}
 PATH_ORDER = [
     "scenes",
     "synthesis",
+    "analysis",
     "data",
     "model",
     "training",
@@ -113,6 +114,7 @@ def late():
     assert allowed("data") == {"errors", "records", "recipe", "files", "version"} | {
         "scenes",
         "synthesis",
+        "analysis",
         "data",
     }
 

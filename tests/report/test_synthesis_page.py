@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from laterna.analysis.coverage import Coverage, CoverageCounter
 from laterna.errors import LaternaError
 from laterna.records import Box, Finding, InstructionRecord, Proxy, Turn, Verdict
 from laterna.report.synthesis_page import (
@@ -23,7 +24,6 @@ from laterna.report.synthesis_page import (
     draw_boxes,
     write_synthesis_page,
 )
-from laterna.synthesis.coverage import coverage
 
 PROXY = Proxy(
     text='A <red> cup.\n\ncup: [0.1, 0.2, 0.9, 0.8]\nprinted text: "TEA"',
@@ -50,6 +50,13 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+def counted(*records: InstructionRecord) -> Coverage:
+    counter = CoverageCounter()
+    for one in records:
+        counter.add(one, PROXY)
+    return counter.result()
+
+
 def content(picture: Path | None, **changed: object) -> SynthesisContent:
     specimen = Specimen(
         record=RECORD,
@@ -66,7 +73,7 @@ def content(picture: Path | None, **changed: object) -> SynthesisContent:
     )
     fields: dict[str, object] = {
         "title": "Instructions in <a> & b",
-        "coverage": coverage([RECORD], lambda record: PROXY),
+        "coverage": counted(RECORD),
         "annotated": True,
         "unknown_proxies": (("picture not annotated", 2),),
         "checked": 10,
@@ -170,7 +177,7 @@ def test_what_was_not_given_is_said(tmp_path: Path) -> None:
 
 def test_a_set_without_questions_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match="holds no questions"):
-        write_synthesis_page(tmp_path / "page.html", content(None, coverage=coverage([])))
+        write_synthesis_page(tmp_path / "page.html", content(None, coverage=counted()))
     assert list(tmp_path.iterdir()) == []
 
 

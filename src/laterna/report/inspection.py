@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from laterna.analysis.coverage import CoverageCounter, exchanges_of
+from laterna.analysis.proxy_lookup import ProxyLookup
 from laterna.data.sources import read_records
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -17,10 +19,8 @@ from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
 from laterna.synthesis.annotations import stream_scenes
 from laterna.synthesis.checks import REASONS, check
-from laterna.synthesis.coverage import CoverageCounter, exchanges_of
 from laterna.synthesis.parsing import Exchange, write_reply
 from laterna.synthesis.readers.base import Problem
-from laterna.synthesis.shown import ShownProxies
 from laterna.synthesis.workshop import Reject
 
 EXAMPLES = 3
@@ -108,7 +108,7 @@ def inspect_set(
     scenes: Iterator[Scene] = iter(())
     if annotations:
         scenes = stream_scenes(annotations, captions, problems, captionless=captionless)
-    shown = ShownProxies(scenes, pictures)
+    shown = ProxyLookup(scenes, pictures)
     counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
     checked = 0
     for record in read_records(source):
@@ -146,7 +146,7 @@ def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
     return check(scene, Reply(text=text, finish_reason="stop"), record.kind or "conversation")
 
 
-def _specimen(record: InstructionRecord, shown: ShownProxies, pictures: Path | None) -> Specimen:
+def _specimen(record: InstructionRecord, shown: ProxyLookup, pictures: Path | None) -> Specimen:
     scene = shown.scene(record)
     return Specimen(
         record=record,

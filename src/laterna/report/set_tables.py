@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from laterna.analysis.coverage import Coverage
 from laterna.report.distributions import histogram
 from laterna.report.parts import share
-from laterna.synthesis.coverage import Coverage
 
 _BAR = 30
 """Longest bar, in characters."""

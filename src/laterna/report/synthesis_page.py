@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from laterna.analysis.coverage import Coverage, exchanges_of
+from laterna.analysis.properties import PROPERTIES
 from laterna.files import write_atomically
 from laterna.records import Box, Finding, InstructionRecord, Proxy, Record, Verdict
 from laterna.report.distributions import bar_chart, histogram
 from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, shrink
-from laterna.synthesis.coverage import Coverage, exchanges_of
-from laterna.synthesis.properties import PROPERTIES
 
 PICTURE_SIDE = 480
 """Longest side, in pixels, of the pictures inside the page."""

@@ -52,7 +52,7 @@ Count only where all of a kind are counted. Leave out what is no claim about a p
 with JSON alone: {{"claims": [...]}}."""
 
 
-_CATEGORY_TOKENS = 20
+_CATEGORY_TOKENS = 12
 _CLAIMS_A_REPLY = 2.2
 """Tokens of claims for each token of a reply, with one claim a sentence."""
 

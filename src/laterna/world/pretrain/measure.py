@@ -13,6 +13,7 @@ from msgspec import structs
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from laterna.analysis.properties import properties_of
 from laterna.evaluation.run import PICTURE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.blind_spots import (
@@ -26,7 +27,6 @@ from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.recipe import load_recipe
 from laterna.records import PICTURE_MARK, Box, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
-from laterna.synthesis.properties import properties_of
 from laterna.world.dataset import write_world
 from laterna.world.pretrain.corpus import Document, write_document
 from laterna.world.pretrain.described import (

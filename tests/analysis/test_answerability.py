@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from laterna.analysis.answerability import is_answerable, make_pair, read_evidence
+from laterna.analysis.properties import Property
 from laterna.records import Proxy
-from laterna.synthesis.properties import Property
-from laterna.synthesis.support import make_asked, read_told, supports
 
 CAPTIONS = (
     "A black and white cat sleeps on a red wooden chair.",
@@ -33,7 +33,7 @@ def proxy(*more: tuple[str, str], boxes: bool = False) -> Proxy:
 
 
 def held(shown: Proxy, about: Property, question: str, answer: str = "Yes.") -> bool | None:
-    return supports(read_told(shown), make_asked(question, answer), about)
+    return is_answerable(read_evidence(shown), make_pair(question, answer), about)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,6 @@ def test_a_proxy_without_a_line_supports_nothing() -> None:
 
 
 def test_a_box_of_a_compound_name_is_its_last_word() -> None:
-    told = read_told(Proxy(text="\nrubber duck: [0.0, 0.0, 1.0, 1.0]", channels=("", "box")))
+    told = read_evidence(Proxy(text="\nrubber duck: [0.0, 0.0, 1.0, 1.0]", channels=("", "box")))
     assert told.boxes == ("bird",)
     assert told.categories == ("rubber duck",)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from laterna.analysis.proxy_lookup import ProxyLookup
 from laterna.records import Box, InstructionRecord, Kind, Provenance, Scene, Turn
 from laterna.synthesis.proxy import proxy_digest, write_proxy
-from laterna.synthesis.shown import ShownProxies
 
 CUP = Box(category="cup", x1=0.1, y1=0.2, x2=0.3, y2=0.4)
 SCENE = Scene(
@@ -30,7 +30,7 @@ def record(
 
 
 def shown_text(asked: InstructionRecord) -> str | None:
-    found = ShownProxies([SCENE])(asked)
+    found = ProxyLookup([SCENE])(asked)
     return found and found.text
 
 
@@ -55,14 +55,14 @@ def test_with_provenance_it_is_the_very_words() -> None:
 def test_a_file_name_is_enough_where_it_is_the_only_one() -> None:
     assert shown_text(record(None, picture="coco/7.jpg")) == BOXED
     twin = Scene(id="8", picture="val/7.jpg", width=1, height=1, captions=("B",), boxes=())
-    shown = ShownProxies([SCENE, twin])
+    shown = ProxyLookup([SCENE, twin])
     assert shown(record(None, picture="coco/7.jpg")) is None
     assert shown(record(None)) is not None
     assert shown.scene(record(None, picture="val/7.jpg")) == twin
 
 
 def test_what_cannot_be_known_is_counted_by_reason() -> None:
-    shown = ShownProxies([SCENE])
+    shown = ProxyLookup([SCENE])
     unknown = [
         record(None, picture="8.jpg"),
         record(None, picture=None),

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from laterna.analysis.coverage import Coverage, CoverageCounter, PropertyCount, exchanges_of
+from laterna.analysis.properties import PROPERTIES
 from laterna.records import InstructionRecord, Kind, Proxy, Turn
-from laterna.synthesis.coverage import PropertyCount, coverage, exchanges_of
-from laterna.synthesis.properties import PROPERTIES
 
 SHOWN = Proxy(text="A red cup.\n\ncup: [0.1, 0.1, 0.5, 0.5]", channels=("caption", "", "box"))
+
+
+def coverage(
+    records: Iterable[InstructionRecord],
+    proxies: Callable[[InstructionRecord], Proxy | None] = lambda _: None,
+) -> Coverage:
+    """Count a whole set."""
+    counter = CoverageCounter()
+    for record in records:
+        counter.add(record, proxies(record))
+    return counter.result()
 
 
 def record(name: str, kind: Kind | None, *exchanges: tuple[str, str]) -> InstructionRecord:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from laterna.analysis.properties import PROPERTIES, Property, properties_of
 from laterna.scenes.phrases import SHORT_ANSWER
-from laterna.synthesis.properties import PROPERTIES, Property, properties_of
 
 REPLIES = Path(__file__).parents[3] / "shared" / "data" / "gpt4_replies.jsonl"
 

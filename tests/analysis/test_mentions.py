@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from laterna.synthesis.things import described, read_text, singular, subjects_of
+from laterna.analysis.mentions import described, read_text, singular, subjects_of
 
 
 def test_categories_are_found_by_any_of_their_words_and_others_by_themselves() -> None:
     found = read_text("Two women ride past a big houses' fence.")
-    assert [thing.key for thing in found.things if thing.known] == ["person"]
+    assert [thing.key for thing in found.mentions if thing.known] == ["person"]
     assert {"person", "big", "fence"} <= found.keys
     assert "a" not in found.keys
     assert found.words[:2] == ("two", "women")

@@ -16,7 +16,7 @@ _OWN_CHANNELS = ("caption", "box", "")
 """Channels that come from the annotations; every other is measured from the pixels."""
 
 
-class ShownProxies:
+class ProxyLookup:
     """Gives the proxy that a record was written from; `unknown` counts by reason where it cannot.
 
     A picture is found by its whole name, or by its file name alone where only one scene has that.

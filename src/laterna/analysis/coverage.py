@@ -7,12 +7,18 @@ first words, not the number of records.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
+from laterna.analysis.answerability import (
+    ProxyEvidence,
+    QAPair,
+    is_answerable,
+    make_pair,
+    read_evidence,
+)
+from laterna.analysis.properties import PROPERTIES, Property, properties_of
 from laterna.records import PICTURE_MARK, InstructionRecord, Proxy, Record
 from laterna.synthesis.declining import declines
-from laterna.synthesis.properties import PROPERTIES, Property, properties_of
-from laterna.synthesis.support import Asked, Told, make_asked, read_told, supports
 
 NO_KIND = "not said"
 """Stands for the kind of records whose source does not say it."""
@@ -82,7 +88,7 @@ class CoverageCounter:
         told = None
         if proxy is not None:
             self._with_proxy += 1
-            told = read_told(proxy)
+            told = read_evidence(proxy)
         for question, answer in exchanges_of(record):
             self._questions += 1
             self._answer_words[len(answer.split())] += 1
@@ -92,12 +98,12 @@ class CoverageCounter:
             if declines(answer):
                 self._declined.update(names)
             elif told is not None:
-                self._judge(told, make_asked(question, answer), names)
+                self._judge(told, make_pair(question, answer), names)
 
-    def _judge(self, told: Told, asked: Asked, names: Iterable[Property]) -> None:
+    def _judge(self, told: ProxyEvidence, asked: QAPair, names: Iterable[Property]) -> None:
         """Count whether the proxy held what the answer tells of each property."""
         for name in names:
-            held = supports(told, asked, name)
+            held = is_answerable(told, asked, name)
             if held is not None:
                 (self._supported if held else self._unsupported)[name] += 1
 
@@ -121,21 +127,6 @@ class CoverageCounter:
             answer_words=tuple(sorted(self._answer_words.items())),
             first_words=_ranked(self._first_words),
         )
-
-
-def coverage(
-    records: Iterable[InstructionRecord],
-    proxies: Callable[[InstructionRecord], Proxy | None] | None = None,
-) -> Coverage:
-    """Count a whole set; `proxies` gives what a record's teacher was shown, None: not known.
-
-    Without `proxies` only the shares of the properties are counted. The records are read once,
-    one at a time.
-    """
-    counter = CoverageCounter()
-    for record in records:
-        counter.add(record, None if proxies is None else proxies(record))
-    return counter.result()
 
 
 def exchanges_of(record: InstructionRecord) -> Iterator[tuple[str, str]]:

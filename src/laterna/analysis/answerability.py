@@ -23,56 +23,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Set
 
-from laterna.records import Proxy, Record
-from laterna.scenes.vocabulary import CATEGORIES, COLOURS
-from laterna.synthesis.checks.polarity import is_denied
-from laterna.synthesis.properties import Property, bare_question
-from laterna.synthesis.things import (
+from laterna.analysis.mentions import (
     NUMBER_WORDS,
+    WORDS,
     ReadText,
     described,
     read_text,
     subjects_of,
 )
+from laterna.analysis.properties import Property, bare_question
+from laterna.records import Proxy, Record
+from laterna.scenes.vocabulary import CATEGORIES, COLOURS
+from laterna.synthesis.checks.polarity import is_denied
 
-_DIGITS = frozenset(str(number) for number in range(100))
-_MATERIALS = frozenset(
-    "wooden wood metal metallic steel iron chrome silver plastic glass leather stone brick "
-    "concrete cement ceramic porcelain paper cardboard cloth fabric woolen wool cotton denim tile "
-    "tiled marble granite rubber straw wicker furry fluffy fuzzy shaggy woolly smooth rough shiny "
-    "glossy striped stripes plaid checkered spotted polka patterned floral flowered camo "
-    "camouflage lace knitted rusty sandy grassy dirt gravel paved".split()
+_NUMBERS = NUMBER_WORDS | {str(number) for number in range(100)}
+_RELATED = re.compile(
+    r"\b(?:left of|right of|next to|besides?|behind|in front of|between|above|below|under|"
+    r"underneath|beneath|on top of|near|by|against|surrounded by|around|over|on|with|at)\b \w+"
 )
-_LIGHT = frozenset(
-    "sunny sun sunlight sunset sunrise bright brightly dark dim dimly lit light lighting "
-    "shadow night nighttime evening morning day daytime dusk dawn cloudy cloud overcast "
-    "rain rainy raining snow snowy snowing fog foggy misty storm stormy clear weather".split()
-)
-_FEELINGS = frozenset(
-    "happy happily smiling smile laughing laugh sad crying angry excited excitedly scared "
-    "afraid bored tired sleepy relaxed relaxing calm worried surprised frowning serious playful "
-    "playfully enjoy enjoying cheerful proud lonely fun expression".split()
-)
-_ACTIONS = frozenset(
-    "sit sits sat stand stands stood walk walks run runs ran ride rides rode hold holds held eat "
-    "eats ate play plays played jump jumps swing swings hit hits throw throws catch catches kick "
-    "kicks fly flies flew drive drives wait waits look looks lie lies lay sleep sleeps drink "
-    "drinks talk talks carry carries pull pulls push pushes pose poses rest rests graze grazes "
-    "ski skis surf surfs skate skates swim swims cook cooks cut cuts work works use uses watch "
-    "watches reach reaches lean leans take takes parked gather gathered".split()
-)
-_NO_ACTIONS = frozenset(
-    "building ceiling wing ring king string thing something anything nothing morning evening "
-    "clothing railing swing wedding dining living painting clearing parking".split()
-)
-_LOCATIVES = frozenset(
-    "in on at near by inside outside under above behind beside next along across".split()
-)
-_RELATING = (
-    r"(?:left of|right of|next to|beside|besides|behind|in front of|between|above|below|under|"
-    r"underneath|beneath|on top of|near|by|against|surrounded by|around|over|on|with|at)"
-)
-_RELATED = re.compile(rf"\b{_RELATING}\b \w+")
 _DENIAL = re.compile(
     # an answer that opens with it: "No", "None that I can see"
     r"^(?:no|nope|none|nothing|neither|never|not)\b|"
@@ -89,7 +57,7 @@ _DENIAL = re.compile(
 _YES_NO = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have)\b")
 
 
-class Told(Record):
+class ProxyEvidence(Record):
     """What a proxy tells, by channel; `boxes` are the keys of the boxed things, one a box."""
 
     captions: tuple[str, ...]
@@ -100,7 +68,7 @@ class Told(Record):
     """Lines of every other channel."""
 
 
-class Asked(Record):
+class QAPair(Record):
     """A question and its answer, with what they speak of."""
 
     question: str
@@ -109,17 +77,17 @@ class Asked(Record):
     """Keys of what the question is about."""
 
 
-def read_told(proxy: Proxy) -> Told:
+def read_evidence(proxy: Proxy) -> ProxyEvidence:
     """Sort the lines of a proxy by channel."""
     lines: dict[str, list[str]] = {}
     for channel, line in zip(proxy.channels, _lines(proxy), strict=True):
         lines.setdefault(channel, []).append(line)
     categories = tuple(line.rpartition(": [")[0] for line in lines.pop("box", ()))
     lines.pop("", None)
-    return Told(
+    return ProxyEvidence(
         captions=tuple(lines.pop("caption", ())),
         # The last word is the thing; what stands before it says which.
-        boxes=tuple(found[-1].key for name in categories if (found := read_text(name).things)),
+        boxes=tuple(found[-1].key for name in categories if (found := read_text(name).mentions)),
         categories=categories,
         enrichments={channel: tuple(found) for channel, found in lines.items()},
     )
@@ -129,33 +97,33 @@ def _lines(proxy: Proxy) -> list[str]:
     return proxy.text.split("\n") if proxy.channels else []
 
 
-def make_asked(question: str, answer: str) -> Asked:
+def make_pair(question: str, answer: str) -> QAPair:
     """Find what a question is about."""
-    return Asked(
+    return QAPair(
         question=question, answer=answer, subjects=tuple(subjects_of(bare_question(question)))
     )
 
 
-def supports(told: Told, asked: Asked, about: Property) -> bool | None:
+def is_answerable(told: ProxyEvidence, asked: QAPair, about: Property) -> bool | None:
     """Say whether the proxy held what the answer tells of the property; None: not judged."""
     rule = _RULES.get(about)
     return None if rule is None else rule(told, asked) or _is_rightly_denied(told, asked)
 
 
-def _is_rightly_denied(told: Told, asked: Asked) -> bool:
+def _is_rightly_denied(told: ProxyEvidence, asked: QAPair) -> bool:
     """Say whether the answer is that a thing asked about is not there, and boxes lack it."""
     if not told.boxes:
         return False
-    words, things, _ = _read_answer(asked.answer)
-    denied = {t.key for t in things if t.known and is_denied(words, t.first, t.last)}
+    words, mentions, _ = _read_answer(asked.answer)
+    denied = {one.key for one in mentions if one.known and is_denied(words, one.first, one.last)}
     return bool(denied) and denied <= set(asked.subjects) and not denied & _held(told)
 
 
-def _held(told: Told) -> set[str]:
+def _held(told: ProxyEvidence) -> set[str]:
     return set(told.boxes).union(*(read_text(caption).keys for caption in told.captions))
 
 
-def _existence(told: Told, asked: Asked) -> bool:
+def _existence(told: ProxyEvidence, asked: QAPair) -> bool:
     held = _held(told)
     subjects = set(asked.subjects)
     if _YES_NO.match(asked.question.lower()) and subjects:
@@ -164,15 +132,15 @@ def _existence(told: Told, asked: Asked) -> bool:
         # Boxes are complete for the categories that were annotated, and for no other.
         annotated = subjects <= {*CATEGORIES, *told.boxes}
         return bool(told.boxes) and annotated and _denies(asked.answer, subjects)
-    named = {thing.key for thing in read_text(asked.answer).things if thing.known}
+    named = {one.key for one in read_text(asked.answer).mentions if one.known}
     # An answer that names categories is held to them: what else it says may be its reasons.
     return _half(named - subjects or read_text(asked.answer).keys, subjects, held)
 
 
 def _denies(answer: str, subjects: Set[str]) -> bool:
     """Say whether an answer says that what was asked about is not there."""
-    words, things, _ = _read_answer(answer)
-    if any(is_denied(words, thing.first, thing.last) for thing in things if thing.key in subjects):
+    words, mentions, _ = _read_answer(answer)
+    if any(is_denied(words, one.first, one.last) for one in mentions if one.key in subjects):
         return True
     return bool(_DENIAL.search(_plain(answer).lower()))
 
@@ -186,32 +154,46 @@ def _plain(answer: str) -> str:
     return answer.replace("\u2019", "'").strip()
 
 
-def _count(told: Told, asked: Asked) -> bool:
+def _count(told: ProxyEvidence, asked: QAPair) -> bool:
     # "How many cups are in the box?" counts the cups.
     counted = asked.subjects[:1]
     if told.boxes and (not counted or counted[0] in told.boxes):
         return True
-    numbers = NUMBER_WORDS | _DIGITS
-    return any(described(caption, counted, numbers) for caption in told.captions)
+    return any(described(caption, counted, _NUMBERS) for caption in told.captions)
 
 
-def _colour(told: Told, asked: Asked) -> bool:
-    told_of = (described(caption, asked.subjects, COLOURS) for caption in told.captions)
-    return any(told_of) or _enriched(told, "colours", asked.subjects)
+def _describing(words: Collection[str], channel: str) -> Callable[[ProxyEvidence, QAPair], bool]:
+    """Return the rule for a quality: a caption gives it to a subject, or a channel tells of one."""
+
+    def rule(told: ProxyEvidence, asked: QAPair) -> bool:
+        if any(described(caption, asked.subjects, words) for caption in told.captions):
+            return True
+        lines = told.enrichments.get(channel, ())
+        about = set(asked.subjects)
+        return any(not about or about & read_text(line).keys for line in lines)
+
+    return rule
 
 
-def _texture(told: Told, asked: Asked) -> bool:
-    told_of = (described(caption, asked.subjects, _MATERIALS) for caption in told.captions)
-    return any(told_of) or _enriched(told, "texture", asked.subjects)
+def _of_the_whole(words: Set[str], channel: str) -> Callable[[ProxyEvidence, QAPair], bool]:
+    """Return the rule for light or mood: a caption has a word for it, or a channel tells of it."""
+
+    def rule(told: ProxyEvidence, _: QAPair) -> bool:
+        # The word by itself: a traffic light is no light.
+        return any(words & read_text(caption).keys for caption in told.captions) or bool(
+            told.enrichments.get(channel)
+        )
+
+    return rule
 
 
-def _place(told: Told, asked: Asked) -> bool:
+def _place(told: ProxyEvidence, asked: QAPair) -> bool:
     if told.boxes and (not asked.subjects or set(asked.subjects) & set(told.boxes)):
         return True
     return any(_places(caption, asked.subjects) for caption in told.captions)
 
 
-def _relation(told: Told, asked: Asked) -> bool:
+def _relation(told: ProxyEvidence, asked: QAPair) -> bool:
     concerned = {*asked.subjects, *read_text(asked.answer).keys}
     boxed = [key for key in told.boxes if key in concerned]
     if len(boxed) > 1 and (not asked.subjects or set(asked.subjects) & set(boxed)):
@@ -219,44 +201,34 @@ def _relation(told: Told, asked: Asked) -> bool:
     return _captioned(told, asked.subjects, lambda caption: bool(_RELATED.search(caption)))
 
 
-def _action(told: Told, asked: Asked) -> bool:
+def _action(told: ProxyEvidence, asked: QAPair) -> bool:
     def acts(caption: str) -> bool:
         return any(
-            word in _ACTIONS or (word.endswith("ing") and word not in _NO_ACTIONS)
+            word in WORDS["actions"] or (word.endswith("ing") and word not in WORDS["no_actions"])
             for word in re.findall(r"[a-z]+", caption)
         )
 
     return _captioned(told, asked.subjects, acts)
 
 
-def _text(told: Told, asked: Asked) -> bool:
+def _text(told: ProxyEvidence, asked: QAPair) -> bool:
     if told.enrichments.get("ocr"):
         return True
     held: set[str] = set().union(*(read_text(caption).keys for caption in told.captions))
     return _half(read_text(asked.answer).keys, set(subjects_of(asked.question)), held)
 
 
-def _lighting(told: Told, asked: Asked) -> bool:
-    del asked  # light is of the whole picture
-    return _captions_hold(told, _LIGHT) or bool(told.enrichments.get("lighting"))
-
-
-def _emotion(told: Told, asked: Asked) -> bool:
-    del asked  # captions that tell a feeling rarely leave in doubt whose it is
-    return _captions_hold(told, _FEELINGS)
-
-
-_RULES: dict[Property, Callable[[Told, Asked], bool]] = {
+_RULES: dict[Property, Callable[[ProxyEvidence, QAPair], bool]] = {
     "existence": _existence,
     "count": _count,
-    "colour": _colour,
+    "colour": _describing(COLOURS, "colours"),
     "place": _place,
     "relation": _relation,
     "action": _action,
     "text": _text,
-    "texture": _texture,
-    "lighting": _lighting,
-    "emotion": _emotion,
+    "texture": _describing(WORDS["materials"], "texture"),
+    "lighting": _of_the_whole(WORDS["light"], "lighting"),
+    "emotion": _of_the_whole(WORDS["feelings"], "emotion"),
 }
 
 
@@ -268,25 +240,14 @@ def _half(answered: Set[str], asked: Set[str], held: Set[str]) -> bool:
 
 def _places(caption: str, subjects: Collection[str]) -> bool:
     """Say whether a caption tells a place behind one of the subjects (anywhere, without)."""
-    words, things, _ = read_text(caption)
-    starts = [thing.last for thing in things if thing.key in subjects] if subjects else [0]
-    return any(_LOCATIVES.intersection(words[start:]) for start in starts)
+    words, mentions, _ = read_text(caption)
+    starts = [one.last for one in mentions if one.key in subjects] if subjects else [0]
+    return any(WORDS["locatives"].intersection(words[start:]) for start in starts)
 
 
-def _captions_hold(told: Told, words: Set[str]) -> bool:
-    """Say whether a caption holds one of the words by itself: a traffic light is no light."""
-    return any(not read_text(caption).keys.isdisjoint(words) for caption in told.captions)
-
-
-def _captioned(told: Told, subjects: Collection[str], says: Callable[[str], bool]) -> bool:
+def _captioned(told: ProxyEvidence, subjects: Collection[str], says: Callable[[str], bool]) -> bool:
     """Say whether a caption that names one of the subjects (any, without subjects) says it."""
     return any(
         says(caption.lower()) and (not subjects or not read_text(caption).keys.isdisjoint(subjects))
         for caption in told.captions
     )
-
-
-def _enriched(told: Told, channel: str, subjects: Collection[str]) -> bool:
-    """Say whether a line of a channel tells of one of the subjects, or of anything without."""
-    lines = told.enrichments.get(channel, ())
-    return any(not subjects or not read_text(line).keys.isdisjoint(subjects) for line in lines)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from laterna.analysis.mentions import WORDS
 from laterna.records import PICTURE_MARK
 from laterna.scenes.vocabulary import COLOURS
 
@@ -59,27 +60,8 @@ _POLITE = re.compile(
 )
 
 _PICTURE = r"(?:image|picture|photo|photograph|scene|snapshot|view)"
-_DESCRIBING = frozenset(
-    "describe description depiction depict depicted explain explanation elaborate analyze analyse "
-    "analysis characterize characterise portray narrate narration narrative illustrate summarize "
-    "summarise summary rundown account interpretation examine clarify detail details elements "
-    "element features feature aspects contents content about happening portrayed illustrated "
-    "going unfolding represent show shows everything walk".split()
-)
-"""Words that mark a question for the whole picture, where all others are general too."""
-_GENERAL = _DESCRIBING | frozenset(
-    "a an the this that these of in on for to with from by and or but as at into through using "
-    "you your me us i it its be is are was do does can could would please what how "
-    "image picture photo photograph scene snapshot visual visuals visually view "
-    "provide give offer share present write create make compose render relay break down walk "
-    "see shown seen look think take taking place going before displayed presented provided given "
-    "following observed visible depicts overall various "
-    "detailed thorough comprehensive exhaustive elaborate great rich well descriptive brief short "
-    "concise compact clear succinct terse informative precise precision vivid complete full "
-    "concisely briefly closely thoroughly comprehensively important main key primary most "
-    "manner way terms words sentence sentences close depth".split()
-)
-"""Words that say nothing of what is in a picture."""
+_DESCRIBING = WORDS["describing"]
+_GENERAL = _DESCRIBING | WORDS["general"]
 
 _BACKGROUND = re.compile(
     r"^(?:why|if)\b|\b(?:might|may|could|would|should|possibly|possible|potential|potentially|"
