@@ -28,7 +28,7 @@ _PICTURE = r"(?:image|picture|photo|photograph|frame|scene|composition)"
 _NOT_IN_NP = "|".join(sorted(_LIMITING | {"a", "the"}))
 _NP = rf"(?:a|an|the|this|one|single|lone) (?:(?!(?:{_NOT_IN_NP}) )[a-z]+ ){{0,2}}<\d+>"
 _BE = (
-    r"(?:(?:that|which) )?(?:(?:is|was|can be|appears|stands|sits|lies|rests|hangs) )?"
+    r"(?:(?:that|which) )?(?:(?:is|was|can be|appears|stands|sits|lies|rests|hangs|flies|floats) )?"
     r"(?:(?:also|just|clearly|slightly|directly|immediately|located|positioned|placed|situated|"
     r"seen|visible|found|standing|sitting|lying|resting|hanging|parked|over) ){0,3}"
 )
