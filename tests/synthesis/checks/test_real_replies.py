@@ -119,6 +119,23 @@ def test_nine_in_ten_faults_that_boxes_decide_are_found(
     assert found["swapped side", "own"] == 0  # none is said in the plain words that are read
 
 
+def test_what_people_say_of_photographs_is_rarely_called_wrong() -> None:
+    if not (SHARED / "coco_mini").exists():
+        pytest.skip("coco_mini is not beside the repository (../shared/data)")
+    wrong, captions = Counter[str](), 0
+    for scene in read_annotations(SHARED / "coco_mini").scenes:
+        for at, caption in enumerate(scene.captions):
+            others = (*scene.captions[:at], *scene.captions[at + 1 :])
+            known = msgspec.structs.replace(scene, captions=others)
+            verdict = check(known, Reply(text=caption, finish_reason="stop"), "detail")
+            wrong.update(finding.reason for finding in verdict.findings)
+            captions += 1
+    assert captions == 400
+    # each names what neither a box nor another caption holds
+    assert wrong.keys() <= {"absent object", "wrong colour"}
+    assert wrong.total() <= 0.02 * captions
+
+
 @pytest.mark.parametrize("kind", ["conversation", "detail", "reasoning"])
 def test_scribe_is_accepted_on_real_pictures(kind: Kind) -> None:
     if not (SHARED / "coco_mini").exists():

@@ -68,7 +68,7 @@ _SUPPOSED = frozenset(
     planning prefers seeking named called titled labeled labelled says symbolizes symbolizing
     allows allowing allow enables enabling designed intended meant suitable capable ideal perfect
     pretending inspired suited able later until signifying bought belongs belonging owned
-    had than""".split()
+    had than impression warns warning lives live""".split()
 )
 """Words after which, in their clause, things are thought of and not seen."""
 _KINDS = frozenset(
@@ -78,7 +78,11 @@ _KINDS = frozenset(
 """After these, "like" lists what there is; after all else it compares."""
 _HOLDS = frozenset("seats seat accommodates accommodate fits fit sleeps".split())
 """Verbs for how many there is room for: "seats five"."""
-_LIKENESS_OF = frozenset("size shape form colour color pattern taste smell style kind".split())
+_LIKENESS_OF = frozenset(
+    """size shape form colour color pattern taste smell style kind grace build speed strength
+    elegance energy""".split()
+)
+_PLACES_FOR = frozenset("destination place spot space room area popular".split())
 _ELSEWHERE = (("in", "summer"), ("in", "winter"), ("at", "home"))
 """With these, a sentence speaks of another time or place."""
 _AFTERTHOUGHTS = frozenset("perhaps maybe possibly probably presumably".split())
@@ -203,14 +207,22 @@ def is_supposed(spoken: Words, first: int) -> bool:
             return True
         if word in _LIKENESS_OF and spoken[at + 1] == "of":
             return True
-        if word in _HOLDS and (spoken[at + 1] in (*NUMBERS, "up") or spoken[at + 1].isdigit()):
+        if word in _HOLDS and (spoken[at + 1] == "up" or _is_number(spoken[at + 1])):
             return True
+        if word == "for" and spoken[at - 1 : at] and spoken[at - 1] in _PLACES_FOR:
+            return True
+        if near and word == "about" and not _is_number(spoken[at + 1]):
+            return True  # "warns about horses", but "about three horses" is how many
         if near and word == "from" and spoken[at - 1 : at] == ("away",):
             return True
         if near and at and word == "for" and spoken[at + 1] not in _DEFINITE:
             return True  # "set for four people", but not "the reason for these people"
         near = near and word not in _PREPOSITIONS
     return False
+
+
+def _is_number(word: str) -> bool:
+    return word in NUMBERS or word.isdigit()
 
 
 def is_likeness(spoken: Words, mention: Mention) -> bool:
@@ -287,7 +299,9 @@ def _speaks_in_general(spoken: Words) -> bool:
 def _is_generic(spoken: Words, mention: Mention, bare: bool) -> bool:
     """ "Giraffes are tall animals", "A fire hydrant is used by firefighters"."""
     listed = mention.first <= 3 and spoken[mention.first - 1] in ("and", ",")
-    article = mention.first == 1 and spoken[0] in ("a", "an") and not mention.plural
+    before = spoken[max(0, mention.first - 2) : mention.first]
+    article = before[-1:] in (("a",), ("an",)) and not mention.plural
+    article = article and before[0] in ("a", "an", "while", "whereas", ",")
     if not (article or (bare and mention.plural and (mention.first <= 1 or listed))):
         return False
     at = mention.last
