@@ -15,6 +15,7 @@ from laterna.evaluation.tasks import TASKS, find_task, wordings
 from laterna.evaluation.tasks.world import GAP, KINDS, read_truth, world_questions
 from laterna.records import Box, Question, Toy, Truth
 from laterna.scenes import geometry, phrases
+from laterna.scenes.vocabulary import plural
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import COLOURS
 
@@ -145,7 +146,7 @@ def reading(question: Question, truth: Truth) -> str:
         return "yes" if named in [phrases.with_article(c) for c in counts] else "no"
     if question.kind == "count":
         named = fields_of(question, wordings.COUNT_QUESTIONS)["things"]
-        return phrases.NUMBERS[sum(phrases.plural(t.category) == named for t in truth.toys)]
+        return phrases.NUMBERS[sum(plural(t.category) == named for t in truth.toys)]
     if question.kind == "kind":
         pools = wordings.KIND_OF_COLOUR_QUESTIONS, wordings.KIND_AT_PLACE_QUESTIONS
         fields = fields_of(question, *pools)

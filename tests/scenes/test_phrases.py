@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from laterna.scenes.phrases import NUMBERS, at_place, plural, with_article
+from laterna.scenes.phrases import NUMBERS, at_place, with_article
+from laterna.scenes.vocabulary import plural
 
 
 @pytest.mark.parametrize(

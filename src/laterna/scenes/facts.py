@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from laterna.records import Box
@@ -78,7 +78,7 @@ def gather_facts(
 ) -> Facts:
     """Read captions and boxes; `categories` are those that the dataset annotates."""
     things = tuple(Thing(box.category, *box.centre, box) for box in merge_boxes(boxes))
-    read = [(words_of(caption), words.mentions(caption)) for caption in captions]
+    read: list[Read] = [(words_of(caption), words.mentions(caption)) for caption in captions]
     mentioned = frozenset(mention.category for _, found in read for mention in found)
     boxed = {thing.category for thing in things} | {box.category for box in boxes}
     # A caption's "orange" may be the fruit or the colour: so oranges are not surely absent.
@@ -92,7 +92,7 @@ def gather_facts(
         mentioned=mentioned,
         agreed=_agreed(read),
         absent=absent,
-        colours=_colours(read),
+        colours=colours_told(read),
         counts=_counts(things, read) if not vague else {},
     )
 
@@ -111,32 +111,37 @@ def places_near(thing: Thing) -> set[str]:
     return {place_of(thing.x + across, thing.y + down) for across in shifts for down in shifts}
 
 
-Read = list[tuple[list[str], list[Mention]]]
-"""Each caption's words and the objects it names."""
+Read = tuple[Sequence[str], Sequence[Mention]]
+"""A caption's words and the objects it names."""
 
 
-def _outside(words: list[str], mentions: list[Mention]) -> set[str]:
+def _outside(words: Sequence[str], mentions: Sequence[Mention]) -> set[str]:
     """Return the words that name no object: the "pair" in "pair of scissors" is not one of them."""
     inside = {at for mention in mentions for at in range(mention.first, mention.last)}
     return {word for at, word in enumerate(words) if at not in inside}
 
 
-def _colours(read: Read) -> dict[str, frozenset[str]]:
-    """Give a category the colour word that stands right before it; "red and white" counts twice."""
+def colours_before(words: Sequence[str], first: int) -> frozenset[str]:
+    """Return the colours that stand right before a mention: "a red and white bus" has two."""
+    found: set[str] = set()
+    for word in reversed(words[:first]):
+        if word in COLOURS:
+            found.add(word)
+        elif word != "and" or not found:
+            break  # "a man in red and cats": the colour is not the cats'
+    return frozenset(found)
+
+
+def colours_told(read: Iterable[Read]) -> dict[str, frozenset[str]]:
+    """Return the colours that captions give to categories."""
     found: dict[str, set[str]] = defaultdict(set)
     for words, mentions in read:
         for mention in mentions:
-            before = words[max(0, mention.first - 3) : mention.first]
-            if before and before[-1] == "and":
-                continue  # "a man in red and cats": the colour is not the cats'
-            while before and before[-1] in COLOURS | {"and"}:
-                word = before.pop()
-                if word in COLOURS:
-                    found[mention.category].add(word)
-    return {category: frozenset(colours) for category, colours in found.items()}
+            found[mention.category] |= colours_before(words, mention.first)
+    return {category: frozenset(colours) for category, colours in found.items() if colours}
 
 
-def _agreed(read: Read) -> dict[str, bool]:
+def _agreed(read: list[Read]) -> dict[str, bool]:
     """Tell of each category that most captions name whether most of these speak of several."""
     told: dict[str, list[bool]] = defaultdict(list)
     for words, mentions in read:
@@ -154,7 +159,7 @@ def _agreed(read: Read) -> dict[str, bool]:
     }
 
 
-def _counts(things: tuple[Thing, ...], read: Read) -> dict[str, int]:
+def _counts(things: tuple[Thing, ...], read: list[Read]) -> dict[str, int]:
     """Count boxes, and leave out every category whose number a caption seems to dispute."""
     counts: dict[str, int] = defaultdict(int)
     for thing in things:
@@ -169,7 +174,7 @@ def _counts(things: tuple[Thing, ...], read: Read) -> dict[str, int]:
     return {category: number for category, number in counts.items() if number < len(NUMBERS)}
 
 
-def _told_number(words: list[str], mention: Mention) -> int | None:
+def _told_number(words: Sequence[str], mention: Mention) -> int | None:
     """Return the number word before a mention, colours and sizes between them allowed."""
     at = mention.first - 1
     while at >= 0 and words[at] in COLOURS | _SIZES:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
+from laterna.scenes.vocabulary import UNITS
+
 SHORT_ANSWER = " Answer briefly."
 """Ends a question that wants the bare answer (LLaVA-1.5 has such a suffix for the same reason)."""
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-"""Index to word."""
+NUMBERS = UNITS[:11]
+"""Zero to ten, index to word."""
 
-_IRREGULAR_PLURALS = {
-    "person": "people",
-    "man": "men",
-    "woman": "women",
-    "child": "children",
-    "mouse": "mice",
-    "knife": "knives",
-    "sheep": "sheep",
-    "scissors": "scissors",
-    "skis": "skis",
-    "broccoli": "broccoli",
-}
 _PAIRS = {"scissors": "a pair of scissors", "skis": "a pair of skis", "broccoli": "some broccoli"}
 
 
@@ -28,20 +18,6 @@ def at_place(place: str) -> str:
     return {"centre": "in the centre", "left": "on the left", "right": "on the right"}.get(
         place, f"at the {place}"
     )
-
-
-def plural(noun: str) -> str:
-    """Return the plural of a noun; of several words, the last one's."""
-    head, _, last = noun.rpartition(" ")
-    if last in _IRREGULAR_PLURALS:
-        last = _IRREGULAR_PLURALS[last]
-    elif last.endswith(("s", "x", "ch", "sh")):
-        last += "es"
-    elif last.endswith("y") and last[-2:-1] not in tuple("aeiou"):
-        last = last[:-1] + "ies"
-    else:
-        last += "s"
-    return f"{head} {last}" if head else last
 
 
 def with_article(noun: str) -> str:

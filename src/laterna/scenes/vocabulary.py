@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from laterna.scenes.phrases import plural
-
 
 class _Vocabulary(msgspec.Struct, forbid_unknown_fields=True):
     colours: str
@@ -24,6 +22,10 @@ class _Vocabulary(msgspec.Struct, forbid_unknown_fields=True):
     compound_heads: str
     depictions: str
     kind_names: str
+    units: str
+    tens: dict[str, int]
+    collectives: dict[str, int]
+    plurals: dict[str, tuple[str, ...]]
     categories: dict[str, tuple[str, ...]]
     synonyms: dict[str, tuple[str, ...]]
     more_synonyms: dict[str, tuple[str, ...]]
@@ -62,6 +64,12 @@ BROADER: dict[str, tuple[str, ...]] = {
 }
 """Words of captions to the categories they may speak of: there a reply is not called wrong."""
 
+UNITS = tuple(_READ.units.split())
+"""The words for zero to twenty, index to word."""
+TENS = _READ.tens
+COLLECTIVES = _READ.collectives
+"""Words for a number that stand before "of"."""
+
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|[.,;:!?]")
 _LONGEST = 4
 """Words of the longest phrase that is looked up."""
@@ -72,8 +80,6 @@ _AFTER_AN_OBJECT = frozenset(
 """What may follow the fruit "orange"; anything else makes it a colour."""
 _BEFORE_AN_OBJECT = frozenset(("a", "an", "the", "one", "another", "each", "this", "that"))
 """What stands before the fruit "orange"; without it, the word is a colour."""
-_SECOND_PLURALS = {"person": "persons"}
-"""Plurals besides the common one."""
 
 
 class Mention(NamedTuple):
@@ -111,8 +117,8 @@ class ObjectWords:
     def _add(self, phrase: str, category: str) -> None:
         self._singular[tuple(phrase.lower().split())] = category
         self._plural[tuple(plural(phrase.lower()).split())] = category
-        if phrase in _SECOND_PLURALS:
-            self._plural[(_SECOND_PLURALS[phrase],)] = category
+        for other in _READ.plurals.get(phrase, ())[1:]:
+            self._plural[(other,)] = category
 
     def mentions(self, text: str) -> list[Mention]:
         """Return the objects that the text names, in order, longest phrase first."""
@@ -141,6 +147,20 @@ class ObjectWords:
                 return None
             return Mention(category, at, at + length, several)
         return None
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun; of several words, the last one's."""
+    head, _, last = noun.rpartition(" ")
+    if last in _READ.plurals:
+        last = _READ.plurals[last][0]
+    elif last.endswith(("s", "x", "ch", "sh")):
+        last += "es"
+    elif last.endswith("y") and last[-2:-1] not in tuple("aeiou"):
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return f"{head} {last}" if head else last
 
 
 def _is_fruit(words: list[str], at: int) -> bool:

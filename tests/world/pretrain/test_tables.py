@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from laterna.scenes.geometry import PLACES, place_of
-from laterna.scenes.phrases import NUMBERS, plural
+from laterna.scenes.phrases import NUMBERS
+from laterna.scenes.vocabulary import plural
 from laterna.world.pretrain.tables import NOTHING, write_counts, write_relations, write_table
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, COLOURS

@@ -26,7 +26,7 @@ from laterna.records import Question, Scene
 from laterna.scenes import phrases
 from laterna.scenes.facts import Facts, gather_facts
 from laterna.scenes.geometry import relation_holds
-from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords, plural
 from laterna.synthesis.annotations import Problem, stream_scenes
 
 RELATIONS = ("to the left of", "to the right of")
@@ -97,7 +97,7 @@ def _count(seen: Sequence[_Seen], rng: random.Random) -> Iterator[list[Question]
             if category not in unsure:
                 answers.add(category, phrases.NUMBERS[number], scene)
     for category in answers:
-        fields = {"things": phrases.plural(category)}
+        fields = {"things": plural(category)}
         for text, scenes in answers.even(category, wordings.COUNT_QUESTIONS, fields, rng):
             yield [_question(scenes[a], "count", category, text, a) for a in scenes]
 

@@ -21,6 +21,7 @@ from laterna.errors import LaternaError
 from laterna.evaluation.tasks import wordings
 from laterna.records import Box, Question, Toy, Truth
 from laterna.scenes import geometry, phrases
+from laterna.scenes.vocabulary import plural
 
 TRUTH_FILE = "truth.jsonl"
 MARGIN = 0.04
@@ -114,7 +115,7 @@ def _existence(truth: Truth, categories: Sequence[str]) -> Iterator[_Candidate]:
 
 def _count(truth: Truth, _: Sequence[str]) -> Iterator[_Candidate]:
     for category, count in Counter(toy.category for toy in truth.toys).items():
-        fields = {"things": phrases.plural(category)}
+        fields = {"things": plural(category)}
         yield _Candidate(wordings.COUNT_QUESTIONS, fields, phrases.NUMBERS[count])
 
 

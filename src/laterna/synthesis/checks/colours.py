@@ -8,8 +8,9 @@ are those of their clothes.
 from __future__ import annotations
 
 from laterna.records import Finding
+from laterna.scenes.facts import colours_before
 from laterna.scenes.vocabulary import COLOURS
-from laterna.synthesis.checks.evidence import Evidence, colours_before
+from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.sentences import Naming, Sentence
 

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from laterna.records import Box, Scene
+from laterna.scenes.facts import colours_told
 from laterna.scenes.geometry import SAME_BOX, intersection_over_union, merge_boxes
 from laterna.scenes.vocabulary import (
     BROADER,
-    COLOURS,
     SUPERCATEGORIES,
     Mention,
     ObjectWords,
@@ -102,6 +102,7 @@ def gather_evidence(scene: Scene) -> Evidence:
         possible.add("orange")
     numbers = {category: _number(category, boxes, read) for category in boxes}
     single = {name for name, number in numbers.items() if number.least == number.most == 1}
+    told = colours_told((caption.words, caption.mentions) for caption in read)
     return Evidence(
         words=words,
         captions=scene.captions,
@@ -109,19 +110,8 @@ def gather_evidence(scene: Scene) -> Evidence:
         held=frozenset(held),
         possible=frozenset(possible - held),
         numbers=numbers,
-        colours={name: found for name in single if (found := _colours(name, read))},
+        colours={name: colours for name, colours in told.items() if name in single},
     )
-
-
-def colours_before(spoken: tuple[str, ...], first: int) -> frozenset[str]:
-    """Return the colours that stand right before a mention: "a red and white bus" has two."""
-    found = set()
-    for at in range(first - 1, -1, -1):
-        if spoken[at] in COLOURS:
-            found.add(spoken[at])
-        elif spoken[at] not in ("and", ",") or not found:
-            break
-    return frozenset(found)
 
 
 def _read(said: str, words: ObjectWords) -> _Caption:
@@ -171,16 +161,6 @@ def _spoken_of(spoken: tuple[str, ...], at: int, inside: dict[int, Mention]) -> 
             if not leads and not goes_on:
                 return
         step += 1
-
-
-def _colours(category: str, read: list[_Caption]) -> frozenset[str]:
-    return frozenset(
-        colour
-        for caption in read
-        for one in caption.mentions
-        if one.category == category
-        for colour in colours_before(caption.words, one.first)
-    )
 
 
 @lru_cache(maxsize=4096)

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from laterna.scenes.vocabulary import Mention
+from laterna.scenes.vocabulary import COLLECTIVES, TENS, UNITS, Mention
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen twenty"
-)
-NUMBER_WORDS = {word: number for number, word in enumerate(_UNITS.split())}
-_TENS = {
-    word: 10 * number
-    for number, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(), 2
-    )
-}
-_COLLECTIVES = {"pair": 2, "duo": 2, "trio": 3, "quartet": 4, "dozen": 12, "hundred": 100}
-"""Words for a number that stand before "of": "a pair of dogs", "half a dozen eggs"."""
+NUMBER_WORDS = {word: number for number, word in enumerate(UNITS)} | TENS
 _SINGLE = frozenset("single lone sole solitary".split())
 _AT_LEAST_TWO = frozenset("another both".split())
 _NAMES_NO_NUMBER = frozenset(
@@ -61,7 +49,7 @@ def read_number(word: str) -> int | None:
     """Return the number that a word tells; None for other words."""
     if word.isdigit() and len(word) <= 3:
         return int(word)
-    return NUMBER_WORDS.get(word, _TENS.get(word))
+    return NUMBER_WORDS.get(word)
 
 
 def count_of(spoken: tuple[str, ...], mention: Mention) -> Counted | None:
@@ -93,7 +81,7 @@ def several_at(spoken: tuple[str, ...], mention: Mention) -> bool:
 
 def _number_at(spoken: tuple[str, ...], at: int, mention: Mention) -> Counted | None:
     word, before = spoken[at], spoken[at - 1] if at else ""
-    if word == "of" and before in _COLLECTIVES:
+    if word == "of" and before in COLLECTIVES:
         return _collective(spoken, at - 1)
     if word in ("dozen", "hundred"):
         return _collective(spoken, at)
@@ -106,14 +94,14 @@ def _number_at(spoken: tuple[str, ...], at: int, mention: Mention) -> Counted | 
         return None
     if before == "." and spoken[at - 2 : at - 1] and read_number(spoken[at - 2]) is not None:
         return None
-    if value < 10 and before in _TENS:
-        return Counted(_TENS[before] + value, at - 1)
+    if value < 10 and before in TENS:
+        return Counted(TENS[before] + value, at - 1)
     return Counted(value, at)
 
 
 def _collective(spoken: tuple[str, ...], at: int) -> Counted | None:
     """Read "a pair", "two dozen", "half a dozen" that ends at an index."""
-    value = _COLLECTIVES[spoken[at]]
+    value = COLLECTIVES[spoken[at]]
     before = spoken[max(0, at - 2) : at]
     if before == ("half", "a"):
         return Counted(value // 2, at - 2)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from laterna.records import Finding
-from laterna.scenes.phrases import plural, with_article
-from laterna.scenes.vocabulary import BROADER
+from laterna.scenes.phrases import with_article
+from laterna.scenes.vocabulary import BROADER, plural
 from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.sentences import Naming, Sentence

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from laterna.records import Kind
-from laterna.scenes.phrases import plural
 from laterna.scenes.vocabulary import (
     CATEGORIES,
     CHECK_SYNONYMS,
@@ -18,6 +17,7 @@ from laterna.scenes.vocabulary import (
     OTHER_THINGS,
     Mention,
     ObjectWords,
+    plural,
     words_of,
 )
 from laterna.synthesis.checks.polarity import Polarity, first_hedge, is_verb, polarity_of

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from laterna.records import Box
 from laterna.scenes.facts import Facts, gather_facts
 from laterna.scenes.geometry import PLACES, RELATIONS
-from laterna.scenes.phrases import SHORT_ANSWER, at_place, plural, with_article
-from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
+from laterna.scenes.phrases import SHORT_ANSWER, at_place, with_article
+from laterna.scenes.vocabulary import CATEGORIES, ObjectWords, plural
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.teachers.scribe.conversation import TURNS, compose_conversation
 from laterna.synthesis.teachers.scribe.wordings import (

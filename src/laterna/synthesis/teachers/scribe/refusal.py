@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.scenes.facts import Facts
-from laterna.scenes.phrases import plural
-from laterna.scenes.vocabulary import SUPERCATEGORY_OF
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
 from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 
