@@ -100,6 +100,8 @@ def reasons(caption: str, sentence: str, **boxes: int) -> list[str]:
         "A few kites, and two dogs below.",
         "Lots of umbrellas; two dogs.",
         "Two dogs in front of cars that are parked in a row.",
+        "Two dogs next to a bunch of trees.",
+        "A bed topped with a blanket, two dogs and a book.",
     ],
 )
 def test_a_vague_word_of_other_things_leaves_the_count(caption: str) -> None:
@@ -130,6 +132,12 @@ def test_a_vague_word_of_other_things_leaves_the_count(caption: str) -> None:
 )
 def test_a_vague_word_of_the_things_themselves_leaves_them_open(caption: str) -> None:
     assert reasons(caption, "There are four dogs in the picture.", dog=2) == []
+
+
+def test_a_traffic_light_is_no_traffic() -> None:
+    told = "There are four cars in the picture."
+    assert reasons("A traffic light and a traffic sign.", told, car=2) == ["wrong count"]
+    assert reasons("There is much traffic.", told, car=2) == []
 
 
 def test_a_word_for_two_categories_counts_both() -> None:

@@ -122,10 +122,10 @@ def _read(said: str, words: ObjectWords) -> _Caption:
 def _vague(spoken: tuple[str, ...], mentions: tuple[Mention, ...]) -> Iterable[str]:
     """Yield the categories that a vague word of a caption stands with."""
     inside = {at: one for one in mentions for at in range(one.first, one.last)}
-    if _BUSY.intersection(spoken):
-        yield from SUPERCATEGORIES["vehicle"]
-        yield "person"
     for at, word in enumerate(spoken):
+        after = spoken[at + 1 : at + 2]
+        if word in _BUSY and at not in inside and after not in (("sign",), ("signs",)):
+            yield from (*SUPERCATEGORIES["vehicle"], "person")
         if word not in _VAGUE and word not in _ARRANGED:
             continue
         if at in inside:  # "a crowd", "a family", "a couple of people"
@@ -134,7 +134,7 @@ def _vague(spoken: tuple[str, ...], mentions: tuple[Mention, ...]) -> Iterable[s
             continue
         ahead = list(_spoken_of(spoken, at, inside))
         yield from ahead
-        if not ahead and word in _ARRANGED:
+        if not ahead and word in _ARRANGED and after != ("of",):
             behind = [one for one in mentions if one.last <= at]
             yield from (one.category for one in behind[-1:])
 
@@ -156,7 +156,8 @@ def _spoken_of(spoken: tuple[str, ...], at: int, inside: dict[int, Mention]) -> 
                 return
             listing = True
         elif word in _STOPS or (found and word in _ARTICLES):
-            leads = spoken[at] in _LEADING_ON and word in ("with", "by", "in")
+            one = spoken[step + 1 : step + 2] in (("a",), ("an",))  # "topped with a laptop"
+            leads = spoken[at] in _LEADING_ON and word in ("with", "by", "in") and not one
             goes_on = listing and word == "and"
             if not leads and not goes_on:
                 return
