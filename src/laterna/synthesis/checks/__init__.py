@@ -1,10 +1,10 @@
 """The checks of a teacher's reply against what the teacher was shown.
 
-`reasons` (why a reply is rejected) · `form` (whole, in its form, an answer) · `leaks` ·
-`giveaway` · `sentences`, `polarity`, `statements` (what is said, and how it is meant) · `evidence`
-(what boxes and captions hold) · `objects`, `counts`, `colours`, `positions` (one held against the
-other) · `judge` (claims listed by a language model, decided by boxes and captions) ·
-`duplicates` · `checker` (all of them on one reply) · `repair` (asking again) · `files`.
+`checker` (open first: all of them on one reply) · `reasons` (why a reply is rejected) · `form`
+(whole, in its form, an answer) · `leaks` (what it lets out) · `sentences`, `polarity`, `numbers`
+(what is said, and how it is meant) · `evidence` (what boxes and captions hold) · `objects`,
+`counts`, `colours`, `positions` (one held against the other) · `judge`, `judging` (claims listed by
+a language model, decided by boxes and captions) · `duplicates` · `repair` (asking again) · `files`.
 """
 
 from __future__ import annotations

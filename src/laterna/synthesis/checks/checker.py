@@ -12,17 +12,16 @@ from laterna.synthesis.checks.form import (
     check_finish,
     read_exchanges,
 )
-from laterna.synthesis.checks.giveaway import check_giveaway
-from laterna.synthesis.checks.leaks import check_leaks
+from laterna.synthesis.checks.leaks import check_giveaway, check_leaks
 from laterna.synthesis.checks.objects import check_objects
 from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.positions import check_positions
 from laterna.synthesis.checks.sentences import (
     Sentence,
     read_sentence,
+    read_statements,
     sentences_of,
 )
-from laterna.synthesis.checks.statements import read_statements
 from laterna.synthesis.parsing import Exchange
 
 _CLAIMS = (check_objects, check_counts, check_colours, check_positions)

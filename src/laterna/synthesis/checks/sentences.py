@@ -1,4 +1,9 @@
-"""Reads a reply as sentences of words, with the things they name and how each is meant."""
+"""Reads a reply as sentences of words, with the things they name and how each is meant.
+
+A question and its answer are read as the statements that they make together: "How many cups are
+there?" "Two" says that there are two cups; "Is there a dog?" "No" says that there is none. What a
+question takes for granted ("What colour is the dog?") is a claim too, unless the answer denies it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,9 @@ from laterna.scenes.vocabulary import (
     plural,
     words_of,
 )
+from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.polarity import Polarity, first_hedge, is_verb, polarity_of
+from laterna.synthesis.parsing import Exchange
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
 _POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)
@@ -138,3 +145,140 @@ def _names_another(spoken: tuple[str, ...], mention: Mention) -> bool:
 def read_sentences(texts: Iterable[str], words: ObjectWords, kind: Kind) -> list[Sentence]:
     """Return the sentences of several texts, in order."""
     return [read_sentence(one, words, kind) for text in texts for one in sentences_of(text)]
+
+
+_SHORT = 4
+"""Words of a bare answer at most."""
+_EXISTENCE = re.compile(
+    r"^(?:is|are) there (?P<a>.+)|^(?:can|do) you (?:see|spot|notice) (?P<b>.+)"
+    r"|^does (?:the|this) (?:picture|image|photo|scene) (?:show|contain|include|have|feature) "
+    r"(?P<c>.+)|^(?:is|are) (?P<d>(?:an?|any) .+? )(?:visible|present|shown|pictured)\b.*",
+    re.IGNORECASE,
+)
+_IN_PICTURE = re.compile(
+    r"\s*(?:(?:visible|present|shown|here|anywhere)\s*)*"
+    r"(?:in (?:the|this) (?:picture|image|photo|photograph|scene))?\s*$",
+    re.IGNORECASE,
+)
+_HOW_MANY = re.compile(
+    r"^(?:how many|what is the number of|count the) (?P<things>.+?)"
+    r"(?P<rest> (?:are|is|can|do|does|have|has|in|were|could)\b.*)?$",
+    re.IGNORECASE,
+)
+_ALL_OF_THEM = re.compile(
+    r"^\s*(?:(?:are|is|can) )?(?:there|you see|be seen|visible|shown|depicted|pictured|present|"
+    r"we see|in total)?(?: visible| present| shown| depicted)?"
+    r"(?: (?:in|here)(?: (?:the|this) (?:picture|image|photo|photograph|scene))?)?\s*$",
+    re.IGNORECASE,
+)
+_WHERE = re.compile(
+    r"^(?:where|in which part)\b.*?\b(?:is|can) (?P<thing>the [a-z -]+?)"
+    r"(?: be (?:found|seen)| located| positioned| situated)?"
+    r"(?: in (?:the|this) (?:picture|image|photo|scene))?$",
+    re.IGNORECASE,
+)
+_WHAT_AT = re.compile(
+    r"^(?:what|which (?:object|thing|animal))(?: is| can be seen)"
+    r" (?P<place>(?:on|at|in) the (?:top|bottom|left|right|cent(?:re|er)|middle)\b.*)$",
+    re.IGNORECASE,
+)  # fmt: skip
+_RELATION = re.compile(
+    r"^(?:is|does|are) (?P<thing>the .+?)(?: stand| lie| sit)? "
+    r"(?P<relation>(?:to the (?:left|right) of|above|below)\b.+)$",
+    re.IGNORECASE,
+)
+_WH = re.compile(r"^(?:what|which|where|who|whose|why|how|when)\b", re.IGNORECASE)
+
+
+class Statements(NamedTuple):
+    """The sentences that an exchange states."""
+
+    sentences: tuple[Sentence, ...]
+    presumed: tuple[Sentence, ...]
+    """What the question takes for granted: only its objects are checked."""
+
+
+def read_statements(exchange: Exchange, words: ObjectWords, kind: Kind) -> Statements:
+    """Return what a question and its answer state together."""
+    answer = exchange.answer
+    question = _last_question(exchange.question)
+    folded = _fold(question, answer)
+    said = [folded] if folded is not None else []
+    rest = _without_bare(answer) if folded is not None else answer
+    sentences = read_sentences([*said, rest] if rest else said, words, kind)
+    presumed = []
+    if question and _WH.match(question) and kind not in ("negative", "refusal"):
+        denied = {n.category for s in sentences for n in s.namings if n.polarity == "negated"}
+        for sentence in read_sentences([exchange.question], words, kind):
+            definite = tuple(
+                naming
+                for naming in sentence.namings
+                if naming.category not in denied and _is_definite(sentence, naming.first)
+            )
+            presumed.append(sentence._replace(namings=definite))
+    return Statements(tuple(sentences), tuple(presumed))
+
+
+def _last_question(text: str) -> str:
+    """Return the question itself, without a request for a short answer after it."""
+    asked = [part.strip() for part in re.split(r"(?<=[?.])\s+", plain(text)) if "?" in part]
+    return asked[-1].rstrip("?").strip() if asked else ""
+
+
+def _is_definite(sentence: Sentence, first: int) -> bool:
+    before = sentence.words[max(0, first - 3) : first]
+    return bool({"the", "this", "these", "those"}.intersection(before))
+
+
+def _fold(question: str, answer: str) -> str | None:
+    """Return the statement that question and the answer's first words make, if there is one."""
+    if not question:
+        return None
+    spoken = [word for word in words_of(plain(answer)) if word.isalnum()]
+    if not spoken:
+        return None
+    short = len(spoken) <= _SHORT
+    if spoken[0] in ("yes", "no"):
+        return _fold_yes_no(question, spoken[0] == "yes")
+    if not short:
+        return None
+    bare = " ".join(spoken)
+    if (found := _HOW_MANY.match(question)) and read_number(spoken[0]) is not None:
+        if len(spoken) > 1:
+            return None
+        rest = found["rest"] or ""
+        everything = _ALL_OF_THEM.match(rest) is not None
+        things = found["things"]
+        return f"There are {bare} {things}." if everything else f"{bare} {things} {rest}."
+    if found := _WHERE.match(question):
+        return f"{found['thing']} is {_at(bare)}."
+    if found := _WHAT_AT.match(question):
+        return f"There is a {bare} {found['place']}."
+    return None
+
+
+def _fold_yes_no(question: str, yes: bool) -> str | None:
+    if found := _EXISTENCE.match(question):
+        thing = next(group for group in found.groups() if group)
+        if yes:
+            return f"There is {thing}."
+        bare = re.sub(r"^(?:an?|any|some) ", "", thing, flags=re.IGNORECASE)
+        bare = _IN_PICTURE.sub("", bare)
+        return f"There is no {bare}."
+    if found := _RELATION.match(question):
+        return f"{found['thing']} is {'' if yes else 'not '}{found['relation']}."
+    return None
+
+
+def _at(place: str) -> str:
+    if place.split()[0] in ("on", "at", "in", "to", "near", "above", "below", "behind", "next"):
+        return place
+    return f"in the {place}" if place.startswith(("cent", "middle")) else f"at the {place}"
+
+
+def _without_bare(answer: str) -> str:
+    """Leave out the "Yes," or the bare answer that the folded statement says already."""
+    spoken = [word for word in words_of(plain(answer)) if word.isalnum()]
+    if spoken[0] in ("yes", "no"):
+        return re.sub(r"^\W*(?:yes|no)\b[\s,.;:!-]*", "", answer, flags=re.IGNORECASE)
+    return ""
