@@ -19,13 +19,14 @@ CHARACTERS_A_TOKEN = 4.0
 MESSAGE_TOKENS = 4
 """What a chat's frame adds to each message."""
 REPLY_TOKENS: dict[Kind, int] = {
-    "conversation": 350,
+    "conversation": 650,
     "detail": 150,
     "reasoning": 300,
     "negative": 200,
     "refusal": 120,
 }
-"""Length of a reply until the ledger knows better (from the published GPT-4 replies, rounded)."""
+"""Length of a reply until the ledger knows better (from the published GPT-4 replies, rounded;
+conversations as long as our examples, which set their length)."""
 CALL_SECONDS = 10.0
 """How long a call takes until the ledger knows better."""
 
