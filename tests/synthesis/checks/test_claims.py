@@ -232,6 +232,20 @@ def test_a_position_that_boxes_cannot_decide_is_unchecked(street: Scene, sentenc
         ("How many cars are there? Answer in one word or phrase.", "Three", ["wrong count"]),
         ("How many cars are there?", "One", ["wrong count"]),
         ("How many cars are parked near the dog?", "One", []),
+        ("How many cars are there?", "There are three.", ["wrong count"]),
+        ("How many cars are there?", "There are two.", []),
+        ("How many cars are there?", "Exactly two", []),
+        ("How many cars are there?", "A dozen", ["wrong count"]),
+        ("How many cars are there?", "Twenty-one.", ["wrong count"]),
+        ("How many dogs are there?", "A pair.", ["wrong count"]),
+        ("How many cars are there?", "Many", []),
+        ("Is the woman alone?", "No, she is with two horses.", ["absent object"]),
+        ("Are there any cats?", "No, there are no cats, but there is a horse.", ["absent object"]),
+        ("Is there a cat?", "No. There is a horse instead.", ["absent object"]),
+        ("Is there a cat?", "No, there is not.", []),
+        ("Is there a dog?", "No, there is no dog.", ["denied object", "denied object"]),
+        ("Is the dog asleep?", "No, it walks with the woman.", []),
+        ("Is the dog on the left?", "No, it is not a cat.", []),
         ("Is there a dog in the picture?", "Yes", []),
         ("Is there a dog in the picture?", "No", ["denied object"]),
         ("Is there a cat in the picture?", "No", []),
@@ -260,6 +274,24 @@ def test_a_negative_question_may_name_what_is_absent(street: Scene) -> None:
     assert found(street, answer, "negative", "What is the cat on the bench doing?") == []
     lie = "The cat sleeps."
     assert found(street, lie, "negative", "What is the cat doing?") == ["absent object"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reasons"),
+    [
+        ("Blue", ["wrong colour"]),
+        ("It is blue.", ["wrong colour"]),
+        ("Red.", []),
+        ("Bright red", []),
+    ],
+)
+def test_a_bare_colour_is_that_of_the_thing_asked_about(answer: str, reasons: list[str]) -> None:
+    box = Box(category="kite", x1=0.1, y1=0.1, x2=0.4, y2=0.4)
+    scene = Scene(
+        id="5", picture="5.jpg", width=None, height=None, captions=("A red kite.",), boxes=(box,)
+    )
+    assert found(scene, answer, "conversation", "What colour is the kite?") == reasons
+    assert found(scene, answer, "conversation", "What color is the kite?") == reasons
 
 
 def test_categories_of_other_sources_go_by_cocos_names() -> None:

@@ -171,6 +171,9 @@ _ALL_OF_THEM = re.compile(
     r"(?: (?:in|here)(?: (?:the|this) (?:picture|image|photo|photograph|scene))?)?\s*$",
     re.IGNORECASE,
 )
+_COLOUR_OF = re.compile(r"^what colou?r is (?P<thing>the [a-z ]+)$", re.IGNORECASE)
+_COUNTING = frozenset("a half pair trio dozen only just exactly".split())
+"""Words of a bare answer to "how many", besides numbers."""
 _WHERE = re.compile(
     r"^(?:where|in which part)\b.*?\b(?:is|can) (?P<thing>the [a-z -]+?)"
     r"(?: be (?:found|seen)| located| positioned| situated)?"
@@ -208,12 +211,13 @@ def read_statements(exchange: Exchange, words: ObjectWords, kind: Kind) -> State
     sentences = read_sentences([*said, rest] if rest else said, words, kind)
     presumed = []
     if question and _WH.match(question) and kind not in ("negative", "refusal"):
-        denied = {n.category for s in sentences for n in s.namings if n.polarity == "negated"}
+        # what the answer denies is not taken for granted; what it affirms is checked there
+        told = {n.category for s in sentences for n in s.namings if n.polarity != "uncertain"}
         for sentence in read_sentences([exchange.question], words, kind):
             definite = tuple(
                 naming
                 for naming in sentence.namings
-                if naming.category not in denied and _is_definite(sentence, naming.first)
+                if naming.category not in told and _is_definite(sentence, naming.first)
             )
             presumed.append(sentence._replace(namings=definite))
     return Statements(tuple(sentences), tuple(presumed))
@@ -243,13 +247,17 @@ def _fold(question: str, answer: str) -> str | None:
     if not short:
         return None
     bare = " ".join(spoken)
-    if (found := _HOW_MANY.match(question)) and read_number(spoken[0]) is not None:
-        if len(spoken) > 1:
+    if found := _HOW_MANY.match(question):
+        number = bare.removeprefix("there are ").removeprefix("there is ")
+        if not all(word in _COUNTING or read_number(word) is not None for word in number.split()):
             return None
+        bare = number + (" of" if number.split()[-1] in ("pair", "trio") else "")
         rest = found["rest"] or ""
         everything = _ALL_OF_THEM.match(rest) is not None
         things = found["things"]
         return f"There are {bare} {things}." if everything else f"{bare} {things} {rest}."
+    if found := _COLOUR_OF.match(question):
+        return f"{found['thing']} is {bare.removeprefix('it is ')}."
     if found := _WHERE.match(question):
         return f"{found['thing']} is {_at(bare)}."
     if found := _WHAT_AT.match(question):
