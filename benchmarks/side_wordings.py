@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.records import Box, Reply, Scene
-from laterna.synthesis.annotations import read_annotations
+from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.checks import check
 
 Singles = Callable[[Scene], dict[str, Box]]

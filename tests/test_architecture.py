@@ -18,6 +18,7 @@ FOUNDATION = {"records", "recipe", "files", "version"}
 """These import nothing of Laterna but `errors`, so that everything may import them."""
 
 PATH_ORDER = [
+    "scenes",
     "synthesis",
     "data",
     "model",
@@ -110,6 +111,7 @@ def late():
     assert room("laterna.lab.blind_spots") not in allowed("model")
     assert "relative_import" not in allowed("cli")
     assert allowed("data") == {"errors", "records", "recipe", "files", "version"} | {
+        "scenes",
         "synthesis",
         "data",
     }

@@ -23,7 +23,7 @@ from laterna.errors import LaternaError, told
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
 from laterna.records import Scene
-from laterna.synthesis.annotations import stream_scenes
+from laterna.scenes.annotations import stream_scenes
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.object_words import ObjectWords
 

@@ -10,8 +10,8 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Kind, Message, Reply
+from laterna.scenes.annotations import read_annotations
 from laterna.synthesis import run, teachers
-from laterna.synthesis.annotations import read_annotations
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import proxy_digest

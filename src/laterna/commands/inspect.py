@@ -11,6 +11,8 @@ from tyro.conf import Positional
 from laterna.commands.base import Command, show_some
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
+from laterna.scenes.orientation import View
+from laterna.scenes.readers import FormatName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,10 @@ class Inspect(Command, frozen=True, kw_only=True):
     """Split of a Hugging Face dataset."""
     annotations: Path | None = None
     """What the records were made from, as `synthesize` reads it."""
+    format: FormatName = "auto"
+    """Form of the annotations, as in `synthesize`."""
+    view: View = "auto"
+    """Which view of turned pictures boxes belong to, as in `synthesize`."""
     captions: Path | None = None
     """COCO captions file; left out: the one beside the annotations."""
     captionless: bool = False
@@ -83,6 +89,8 @@ class Inspect(Command, frozen=True, kw_only=True):
             annotations=self.annotations,
             captions=self.captions,
             captionless=self.captionless,
+            format=self.format,
+            view=self.view,
             pictures=self.pictures,
             rejects=self.rejects or self._beside("rejects.jsonl"),
             cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),

@@ -15,11 +15,12 @@ from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
 from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
-from laterna.synthesis.annotations import stream_scenes
+from laterna.scenes.annotations import stream_scenes
+from laterna.scenes.orientation import View
+from laterna.scenes.readers.base import Problem
 from laterna.synthesis.checks import REASONS, check
 from laterna.synthesis.coverage import CoverageCounter, exchanges_of
 from laterna.synthesis.parsing import Exchange, write_reply
-from laterna.synthesis.readers.base import Problem
 from laterna.synthesis.shown import ShownProxies
 from laterna.synthesis.workshop import Reject
 
@@ -89,6 +90,8 @@ def inspect_set(
     annotations: Path | None = None,
     captions: Path | None = None,
     captionless: bool = False,
+    format: str = "auto",
+    view: View = "auto",
     pictures: Path | None = None,
     rejects: Path | None = None,
     cost: NamedTexts = (),
@@ -98,7 +101,8 @@ def inspect_set(
     """Read a source of records once and return what there is to show of it.
 
     `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
-    counted and every record is checked again; `captionless` is as in `stream_scenes`. `pictures`
+    counted and every record is checked again; `captionless`, `format` and `view` are as in
+    `stream_scenes`. `pictures`
     is the folder of the record's pictures, `rejects` the JSON lines of replies that a synthesis
     did not use, `cost` what it cost.
     Memory grows with the annotations, not with the records. Raises LaternaError for a file that
@@ -107,7 +111,15 @@ def inspect_set(
     problems: list[Problem] = []
     scenes: Iterator[Scene] = iter(())
     if annotations:
-        scenes = stream_scenes(annotations, captions, problems, captionless=captionless)
+        scenes = stream_scenes(
+            annotations,
+            captions,
+            problems,
+            captionless=captionless,
+            format=format,
+            pictures=pictures,
+            view=view,
+        )
     shown = ShownProxies(scenes, pictures)
     counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
     checked = 0

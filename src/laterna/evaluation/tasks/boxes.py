@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from laterna.records import Question, Scene
+from laterna.scenes.annotations import Problem, stream_scenes
 from laterna.synthesis import phrases
-from laterna.synthesis.annotations import Problem, stream_scenes
 from laterna.synthesis.coco import CATEGORIES
 from laterna.synthesis.object_words import ObjectWords
 from laterna.synthesis.teachers.scribe.conversation import relation_holds
