@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from tyro.conf import Positional
 from laterna.commands.base import Command, show_some
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
+from laterna.records import Scene
+from laterna.scenes.annotations import stream_scenes
 from laterna.scenes.orientation import View
 from laterna.scenes.readers import FormatName
 
@@ -86,11 +89,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         ledger = self.ledger or self._beside("ledger.sqlite")
         content = inspect_set(
             self._source(),
-            annotations=self.annotations,
-            captions=self.captions,
-            captionless=self.captionless,
-            format=self.format,
-            view=self.view,
+            scenes=self._scenes(),
             pictures=self.pictures,
             rejects=self.rejects or self._beside("rejects.jsonl"),
             cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),
@@ -114,6 +113,19 @@ class Inspect(Command, frozen=True, kw_only=True):
 
         write_synthesis_page(self.html, content)
         return f"{line}; made {self.html}"
+
+    def _scenes(self) -> Iterator[Scene] | None:
+        if self.annotations is None:
+            return None
+        return stream_scenes(
+            self.annotations,
+            self.captions,
+            [],
+            captionless=self.captionless,
+            format=self.format,
+            pictures=self.pictures,
+            view=self.view,
+        )
 
     def _beside(self, ending: str) -> Path | None:
         """Return what `synthesize` writes beside its records, where it is there."""

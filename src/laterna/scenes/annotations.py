@@ -74,8 +74,8 @@ def stream_scenes(
     beside its annotations, hold a picture that EXIF turns, `view` says on which view its boxes
     were measured (see `orientation`).
 
-    The file is opened at the call, read as scenes are taken. A file of COCO's below 1 GB is held
-    whole in memory meanwhile, a larger one without its outlines. Raises LaternaError when a file
+    A file of COCO's is read at the call and its boxes and captions held in memory, in pieces what
+    other formats allow. Raises LaternaError when a file
     is missing, is in no known form, or is broken; that no picture is usable shows at the end.
     """
     path, reader = find_reader(path, format)

@@ -51,6 +51,8 @@ READERS: dict[str, Reader] = {
 }
 """Name of a format, as `--format` has it, to its reader, in the order in which they are asked."""
 
+_LOOKED_AT = 100
+"""Files of a folder without published names that are looked into."""
 FORMATS = ("auto", *READERS)
 """What `--format` may be."""
 if TYPE_CHECKING:
@@ -70,25 +72,21 @@ def find_reader(path: Path, name: str = "auto") -> tuple[Path, Reader]:
         raise LaternaError(f"unknown format {name!r}; known are: {', '.join(FORMATS)}")
     if not path.exists():
         raise LaternaError(f"{path}: no such annotations file")
-    if name != "auto":
-        return path, READERS[name]
     if path.is_file():
         with open_source(path) as file:  # says what is wrong with broken gzip
             file.read(1)
-    for reader in READERS.values():
+    readers = READERS.values() if name == "auto" else [READERS[name]]
+    for reader in readers:
         if reader.looks_like(path):
             return path, reader
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if file.is_file()]
-        alone = [
-            (file, reader)
-            for file in files[:100]
-            for reader in READERS.values()
-            if reader.looks_like(file)
-        ]
-        if len({file for file, _ in alone}) == 1:
-            return alone[0]
+        files = [file for file in sorted(path.iterdir()) if file.is_file()][:_LOOKED_AT]
+        alone = {file: reader for reader in readers for file in files if reader.looks_like(file)}
+        if len(alone) > 1:
+            names = ", ".join(file.name for file in alone)
+            raise LaternaError(f"{path}: holds several files of annotations; name one: {names}")
         if alone:
-            several = ", ".join(dict.fromkeys(file.name for file, _ in alone))
-            raise LaternaError(f"{path}: holds several files of annotations; name one: {several}")
+            return next(iter(alone.items()))
+    if name != "auto":
+        return path, READERS[name]  # which says what is missing
     raise refuse(path, known)

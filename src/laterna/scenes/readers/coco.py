@@ -2,7 +2,7 @@
 
 One file may hold boxes, captions or both; a folder is read by the published file names of COCO,
 LVIS, VizWiz, nocaps, and of CVAT's and Roboflow's exports. A file below 1 GB is decoded whole, a
-larger one streamed; the outline (`segmentation`) is looked at only where there is no box.
+larger one mapped; the outline (`segmentation`) is looked at only where there is no box.
 
 LVIS gives `coco_url` instead of a file name, and WordNet names: underscores are spaces there, and
 what stands in brackets tells meanings apart ("bus_(vehicle)"), which no reply would say.
@@ -38,7 +38,14 @@ from laterna.scenes.readers.base import (
     text_of,
     usable_captions,
 )
-from laterna.scenes.readers.coco_entries import Annotation, Category, Image, build, load_lists
+from laterna.scenes.readers.coco_entries import (
+    NO_OUTLINE,
+    Annotation,
+    Category,
+    Image,
+    build,
+    load_lists,
+)
 from laterna.scenes.readers.files import peek
 
 _PUBLISHED = (
@@ -210,6 +217,8 @@ class _Coco:
         for one in annotations:
             worded = one.caption is not UNSET or (one.bbox is UNSET and one.category_id is UNSET)
             worded = worded and one.segments_info is None
+            if type(one.bbox) is list and len(one.bbox) == 4 and None not in one.bbox:
+                one.segmentation = NO_OUTLINE  # so that the file's bytes can go
             index = self._index.get(_key(one.image_id))
             kind = "caption" if worded else "annotation"
             if index is None:

@@ -6,6 +6,9 @@ import csv
 import gzip
 import io
 import json
+import mmap
+import re
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +18,17 @@ from typing import IO, Any, NamedTuple, NoReturn, cast
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-import ijson
 import msgspec
 
 from laterna.errors import LaternaError
 
 WHOLE = 1_000_000_000
-"""Bytes of a file that is decoded as a whole; a larger one is streamed, or refused."""
+"""Bytes of a file that is held in memory as a whole; a larger one is mapped, or refused."""
+_LARGEST = 20 * WHOLE
+"""Bytes that a packed file may unpack to: COCO's largest has half of `WHOLE`."""
 _HEAD = 1 << 16
 """Bytes that are looked at to tell what a file holds."""
+_TOKEN = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*(:)?|[{}\[\]]', re.DOTALL)
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = {
@@ -66,12 +71,17 @@ def _in_utf_8(file: io.BufferedReader) -> IO[bytes]:
     start = file.peek(3)[:3]
     if start == _BOM:
         file.read(3)
-    elif (encoding := _UTF_16.get(start[:2])) is not None:
-        content = file.read(WHOLE + 2)
-        if len(content) <= WHOLE:
-            return io.BytesIO(content.decode(encoding).encode("utf-8", "surrogatepass"))
-        raise UnicodeError("UTF-16 of more than 1 GB")
+    elif start[:2] in _UTF_16:
+        return io.BytesIO(_to_utf_8(file.read(WHOLE + 1)))
     return file
+
+
+def _to_utf_8(content: bytes) -> bytes:
+    if (encoding := _UTF_16.get(content[:2])) is None:
+        return content.removeprefix(_BOM)
+    if len(content) > WHOLE:
+        raise UnicodeError(f"UTF-16 of more than {WHOLE:,} bytes")
+    return content.decode(encoding).encode("utf-8", "surrogatepass").removeprefix(_BOM)
 
 
 def not_text(path: Path, error: object) -> NoReturn:
@@ -79,11 +89,42 @@ def not_text(path: Path, error: object) -> NoReturn:
     raise LaternaError(f"{path}: its text is neither UTF-8 nor UTF-16 ({error}); save it as UTF-8")
 
 
-def read_whole(path: Path, *, text: bool = True) -> bytes | None:
-    """Return all bytes of a file, unpacked; None where they are more than `WHOLE`."""
+def read_whole(path: Path, *, text: bool = True) -> bytes:
+    """Return all bytes of a file, unpacked; raises LaternaError for more than `WHOLE` of them."""
     with open_source(path, text=text) as file:
         content = file.read(WHOLE + 1)
-    return content if len(content) <= WHOLE else None
+    if len(content) > WHOLE:
+        raise LaternaError(f"{path}: larger than {WHOLE:,} bytes; split it into several files")
+    return content
+
+
+def read_large(path: Path) -> bytes | memoryview:
+    """Return all bytes of a file, unpacked and as UTF-8: beyond `WHOLE` mapped, as the disk has it.
+
+    What is mapped takes no memory of its own. Raises LaternaError when it unpacks to more than
+    `_LARGEST`.
+    """
+    with open_source(path, text=False) as file:
+        if path.stat().st_size > WHOLE and isinstance(getattr(file, "raw", None), io.FileIO):
+            return _mapped(file)
+        start = file.read(WHOLE + 1)
+        if len(start) <= WHOLE or start[:2] in _UTF_16:
+            return _to_utf_8(start)
+        with tempfile.TemporaryFile() as unpacked:
+            size = unpacked.write(start)
+            while piece := file.read(1 << 20):
+                size += unpacked.write(piece)
+                if size > _LARGEST:
+                    raise LaternaError(f"{path}: unpacks to more than {_LARGEST:,} bytes")
+            unpacked.flush()
+            return _mapped(unpacked)
+
+
+def _mapped(file: IO[bytes]) -> memoryview:
+    whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if bytes(whole[:2]) in _UTF_16:
+        raise UnicodeError(f"UTF-16 of more than {WHOLE:,} bytes")
+    return whole[len(_BOM) :] if whole[: len(_BOM)] == _BOM else whole
 
 
 def decode_json(content: bytes, where: str) -> Any:
@@ -106,8 +147,6 @@ def decode_json(content: bytes, where: str) -> Any:
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds; raises LaternaError when it is too large or is not JSON."""
     content = read_whole(path)
-    if content is None:
-        raise LaternaError(f"{path}: larger than {WHOLE:,} bytes; split it into several files")
     try:
         return msgspec.json.decode(content)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
@@ -127,8 +166,6 @@ def read_xml(path: Path) -> ElementTree.Element:
         )
 
     content = read_whole(path, text=False)
-    if content is None:
-        raise LaternaError(f"{path}: larger than {WHOLE:,} bytes; split it into several files")
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -184,12 +221,30 @@ def peek(path: Path) -> Head:
 def _peek(path: Path, _changed: int, _size: int) -> Head:
     with open_source(path) as file:
         content = file.read(_HEAD)
+    return Head(content, _keys(content) if content.lstrip()[:1] in (b"{", b"[") else {})
+
+
+def _keys(content: bytes) -> dict[str, frozenset[str]]:
+    """Return the keys of the objects that stand in the beginning of some JSON, cut anywhere.
+
+    No parser does that: they stop at a stray byte or at NaN, and ijson's dies of a long number.
+    """
     keys: dict[str, set[str]] = {}
-    known = content.decode("utf-8", "replace").encode()  # a stray byte is for the reader to name
-    try:
-        for prefix, event, value in ijson.parse(io.BytesIO(known)):
-            if event == "map_key" and prefix.count(".") <= 2:
-                keys.setdefault(prefix, set()).add(value)
-    except (ijson.JSONError, UnicodeError, ValueError):
-        pass  # the beginning ends somewhere in the middle, or it is no JSON
-    return Head(content, {prefix: frozenset(names) for prefix, names in keys.items()})
+    opened: list[tuple[bytes, str]] = []  # brackets, with the place of what they hold
+    place = ""
+    for token in _TOKEN.finditer(content):
+        sign = token[0][:1]
+        inside, around = opened[-1] if opened else (b"", "")
+        if sign in (b"{", b"["):
+            place = (
+                place if inside == b"{" else ".".join(filter(None, (around, "item" * bool(inside))))
+            )
+            opened.append((sign, place))
+        elif sign in (b"}", b"]"):
+            if opened:
+                opened.pop()
+        elif token[2] and inside == b"{" and around.count(".") <= 2:
+            key = token[1].decode("utf-8", "replace")
+            keys.setdefault(around, set()).add(key)
+            place = f"{around}.{key}" if around else key
+    return {where: frozenset(names) for where, names in keys.items()}

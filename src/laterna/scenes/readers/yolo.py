@@ -92,7 +92,7 @@ def _pictures(labels: Path) -> Path:
 
 
 def _class_names(path: Path) -> dict[int, str]:
-    content = (read_whole(path) or b"").decode("utf-8", "replace")
+    content = read_whole(path).decode("utf-8", "replace")
     if path.suffix not in (".yaml", ".yml"):
         return dict(enumerate(map(category_name, content.splitlines())))
     try:
@@ -128,7 +128,7 @@ def _scenes(
 
 def _boxes(file: Path, names: dict[int, str], source: Source) -> Iterator[RawBox]:
     try:
-        lines = (read_whole(file) or b"").decode("utf-8", "replace").splitlines()
+        lines = read_whole(file).decode("utf-8", "replace").splitlines()
     except LaternaError as error:
         source.problems.append(Problem(reason="file that cannot be read", where=str(error)))
         return
