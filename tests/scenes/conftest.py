@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ def shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"the real input {name} is not beside the repository (../shared)")
     return path
+
+
+@pytest.fixture
+def shared_input() -> Callable[[str], Path]:
+    """Gives an input of ../shared by its name there; skips the test by name where it is absent."""
+    return shared
 
 
 @pytest.fixture

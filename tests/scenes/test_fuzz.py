@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -61,13 +62,13 @@ def hurt_json(content: bytes, rng: random.Random) -> bytes:
 
 def hurt_value(value: Any, rng: random.Random) -> Any:
     if not value or not isinstance(value, dict | list) or rng.random() < 0.15:
-        return rng.choice(VALUES)
+        return copy.deepcopy(rng.choice(VALUES))
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
     key = rng.choice(keys)
     if rng.random() < 0.15:
         del value[key]
     elif isinstance(value, list) and rng.random() < 0.15:
-        value.append(value[key])
+        value.append(copy.deepcopy(value[key]))
     else:
         value[key] = hurt_value(value[key], rng)
     return value

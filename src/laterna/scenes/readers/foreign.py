@@ -85,5 +85,6 @@ def refuse(path: Path, known: str) -> LaternaError:
             return LaternaError(f"{path}: looks like {form.advice}")
     shown = head.line[:60]
     keys = ", ".join(sorted(head.keys.get("", head.keys.get("item", frozenset()))))[:80]
+    keys = "".join(sign if sign.isprintable() else "?" for sign in keys)
     seen = f"an object with {keys}" if keys else f"what begins {shown!r}"
     return LaternaError(f"{path}: in no known form ({seen}); known are: {known}")
