@@ -28,6 +28,8 @@ _LARGEST = 20 * WHOLE
 """Bytes that a packed file may unpack to: COCO's largest has half of `WHOLE`."""
 _HEAD = 1 << 16
 """Bytes that are looked at to tell what a file holds."""
+_DEEP = 5
+"""Brackets around the innermost keys that tell a format, as in Label Studio's results."""
 _TOKEN = re.compile(rb'"((?:[^"\\]|\\.)*)"\s*(:)?|[{}\[\]]', re.DOTALL)
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
@@ -243,7 +245,7 @@ def _keys(content: bytes) -> dict[str, frozenset[str]]:
         elif sign in (b"}", b"]"):
             if opened:
                 opened.pop()
-        elif token[2] and inside == b"{" and around.count(".") <= 2:
+        elif token[2] and inside == b"{" and len(opened) <= _DEEP:
             key = token[1].decode("utf-8", "replace")
             keys.setdefault(around, set()).add(key)
             place = f"{around}.{key}" if around else key
