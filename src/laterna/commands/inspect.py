@@ -13,7 +13,6 @@ from laterna.commands.base import Command, show_some
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Scene
-from laterna.scenes.annotations import stream_scenes
 from laterna.scenes.orientation import View
 from laterna.scenes.readers import FormatName
 
@@ -115,6 +114,8 @@ class Inspect(Command, frozen=True, kw_only=True):
         return f"{line}; made {self.html}"
 
     def _scenes(self) -> Iterator[Scene] | None:
+        from laterna.scenes.annotations import stream_scenes
+
         if self.annotations is None:
             return None
         return stream_scenes(

@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Record, Scene
 from laterna.scenes.orientation import (
     ON_ITS_SIDE,
-    PictureFolders,
     Shape,
     View,
     turn_box,
     view_of,
 )
+
+if TYPE_CHECKING:
+    from laterna.scenes.image_files import PictureFolders
 
 Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
