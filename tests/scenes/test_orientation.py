@@ -130,6 +130,18 @@ def test_what_the_size_cannot_tell_is_the_formats_own_view(tmp_path: Path) -> No
     assert turned.scenes[0].boxes == found.scenes[0].boxes
 
 
+def test_a_tool_that_mistakes_the_size_is_put_right_by_the_setting(tmp_path: Path) -> None:
+    """Label Studio's COCO export has boxes of the turned picture under the stored one's size."""
+    path = tmp_path / "images" / "1.png"
+    draw(path, 6)
+    shown = picture_size(path)
+    x1, y1, x2, y2 = (corner / side for corner, side in zip(seen(path), shown * 2, strict=True))
+    box = (round(x1 * WIDTH), round(y1 * HEIGHT), round(x2 * WIDTH), round(y2 * HEIGHT))
+    (scene,) = read(tmp_path, (WIDTH, HEIGHT), box, view="turned").scenes
+    assert (scene.width, scene.height) == shown
+    assert np.allclose(pixels(scene.boxes[0], shown), seen(path), atol=1)
+
+
 def test_a_missing_size_is_the_pictures_own(tmp_path: Path) -> None:
     path = tmp_path / "images" / "1.png"
     for orientation in (1, 6):

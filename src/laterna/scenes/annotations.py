@@ -82,6 +82,10 @@ def stream_scenes(
     path, reader = find_reader(path, format)
     if captions is not None and not captions.is_file():
         raise LaternaError(f"{captions}: no such annotations file")
+    if captions is not None and not reader.captions:
+        raise LaternaError(
+            f"{captions}: a file of captions goes with COCO's form; {path} is {reader.form}"
+        )
     source = Source(path, captions, problems)
     found = reader.read(source)
     folders = found.folders if pictures is None else (pictures,)

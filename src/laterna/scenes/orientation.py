@@ -54,7 +54,7 @@ def view_of(shape: Shape, size: tuple[int, int] | None, asked: View, default: Vi
     if size is None:
         return default
     stored, turned = (shape.width, shape.height), shape.turned
-    fits = [_alike(size, one) for one in (stored, turned)]
+    fits = [alike(size, one) for one in (stored, turned)]
     if stored != turned and size in (stored, turned):
         fits = [size == stored, size == turned]
     if not any(fits):
@@ -62,7 +62,8 @@ def view_of(shape: Shape, size: tuple[int, int] | None, asked: View, default: Vi
     return default if all(fits) else ("stored" if fits[0] else "turned")
 
 
-def _alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
+def alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Tell whether two sizes have the same proportions."""
     ratio = (size[0] * other[1]) / (size[1] * other[0])
     return abs(ratio - 1) <= ASPECT_SLACK
 

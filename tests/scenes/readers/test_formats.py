@@ -11,6 +11,7 @@ from laterna.errors import LaternaError
 from laterna.records import Box
 from laterna.scenes.annotations import Annotations, read_annotations, read_scenes
 from laterna.scenes.readers import FORMATS, READERS
+from laterna.scenes.readers.base import Found, RawScene, Reader, Source
 
 DOG = (0.25, 0.1, 0.75, 0.6)
 
@@ -52,6 +53,29 @@ def test_the_choices_are_the_dictionarys() -> None:
     assert ("auto", *READERS) == FORMATS
     with pytest.raises(LaternaError, match="unknown format 'coko'; known are: auto, contexts"):
         read_annotations(Path(), format="coko")
+
+
+def test_another_reader_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(source: Source) -> Found:
+        names = source.path.read_text().split()
+        scenes = (RawScene(name, f"{name}.jpg", name, captions=[f"A {name}."]) for name in names)
+        return Found(source.path, scenes, captioned=True)
+
+    mine = Reader("mine", lambda path: path.suffix == ".mine", read)
+    monkeypatch.setitem(READERS, "mine", mine)
+    (tmp_path / "a.mine").write_text("dog cat dog")
+    for name in ("auto", "mine"):
+        found = read_annotations(tmp_path / "a.mine", format=name)
+        assert [scene.captions for scene in found.scenes] == [("A dog.",), ("A cat.",)]
+        assert reasons(found) == ["image id given twice"]
+
+
+def test_captions_of_a_second_file_go_with_coco_alone(samples: dict[str, Path]) -> None:
+    words = samples["coco"] / "annotations" / "captions_val2017.json"
+    with pytest.raises(LaternaError, match=r"goes with COCO's form; .* is Pascal VOC"):
+        read_annotations(samples["voc"], words)
 
 
 def test_a_forced_format_says_what_it_misses(samples: dict[str, Path], tmp_path: Path) -> None:
@@ -284,6 +308,30 @@ def test_panoptic_stuff_is_left(samples: dict[str, Path], tmp_path: Path) -> Non
     found = read_annotations(tmp_path / "panoptic_val2017.json")
     assert [corners(box) for box in found.scenes[0].boxes] == [DOG]
     assert "stuff region" in reasons(found)
+
+
+def test_vizwiz_by_folder_without_what_it_rejects(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": n, "image_id": n, "caption": "A can.", "is_rejected": False, "is_precanned": False}
+        for n in range(3)
+    ]
+    rows[1]["is_rejected"] = rows[2]["is_precanned"] = True
+    images = [{"id": n, "file_name": f"VizWiz_val_{n:08}.jpg"} for n in range(3)]
+    for part in ("train", "val"):
+        (tmp_path / f"{part}.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    found = read_annotations(tmp_path)
+    assert [scene.id for scene in found.scenes] == ["0"]
+    assert reasons(found) == [
+        "read the part train alone",
+        "caption that its dataset rejects",
+        "caption that its dataset rejects",
+        "picture without captions",
+        "picture without captions",
+    ]
+    contexts = '{"id": 1, "image": "1.jpg", "captions": ["A dog."], "instances": []}'
+    (tmp_path / "train.json").write_text(contexts)
+    (tmp_path / "val.json").unlink()
+    assert [scene.captions for scene in read_annotations(tmp_path).scenes] == [("A dog.",)]
 
 
 # --- what none of them is -------------------------------------------------------------------

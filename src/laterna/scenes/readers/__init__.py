@@ -32,22 +32,20 @@ __all__ = ["FORMATS", "READERS", "FormatName", "find_reader"]
 # Open Images'. CVAT and Label Studio draw on the turned picture, as browsers show it; trainers of
 # YOLO open pictures with cv2, which turns them.
 READERS: dict[str, Reader] = {
-    "contexts": Reader(
-        "LLaVA's contexts", lines.looks_like_contexts, lines.read_contexts, "stored"
+    "contexts": Reader("LLaVA's contexts", lines.looks_like_contexts, lines.read_contexts),
+    "scenes": Reader(
+        "lines of scenes", lines.looks_like_scenes, lines.read_scene_lines, view="turned"
     ),
-    "scenes": Reader("lines of scenes", lines.looks_like_scenes, lines.read_scene_lines, "turned"),
     "label-studio": Reader(
-        "Label Studio JSON", label_studio.looks_like, label_studio.read, "turned"
+        "Label Studio JSON", label_studio.looks_like, label_studio.read, view="turned"
     ),
-    "coco": Reader("COCO (LVIS, VizWiz, nocaps)", coco.looks_like, coco.read, "stored"),
-    "visual-genome": Reader(
-        "Visual Genome", visual_genome.looks_like, visual_genome.read, "stored"
-    ),
-    "cvat": Reader("CVAT XML", cvat.looks_like, cvat.read, "turned"),
-    "voc": Reader("Pascal VOC", voc.looks_like, voc.read, "stored"),
-    "yolo": Reader("YOLO", yolo.looks_like, yolo.read, "turned"),
-    "open-images": Reader("Open Images CSV", open_images.looks_like, open_images.read, "stored"),
-    "captions": Reader("Flickr captions", captions.looks_like, captions.read, "stored"),
+    "coco": Reader("COCO (LVIS, VizWiz, nocaps)", coco.looks_like, coco.read, captions=True),
+    "visual-genome": Reader("Visual Genome", visual_genome.looks_like, visual_genome.read),
+    "cvat": Reader("CVAT XML", cvat.looks_like, cvat.read, view="turned"),
+    "voc": Reader("Pascal VOC", voc.looks_like, voc.read),
+    "yolo": Reader("YOLO", yolo.looks_like, yolo.read, view="turned"),
+    "open-images": Reader("Open Images CSV", open_images.looks_like, open_images.read),
+    "captions": Reader("Flickr captions", captions.looks_like, captions.read),
 }
 """Name of a format, as `--format` has it, to its reader, in the order in which they are asked."""
 
@@ -68,8 +66,9 @@ def find_reader(path: Path, name: str = "auto") -> tuple[Path, Reader]:
     form: it says what that looks like.
     """
     known = ", ".join(reader.form for reader in READERS.values())
-    if name not in FORMATS:
-        raise LaternaError(f"unknown format {name!r}; known are: {', '.join(FORMATS)}")
+    if name != "auto" and name not in READERS:
+        names = ", ".join(("auto", *READERS))
+        raise LaternaError(f"unknown format {name!r}; known are: {names}")
     if not path.exists():
         raise LaternaError(f"{path}: no such annotations file")
     if path.is_file():

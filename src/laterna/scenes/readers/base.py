@@ -18,6 +18,7 @@ from laterna.scenes.orientation import (
     ON_ITS_SIDE,
     Shape,
     View,
+    alike,
     turn_box,
     view_of,
 )
@@ -112,6 +113,8 @@ class Reader(NamedTuple):
     looks_like: Callable[[Path], bool]
     """Tells a file or folder of this format by what it holds."""
     read: Callable[[Source], Found]
+    captions: bool = False
+    """Whether captions may come from a second file."""
     view: View = "stored"
     """Which view of a picture boxes belong to where its size cannot tell."""
 
@@ -283,7 +286,9 @@ def _located(
             where = f"{found.path}: {found.each}{text_of(raw_box.name)}"
             source.note("box cut at the picture's edge", where)
         boxes.append(turn_box(box, shape.orientation) if shape and view == "stored" else box)
-    if shape and size and view == "stored" and shape.orientation in ON_ITS_SIDE:
+    lying = shape is not None and shape.orientation in ON_ITS_SIDE
+    # the stored picture's size, or given as the turned one's by a tool that mistakes them
+    if lying and size and shape and (view == "stored" or not alike(size, shape.turned)):
         size = size[::-1]
     return size, tuple(boxes)
 

@@ -15,6 +15,7 @@ around several things, as `iscrowd` does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -58,7 +59,7 @@ _PUBLISHED = (
     "stuff_*.json",
 )
 """Names of files with boxes, those to be preferred first: COCO's, LVIS's, CVAT's, Roboflow's."""
-_CAPTIONS = ("captions.json", "captions_*.json", "nocaps_*.json", "train.json", "val.json")
+_CAPTIONS = ("captions.json", "captions_*.json", "nocaps_*.json", "train.json|val.json")
 """Names of files with captions: COCO's, CVAT's, nocaps', VizWiz's."""
 _PLACES = (".", "annotations", "train", "valid", "test")
 """Where in a dataset's folder they lie; Roboflow has a folder a part."""
@@ -67,7 +68,11 @@ _PLACES = (".", "annotations", "train", "valid", "test")
 def looks_like(path: Path) -> bool:
     """Tell a file whose outermost object has COCO's lists, or a folder with files named so."""
     if path.is_dir():
-        return bool(_named(path, _PUBLISHED) or _named(path, _CAPTIONS))
+        found = (_named(path, _PUBLISHED) or _named(path, _CAPTIONS)).values()
+        # VizWiz' own names could be anybody's
+        return any(
+            file.name not in ("train.json", "val.json") or looks_like(file) for file in found
+        )
     head = peek(path)
     outer, item = head.keys.get("", frozenset()), head.keys.get("item", frozenset())
     if item & {"images", "licenses", "categories"}:
@@ -96,17 +101,23 @@ def read(source: Source) -> Found:
 def _named(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """Return the files of the first of these names that a folder has, by the part they hold."""
     for pattern in names:
-        for wanted in (pattern, f"{pattern}.gz"):
-            found = [file for place in _PLACES for file in sorted((folder / place).glob(wanted))]
+        for packed in ("", ".gz"):
+            found = [
+                file
+                for place in _PLACES
+                for wanted in pattern.split("|")
+                for file in sorted((folder / place).glob(f"{wanted}{packed}"))
+                if file.is_file()
+            ]
             if found:
-                return {_split(file)[0]: file for file in found if file.is_file()}
+                return {_split(file)[0]: file for file in found}
     return {}
 
 
 def _split(file: Path) -> tuple[str, bool]:
     """Return which part of a dataset a file holds, and whether its name says captions."""
     name = file.name.removesuffix(".gz").removesuffix(".json")
-    worded = any(PurePosixPath(f"{name}.json").match(pattern) for pattern in _CAPTIONS)
+    worded = any(fnmatch(f"{name}.json", one) for all_of in _CAPTIONS for one in all_of.split("|"))
     part = file.parent.name if name == "_annotations.coco" else name.rpartition("_")[2]
     return part, worded
 
@@ -233,6 +244,9 @@ class _Coco:
             if worded:
                 self._captioned = True
                 where = f"{path}: caption {text_of(one.id)}"
+                if one.is_rejected is True or one.is_precanned is True:
+                    self._problem("caption that its dataset rejects", path, kind, one)
+                    continue
                 self._captions[index] += usable_captions([one.caption], where, self._problems)
             if not worded or one.bbox is not UNSET:
                 self._boxes[index].append(one)

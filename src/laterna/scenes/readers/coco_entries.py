@@ -43,6 +43,9 @@ class Annotation(msgspec.Struct, gc=False):
     iscrowd: Any = 0
     isgroupof: Any = 0
     caption: Any = UNSET
+    is_rejected: Any = False
+    is_precanned: Any = False
+    """VizWiz has captions that say no more than that nothing can be seen."""
     segments_info: Any = None
     segmentation: msgspec.Raw = NO_OUTLINE
 
