@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,11 @@ def test_an_unusable_file_is_named(tmp_path: Path, content: bytes, complaint: st
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"nowhere\.json: no such annotations file"):
         read_annotations(tmp_path / "nowhere.json")
+    with pytest.raises(LaternaError, match="cannot be read: File name too long"):
+        read_annotations(tmp_path / ("a" * 5000))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LaternaError, match="pipe: no such annotations file"):
+        read_annotations(tmp_path / "pipe")
     write_coco(tmp_path)
     with pytest.raises(LaternaError, match=r"words\.json: no such annotations file"):
         read_annotations(tmp_path, tmp_path / "words.json")

@@ -65,11 +65,17 @@ def find_reader(path: Path, name: str = "auto") -> tuple[Path, Reader]:
     Raises LaternaError for an unknown name, for what cannot be read, and for a file in no known
     form: it says what that looks like.
     """
-    known = ", ".join(reader.form for reader in READERS.values())
     if name != "auto" and name not in READERS:
         names = ", ".join(("auto", *READERS))
         raise LaternaError(f"unknown format {name!r}; known are: {names}")
-    if not path.exists():
+    try:
+        return _find(path, name)
+    except OSError as error:
+        raise LaternaError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _find(path: Path, name: str) -> tuple[Path, Reader]:
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device is neither
         raise LaternaError(f"{path}: no such annotations file")
     if path.is_file():
         with open_source(path) as file:  # says what is wrong with broken gzip
@@ -88,4 +94,4 @@ def find_reader(path: Path, name: str = "auto") -> tuple[Path, Reader]:
             return next(iter(alone.items()))
     if name != "auto":
         return path, READERS[name]  # which says what is missing
-    raise refuse(path, known)
+    raise refuse(path, ", ".join(reader.form for reader in READERS.values()))

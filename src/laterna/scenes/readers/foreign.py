@@ -75,8 +75,6 @@ def refuse(path: Path, known: str) -> LaternaError:
         pictures = sum(file.suffix.lower() in _PICTURES for file in files)
         what = f"it holds {pictures} pictures and {len(files) - pictures} other files"
         return LaternaError(f"{path}: a folder without annotations ({what}); known are: {known}")
-    if not path.exists():
-        return LaternaError(f"{path}: no such annotations file")
     head = peek(path)
     if not head.content.strip():
         return LaternaError(f"{path}: the file is empty")
