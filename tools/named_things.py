@@ -23,8 +23,8 @@ from laterna.errors import LaternaError, told
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
 from laterna.records import Scene
+from laterna.scenes.annotations import stream_scenes
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
-from laterna.synthesis.annotations import stream_scenes
 
 PROMPT = "Describe the picture in detail."
 LONGEST = 64

@@ -45,7 +45,7 @@ from laterna.records import (
     Scene,
     Truth,
 )
-from laterna.synthesis.annotations import read_annotations
+from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.prompts import build_messages
 from laterna.synthesis.proxy import proxy_digest, write_proxy

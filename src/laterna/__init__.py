@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from laterna.evaluation.run import evaluate
     from laterna.model.assistant import Assistant
     from laterna.model.exchange import load
-    from laterna.synthesis.annotations import read_scenes
+    from laterna.scenes.annotations import read_scenes
     from laterna.synthesis.checks import check
     from laterna.training.run import train
 
@@ -63,7 +63,7 @@ _LATE = {
     "check": ("laterna.synthesis.checks", "check"),
     "evaluate": ("laterna.evaluation.run", "evaluate"),
     "load": ("laterna.model.exchange", "load"),
-    "read_scenes": ("laterna.synthesis.annotations", "read_scenes"),
+    "read_scenes": ("laterna.scenes.annotations", "read_scenes"),
     "tokenise": ("laterna.data.masking", "tokenise"),
     "train": ("laterna.training.run", "train"),
 }

@@ -12,6 +12,7 @@ from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Finding, Verdict
 from laterna.report.inspection import Sample, Tally, inspect_set
+from laterna.scenes.annotations import read_scenes
 from laterna.synthesis.workshop import Reject
 
 CONTEXT = {
@@ -64,7 +65,9 @@ def test_with_annotations_every_record_is_held_against_them(
     finished: Path, contexts: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "7.jpg").touch()
-    found = inspect_set(SourceSettings(data=str(finished)), annotations=contexts, pictures=tmp_path)
+    found = inspect_set(
+        SourceSettings(data=str(finished)), scenes=read_scenes(contexts), pictures=tmp_path
+    )
     assert (found.coverage.records, found.coverage.with_proxy, found.checked) == (3, 2, 2)
     assert found.unknown_proxies == (("picture not annotated", 1),)
     assert [(reason.name, reason.count) for reason in found.found] == [("absent object", 1)]

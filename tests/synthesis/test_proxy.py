@@ -8,7 +8,7 @@ from PIL import Image
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Kind, Scene
-from laterna.synthesis.annotations import read_annotations
+from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.proxy import build_proxy, proxy_digest, read_proxy, write_proxy
 
 PUBLISHED = {

@@ -10,9 +10,9 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Kind, Message, Reply
+from laterna.scenes.annotations import read_annotations
 from laterna.scenes.vocabulary import CATEGORIES
 from laterna.synthesis import run, teachers
-from laterna.synthesis.annotations import read_annotations
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import proxy_digest
 from laterna.synthesis.run import CAPTION_QUESTION, synthesize

@@ -12,7 +12,7 @@ from PIL import Image
 
 from laterna.errors import LaternaError
 from laterna.records import Truth
-from laterna.synthesis.annotations import read_annotations
+from laterna.scenes.annotations import read_annotations
 from laterna.world import dataset
 from laterna.world.dataset import write_world
 from laterna.world.scenes import draw_truth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ from tyro.conf import Positional
 from laterna.commands.base import Command, show_some
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
+from laterna.records import Scene
+from laterna.scenes.orientation import View
+from laterna.scenes.readers import FormatName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +39,10 @@ class Inspect(Command, frozen=True, kw_only=True):
     """Split of a Hugging Face dataset."""
     annotations: Path | None = None
     """What the records were made from, as `synthesize` reads it."""
+    format: FormatName = "auto"
+    """Form of the annotations, as in `synthesize`."""
+    view: View = "auto"
+    """Which view of turned pictures boxes belong to, as in `synthesize`."""
     captions: Path | None = None
     """COCO captions file; left out: the one beside the annotations."""
     captionless: bool = False
@@ -80,9 +88,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         ledger = self.ledger or self._beside("ledger.sqlite")
         content = inspect_set(
             self._source(),
-            annotations=self.annotations,
-            captions=self.captions,
-            captionless=self.captionless,
+            scenes=self._scenes(),
             pictures=self.pictures,
             rejects=self.rejects or self._beside("rejects.jsonl"),
             cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),
@@ -106,6 +112,21 @@ class Inspect(Command, frozen=True, kw_only=True):
 
         write_synthesis_page(self.html, content)
         return f"{line}; made {self.html}"
+
+    def _scenes(self) -> Iterator[Scene] | None:
+        from laterna.scenes.annotations import stream_scenes
+
+        if self.annotations is None:
+            return None
+        return stream_scenes(
+            self.annotations,
+            self.captions,
+            [],
+            captionless=self.captionless,
+            format=self.format,
+            pictures=self.pictures,
+            view=self.view,
+        )
 
     def _beside(self, ending: str) -> Path | None:
         """Return what `synthesize` writes beside its records, where it is there."""

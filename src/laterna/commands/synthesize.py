@@ -9,6 +9,8 @@ from tyro.conf import arg
 
 from laterna.commands.base import Command, show_some
 from laterna.records import Kind
+from laterna.scenes.orientation import View
+from laterna.scenes.readers import FormatName
 from laterna.synthesis.settings import Endpoint, Job, Spending, read_shard
 
 
@@ -19,13 +21,15 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """
 
     annotations: Path
-    """COCO instances file, folder of a COCO-format dataset, or JSON lines of contexts."""
+    """Annotated pictures: a COCO file or folder, or any other form that `--format` names."""
+    format: FormatName = "auto"
+    """Form of the annotations; `auto` sees it from what they hold."""
     out: Path
     """File to write."""
     captions: Path | None = None
-    """COCO captions file; left out: the one beside the annotations."""
+    """COCO captions file; default: the one beside the annotations."""
     captionless: bool = False
-    """Keep pictures that have boxes and no caption, as LVIS and Open Images come."""
+    """Where the annotations have captions, keep pictures that have boxes and no caption too."""
     teacher: Literal["scribe", "openai", "batch", "local", "replay"] = "scribe"
     """Who composes the records: `scribe` works offline from the text proxy alone; `openai` asks
     any compatible endpoint, `batch` its batch API, `local` a model on this machine; `replay`
@@ -40,7 +44,11 @@ class Synthesize(Command, frozen=True, kw_only=True):
     enrich: tuple[Literal["ocr", "lighting", "colours", "texture"], ...] = ()
     """What to measure from the pictures and show to the teacher besides."""
     pictures: Path | None = None
-    """Folder of the pictures, where they are to be measured."""
+    """Folder of the pictures, for `--enrich` and `--view`; default: the one beside the
+    annotations, where `--enrich` is not asked for."""
+    view: View = "auto"
+    """Where EXIF turns a picture: whether its boxes were measured on the `stored` pixels or on the
+    `turned` picture; `auto` sees it from the annotated width and height."""
     form: Literal["llava", "jsonl", "parquet", "messages"] = "llava"
     """Form of the file."""
     seed: int = 0
@@ -69,6 +77,8 @@ class Synthesize(Command, frozen=True, kw_only=True):
             annotations=self.annotations,
             captions=self.captions,
             captionless=self.captionless,
+            format=self.format,
+            view=self.view,
             teacher=self.teacher,
             kinds=self.kinds,
             seed=self.seed,
@@ -87,6 +97,11 @@ class Synthesize(Command, frozen=True, kw_only=True):
             return dry_run(job, self.out)
         summary = run_job(job, self.out, form=self.form, engine=self.engine)
         show_some(
-            "left out", [f"{problem.where}: {problem.reason}" for problem in summary.problems]
+            "left out",
+            [f"{one.where}: {one.reason}" for one in summary.problems if not one.kept],
+        )
+        show_some(
+            "read otherwise",
+            [f"{one.where}: {one.reason}" for one in summary.problems if one.kept],
         )
         return summary.line()

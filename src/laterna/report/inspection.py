@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -17,10 +17,8 @@ from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
 from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
-from laterna.synthesis.annotations import stream_scenes
 from laterna.synthesis.checks import REASONS, check
 from laterna.synthesis.parsing import Exchange, write_reply
-from laterna.synthesis.readers.base import Problem
 from laterna.synthesis.workshop import Reject
 
 EXAMPLES = 3
@@ -86,9 +84,7 @@ class Sample:
 def inspect_set(
     source: SourceSettings,
     *,
-    annotations: Path | None = None,
-    captions: Path | None = None,
-    captionless: bool = False,
+    scenes: Iterable[Scene] | None = None,
     pictures: Path | None = None,
     rejects: Path | None = None,
     cost: NamedTexts = (),
@@ -97,22 +93,17 @@ def inspect_set(
 ) -> SynthesisContent:
     """Read a source of records once and return what there is to show of it.
 
-    `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
-    counted and every record is checked again; `captionless` is as in `stream_scenes`. `pictures`
-    is the folder of the record's pictures, `rejects` the JSON lines of replies that a synthesis
-    did not use, `cost` what it cost.
+    `scenes` are what the teacher was shown: with them, support is counted and every record is
+    checked again. `pictures` is the folder of the record's pictures, `rejects` the JSON lines of
+    replies that a synthesis did not use, `cost` what it cost.
     Memory grows with the annotations, not with the records. Raises LaternaError for a file that
     cannot be read.
     """
-    problems: list[Problem] = []
-    scenes: Iterator[Scene] = iter(())
-    if annotations:
-        scenes = stream_scenes(annotations, captions, problems, captionless=captionless)
-    shown = ProxyLookup(scenes, pictures)
+    shown = ProxyLookup(scenes or (), pictures)
     counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
     checked = 0
     for record in read_records(source):
-        counter.add(record, shown(record) if annotations else None)
+        counter.add(record, shown(record) if scenes is not None else None)
         sample.add(record)
         scene = shown.scene(record)
         verdict = scene and check_again(record, scene)
@@ -124,7 +115,7 @@ def inspect_set(
     return SynthesisContent(
         title=f"Instructions in {Path(source.data).name}",
         coverage=coverage,
-        annotated=annotations is not None,
+        annotated=scenes is not None,
         unknown_proxies=unknown,
         checked=checked,
         found=again.reasons(),

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from laterna.errors import LaternaError
-from laterna.synthesis.annotations import Problem
+from laterna.scenes.annotations import Problem
 from laterna.synthesis.engine import Calls, Run
 from laterna.synthesis.settings import Job, Shard
 from laterna.synthesis.workshop import Draft

@@ -10,7 +10,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record, Scene
-from laterna.synthesis.annotations import Problem, read_annotations, stream_scenes
+from laterna.scenes.annotations import Problem, stream_scenes
 from laterna.synthesis.checks.judge import judging_usage
 from laterna.synthesis.checks.judging import OpenJudge
 from laterna.synthesis.cost import Forecast, Prices, Purse
@@ -80,9 +80,8 @@ class Run:
     def _compose(self) -> Iterator[Draft]:
         """Yield the drafts of a teacher that works here, at no cost."""
         job = self._job
-        found = read_annotations(job.annotations, job.captions, captionless=job.captionless)
-        self.problems += found.problems
-        annotated = {box.category for scene in found.scenes for box in scene.boxes}
+        scenes = tuple(_scenes(job, self.problems))
+        annotated = {box.category for scene in scenes for box in scene.boxes}
         teachers: dict[Kind, Teacher] = {
             kind: make_teacher(job.teacher, kind, annotated, job.seed)
             for kind in job.kinds
@@ -90,7 +89,7 @@ class Run:
         }
         workshop = Workshop(job, teachers)
         with asyncio.Runner() as runner:
-            for task in workshop.tasks(self._mine(iter(found.scenes))):
+            for task in workshop.tasks(self._mine(iter(scenes))):
                 yield runner.run(workshop.make(task))
 
     def _ask(self, ledger: Ledger) -> Iterator[Draft]:
@@ -124,7 +123,15 @@ class Run:
 
 
 def _scenes(job: Job, problems: list[Problem]) -> Iterator[Scene]:
-    return stream_scenes(job.annotations, job.captions, problems, captionless=job.captionless)
+    return stream_scenes(
+        job.annotations,
+        job.captions,
+        problems,
+        captionless=job.captionless,
+        format=job.format,
+        pictures=job.pictures,
+        view=job.view,
+    )
 
 
 async def _open(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, AskedTeacher]:

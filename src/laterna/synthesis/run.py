@@ -14,7 +14,7 @@ from rich.progress import track
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
-from laterna.synthesis.annotations import Problem
+from laterna.scenes.annotations import Problem
 from laterna.synthesis.checks import NearDuplicates
 from laterna.synthesis.cluster import RayRun
 from laterna.synthesis.engine import Calls, Run, forecast
@@ -69,10 +69,11 @@ class Summary(Record):
     def line(self) -> str:
         """Return the summary as one line."""
         made = ", ".join(f"{number} {kind}" for kind, number in self.records.items())
-        reasons = Counter(problem.reason for problem in self.problems)
-        left = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         line = f"{self.scenes} pictures -> {made} records in {self.out}"
-        line += f"; left out: {left}" if left else ""
+        for said, kept in (("left out", False), ("read otherwise", True)):
+            reasons = Counter(one.reason for one in self.problems if one.kept == kept)
+            found = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+            line += f"; {said}: {found}" if found else ""
         if self.calls:
             failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.calls.retries.items()))
             line += f"; asked {self.calls.asked}, answered before {self.calls.found}"

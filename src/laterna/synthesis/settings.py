@@ -9,6 +9,8 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record
+from laterna.scenes.orientation import View
+from laterna.scenes.readers import FormatName
 
 KINDS: tuple[Kind, ...] = (
     "caption", "conversation", "detail", "reasoning", "negative", "refusal",
@@ -133,7 +135,11 @@ class Job(Record):
     annotations: Path
     captions: Path | None = None
     captionless: bool = False
-    """Keep pictures that have boxes and no caption (LVIS, Open Images)."""
+    """Of a source with captions, keep pictures that have boxes and no caption too."""
+    format: FormatName = "auto"
+    """Form of the annotations; `auto`: seen from what they hold."""
+    view: View = "auto"
+    """On which view of a picture that EXIF turns its boxes were measured."""
     teacher: str = "scribe"
     kinds: tuple[Kind, ...] = INSTRUCTION_KINDS
     seed: int = 0
@@ -143,7 +149,8 @@ class Job(Record):
     enrich: tuple[str, ...] = ()
     """Further channels of the proxy, measured from the pixels."""
     pictures: Path | None = None
-    """Folder of the pictures, for the enrichments."""
+    """Folder of the pictures, for the enrichments and for `view`; by default the one beside the
+    annotations."""
     repair: int = 0
     """Times that a rejected reply is asked again, with the reasons."""
     judge: str = ""

@@ -15,7 +15,7 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Kind, Reply, Scene
-from laterna.synthesis.annotations import read_annotations
+from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.checks import check
 from laterna.synthesis.checks.files import CheckedReply, check_files
 from laterna.synthesis.parsing import Exchange, write_reply

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps
 
 from laterna.errors import LaternaError
+from laterna.scenes.image_files import DAMAGE, shape_of
 
 MAX_PIXELS = 89_478_485
 """Pillow's own threshold for a decompression bomb."""
@@ -22,20 +22,7 @@ MAX_SIDE = 10_000
 _WHERE_PILLOW_READS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")
 """An address that says nothing to a person."""
 
-_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap width and height."""
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
-# What Pillow's readers raise on damaged files, besides OSError.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-)
 
 
 class MissingPictureError(LaternaError):
@@ -66,17 +53,7 @@ def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
     Raises as `load_picture` does, but for damage behind the head.
     """
     with _opened(source, name) as picture:
-        width, height = _stored_size(picture)
-        turned = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-        return (height, width) if turned else (width, height)
-
-
-def _stored_size(picture: Image.Image) -> tuple[int, int]:
-    """Return width and height as they are in the file; of a TIFF, Pillow may have turned them."""
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return picture.size
-    tags = picture.tag_v2
-    return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
+        return shape_of(picture).turned
 
 
 def _read(source: Path | bytes, name: str, *, coarse: bool) -> Image.Image:
@@ -100,7 +77,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
         raise MissingPictureError(f"{name}: no such picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise LaternaError(f"{name}: picture too large to open: {error}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = _WHERE_PILLOW_READS.sub("", str(error))
         raise LaternaError(f"{name}: cannot be read as a picture: {reason}") from error
 

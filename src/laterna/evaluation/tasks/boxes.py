@@ -24,10 +24,10 @@ from typing import NamedTuple
 from laterna.evaluation.tasks import wordings
 from laterna.records import Question, Scene
 from laterna.scenes import phrases
+from laterna.scenes.annotations import Problem, stream_scenes
 from laterna.scenes.facts import Facts, gather_facts
 from laterna.scenes.geometry import relation_holds
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords, plural
-from laterna.synthesis.annotations import Problem, stream_scenes
 
 RELATIONS = ("to the left of", "to the right of")
 """Above and below are left out: skis are below people in nearly all pictures."""

@@ -11,7 +11,7 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.files import write_atomically, write_lines
 from laterna.records import Finding, Kind, Record, Reply, Scene
-from laterna.synthesis.annotations import read_annotations
+from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.checks.checker import check
 from laterna.synthesis.checks.duplicates import NearDuplicates
 from laterna.synthesis.checks.form import BARE_KINDS

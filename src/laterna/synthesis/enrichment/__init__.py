@@ -12,14 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Scene
+from laterna.scenes.image_files import DAMAGE
+from laterna.scenes.orientation import ASPECT_SLACK
 from laterna.synthesis.enrichment import colours, lighting, ocr, texture
 
-ASPECT_SLACK = 0.02
-"""How far width / height may differ from what the annotation says, as a share of it."""
 _KEPT = 64
 """Scenes whose lines are kept: the kinds of one scene are asked for soon after each other."""
 
@@ -88,14 +88,14 @@ def _measured(scene: Scene, names: tuple[str, ...], pictures: Path) -> tuple[Lin
 
 
 def _open(scene: Scene, path: Path) -> Image.Image:
-    """Return the picture as it is stored, unturned: that is what COCO's boxes refer to."""
+    """Return the picture as a person sees it: so its scene's boxes lie (`scenes.orientation`)."""
     try:
         with Image.open(path) as source:
-            picture = source.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            picture = ImageOps.exif_transpose(source).convert("RGB")
+    except DAMAGE as error:
         raise PictureError(f"{path}: picture {scene.id} cannot be read: {error}") from error
     width, height = picture.size
-    if scene.width and scene.height:
+    if scene.boxes and scene.width and scene.height:
         ratio = (width / height) / (scene.width / scene.height)
         if abs(ratio - 1) > ASPECT_SLACK:
             raise PictureError(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from laterna.errors import LaternaError
-from laterna.synthesis.readers.base import open_source
+from laterna.scenes.readers.files import open_source
 
 
 def test_gzip_is_told_by_the_content(tmp_path: Path) -> None:

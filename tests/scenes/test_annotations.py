@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Scene
-from laterna.synthesis.annotations import Annotations, read_annotations, read_scenes
+from laterna.scenes.annotations import Annotations, read_annotations, read_scenes
 
 Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
@@ -91,8 +92,19 @@ def _set(index: int, key: str, value: object) -> Change:
         (_set(0, "image_id", 99), "annotation without an image entry"),
         (_set(0, "category_id", 99), "unknown category"),
         (_set(0, "iscrowd", 1), "crowd region"),
-        (_set(0, "bbox", [150, 10, 60, 50]), "box outside the picture"),
-        (_set(0, "bbox", [-2, 10, 60, 50]), "box outside the picture"),
+        (_set(0, "bbox", [250, 10, 60, 50]), "box outside the picture"),
+        (_set(0, "bbox", [-70, 10, 60, 50]), "box outside the picture"),
+        (_set(0, "bbox", None), "annotation without a box"),
+        (_set(0, "bbox", []), "annotation without a box"),
+        (_set(0, "bbox", [1, 2, 3]), "box that is no four numbers"),
+        (_set(0, "bbox", ["a", "b", "c", "d"]), "box that is no four numbers"),
+        (_set(0, "bbox", [1, 2, float("nan"), 4]), "box that is no four numbers"),
+        (_set(0, "bbox", {"x": 1}), "box that is no four numbers"),
+        (_set(0, "bbox", "50, 10, 100, 50"), "box that is no four numbers"),
+        (_set(0, "iscrowd", "1"), "crowd region"),
+        (_set(0, "iscrowd", "true"), "crowd region"),
+        (_set(0, "iscrowd", "many"), "crowd flag that is no number"),
+        (_set(0, "iscrowd", [1]), "crowd flag that is no number"),
         (_set(0, "bbox", [50, 10, 0, 50]), "box of zero area"),
         (_set(0, "bbox", [50, 10, -20, 50]), "box of zero area"),
     ],
@@ -183,7 +195,7 @@ def test_context_lines(tmp_path: Path) -> None:
     )
     assert [scene.id for scene in found.scenes] == ["5", "b", "d"]
     assert [(p.reason, p.where) for p in found.problems] == [
-        ("box outside the picture", f"{file}: record b"),
+        ("box cut at the picture's edge", f"{file}: record b, box 1"),
         ("picture without captions", f"{file}: record c"),
         ("caption without words", f"{file}: record d"),
     ]
@@ -193,8 +205,11 @@ def test_context_lines(tmp_path: Path) -> None:
 def test_a_broken_later_line_is_named_by_number(tmp_path: Path) -> None:
     file = tmp_path / "contexts.jsonl"
     file.write_text(context() + "\n" + context()[:40])
-    with pytest.raises(LaternaError, match=r"contexts\.jsonl line 2: neither COCO annotations"):
-        read_annotations(file)
+    found = read_annotations(file)
+    assert [scene.id for scene in found.scenes] == ["5"]
+    assert [(p.reason, p.where) for p in found.problems] == [
+        ("line that is no JSON", f"{file} line 2")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -202,15 +217,15 @@ def test_a_broken_later_line_is_named_by_number(tmp_path: Path) -> None:
     [
         (b"", "the file is empty"),
         (b" \n\n", "the file is empty"),
-        (b"\x89PNG\r\n\x1a\n not JSON", "neither COCO annotations nor LLaVA context lines"),
-        (b'{"images": [], "annota', "neither COCO annotations nor LLaVA context lines"),
-        (b"[1, 2]", "neither COCO annotations nor LLaVA context lines"),
-        (context()[:60].encode(), "neither COCO annotations nor LLaVA context lines"),
+        (b"\x89PNG\r\n\x1a\n not JSON", "its text is neither UTF-8 nor UTF-16"),
+        (b'{"images": [], "annota', "broken or cut JSON"),
+        (b"[1, 2]", "in no known form"),
+        (context()[:60].encode(), "broken or cut JSON"),
         (
             b'{"images": [], "annotations": [], "categories": []}',
             r"no usable picture in it \(caption of an unknown image\)",
         ),
-        (context(captions=[]).encode(), r"no usable picture in it \(picture without captions\)"),
+        (context(captions=[]).encode(), r"in no known form \(an object with captions, id, image"),
     ],
     ids=["empty", "blank", "picture", "truncated", "list", "cut context", "no images", "no words"],
 )
@@ -224,16 +239,35 @@ def test_an_unusable_file_is_named(tmp_path: Path, content: bytes, complaint: st
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"nowhere\.json: no such annotations file"):
         read_annotations(tmp_path / "nowhere.json")
+    with pytest.raises(LaternaError, match="cannot be read: File name too long"):
+        read_annotations(tmp_path / ("a" * 5000))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LaternaError, match="pipe: no such annotations file"):
+        read_annotations(tmp_path / "pipe")
     write_coco(tmp_path)
-    (tmp_path / "captions.json").unlink()
-    with pytest.raises(LaternaError, match=r"captions\.json: no such annotations file"):
-        read_annotations(tmp_path)
+    with pytest.raises(LaternaError, match=r"words\.json: no such annotations file"):
+        read_annotations(tmp_path, tmp_path / "words.json")
+
+
+def test_a_folder_without_captions_is_read_without_and_one_without_boxes_too(
+    tmp_path: Path,
+) -> None:
+    boxes, words = write_coco(tmp_path) / "instances.json", tmp_path / "captions.json"
+    words.rename(tmp_path / "words.json")
+    found = read_annotations(tmp_path)
+    assert [(scene.captions, len(scene.boxes)) for scene in found.scenes] == [((), 1), ((), 1)]
+    assert reasons(found) == ["no captions found: read without"]
+    boxes.unlink()
+    (tmp_path / "words.json").rename(words)
+    found = read_annotations(tmp_path)
+    assert [(len(scene.captions), scene.boxes) for scene in found.scenes] == [(2, ()), (1, ())]
+    assert reasons(found) == []
 
 
 def test_truncated_captions_are_named(tmp_path: Path) -> None:
     file = write_coco(tmp_path) / "captions.json"
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(LaternaError, match=r"captions\.json: neither"):
+    with pytest.raises(LaternaError, match=r"captions\.json: broken or cut JSON"):
         read_annotations(tmp_path)
 
 

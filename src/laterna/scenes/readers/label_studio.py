@@ -1,0 +1,120 @@
+"""Reads Label Studio's JSON export, whole (`annotations`, `result`) or its short form (JSON-MIN).
+
+Boxes are in percent of the picture; a text area's answer is taken for a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from laterna.errors import LaternaError
+from laterna.scenes.readers.base import (
+    Found,
+    Problem,
+    RawBox,
+    RawScene,
+    Source,
+    category_name,
+    entries,
+    number,
+    numbers,
+    text_of,
+)
+from laterna.scenes.readers.files import peek, read_json
+
+Row = Mapping[str, object]
+
+
+def looks_like(path: Path) -> bool:
+    """Tell a list of tasks with `data` and `annotations`, or of pictures with labelled boxes."""
+    head = peek(path) if path.is_file() else None
+    if head is None:
+        return False
+    item = head.keys.get("item", frozenset()) | head.keys.get("", frozenset())
+    whole = "data" in item and bool(item & {"annotations", "completions"})
+    short = any("rectanglelabels" in keys for keys in head.keys.values())
+    return whole or ("image" in item and short)
+
+
+def read(source: Source) -> Found:
+    """Return the scenes in the export's order; raises LaternaError when it is no list."""
+    tasks = read_json(source.path)
+    tasks = [tasks] if isinstance(tasks, dict) else tasks
+    if not isinstance(tasks, list):
+        raise LaternaError(f"{source.path}: no list of tasks, as Label Studio exports them")
+    scenes = list(_scenes(tasks, source))
+    folder = source.path.parent
+    return Found(
+        source.path,
+        scenes=iter(scenes),
+        captioned=any(scene.captions for scene in scenes),
+        relative=True,
+        folders=(folder, folder / "images"),
+    )
+
+
+def _scenes(tasks: list[object], source: Source) -> Iterator[RawScene]:
+    for place, task in enumerate(tasks, start=1):
+        if not isinstance(task, dict):
+            where = f"{source.path}: entry {place}"
+            source.problems.append(Problem(reason="entry that is no object", where=where))
+            continue
+        data = task.get("data")
+        name = _name(data if isinstance(data, dict) else task)
+        results = list(_results(task))
+        yield RawScene(
+            id=text_of(task.get("id")) or name,
+            picture=name,
+            where=f"task {text_of(task.get('id')) or place}",
+            width=next((one.get("original_width") for one, _ in results), None),
+            height=next((one.get("original_height") for one, _ in results), None),
+            captions=[text for _, value in results for text in _texts(value.get("text"))],
+            boxes=[
+                _box(value, f"task {text_of(task.get('id')) or place}, box {order}")
+                for order, (_, value) in enumerate(results, start=1)
+                if "rectanglelabels" in value
+            ],
+        )
+
+
+def _name(data: Row) -> str:
+    """Return a picture's file name from its address, that of local storage included."""
+    value = data.get("image") or data.get("img") or data.get("file_upload")
+    try:
+        address = urlsplit(text_of(value))
+    except ValueError:
+        return ""
+    local = parse_qs(address.query).get("d", [""])[0]
+    return PurePosixPath(local or unquote(address.path)).name
+
+
+def _results(task: Row) -> Iterator[tuple[Row, Row]]:
+    """Yield what the first annotation that was not cancelled says, and the values in it."""
+    for one in entries(task.get("label")):
+        yield one, one
+    done = entries(task.get("annotations") or task.get("completions"))
+    for annotation in [one for one in done if not one.get("was_cancelled")][:1]:
+        for result in entries(annotation.get("result")):
+            value = result.get("value")
+            if isinstance(value, dict):
+                yield result, value
+
+
+def _texts(value: object) -> list[object]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _box(value: Row, where: str) -> RawBox:
+    labels = value.get("rectanglelabels")
+    category = category_name(labels[0] if isinstance(labels, list) and labels else labels)
+    found = numbers([value.get(name) for name in ("x", "y", "width", "height")])
+    if number(value.get("rotation") or 0) != 0:
+        return RawBox(where, category, None, "box that is turned")
+    if found is None:
+        return RawBox(where, category, None)
+    x, y, across, down = (part / 100 for part in found)
+    return RawBox(where, category, (x, y, x + across, y + down))

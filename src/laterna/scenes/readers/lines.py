@@ -1,0 +1,137 @@
+"""Reads contexts and scenes: records one picture each, as JSON lines or in a JSON list.
+
+Contexts are what LLaVA publishes beside its replies (`captions`, `instances`); scenes are our
+own `Scene`. The boxes of both are in 0..1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from laterna.errors import LaternaError
+from laterna.scenes.readers.base import (
+    Corners,
+    Found,
+    Problem,
+    RawBox,
+    RawScene,
+    Source,
+    category_name,
+    numbers,
+    text_of,
+)
+from laterna.scenes.readers.files import Head, decode_json, open_source, peek, read_json
+
+Row = dict[str, object]
+
+
+def looks_like_contexts(path: Path) -> bool:
+    """Tell a file whose first record has the keys of LLaVA's contexts."""
+    return _has(peek(path), {"image", "instances"})
+
+
+def looks_like_scenes(path: Path) -> bool:
+    """Tell a file whose first record has the keys of our `Scene`."""
+    return _has(peek(path), {"picture", "boxes"})
+
+
+def _has(head: Head, keys: set[str]) -> bool:
+    return any(keys <= head.keys.get(place, frozenset()) for place in ("", "item"))
+
+
+def read_contexts(source: Source) -> Found:
+    """Return the scenes of LLaVA's contexts."""
+    return _found(source, "image", "instances", _context_corners)
+
+
+def read_scene_lines(source: Source) -> Found:
+    """Return our own scenes; they are checked like any other."""
+    return _found(source, "picture", "boxes", _own_corners)
+
+
+def _found(
+    source: Source, picture: str, boxes: str, corners: Callable[[Row], Corners | None]
+) -> Found:
+    if not source.path.is_file():
+        raise LaternaError(f"{source.path}: no such file of records")
+    return Found(
+        source.path,
+        scenes=(
+            RawScene(
+                id=text_of(row.get("id")),
+                picture=text_of(row.get(picture)),
+                where=f"record {text_of(row.get('id'))}",
+                width=row.get("width"),
+                height=row.get("height"),
+                captions=_list(row.get("captions")),
+                boxes=_boxes(row, boxes, corners),
+            )
+            for row in _rows(source)
+        ),
+        captioned=True,
+        relative=True,
+        folders=(source.path.parent, source.path.parent / "images"),
+    )
+
+
+def _list(value: object) -> list[object]:
+    if isinstance(value, str):
+        return [value]
+    return value if isinstance(value, list) else []
+
+
+def _boxes(row: Row, key: str, corners: Callable[[Row], Corners | None]) -> Iterator[RawBox]:
+    for place, box in enumerate(_list(row.get(key)), start=1):
+        name = f"record {text_of(row.get('id'))}, box {place}"
+        if isinstance(box, dict):
+            yield RawBox(name, category_name(box.get("category")), corners(box))
+        else:
+            yield RawBox(name, "", None, "entry that is no object")
+
+
+def _context_corners(box: Row) -> Corners | None:
+    return numbers(box.get("bbox"))  # type: ignore[return-value]
+
+
+def _own_corners(box: Row) -> Corners | None:
+    return numbers([box.get(name) for name in ("x1", "y1", "x2", "y2")])  # type: ignore[return-value]
+
+
+def _rows(source: Source) -> Iterator[Row]:
+    """Yield the records of JSON lines, of a JSON list, or one that runs over several lines."""
+    start = peek(source.path).content.strip()
+    # a first line that is cut, or a list's, begins something that runs on
+    if start[:1] == b"[" or start.partition(b"\n")[0].strip() == b"{":
+        content = read_json(source.path)
+        for place, row in enumerate(content if isinstance(content, list) else [content], start=1):
+            if isinstance(row, dict):
+                yield row
+            else:
+                where = f"{source.path}: record {place}"
+                source.problems.append(Problem(reason="entry that is no object", where=where))
+        return
+    with open_source(source.path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and (row := _row(line, f"{source.path} line {number}", source)):
+                yield row
+
+
+def _row(line: bytes, where: str, source: Source) -> Row | None:
+    """Return a line's record; None, counted, where it is none."""
+    try:
+        row = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        try:
+            line.decode()
+            row = decode_json(line, where)
+        except (LaternaError, UnicodeDecodeError) as error:
+            form = "JSON" if isinstance(error, LaternaError) else "UTF-8"
+            source.problems.append(Problem(reason=f"line that is no {form}", where=where))
+            return None
+    if isinstance(row, dict):
+        return row
+    source.problems.append(Problem(reason="entry that is no object", where=where))
+    return None

@@ -1,0 +1,86 @@
+"""Reads Pascal VOC: one XML file a picture, in the folder `Annotations` beside `JPEGImages`.
+
+VOC numbers pixels from 1, and its corners are inside the box: 1 to WIDTH is the whole picture
+(PASCAL VOC 2012 development kit, section "Bounding box").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from xml.etree.ElementTree import Element
+
+from laterna.errors import LaternaError
+from laterna.scenes.readers.base import (
+    Found,
+    Problem,
+    RawBox,
+    RawScene,
+    Source,
+    category_name,
+    numbers,
+    text_of,
+)
+from laterna.scenes.readers.files import peek, read_xml
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def looks_like(path: Path) -> bool:
+    """Tell an XML file about one picture, or a folder of such files."""
+    return any(b"<annotation>" in peek(file).content for file in _files(path)[:1])
+
+
+def read(source: Source) -> Found:
+    """Return one scene a file, in the order of the files' names."""
+    files = _files(source.path)
+    if not files:
+        raise LaternaError(f"{source.path}: no .xml files in it, as Pascal VOC has them")
+    folder = files[0].parent
+    return Found(
+        source.path,
+        scenes=_scenes(files, source),
+        folders=(folder.parent / "JPEGImages", folder.parent / "images", folder, folder.parent),
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = path / "Annotations"
+        return sorted((inside if inside.is_dir() else path).glob("*.xml"))
+    return [path]
+
+
+def _scenes(files: list[Path], source: Source) -> Iterator[RawScene]:
+    for file in files:
+        try:
+            root = read_xml(file)
+        except LaternaError as error:
+            if len(files) == 1:
+                raise
+            reason = "file that is no XML"
+            source.problems.append(Problem(reason=reason, where=str(error)))
+            continue
+        name = text_of(root.findtext("filename") or f"{file.stem}.jpg").replace("\\", "/")
+        yield RawScene(
+            id=file.stem,
+            picture=PurePosixPath(name).name,
+            where=file.name,
+            width=root.findtext("size/width"),
+            height=root.findtext("size/height"),
+            boxes=(
+                _box(thing, f"{file.name}, object {place}")
+                for place, thing in enumerate(root.iterfind("object"), start=1)
+            ),
+        )
+
+
+def _box(thing: Element, where: str) -> RawBox:
+    category = category_name(thing.findtext("name"))
+    values = numbers([thing.findtext(f"bndbox/{name}") for name in _CORNERS])
+    if values is None:
+        missing = thing.find("bndbox") is None
+        fault = "annotation without a box" if missing else "box that is no four numbers"
+        return RawBox(where, category, None, fault)
+    x1, y1, x2, y2 = values
+    return RawBox(where, category, (max(0.0, x1 - 1), max(0.0, y1 - 1), x2, y2))

@@ -1,0 +1,151 @@
+"""Reads YOLO's folders: `labels/*.txt` beside `images/`, class names in data.yaml or classes.txt.
+
+A line is `CLASS X Y WIDTH HEIGHT` in 0..1 of the picture, X and Y the box's middle; with more
+numbers it is an outline, which is read as the box around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from laterna.errors import LaternaError
+from laterna.scenes.readers.base import (
+    Corners,
+    Found,
+    Problem,
+    RawBox,
+    RawScene,
+    Source,
+    bounds,
+    category_name,
+    choose_split,
+    number,
+    numbers,
+)
+from laterna.scenes.readers.files import peek, read_whole
+
+_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
+_LINE = re.compile(rb"\s*\d+( +[-+.\deE]+){4,}\s*")
+
+
+def looks_like(path: Path) -> bool:
+    """Tell a folder with files of labels and one of class names, or such a data.yaml."""
+    root = path if path.is_dir() else path.parent
+    named = path.is_dir() or path.name in _NAMES
+    if not named or _names_file(path) is None:
+        return False
+    files = (next(iter(sorted(folder.glob("*.txt"))), None) for folder in _labels(root).values())
+    lines = (peek(file).line.encode() for file in files if file)
+    return any(not line or _LINE.fullmatch(line) for line in lines)
+
+
+def read(source: Source) -> Found:
+    """Return one scene a file of labels, in the order of their names.
+
+    Raises LaternaError when there are no labels or no class names.
+    """
+    root = source.path if source.path.is_dir() else source.path.parent
+    named, labels = _names_file(source.path), _labels(root)
+    if not labels or named is None:
+        raise LaternaError(f"{root}: no labels/*.txt with a data.yaml or classes.txt beside them")
+    folder = choose_split(labels, source)
+    names = _class_names(named)
+    pictures = _pictures(folder)
+    scenes = _scenes(folder, pictures, names, source)
+    return Found(folder, scenes, relative=True, folders=(pictures,))
+
+
+def _names_file(path: Path) -> Path | None:
+    if path.is_file():
+        return path
+    places = (path, path / "labels", path.parent)
+    found = (place / name for name in _NAMES for place in places)
+    return next((file for file in found if file.is_file()), None)
+
+
+def _labels(root: Path) -> dict[str, Path]:
+    """Return the folders of label files, by the part of the dataset they hold."""
+    patterns = ("labels", "labels/*", "*/labels")
+    folders = [root, *(folder for pattern in patterns for folder in sorted(root.glob(pattern)))]
+    found = {}
+    for folder in folders:
+        if folder.is_dir() and any(file.name not in _NAMES for file in folder.glob("*.txt")):
+            part = folder.parent if folder.name == "labels" else folder
+            found[part.name] = folder
+    if len(found) > 1:  # a text file beside the folders is no label
+        found = {name: folder for name, folder in found.items() if folder != root}
+    return found
+
+
+def _pictures(labels: Path) -> Path:
+    """Return the folder of pictures that goes with one of labels."""
+    if labels.name == "labels":
+        return labels.with_name("images")
+    if labels.parent.name == "labels":
+        return labels.parent.with_name("images") / labels.name
+    return labels
+
+
+def _class_names(path: Path) -> dict[int, str]:
+    content = read_whole(path).decode("utf-8", "replace")
+    if path.suffix not in (".yaml", ".yml"):
+        return dict(enumerate(map(category_name, content.splitlines())))
+    try:
+        data = yaml.safe_load(content)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise LaternaError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    names = data.get("names") if isinstance(data, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise LaternaError(f"{path}: no `names` of the classes in it")
+    keyed = ((number(key), name) for key, name in names.items())
+    return {int(key): category_name(name) for key, name in keyed if key is not None}
+
+
+def _scenes(
+    folder: Path, pictures: Path, names: dict[int, str], source: Source
+) -> Iterator[RawScene]:
+    for file in sorted(folder.glob("*.txt")):
+        if file.name in _NAMES:
+            continue
+        suffixes = (suffix for suffix in _SUFFIXES if (pictures / f"{file.stem}{suffix}").is_file())
+        suffix = next(suffixes, "")
+        if not suffix:
+            source.note("picture not found, taken to be a .jpg", str(file))
+        yield RawScene(
+            id=file.stem,
+            picture=f"{file.stem}{suffix or '.jpg'}",
+            where=file.name,
+            boxes=list(_boxes(file, names, source)),
+        )
+
+
+def _boxes(file: Path, names: dict[int, str], source: Source) -> Iterator[RawBox]:
+    try:
+        lines = read_whole(file).decode("utf-8", "replace").splitlines()
+    except LaternaError as error:
+        source.problems.append(Problem(reason="file that cannot be read", where=str(error)))
+        return
+    for place, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        kind, *rest = line.split()
+        known = number(kind)
+        category = names.get(int(known)) if known is not None else None
+        values = numbers(rest, len(rest)) or ()
+        fault = "unknown category" if category is None else ""
+        yield RawBox(f"{file.name}, line {place}", category or "", _corners(values), fault)
+
+
+def _corners(values: tuple[float, ...]) -> Corners | None:
+    """Return the corners of a box, with its confidence or without, or of an outline."""
+    if len(values) in (4, 5):
+        x, y, across, down = values[:4]
+        return x - across / 2, y - down / 2, x + across / 2, y + down / 2
+    return bounds(values) if len(values) >= 6 and len(values) % 2 == 0 else None
