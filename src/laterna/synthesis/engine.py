@@ -33,7 +33,11 @@ class Calls(Record):
     found: int = 0
     """Requests that the ledger had the answer to."""
     retries: dict[str, int] = msgspec.field(default_factory=dict)
-    """Tries that failed and were made again, by reason."""
+    """Calls that failed, those that were tried again included, by reason."""
+    said: dict[str, str] = msgspec.field(default_factory=dict)
+    """What the endpoint said first of each of these reasons."""
+    estimated: int = 0
+    """Calls of the whole ledger whose tokens are counted by estimate."""
     spent: float | None = None
     """US dollars that the whole ledger comes to; None where the price is not known."""
 
@@ -44,7 +48,18 @@ class Calls(Record):
             asked=self.asked + other.asked,
             found=self.found + other.found,
             retries=dict(Counter(self.retries) + Counter(other.retries)),
+            said=other.said | self.said,
+            estimated=self.estimated + other.estimated,
             spent=(self.spent or 0.0) + (other.spent or 0.0) if known else None,
+        )
+
+    def told(self) -> str:
+        """Return the failed calls by reason, with what was said first of each."""
+        return "; ".join(
+            f'{number} {reason} ("{self.said[reason]}")'
+            if reason in self.said
+            else f"{number} {reason}"
+            for reason, number in sorted(self.retries.items())
         )
 
 
@@ -107,7 +122,9 @@ class Run:
                 self.calls = Calls(
                     asked=recorded.asked,
                     found=recorded.found,
-                    retries=dict(teacher.retries),
+                    retries=dict(teacher.failures.counts),
+                    said=teacher.failures.said,
+                    estimated=purse.estimated(),
                     spent=purse.spent(),
                 )
 
