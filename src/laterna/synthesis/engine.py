@@ -53,7 +53,16 @@ class Calls(Record):
             spent=(self.spent or 0.0) + (other.spent or 0.0) if known else None,
         )
 
-    def told(self) -> str:
+    def line(self) -> str:
+        """Return what was asked, what failed and what it cost, as one line."""
+        failed = self._failed()
+        line = f"asked {self.asked}, answered before {self.found}"
+        line += f"; calls that failed: {failed}" if failed else ""
+        line += f"; ${self.spent:,.4f} in all" if self.spent is not None else ""
+        told = f"{self.estimated} calls by estimate, as the endpoint did not say their tokens"
+        return line + (f" ({told})" if self.estimated else "")
+
+    def _failed(self) -> str:
         """Return the failed calls by reason, with what was said first of each."""
         return "; ".join(
             f'{number} {reason} ("{self.said[reason]}")'

@@ -39,6 +39,8 @@ _LABEL = re.compile(
 )
 _INLINE = re.compile(rf"(?<=[?？.!])[ \t]+(?=[*_]*(?:answer|a)(?: ?\d+)?[*_]* ?[{_COLONS}])", re.I)
 """Where an answer's label stands behind its question on one line."""
+_FLAT = re.compile(r"[ \t]={3,}[ \t]")
+"""A rule in a reply whose line ends were lost."""
 _NUMBERED = re.compile(
     r"^[ \t]*(?:[*_]*\d{1,3}[.)][*_]*[ \t]+[*_]*|\*\*)(?P<rest>[^\s*_].*[?？])[*_]*[ \t]*$"
 )
@@ -94,7 +96,7 @@ def label_of(line: str) -> tuple[_Part, str] | None:
 
 def _parts(text: str) -> list[tuple[_Part, str]]:
     """Return the labelled parts of a text in their order."""
-    lines = _INLINE.sub("\n", text.strip()).splitlines()
+    lines = _INLINE.sub("\n", _FLAT.sub(_RULE, text.strip())).splitlines()
     labels = [label_of(line) for line in lines]
     numbered = not any(labels)
     if numbered:

@@ -76,16 +76,10 @@ class Summary(Record):
         left = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         line = f"{self.scenes} pictures -> {made} records in {self.out}"
         line += f"; left out: {left}" if left else ""
-        if self.calls:
-            calls, failed = self.calls, self.calls.told()
-            line += f"; asked {calls.asked}, answered before {calls.found}"
-            line += f", repaired {self.repaired}" if self.repaired else ""
-            line += f"; calls that failed: {failed}" if failed else ""
-            taken = ", ".join(f"{number} {name}" for name, number in self.stripped.items())
-            line += f"; taken off around answers: {taken}" if taken else ""
-            line += f"; ${calls.spent:,.4f} in all" if calls.spent is not None else ""
-            told = f"{calls.estimated} calls by estimate, as the endpoint did not say their tokens"
-            line += f" ({told})" if calls.estimated else ""
+        taken = ", ".join(f"{number} {name}" for name, number in self.stripped.items())
+        line += f"; taken off around answers: {taken}" if taken else ""
+        line += f"; repaired {self.repaired}" if self.repaired else ""
+        line += f"; {self.calls.line()}" if self.calls else ""
         return line
 
 
@@ -147,12 +141,18 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
     job = _with_ledger(job, out)
     run = ENGINES[engine](job)
     counter = _Counter(job, run)
+    nothing: LaternaError | None = None
     with ExitStack() as files:
         if is_asked(job.teacher):
             aside = files.enter_context(write_atomically(rejects_file(out)))
             counter.rejects = files.enter_context(aside.open("wb"))
         drafts = track(run.drafts(), "synthesis", total=None, transient=True)
-        write_records(out, counter.records(drafts), form)
+        try:
+            write_records(out, counter.records(drafts), form)
+        except _NothingMadeError as error:
+            nothing = error  # the rejects, which say why, are kept
+    if nothing:
+        raise nothing
     return counter.summary(out)
 
 
@@ -167,6 +167,10 @@ def _with_ledger(job: Job, out: Path) -> Job:
     return msgspec.structs.replace(job, ledger=out.with_name(f"{out.stem}.ledger.sqlite"))
 
 
+class _NothingMadeError(LaternaError):
+    """There is no record to write."""
+
+
 class _Counter:
     """Passes on the records of drafts in their order; sorts out repeats and counts the rest."""
 
@@ -179,6 +183,7 @@ class _Counter:
         self._made: Counter[str] = Counter()
         self._problems: list[Problem] = []
         self._rejected: Counter[str] = Counter()
+        self._said: dict[str, str] = {}
         self._stripped: Counter[str] = Counter()
         self._repaired = self._checked = self._unchecked = 0
 
@@ -201,13 +206,17 @@ class _Counter:
             self._made[draft.kind] += len(draft.records)
             yield from draft.records
         if not self._made.total():
-            reasons = ", ".join(sorted({problem.reason for problem in self._problems}))
-            failed = self._run.calls.told() if self._run.calls else ""
-            raise LaternaError(
-                f"{self._job.annotations}: no record could be made of it"
-                + (f" ({reasons})" if reasons else "")
-                + (f"; calls that failed: {failed}" if failed else "")
-            )
+            raise _NothingMadeError(f"{self._job.annotations}: {self._why_nothing()}")
+
+    def _why_nothing(self) -> str:
+        """Return why there is no record: the reasons with their number and what was said first."""
+        reasons = Counter(problem.reason for problem in self._problems)
+        told = "; ".join(
+            f"{number} {reason}" + (f": {self._said[reason]}" if reason in self._said else "")
+            for reason, number in reasons.most_common()
+        )
+        calls = f"; {self._run.calls.line()}" if self._run.calls else ""
+        return "no record could be made of it" + (f" ({told})" if told else "") + calls
 
     def summary(self, out: Path) -> Summary:
         """Return what was made, once all records have passed."""
@@ -244,5 +253,7 @@ class _Counter:
 
     def _reject(self, reject: Reject) -> None:
         self._rejected.update({finding.reason for finding in reject.verdict.findings})
+        for finding in reject.verdict.findings:
+            self._said.setdefault(finding.reason, finding.detail)
         if self.rejects:
             self.rejects.write(msgspec.json.encode(reject) + b"\n")

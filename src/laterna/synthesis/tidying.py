@@ -123,11 +123,11 @@ def tidy(text: str) -> Tidied:
         ("invisible characters", lambda said: _INVISIBLE.sub("", said)),
         ("thoughts", _without_thoughts),
         ("special tokens", lambda said: _TRAILING.sub("", _LEADING.sub("", said))),
-        ("code fence", lambda said: _FENCE.sub("", said)),
-        ("preamble", _without_preamble),
-        ("heading", _without_headings),
-        ("preamble", _without_preamble),
-        ("closing remark", lambda said: _REMARK.sub("", said)),
+        ("code fences", lambda said: _FENCE.sub("", said)),
+        ("preambles", _without_preamble),
+        ("headings", _without_headings),
+        ("preambles", _without_preamble),
+        ("closing remarks", lambda said: _REMARK.sub("", said)),
         ("bold type", _without_bold),
     )
     for name, rule in rules:

@@ -165,7 +165,7 @@ def give_up(base_url: str, failure: Failure) -> LaternaError:
     """Return the sentence for a failure that ends the run."""
     return LaternaError(
         f"{base_url}: the endpoint refuses all requests ({failure}); see to the key, the address, "
-        "the model or the quota"
+        "the model or the quota; what was answered is in the ledger: run again"
     )
 
 
