@@ -67,6 +67,8 @@ class Ledger:
             raise
         self._steps: queue.SimpleQueue[tuple[_Step, asyncio.Future[object]] | None]
         self._steps = queue.SimpleQueue()
+        self._at_hand: list[tuple[_Step, asyncio.Future[object] | None]] = []
+        """Steps that the thread took and has not told of; for should it die."""
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Ledger:
@@ -140,7 +142,8 @@ class Ledger:
             self._dead = LaternaError(f"{self.path}: the ledger can be written no more: {error}")
             while not self._steps.empty():
                 step = self._steps.get_nowait()
-                _tell([(step[1], self._dead)] if step and step[1] else [])
+                self._at_hand += [step] if step else []
+            _tell([(future, self._dead) for _, future in self._at_hand if future])
 
     def _write_until_told(self) -> None:
         connection = _connect(self.path)
@@ -158,7 +161,7 @@ class Ledger:
 
     def _gather(self) -> tuple[list[tuple[_Step, asyncio.Future[object] | None]], bool]:
         """Return the steps that came together, none after a silence, and whether to go on."""
-        steps: list[tuple[_Step, asyncio.Future[object] | None]] = []
+        self._at_hand = steps = []
         with suppress(queue.Empty):
             first = self._steps.get(timeout=BEAT_SECONDS)
             if first is None:

@@ -80,10 +80,17 @@ class OpenAITeacher:
         """
         body = request_body(self.identity, messages)
         estimate = estimate_tokens(messages)
+        last: Failure | None = None
         for number in range(self._tries):
             try:
                 reply = await self._call(body, estimate)
+            except NoAnswer as forbidden:
+                if last is None:
+                    raise
+                detail = f"{forbidden.detail}; the call before: {last}"
+                raise NoAnswer(forbidden.reason, detail) from last
             except Failure as failure:
+                last = failure
                 if failure.hopeless:
                     raise give_up(self.identity.base_url, failure) from failure
                 if not failure.passing or number + 1 == self._tries:
