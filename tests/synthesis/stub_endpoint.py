@@ -1,8 +1,8 @@
 """A stub of an OpenAI-compatible endpoint, in a process of its own: `python stub_endpoint.py …`.
 
-A model named "odd MODE" is answered oddly (`odd_answer`). Otherwise it waits, fails a share of calls with 429, 500, silence and cut connections, and answers the rest
-by a digest of what was asked, so that the same request always gets the same reply. It speaks
-just enough of chat completions and of the batch API. Prints its port; `GET /stats` counts.
+A model named "odd MODE" is answered oddly (`odd_answer`). Otherwise it waits, fails a share of
+calls with 429, 500, silence and cut connections, and answers the rest by a digest of what was
+asked, so that the same request always gets the same reply. It speaks just enough of chat completions and of the batch API. Prints its port; `GET /stats` counts.
 Bodies are told apart by their SHA-256.
 Plain asyncio and no framework: it must be far faster than what it measures.
 """

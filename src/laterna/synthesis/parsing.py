@@ -6,8 +6,10 @@ between. Detail: the bare answer.
 What is written is exactly that. What is read is wider, since teachers write the same in many
 ways: a line opens a question or an answer when it begins with a label, in whatever dress (bold,
 a heading, a number, brackets, a colon of any kind), and what follows up to the next label is its
-text. Rules of three or more signs between them say nothing. Where no line has a label, numbered
-lines that end in a question mark open the questions. Whatever does not pair is refused.
+text. Rules of three or more signs between them say nothing, but for `===`, behind which an answer
+may lack its label, and so may a question that ends in a question mark. Where no line has a label,
+numbered and bold lines that end in a question mark open the questions. What does not pair is
+refused.
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ _RULE = "\n===\n"
 _Part = Literal["question", "answer"]
 _LABELS: dict[str, _Part] = {
     "question": "question", "q": "question", "user": "question", "human": "question",
-    "person": "question", "viewer": "question", "request": "question",
+    "person": "question", "curious person": "question", "viewer": "question",
+    "request": "question", "questioner": "question", "asker": "question",
+    "interviewer": "question",
     "answer": "answer", "a": "answer", "assistant": "answer", "ai": "answer", "bot": "answer",
     "gpt": "answer", "response": "answer", "reply": "answer", "you": "answer",
+    "ans": "answer", "respondent": "answer",
 }  # fmt: skip
 _COLONS = ":：﹕︰"
 _LABEL = re.compile(
@@ -33,19 +38,27 @@ _LABEL = re.compile(
     (?P<word>{"|".join(sorted(_LABELS, key=len, reverse=True))})
     (?P<number>[ \t]?[\#(]?[ \t]?\d{{1,3}}\)?)?
     (?P<after>[*_)\]>】 \t]*)
-    (?P<sign>[{_COLONS}]|[.)\-–—](?=[ \t])|$)
+    (?P<sign>[{_COLONS}]|[.)\-–—](?=[ \t])|(?<=[\]>】])|$)
     (?P<rest>.*)$""",
     re.IGNORECASE | re.VERBOSE,
 )
-_INLINE = re.compile(rf"(?<=[?？.!])[ \t]+(?=[*_]*(?:answer|a)(?: ?\d+)?[*_]* ?[{_COLONS}])", re.I)
+_INLINE = re.compile(rf"(?<=[?？])[ \t]+(?=[*_]*(?:answer|a)(?: ?\d+)?[*_]* ?[{_COLONS}])", re.I)
 """Where an answer's label stands behind its question on one line."""
 _FLAT = re.compile(r"[ \t]={3,}[ \t]")
 """A rule in a reply whose line ends were lost."""
 _NUMBERED = re.compile(
     r"^[ \t]*(?:[*_]*\d{1,3}[.)][*_]*[ \t]+[*_]*|\*\*)(?P<rest>[^\s*_].*[?？])[*_]*[ \t]*$"
 )
-_SIGNS = re.compile(r"^[ \t]*(?:={3,}|-{3,}|\*{3,}|_{3,}|~{3,}|(?:[*-] ){2,}[*-])[ \t]*$")
-_CLOSING_TAG = re.compile(r"</(?:question|answer|q|a|user|assistant)>$", re.IGNORECASE)
+_SIGNS = re.compile(
+    r"^[ \t]*(?:={3,}|-{3,}|\*{3,}|_{3,}|~{3,}|(?:[*-] ){2,}[*-]|"
+    r"[\#*_]*[ \t]?(?:turn|exchange|pair|round|dialogue|conversation|example|q ?& ?a)[ \t]?\#?\d+"
+    r"[*_]*[.:]?[*_]*)[ \t]*$",
+    re.IGNORECASE,
+)
+"""Lines that part and say nothing: rules, "Exchange 2:"."""
+_RULE_LINE = re.compile(r"^[ \t]*={3,}[ \t]*$")
+_CLOSERS = re.compile(r"^[*_)\]]+(?=\s|$)")
+_CLOSING_TAG = re.compile(r"</(?:question|answer|q|a|user|assistant)>[ \t]*$", re.IGNORECASE)
 
 
 class Exchange(NamedTuple):
@@ -91,6 +104,8 @@ def label_of(line: str) -> tuple[_Part, str] | None:
         spelt = word in ("question", "answer") or (word in ("q", "a") and sign in (".", ")"))
         if not (spelt or match["number"] or (dressed and not sign)):
             return None
+    if any(mark in match["before"] for mark in "*_(["):
+        rest = _CLOSERS.sub("", rest)  # of the label alone: "**Question:** …"
     return _LABELS[word], rest.strip()
 
 
@@ -100,9 +115,9 @@ def _parts(text: str) -> list[tuple[_Part, str]]:
     labels = [label_of(line) for line in lines]
     numbered = not any(labels)
     if numbered:
-        labels = [_question(line) for line in lines]
+        labels = [bare_question(line) for line in lines]
     parts: list[tuple[_Part, list[str]]] = []
-    ruled = False
+    rule = "==="  # what stood before the line: as if a rule stood before the first
     for line, label in zip(lines, labels, strict=True):
         if label is not None:
             part, rest = label
@@ -110,30 +125,39 @@ def _parts(text: str) -> list[tuple[_Part, str]]:
             if numbered:
                 parts.append(("answer", []))
         elif _SIGNS.match(line):
-            ruled = bool(parts and "".join(parts[-1][1]).strip())
+            if parts and "".join(parts[-1][1]).strip():
+                rule = "===" if _RULE_LINE.match(line) else "another"
             continue
         elif not line.strip():
             if parts:
                 parts[-1][1].append("")
             continue
-        elif not parts:
-            raise ReplyError(f"expected a question, found {line[:40]!r}")
-        elif ruled:
-            raise ReplyError(f"a stray rule before {line[:40]!r}")
+        elif rule:
+            parts.append((_unlabelled(line, parts, rule), [line]))
         else:
             parts[-1][1].append(line)
-        ruled = False
+        rule = ""
     return [(part, _undressed(said)) for part, said in parts]
 
 
-def _question(line: str) -> tuple[_Part, str] | None:
+def _unlabelled(line: str, parts: list[tuple[_Part, list[str]]], rule: str) -> _Part:
+    """Return what a line behind a rule opens that has no label; raise ReplyError where nothing."""
+    if rule == "===" and parts and parts[-1][0] == "question":
+        return "answer"
+    if rule == "===" and line.rstrip().endswith(("?", "？")):
+        return "question"
+    raise ReplyError(f"expected a question, found {line[:40]!r}")
+
+
+def bare_question(line: str) -> tuple[_Part, str] | None:
+    """Return the question that a numbered or a bold line is, where no line has a label."""
     match = _NUMBERED.match(line)
     return ("question", match["rest"]) if match else None
 
 
 def _undressed(lines: list[str]) -> str:
     """Return a part's text without the dress of its label and of the whole."""
-    text = "\n".join(_CLOSING_TAG.sub("", line.rstrip()).rstrip() for line in lines).strip()
+    text = "\n".join(_CLOSING_TAG.sub("", line) for line in lines).strip()
     for mark in ("**", "__"):  # one half of it dressed the label: "**Question:** …"
         if text.count(mark) % 2:
             text = text.removeprefix(mark) if text.startswith(mark) else text.removesuffix(mark)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from laterna.records import Finding
-from laterna.synthesis.parsing import label_of
+from laterna.synthesis.parsing import bare_question, label_of
 
 _TAGS = r"think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad"
 _OPEN = rf"(?:<(?:{_TAGS})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>)"
@@ -44,7 +44,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]|(?<!\\S)\ufffd+(?!\\S)"
 )
-_FENCE = re.compile(r"^\s{0,3}(?:```|~~~)[\w+-]*\s*$|^```[\w+-]*\s?|```\s*\Z", re.MULTILINE)
+_FENCE = re.compile(r"^\s{0,3}(?:```|~~~)[\w+-]*\s*$|^```[ \t]?|```\s*\Z", re.MULTILINE)
 _HEADING = re.compile(r"^\s{0,3}(?:#{1,6}\s+\S.{0,99}|(?:\*\*|__)[^*_\n.?]{1,80}(?:\*\*|__):?)\s*$")
 _BOLD = re.compile(r"(\*\*|__)(?=\S)([^\n]+?)(?<=\S)\1")
 _WRITING = (
@@ -217,7 +217,8 @@ def _without_headings(text: str) -> str:
 
 def _without_bold(text: str) -> str:
     return "\n".join(
-        line if label_of(line) else _BOLD.sub(r"\2", line) for line in text.split("\n")
+        line if label_of(line) or bare_question(line) else _BOLD.sub(r"\2", line)
+        for line in text.split("\n")
     )
 
 
