@@ -2,9 +2,9 @@
 
 A model named "odd MODE" is answered oddly (`odd_answer`). Otherwise it waits, fails a share of
 calls with 429, 500, silence and cut connections, and answers the rest by a digest of what was
-asked, so that the same request always gets the same reply. It speaks just enough of chat completions and of the batch API. Prints its port; `GET /stats` counts.
-Bodies are told apart by their SHA-256.
-Plain asyncio and no framework: it must be far faster than what it measures.
+asked, so that the same request always gets the same reply. It speaks just enough of chat
+completions and of the batch API. Prints its port; `GET /stats` counts. Bodies are told apart by
+their SHA-256. Plain asyncio and no framework: it must be far faster than what it measures.
 """
 
 from __future__ import annotations
@@ -54,20 +54,39 @@ def completion(request: dict[str, Any], bad: float) -> dict[str, Any]:
     }
 
 
+USAGES: dict[str, Any] = {
+    "usage-null": {"prompt_tokens": None, "completion_tokens": None},
+    "usage-missing": None,
+    "usage-float": {"prompt_tokens": 10.0, "completion_tokens": 39.5},
+    "usage-text": {"prompt_tokens": "10", "completion_tokens": "40"},
+    "usage-huge": {"prompt_tokens": 10**30, "completion_tokens": 2**63},
+    "usage-negative": {"prompt_tokens": -5, "completion_tokens": -40},
+    "usage-odd": [1, {"a": True}],
+}
+
+
+def odd_refusal(mode: str) -> tuple[int, bytes, dict[str, str]] | None:
+    """What endpoints that refuse send; None for a mode that answers."""
+    if mode == "masked-key":
+        told = f"Incorrect API key provided: {KEY[:6]}****{KEY[-4:]}."
+        return 401, json.dumps({"error": {"message": told}}).encode(), {}
+    if mode == "redirect":
+        return 307, b"", {"Location": "http://elsewhere.invalid/v1/chat/completions?token=hidden"}
+    if mode == "parameter":
+        return 400, b'{"error": {"message": "use max_completion_tokens"}}', {}
+    if mode == "gateway":
+        return 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {}
+    return None
+
+
 def odd_answer(mode: str, request: dict[str, Any]) -> tuple[int, bytes, dict[str, str]]:
     """An answer as odd endpoints give it; the mode is the name of the model that is asked."""
+    refusal = odd_refusal(mode)
+    if refusal:
+        return refusal
     whole = completion(request, 0.0)
     choice = whole["choices"][0]
     text = choice["message"]["content"]
-    usages: dict[str, Any] = {
-        "usage-null": {"prompt_tokens": None, "completion_tokens": None},
-        "usage-missing": None,
-        "usage-float": {"prompt_tokens": 10.0, "completion_tokens": 39.5},
-        "usage-text": {"prompt_tokens": "10", "completion_tokens": "40"},
-        "usage-huge": {"prompt_tokens": 10**30, "completion_tokens": 2**63},
-        "usage-negative": {"prompt_tokens": -5, "completion_tokens": -40},
-        "usage-odd": [1, {"a": True}],
-    }
     contents: dict[str, Any] = {
         "parts": [{"type": "thinking", "thinking": [{"type": "text", "text": "Well."}]},
                   {"type": "text", "text": text}],
@@ -86,7 +105,7 @@ def odd_answer(mode: str, request: dict[str, Any]) -> tuple[int, bytes, dict[str
         "error-in-200": b'{"error": {"message": "Upstream is gone", "code": 503}}',
         "broken-gzip": b"\x1f\x8b\x08\x00 no gzip at all",
     }
-    whole["usage"] = usages.get(mode, whole["usage"])
+    whole["usage"] = USAGES.get(mode, whole["usage"])
     choice["message"]["content"] = contents.get(mode, text)
     if mode.startswith("finish-"):
         choice["finish_reason"] = json.loads(mode.removeprefix("finish-"))
@@ -103,15 +122,6 @@ def odd_answer(mode: str, request: dict[str, Any]) -> tuple[int, bytes, dict[str
     if mode in ("gzip", "bomb"):
         body = BOMB if mode == "bomb" else gzip.compress(body)
     packed = {"Content-Encoding": "gzip"} if mode in ("gzip", "bomb", "broken-gzip") else {}
-    if mode == "masked-key":
-        told = f"Incorrect API key provided: {KEY[:6]}****{KEY[-4:]}."
-        return 401, json.dumps({"error": {"message": told}}).encode(), {}
-    if mode == "redirect":
-        return 307, b"", {"Location": "http://elsewhere.invalid/v1/chat/completions?token=hidden"}
-    if mode == "parameter":
-        return 400, b'{"error": {"message": "use max_completion_tokens"}}', {}
-    if mode == "gateway":
-        return 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {}
     return 200, body, packed
 
 

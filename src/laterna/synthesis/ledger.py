@@ -161,7 +161,8 @@ class Ledger:
 
     def _gather(self) -> tuple[list[tuple[_Step, asyncio.Future[object] | None]], bool]:
         """Return the steps that came together, none after a silence, and whether to go on."""
-        self._at_hand = steps = []
+        steps: list[tuple[_Step, asyncio.Future[object] | None]] = []
+        self._at_hand = steps
         with suppress(queue.Empty):
             first = self._steps.get(timeout=BEAT_SECONDS)
             if first is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from laterna.records import Kind, Message, Usage
@@ -17,10 +19,12 @@ from laterna.synthesis.teachers.foreign import (
     estimate_tokens,
     read_json,
     read_reply,
+    read_row,
     said_by,
     text_tokens,
     without_key,
 )
+from laterna.synthesis.tidying import faults, foreign, tidy
 from laterna.synthesis.workshop import Task, Workshop
 
 KEY = "sk-abcdefgh-12345678"
@@ -95,12 +99,49 @@ def test_any_encoding(encoding: str) -> None:
     [
         b"", b"<html>", b"[]", b"{}", b"null", b'"text"', b"7", b'{"choices": null}',
         b'{"choices": []}', b'{"choices": [null]}', b'{"choices": {}}', b"\xff\xfe", b"\x00" * 9,
-        b"[" * 100_000, b'{"a": ' * 100_000, b"data: x", b"data: {}\n\n", b"data: [1]", b"9" * 10_000,
+        b"[" * 100_000, b'{"a": ' * 100_000, b"data: x", b"data: {}\n\n", b"data: [1]",
+        b"9" * 10_000,
     ],
 )  # fmt: skip
 def test_what_is_no_answer(content: bytes) -> None:
     with pytest.raises(NoReply):
         read_reply(content)
+
+
+def test_no_bytes_are_a_traceback() -> None:
+    rng = random.Random(14)
+    whole = body([{"type": "text", "text": "Café 😀"}], usage={"prompt_tokens": 1e3})
+    row = b'{"custom_id": "k", "response": {"status_code": 200, "body": %b}}' % whole
+    seeds = (whole, row, b"data: %b\n\n" % whole, whole.decode().encode("utf-16"))
+    read = 0
+    for _ in range(2000):
+        content = bytearray(rng.choice(seeds))
+        for _ in range(rng.randint(1, 6)):
+            place = rng.randrange(len(content))
+            tokens = (
+                b"null",
+                b"[",
+                b'"',
+                b"{}",
+                b"1e999",
+                b"-1",
+                b"\\ud800",
+                bytes([rng.randrange(256)]),
+            )
+            content[place : place + rng.randint(0, 9)] = rng.choice(tokens)
+        read_row(bytes(content))
+        said_by(bytes(content))
+        try:
+            reply = read_reply(bytes(content), 5)
+        except NoReply:
+            continue
+        read += 1
+        msgspec.json.encode(reply)
+        assert 0 <= reply.usage.prompt_tokens <= 10**7
+        tidied = tidy(reply.text)
+        faults(tidied.text)
+        foreign(tidied.text, "What is there?")
+    assert read > 200
 
 
 def test_a_stream_of_events_is_one_answer() -> None:
@@ -192,8 +233,8 @@ def tokenizers() -> dict[str, Callable[[str], int]]:
 
 def test_numbers_are_counted_by_the_digit_and_prose_by_four_characters() -> None:
     assert text_tokens("x" * 40) == 10
-    # By SmolLM2 28 tokens, by Mistral's sentencepiece 29: 5 digits' places, signs, and a word.
-    assert text_tokens("dog: [0.681, 0.242, 0.774, 0.694]") == 30
+    # 30 by the tokenizers of SmolLM2 and of Mistral 7B v0.1.
+    assert text_tokens("dog: [0.681, 0.242, 0.774, 0.694]") == 29
     chat = (Message(role="user", content="x" * 40), Message(role="user", content="[0.681, 0.2]"))
     assert estimate_tokens(chat) == 10 + 12 + 2 * 4
 

@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -24,9 +24,9 @@ from laterna.synthesis.teachers.client import Failure, backoff, give_up, may_pas
 from laterna.synthesis.teachers.foreign import (
     NoReply,
     estimate_tokens,
-    read_json,
+    read_as,
     read_reply,
-    said_by,
+    read_row,
     said_in,
     without_key,
 )
@@ -61,17 +61,6 @@ class _Batch(msgspec.Struct):
 class _Batches(msgspec.Struct):
     data: list[_Batch]
     has_more: bool = False
-
-
-class _Row(NamedTuple):
-    """A line of a batch's output or error file."""
-
-    key: str
-    status: int
-    """HTTP status; 0 where the row holds no response."""
-    body: bytes
-    said: str
-    """What an error says."""
 
 
 class BatchTeacher:
@@ -309,7 +298,7 @@ class BatchTeacher:
         files = self._client.files
         content: bytes = await self._patiently(lambda: files.content(file), bytes)
         answers = []
-        for row in map(_read_row, content.splitlines()):
+        for row in map(read_row, content.splitlines()):
             if row is None or row.key not in open_:
                 continue
             said = without_key(row.said, self._client.api_key)
@@ -365,7 +354,7 @@ class BatchTeacher:
         """Return what a call returns; try again what may pass, raise LaternaError at the rest."""
         for number in range(self._endpoint.tries):
             try:
-                return _read_as(kind, (await call()).content)
+                return read_as(kind, (await call()).content)
             except Failure as error:
                 failure = error
             except NoReply as error:
@@ -389,32 +378,3 @@ class _Made(Exception):  # noqa: N818
 
     def __init__(self, batch: _Batch) -> None:
         self.batch = batch
-
-
-def _read_as(kind: type[_T], body: bytes) -> _T:
-    """Return a body as what was asked for; raise NoReply where it is something else."""
-    if kind is bytes:
-        return body  # type: ignore[return-value]
-    found = read_json(body)
-    try:
-        return msgspec.convert(found, kind)
-    except msgspec.ValidationError as error:
-        raise NoReply(said_in(found) or str(error)) from error
-
-
-def _read_row(line: bytes) -> _Row | None:
-    """Return a line of a file, None for one that says of no request what became of it."""
-    try:
-        found = read_json(line)
-    except NoReply:
-        return None
-    key = found.get("custom_id") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(key, str):
-        return None
-    response = found.get("response")
-    if not isinstance(response, dict):
-        return _Row(key, 0, b"", said_in(found.get("error")))
-    status, body = response.get("status_code"), response.get("body")
-    content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
-    said = said_in(found.get("error")) or said_by(content)
-    return _Row(key, status if isinstance(status, int) else 0, content, said)

@@ -12,10 +12,13 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from laterna.records import Message, Reply, Usage
+
+_T = TypeVar("_T")
 
 CHARACTERS_A_TOKEN = 4.0
 """A rule of thumb for English prose and the tokenizers of today."""
@@ -38,6 +41,17 @@ _MASKED = re.compile(
 """What endpoints print of a key that they refuse: its ends, with stars between."""
 _KEY_END = 4
 """Characters of a key's ends that give away that a word is the key in part."""
+
+
+class BatchRow(NamedTuple):
+    """A line of a batch's output or error file."""
+
+    key: str
+    status: int
+    """HTTP status; 0 where the row holds no response."""
+    body: bytes
+    said: str
+    """What an error says."""
 
 
 class NoReply(Exception):  # noqa: N818  (whether it is a fault, the caller knows)
@@ -118,6 +132,35 @@ def read_stream(body: bytes) -> dict[str, object] | None:
                 reason = choice.get("finish_reason") or reason
     message = {"content": "".join(texts)}
     return {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
+
+
+def read_as(kind: type[_T], body: bytes) -> _T:
+    """Return a body as what was asked for; raise NoReply where it is something else."""
+    if kind is bytes:
+        return body  # type: ignore[return-value]
+    found = read_json(body)
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise NoReply(said_in(found) or str(error)) from error
+
+
+def read_row(line: bytes) -> BatchRow | None:
+    """Return a line of a file, None for one that says of no request what became of it."""
+    try:
+        found = read_json(line)
+    except NoReply:
+        return None
+    key = found.get("custom_id") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(key, str):
+        return None
+    response = found.get("response")
+    if not isinstance(response, dict):
+        return BatchRow(key, 0, b"", said_in(found.get("error")))
+    status, body = response.get("status_code"), response.get("body")
+    content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
+    said = said_in(found.get("error")) or said_by(content)
+    return BatchRow(key, status if isinstance(status, int) else 0, content, said)
 
 
 def said_in(found: object) -> str:
