@@ -172,13 +172,21 @@ def gibberish(text: str) -> str:
 
 def foreign(text: str, request: str) -> tuple[Finding, ...]:
     """Find that a reply is in another language than all that was sent to ask for it."""
-    others = sorted(_scripts(text) - _scripts(request))
-    why = f"letters that the request has none of: {', '.join(others).lower()}" if others else ""
-    # Asked in another language than English: which, is not for us to tell.
-    english = _share(request) >= _LEAST_COMMON
-    if english and len(_WORD.findall(text)) >= _FEWEST_WORDS and _share(text) < _LEAST_COMMON:
-        why = why or "hardly a word of it is one that English cannot do without"
-    return (finding("foreign language", text, why),) if why else ()
+    # The request is long and its answer is not: it is only read where it matters.
+    others = _scripts(text)
+    others = others - _scripts(request) if others else others
+    if others:
+        why = f"letters that the request has none of: {', '.join(sorted(others)).lower()}"
+    elif (
+        len(_WORD.findall(text)) >= _FEWEST_WORDS
+        and _share(text) < _LEAST_COMMON
+        # Asked in another language than English: which, is not for us to tell.
+        and _share(request) >= _LEAST_COMMON
+    ):
+        why = "hardly a word of it is one that English cannot do without"
+    else:
+        return ()
+    return (finding("foreign language", text, why),)
 
 
 def _share(text: str) -> float:

@@ -129,11 +129,10 @@ class Workshop:
             if not reply.text and self._key_of is None:
                 return self._left_out(task, "nothing certain to say", rejects)
             tidied = tidy(reply.text)
-            verdict = _check(
-                scene, msgspec.structs.replace(reply, text=tidied.text), kind, messages
-            )
-            exchanges = read_exchanges(reply, kind)
-            if verdict.accepted and not isinstance(exchanges, Finding):
+            clean = msgspec.structs.replace(reply, text=tidied.text)
+            exchanges = read_exchanges(clean, kind)
+            verdict = _check(scene, clean, kind, exchanges, messages)
+            if verdict.accepted and isinstance(exchanges, tuple):
                 key = self._key_of(messages) if self._key_of else None
                 record = self._record(task, proxy, exchanges, key)
                 return Draft(
@@ -185,11 +184,21 @@ class Workshop:
         )
 
 
-def _check(scene: Scene, reply: Reply, kind: Kind, messages: Sequence[Message]) -> Verdict:
-    """Return what is wrong with a tidied reply to these messages."""
-    request = "\n".join(message.content for message in messages)
-    strange = foreign(reply.text, request)
-    return Verdict(findings=strange) if strange else check(scene, reply, kind)
+def _check(
+    scene: Scene,
+    reply: Reply,
+    kind: Kind,
+    exchanges: tuple[Exchange, ...] | Finding,
+    messages: Sequence[Message],
+) -> Verdict:
+    """Return what is wrong with a tidied reply to these messages, of these exchanges."""
+    if isinstance(exchanges, tuple):
+        request = "\n".join(message.content for message in messages)
+        for said in zip(*exchanges, strict=True):  # the questions, then the answers
+            strange = foreign("\n".join(said), request)
+            if strange:
+                return Verdict(findings=strange)
+    return check(scene, reply, kind)
 
 
 def record_id(task: Task) -> str:
@@ -198,6 +207,7 @@ def record_id(task: Task) -> str:
 
 
 def _repair(reply: Reply, verdict: Verdict) -> tuple[Message, Message]:
+    # As it came: what was asked of an earlier version is found in the ledger under these words.
     # Endpoints refuse messages without content.
     said = reply.text or "(nothing)"
     return (
