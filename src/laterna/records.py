@@ -117,6 +117,8 @@ class Usage(Record):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    estimated: int = 0
+    """Calls of these whose tokens are counted by estimate, since the endpoint did not say."""
 
 
 class Reply(Record):
@@ -127,6 +129,8 @@ class Reply(Record):
     usage: Usage = Usage()
     seconds: float = 0.0
     """From sending the request to its answer, without any wait to be sent; 0: not measured."""
+    body: bytes = b""
+    """The answer as it came, which the ledger keeps; empty for a teacher that works here."""
 
 
 class Finding(Record):

@@ -55,6 +55,14 @@ class StubEndpoint:
         self.process.wait()
 
 
+@pytest.fixture(scope="module")
+def stub() -> Iterator[StubEndpoint]:
+    """One stub for a module, which is asked by the names of models; the key is not set."""
+    endpoint = StubEndpoint()
+    yield endpoint
+    endpoint.close()
+
+
 @pytest.fixture
 def start_stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StubEndpoint]]:
     """Start stubs of an OpenAI-compatible endpoint; the key is in the environment."""

@@ -1,16 +1,17 @@
 """A stub of an OpenAI-compatible endpoint, in a process of its own: `python stub_endpoint.py …`.
 
-It waits, fails a share of calls with 429, 500, silence and cut connections, and answers the rest
-by a digest of what was asked, so that the same request always gets the same reply. It speaks
-just enough of chat completions and of the batch API. Prints its port; `GET /stats` counts.
-Bodies are told apart by their SHA-256.
-Plain asyncio and no framework: it must be far faster than what it measures.
+A model named "odd MODE" is answered oddly (`odd_answer`). Otherwise it waits, fails a share of
+calls with 429, 500, silence and cut connections, and answers the rest by a digest of what was
+asked, so that the same request always gets the same reply. It speaks just enough of chat
+completions and of the batch API. Prints its port; `GET /stats` counts. Bodies are told apart by
+their SHA-256. Plain asyncio and no framework: it must be far faster than what it measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gzip
 import hashlib
 import json
 import random
@@ -70,6 +71,81 @@ def completion(request: dict[str, Any], bad: float) -> dict[str, Any]:
     }
 
 
+USAGES: dict[str, Any] = {
+    "usage-null": {"prompt_tokens": None, "completion_tokens": None},
+    "usage-missing": None,
+    "usage-float": {"prompt_tokens": 10.0, "completion_tokens": 39.5},
+    "usage-text": {"prompt_tokens": "10", "completion_tokens": "40"},
+    "usage-huge": {"prompt_tokens": 10**30, "completion_tokens": 2**63},
+    "usage-negative": {"prompt_tokens": -5, "completion_tokens": -40},
+    "usage-odd": [1, {"a": True}],
+}
+
+
+def odd_refusal(mode: str) -> tuple[int, bytes, dict[str, str]] | None:
+    """What endpoints that refuse send; None for a mode that answers."""
+    if mode == "masked-key":
+        told = f"Incorrect API key provided: {KEY[:6]}****{KEY[-4:]}."
+        return 401, json.dumps({"error": {"message": told}}).encode(), {}
+    if mode == "redirect":
+        return 307, b"", {"Location": "http://elsewhere.invalid/v1/chat/completions?token=hidden"}
+    if mode == "parameter":
+        return 400, b'{"error": {"message": "use max_completion_tokens"}}', {}
+    if mode == "gateway":
+        return 504, b"<html><body><h1>504 Gateway Time-out</h1></body></html>", {}
+    return None
+
+
+def odd_answer(mode: str, request: dict[str, Any]) -> tuple[int, bytes, dict[str, str]]:
+    """An answer as odd endpoints give it; the mode is the name of the model that is asked."""
+    refusal = odd_refusal(mode)
+    if refusal:
+        return refusal
+    whole = completion(request, 0.0)
+    choice = whole["choices"][0]
+    text = choice["message"]["content"]
+    contents: dict[str, Any] = {
+        "parts": [{"type": "thinking", "thinking": [{"type": "text", "text": "Well."}]},
+                  {"type": "text", "text": text}],
+        "think": f"<think>\nA dog.\n</think>\n\n{text}",
+        "surrogate": text + " \ud83d",
+        "nul": f"\u202b{text}\u0000",
+        "number": 5,
+    }  # fmt: skip
+    bodies: dict[str, bytes] = {
+        "html": b"<!DOCTYPE html><title>Sign in to the guest network</title><p>Hello",
+        "empty": b"",
+        "cut": json.dumps(whole).encode()[:-40],
+        "deep": b"[" * 200_000,
+        "binary": bytes(range(256)) * 4,
+        "digits": b'{"choices": ' + b"9" * 5000 + b"}",
+        "error-in-200": b'{"error": {"message": "Upstream is gone", "code": 503}}',
+        "broken-gzip": b"\x1f\x8b\x08\x00 no gzip at all",
+    }
+    whole["usage"] = USAGES.get(mode, whole["usage"])
+    choice["message"]["content"] = contents.get(mode, text)
+    if mode.startswith("finish-"):
+        choice["finish_reason"] = json.loads(mode.removeprefix("finish-"))
+    body = bodies.get(mode, json.dumps(whole).encode())
+    if mode == "latin-1":
+        choice["message"]["content"] = f"{text} Café."
+        body = json.dumps(whole, ensure_ascii=False).encode("latin-1")
+    if mode == "bom":
+        body = b"\xef\xbb\xbf" + body
+    if mode == "stream":
+        said = [{"choices": [{"delta": {"content": part}}]} for part in re.split("(?= )", text)]
+        body = b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in said)
+        body += b"data: [DONE]\n\n"
+    if mode in ("gzip", "bomb"):
+        body = BOMB if mode == "bomb" else gzip.compress(body)
+    packed = {"Content-Encoding": "gzip"} if mode in ("gzip", "bomb", "broken-gzip") else {}
+    return 200, body, packed
+
+
+BOMB = gzip.compress(bytes(16 * 2**20), 1) if __name__ == "__main__" else b""
+KEY = "sk-never-to-be-stored"
+
+
 class Stub:
     """The endpoint's state: what it was told to do, and what it counted."""
 
@@ -81,6 +157,7 @@ class Stub:
         self.keys: set[str] = set()
         self.flying = self.most_flying = 0
         self.calls: list[tuple[float, float]] = []
+        self.odd: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
 
@@ -95,6 +172,7 @@ class Stub:
             "share": self.share(),
             "keys": sorted(self.keys),
             "batches": len(self.batches),
+            "odd": self.odd,
         }
 
     def share(self) -> float:
@@ -170,7 +248,11 @@ class Stub:
                 continue
             sent = json.dumps(row["body"], separators=(",", ":")).encode()
             self.paid[hashlib.sha256(sent).hexdigest()] += 1
-            answer = {"status_code": 200, "body": completion(row["body"], self.options.bad)}
+            said: Any = completion(row["body"], self.options.bad)
+            if self.options.batch_model:
+                _, content, _ = odd_answer(self.options.batch_model, row["body"])
+                said = json.loads(content)
+            answer = {"status_code": 200, "body": said}
             rows.append({"custom_id": row["custom_id"], "response": answer, "error": None})
         self.files[f"{name}-out"] = "\n".join(json.dumps(row) for row in rows).encode()
         self.files[f"{name}-errors"] = "\n".join(json.dumps(row) for row in errors).encode()
@@ -195,6 +277,8 @@ class Stub:
             key = max(self.keys).removeprefix("Bearer ")
             told = {"data": [{"code": "no", "message": f"no tokens left for {key}"}]}
             batch.update(status="failed", errors=told)
+        elif time.monotonic() >= batch["ready"] and self.options.cancel_batches:
+            batch.update(status="cancelled")
         elif time.monotonic() >= batch["ready"]:
             done = {"output_file_id": f"{name}-out", "error_file_id": f"{name}-errors"}
             batch.update(done, status="expired" if self.files[f"{name}-errors"] else "completed")
@@ -214,6 +298,22 @@ class Stub:
         listed = [self.get_batch(name) for name in self.batches]
         return json.dumps({"object": "list", "data": listed, "has_more": False}).encode()
 
+    async def odd_chat(
+        self, mode: str, body: bytes, writer: asyncio.StreamWriter
+    ) -> tuple[int, bytes, dict[str, str]] | None:
+        """Answer in the way that the model's name asks for; None cuts the connection."""
+        self.odd[mode] += 1
+        if mode in ("reset", "drip", "endless"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n{")
+            while mode != "reset":
+                writer.write(b" " * (1 if mode == "drip" else 2**16))
+                await writer.drain()
+                await asyncio.sleep(0.05 if mode == "drip" else 0)
+            await writer.drain()
+            writer.transport.abort()
+            return None
+        return odd_answer(mode, json.loads(body))
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
@@ -224,7 +324,12 @@ class Stub:
                 headers = {name.lower(): value.strip() for name, _, value in named}
                 self.keys.add(headers.get("authorization", ""))
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
-                if path == "/v1/chat/completions":
+                model = json.loads(body)["model"] if path == "/v1/chat/completions" else ""
+                if model.startswith("odd "):
+                    answer = await self.odd_chat(model.removeprefix("odd "), body, writer)
+                elif path.startswith("/v1/batches/") and self.options.batch_page:
+                    answer = 200, b"<html><title>Gateway</title></html>", {}
+                elif path == "/v1/chat/completions":
                     answer = await self.chat(body)
                 elif self.options.always and path != "/stats":
                     answer = self.options.always, self.refusal(), {}
@@ -235,8 +340,9 @@ class Stub:
                 else:
                     answer = 200, self.route(method, path.partition("?")[0], body), {}
                 if answer is None:
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
-                    await writer.drain()
+                    if not writer.is_closing():
+                        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+                        await writer.drain()
                     break
                 status, content, extra = answer
                 fields = {"Content-Type": "application/json", **extra}
@@ -268,6 +374,9 @@ if __name__ == "__main__":
     parser.add_argument("--expire", type=float, default=0.0, help="share of batch rows that expire")
     parser.add_argument("--row-faults", type=float, default=0.0, help="share of rows that fail")
     parser.add_argument("--fail-batches", action="store_true", help="batches fail as a whole")
+    parser.add_argument("--cancel-batches", action="store_true", help="someone cancels them")
+    parser.add_argument("--batch-page", action="store_true", help="HTML at a batch's status")
+    parser.add_argument("--batch-model", default="", help="answer a batch's rows oddly, as this")
     parser.add_argument("--busy", type=int, default=0, help="files refused with 429 at first")
     parser.add_argument("--batch-seconds", type=float, default=0.0, help="until a batch is done")
     parser.add_argument("--silence", type=float, default=5.0, help="seconds of a call unanswered")

@@ -93,8 +93,8 @@ def test_a_forecast_adds_up() -> None:
     price = Prices(Spending(input_price=1000, output_price=10_000)).of("any")
     assert forecast.line(Endpoint(concurrency=2), price) == (
         "nothing asked; to ask: 3 requests (2 detail, 1 reasoning), answered before: 1; about "
-        "321 tokens to read and 600 to write (estimated: 4 characters a token, assumed lengths "
-        "and times), $6.32 and 0.00 hours"
+        "321 tokens to read and 600 to write (estimated: 4 characters a token, numbers by the "
+        "digit, assumed lengths and times), $6.32 and 0.00 hours"
     )
     assert "an unknown sum (no price given)" in forecast.line(Endpoint(), None)
 

@@ -18,7 +18,7 @@ from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
 from laterna.synthesis import ledger_rows
 from laterna.synthesis.ledger import Claim, Ledger
-from laterna.synthesis.teachers.base import Identity, request_key
+from laterna.synthesis.teachers.base import Failed, Identity, request_key
 
 GPT = Identity(
     teacher="openai", model="gpt", base_url="http://x/v1", parameters={"n": msgspec.Raw(b"1")}
@@ -233,3 +233,121 @@ def test_whoever_comes_while_another_makes_the_file_waits(tmp_path: Path) -> Non
     with Ledger(path) as ledger:
         assert ledger.totals == ()
     maker.close()
+
+
+def test_one_step_that_fails_takes_no_other_with_it_and_the_thread_lives_on(tmp_path: Path) -> None:
+    async def steps() -> list[object]:
+        with Ledger(tmp_path / "l") as ledger:
+            await ledger.claim(KEY, GPT, MESSAGES)
+            too_large = msgspec.structs.replace(REPLY, usage=Usage(prompt_tokens=2**70))
+            return await asyncio.gather(
+                ledger.record(KEY, too_large, 0.1),
+                answer(ledger, "other"),
+                ledger.do(lambda rows: 1 // 0),
+                return_exceptions=True,
+            )
+
+    large, other, division = asyncio.run(steps())
+    assert other == REPLY, "what was paid is kept"
+    for error in (large, division):
+        assert isinstance(error, LaternaError)
+        assert "the ledger cannot be written" in str(error)
+    with Ledger(tmp_path / "l") as ledger:
+        assert ledger.find("other") == REPLY
+        assert ledger.find(KEY) is None
+
+
+def test_a_thread_that_dies_ends_the_run_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    async def both() -> None:
+        with Ledger(tmp_path / "l") as ledger:
+            monkeypatch.setattr(ledger, "_commit", die)
+            for _ in range(2):
+                with pytest.raises(LaternaError, match="can be written no more: no room"):
+                    await asyncio.wait_for(ledger.claim(KEY, GPT, MESSAGES), 20)
+
+    asyncio.run(both())
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ("UPDATE requests SET reply = NULL", "is marked as answered and holds no answer; delete"),
+        ("UPDATE requests SET reply = x'ff00'", "is marked as answered and holds no answer"),
+        ("UPDATE requests SET body = 'nothing'", "is damaged; delete its row"),
+        ("UPDATE identities SET identity = 'x'", "the ledger is damaged: JSON is malformed"),
+        ("DROP TABLE requests", "the ledger is damaged: no such table"),
+    ],
+)
+def test_a_damaged_row_is_a_sentence(tmp_path: Path, damage: str, complaint: str) -> None:
+    path = tmp_path / "l"
+    with Ledger(path) as ledger:
+        asyncio.run(answer(ledger))
+    with sqlite3.connect(path) as opened:
+        opened.execute("PRAGMA ignore_check_constraints = 1")
+        opened.execute(damage)
+    with pytest.raises(LaternaError, match=complaint), Ledger(path) as ledger:
+        ledger.find(KEY)
+
+
+def test_a_damaged_page_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+
+    async def many(ledger: Ledger) -> None:
+        await asyncio.gather(*(answer(ledger, f"key {number}") for number in range(300)))
+
+    with Ledger(path) as ledger:
+        asyncio.run(many(ledger))
+    content = bytearray(path.read_bytes())
+    assert len(content) > 20 * 4096
+    for page in range(9, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = b"\xa5" * 64
+    path.write_bytes(content)
+    with pytest.raises(LaternaError, match="the ledger is damaged"), Ledger(path) as ledger:
+        for number in range(300):
+            ledger.find(f"key {number}")
+
+
+def test_a_ledger_of_version_1_keeps_its_answers(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    with Ledger(path) as ledger:
+        asyncio.run(answer(ledger))
+    with sqlite3.connect(path) as opened:  # back to what version 1 was
+        for table in ("requests", "identities"):
+            opened.execute("DROP VIEW IF EXISTS calls")
+            opened.execute(f"ALTER TABLE {table} DROP COLUMN estimated")
+        opened.execute("ALTER TABLE requests DROP COLUMN body")
+        opened.execute("DROP TABLE failures")
+        opened.execute("PRAGMA user_version = 1")
+    with Ledger(path) as ledger:
+        assert ledger.find(KEY) == REPLY
+        (total,) = ledger.totals
+        assert (total.answers, total.usage, total.lost) == (1, REPLY.usage, Usage())
+    with Ledger(path) as again, sqlite3.connect(path) as opened:
+        assert again.find(KEY) == REPLY
+        assert opened.execute("SELECT reply, estimated FROM calls").fetchall() == [("Yes.", 0)]
+
+
+def test_calls_without_an_answer_are_counted_by_reason_with_what_was_said_first(
+    tmp_path: Path,
+) -> None:
+    guess = Usage(prompt_tokens=10, completion_tokens=300, estimated=1)
+
+    async def fail(ledger: Ledger) -> None:
+        for said in ("first", "second"):
+            failed = Failed(reason="timeout", said=said, used=guess, body=b"x" * 100_000)
+            await ledger.do(lambda rows, failed=failed: rows.fail(GPT, failed))
+        await ledger.do(lambda rows: rows.fail(GPT, Failed(reason="HTTP 429", said="slower")))
+
+    with Ledger(tmp_path / "l") as ledger:
+        asyncio.run(fail(ledger))
+        (total,) = ledger.totals
+        assert total.lost == Usage(prompt_tokens=20, completion_tokens=600, estimated=2)
+        assert (total.answers, total.usage) == (0, Usage())
+    with sqlite3.connect(tmp_path / "l") as opened:
+        rows = opened.execute("SELECT reason, said, calls, length(body) FROM failures ORDER BY 1")
+        assert rows.fetchall() == [("HTTP 429", "slower", 1, None), ("timeout", "first", 2, 65536)]

@@ -273,3 +273,31 @@ def test_no_answer_names_what_the_real_coco_folder_does_not_hold(
     assert summary.scenes == 80
     assert summary.records == {"conversation": 80, "detail": 80, "reasoning": 80}
     assert len(assert_grounded(coco_mini, out)) > 60
+
+
+def test_a_foreign_answer_to_an_english_question_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is taken off around an answer is counted."""
+    spanish = "Un perro y un gato juegan juntos sobre la hierba verde cerca de una valla."
+    said = {
+        "5": "Sure! Here is the conversation:\n\n**Q:** What is it?\n**A:** A dog and a cup.",
+        "6": f"Question:\nWhat is there to be seen, and where is it?\n===\nAnswer:\n{spanish}",
+    }
+
+    class Fixed:
+        def __init__(self, *_: object) -> None: ...
+
+        async def complete(self, messages: list[Message]) -> Reply:
+            name = "5" if "cup" in messages[-1].content else "6"
+            return Reply(text=said[name], finish_reason="stop")
+
+    monkeypatch.setitem(teachers.TEACHERS, "scribe", Fixed)  # type: ignore[arg-type]
+    out = tmp_path / "o.json"
+    summary = synthesize(write_contexts(tmp_path, CONTEXT, KITE), out, kinds=("conversation",))
+    assert summary.records == {"conversation": 1}
+    assert summary.rejected == {"foreign language": 1}
+    assert summary.stripped == {"preambles": 1}
+    assert "taken off around answers: 1 preambles" in summary.line()
+    (row,) = read(out)
+    assert row["conversations"][1]["value"] == "A dog and a cup."

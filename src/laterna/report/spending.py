@@ -24,8 +24,8 @@ def cost_lines(totals: Iterable[Totals], prices: Prices) -> NamedTexts:
     for total in totals:
         if not total.answers:
             continue
-        price = prices.of(total.identity.model)
-        dollars = "price not known" if price is None else f"${price.of(total.usage):,.2f}"
+        spent = prices.spent([total])  # calls without an answer that may have been billed, too
+        dollars = "price not known" if spent is None else f"${spent:,.2f}"
         lines.append(
             (
                 total.identity.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 
@@ -11,13 +12,10 @@ from laterna.errors import LaternaError
 from laterna.records import Kind, Message, Record, Usage
 from laterna.synthesis.ledger import Ledger, Totals
 from laterna.synthesis.settings import Endpoint, Spending
-from laterna.synthesis.teachers.base import NoAnswer
+from laterna.synthesis.teachers.base import Failed, Identity, NoAnswer
+from laterna.synthesis.teachers.foreign import estimate_tokens
 
 _MILLION = 1_000_000
-CHARACTERS_A_TOKEN = 4.0
-"""A rule of thumb for English and the tokenisers of today, good to about a quarter."""
-MESSAGE_TOKENS = 4
-"""What a chat's frame adds to each message."""
 REPLY_TOKENS: dict[Kind, int] = {
     "conversation": 650,
     "detail": 150,
@@ -65,22 +63,26 @@ class Prices:
                     f"{spending.prices}: not a price table ({error}); for each model write "
                     '["MODEL"], input = DOLLARS and output = DOLLARS, a million tokens'
                 ) from error
-        numbers = [*self._table.values(), *([self._everywhere] if self._everywhere else [])]
-        if any(min(price.input, price.output) < 0 for price in numbers):
-            raise LaternaError("a price cannot be negative")
+        found = [*self._table.values(), *([self._everywhere] if self._everywhere else [])]
+        numbers = [number for price in found for number in (price.input, price.output)]
+        if any(number < 0 or not math.isfinite(number) for number in numbers):
+            raise LaternaError("a price cannot be negative, and must be a number")
 
     def of(self, model: str) -> Price | None:
         """Return the price of a model, None where nobody said."""
         return self._everywhere or self._table.get(model)
 
     def spent(self, totals: Iterable[Totals]) -> float | None:
-        """Return what a ledger's answers cost, None when a model's price is not known."""
+        """Return what a ledger's calls cost, None when a model's price is not known.
+
+        Calls without an answer that may have been billed are counted by estimate.
+        """
         cost = 0.0
         for total in totals:
             price = self.of(total.identity.model)
-            if price is None and total.answers:
+            if price is None and (total.answers or total.lost.estimated):
                 return None
-            cost += price.of(total.usage) if price else 0.0
+            cost += price.of(total.usage) + price.of(total.lost) if price else 0.0
         return cost
 
 
@@ -92,10 +94,11 @@ class BudgetSpent(NoAnswer):
 
 
 class Purse:
-    """Watches the budget: asked before each call, told after each answer.
+    """Watches the budget: asked before each call, told after each answer and each failure.
 
     Counts the whole ledger, so that a run resumed with the same budget does not spend it again,
-    and answers that are not committed yet. Calls in flight are all that may exceed it.
+    and answers that are not committed yet; every call that may have been billed counts, by
+    estimate where the endpoint does not say. Calls in flight are all that may exceed it.
     """
 
     def __init__(self, ledger: Ledger, model: str, prices: Prices, budget: float | None) -> None:
@@ -103,6 +106,8 @@ class Purse:
         self._ledger, self._prices, self._budget = ledger, prices, budget
         self._price = prices.of(model)
         self._uncommitted = 0.0
+        if budget is not None and not 0 <= budget < math.inf:
+            raise LaternaError(f"budget {budget}: it must be a number of dollars from 0")
         if budget is not None and (self._price is None or prices.spent(ledger.totals) is None):
             raise LaternaError(
                 f"a budget needs the price of {model!r} and of every model in {ledger.path}: "
@@ -113,6 +118,30 @@ class Purse:
         """Raise BudgetSpent when no further call may start."""
         if self._budget is not None and (self.spent() or 0.0) >= self._budget:
             raise BudgetSpent(self._budget)
+
+    def affordable(self, estimates: Sequence[Usage]) -> int:
+        """Return how many of these calls, sent together, the rest of the budget is good for.
+
+        At least one: a single call may exceed it.
+        """
+        left = math.inf if self._budget is None else self._budget - (self.spent() or 0.0)
+        for number, usage in enumerate(estimates):
+            left -= self._price.of(usage) if self._price else 0.0
+            if left < 0:
+                return max(1, number)
+        return len(estimates)
+
+    def estimated(self) -> int:
+        """Return how many of the ledger's calls are counted by estimate."""
+        return sum(total.usage.estimated + total.lost.estimated for total in self._ledger.totals)
+
+    async def failed(self, identity: Identity, failed: Failed) -> None:
+        """Count a call that got no answer; what it may have cost goes into the ledger."""
+        self.pay(failed.used)
+        try:
+            await self._ledger.do(lambda rows: rows.fail(identity, failed))
+        finally:
+            self.committed(failed.used)
 
     def spent(self) -> float | None:
         """Return what was spent so far, in US dollars; None when the price is not known."""
@@ -126,12 +155,6 @@ class Purse:
     def committed(self, usage: Usage) -> None:
         """Count an answer no more: from now on the ledger does."""
         self._uncommitted -= self._price.of(usage) if self._price else 0.0
-
-
-def estimate_tokens(messages: Sequence[Message]) -> int:
-    """Return about how many tokens a chat is: characters by four, and each message's frame."""
-    characters = sum(len(message.content) for message in messages)
-    return round(characters / CHARACTERS_A_TOKEN) + MESSAGE_TOKENS * len(messages)
 
 
 class Forecast:
@@ -181,6 +204,7 @@ class Forecast:
         return (
             f"nothing asked; to ask: {sum(self.requests.values()):,} requests ({kinds or 'none'}),"
             f" answered before: {self.answered:,}; about {self.read:,} tokens to read and"
-            f" {self.written:,} to write (estimated: 4 characters a token, {basis}),"
+            f" {self.written:,} to write (estimated: 4 characters a token, numbers by the digit,"
+            f" {basis}),"
             f" {cost} and {self.hours(endpoint):.2f} hours"
         )

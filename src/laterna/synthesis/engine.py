@@ -35,9 +35,13 @@ class Calls(Record):
     found: int = 0
     """Requests that the ledger had the answer to."""
     retries: dict[str, int] = msgspec.field(default_factory=dict)
-    """Tries that failed and were made again, by reason."""
+    """Calls that failed, those that were tried again included, by reason."""
     judged: dict[str, int] = msgspec.field(default_factory=dict)
     """What came of the replies that a judge was asked about, by outcome."""
+    said: dict[str, str] = msgspec.field(default_factory=dict)
+    """What the endpoint said first of each of these reasons."""
+    estimated: int = 0
+    """Calls of the whole ledger whose tokens are counted by estimate."""
     spent: float | None = None
     """US dollars that the whole ledger comes to; None where the price is not known."""
 
@@ -49,7 +53,29 @@ class Calls(Record):
             found=self.found + other.found,
             retries=dict(Counter(self.retries) + Counter(other.retries)),
             judged=dict(Counter(self.judged) + Counter(other.judged)),
+            said=other.said | self.said,
+            estimated=self.estimated + other.estimated,
             spent=(self.spent or 0.0) + (other.spent or 0.0) if known else None,
+        )
+
+    def line(self) -> str:
+        """Return what was asked, what failed and what it cost, as one line."""
+        failed = self._failed()
+        line = f"asked {self.asked}, answered before {self.found}"
+        line += f"; calls that failed: {failed}" if failed else ""
+        judged = ", ".join(f"{number} {outcome}" for outcome, number in self.judged.items())
+        line += f"; judge: {judged}" if judged else ""
+        line += f"; ${self.spent:,.4f} in all" if self.spent is not None else ""
+        told = f"{self.estimated} calls by estimate, as the endpoint did not say their tokens"
+        return line + (f" ({told})" if self.estimated else "")
+
+    def _failed(self) -> str:
+        """Return the failed calls by reason, with what was said first of each."""
+        return "; ".join(
+            f'{number} {reason} ("{self.said[reason]}")'
+            if reason in self.said
+            else f"{number} {reason}"
+            for reason, number in sorted(self.retries.items())
         )
 
 
@@ -113,7 +139,9 @@ class Run:
                     asked=recorded.asked + judging.asked,
                     found=recorded.found + judging.found,
                     judged=judging.counts,
-                    retries=dict(teacher.retries),
+                    retries=dict(teacher.failures.counts),
+                    said=teacher.failures.said,
+                    estimated=purse.estimated(),
                     spent=purse.spent(),
                 )
 

@@ -14,8 +14,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +36,9 @@ BEAT_SECONDS = 5.0
 _BUSY_SECONDS = 60.0
 """How long a commit waits for that of another process."""
 
+_DAMAGE = (sqlite3.Error, ValueError, TypeError, msgspec.MsgspecError)
+"""What a damaged page or row raises when it is read."""
+
 _T = TypeVar("_T")
 _Step = Callable[[Rows], object]
 _Waiting = tuple[asyncio.Future[object], object]
@@ -55,9 +58,17 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._reader = _connect(path)
-        self.totals = ledger_rows.totals(self._reader)
+        self.totals: tuple[Totals, ...] = ()
+        self._dead: LaternaError | None = None
+        try:
+            self.refresh()
+        except LaternaError:
+            self._reader.close()
+            raise
         self._steps: queue.SimpleQueue[tuple[_Step, asyncio.Future[object]] | None]
         self._steps = queue.SimpleQueue()
+        self._at_hand: list[tuple[_Step, asyncio.Future[object] | None]] = []
+        """Steps that the thread took and has not told of; for should it die."""
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Ledger:
@@ -70,7 +81,8 @@ class Ledger:
 
     def find(self, key: str) -> Reply | None:
         """Return the answer to a request, None where there is none yet."""
-        return ledger_rows.find(self._reader, key)
+        with self._reading():
+            return ledger_rows.find(self._reader, key)
 
     async def claim(
         self, key: str, identity: Identity, messages: Sequence[Message]
@@ -96,12 +108,23 @@ class Ledger:
             self._thread.start()
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._steps.put((step, future))
+        if self._dead:
+            raise self._dead
         result: _T = await future  # type: ignore[assignment]  # the step's own
         return result
 
     def refresh(self) -> None:
         """Read `totals` anew: another process may have answered since the last commit."""
-        self.totals = ledger_rows.totals(self._reader)
+        with self._reading():
+            self.totals = ledger_rows.totals(self._reader)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what is wrong with the file into a sentence."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise LaternaError(f"{self.path}: the ledger is damaged: {error}") from error
 
     def close(self) -> None:
         """Commit what waits, give unanswered claims back, and close the file."""
@@ -112,7 +135,17 @@ class Ledger:
         self._reader.close()
 
     def _write(self) -> None:
-        """Write, in a thread of its own, whatever is asked for, until told to end."""
+        """Write, in a thread of its own; should it die, say so to all who wait or come later."""
+        try:
+            self._write_until_told()
+        except BaseException as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
+            self._dead = LaternaError(f"{self.path}: the ledger can be written no more: {error}")
+            while not self._steps.empty():
+                step = self._steps.get_nowait()
+                self._at_hand += [step] if step else []
+            _tell([(future, self._dead) for _, future in self._at_hand if future])
+
+    def _write_until_told(self) -> None:
         connection = _connect(self.path)
         rows = Rows(connection, ledger_rows.this_process())
         beaten = 0.0
@@ -129,6 +162,7 @@ class Ledger:
     def _gather(self) -> tuple[list[tuple[_Step, asyncio.Future[object] | None]], bool]:
         """Return the steps that came together, none after a silence, and whether to go on."""
         steps: list[tuple[_Step, asyncio.Future[object] | None]] = []
+        self._at_hand = steps
         with suppress(queue.Empty):
             first = self._steps.get(timeout=BEAT_SECONDS)
             if first is None:
@@ -155,19 +189,37 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             if beat:
                 rows.beat()
-            results = [step(rows) for step, _ in steps]
+            results = [self._step(connection, rows, step) for step, _ in steps]
             totals = ledger_rows.totals(connection)
             connection.execute("COMMIT")
-        except (sqlite3.Error, ValueError, msgspec.MsgspecError) as error:
+        except Exception as error:  # noqa: BLE001  (all who wait must hear of it)
             rows.forget()
-            if connection.in_transaction:
-                connection.rollback()
-            complaint = LaternaError(f"{self.path}: the ledger cannot be written: {error}")
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.rollback()
+            complaint = self._complaint(error)
             _tell([(future, complaint) for _, future in steps if future])
             return
         self.totals = totals
         pairs = zip(steps, results, strict=True)
         _tell([(future, result) for (_, future), result in pairs if future])
+
+    def _step(self, connection: sqlite3.Connection, rows: Rows, step: _Step) -> object:
+        """Return what one step comes to; one that fails undoes itself and none of the others."""
+        connection.execute("SAVEPOINT step")
+        try:
+            result = step(rows)
+        except Exception as error:
+            if not connection.in_transaction:  # a full disk undoes the whole by itself
+                raise
+            connection.execute("ROLLBACK TO step")
+            rows.forget()
+            result = self._complaint(error)
+        connection.execute("RELEASE step")
+        return result
+
+    def _complaint(self, error: Exception) -> LaternaError:
+        return LaternaError(f"{self.path}: the ledger cannot be written: {error}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -181,7 +233,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if not tables and not version:
+        older = application == ledger_rows.APPLICATION and version < ledger_rows.VERSION
+        if older or not (tables or version):
             ledger_rows.create(connection)
             return connection
     except sqlite3.DatabaseError as error:

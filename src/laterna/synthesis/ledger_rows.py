@@ -19,16 +19,18 @@ from pathlib import Path
 import msgspec
 
 from laterna.records import Message, Record, Reply, Usage
-from laterna.synthesis.teachers.base import Identity
+from laterna.synthesis.teachers.base import Failed, Identity
+from laterna.synthesis.teachers.foreign import NoReply, read_reply
 
 APPLICATION = 0x4C415452  # "LATR", in the file's header
-VERSION = 1
+VERSION = 2
+FAILED_BYTES = 64 * 2**10
+"""So much is kept of the first body of each reason that holds no answer."""
 LEASE_SECONDS = 120.0
 """How long a process of another machine may be silent before its claims are taken over."""
 
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
 CREATE TABLE identities (
     id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE,
     answers INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
@@ -48,15 +50,29 @@ CREATE TABLE requests (
     prompt_tokens INTEGER, completion_tokens INTEGER, last_message TEXT NOT NULL, reply TEXT);
 CREATE INDEX requests_of_batch ON requests (batch) WHERE batch IS NOT NULL;
 CREATE INDEX requests_claimed ON requests (owner) WHERE state = 'claimed';
+"""
+"""What version 1 had; the columns and tables since then are added to new ledgers as to old ones."""
+
+_SINCE = f"""
+PRAGMA user_version = {VERSION};
+ALTER TABLE requests ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN body BLOB;
+ALTER TABLE identities ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE failures (
+    identity INTEGER NOT NULL, reason TEXT NOT NULL, said TEXT NOT NULL, calls INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    estimated INTEGER NOT NULL, body BLOB, PRIMARY KEY (identity, reason));
+DROP VIEW IF EXISTS calls;
 CREATE VIEW calls AS
     SELECT key, state, json_extract(identities.identity, '$.model') AS model,
         json_extract(identities.identity, '$.base_url') AS base_url, identities.identity,
         json_insert(openings.messages, '$[#]', json(last_message)) AS messages,
         reply, finish_reason, requests.prompt_tokens, requests.completion_tokens,
-        claimed_at, answered_at, requests.seconds, batch
+        requests.estimated, claimed_at, answered_at, requests.seconds, batch
     FROM requests JOIN identities ON identities.id = requests.identity
         JOIN openings ON openings.id = requests.opening;
 """
+"""`body` is the answer as it came, from which it is read; `reply` and the rest are for SQL."""
 
 
 class Claim(Enum):
@@ -75,6 +91,8 @@ class Totals(Record):
     usage: Usage
     seconds: float
     """Summed over calls, so that `seconds / answers` is how long one takes."""
+    lost: Usage = Usage()
+    """What calls without an answer may have been billed for."""
 
 
 class Owner(Record):
@@ -94,12 +112,12 @@ def this_process() -> Owner:
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Make the tables in an empty file; two processes may try at once."""
+    """Make the tables in an empty file, or what a file of version 1 lacks; two may try at once."""
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if not version:
-        for statement in _SCHEMA.split(";\n"):
-            connection.execute(statement)
+    script = "" if version == VERSION else _SINCE if version else _SCHEMA + _SINCE
+    for statement in filter(str.strip, script.split(";\n")):
+        connection.execute(statement)
     connection.execute("COMMIT")
 
 
@@ -159,28 +177,56 @@ class Rows:
         usage = reply.usage
         kept = self._connection.execute(
             "UPDATE requests SET state = 'answered', owner = NULL, answered_at = ?, seconds = ?,"
-            " finish_reason = ?, prompt_tokens = ?, completion_tokens = ?, reply = ?"
-            " WHERE key = ? AND state = 'claimed'",
+            " finish_reason = ?, prompt_tokens = ?, completion_tokens = ?, estimated = ?,"
+            " reply = ?, body = ? WHERE key = ? AND state = 'claimed'",
             (
                 time.time(),
                 seconds,
                 reply.finish_reason,
                 usage.prompt_tokens,
                 usage.completion_tokens,
+                usage.estimated,
                 reply.text,
+                reply.body or None,
                 key,
             ),
         )
         # Counted even when another answer stands: it was paid for.
         self._connection.execute(
             "UPDATE identities SET answers = answers + ?, prompt_tokens = prompt_tokens + ?,"
-            " completion_tokens = completion_tokens + ?, seconds = seconds + ?"
-            " WHERE id = (SELECT identity FROM requests WHERE key = ?)",
-            (kept.rowcount, usage.prompt_tokens, usage.completion_tokens, seconds, key),
+            " completion_tokens = completion_tokens + ?, estimated = estimated + ?,"
+            " seconds = seconds + ? WHERE id = (SELECT identity FROM requests WHERE key = ?)",
+            (
+                kept.rowcount,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.estimated,
+                seconds,
+                key,
+            ),
         )
         if kept.rowcount:
             return reply
         return find(self._connection, key) or reply
+
+    def fail(self, identity: Identity, failed: Failed) -> None:
+        """Count a call without an answer, with what was said and sent first of its reason."""
+        used = failed.used
+        self._connection.execute(
+            "INSERT INTO failures VALUES (?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " calls = calls + 1, prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " completion_tokens = completion_tokens + excluded.completion_tokens,"
+            " estimated = estimated + excluded.estimated",
+            (
+                self._identity(identity),
+                failed.reason,
+                failed.said,
+                used.prompt_tokens,
+                used.completion_tokens,
+                used.estimated,
+                failed.body[:FAILED_BYTES] or None,
+            ),
+        )
 
     def release(self, key: str) -> None:
         """Give a claim of this owner back, unanswered, unless it waits in a batch."""
@@ -261,33 +307,51 @@ _REMEMBERED = 1000
 
 
 def find(connection: sqlite3.Connection, key: str) -> Reply | None:
-    """Return the answer to a request, None where there is none yet."""
+    """Return the answer to a request, read from what came; None where there is none yet.
+
+    Raises ValueError for a row that is damaged.
+    """
     row = connection.execute(
-        "SELECT reply, finish_reason, prompt_tokens, completion_tokens FROM requests"
-        " WHERE key = ? AND state = 'answered'",
+        "SELECT reply, finish_reason, prompt_tokens, completion_tokens, estimated, body"
+        " FROM requests WHERE key = ? AND state = 'answered'",
         (key,),
     ).fetchone()
     if row is None:
         return None
-    text, finish_reason, read, written = row
-    usage = Usage(prompt_tokens=read, completion_tokens=written)
+    text, finish_reason, read, written, estimated, body = row
+    if body is not None:
+        try:
+            came = read_reply(bytes(body))
+            text, finish_reason = came.text, came.finish_reason
+        except (NoReply, TypeError) as error:
+            raise ValueError(f"the answer to {key} is damaged; {_DELETE}") from error
+    if not (isinstance(text, str) and isinstance(finish_reason, str)):
+        raise ValueError(f"the request {key} is marked as answered and holds no answer; {_DELETE}")
+    usage = Usage(prompt_tokens=read or 0, completion_tokens=written or 0, estimated=estimated or 0)
     return Reply(text=text, finish_reason=finish_reason, usage=usage)
 
 
+_DELETE = "delete its row (DELETE FROM requests WHERE key = …) to have it asked again"
+
+
 def totals(connection: sqlite3.Connection) -> tuple[Totals, ...]:
-    """Return what each identity's answers come to."""
+    """Return what each identity's answers, and calls without one, come to."""
     rows = connection.execute(
-        "SELECT identity, answers, prompt_tokens, completion_tokens, seconds FROM identities"
-        " ORDER BY id"
+        "SELECT identity, answers, prompt_tokens, completion_tokens, estimated, seconds,"
+        " (SELECT sum(prompt_tokens) FROM failures WHERE identity = identities.id),"
+        " (SELECT sum(completion_tokens) FROM failures WHERE identity = identities.id),"
+        " (SELECT sum(estimated) FROM failures WHERE identity = identities.id)"
+        " FROM identities ORDER BY id"
     )
     return tuple(
         Totals(
             identity=msgspec.json.decode(identity, type=Identity),
             answers=answers,
-            usage=Usage(prompt_tokens=read, completion_tokens=written),
+            usage=Usage(prompt_tokens=read, completion_tokens=written, estimated=estimated),
             seconds=seconds,
+            lost=Usage(*(0 if count is None else count for count in lost)),
         )
-        for identity, answers, read, written, seconds in rows
+        for identity, answers, read, written, estimated, seconds, *lost in rows
     )
 
 

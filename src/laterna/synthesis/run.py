@@ -58,9 +58,12 @@ class Summary(Record):
     calls: Calls | None = None
     """What was asked; None for a teacher that works here."""
     rejected: dict[str, int] = msgspec.field(default_factory=dict)
-    """Replies that the checks rejected by reason, those that a repair mended included."""
+    """Replies that the checks rejected by reason, those that a repair mended included; and
+    requests that got none."""
     repaired: int = 0
     """Records whose first reply was rejected."""
+    stripped: dict[str, int] = msgspec.field(default_factory=dict)
+    """Records around whose answers something was taken off, by what."""
     checked: int = 0
     """Claims of the accepted replies that could be held against the proxy."""
     unchecked: int = 0
@@ -74,14 +77,10 @@ class Summary(Record):
             reasons = Counter(one.reason for one in self.problems if one.kept == kept)
             found = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
             line += f"; {said}: {found}" if found else ""
-        if self.calls:
-            failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.calls.retries.items()))
-            line += f"; asked {self.calls.asked}, answered before {self.calls.found}"
-            line += f", tried again: {failed}" if failed else ""
-            line += f", repaired {self.repaired}" if self.repaired else ""
-            judged = ", ".join(f"{n} {outcome}" for outcome, n in self.calls.judged.items())
-            line += f"; judge: {judged}" if judged else ""
-            line += f"; ${self.calls.spent:,.4f} in all" if self.calls.spent is not None else ""
+        taken = ", ".join(f"{number} {name}" for name, number in self.stripped.items())
+        line += f"; taken off around answers: {taken}" if taken else ""
+        line += f"; repaired {self.repaired}" if self.repaired else ""
+        line += f"; {self.calls.line()}" if self.calls else ""
         return line
 
 
@@ -142,14 +141,20 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
         raise LaternaError(f"{out} is a folder; name the file to write")
     job = _with_ledger(job, out)
     run = ENGINES[engine](job)
-    counter = _Counter(job)
+    counter = _Counter(job, run)
+    nothing: LaternaError | None = None
     with ExitStack() as files:
         if is_asked(job.teacher):
             aside = files.enter_context(write_atomically(rejects_file(out)))
             counter.rejects = files.enter_context(aside.open("wb"))
         drafts = track(run.drafts(), "synthesis", total=None, transient=True)
-        write_records(out, counter.records(drafts), form)
-    return counter.summary(out, run)
+        try:
+            write_records(out, counter.records(drafts), form)
+        except _NothingMadeError as error:
+            nothing = error  # the rejects, which say why, are kept
+    if nothing:
+        raise nothing
+    return counter.summary(out)
 
 
 def rejects_file(out: Path) -> Path:
@@ -163,11 +168,15 @@ def _with_ledger(job: Job, out: Path) -> Job:
     return msgspec.structs.replace(job, ledger=out.with_name(f"{out.stem}.ledger.sqlite"))
 
 
+class _NothingMadeError(LaternaError):
+    """There is no record to write."""
+
+
 class _Counter:
     """Passes on the records of drafts in their order; sorts out repeats and counts the rest."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, run: Run | RayRun) -> None:
+        self._job, self._run = job, run
         # Scribe's sentences are few and repeat by design; a language model's should not.
         self._earlier = NearDuplicates() if is_asked(job.teacher) else None
         self.rejects: BinaryIO | None = None
@@ -175,6 +184,8 @@ class _Counter:
         self._made: Counter[str] = Counter()
         self._problems: list[Problem] = []
         self._rejected: Counter[str] = Counter()
+        self._said: dict[str, str] = {}
+        self._stripped: Counter[str] = Counter()
         self._repaired = self._checked = self._unchecked = 0
 
     def records(self, drafts: Iterable[Draft]) -> Iterator[InstructionRecord]:
@@ -190,27 +201,35 @@ class _Counter:
             if self._repeats(draft):
                 continue
             self._repaired += bool(draft.rejects)
+            self._stripped.update(draft.stripped)
             self._checked += draft.checked
             self._unchecked += draft.unchecked
             self._made[draft.kind] += len(draft.records)
             yield from draft.records
         if not self._made.total():
-            reasons = ", ".join(sorted({problem.reason for problem in self._problems}))
-            raise LaternaError(
-                f"{self._job.annotations}: no record could be made of it"
-                + (f" ({reasons})" if reasons else "")
-            )
+            raise _NothingMadeError(f"{self._job.annotations}: {self._why_nothing()}")
 
-    def summary(self, out: Path, run: Run | RayRun) -> Summary:
+    def _why_nothing(self) -> str:
+        """Return why there is no record: the reasons with their number and what was said first."""
+        reasons = Counter(problem.reason for problem in self._problems)
+        told = "; ".join(
+            f"{number} {reason}" + (f": {self._said[reason]}" if reason in self._said else "")
+            for reason, number in reasons.most_common()
+        )
+        calls = f"; {self._run.calls.line()}" if self._run.calls else ""
+        return "no record could be made of it" + (f" ({told})" if told else "") + calls
+
+    def summary(self, out: Path) -> Summary:
         """Return what was made, once all records have passed."""
         return Summary(
             out=str(out),
             scenes=self._scenes,
             records={kind: self._made[kind] for kind in self._job.kinds},
-            problems=(*run.problems, *self._problems),
-            calls=run.calls,
+            problems=(*self._run.problems, *self._problems),
+            calls=self._run.calls,
             rejected=dict(self._rejected.most_common()),
             repaired=self._repaired,
+            stripped=dict(self._stripped.most_common()),
             checked=self._checked,
             unchecked=self._unchecked,
         )
@@ -235,5 +254,7 @@ class _Counter:
 
     def _reject(self, reject: Reject) -> None:
         self._rejected.update({finding.reason for finding in reject.verdict.findings})
+        for finding in reject.verdict.findings:
+            self._said.setdefault(finding.reason, finding.detail)
         if self.rejects:
             self.rejects.write(msgspec.json.encode(reject) + b"\n")

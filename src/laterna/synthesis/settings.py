@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -31,7 +33,7 @@ class Endpoint(Record):
     model: str = ""
     """Name of the model to ask; for `local`, a folder of a model or a GGUF file."""
     base_url: str = OPENAI_URL
-    """Address of any OpenAI-compatible endpoint."""
+    """Address of any OpenAI-compatible endpoint, without user, password or query."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key; the key itself is never stored or logged."""
     temperature: float | None = None
@@ -49,7 +51,7 @@ class Endpoint(Record):
     tokens_per_minute: float = 0
     """Tokens a minute at most, read and written; 0: no limit."""
     timeout: float = 120
-    """Seconds until a call that does not answer is given up and tried again."""
+    """Seconds until a call that has not answered in whole is given up and tried again."""
     tries: int = 8
     """Times that a call is tried before its record is left out."""
     poll: float = 60
@@ -97,8 +99,28 @@ def check_endpoint(endpoint: Endpoint) -> None:
     least |= {"requests_per_minute": 0.0, "tokens_per_minute": 0.0}
     for name, floor in least.items():
         value = getattr(endpoint, name)
-        if value < floor:
-            raise LaternaError(f"{name} {value}: it cannot be less than {floor}")
+        if not floor <= value < math.inf:
+            raise LaternaError(
+                f"{name} {value}: it must be a number and cannot be less than {floor}"
+            )
+    check_address(endpoint.base_url)
+
+
+def check_address(base_url: str) -> None:
+    """Raise LaternaError for an address that is none, or that may hold a secret; never show it."""
+    try:
+        parts = urlsplit(base_url)
+        good = not base_url or (parts.scheme in ("http", "https") and bool(parts.hostname))
+        _ = parts.port
+    except ValueError:
+        good = False
+    if not good:
+        raise LaternaError("--base-url: not an address; write it as https://HOST/v1")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise LaternaError(
+            "--base-url: leave out what stands before an @ and after a ? or #, which may be a "
+            "secret; the key comes from the environment variable that --key-variable names"
+        )
 
 
 def read_key(variable: str) -> str:

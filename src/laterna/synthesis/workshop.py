@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from laterna.records import (
     PICTURE_MARK,
+    Finding,
     InstructionRecord,
     Kind,
     Message,
@@ -21,15 +23,17 @@ from laterna.records import (
     Verdict,
 )
 from laterna.synthesis.checks import check
+from laterna.synthesis.checks.form import read_exchanges
 from laterna.synthesis.checks.judge import Judge
 from laterna.synthesis.checks.repair import repair_message
 from laterna.synthesis.enrichment import PictureError
 from laterna.synthesis.lots import pick
-from laterna.synthesis.parsing import Exchange, parse_reply
+from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import build_proxy, proxy_digest
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers.base import NoAnswer, Teacher
+from laterna.synthesis.tidying import foreign, tidy
 
 CAPTION_QUESTION = "Describe the picture in brief."
 """Stands before the captions of stage 1; the `plain` template leaves it out."""
@@ -66,6 +70,8 @@ class Draft(Record):
     """All replies that were not used, those that a repair mended included."""
     checked: int = 0
     unchecked: int = 0
+    stripped: tuple[str, ...] = ()
+    """What was taken off around the answer, by name."""
 
 
 class Workshop:
@@ -123,15 +129,20 @@ class Workshop:
             try:
                 reply = await self._teachers[kind].complete(messages)
             except NoAnswer as error:
+                finding = Finding(reason=error.reason, sentence="", detail=error.detail)
+                rejects.append(self._reject(task, messages, Verdict(findings=(finding,))))
                 return self._left_out(task, error.reason, rejects)
             if not reply.text and self._key_of is None:
                 return self._left_out(task, "nothing certain to say", rejects)
-            key = self._key_of(messages) if self._key_of else None
-            verdict = check(scene, reply, kind)
+            tidied = tidy(reply.text)
+            clean = msgspec.structs.replace(reply, text=tidied.text)
+            exchanges = read_exchanges(clean, kind)
+            verdict = _check(scene, clean, kind, exchanges, messages)
             if self._judge:
-                verdict = await self._judge.add_to(verdict, scene, reply)
-            if verdict.accepted:
-                record = self._record(task, proxy, reply, key)
+                verdict = await self._judge.add_to(verdict, scene, clean)
+            if verdict.accepted and isinstance(exchanges, tuple):
+                key = self._key_of(messages) if self._key_of else None
+                record = self._record(task, proxy, exchanges, key)
                 return Draft(
                     number=number,
                     scene=scene.id,
@@ -140,8 +151,9 @@ class Workshop:
                     rejects=tuple(rejects),
                     checked=verdict.checked,
                     unchecked=verdict.unchecked,
+                    stripped=tidied.stripped,
                 )
-            rejects.append(Reject(id=record_id(task), kind=kind, ledger_key=key, verdict=verdict))
+            rejects.append(self._reject(task, messages, verdict))
             messages = (*messages, *_repair(reply, verdict))
         return self._left_out(task, rejects[-1].verdict.findings[0].reason, rejects)
 
@@ -154,10 +166,18 @@ class Workshop:
             rejects=tuple(rejects),
         )
 
-    def _record(self, task: Task, proxy: Proxy, reply: Reply, key: str | None) -> InstructionRecord:
+    def _reject(self, task: Task, messages: Sequence[Message], verdict: Verdict) -> Reject:
+        key = self._key_of(messages) if self._key_of else None
+        return Reject(id=record_id(task), kind=task.kind, ledger_key=key, verdict=verdict)
+
+    def _record(
+        self, task: Task, proxy: Proxy, exchanges: tuple[Exchange, ...], key: str | None
+    ) -> InstructionRecord:
         digest = proxy_digest(proxy.text)
         rng = np.random.default_rng([self._job.seed, int(digest[:16], 16)])
-        exchanges = self._exchanges(task.kind, reply.text, rng)
+        if task.kind == "detail":
+            asked = pick(detail_questions(self._job.prompts), rng)
+            exchanges = (Exchange(asked, exchanges[0].answer),)
         return InstructionRecord(
             id=record_id(task),
             pictures=(task.scene.picture,),
@@ -171,11 +191,22 @@ class Workshop:
             ),
         )
 
-    def _exchanges(self, kind: Kind, reply: str, rng: np.random.Generator) -> tuple[Exchange, ...]:
-        if kind != "detail":
-            return parse_reply(reply)
-        questions = detail_questions(self._job.prompts)
-        return (Exchange(pick(questions, rng), reply),)
+
+def _check(
+    scene: Scene,
+    reply: Reply,
+    kind: Kind,
+    exchanges: tuple[Exchange, ...] | Finding,
+    messages: Sequence[Message],
+) -> Verdict:
+    """Return what is wrong with a tidied reply to these messages, of these exchanges."""
+    if isinstance(exchanges, tuple):
+        request = "\n".join(message.content for message in messages)
+        for said in zip(*exchanges, strict=True):  # the questions, then the answers
+            strange = foreign("\n".join(said), request)
+            if strange:
+                return Verdict(findings=strange)
+    return check(scene, reply, kind)
 
 
 def record_id(task: Task) -> str:
@@ -184,6 +215,7 @@ def record_id(task: Task) -> str:
 
 
 def _repair(reply: Reply, verdict: Verdict) -> tuple[Message, Message]:
+    # As it came: what was asked of an earlier version is found in the ledger under these words.
     # Endpoints refuse messages without content.
     said = reply.text or "(nothing)"
     return (

@@ -34,7 +34,7 @@ def test_a_reply_that_was_cut_off(street: Scene) -> None:
     told = "it met the limit of tokens"
     cut = Finding(reason="truncated", sentence="A dog and a", detail=told)
     assert verdict.findings == (cut,)
-    assert reasons(street, "A dog.", finish_reason="content_filter") == ["truncated"]
+    assert reasons(street, "A dog.", finish_reason="content_filter") == ["not finished"]
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,12 @@ def test_of_a_batch_that_failed_in_part_what_may_pass_is_asked_again(
     assert sum(summary.records.values()) == stats["paid"] == 72 - refused
     assert stats["twice"] == 0
     assert summary.calls is not None
-    again = stats["failed"]["500"] + stats["failed"]["broken"]
-    assert sum(summary.calls.retries.values()) == again
+    assert summary.calls.retries == {
+        "refused in a batch": refused,
+        "HTTP 500": stats["failed"]["500"],
+        "broken answer": stats["failed"]["broken"],
+    }
+    assert summary.calls.estimated == stats["failed"]["broken"], "they may have been paid for"
 
 
 def test_a_batch_that_failed_as_a_whole_says_why_and_not_the_key(

@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,40 @@ import msgspec
 import pytest
 
 from laterna.errors import LaternaError
-from laterna.records import Message, Reply
+from laterna.records import Message, Reply, Usage
 from laterna.synthesis.settings import Endpoint
-from laterna.synthesis.teachers import openai as module
-from laterna.synthesis.teachers.base import NoAnswer
-from laterna.synthesis.teachers.openai import OpenAITeacher, openai_identity, read_completion
+from laterna.synthesis.teachers import client as module
+from laterna.synthesis.teachers.base import Failed, Identity, NoAnswer
+from laterna.synthesis.teachers.foreign import NoReply, read_reply
+from laterna.synthesis.teachers.openai import OpenAITeacher, openai_identity
 
 Start = Callable[..., Any]
+
+
+class Payer:
+    """Pays whatever it costs; `check` may be told to do more before each call."""
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self.check = check
+        self.told: list[Failed] = []
+
+    def affordable(self, estimates: Sequence[Usage]) -> int:
+        return len(estimates)
+
+    async def failed(self, identity: Identity, failed: Failed) -> None:
+        self.told.append(failed)
 
 
 def ask(endpoint: Endpoint, number: int = 1) -> tuple[list[Reply | BaseException], Counter[str]]:
     """Ask that many different things at once."""
 
     async def run() -> tuple[list[Reply | BaseException], Counter[str]]:
-        teacher = OpenAITeacher(endpoint, lambda: None)
+        teacher = OpenAITeacher(endpoint, Payer())
         chats = [(Message(role="user", content=f"Nr {n}"),) for n in range(number)]
         calls = (teacher.complete(chat) for chat in chats)
         replies = await asyncio.gather(*calls, return_exceptions=True)
         await teacher.close()
-        return replies, teacher.retries
+        return replies, teacher.failures.counts
 
     return asyncio.run(run())
 
@@ -100,7 +115,7 @@ def test_retry_after_is_honoured(start_stub: Start, quick: None) -> None:
     async def run() -> None:
         teacher = OpenAITeacher(
             Endpoint(model="m", base_url=slow.url, tries=50, timeout=5),
-            lambda: waited.append(now()),
+            Payer(lambda: waited.append(now())),
         )
         await teacher.complete((Message(role="user", content="x"),))
         await teacher.close()
@@ -133,7 +148,7 @@ def test_what_no_retry_mends_ends_the_run(start_stub: Start, status: int) -> Non
     (error,), retries = ask(Endpoint(model="m", base_url=stub.url))
     assert isinstance(error, LaternaError)
     assert f"refuses all requests (HTTP {status}" in str(error)
-    assert not retries
+    assert retries == {f"HTTP {status}": 1}
 
 
 def test_a_refused_request_is_not_repeated_and_many_in_a_row_end_the_run(
@@ -169,7 +184,7 @@ def test_a_call_can_be_forbidden(start_stub: Start) -> None:
         raise NoAnswer("no money", "")
 
     async def run() -> None:
-        teacher = OpenAITeacher(Endpoint(model="m", base_url=stub.url), forbid)
+        teacher = OpenAITeacher(Endpoint(model="m", base_url=stub.url), Payer(forbid))
         with pytest.raises(NoAnswer, match="no money"):
             await teacher.complete((Message(role="user", content="x"),))
         await teacher.close()
@@ -197,10 +212,12 @@ def test_the_identity_holds_every_parameter() -> None:
 
 def test_odd_completions() -> None:
     refused = b'{"choices": [{"message": {"content": null, "refusal": "I cannot."}}]}'
-    assert read_completion(refused) == Reply(text="I cannot.", finish_reason="")
+    reply = read_reply(refused, 7)
+    used = Usage(prompt_tokens=7, completion_tokens=2, estimated=1)
+    assert reply == Reply(text="I cannot.", finish_reason="", usage=used)
     for broken in (b'{"choices": []}', b"{}", b"<html>"):
-        with pytest.raises(msgspec.MsgspecError):
-            read_completion(broken)
+        with pytest.raises(NoReply):
+            read_reply(broken)
 
 
 def test_the_key_is_never_logged(

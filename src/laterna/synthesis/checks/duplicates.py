@@ -52,7 +52,7 @@ class NearDuplicates:
         self._shifts = rng.integers(0, 2**63, size=(_HASHES, 1), dtype=np.uint64)
         self._size = 0
         # The empty name stands for a private file that is gone when it is closed.
-        self._index = sqlite3.connect("", isolation_level=None)
+        self._index = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._index.executescript(f"PRAGMA cache_size = -{_CACHE_KIB};{_SCHEMA}BEGIN;")
         weakref.finalize(self, self._index.close)
 

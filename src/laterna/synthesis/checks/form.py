@@ -6,18 +6,20 @@ import re
 
 from laterna.records import Finding, Kind, Reply
 from laterna.synthesis.declining import declines
-from laterna.synthesis.parsing import Exchange, ReplyError, parse_reply
+from laterna.synthesis.parsing import Exchange, ReplyError, label_of, parse_reply
+from laterna.synthesis.tidying import faults, finding, tidy
 
 BARE_KINDS: frozenset[Kind] = frozenset(("caption", "detail"))
 """Kinds whose reply is the bare answer; the others are questions with answers."""
 _MAY_BE_SORRY: frozenset[Kind] = frozenset(("negative", "refusal"))
-_CUT_SHORT = {
-    "length": "it met the limit of tokens",
-    "max_tokens": "it met the limit of tokens",
-    "max_output_tokens": "it met the limit of tokens",
-    "content_filter": "a filter of the endpoint cut it off",
-}
-"""Finish reasons of endpoints that mean that text is missing."""
+_FINISHED = frozenset((
+    "stop", "stop_sequence", "stop_token", "eos", "eos_token", "end", "end_turn", "end_of_turn",
+    "complete", "completed", "finish", "finished", "done", "normal", "finish_reason_stop",
+))  # fmt: skip
+"""Finish reasons of endpoints that mean that the reply is whole, in small letters; nothing else
+does. None at all is taken for whole where the text ends as a sentence does."""
+_LIMIT = re.compile(r"length|max.*tokens|token.*limit")
+_ENDING = re.compile(r"[.!?…。！？:)\]\"'”’*|`]\s*$")
 
 _APOLOGY = re.compile(
     r"""^\W*(?:i['’]?m\s+(?:very\s+|really\s+)?sorry | i\s+am\s+(?:very\s+|really\s+)?sorry
@@ -43,27 +45,46 @@ _NO_SIGHT = re.compile(
 def read_exchanges(reply: Reply, kind: Kind) -> tuple[Exchange, ...] | Finding:
     """Return the reply's exchanges, or the finding that it has none in the form of its kind.
 
-    The bare answer of `caption` and `detail` becomes one exchange with an empty question.
+    The bare answer of `caption` and `detail` becomes one exchange with an empty question. What
+    stands around the answer is taken off first (`tidying.tidy`).
     """
-    if not reply.text.strip():
+    text = tidy(reply.text).text
+    if not text:
         return Finding(reason="no answer", sentence="", detail="the reply is empty")
+    for found in faults(text):
+        return found
     if kind in BARE_KINDS:
-        answer = reply.text.strip()
-        if re.search(r"^(?:Question:|Answer:|===)\s*$", answer, re.MULTILINE):
-            return _unparsable(answer, "a description must hold no 'Question:', 'Answer:', '==='")
-        return (Exchange("", answer),)
+        return _bare(text)
     try:
-        return parse_reply(reply.text)
+        return parse_reply(text)
     except ReplyError as error:
-        return _unparsable(reply.text, str(error))
+        return finding("unparsable", text, str(error))
+
+
+def _bare(text: str) -> tuple[Exchange, ...] | Finding:
+    first, *others = text.splitlines()
+    label = label_of(first)
+    answer = "\n".join((label[1], *others)) if label and label[0] == "answer" else text
+    if any(label_of(line) or line.strip() == "===" for line in answer.splitlines()):
+        return finding(
+            "unparsable", text, "a description must hold no 'Question:', 'Answer:', '==='"
+        )
+    return (Exchange("", answer.strip()),)
 
 
 def check_finish(reply: Reply) -> tuple[Finding, ...]:
-    """Find a reply that was cut off, with its last words."""
-    why = _CUT_SHORT.get(reply.finish_reason)
-    if why is None:
+    """Find a reply that is not finished, with its last words."""
+    reason, text = reply.finish_reason.strip().lower(), reply.text.strip()
+    if reason in _FINISHED or (not reason and (not text or _ENDING.search(text))):
         return ()
-    return (Finding(reason="truncated", sentence=reply.text.strip()[-160:], detail=why),)
+    last = text[-160:]
+    if not reason:
+        detail = "the endpoint gives no reason why it ended, and it ends in mid-sentence"
+        return (Finding(reason="truncated", sentence=last, detail=detail),)
+    if _LIMIT.search(reason):
+        return (Finding(reason="truncated", sentence=last, detail="it met the limit of tokens"),)
+    detail = f"the endpoint ended it: {reply.finish_reason[:300]!r}"
+    return (Finding(reason="not finished", sentence=last, detail=detail),)
 
 
 def check_answered(text: str, kind: Kind) -> tuple[Finding, ...]:
@@ -83,7 +104,3 @@ def check_declined(answer: str, kind: Kind) -> tuple[Finding, ...]:
         return ()
     detail = "the answer must decline: say first that you cannot do it, then why"
     return (Finding(reason="not declined", sentence=answer.strip()[:300], detail=detail),)
-
-
-def _unparsable(text: str, detail: str) -> Finding:
-    return Finding(reason="unparsable", sentence=text.strip()[:300], detail=detail)

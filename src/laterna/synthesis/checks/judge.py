@@ -23,9 +23,9 @@ from laterna.synthesis.checks.counts import decide_count
 from laterna.synthesis.checks.evidence import Evidence, gather_evidence
 from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.positions import is_place, ruled_out
-from laterna.synthesis.cost import CHARACTERS_A_TOKEN, MESSAGE_TOKENS
 from laterna.synthesis.settings import Endpoint
 from laterna.synthesis.teachers.base import NoAnswer, Teacher
+from laterna.synthesis.teachers.foreign import estimate_tokens
 
 ClaimKind = Literal["exists", "absent", "count", "side", "vertical", "place", "attribute", "action"]
 Mood = Literal["seen", "inferred", "purpose", "likeness", "generic"]
@@ -139,7 +139,8 @@ def judging_usage(replies: int, tokens: int) -> Usage:
     The request holds the system message, some categories and the reply; the answer repeats every
     sentence with its claim. Both factors are those of the 45 published replies (docs/synthesis.md).
     """
-    frame = round(len(_SYSTEM) / CHARACTERS_A_TOKEN) + 2 * MESSAGE_TOKENS + _CATEGORY_TOKENS
+    asked = (Message(role="system", content=_SYSTEM), Message(role="user", content=""))
+    frame = estimate_tokens(asked) + _CATEGORY_TOKENS
     return Usage(
         prompt_tokens=replies * frame + tokens, completion_tokens=round(tokens * _CLAIMS_A_REPLY)
     )

@@ -17,8 +17,8 @@ from laterna.synthesis.teachers.recorded import Recorded
 from laterna.synthesis.teachers.replay import ReplayTeacher, replay_identity
 
 ASKED_TEACHERS: dict[str, Callable[[Job, Ledger, Purse], AskedTeacher]] = {
-    "openai": lambda job, _, purse: OpenAITeacher(job.endpoint, purse.check),
-    "batch": lambda job, ledger, purse: BatchTeacher(job.endpoint, ledger, purse.check),
+    "openai": lambda job, _, purse: OpenAITeacher(job.endpoint, purse),
+    "batch": lambda job, ledger, purse: BatchTeacher(job.endpoint, ledger, purse),
     "local": lambda job, _, purse: LocalTeacher(job.endpoint, purse.check),
     "replay": lambda job, ledger, _: ReplayTeacher(job.endpoint, ledger),
 }

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from laterna.records import Message, Record, Reply
+from laterna.records import Message, Record, Reply, Usage
 
 
 class Teacher(Protocol):
@@ -17,6 +17,46 @@ class Teacher(Protocol):
 
     async def complete(self, messages: Sequence[Message]) -> Reply:
         """Return the reply to system message, examples and context, in that order."""
+
+
+class Failed(Record):
+    """A call that got no answer."""
+
+    reason: str
+    said: str = ""
+    """What the endpoint said about it."""
+    used: Usage = Usage()
+    """Tokens that it may have been billed for, by estimate."""
+    body: bytes = b""
+    """What came in place of an answer, where it may have been billed."""
+
+
+class Payer(Protocol):
+    """Who pays for calls: asked before each, and told of those that failed."""
+
+    def check(self) -> None:
+        """Raise NoAnswer when no further call may start."""
+
+    def affordable(self, estimates: Sequence[Usage]) -> int:
+        """Return how many of these calls, sent together, the budget is good for; at least one."""
+
+    async def failed(self, identity: Identity, failed: Failed) -> None:
+        """Keep account of a call that got no answer."""
+
+
+class Failures:
+    """Calls that got no answer, counted by reason, with what was said first of each."""
+
+    def __init__(self) -> None:
+        """Begin to count."""
+        self.counts: Counter[str] = Counter()
+        self.said: dict[str, str] = {}
+
+    def add(self, reason: str, said: str = "", count: int = 1) -> None:
+        """Count a failure."""
+        self.counts[reason] += count
+        if said:
+            self.said.setdefault(reason, said)
 
 
 class Identity(Record):
@@ -42,8 +82,8 @@ class AskedTeacher(Teacher, Protocol):
         """Requests that it can make use of at the same time."""
 
     @property
-    def retries(self) -> Counter[str]:
-        """Tries that failed and were made again, by reason."""
+    def failures(self) -> Failures:
+        """Calls that got no answer, those that were tried again included."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -11,68 +11,75 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.records import Message, Reply
+from laterna.records import Message, Reply, Usage
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.settings import Endpoint
-from laterna.synthesis.teachers.base import NoAnswer, request_key
-from laterna.synthesis.teachers.openai import (
-    backoff,
-    may_pass,
-    open_client,
-    openai_identity,
-    read_completion,
-    request_body,
-    retry_after,
+from laterna.synthesis.teachers.base import Failed, Failures, NoAnswer, Payer, request_key
+from laterna.synthesis.teachers.client import Failure, backoff, give_up, may_pass, open_client
+from laterna.synthesis.teachers.foreign import (
+    NoReply,
+    estimate_tokens,
+    read_as,
+    read_reply,
+    read_row,
+    said_in,
     without_key,
 )
-
-if TYPE_CHECKING:
-    from openai.types import Batch
+from laterna.synthesis.teachers.openai import USUAL_REPLY, openai_identity, request_body
 
 _PATH: Final = "/v1/chat/completions"
 _WINDOW: Final = "24h"
 _TAG = "laterna"
 _QUIET_SECONDS = 0.5
 """A batch is sent once no request was added for so long: the ledger has claimed them all."""
+_UNDER_WAY = frozenset(("validating", "in_progress", "finalizing", "cancelling"))
 _ENDED = frozenset(("completed", "failed", "expired", "cancelled"))
 
 _T = TypeVar("_T")
 
 
-class _Response(msgspec.Struct):
-    status_code: int
-    body: msgspec.Raw
+class _File(msgspec.Struct):
+    id: str
 
 
-class _Row(msgspec.Struct):
-    """A line of a batch's output or error file."""
+class _Batch(msgspec.Struct):
+    """What we read of a batch."""
 
-    custom_id: str
-    response: _Response | None = None
+    id: str
+    status: str
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: Any = None
+    metadata: Any = None
+
+
+class _Batches(msgspec.Struct):
+    data: list[_Batch]
+    has_more: bool = False
 
 
 class BatchTeacher:
     """Gathers requests into batches, sends them, looks after them and hands out the answers.
 
-    `retries` counts rows that came back without an answer (expired, failed) and were asked again.
+    `failures` counts rows that came back without an answer (expired, failed), and failed calls.
     """
 
-    def __init__(self, endpoint: Endpoint, ledger: Ledger, before_call: Callable[[], None]) -> None:
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, payer: Payer) -> None:
         self.identity = openai_identity(endpoint)
         self.at_once = endpoint.batch_size
-        self.retries: Counter[str] = Counter()
+        self.failures = Failures()
         self._endpoint = endpoint
         self._ledger = ledger
-        self._before_call = before_call
+        self._payer = payer
         self._client = open_client(endpoint)
         self._start: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
-        self._bodies: dict[str, bytes] = {}
+        self._messages: dict[str, Sequence[Message]] = {}
         self._at_endpoint: set[str] = set()
         self._tried: Counter[str] = Counter()
         self._to_send: dict[str, None] = {}
@@ -91,13 +98,13 @@ class BatchTeacher:
         key = request_key(self.identity, messages)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
-        self._bodies[key] = request_body(self.identity, messages)
+        self._messages[key] = messages
         if key not in self._at_endpoint:
             self._enqueue(key)
         try:
             return await future
         finally:
-            for kept in (self._waiting, self._bodies, self._to_send):
+            for kept in (self._waiting, self._messages, self._to_send):
                 kept.pop(key, None)
 
     async def close(self) -> None:
@@ -143,7 +150,10 @@ class BatchTeacher:
             while count < len(self._to_send) < self._endpoint.batch_size:
                 count = len(self._to_send)
                 await asyncio.sleep(_QUIET_SECONDS)
-            keys = list(self._to_send)[: self._endpoint.batch_size]
+            keys = self._affordable(list(self._to_send)[: self._endpoint.batch_size])
+            if not keys:
+                await asyncio.sleep(self._endpoint.poll)
+                continue
             for key in keys:
                 del self._to_send[key]
             if not self._to_send:
@@ -160,104 +170,156 @@ class BatchTeacher:
             self._waiting[key].set_result(reply)
         return reply is not None
 
+    def _affordable(self, keys: list[str]) -> list[str]:
+        """Return those of the keys that the budget is good for, beside those at the endpoint."""
+        before = [key for key in self._at_endpoint if key in self._messages]
+        estimates = [self._guess(key) for key in (*before, *keys)]
+        return keys[: max(0, self._payer.affordable(estimates) - len(before))]
+
+    def _guess(self, key: str) -> Usage:
+        messages = self._messages.get(key, ())
+        written = min(round(USUAL_REPLY), self._endpoint.max_tokens or round(USUAL_REPLY))
+        read = estimate_tokens(messages)
+        return Usage(prompt_tokens=read, completion_tokens=written, estimated=1)
+
     async def _ask(self, keys: list[str]) -> None:
         try:
-            self._before_call()
+            self._payer.check()
         except NoAnswer as error:
+            self._at_endpoint.difference_update(keys)
             self._refuse(keys, error.reason, error.detail)
             return
         tag = uuid.uuid4().hex
         await self._ledger.do(lambda rows: rows.plan_batch(tag, self.identity, keys))
         lines = [
             b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}\n'
-            % (key.encode(), _PATH.encode(), self._bodies[key])
+            % (key.encode(), _PATH.encode(), request_body(self.identity, self._messages[key]))
             for key in keys
+            if key in self._messages
         ]
         name = f"laterna-{tag}.jsonl"
         content = b"".join(lines)
+        files = self._client.files.with_raw_response
         file = await self._patiently(
-            lambda: self._client.files.create(file=(name, content), purpose="batch")
+            lambda: files.create(file=(name, content), purpose="batch"), _File
         )
         await self._follow(tag, await self._make(tag, file.id), keys)
 
     async def _make(self, tag: str, file: str) -> str:
         """Make the batch; after a call that failed, first look whether it was made all the same."""
-        first = True
+        tried = False
 
-        async def make() -> Batch:
-            nonlocal first
-            made = None if first else await self._find(tag)
-            first = False
-            return made or await self._client.batches.create(
+        async def make() -> Any:
+            nonlocal tried
+            made = await self._find(tag) if tried else None
+            if made is not None:
+                raise _Made(made)
+            tried = True
+            return await self._client.batches.with_raw_response.create(
                 input_file_id=file,
                 endpoint=_PATH,
                 completion_window=_WINDOW,
                 metadata={_TAG: tag},
             )
 
-        batch = await self._patiently(make)
-        await self._ledger.do(lambda rows: rows.name_batch(tag, batch.id))
-        return batch.id
+        try:
+            name = (await self._patiently(make, _Batch)).id
+        except _Made as made:
+            name = made.batch.id
+        await self._ledger.do(lambda rows: rows.name_batch(tag, name))
+        return name
 
-    async def _find(self, tag: str) -> Batch | None:
-        async for batch in self._client.batches.list(limit=100):
-            if batch.metadata and batch.metadata.get(_TAG) == tag:
-                return batch
-        return None
+    async def _find(self, tag: str) -> _Batch | None:
+        from openai import omit
+
+        after = ""
+        while True:
+            listed = self._client.batches.with_raw_response.list
+            page = await self._patiently(lambda: listed(limit=100, after=after or omit), _Batches)  # noqa: B023
+            for batch in page.data:
+                if isinstance(batch.metadata, dict) and batch.metadata.get(_TAG) == tag:
+                    return batch
+            if not page.has_more or not page.data or after == page.data[-1].id:
+                return None
+            after = page.data[-1].id
 
     async def _resume(self, tag: str, batch_id: str | None, keys: list[str]) -> None:
         """Look after a batch of an earlier run, which may have ended before it was made."""
         if batch_id is None:
-            made = await self._patiently(lambda: self._find(tag))
+            made = await self._find(tag)
             if made is None:
                 await self._ledger.do(lambda rows: rows.end_batch(tag))
-                self._ask_again(keys, "batch never made")
+                await self._ask_again(dict.fromkeys(keys, Failed(reason="batch never made")))
                 return
             batch_id = made.id
         await self._follow(tag, batch_id, keys)
 
     async def _follow(self, tag: str, batch_id: str, keys: list[str]) -> None:
-        """Wait for a batch to end and hand out what it answered; ask the rest again."""
+        """Wait for a batch to end and hand out what it answered; ask the rest again.
+
+        What a cancelled batch leaves open is not asked again: whoever cancelled it meant it.
+        """
+        batches = self._client.batches.with_raw_response
         while True:
-            batch = await self._patiently(lambda: self._client.batches.retrieve(batch_id))
+            batch = await self._patiently(lambda: batches.retrieve(batch_id), _Batch)
             if batch.status in _ENDED:
                 break
+            if batch.status not in _UNDER_WAY:
+                raise LaternaError(f"{self._called(batch_id)}: unknown status {batch.status!r}")
             await asyncio.sleep(self._endpoint.poll)
-        open_ = set(keys)
-        refused: list[str] = []
+        open_ = {key: Failed(reason=f"batch {batch.status}") for key in keys}
+        refused: dict[str, Failed] = {}
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
                 await self._collect(file, open_, refused)
         await self._ledger.do(lambda rows: rows.end_batch(tag))
         if batch.status == "failed" and len(open_) == len(keys):
-            why = without_key(_errors(batch), self._client.api_key)
-            raise LaternaError(f"{self.identity.base_url}: batch {batch_id}: {why}")
+            why = without_key(said_in(batch.errors), self._client.api_key) or "it failed"
+            raise LaternaError(f"{self._called(batch_id)}: {why}")
         self._at_endpoint.difference_update(keys)
-        self._refuse(refused, "no answer: refused in a batch", batch_id)
-        self._ask_again([key for key in keys if key in open_], f"batch {batch.status}")
+        await asyncio.gather(*map(self._failed, refused.values()))
+        for key, failed in refused.items():
+            self._refuse([key], f"no answer: {failed.reason}", failed.said or batch_id)
+        if batch.status == "cancelled":
+            self._refuse(list(open_), "not asked: the batch was cancelled", batch_id)
+        else:
+            await self._ask_again(open_)
 
-    async def _collect(self, file: str, open_: set[str], refused: list[str]) -> None:
-        """Hand out the answers of one file; strike their keys, and those refused, from `open_`.
+    def _called(self, batch_id: str) -> str:
+        return f"{self.identity.base_url}: batch {batch_id}"
+
+    async def _collect(
+        self, file: str, open_: dict[str, Failed], refused: dict[str, Failed]
+    ) -> None:
+        """Hand out the answers of one file; move the keys of those refused, with what was said.
 
         A row that is broken, or failed by what may pass, stays open.
         """
-        content = await self._patiently(lambda: self._client.files.content(file))
+        files = self._client.files
+        content: bytes = await self._patiently(lambda: files.content(file), bytes)
         answers = []
-        for line in content.content.splitlines():
-            try:
-                row = msgspec.json.decode(line, type=_Row)
-                if row.custom_id not in open_ or row.response is None:
-                    continue
-                status = row.response.status_code
-                reply = read_completion(row.response.body) if status == 200 else None
-            except msgspec.MsgspecError:
+        for row in map(read_row, content.splitlines()):
+            if row is None or row.key not in open_:
                 continue
-            if reply is not None:
-                open_.discard(row.custom_id)
-                answers.append(self._hand_out(row.custom_id, reply))
-            elif 400 <= status < 500 and not may_pass(status):
-                open_.discard(row.custom_id)
-                refused.append(row.custom_id)
+            said = without_key(row.said, self._client.api_key)
+            if row.status == 200:
+                guess = self._guess(row.key)
+                try:
+                    reply = read_reply(row.body, guess.prompt_tokens)
+                except NoReply:
+                    failed = Failed(reason="broken answer", said=said, used=guess, body=row.body)
+                    open_[row.key] = failed
+                    continue
+                del open_[row.key]
+                whole = msgspec.structs.replace(reply, body=row.body)
+                answers.append(self._hand_out(row.key, whole))
+            elif 400 <= row.status < 500 and not may_pass(row.status):
+                refused[row.key] = Failed(reason="refused in a batch", said=said)
+                del open_[row.key]
+            elif row.status:
+                open_[row.key] = Failed(reason=f"HTTP {row.status}", said=said)
+            else:
+                open_[row.key] = msgspec.structs.replace(open_[row.key], said=said)
         await asyncio.gather(*answers)
 
     async def _hand_out(self, key: str, reply: Reply) -> None:
@@ -268,15 +330,19 @@ class BatchTeacher:
         elif not future.done():
             future.set_result(reply)
 
-    def _ask_again(self, keys: list[str], reason: str) -> None:
-        for key in keys:
+    async def _ask_again(self, open_: dict[str, Failed]) -> None:
+        await asyncio.gather(*map(self._failed, open_.values()))
+        for key, failed in open_.items():
             self._at_endpoint.discard(key)
             self._tried[key] += 1
-            self.retries[reason] += 1
             if self._tried[key] >= self._endpoint.tries:
-                self._refuse([key], f"no answer: {reason}", key)
+                self._refuse([key], f"no answer: {failed.reason}", failed.said)
             elif key in self._waiting:
                 self._enqueue(key)
+
+    async def _failed(self, failed: Failed) -> None:
+        self.failures.add(failed.reason, failed.said)
+        await self._payer.failed(self.identity, failed)
 
     def _refuse(self, keys: Sequence[str], reason: str, detail: str) -> None:
         for key in keys:
@@ -284,27 +350,31 @@ class BatchTeacher:
             if future is not None and not future.done():
                 future.set_exception(NoAnswer(reason, detail))
 
-    async def _patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _patiently(self, call: Callable[[], Awaitable[Any]], kind: type[_T]) -> _T:
         """Return what a call returns; try again what may pass, raise LaternaError at the rest."""
-        import openai
-
         for number in range(self._endpoint.tries):
-            wish = 0.0
             try:
-                return await call()
-            except openai.APIStatusError as error:
-                failure: openai.APIError = error
-                if not may_pass(error.status_code):
-                    break
-                wish = retry_after(error)
-            except openai.APIConnectionError as error:
+                return read_as(kind, (await call()).content)
+            except Failure as error:
                 failure = error
+            except NoReply as error:
+                said = without_key(error.said, self._client.api_key)
+                failure = Failure("broken answer", said)
+            await self._failed(Failed(reason=failure.reason, said=failure.said))
+            if failure.hopeless:
+                raise give_up(self.identity.base_url, failure) from failure
+            if not failure.passing:
+                break
             if number + 1 < self._endpoint.tries:
-                await asyncio.sleep(max(backoff(number), wish))
-        said = without_key(failure.message, self._client.api_key)
-        raise LaternaError(f"{self.identity.base_url}: {said}") from failure
+                await asyncio.sleep(max(backoff(number), failure.wait))
+        raise LaternaError(
+            f"{self.identity.base_url}: the batch API gives no answer ({failure}); batches that "
+            "are sent go on there: run again to collect them"
+        ) from failure
 
 
-def _errors(batch: Batch) -> str:
-    found = batch.errors.data if batch.errors and batch.errors.data else []
-    return "; ".join(error.message or error.code or "" for error in found[:3]) or "it failed"
+class _Made(Exception):  # noqa: N818
+    """The batch whose making failed was made all the same."""
+
+    def __init__(self, batch: _Batch) -> None:
+        self.batch = batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
 from laterna.synthesis.settings import Endpoint
-from laterna.synthesis.teachers.base import Identity
+from laterna.synthesis.teachers.base import Failures, Identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +40,7 @@ class LocalTeacher:
 
     def __init__(self, endpoint: Endpoint, before_call: Callable[[], None]) -> None:
         self.identity = local_identity(endpoint)
-        self.retries: Counter[str] = Counter()
+        self.failures = Failures()
         self._path = Path(endpoint.model)
         self._endpoint = endpoint
         self._before_call = before_call

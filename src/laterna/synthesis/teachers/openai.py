@@ -1,80 +1,29 @@
 """Any OpenAI-compatible endpoint, asked through the official client.
 
 The client's transport is aiohttp and its own retries are off: a call costs about 1 ms of CPU
-(the typed method with the default transport: about 5), and every retry is ours, counted.
+(the typed method with the default transport: about 5), and before every retry the budget is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import random
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import msgspec
 
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
-from laterna.synthesis.cost import estimate_tokens
 from laterna.synthesis.limits import Limits
-from laterna.synthesis.settings import OPENAI_URL, Endpoint, read_key, read_parameters
-from laterna.synthesis.teachers.base import Identity, NoAnswer
+from laterna.synthesis.settings import Endpoint, read_parameters
+from laterna.synthesis.teachers.base import Failed, Failures, Identity, NoAnswer, Payer
+from laterna.synthesis.teachers.client import Failure, backoff, give_up, no_reply, open_client
+from laterna.synthesis.teachers.foreign import NoReply, estimate_tokens, read_reply
 
-if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before the second try, doubled for each further one up to the longest."""
-_LONGEST_WISH = 600.0
-"""The longest Retry-After that is honoured as it is, in seconds."""
-_TRIED_AGAIN = frozenset((408, 409, 425, 429))
-_OUR_FAULT = frozenset((401, 403, 404, 405))
-"""No other request would fare better: the key, the address or the model is wrong."""
 _FAILURES_IN_A_ROW = 20
 """Requests left unanswered one after the other before the run is given up."""
-_USUAL_REPLY = 300.0
+USUAL_REPLY = 300.0
 """Tokens of a reply, until some have come."""
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Said(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Said
-    finish_reason: str | None = None
-
-
-class Completion(msgspec.Struct):
-    """What we read of a chat completion."""
-
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-_DECODER = msgspec.json.Decoder(Completion)
-
-
-def read_completion(body: bytes | msgspec.Raw) -> Reply:
-    """Return the reply in a chat completion; raise msgspec's errors where it is none."""
-    completion = _DECODER.decode(body)
-    if not completion.choices:
-        raise msgspec.ValidationError("a completion without a choice")
-    said, used = completion.choices[0], completion.usage or _Usage()
-    return Reply(
-        text=said.message.content or said.message.refusal or "",
-        finish_reason=said.finish_reason or "",
-        usage=Usage(prompt_tokens=used.prompt_tokens, completion_tokens=used.completion_tokens),
-    )
 
 
 def openai_identity(endpoint: Endpoint) -> Identity:
@@ -103,41 +52,24 @@ def request_body(identity: Identity, messages: Sequence[Message]) -> bytes:
     return msgspec.json.encode(content)
 
 
-def open_client(endpoint: Endpoint) -> AsyncOpenAI:
-    """Return the official client; its key comes from the environment and stays in it."""
-    import httpx2  # the official client's own
-    from openai import AsyncOpenAI, DefaultAioHttpClient
-
-    connections = endpoint.concurrency + 8
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return AsyncOpenAI(
-        api_key=read_key(endpoint.key_variable),
-        base_url=endpoint.base_url or OPENAI_URL,
-        max_retries=0,
-        timeout=endpoint.timeout,
-        http_client=DefaultAioHttpClient(limits=limits, timeout=endpoint.timeout),
-    )
-
-
 class OpenAITeacher:
     """Asks one endpoint within its limits, and tries again what may succeed later.
 
-    `before_call` runs right before each call and may raise to forbid it (the budget does).
-    `retries` counts tries that failed, by reason.
+    `payer` is asked right before each call, and told of every call that failed.
     """
 
-    def __init__(self, endpoint: Endpoint, before_call: Callable[[], None]) -> None:
+    def __init__(self, endpoint: Endpoint, payer: Payer) -> None:
         self.identity = openai_identity(endpoint)
         # More than may be in flight: while some wait for the ledger, others are on their way.
         self.at_once = 2 * endpoint.concurrency + 16
-        self.retries: Counter[str] = Counter()
+        self.failures = Failures()
         self._tries = endpoint.tries
-        self._before_call = before_call
+        self._payer = payer
         self._limits = Limits(
             endpoint.concurrency, endpoint.requests_per_minute, endpoint.tokens_per_minute
         )
         self._client = open_client(endpoint)
-        self._usual_reply = _USUAL_REPLY
+        self._usual_reply = USUAL_REPLY
         self._failed_in_a_row = 0
 
     async def complete(self, messages: Sequence[Message]) -> Reply:
@@ -148,11 +80,19 @@ class OpenAITeacher:
         """
         body = request_body(self.identity, messages)
         estimate = estimate_tokens(messages)
+        last: Failure | None = None
         for number in range(self._tries):
             try:
                 reply = await self._call(body, estimate)
-            except _Failure as failure:
-                self.retries[failure.reason] += 1
+            except NoAnswer as forbidden:
+                if last is None:
+                    raise
+                detail = f"{forbidden.detail}; the call before: {last}"
+                raise NoAnswer(forbidden.reason, detail) from last
+            except Failure as failure:
+                last = failure
+                if failure.hopeless:
+                    raise give_up(self.identity.base_url, failure) from failure
                 if not failure.passing or number + 1 == self._tries:
                     self._give_up(failure)
                 await asyncio.sleep(max(backoff(number), failure.wait))
@@ -165,99 +105,54 @@ class OpenAITeacher:
         """Close the connections."""
         await self._client.close()
 
-    def _give_up(self, failure: _Failure) -> None:
+    def _give_up(self, failure: Failure) -> None:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
             raise LaternaError(
                 f"{self.identity.base_url}: {self._failed_in_a_row} requests in a row got no "
                 f"answer, the last: {failure}; what was answered is in the ledger: run again"
             ) from failure
-        raise NoAnswer(f"no answer: {failure.reason}", str(failure)) from failure
+        raise NoAnswer(f"no answer: {failure.reason}", failure.said) from failure
 
     async def _call(self, body: bytes, estimate: int) -> Reply:
-        import httpx2
-        import openai
-
         tokens = estimate + self._usual_reply
         async with self._limits.slot(tokens):
-            self._before_call()
+            self._payer.check()
             started = time.monotonic()
             try:
-                response = await self._client.post(
-                    "/chat/completions",
-                    content=body,
-                    cast_to=httpx2.Response,
-                    options={"headers": {"Content-Type": "application/json"}},
+                reply = await self._post(body, estimate)
+            except Failure as failure:
+                self.failures.add(failure.reason, failure.said)
+                # Told before the next call may start: it may have been billed.
+                used = self._guess(estimate) if failure.billed else Usage()
+                failed = Failed(
+                    reason=failure.reason, said=failure.said, used=used, body=failure.body
                 )
-                reply = read_completion(response.content)
-            except openai.APIStatusError as error:
-                raise _failed_status(error, self._client.api_key) from error
-            except openai.APIConnectionError as error:
-                # Also of a connection that is refused, the client says that it timed out.
-                connected = not isinstance(error.__cause__, httpx2.ConnectTimeout)
-                late = connected and isinstance(error, openai.APITimeoutError)
-                detail = str(error.__cause__ or error)
-                raise _Failure("timeout" if late else "connection", detail, passing=True) from error
-            except (msgspec.MsgspecError, httpx2.HTTPError) as error:
-                raise _Failure("broken answer", str(error), passing=True) from error
+                await self._payer.failed(self.identity, failed)
+                raise
             seconds = time.monotonic() - started
-        used = reply.usage.prompt_tokens + reply.usage.completion_tokens
-        if used:
-            self._limits.settle(tokens, used)
-            self._usual_reply += 0.05 * (reply.usage.completion_tokens - self._usual_reply)
+        if not reply.usage.estimated:
+            written = reply.usage.completion_tokens
+            self._limits.settle(tokens, reply.usage.prompt_tokens + written)
+            self._usual_reply += 0.05 * (written - self._usual_reply)
         return msgspec.structs.replace(reply, seconds=seconds)
 
+    def _guess(self, estimate: int) -> Usage:
+        written = round(self._usual_reply)
+        return Usage(prompt_tokens=estimate, completion_tokens=written, estimated=1)
 
-class _Failure(Exception):  # noqa: N818
-    """One try that failed; a passing failure may be tried again after `wait` seconds."""
+    async def _post(self, body: bytes, estimate: int) -> Reply:
+        import httpx2
 
-    def __init__(self, reason: str, detail: str, *, passing: bool, wait: float = 0.0) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.passing, self.wait = reason, passing, wait
-
-
-def _failed_status(error: APIStatusError, key: str) -> _Failure:
-    """Return what an HTTP error means; raise LaternaError for those that no retry mends."""
-    status = error.status_code
-    message = without_key(error.message, key)
-    if status in _OUR_FAULT or error.code == "insufficient_quota":
-        raise LaternaError(
-            f"{error.request.url}: the endpoint refuses all requests "
-            f"(HTTP {status}: {message}); see to the key, the address, the model or the quota"
-        ) from error
-    wait = retry_after(error)
-    return _Failure(f"HTTP {status}", message, passing=may_pass(status), wait=wait)
-
-
-def may_pass(status: int) -> bool:
-    """Tell whether a request that failed with this HTTP status may succeed later."""
-    return status in _TRIED_AGAIN or status >= 500
-
-
-def retry_after(error: APIStatusError) -> float:
-    """Return the seconds that the endpoint asks to wait, 0 where it does not say."""
-    headers = error.response.headers
-    return _wish(headers.get("retry-after-ms"), 0.001) or _wish(headers.get("retry-after"))
-
-
-def without_key(message: str, key: str) -> str:
-    """Return what an endpoint said without the key, which it may repeat."""
-    return message.replace(key, "(the key)")
-
-
-def _wish(text: str | None, unit: float = 1.0) -> float:
-    """Return the seconds that a Retry-After asks for, given as a number or as a date."""
-    if not text:
-        return 0.0
-    try:
-        seconds = float(text) * unit
-    except ValueError:
-        parsed = email.utils.parsedate_tz(text)
-        seconds = email.utils.mktime_tz(parsed) - time.time() if parsed else 0.0
-    return min(max(0.0, seconds), _LONGEST_WISH)
-
-
-def backoff(number: int) -> float:
-    """Return the wait after try `number` (from 0): doubled each time, half of it at random."""
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**number)
-    return longest * random.uniform(0.5, 1.0)
+        response = await self._client.post(
+            "/chat/completions",
+            content=body,
+            cast_to=httpx2.Response,
+            options={"headers": {"Content-Type": "application/json"}},
+        )
+        content = response.content
+        try:
+            reply = read_reply(content, estimate)
+        except NoReply as error:
+            raise no_reply(error, content, self._client.api_key) from error
+        return msgspec.structs.replace(reply, body=content)

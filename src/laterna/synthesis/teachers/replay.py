@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.settings import OPENAI_URL, Endpoint
-from laterna.synthesis.teachers.base import Identity, request_key
+from laterna.synthesis.teachers.base import Failures, Identity, request_key
 from laterna.synthesis.teachers.openai import openai_identity
 
 
@@ -20,7 +19,7 @@ class ReplayTeacher:
 
     def __init__(self, endpoint: Endpoint, ledger: Ledger) -> None:
         self.identity = replay_identity(endpoint, ledger)
-        self.retries: Counter[str] = Counter()
+        self.failures = Failures()
         self._path = ledger.path
 
     async def complete(self, messages: Sequence[Message]) -> Reply:
