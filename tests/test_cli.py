@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from laterna import cli
-from laterna.cli import COMMANDS, TunedTrain, main, parse
+from laterna.cli import COMMANDS, main, parse
+from laterna.commands import TunedTrain
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
 from laterna.evaluation.run import Control, Evaluation, Skipped, score

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
+RUNS = Path("runs")
+"""Where commands write unless told otherwise."""
 LISTED = 20
 """Left-out records shown one by one; the closing line counts all of them by reason."""
 

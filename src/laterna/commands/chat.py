@@ -1,0 +1,30 @@
+"""`laterna chat`: talk with a checkpoint in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from laterna.commands.base import Command
+
+
+class Chat(Command, frozen=True, kw_only=True):
+    """Talk with a checkpoint about a picture in the terminal."""
+
+    checkpoint: Positional[Path]
+    """Checkpoint folder."""
+    picture: Path | None = None
+    """Picture to talk about; left out: none."""
+    prompt: str | None = None
+    """Answer this alone and end; left out: a conversation."""
+    max_new_tokens: int = 256
+    """Longest answer, in tokens."""
+
+    def run(self) -> str:
+        """Call `laterna.serving.terminal`."""
+        from laterna.model.checkpoint import load_checkpoint
+        from laterna.serving.terminal import chat
+
+        chat(load_checkpoint(self.checkpoint), self.picture, self.prompt, self.max_new_tokens)
+        return ""

@@ -1,0 +1,29 @@
+"""`laterna world`: the embedded tabletop world as a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from laterna.commands.base import Command
+
+
+class World(Command, frozen=True, kw_only=True):
+    """Draw the embedded tabletop world as a COCO-format dataset."""
+
+    folder: Positional[Path]
+    """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
+    pictures: int = 2000
+    """Number of pictures."""
+    seed: int = 0
+    """Seed of the world; the same seed draws the same pictures."""
+    start: int = 0
+    """Number of the first picture; ranges of one seed that do not overlap share no picture."""
+
+    def run(self) -> str:
+        """Call `laterna.world.dataset`."""
+        from laterna.world.dataset import write_world
+
+        summary = write_world(self.folder, pictures=self.pictures, seed=self.seed, start=self.start)
+        return summary.line()
