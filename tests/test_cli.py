@@ -257,15 +257,18 @@ def test_world_and_synthesize_end_in_what_they_made(
 
 
 def test_train_runs_the_second_stage_from_the_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
 
-    def train(recipe: Recipe, *, stage: str, out: Path, start: Path | None) -> Path:
+    def train(
+        recipe: Recipe, *, stage: str, out: Path, start: Path | None, overwrite: bool
+    ) -> Path:
         calls.append((recipe.seed, stage, out, start))
         return out
 
     monkeypatch.setattr("laterna.training.run.train", train)
+    monkeypatch.chdir(tmp_path)
     align, instruct = Path("o/align"), Path("o/instruct")
     assert main(["train", "nano", "--out", "o", "--seed", "3"]) == 0
     assert calls == [(3, "align", align, None), (3, "instruct", instruct, align)]
@@ -282,7 +285,9 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
 ) -> None:
     starts = []
 
-    def train(recipe: Recipe, *, stage: str, out: Path, start: Path | None) -> Path:
+    def train(
+        recipe: Recipe, *, stage: str, out: Path, start: Path | None, overwrite: bool
+    ) -> Path:
         starts.append(start)
         return out
 

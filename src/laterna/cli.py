@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import DisallowNone, PositionalMetavarFromFieldName
 
 from laterna.commands import COMMANDS, TUNED
-from laterna.commands.base import Command
+from laterna.commands.base import Command, insist_on_places
 from laterna.errors import told
 from laterna.recipe import load_recipe
 
@@ -58,7 +58,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: Sequence[str]) -> None:
     try:
-        line = parse(args).run()
+        command = parse(args)
+        insist_on_places(command)
+        line = command.run()
         if line:
             print(line)
     finally:

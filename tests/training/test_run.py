@@ -229,8 +229,12 @@ def test_a_run_that_was_done_is_not_done_again(
     train(other_threads, stage="align", out=out)
     assert "this very run was done before" in " ".join(capsys.readouterr().out.split())
     assert (out / "laterna.json").stat().st_mtime_ns == written
-    train(msgspec.structs.replace(short, seed=4), stage="align", out=out)
-    assert (out / "laterna.json").stat().st_mtime_ns > written
+    other = msgspec.structs.replace(short, seed=4)
+    with pytest.raises(LaternaError, match=r"another run, .* other is: seed 3, now 4; .*overwrite"):
+        train(other, stage="align", out=out)
+    assert (out / "laterna.json").stat().st_mtime_ns == written
+    train(other, stage="align", out=out, overwrite=True)
+    assert read_manifest(out).recipe.seed == 4
 
 
 def test_a_run_without_targets_refuses_to_start(recipe: Recipe, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from laterna.commands.base import Command, show_some
+from laterna.commands.base import Command, Reads, Writes, show_some
 
 
 class Check(Command, frozen=True, kw_only=True):
@@ -18,6 +19,14 @@ class Check(Command, frozen=True, kw_only=True):
     out: Path
     """JSON lines file for the verdicts, one a reply: findings with their sentences, and counts of
     claims that could and could not be checked."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name both files."""
+        yield from (Reads(self.contexts), Reads(self.replies))
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the verdicts."""
+        yield Writes(self.out)
 
     def run(self) -> str:
         """Call `laterna.synthesis.checks.files`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from laterna.commands.base import RUNS, Command
+from laterna.commands.base import RUNS, Command, Writes
 
 
 class Demo(Command, frozen=True, kw_only=True):
@@ -16,6 +17,10 @@ class Demo(Command, frozen=True, kw_only=True):
     """Seed of the world, of the synthesis and of the training."""
     quick: bool = False
     """A smaller world and shorter stages: shows that the path works, not how well."""
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder, which is gone on with."""
+        yield Writes(self.out, grows=True)
 
     def run(self) -> str:
         """Call `laterna.demo`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, show_some
+from laterna.commands.base import Command, Reads, Writes, show_some
 from laterna.files import write_atomically, write_lines
 
 
@@ -33,6 +34,15 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Also ask everything about a blank picture."""
     before: Path | None = None
     """Checkpoint of stage 1, asked the same questions beside."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the checkpoints and the dataset."""
+        paths = (self.checkpoint, self.before, self.data)
+        yield from (Reads(path) for path in paths if path is not None)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the figures and the answers."""
+        yield from (Writes(path) for path in (self.answers, self.out) if path is not None)
 
     def run(self) -> str:
         """Call `laterna.evaluation.run` and show the table."""

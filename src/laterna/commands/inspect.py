@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, show_some
+from laterna.commands.base import Command, Reads, Writes, show_some
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 
@@ -62,6 +63,19 @@ class Inspect(Command, frozen=True, kw_only=True):
     """The tokenizer that `--masks` uses without a checkpoint, named as `language.source` is."""
     template: str = "own"
     """Chat template that `--masks` uses without a checkpoint: `own`, or a shipped one."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the records and what is held against them."""
+        beside = (self.annotations, self.captions, self.rejects, self.ledger, self.prices)
+        paths = (Path(self.file), self.checkpoint, *beside)
+        yield from (Reads(path) for path in paths if path is not None)
+        if self.pictures is not None:
+            yield Reads(self.pictures, whole=False)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the page."""
+        if self.html is not None:
+            yield Writes(self.html)
 
     def run(self) -> str:
         """Call `laterna.report`, or `laterna.data.masking` for the masks."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from tyro.conf import Fixed, Positional, Suppress, arg
 
-from laterna.commands.base import Command
+from laterna.commands.base import STAGES, Command, Reads, Writes
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.recipe import Recipe, StageName, checked, load_recipe
@@ -16,8 +17,6 @@ from laterna.recipe import Recipe, StageName, checked, load_recipe
 if TYPE_CHECKING:
     from laterna.planner.assumptions import Lengths
     from laterna.planner.plan import Plan as Planned
-
-STAGES: tuple[StageName, ...] = ("align", "instruct")
 
 
 class Plan(Command, frozen=True, kw_only=True):
@@ -64,6 +63,15 @@ class Plan(Command, frozen=True, kw_only=True):
         """Return the recipe as it is in its file."""
         return load_recipe(self.recipe)
 
+    def reads(self) -> Iterator[Reads]:
+        """Name the recipe."""
+        yield Reads(Path(self.recipe))
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the plan's file."""
+        if self.out is not None:
+            yield Writes(self.out)
+
     def run(self) -> str:
         """Call `laterna.planner` and show its tables."""
         settings = self.settings_to_plan()
@@ -73,7 +81,7 @@ class Plan(Command, frozen=True, kw_only=True):
         from laterna.planner.plan import plan_recipe
         from laterna.planner.tables import plan_tables
 
-        stages = STAGES if self.stage == "both" else (self.stage,)
+        stages = STAGES[self.stage]
         plan = plan_recipe(
             settings,
             Assumptions(

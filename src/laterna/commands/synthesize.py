@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from laterna.commands.base import Command, show_some
+from laterna.commands.base import Command, Reads, Writes, show_some
 from laterna.records import Kind
 from laterna.synthesis.settings import Endpoint, Job, Spending, read_shard
 
@@ -57,6 +58,27 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """Part of the pictures to do, as i/n; each part has its own OUT."""
     engine: Literal["local", "ray"] = "local"
     """Where to do it: in this process, or over a Ray cluster (`pip install laterna[ray]`)."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the annotations and what goes with them."""
+        ledger = self.ledger if self.teacher == "replay" else None
+        paths = (self.annotations, self.captions, self.prompts, self.spending.prices, ledger)
+        yield from (Reads(path) for path in paths if path is not None)
+        if self.pictures is not None:
+            yield Reads(self.pictures, whole=False)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the records, and what a teacher that is asked leaves beside them."""
+        from laterna.synthesis.run import ledger_file, rejects_file
+        from laterna.synthesis.teachers.asked import is_asked
+
+        if self.dry_run:
+            return
+        yield Writes(self.out)
+        if is_asked(self.teacher):
+            yield Writes(rejects_file(self.out))
+            if self.teacher != "replay":
+                yield Writes(self.ledger or ledger_file(self.out))
 
     def run(self) -> str:
         """Call `laterna.synthesis.run`."""

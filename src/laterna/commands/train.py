@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Fixed, Positional, Suppress, arg
 
-from laterna.commands.base import RUNS, Command
-from laterna.recipe import Recipe, StageName, load_recipe
+from laterna.commands.base import RUNS, STAGES, Command, Reads, Writes, recipe_reads
+from laterna.files import Made
+from laterna.recipe import Recipe, load_recipe
 
 
 class Train(Command, frozen=True, kw_only=True):
@@ -30,9 +32,32 @@ class Train(Command, frozen=True, kw_only=True):
     safetensors file or LLaVA's `mm_projector.bin`; left out: the recipe's parts, and for `instruct`
     alone the checkpoint OUT/align where there is one."""
 
+    overwrite: bool = False
+    """Replace finished checkpoints of other runs that stand there."""
+
     def settings_to_train(self) -> Recipe:
         """Return the recipe as it is in its file."""
         return load_recipe(self.recipe)
+
+    def _folder(self) -> Path:
+        return self.out or RUNS / self.settings_to_train().name
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the recipe, its records and models, and the start."""
+        yield Reads(Path(self.recipe))
+        yield from recipe_reads(self.settings_to_train(), STAGES[self.stage])
+        if self.start is not None:
+            yield Reads(self.start)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the checkpoints, and what is kept for other runs."""
+        from laterna.model.checkpoint import KIND, PAGE
+
+        made = Made(kind=KIND, later=(PAGE,))
+        yield from (Writes(self._folder() / stage, made) for stage in STAGES[self.stage])
+        settings = self.settings_to_train()
+        kept = (settings.prepared, settings.feature_cache)
+        yield from (Writes(Path(folder), grows=True) for folder in kept if folder)
 
     def run(self) -> str:
         """Call `laterna.training.run`, once a stage."""
@@ -40,16 +65,20 @@ class Train(Command, frozen=True, kw_only=True):
         from laterna.model.checkpoint import MANIFEST
         from laterna.training.run import train
 
-        out = self.out or RUNS / settings.name
+        out = self._folder()
         checkpoint = self.start
         first = out / "align"
         if self.stage == "instruct" and checkpoint is None and (first / MANIFEST).is_file():
             checkpoint = first
             sys.stderr.write(f"starting from {first}\n")
-        stages: tuple[StageName, ...] = ("align", "instruct")
-        for stage in stages:
-            if self.stage in (stage, "both"):
-                checkpoint = train(settings, stage=stage, out=out / stage, start=checkpoint)
+        for stage in STAGES[self.stage]:
+            checkpoint = train(
+                settings,
+                stage=stage,
+                out=out / stage,
+                start=checkpoint,
+                overwrite=self.overwrite,
+            )
         return f"made the checkpoint {checkpoint}; talk to it: laterna chat {checkpoint}"
 
 

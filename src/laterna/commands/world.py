@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
+from laterna.commands.base import Command, Writes
 
 
 class World(Command, frozen=True, kw_only=True):
@@ -21,9 +22,25 @@ class World(Command, frozen=True, kw_only=True):
     start: int = 0
     """Number of the first picture; ranges of one seed that do not overlap share no picture."""
 
+    overwrite: bool = False
+    """Replace a world of other making that stands there."""
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder."""
+        from laterna.world.dataset import world_made
+
+        made = world_made(self.pictures, self.seed, self.start)
+        yield Writes(self.folder, made, overwrite=self.overwrite)
+
     def run(self) -> str:
         """Call `laterna.world.dataset`."""
         from laterna.world.dataset import write_world
 
-        summary = write_world(self.folder, pictures=self.pictures, seed=self.seed, start=self.start)
+        summary = write_world(
+            self.folder,
+            pictures=self.pictures,
+            seed=self.seed,
+            start=self.start,
+            overwrite=self.overwrite,
+        )
         return summary.line()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
 from laterna.model.assistant import Assistant
 from laterna.model.export.gguf_picture import write_picture_half
 from laterna.model.export.gguf_text import write_text_half
@@ -18,8 +17,8 @@ TEXT_FILE = "model.gguf"
 PICTURE_FILE = "mmproj.gguf"
 
 
-def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
-    """Write the pair of files to a folder; precision `f16` (default) or `f32`.
+def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> None:
+    """Write the pair of files to a new folder; precision `f16` (default) or `f32`.
 
     In `f16` the matrices are halved; norms and biases stay `f32`. Raises LaternaError when the
     package `gguf` is missing, and for what llama.cpp's LLaVA cannot hold.
@@ -31,8 +30,6 @@ def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> Path
         raise LaternaError(
             "writing GGUF needs the package `gguf`; run `pip install 'laterna[gguf]'`"
         ) from error
-    with write_atomically(folder) as aside:
-        aside.mkdir()
-        write_picture_half(assistant, aside / PICTURE_FILE, dtype)
-        write_text_half(assistant, aside / TEXT_FILE, dtype)
-    return folder
+    folder.mkdir()
+    write_picture_half(assistant, folder / PICTURE_FILE, dtype)
+    write_text_half(assistant, folder / TEXT_FILE, dtype)
