@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import tyro
 from tyro.conf import DisallowNone, PositionalMetavarFromFieldName
 
 from laterna.commands import COMMANDS, TUNED
-from laterna.commands.base import Command, insist_on_places
+from laterna.commands.base import Command, insist_on_bounds, insist_on_places
 from laterna.errors import told
 from laterna.recipe import load_recipe
 
@@ -45,6 +46,9 @@ def main(args: Sequence[str] | None = None) -> int:
     # Read by torch when it is first imported: its threads spin a little while they wait, and then
     # sleep. Long spinning is far slower on a machine that does anything else, none on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return told(lambda: _run(sys.argv[1:] if args is None else args))
     except BrokenPipeError:
@@ -59,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: Sequence[str]) -> None:
     try:
         command = parse(args)
+        insist_on_bounds(command)
         insist_on_places(command)
         line = command.run()
         if line:

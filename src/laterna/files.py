@@ -222,7 +222,7 @@ def _insist_writable(path: Path, place: Path) -> None:
 def _insist_no_part(path: Path, place: Path) -> None:
     for folder in place.parents:
         made = read_made(folder)
-        if made is not None and str(place.relative_to(folder)) in made.files:
+        if made is not None and str(place.relative_to(folder)) in (MADE, *made.files):
             raise LaternaError(f"{path}: is a part of the {made.kind} {folder}; name another file")
 
 

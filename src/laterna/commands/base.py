@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from laterna.errors import LaternaError
 from laterna.files import Made, insist_replaceable, insist_same_or_asked, recover, resolved
-from laterna.recipe import Recipe, StageName
+from laterna.recipe import Recipe, StageName, insist_bounds
 
 RUNS = Path("runs")
 """Where commands write unless told otherwise."""
@@ -32,6 +32,8 @@ class Reads(NamedTuple):
     whole: bool = True
     """Whether all that lies in it is read, so that nothing may be written there; else only what
     records name."""
+    kind: Literal["file", "folder", "either", "maybe"] = "either"
+    """What must be there; `maybe`: it may also be the name of something that is not a path."""
 
 
 class Writes(NamedTuple):
@@ -43,6 +45,10 @@ class Writes(NamedTuple):
     grows: bool = False
     """Whether it is a folder that keeps what is in it."""
     overwrite: bool = False
+
+
+FLAT = ("endpoint.", "spending.", "settings.")
+"""Groups of arguments that the command line shows without their name."""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,20 +78,38 @@ def made_of(source: str, **settings: object) -> dict[str, str]:
     seen = [(name, found.st_size, found.st_mtime_ns) for name, found in known]
     told = {"source": path.name if seen else source}
     if seen:
-        told["its files"] = sha256(msgspec.json.encode(seen)).hexdigest()[:16]
-    return told | {name: str(value) for name, value in settings.items()}
+        told["its files"] = sha256(repr(seen).encode()).hexdigest()[:16]
+    told |= {name: str(value) for name, value in settings.items()}
+    return {name: text.encode(errors="backslashreplace").decode() for name, text in told.items()}
 
 
 def recipe_reads(recipe: Recipe, stages: Sequence[StageName]) -> Iterator[Reads]:
     """Yield what training a recipe's stages reads from this machine."""
     for model in (recipe.vision.source, recipe.language.source, recipe.connector.source):
         if model:
-            yield Reads(Path(model))
+            yield Reads(Path(model), kind="maybe")
     for stage in stages:
         for source in recipe.stage(stage).mixture():
-            yield Reads(Path(source.data))
+            yield Reads(Path(source.data), kind="maybe")
             if source.pictures:
-                yield Reads(Path(source.pictures), whole=False)
+                yield Reads(Path(source.pictures), whole=False, kind="maybe")
+
+
+def insist_on_bounds(command: Command) -> None:
+    """Raise LaternaError, naming the option, for a number that is out of its type's bounds, or for
+    a text that no file or message can hold.
+    """
+
+    def option(place: str) -> str:
+        for group in FLAT:
+            place = place.removeprefix(group)
+        return f"--{place.replace('_', '-')}"
+
+    insist_bounds(command, option)
+    for name in command.__struct_fields__:
+        value = getattr(command, name)
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise LaternaError(f"{option(name)} {str(value)!r}: no name has a NUL in it")
 
 
 def insist_on_places(command: Command) -> None:
@@ -95,6 +119,8 @@ def insist_on_places(command: Command) -> None:
     read, written = list(command.reads()), list(command.writes())
     for path in (*(one.path for one in read), *(one.path for one in written)):
         recover(path)
+    for one in read:
+        _insist_there(one)
     for number, out in enumerate(written):
         _insist_apart(out, read)
         if resolved(out.path) in (resolved(other.path) for other in written[:number]):
@@ -106,6 +132,21 @@ def insist_on_places(command: Command) -> None:
         insist_replaceable(out.path, out.made)
         if out.made is not None and out.made.of:
             insist_same_or_asked(out.path, out.made, overwrite=out.overwrite)
+
+
+def _insist_there(one: Reads) -> None:
+    path = one.path
+    if not path.exists():
+        if one.kind != "maybe":
+            what = {"either": "file or folder"}.get(one.kind, one.kind)
+            raise LaternaError(f"{path}: no such {what}")
+    elif path.is_dir():
+        if one.kind == "file":
+            raise LaternaError(f"{path} is a folder; name a file")
+    elif not path.is_file():
+        raise LaternaError(f"{path} is no plain file; name one that can be read twice")
+    elif one.kind == "folder":
+        raise LaternaError(f"{path} is a file; name a folder")
 
 
 def _insist_apart(out: Writes, read: Sequence[Reads]) -> None:

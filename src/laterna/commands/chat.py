@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
+from laterna.commands.base import Command, Reads
 
 
 class Chat(Command, frozen=True, kw_only=True):
@@ -18,8 +21,14 @@ class Chat(Command, frozen=True, kw_only=True):
     """Picture to talk about; left out: none."""
     prompt: str | None = None
     """Answer this alone and end; left out: a conversation."""
-    max_new_tokens: int = 256
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
     """Longest answer, in tokens."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the checkpoint and the picture."""
+        yield Reads(self.checkpoint, kind="folder")
+        if self.picture is not None:
+            yield Reads(self.picture, kind="file")
 
     def run(self) -> str:
         """Call `laterna.serving.terminal`."""

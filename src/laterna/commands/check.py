@@ -22,7 +22,7 @@ class Check(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name both files."""
-        yield from (Reads(self.contexts), Reads(self.replies))
+        yield from (Reads(self.contexts), Reads(self.replies, kind="file"))
 
     def writes(self) -> Iterator[Writes]:
         """Name the verdicts."""

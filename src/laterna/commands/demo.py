@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from laterna.commands.base import RUNS, Command, Writes
+from laterna.recipe import Seed
 
 
 class Demo(Command, frozen=True, kw_only=True):
@@ -13,7 +14,7 @@ class Demo(Command, frozen=True, kw_only=True):
 
     out: Path = RUNS / "demo"
     """Folder for everything the demo makes; run again, it picks up at the last finished step."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the world, of the synthesis and of the training."""
     quick: bool = False
     """A smaller world and shorter stages: shows that the path works, not how well."""

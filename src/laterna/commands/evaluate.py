@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from laterna.commands.base import Command, Reads, Writes, show_some
 from laterna.files import write_atomically, write_lines
+from laterna.recipe import Number, Seed
 
 
 class Evaluate(Command, frozen=True, kw_only=True):
@@ -22,9 +23,9 @@ class Evaluate(Command, frozen=True, kw_only=True):
     task: str = "world"
     """What is asked: `world`, the tabletop world's questions by kind, or `boxes`, what the boxes
     of any COCO-format dataset decide."""
-    limit: int = 0
+    limit: Number = 0
     """Questions at most; 0: all."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice and wording of the questions."""
     out: Path | None = None
     """JSON file for the figures; left out: only printed."""
@@ -37,8 +38,11 @@ class Evaluate(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoints and the dataset."""
+        from laterna.evaluation.tasks import find_task
+
+        find_task(self.task)
         paths = (self.checkpoint, self.before, self.data)
-        yield from (Reads(path) for path in paths if path is not None)
+        yield from (Reads(path, kind="folder") for path in paths if path is not None)
 
     def writes(self) -> Iterator[Writes]:
         """Name the figures and the answers."""

@@ -32,7 +32,10 @@ class Export(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoint."""
-        yield Reads(Path(self.checkpoint))
+        from laterna.model.export import insist_possible
+
+        insist_possible(self.to, self.precision or "")
+        yield Reads(Path(self.checkpoint), kind="maybe")
 
     def writes(self) -> Iterator[Writes]:
         """Name the folder."""

@@ -40,7 +40,7 @@ class Import(Command, frozen=True, kw_only=True):
     def reads(self) -> Iterator[Reads]:
         """Name the source, and the models that go with it."""
         named = (self.source, self.language, self.vision)
-        yield from (Reads(Path(path)) for path in named if path)
+        yield from (Reads(Path(path), kind="maybe") for path in named if path)
 
     def writes(self) -> Iterator[Writes]:
         """Name the checkpoint."""

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from laterna.commands.base import Command, Reads, Writes, show_some
-from laterna.errors import LaternaError
-from laterna.recipe import SourceSettings
+from laterna.recipe import Number, Seed, SourceSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,11 +49,11 @@ class Inspect(Command, frozen=True, kw_only=True):
     """TOML file of prices, as `synthesize` reads it."""
     html: Path | None = None
     """Page to write, whole in one file; left out: none."""
-    specimens: int = 24
+    specimens: Number = 24
     """Records that the page shows, drawn by lot."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
-    masks: int = 0
+    masks: Number = 0
     """Show the tokens of so many first records instead, those that are learned marked; the page
     of `--html` then shows them in colours."""
     checkpoint: Path | None = None
@@ -66,9 +65,11 @@ class Inspect(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the records and what is held against them."""
+        yield Reads(Path(self.file), kind="maybe")
         beside = (self.annotations, self.captions, self.rejects, self.ledger, self.prices)
-        paths = (Path(self.file), self.checkpoint, *beside)
-        yield from (Reads(path) for path in paths if path is not None)
+        if self.checkpoint is not None:
+            yield Reads(self.checkpoint, kind="folder")
+        yield from (Reads(path) for path in beside if path is not None)
         if self.pictures is not None:
             yield Reads(self.pictures, whole=False)
 
@@ -81,8 +82,6 @@ class Inspect(Command, frozen=True, kw_only=True):
         """Call `laterna.report`, or `laterna.data.masking` for the masks."""
         from rich.console import Console
 
-        if self.masks < 0 or self.specimens < 0:
-            raise LaternaError("--masks and --specimens count records: give 0 or more")
         return self._show_masks(Console()) if self.masks else self._show_set(Console())
 
     def _show_set(self, console: Console) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
+from laterna.commands.base import Command, Reads
+from laterna.recipe import Number, Seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,10 +26,14 @@ class Lab(Command, frozen=True, kw_only=True):
     """Checkpoint folder."""
     data: Path
     """Dataset folder of the tabletop world."""
-    limit: int = 0
+    limit: Number = 0
     """Pictures at most; 0: all."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of pictures, of the questions and of the probe."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the checkpoint and the dataset."""
+        yield from (Reads(self.checkpoint, kind="folder"), Reads(self.data, kind="folder"))
 
     def run(self) -> str:
         """Call `laterna.lab` and show the table."""

@@ -9,7 +9,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from laterna.commands.base import STAGES, Command, Reads, Writes, recipe_reads
-from laterna.recipe import load_recipe
+from laterna.recipe import Workers, load_recipe
 
 
 class Prepare(Command, frozen=True, kw_only=True):
@@ -23,12 +23,12 @@ class Prepare(Command, frozen=True, kw_only=True):
     """TOML file, or name of a shipped recipe."""
     stage: Literal["align", "instruct", "both"] = "both"
     """Whose records to prepare."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that do it; 0: as many as there are cores."""
 
     def reads(self) -> Iterator[Reads]:
         """Name the recipe, its records and its models."""
-        yield Reads(Path(self.recipe))
+        yield Reads(Path(self.recipe), kind="maybe")
         yield from recipe_reads(load_recipe(self.recipe), STAGES[self.stage])
 
     def writes(self) -> Iterator[Writes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from laterna.commands.base import Command, Reads, Writes
+from laterna.errors import LaternaError
 
 
 class Report(Command, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class Report(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the files with figures; those of checkpoints are known to belong to them."""
+        if not self.folder.is_dir():
+            raise LaternaError(f"{self.folder}: no such folder")
         for ending in ("json", "jsonl"):
             yield from map(Reads, self.folder.glob(f"*.{ending}"))
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from tyro.conf import arg
 
 from laterna.commands.base import Command, Reads, Writes, show_some
+from laterna.recipe import Seed
 from laterna.records import Kind
 from laterna.synthesis.settings import Endpoint, Job, Spending, read_shard
 
@@ -44,9 +46,9 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """Folder of the pictures, where they are to be measured."""
     form: Literal["llava", "jsonl", "parquet", "messages"] = "llava"
     """Form of the file."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the teacher's choices."""
-    repair: int = 0
+    repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     """Times that a rejected reply is asked again, with the reasons."""
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()

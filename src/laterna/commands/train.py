@@ -44,8 +44,12 @@ class Train(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the recipe, its records and models, and the start."""
-        yield Reads(Path(self.recipe))
-        yield from recipe_reads(self.settings_to_train(), STAGES[self.stage])
+        from laterna.training.sensible import insist_sensible
+
+        settings, stages = self.settings_to_train(), STAGES[self.stage]
+        insist_sensible(settings, stages)
+        yield Reads(Path(self.recipe), kind="maybe")
+        yield from recipe_reads(settings, stages)
         if self.start is not None:
             yield Reads(self.start)
 

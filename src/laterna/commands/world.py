@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 from tyro.conf import Positional
 
 from laterna.commands.base import Command, Writes
+from laterna.recipe import Number, Seed
 
 
 class World(Command, frozen=True, kw_only=True):
@@ -15,11 +18,11 @@ class World(Command, frozen=True, kw_only=True):
 
     folder: Positional[Path]
     """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
-    pictures: int = 2000
+    pictures: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 2000
     """Number of pictures."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the world; the same seed draws the same pictures."""
-    start: int = 0
+    start: Number = 0
     """Number of the first picture; ranges of one seed that do not overlap share no picture."""
 
     overwrite: bool = False

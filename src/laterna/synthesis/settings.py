@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.recipe import Amount, Count, Seed, Share, insist_bounds
 from laterna.records import Kind, Record
 
 KINDS: tuple[Kind, ...] = (
@@ -30,27 +32,27 @@ class Endpoint(Record):
     """Address of any OpenAI-compatible endpoint."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key; the key itself is never stored or logged."""
-    temperature: float | None = None
+    temperature: Amount | None = None
     """Sampling temperature; left out: the endpoint's own."""
-    top_p: float | None = None
+    top_p: Share | None = None
     """Share of probability that is sampled from; left out: the endpoint's own."""
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Longest reply in tokens; left out: the endpoint's own."""
     parameters: tuple[str, ...] = ()
     """Any further parameters of the request, NAME=JSON, as in `reasoning_effort="low"`."""
-    concurrency: int = 16
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
     """Calls in flight at most."""
-    requests_per_minute: float = 0
+    requests_per_minute: Amount = 0
     """Calls a minute at most; 0: no limit."""
-    tokens_per_minute: float = 0
+    tokens_per_minute: Amount = 0
     """Tokens a minute at most, read and written; 0: no limit."""
-    timeout: float = 120
+    timeout: Annotated[float, msgspec.Meta(ge=0.001)] = 120
     """Seconds until a call that does not answer is given up and tried again."""
-    tries: int = 8
+    tries: Count = 8
     """Times that a call is tried before its record is left out."""
-    poll: float = 60
+    poll: Amount = 60
     """Seconds between looks at a batch (`batch`)."""
-    batch_size: int = 10_000
+    batch_size: Count = 10_000
     """Requests of one batch (`batch`)."""
 
 
@@ -59,11 +61,11 @@ class Spending(Record):
 
     prices: Path | None = None
     """TOML file of US dollars a million tokens: `["MODEL"]`, `input = 2.5`, `output = 10.0`."""
-    input_price: float | None = None
+    input_price: Amount | None = None
     """US dollars a million tokens read; goes before the table."""
-    output_price: float | None = None
+    output_price: Amount | None = None
     """US dollars a million tokens written; goes before the table."""
-    budget: float | None = None
+    budget: Amount | None = None
     """US dollars that the ledger as a whole may cost; no call starts once they are spent."""
 
 
@@ -85,16 +87,6 @@ def read_shard(text: str) -> Shard:
     if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise LaternaError(f"shard {text!r}: write it as i/n with i from 1 to n, as in 1/4")
     return Shard(number=int(number), of=int(of))
-
-
-def check_endpoint(endpoint: Endpoint) -> None:
-    """Raise LaternaError at a number that makes no sense."""
-    least = {"concurrency": 1, "tries": 1, "batch_size": 1, "timeout": 0.001, "poll": 0.0}
-    least |= {"requests_per_minute": 0.0, "tokens_per_minute": 0.0}
-    for name, floor in least.items():
-        value = getattr(endpoint, name)
-        if value < floor:
-            raise LaternaError(f"{name} {value}: it cannot be less than {floor}")
 
 
 def read_key(variable: str) -> str:
@@ -134,7 +126,7 @@ class Job(Record):
     """Keep pictures that have boxes and no caption (LVIS, Open Images)."""
     teacher: str = "scribe"
     kinds: tuple[Kind, ...] = INSTRUCTION_KINDS
-    seed: int = 0
+    seed: Seed = 0
     conversation_boxes: bool = False
     prompts: Path | None = None
     """Folder of prompts to use instead of our own."""
@@ -142,7 +134,7 @@ class Job(Record):
     """Further channels of the proxy, measured from the pixels."""
     pictures: Path | None = None
     """Folder of the pictures, for the enrichments."""
-    repair: int = 0
+    repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     """Times that a rejected reply is asked again, with the reasons."""
     endpoint: Endpoint = Endpoint()
     spending: Spending = Spending()
@@ -156,8 +148,4 @@ def check_job(job: Job) -> None:
     if unknown or not job.kinds:
         asked = f"unknown kind of record {unknown}" if unknown else "no kind of record asked for"
         raise LaternaError(f"{asked}; known are: {', '.join(KINDS)}")
-    if job.seed < 0:
-        raise LaternaError(f"seed {job.seed}: a seed cannot be negative")
-    if job.repair < 0:
-        raise LaternaError(f"repair {job.repair}: it cannot be negative")
-    check_endpoint(job.endpoint)
+    insist_bounds(job, lambda place: place.rpartition(".")[2])

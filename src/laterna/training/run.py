@@ -34,10 +34,11 @@ from laterna.training.meter import Meter, set_up_meter
 from laterna.training.place import held_by_one, insist_not_anothers
 from laterna.training.ready import prepare_stage
 from laterna.training.resume import Found, States
+from laterna.training.sensible import insist_sensible, insist_there
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table, summarise
-from laterna.training.start import begin, fit_connector
+from laterna.training.start import begin, fit_connector, insist_start
 from laterna.training.telemetry import (
     MetricsFile,
     StageBar,
@@ -46,7 +47,7 @@ from laterna.training.telemetry import (
     summary,
     watched,
 )
-from laterna.training.tracking import TRACKERS, insist_installed
+from laterna.training.tracking import TRACKERS
 from laterna.training.tracking.base import TrackedRun, Tracker
 
 FITTING_STEPS = 4
@@ -76,8 +77,9 @@ def train(
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
     """
     recipe = checked(recipe)
-    _insist_served_as_taught(recipe, stage)
-    insist_installed(recipe.run.trackers)
+    insist_sensible(recipe, [stage])
+    insist_start(recipe, start)
+    insist_there(recipe.stage(stage))
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
     insist_replaceable(out, Made(kind=KIND, later=(PAGE,)))
@@ -328,15 +330,6 @@ def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | 
         if learner.ranks.first:
             targets[name].data.copy_(weight)
     return whole if learner.ranks.first else learner.objective.assistant
-
-
-def _insist_served_as_taught(recipe: Recipe, stage: StageName) -> None:
-    taught, served = recipe.stage(stage).template, recipe.language.template
-    if stage == "instruct" and taught != served:
-        raise LaternaError(
-            f"instruct.template = {taught!r} but language.template = {served!r}: the assistant "
-            "would be served with another template than it was taught; make them equal"
-        )
 
 
 def _pictures(

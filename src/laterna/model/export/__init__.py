@@ -11,14 +11,30 @@ from pathlib import Path
 from laterna.errors import LaternaError
 from laterna.files import Made, write_atomically
 from laterna.model.assistant import Assistant
-from laterna.model.export.gguf import export_gguf
+from laterna.model.export.gguf import export_gguf, insist_gguf
 from laterna.model.export.hf import export_hf
+from laterna.model.export.parts import precision_of
 
 EXPORTS: dict[str, Callable[[Assistant, Path, str], None]] = {
     "hf": export_hf,
     "gguf": export_gguf,
 }
 """By format: writes an assistant into a new folder in a precision (empty: the usual one)."""
+
+
+PRECISIONS = {"hf": ("f32", "f16", "bf16"), "gguf": ("f16", "f32")}
+"""Of the weights, by format; the first is the usual one."""
+
+
+def insist_possible(to: str, precision: str) -> None:
+    """Raise LaternaError for what is known before any model is read: another format, a precision
+    that it does not have, a package that is not there.
+    """
+    if to not in EXPORTS:
+        raise LaternaError(f"{to!r}: no such export format; use one of {', '.join(EXPORTS)}")
+    precision_of(precision, PRECISIONS[to])
+    if to == "gguf":
+        insist_gguf()
 
 
 def export_made(to: str, of: Mapping[str, str] | None = None) -> Made:
@@ -42,8 +58,7 @@ def export(
     LaternaError for an unknown format, for an assistant that the format cannot express, and where
     `write_atomically` does.
     """
-    if to not in EXPORTS:
-        raise LaternaError(f"{to!r}: no such export format; use one of {', '.join(EXPORTS)}")
+    insist_possible(to, precision)
     made = export_made(to, of)
     with write_atomically(folder, made, overwrite=overwrite) as aside:
         EXPORTS[to](assistant, aside, precision)

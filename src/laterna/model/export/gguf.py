@@ -5,6 +5,7 @@ llama.cpp, llama-cpp-python, Ollama, LM Studio and koboldcpp read the pair.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from laterna.errors import LaternaError
@@ -17,6 +18,14 @@ TEXT_FILE = "model.gguf"
 PICTURE_FILE = "mmproj.gguf"
 
 
+def insist_gguf() -> None:
+    """Raise LaternaError where the package that writes GGUF is missing."""
+    if find_spec("gguf") is None:
+        raise LaternaError(
+            "writing GGUF needs the package `gguf`; run `pip install 'laterna[gguf]'`"
+        )
+
+
 def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> None:
     """Write the pair of files to a new folder; precision `f16` (default) or `f32`.
 
@@ -24,12 +33,7 @@ def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> None
     package `gguf` is missing, and for what llama.cpp's LLaVA cannot hold.
     """
     dtype = precision_of(precision, ("f16", "f32"))
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise LaternaError(
-            "writing GGUF needs the package `gguf`; run `pip install 'laterna[gguf]'`"
-        ) from error
+    insist_gguf()
     folder.mkdir()
     write_picture_half(assistant, folder / PICTURE_FILE, dtype)
     write_text_half(assistant, folder / TEXT_FILE, dtype)
