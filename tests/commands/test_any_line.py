@@ -128,8 +128,13 @@ def end_of(line: list[str], run: Callable[[list[str]], int]) -> object:
     ("lines", "seed"), [(FAST, 0), pytest.param(MANY, 1, marks=pytest.mark.slow)]
 )
 def test_no_line_ends_in_a_traceback(
-    lines: int, seed: int, places: list[str], capsys: pytest.CaptureFixture[str]
+    lines: int,
+    seed: int,
+    places: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "")
     draw = random.Random(seed)
     ends: dict[object, int] = {}
     for number in range(lines):

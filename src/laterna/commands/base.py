@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -74,7 +75,7 @@ def made_of(source: str, **settings: object) -> dict[str, str]:
     """Say what a command makes something of: a folder, file or hub id as it is now; settings."""
     path = Path(source)
     files = (*path.glob("*"), *path.glob("*/*")) if path.is_dir() else (path,)
-    known = sorted((str(one), one.stat()) for one in files if one.is_file())
+    known = sorted((os.path.relpath(one, path), one.stat()) for one in files if one.is_file())
     seen = [(name, found.st_size, found.st_mtime_ns) for name, found in known]
     told = {"source": path.name if seen else source}
     if seen:

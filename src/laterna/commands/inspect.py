@@ -123,7 +123,7 @@ class Inspect(Command, frozen=True, kw_only=True):
     def _beside(self, ending: str) -> Path | None:
         """Return what `synthesize` writes beside its records, where it is there."""
         file = Path(self.file)
-        path = file.with_name(f"{file.stem}.{ending}")
+        path = file.parent / f"{file.stem}.{ending}"
         return path if path.is_file() else None
 
     def _source(self) -> SourceSettings:

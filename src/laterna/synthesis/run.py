@@ -150,12 +150,12 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
 
 def rejects_file(out: Path) -> Path:
     """Return where the replies that the checks rejected are written, with their reasons."""
-    return out.with_name(f"{out.stem}.rejects.jsonl")
+    return out.parent / f"{out.stem}.rejects.jsonl"
 
 
 def ledger_file(out: Path) -> Path:
     """Return where a teacher's answers are kept unless told otherwise."""
-    return out.with_name(f"{out.stem}.ledger.sqlite")
+    return out.parent / f"{out.stem}.ledger.sqlite"
 
 
 def _with_ledger(job: Job, out: Path) -> Job:

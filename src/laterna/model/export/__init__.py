@@ -39,7 +39,7 @@ def insist_possible(to: str, precision: str) -> None:
 
 def export_made(to: str, of: Mapping[str, str] | None = None) -> Made:
     """Return what an export's folder says of itself."""
-    return Made(kind=f"{to} export", of=of or {})
+    return Made(kind=f"export to {to}", of=of or {})
 
 
 def export(
