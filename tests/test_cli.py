@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from laterna import cli
-from laterna.cli import COMMANDS, TunedTrain, main, parse
+from laterna.cli import COMMANDS, main, parse
+from laterna.commands import TunedTrain
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
 from laterna.evaluation.run import Control, Evaluation, Skipped, score
@@ -105,15 +106,22 @@ def test_settings_follow_the_recipe_and_options_keep_their_place() -> None:
         (["evaluate", "no-checkpoint", "--data", "no-data"], "no-"),
         (["lab", "blind-spots", "no-checkpoint", "--data", "no-data"], "no-"),
         (["chat", "no-checkpoint", "--prompt", "Hello"], "no-checkpoint"),
-        (["train", "nano", "--vision.source", "no-tower", "--out", "o"], "no-tower"),
+        (["train", "nano", "--out", "o"], "captions.json: no such file or folder"),
+        (["plan", "nano", "--vision.source", "no-tower"], "no-tower"),
         (
             ["train", "nano", "--align.batch-records", "0"],
-            "recipe nano: Expected `int` >= 1 - at `$.align.batch_records`",
+            "laterna: --align.batch-records 0: give a whole number of at least 1",
         ),
-        (["train", "nano", "--run.workers", "-1"], "Expected `int` >= 0 - at `$.run.workers`"),
-        (["train", "nano", "--seed", "-1"], "Expected `int` >= 0 - at `$.seed`"),
-        (["train", "nano", "--align.language.mode", "ful"], "at `$.align.language.mode`"),
-        (["plan", "nano", "--align.max-steps", "-2"], "at `$.align.max_steps`"),
+        (
+            ["train", "nano", "--run.workers", "-1"],
+            "--run.workers -1: give a whole number of at least 0",
+        ),
+        (["train", "nano", "--seed", "-1"], "--seed -1: give a whole number of at least 0"),
+        (
+            ["train", "nano", "--align.language.mode", "ful"],
+            "--align.language.mode ful: expected `str` matching regex",
+        ),
+        (["plan", "nano", "--align.max-steps", "-2"], "--align.max-steps -2: give"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_2(
@@ -256,15 +264,18 @@ def test_world_and_synthesize_end_in_what_they_made(
 
 
 def test_train_runs_the_second_stage_from_the_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = []
 
-    def train(recipe: Recipe, *, stage: str, out: Path, start: Path | None) -> Path:
+    def train(
+        recipe: Recipe, *, stage: str, out: Path, start: Path | None, overwrite: bool
+    ) -> Path:
         calls.append((recipe.seed, stage, out, start))
         return out
 
     monkeypatch.setattr("laterna.training.run.train", train)
+    monkeypatch.chdir(tmp_path)
     align, instruct = Path("o/align"), Path("o/instruct")
     assert main(["train", "nano", "--out", "o", "--seed", "3"]) == 0
     assert calls == [(3, "align", align, None), (3, "instruct", instruct, align)]
@@ -272,6 +283,7 @@ def test_train_runs_the_second_stage_from_the_first(
         "made the checkpoint o/instruct; talk to it: laterna chat o/instruct"
     )
     calls.clear()
+    Path("s").mkdir()
     assert main(["train", "nano", "--stage", "instruct", "--start", "s"]) == 0
     assert calls == [(0, "instruct", Path("runs/nano/instruct"), Path("s"))]
 
@@ -281,7 +293,9 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
 ) -> None:
     starts = []
 
-    def train(recipe: Recipe, *, stage: str, out: Path, start: Path | None) -> Path:
+    def train(
+        recipe: Recipe, *, stage: str, out: Path, start: Path | None, overwrite: bool
+    ) -> Path:
         starts.append(start)
         return out
 
@@ -292,8 +306,9 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
     (tmp_path / "align" / "laterna.json").write_text("{}", encoding="utf-8")
     assert main(alone) == 0
     assert capsys.readouterr().err == f"starting from {tmp_path / 'align'}\n"
-    assert main([*alone, "--start", "other"]) == 0
-    assert starts == [None, tmp_path / "align", Path("other")]
+    (tmp_path / "other").mkdir()
+    assert main([*alone, "--start", str(tmp_path / "other")]) == 0
+    assert starts == [None, tmp_path / "align", tmp_path / "other"]
 
 
 def test_evaluate_shows_the_control_beside_and_writes_the_figures(
@@ -318,6 +333,9 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
 
     monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
     monkeypatch.setattr("laterna.evaluation.run.evaluate", evaluate)
+    monkeypatch.chdir(tmp_path)
+    for name in "acd":
+        (tmp_path / name).mkdir()
     out, said = tmp_path / "report.json", tmp_path / "answers.jsonl"
     files = ["--out", str(out), "--answers", str(said)]
     assert main(["evaluate", "c", "--data", "d", "--before", "a", *files]) == 0
@@ -338,8 +356,11 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
 
 
 def test_lab_shows_a_row_for_each_property(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "cd":
+        (tmp_path / name).mkdir()
     spot = BlindSpot(name="sign", asked=0.1, probe=0.9, shuffled=0.2, chance=0.25, questions=40)
     monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
     monkeypatch.setattr("laterna.lab.blind_spots.blind_spots", lambda *_, **__: [spot])

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from laterna import recipe as recipe_module
-from laterna.cli import TunedTrain, parse
+from laterna.cli import parse
+from laterna.commands import TunedTrain
 from laterna.errors import LaternaError
 from laterna.recipe import (
     PartSettings,

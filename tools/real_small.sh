@@ -42,9 +42,9 @@ teach coco classes --align.connector.lr 1e-4 --instruct.connector.lr 5e-5 \
     --instruct.language.lr 1e-4 --instruct.epochs 2
 python "$tools/named_things.py" runs/coco/instruct coco/held_out
 for kind in caption detail; do
-    laterna synthesize --annotations coco/held_out --out coco/held_out/$kind.json --kinds $kind
+    laterna synthesize --annotations coco/held_out --out coco/held_out-$kind.json --kinds $kind
     for stage in align instruct; do
-        python "$tools/picture_loss.py" runs/coco/$stage coco/held_out/$kind.json \
+        python "$tools/picture_loss.py" runs/coco/$stage coco/held_out-$kind.json \
             coco/held_out/images
     done
 done

@@ -1,257 +1,21 @@
-"""The command line: one subcommand a step, nothing else; those of synthesis are in `commands`.
-
-A command is a struct of arguments, whose docstrings are its help, with a `run` that hands them to
-the step and returns the closing line: what was made and where. What a step needs is imported
-when it runs, so that `--help` answers at once.
-"""
+"""The command line: reads it, runs the command, and says what came of it; nothing else."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Sequence
 
-import msgspec
 import tyro
-from tyro.conf import DisallowNone, Fixed, Positional, PositionalMetavarFromFieldName, Suppress, arg
+from tyro.conf import DisallowNone, PositionalMetavarFromFieldName
 
-from laterna.commands.base import Command, show_some
-from laterna.commands.check import Check
-from laterna.commands.exporting import Export
-from laterna.commands.importing import Import
-from laterna.commands.inspect import Inspect
-from laterna.commands.plan import Plan, TunedPlan
-from laterna.commands.prepare import Prepare
-from laterna.commands.report import Report
-from laterna.commands.synthesize import Synthesize
+from laterna.commands import COMMANDS, TUNED
+from laterna.commands.base import Command, insist_on_bounds, insist_on_places
 from laterna.errors import told
-from laterna.files import write_atomically, write_lines
-from laterna.recipe import Recipe, StageName, load_recipe
+from laterna.recipe import load_recipe
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from laterna.lab.blind_spots import BlindSpot
-
-RUNS = Path("runs")
-"""Where commands write unless told otherwise."""
 DESCRIPTION = "From boxes and captions to your own visual assistant, one subcommand a step."
-
-
-class Demo(Command, frozen=True, kw_only=True):
-    """Walk the whole path on the embedded world: draw, synthesise, train, evaluate, report."""
-
-    out: Path = RUNS / "demo"
-    """Folder for everything the demo makes; run again, it picks up at the last finished step."""
-    seed: int = 0
-    """Seed of the world, of the synthesis and of the training."""
-    quick: bool = False
-    """A smaller world and shorter stages: shows that the path works, not how well."""
-
-    def run(self) -> str:
-        """Call `laterna.demo`."""
-        from laterna.demo import run_demo
-
-        return f"made the demo's report: {run_demo(self.out, self.seed, self.quick)}"
-
-
-class World(Command, frozen=True, kw_only=True):
-    """Draw the embedded tabletop world as a COCO-format dataset."""
-
-    folder: Positional[Path]
-    """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
-    pictures: int = 2000
-    """Number of pictures."""
-    seed: int = 0
-    """Seed of the world; the same seed draws the same pictures."""
-    start: int = 0
-    """Number of the first picture; ranges of one seed that do not overlap share no picture."""
-
-    def run(self) -> str:
-        """Call `laterna.world.dataset`."""
-        from laterna.world.dataset import write_world
-
-        summary = write_world(self.folder, pictures=self.pictures, seed=self.seed, start=self.start)
-        return summary.line()
-
-
-class Train(Command, frozen=True, kw_only=True):
-    """Train an assistant in two stages: align the connector, then tune on instructions.
-
-    RECIPE comes first; `laterna train RECIPE --help` lists every setting that may follow it,
-    such as `--instruct.connector.lr 1e-4`.
-    """
-
-    recipe: Positional[str]
-    """TOML file, or name of a shipped recipe."""
-    stage: Literal["align", "instruct", "both"] = "both"
-    """Which stage to train; `both`: the second starts from the checkpoint of the first."""
-    out: Path | None = None
-    """Folder for the checkpoints OUT/align and OUT/instruct; left out: runs/NAME."""
-    start: Path | None = None
-    """What the first stage trained here starts from: a checkpoint, or a connector alone as a
-    safetensors file or LLaVA's `mm_projector.bin`; left out: the recipe's parts, and for `instruct`
-    alone the checkpoint OUT/align where there is one."""
-
-    def settings_to_train(self) -> Recipe:
-        """Return the recipe as it is in its file."""
-        return load_recipe(self.recipe)
-
-    def run(self) -> str:
-        """Call `laterna.training.run`, once a stage."""
-        settings = self.settings_to_train()
-        from laterna.model.checkpoint import MANIFEST
-        from laterna.training.run import train
-
-        out = self.out or RUNS / settings.name
-        checkpoint = self.start
-        first = out / "align"
-        if self.stage == "instruct" and checkpoint is None and (first / MANIFEST).is_file():
-            checkpoint = first
-            sys.stderr.write(f"starting from {first}\n")
-        stages: tuple[StageName, ...] = ("align", "instruct")
-        for stage in stages:
-            if self.stage in (stage, "both"):
-                checkpoint = train(settings, stage=stage, out=out / stage, start=checkpoint)
-        return f"made the checkpoint {checkpoint}; talk to it: laterna chat {checkpoint}"
-
-
-class TunedTrain(Train, frozen=True, kw_only=True):
-    """Train an assistant by this recipe; every setting below can be changed."""
-
-    recipe: Suppress[Fixed[str]]
-    settings: Annotated[Recipe, arg(name="")]
-
-    def settings_to_train(self) -> Recipe:
-        """Return the recipe with what the command line changed in it."""
-        return self.settings
-
-
-class Evaluate(Command, frozen=True, kw_only=True):
-    """Ask a checkpoint questions with known answers; score it beside the same with no picture."""
-
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
-    data: Path
-    """Dataset folder that the task asks about."""
-    task: str = "world"
-    """What is asked: `world`, the tabletop world's questions by kind, or `boxes`, what the boxes
-    of any COCO-format dataset decide."""
-    limit: int = 0
-    """Questions at most; 0: all."""
-    seed: int = 0
-    """Seed of the choice and wording of the questions."""
-    out: Path | None = None
-    """JSON file for the figures; left out: only printed."""
-    answers: Path | None = None
-    """JSON lines file for every question with its answer; left out: they are only counted."""
-    controls: bool = True
-    """Also ask everything about a blank picture."""
-    before: Path | None = None
-    """Checkpoint of stage 1, asked the same questions beside."""
-
-    def run(self) -> str:
-        """Call `laterna.evaluation.run` and show the table."""
-        from rich.console import Console
-
-        from laterna.evaluation.run import evaluate, figures, score_table
-        from laterna.model.checkpoint import load_checkpoint
-
-        evaluation = evaluate(
-            load_checkpoint(self.checkpoint),
-            self.task,
-            self.data,
-            limit=self.limit,
-            seed=self.seed,
-            blank=self.controls,
-            before_instruct=load_checkpoint(self.before) if self.before else None,
-        )
-        Console().print(score_table(evaluation))
-        show_some("not asked", [skipped.message for skipped in evaluation.skipped])
-        found = figures(evaluation)
-        counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
-        made = f"evaluated {self.checkpoint}: {found.overall:.3f} of {found.questions} right"
-        made += "".join(counts)
-        if self.answers is not None:
-            with write_atomically(self.answers) as aside:
-                write_lines(aside, evaluation.answers)
-            made += f"; made {self.answers}"
-        if self.out is None:
-            return made
-        with write_atomically(self.out) as aside:
-            aside.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-        return f"{made}; made {self.out}"
-
-
-class Lab(Command, frozen=True, kw_only=True):
-    """Run an experiment on a checkpoint."""
-
-    experiment: Positional[Literal["blind-spots"]]
-    """`blind-spots`: how well it answers about what the text proxy leaves out."""
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
-    data: Path
-    """Dataset folder of the tabletop world."""
-    limit: int = 0
-    """Pictures at most; 0: all."""
-    seed: int = 0
-    """Seed of the choice of pictures, of the questions and of the probe."""
-
-    def run(self) -> str:
-        """Call `laterna.lab` and show the table."""
-        from rich.console import Console
-
-        from laterna.lab.blind_spots import blind_spots
-        from laterna.model.checkpoint import load_checkpoint
-
-        spots = blind_spots(
-            load_checkpoint(self.checkpoint), self.data, limit=self.limit, seed=self.seed
-        )
-        Console().print(_blind_spot_table(spots))
-        return f"measured {len(spots)} blind spots of {self.checkpoint} on {self.data}"
-
-
-class Chat(Command, frozen=True, kw_only=True):
-    """Talk with a checkpoint about a picture in the terminal."""
-
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
-    picture: Path | None = None
-    """Picture to talk about; left out: none."""
-    prompt: str | None = None
-    """Answer this alone and end; left out: a conversation."""
-    max_new_tokens: int = 256
-    """Longest answer, in tokens."""
-
-    def run(self) -> str:
-        """Call `laterna.serving.terminal`."""
-        from laterna.model.checkpoint import load_checkpoint
-        from laterna.serving.terminal import chat
-
-        chat(load_checkpoint(self.checkpoint), self.picture, self.prompt, self.max_new_tokens)
-        return ""
-
-
-COMMANDS: dict[str, Callable[..., Command]] = {
-    "demo": Demo,
-    "world": World,
-    "synthesize": Synthesize,
-    "check": Check,
-    "inspect": Inspect,
-    "prepare": Prepare,
-    "plan": Plan,
-    "train": Train,
-    "evaluate": Evaluate,
-    "lab": Lab,
-    "report": Report,
-    "chat": Chat,
-    "import": Import,
-    "export": Export,
-}
-TUNED: dict[str, type[TunedPlan] | type[TunedTrain]] = {"plan": TunedPlan, "train": TunedTrain}
-"""Commands whose recipe's settings may be changed behind it."""
 
 
 def parse(args: Sequence[str]) -> Command:
@@ -282,6 +46,9 @@ def main(args: Sequence[str] | None = None) -> int:
     # Read by torch when it is first imported: its threads spin a little while they wait, and then
     # sleep. Long spinning is far slower on a machine that does anything else, none on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return told(lambda: _run(sys.argv[1:] if args is None else args))
     except BrokenPipeError:
@@ -295,19 +62,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: Sequence[str]) -> None:
     try:
-        line = parse(args).run()
+        command = parse(args)
+        insist_on_bounds(command)
+        insist_on_places(command)
+        line = command.run()
         if line:
             print(line)
     finally:
         sys.stdout.flush()
-
-
-def _blind_spot_table(spots: Sequence[BlindSpot]) -> Table:
-    """Show what the assistant and a probe of its encoder know of each property."""
-    from rich.table import Table
-
-    table = Table("property", "asked", "probe", "probe, labels shuffled", "chance", "questions")
-    for spot in spots:
-        shares = (spot.asked, spot.probe, spot.shuffled, spot.chance)
-        table.add_row(spot.name, *(f"{share:.3f}" for share in shares), str(spot.questions))
-    return table

@@ -24,7 +24,7 @@ from laterna.evaluation.run import (
     figures,
     score_table,
 )
-from laterna.files import write_atomically
+from laterna.files import Made, held, some, write_atomically
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
@@ -95,9 +95,11 @@ class DemoReport(Record):
 def run_demo(out: Path, seed: int, quick: bool) -> Path:
     """Walk the whole path in folder `out` and return the report's page.
 
-    Raises LaternaError when `out` holds the demo of another seed or size.
+    Raises LaternaError when `out` holds the demo of another seed or size, or anything else, and
+    while another process is at it.
     """
-    return _Demo(out, seed, quick).run()
+    with held(out / "demo", "laterna demo"):
+        return _Demo(out, seed, quick).run()
 
 
 class _Demo:
@@ -128,6 +130,13 @@ class _Demo:
     def _resume(self, asked: Started) -> Started:
         path = self.out / "demo.json"
         if not path.is_file():
+            inside = sorted(one.name for one in self.out.iterdir() if not one.name.startswith("."))
+            if inside:
+                raise LaternaError(
+                    f"{self.out}: is not empty, and no demo is in it (it holds {some(inside)}); "
+                    "choose another folder with --out"
+                )
+            self._remember(asked)
             return asked
         found = msgspec.json.decode(path.read_bytes(), type=Started)
         if (found.seed, found.quick) != (asked.seed, asked.quick):
@@ -148,12 +157,16 @@ class _Demo:
         line = work()
         seconds = self.started.seconds | {name: round(time.perf_counter() - began, 2)}
         self.started = replace(self.started, seconds=seconds)
-        with write_atomically(self.out / "demo.json") as aside:
-            aside.write_bytes(msgspec.json.encode(self.started))
+        self._remember(self.started)
         self.console.print(f"{line} ({seconds[name]:.0f} s)", soft_wrap=True)
 
+    def _remember(self, started: Started) -> None:
+        with write_atomically(self.out / "demo.json") as aside:
+            aside.write_bytes(msgspec.json.encode(started))
+
     def _draw(self) -> str:
-        with write_atomically(self.out / "world") as aside:
+        of = {"seed": str(self.seed), "pictures": str(self.size.train_pictures)}
+        with write_atomically(self.out / "world", Made(kind="demo's world", of=of)) as aside:
             shown = write_world(aside / "train", pictures=self.size.train_pictures, seed=self.seed)
             held_out = write_world(
                 aside / "held_out",

@@ -1,33 +1,180 @@
-"""Files that are either whole or not there: everything is written aside and renamed."""
+"""Files and folders that are either whole or not there, and that never cost a user another one.
+
+All is written aside, in a folder `.NAME.part` beside (`new`, and while it is swapped `old`), and
+renamed. The folder is locked while its process lives, so what a killed one left is known and
+removed. A folder says of itself what it is and of what it was made (`MADE`), and is replaced only
+by the same made again, or where that is asked for.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 
 import msgspec
 
+from laterna.errors import LaternaError
+
+MADE = ".laterna-made.json"
+NAMED = 5
+"""Files or differences that a message names."""
+LOCK_WAIT = 10.0
+"""Seconds that a run waits for one that is ending."""
+BOX = re.compile(r"\.(?P<name>.+)\.part\d*", re.DOTALL)
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What a folder is and of what it was made; it decides which folder it may replace."""
+
+    kind: str
+    """Such as `checkpoint`."""
+    of: Mapping[str, str] = {}
+    """All that it was made of, by name: equal means the same made again. Empty: not known, which
+    is never the same."""
+    later: tuple[str, ...] = ()
+    """Names, as patterns, of files that Laterna itself puts into it afterwards."""
+    files: tuple[str, ...] = ()
+    """What was in it when it was written; anything else is a user's."""
+
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or folder to; rename it when the block succeeds.
+def write_atomically(
+    path: Path, made: Made | None = None, *, overwrite: bool = False
+) -> Iterator[Path]:
+    """Yield a path aside to write a file to, or with `made` a folder; rename it at the end.
 
-    An existing file or folder of the final name is replaced only then. On an error the aside copy
-    is removed and the final name is untouched.
+    What stands at `path` is replaced only then, and at no moment is neither the old nor the new on
+    the disk. On an error nothing has changed. Raises LaternaError where `insist_replaceable` does,
+    before and after the work.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove(aside)
+    place = resolved(path)
+    insist_replaceable(path, made)
+    if made is not None:
+        insist_same_or_asked(path, made, overwrite=overwrite)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _aside(place) as box:
+        new, old = box / "new", box / "old"
+        yield new
+        if made is not None:
+            _say_made(new, made)
+            insist_replaceable(path, made)
+        if box.parent == place:
+            _move_in(new, place)
+        elif made is not None and place.is_dir() and any(place.iterdir()):
+            flush_tree(new)
+            place.rename(old)
+            new.rename(place)
+        else:
+            new.replace(place)
+
+
+def resolved(path: Path) -> Path:
+    """Follow links and dots to where a path leads; raises LaternaError where that is nowhere."""
     try:
-        yield aside
-        if path.is_dir():
-            _remove(path)
-        aside.replace(path)
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LaternaError(f"{path}: no such place: {error}") from error
+
+
+def insist_replaceable(path: Path, made: Made | None = None) -> None:
+    """Raise LaternaError unless a file, or with `made` a folder, can be written at `path` and what
+    stands there is Laterna's own of the same kind, or empty, or (for a file) a file.
+    """
+    place = resolved(path)
+    _insist_writable(path, place)
+    if not os.path.lexists(place):
+        return
+    if made is None:
+        if place.is_dir():
+            raise LaternaError(f"{path} is a folder; name the file to write")
+        if not place.is_file():
+            raise LaternaError(f"{path} is no plain file; name another one to write")
+        _insist_no_part(path, place)
+    elif not place.is_dir():
+        raise LaternaError(f"{path} is a file; name a folder for the {made.kind}")
+    elif inside := _inside(place):
+        _insist_ours(path, place, inside, made)
+
+
+def insist_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) -> None:
+    """Raise LaternaError, naming what differs, where another folder of its kind would be replaced
+    that nobody asked to replace.
+    """
+    place = resolved(path)
+    before = read_made(place)
+    if before is None or overwrite or (made.of and before.of == made.of):
+        return
+    names = sorted({name for name in {**before.of, **made.of} if _differs(name, before, made)})
+    told = [f"{name} {before.of.get(name, '–')}, now {made.of.get(name, '–')}" for name in names]
+    differs = f" of other making ({some(told)})" if made.of and told else ""
+    raise LaternaError(
+        f"{path}: holds a {before.kind}{differs}; name a new folder, or replace it by --overwrite"
+    )
+
+
+def read_made(folder: Path) -> Made | None:
+    """Return what a folder says of itself; None where it says nothing, or nothing readable."""
+    try:
+        return msgspec.json.decode((folder / MADE).read_bytes(), type=Made)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def recover(path: Path) -> None:
+    """Put back what a killed process had moved aside from `path`, and remove what it left."""
+    place = resolved(path)
+    for base in (place.parent, place):
+        for box in _boxes(base):
+            if _place_of(box).name == place.name:
+                _clean(box, place)
+
+
+def sweep(folder: Path) -> None:
+    """Do as `recover` for all that processes were writing in a folder when they were killed."""
+    for box in _boxes(folder):
+        _clean(box, _place_of(box))
+
+
+@contextmanager
+def held(path: Path, what: str) -> Iterator[None]:
+    """Hold a place for one run of this machine or, where its disk knows locks, of all.
+
+    The lock ends with the process, however it ends. One that is ending is waited for. Raises
+    LaternaError that names the process which holds it.
+    """
+    place = resolved(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = place.with_name(f".{place.name}.lock")
+    deadline = time.monotonic() + LOCK_WAIT
+    while (descriptor := _locked(lock, os.O_RDWR | os.O_CREAT)) is None:
+        if time.monotonic() > deadline:
+            with suppress(OSError):
+                what += f" ({lock.read_text(encoding='utf-8').strip()})"
+            raise LaternaError(
+                f"{path}: another run is at work there: {what}; wait until it has ended, or name "
+                "another folder"
+            )
+        time.sleep(0.1)
+    try:
+        now = datetime.now(UTC).astimezone().isoformat(" ", "seconds")
+        os.truncate(descriptor, 0)
+        os.write(
+            descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}\n".encode()
+        )
+        yield
     finally:
-        _remove(aside)
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_lines(path: Path, rows: Iterable[object]) -> int:
@@ -57,8 +204,192 @@ def flush_tree(folder: Path) -> None:
     flush(folder.parent)
 
 
+def some(names: Iterable[str]) -> str:
+    """Return the first names with commas, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return ", ".join(listed[:NAMED]) + more
+
+
+def _insist_writable(path: Path, place: Path) -> None:
+    above = place if _stays(place) else next(one for one in place.parents if os.path.lexists(one))
+    if not above.is_dir():
+        raise LaternaError(f"{path}: {above} is a file, nothing can be written in it")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise LaternaError(f"{path}: {above} may not be written to; name another place")
+
+
+def _insist_no_part(path: Path, place: Path) -> None:
+    for folder in place.parents:
+        made = read_made(folder)
+        if made is not None and str(place.relative_to(folder)) in (MADE, *made.files):
+            raise LaternaError(f"{path}: is a part of the {made.kind} {folder}; name another file")
+
+
+def _insist_ours(path: Path, place: Path, inside: list[str], made: Made) -> None:
+    before = read_made(place)
+    if before is None:
+        raise LaternaError(
+            f"{path}: is not empty, and no {made.kind} that Laterna made: it holds "
+            f"{some(inside)}; name a new folder"
+        )
+    if before.kind != made.kind:
+        raise LaternaError(
+            f"{path}: holds a {before.kind}, not a {made.kind}; name another folder, or remove it"
+        )
+    known = {MADE, *before.files}
+    later = (*before.later, *made.later)
+    foreign = [
+        name
+        for name in _files_in(place)
+        if name not in known and not any(fnmatch(name, pattern) for pattern in later)
+    ]
+    if foreign:
+        raise LaternaError(
+            f"{path}: holds other files than its {made.kind} ({some(foreign)}), which would be "
+            "lost; move them away, or name a new folder"
+        )
+    if _stays(place):
+        raise LaternaError(
+            f"{path}: is the folder that you stand in or a disk of its own, and cannot be replaced "
+            "as a whole; name a folder inside it"
+        )
+
+
+def _differs(name: str, before: Made, made: Made) -> bool:
+    return before.of.get(name) != made.of.get(name)
+
+
+def _files_in(folder: Path, inside: str = "") -> Iterator[str]:
+    """Yield the names of all files in a folder, links and those in folders inside it included."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda one: one.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_in(Path(entry.path), f"{inside}{entry.name}/")
+            else:
+                yield f"{inside}{entry.name}"
+
+
+def _inside(place: Path) -> list[str]:
+    """Return what is in a folder, but for what is being written aside in it."""
+    return sorted(
+        one.name for one in place.iterdir() if not (BOX.fullmatch(one.name) and one.is_dir())
+    )
+
+
+def _stays(place: Path) -> bool:
+    """Tell whether a folder cannot be renamed: what hangs on it would be left with nothing."""
+    return place.is_dir() and (os.path.ismount(place) or place == Path.cwd())
+
+
+def _say_made(folder: Path, made: Made) -> None:
+    files = tuple(_files_in(folder))
+    said = msgspec.structs.replace(made, of=dict(made.of), files=files)
+    (folder / MADE).write_bytes(msgspec.json.encode(said) + b"\n")
+
+
+def _move_in(new: Path, place: Path) -> None:
+    """Move what is in a folder into another; first what says that it is ours to go on with."""
+    for path in sorted(new.iterdir(), key=lambda one: (one.name != MADE, one.name)):
+        path.rename(place / path.name)
+
+
+@contextmanager
+def _aside(place: Path) -> Iterator[Path]:
+    """Yield a locked folder on the disk of `place` to write in."""
+    base = place if _stays(place) else place.parent
+    for number in count():
+        box = base / f".{place.name}.part{number or ''}"
+        descriptor = _locked(box, os.O_RDONLY | os.O_DIRECTORY, folder=True)
+        if descriptor is None:
+            continue  # another process is writing the same
+        try:
+            if not _settle(box, place):
+                continue
+            try:
+                yield box
+            finally:
+                if _settle(box, place):
+                    box.rmdir()
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _clean(box: Path, place: Path) -> None:
+    descriptor = _locked(box, os.O_RDONLY | os.O_DIRECTORY)
+    if descriptor is not None:
+        try:
+            if _settle(box, place):
+                box.rmdir()
+        finally:
+            os.close(descriptor)
+
+
+def _settle(box: Path, place: Path) -> bool:
+    """End what was begun in a folder aside; return whether it is now empty.
+
+    `old` is there only once `new` is whole: where nothing stands at `place`, it was caught between.
+    """
+    new, old = box / "new", box / "old"
+    if os.path.lexists(old):
+        if not os.path.lexists(place):
+            (new if os.path.lexists(new) else old).rename(place)
+        elif os.path.lexists(new):
+            return False  # another one has taken the place meanwhile: nothing of it is lost
+    if box.parent == place and new.is_dir() and not (new / MADE).exists() and read_made(place):
+        _move_in(new, place)
+    _remove(new)
+    _remove(old)
+    return not any(box.iterdir())
+
+
+def _boxes(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [one for one in folder.iterdir() if BOX.fullmatch(one.name) and one.is_dir()]
+
+
+def _place_of(box: Path) -> Path:
+    found = BOX.fullmatch(box.name)
+    return box.with_name(found["name"] if found else box.name)
+
+
+def _locked(path: Path, flags: int, *, folder: bool = False) -> int | None:
+    """Open and lock what a process holds while it lives; None where another one does.
+
+    With `folder` it is made first. On a disk without locks a folder is held by who makes it, and a
+    file by all.
+    """
+    while True:
+        anew = not path.exists()
+        try:
+            if folder:
+                path.mkdir(exist_ok=True)
+            descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            if not folder:
+                return None  # whoever had it has done with it
+            continue
+        except NotADirectoryError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            if not anew and path.is_dir():
+                os.close(descriptor)
+                return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # it was removed before it was locked
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -6,6 +6,9 @@ key's place named. Published values in the docstrings come from the LLaVA papers
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, dataclass_transform
 
@@ -15,16 +18,24 @@ from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
-Number = Annotated[int, msgspec.Meta(ge=0)]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+MOST = 10**12
+"""Of anything that is counted: more is a slip of the hand."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+Workers = Annotated[int, msgspec.Meta(ge=0, le=1024)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PartShare = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Grid = tuple[Annotated[int, msgspec.Meta(ge=1, le=64)], Annotated[int, msgspec.Meta(ge=1, le=64)]]
 Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
 OptimiserName = Literal["adamw", "adamw8bit", "muon"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Literal["tensorboard", "trackio"]
+KINDS = {"int": "a whole number", "float": "a number"}
+SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -45,13 +56,13 @@ class VisionSettings(Settings):
     """Keep the class token among the features; LLaVA drops it, BLIP-2 keeps it."""
     final_norm: bool = False
     """End with the encoder's closing layer norm, as BLIP-2 does; LLaVA: false."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Side of the prepared pictures in pixels, for encoders that take any; unset: their own."""
     fit: Fit = "pad"
     """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), `crop` to
     its middle (CLIP), `resize` without regard to its proportions, or `anyres`: seen whole and
     again in tiles (LLaVA-NeXT)."""
-    grids: tuple[tuple[int, int], ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    grids: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
     """Under `anyres`, the grids that a picture may be tiled on, as rows and columns of the
     encoder's squares; LLaVA-NeXT's five."""
 
@@ -62,11 +73,11 @@ class ConnectorSettings(Settings):
     kind: str = "mlp"
     """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (neighbouring patches merged), `qformer`
     (BLIP-2), or `perceiver` (Idefics2)."""
-    depth: int = 2
+    depth: Count = 2
     """Linear layers of an `mlp`, alone or after a `pool`, GELU between them; LLaVA-1.5: 2."""
     merge: Literal["mean", "shuffle"] = "mean"
     """How a `pool` merges patches: their `mean`, or `shuffle` (space to depth, as Idefics3)."""
-    merge_side: int = 2
+    merge_side: Count = 2
     """A `pool` merges squares of so many patches a side; 2 makes a quarter of the tokens."""
     queries: int | None = None
     """Tokens a picture becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
@@ -112,7 +123,7 @@ class LoraSettings(Settings):
     """Rank of the adapters; LLaVA-1.5: 128."""
     alpha: Count = 256
     """Adapters count alpha / r; LLaVA-1.5: 256."""
-    dropout: Share = 0.05
+    dropout: PartShare = 0.05
     """Share of an adapter's inputs set to zero in training; LLaVA-1.5: 0.05."""
     targets: tuple[str, ...] = ()
     """Last names of the layers to adapt, such as `q_proj`; none: all linear layers but the head."""
@@ -156,12 +167,12 @@ class StageSettings(Settings):
     """Folder, zip or tar file that the records' picture names are relative to."""
     sources: tuple[SourceSettings, ...] = ()
     """A mixture of sources, each with its pictures and its weight, in the place of `data`."""
-    held_out: float = 0.0
+    held_out: PartShare = 0.0
     """Share of each source's pictures, drawn by lot, whose records are not trained on: their loss
     shows how well the stage does on what it has not seen (`run.held_out_steps`)."""
     template: str = "own"
     """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
-    epochs: Amount = 1.0
+    epochs: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1 in each stage."""
     max_steps: Number = 0
     """Optimiser steps at most; 0: as many as the epochs hold."""
@@ -183,8 +194,8 @@ class StageSettings(Settings):
     matrices, with AdamW beside it for all else."""
     weight_decay: Amount = 0.0
     """The optimiser's weight decay; LLaVA: 0."""
-    clip: float = 1.0
-    """Largest gradient norm; LLaVA (transformers' default): 1."""
+    clip: Amount = 1.0
+    """Largest gradient norm, 0: any; LLaVA (transformers' default): 1."""
     vision: PartSettings = PartSettings()
     """What the stage does with the vision encoder."""
     connector: PartSettings = PartSettings()
@@ -215,7 +226,7 @@ class RunSettings(Settings):
     and so skips it on a CPU."""
     engine: Engine = "ddp"
     """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
-    workers: Number = 2
+    workers: Workers = 2
     """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
     save_minutes: Amount = 10.0
     """Minutes between saved states, from which a run that was killed goes on; 0: by steps alone."""
@@ -244,9 +255,9 @@ class Recipe(Settings, kw_only=True):
 
     name: str
     """Name of the recipe, for people."""
-    seed: Number = 0
+    seed: Seed = 0
     """Seed of the connector's first weights and of the order of the records."""
-    threads: Number = 0
+    threads: Workers = 0
     """CPU threads for torch; 0: as many as torch chooses."""
     prepared: str = "runs/prepared"
     """Folder for prepared records, each set once; see `laterna prepare`."""
@@ -292,11 +303,15 @@ def load_recipe(source: str | Path) -> Recipe:
         known = ", ".join(shipped_recipes())
         raise LaternaError(f"{source}: no such recipe file; shipped recipes are: {known}")
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except msgspec.ValidationError as error:
         raise LaternaError(f"{path}: {error}") from error
     except msgspec.DecodeError as error:
         raise LaternaError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise LaternaError(f"{path}: not valid TOML: it is not text in UTF-8") from error
+    insist_bounds(recipe, lambda place: f"{path}: {place}")
+    return recipe
 
 
 def checked(recipe: Recipe) -> Recipe:
@@ -304,7 +319,49 @@ def checked(recipe: Recipe) -> Recipe:
 
     Raises LaternaError, naming the place of a wrong value.
     """
+    insist_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
+    return recipe
+
+
+def insist_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
+    """Hold settings that were put together in memory to the bounds of their types, and every
+    number to being finite.
+
+    `told` makes words of the place of a wrong one, such as `align.batch_records`. Raises
+    LaternaError.
+    """
+    for place, number in _numbers(settings):
+        if not math.isfinite(number):
+            raise LaternaError(f"{told(place)} {number}: not a finite number")
     try:
-        return msgspec.convert(msgspec.to_builtins(recipe), Recipe)
+        plain = msgspec.to_builtins(settings, enc_hook=str)
+        msgspec.convert(plain, type(settings), dec_hook=lambda kind, text: kind(text))
     except msgspec.ValidationError as error:
-        raise LaternaError(f"recipe {recipe.name}: {error}") from error
+        said, _, where = str(error).partition(" - at `$.")
+        place = re.sub(r"\[.*", "", where.rstrip("`"))
+        value: object = settings
+        for name in place.split(".") if place else ():
+            value = getattr(value, name, None)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise LaternaError(f"{told(place)} {shown}: {_in_words(said)}") from error
+
+
+def _in_words(said: str) -> str:
+    """Say a bound as a person would: msgspec writes "Expected `int` >= 1"."""
+    found = re.fullmatch(r"Expected `(int|float)` (>=|>|<=|<) (\S+)", said)
+    if found is None:
+        return f"{said[:1].lower()}{said[1:]}"
+    kind, sign, bound = found.groups()
+    return f"give {KINDS[kind]} {SIGNS[sign]} {bound.removesuffix('.0')}"
+
+
+def _numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number that need not be whole, with its place."""
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from _numbers(getattr(value, name), f"{place}.{name}" if place else name)
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _numbers(one, place)

@@ -63,5 +63,6 @@ def test_what_cannot_be_exported_is_an_error_of_the_users(
     arguments = ["export", str(tmp_path / "checkpoint"), folder, "--to", "gguf"]
     assert main([*arguments, "--precision", "bf16"]) == 2
     assert "precision 'bf16': this format has f16, f32" in capsys.readouterr().err
-    assert main(["import", str(tmp_path), folder]) == 2
+    (tmp_path / "nothing").mkdir()
+    assert main(["import", str(tmp_path / "nothing"), folder]) == 2
     assert "not a Laterna checkpoint" in capsys.readouterr().err

@@ -177,8 +177,8 @@ def test_the_page_of_masks_colours_every_form(
     ("args", "words"),
     [
         (["none.json"], "none.json: cannot be read"),
-        (["set.json", "--masks", "-1"], "give 0 or more"),
-        (["set.json", "--masks", "1", "--checkpoint", "nowhere"], "nowhere: no such checkpoint"),
+        (["set.json", "--masks", "-1"], "--masks -1: give a whole number of at least 0"),
+        (["set.json", "--masks", "1", "--checkpoint", "nowhere"], "nowhere: no such folder"),
         (["set.json", "--masks", "1", "--tokenizer", "package:x"], "package:x: no such packaged"),
     ],
 )

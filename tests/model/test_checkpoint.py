@@ -35,7 +35,9 @@ def changed(tiny_assistant: Assistant) -> Assistant:
 
 def save(folder: Path, assistant: Assistant, recipe: Recipe) -> Path:
     figures = {"loss_last": 0.25}
-    return save_checkpoint(folder, assistant, recipe, stage="instruct", figures=figures)
+    return save_checkpoint(
+        folder, assistant, recipe, stage="instruct", figures=figures, overwrite=True
+    )
 
 
 def test_all_parts_come_back_as_they_were(
@@ -62,6 +64,7 @@ def test_the_parts_are_folders_that_others_read(
     assert vision.config.num_hidden_layers == len(vision.encoder.layers) == 3
     assert len(AutoTokenizer.from_pretrained(folder / "tokenizer")) == len(changed.tokenizer)
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".laterna-made.json",
         "connector.safetensors",
         "language",
         "laterna.json",
@@ -95,13 +98,17 @@ def test_the_manifest_holds_the_recipe_whole(
     assert (manifest.stage, manifest.figures) == ("instruct", {"loss_last": 0.25})
 
 
-def test_saving_again_replaces_and_a_failed_saving_does_not(
+def test_saving_again_replaces_when_asked_and_a_failed_saving_does_not(
     changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
-    (folder / "stray").write_text("of the last run")
+    (folder / "stray").write_text("somebody's")
+    with pytest.raises(LaternaError, match=r"other files than its checkpoint \(stray\)"):
+        changed.save(folder, overwrite=True)
+    (folder / "stray").unlink()
+    with pytest.raises(LaternaError, match="holds a checkpoint; name a new folder, or replace"):
+        save_checkpoint(folder, changed, tiny_recipe, stage=None, figures={})
     save(folder, changed, tiny_recipe)
-    assert not (folder / "stray").exists()
     before = (folder / "connector.safetensors").read_bytes()
     with torch.no_grad():
         changed.connector.layers[0].weight.add_(1)  # type: ignore[operator]
@@ -113,6 +120,7 @@ def test_saving_again_replaces_and_a_failed_saving_does_not(
             stage="align",
             figures={},
             metrics=tmp_path / "no-such-file",
+            overwrite=True,
         )
     assert (folder / "connector.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -73,8 +73,8 @@ def test_a_second_call_computes_nothing_whatever_the_order(
     assert told == []
     assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
     left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
-    assert left[:2] == ["features.npy", "index.json"]
-    assert [name[:6] for name in left[2:]] == ["names-", "names-"]  # one for each list of names
+    assert left[:3] == [".laterna-made.json", "features.npy", "index.json"]
+    assert [name[:6] for name in left[3:]] == ["names-", "names-"]  # one for each list of names
 
 
 def test_another_picture_under_the_same_name_is_computed_anew(

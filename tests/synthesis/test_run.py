@@ -201,7 +201,7 @@ def test_problems_of_annotations_and_of_replies_are_listed_together(tmp_path: Pa
             {"teacher": "gpt-5"},
             "unknown teacher 'gpt-5'; known are: scribe, openai, batch, local, replay",
         ),
-        ({"seed": -1}, "seed -1: a seed cannot be negative"),
+        ({"seed": -1}, "seed -1: give a whole number of at least 0"),
     ],
 )
 def test_what_the_user_can_mend_is_said(

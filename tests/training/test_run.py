@@ -91,10 +91,9 @@ def test_cached_features_give_the_run_that_computed_ones_give(
 def test_a_stage_may_train_the_encoder_too(recipe: Recipe, tmp_path: Path) -> None:
     part = recipe.align.connector
     align = msgspec.structs.replace(recipe.align, vision=part, max_steps=2)
-    ours = msgspec.structs.replace(recipe, align=align, feature_cache=str(tmp_path / "cache"))
+    ours = msgspec.structs.replace(recipe, align=align)
     out = train(ours, stage="align", out=tmp_path / "out")
     assert read_manifest(out).parts == ("connector", "vision")
-    assert not (tmp_path / "cache").exists()
     trained = load_checkpoint(out).vision.weights()
     before = load_assistant_from(ours).vision.weights()
     moved = {name for name in before if not torch.equal(before[name], trained[name])}
@@ -161,7 +160,7 @@ def test_the_template_that_was_taught_is_stored_and_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     language = msgspec.structs.replace(recipe.language, template=name)
-    stage = msgspec.structs.replace(recipe.instruct, template=name, max_steps=1)
+    stage = msgspec.structs.replace(recipe.instruct, template=name, max_steps=1, row_tokens=0)
     ours = msgspec.structs.replace(recipe, language=language, instruct=stage)
     embedded: list[list[int]] = []
     real = Assistant.fill_pictures
@@ -229,8 +228,12 @@ def test_a_run_that_was_done_is_not_done_again(
     train(other_threads, stage="align", out=out)
     assert "this very run was done before" in " ".join(capsys.readouterr().out.split())
     assert (out / "laterna.json").stat().st_mtime_ns == written
-    train(msgspec.structs.replace(short, seed=4), stage="align", out=out)
-    assert (out / "laterna.json").stat().st_mtime_ns > written
+    other = msgspec.structs.replace(short, seed=4)
+    with pytest.raises(LaternaError, match=r"another run, .* other is: seed 3, now 4; .*overwrite"):
+        train(other, stage="align", out=out)
+    assert (out / "laterna.json").stat().st_mtime_ns == written
+    train(other, stage="align", out=out, overwrite=True)
+    assert read_manifest(out).recipe.seed == 4
 
 
 def test_a_run_without_targets_refuses_to_start(recipe: Recipe, tmp_path: Path) -> None:

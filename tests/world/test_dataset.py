@@ -18,7 +18,7 @@ from laterna.world.dataset import write_world
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES
 
-FILES = ["captions.json", "images", "instances.json", "truth.jsonl"]
+FILES = [".laterna-made.json", "captions.json", "images", "instances.json", "truth.jsonl"]
 
 
 def load(file: Path) -> Any:
@@ -112,22 +112,28 @@ def test_a_failure_leaves_no_folder_and_the_old_one_in_place(
     monkeypatch.setattr(dataset, "_captions", fail)
     for folder in (old, new):
         with pytest.raises(KeyboardInterrupt):
-            write_world(folder, pictures=3, seed=1)
+            write_world(folder, pictures=3, seed=1, overwrite=True)
     assert contents(old) == before
     assert list(tmp_path.iterdir()) == [old]
 
 
-def test_a_world_replaces_an_older_world_or_an_empty_folder(tmp_path: Path) -> None:
+def test_a_world_replaces_itself_an_empty_folder_and_another_world_when_asked(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "world"
     folder.mkdir()
     write_world(folder, pictures=3, seed=0)
-    write_world(folder, pictures=1, seed=0)
+    write_world(folder, pictures=3, seed=0)
+    with pytest.raises(LaternaError, match=r"world of other making \(pictures 3, now 1\)"):
+        write_world(folder, pictures=1, seed=0)
+    assert len(list((folder / "images").iterdir())) == 3
+    write_world(folder, pictures=1, seed=0, overwrite=True)
     assert len(list((folder / "images").iterdir())) == 1
 
 
 def test_nothing_but_a_world_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(LaternaError, match="holds other files than a world; name a new folder"):
+    with pytest.raises(LaternaError, match=r"no world that Laterna made: it holds thesis\.tex"):
         write_world(tmp_path, pictures=1, seed=0)
     with pytest.raises(LaternaError, match=r"thesis\.tex is a file; name a folder"):
         write_world(tmp_path / "thesis.tex", pictures=1, seed=0)

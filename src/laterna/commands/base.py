@@ -1,21 +1,169 @@
-"""What every subcommand is, and what several of them print."""
+"""What every subcommand is, what it reads and writes, and what several of them print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from laterna.errors import LaternaError
+from laterna.files import Made, insist_replaceable, insist_same_or_asked, recover, resolved
+from laterna.recipe import Recipe, StageName, insist_bounds
+
+RUNS = Path("runs")
+"""Where commands write unless told otherwise."""
+STAGES: dict[str, tuple[StageName, ...]] = {
+    "align": ("align",),
+    "instruct": ("instruct",),
+    "both": ("align", "instruct"),
+}
+"""What `--stage` may be, and the stages that it means, in order."""
 LISTED = 20
 """Left-out records shown one by one; the closing line counts all of them by reason."""
+
+
+class Reads(NamedTuple):
+    """A file or folder that a command reads."""
+
+    path: Path
+    whole: bool = True
+    """Whether all that lies in it is read, so that nothing may be written there; else only what
+    records name."""
+    kind: Literal["file", "folder", "either", "maybe"] = "either"
+    """What must be there; `maybe`: it may also be the name of something that is not a path."""
+
+
+class Writes(NamedTuple):
+    """A file or folder that a command writes."""
+
+    path: Path
+    made: Made | None = None
+    """What the folder will be; None for a file, and for a folder that only grows."""
+    grows: bool = False
+    """Whether it is a folder that keeps what is in it."""
+    overwrite: bool = False
+
+
+FLAT = ("endpoint.", "spending.", "settings.")
+"""Groups of arguments that the command line shows without their name."""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all commands: the arguments of one step."""
 
+    def reads(self) -> Iterable[Reads]:
+        """Name what is read, as far as it is known before the work; what is not there is left out.
+
+        Raises LaternaError where it is known at once that nothing can come of the command.
+        """
+        return ()
+
+    def writes(self) -> Iterable[Writes]:
+        """Name all that is written."""
+        return ()
+
     def run(self) -> str:
         """Do the step and return the closing line, empty where nothing was made."""
         raise NotImplementedError
+
+
+def made_of(source: str, **settings: object) -> dict[str, str]:
+    """Say what a command makes something of: a folder, file or hub id as it is now; settings."""
+    path = Path(source)
+    files = (*path.glob("*"), *path.glob("*/*")) if path.is_dir() else (path,)
+    known = sorted((os.path.relpath(one, path), one.stat()) for one in files if one.is_file())
+    seen = [(name, found.st_size, found.st_mtime_ns) for name, found in known]
+    told = {"source": path.name if seen else source}
+    if seen:
+        told["its files"] = sha256(repr(seen).encode()).hexdigest()[:16]
+    told |= {name: str(value) for name, value in settings.items()}
+    return {name: text.encode(errors="backslashreplace").decode() for name, text in told.items()}
+
+
+def recipe_reads(recipe: Recipe, stages: Sequence[StageName]) -> Iterator[Reads]:
+    """Yield what training a recipe's stages reads from this machine."""
+    for model in (recipe.vision.source, recipe.language.source, recipe.connector.source):
+        if model:
+            yield Reads(Path(model), kind="maybe")
+    for stage in stages:
+        for source in recipe.stage(stage).mixture():
+            yield Reads(Path(source.data), kind="maybe")
+            if source.pictures:
+                yield Reads(Path(source.pictures), whole=False, kind="maybe")
+
+
+def insist_on_bounds(command: Command) -> None:
+    """Raise LaternaError, naming the option, for a number that is out of its type's bounds, or for
+    a text that no file or message can hold.
+    """
+
+    def option(place: str) -> str:
+        for group in FLAT:
+            place = place.removeprefix(group)
+        return f"--{place.replace('_', '-')}"
+
+    insist_bounds(command, option)
+    for name in command.__struct_fields__:
+        value = getattr(command, name)
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise LaternaError(f"{option(name)} {str(value)!r}: no name has a NUL in it")
+
+
+def insist_on_places(command: Command) -> None:
+    """Raise LaternaError where a command would write over what it reads, or over what is not its
+    own, or cannot write at all; put back first what a killed process had moved aside.
+    """
+    read, written = list(command.reads()), list(command.writes())
+    for path in (*(one.path for one in read), *(one.path for one in written)):
+        recover(path)
+    for one in read:
+        _insist_there(one)
+    for number, out in enumerate(written):
+        _insist_apart(out, read)
+        if resolved(out.path) in (resolved(other.path) for other in written[:number]):
+            raise LaternaError(f"{out.path}: two things would be written there; name two places")
+        if out.grows:
+            if out.path.exists() and not out.path.is_dir():
+                raise LaternaError(f"{out.path} is a file; name a folder")
+            continue
+        insist_replaceable(out.path, out.made)
+        if out.made is not None and out.made.of:
+            insist_same_or_asked(out.path, out.made, overwrite=out.overwrite)
+
+
+def _insist_there(one: Reads) -> None:
+    path = one.path
+    if not path.exists():
+        if one.kind != "maybe":
+            what = {"either": "file or folder"}.get(one.kind, one.kind)
+            raise LaternaError(f"{path}: no such {what}")
+    elif path.is_dir():
+        if one.kind == "file":
+            raise LaternaError(f"{path} is a folder; name a file")
+    elif not path.is_file():
+        raise LaternaError(f"{path} is no plain file; name one that can be read twice")
+    elif one.kind == "folder":
+        raise LaternaError(f"{path} is a file; name a folder")
+
+
+def _insist_apart(out: Writes, read: Sequence[Reads]) -> None:
+    place = resolved(out.path)
+    for one in read:
+        if not one.path.exists():
+            continue
+        source = resolved(one.path)
+        if place == source:
+            raise LaternaError(f"{out.path}: is what is read, and would be lost; name another one")
+        if one.whole and place.is_relative_to(source):
+            raise LaternaError(
+                f"{out.path}: lies inside {one.path}, which is read; name a place outside"
+            )
+        if not out.grows and source.is_relative_to(place):
+            raise LaternaError(f"{out.path}: holds {one.path}, which is read; name another place")
 
 
 def show_some(what: str, messages: Sequence[str]) -> None:

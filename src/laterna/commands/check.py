@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from laterna.commands.base import Command, show_some
+from laterna.commands.base import Command, Reads, Writes, show_some
 from laterna.synthesis.settings import Endpoint, Job, Spending
 
 
@@ -32,6 +33,14 @@ class Check(Command, frozen=True, kw_only=True):
     spending: Annotated[Spending, arg(name="")] = Spending()
     ledger: Path | None = None
     """SQLite file that keeps the judge's answers; left out: beside OUT."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name both files."""
+        yield from (Reads(self.contexts), Reads(self.replies, kind="file"))
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the verdicts."""
+        yield Writes(self.out)
 
     def run(self) -> str:
         """Call `laterna.synthesis.checks.files`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
+from laterna.commands.base import Command, Reads, Writes, made_of
 
 
 class Export(Command, frozen=True, kw_only=True):
@@ -26,11 +27,32 @@ class Export(Command, frozen=True, kw_only=True):
     precision: Literal["f32", "f16", "bf16"] | None = None
     """Of the weights; left out: f32 for hf, f16 for gguf, which has no bf16 here."""
 
+    overwrite: bool = False
+    """Replace an export of other making that stands there."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the checkpoint."""
+        from laterna.model.export import insist_possible
+
+        insist_possible(self.to, self.precision or "")
+        yield Reads(Path(self.checkpoint), kind="maybe")
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder."""
+        from laterna.model.export import export_made
+
+        yield Writes(self.folder, export_made(self.to, self._of()), overwrite=self.overwrite)
+
+    def _of(self) -> dict[str, str]:
+        return made_of(self.checkpoint, precision=self.precision or "")
+
     def run(self) -> str:
         """Call `laterna.model.export`."""
         from laterna.model.exchange import load
 
-        folder = load(self.checkpoint).export(self.folder, self.to, self.precision or "")
+        folder = load(self.checkpoint).export(
+            self.folder, self.to, self.precision or "", overwrite=self.overwrite, of=self._of()
+        )
         return f"made {folder} of {self.checkpoint}: {', '.join(_files(folder))}"
 
 

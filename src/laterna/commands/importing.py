@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
+from laterna.commands.base import Command, Reads, Writes, made_of
+from laterna.files import Made
 
 
 class Import(Command, frozen=True, kw_only=True):
@@ -32,6 +34,30 @@ class Import(Command, frozen=True, kw_only=True):
     merge: bool = False
     """Add adapters into the weights, which then are stored whole."""
 
+    overwrite: bool = False
+    """Replace a checkpoint of other making that stands there."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the source, and the models that go with it."""
+        named = (self.source, self.language, self.vision)
+        yield from (Reads(Path(path), kind="maybe") for path in named if path)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the checkpoint."""
+        from laterna.model.checkpoint import KIND
+
+        yield Writes(self.folder, Made(kind=KIND, of=self._of()), overwrite=self.overwrite)
+
+    def _of(self) -> dict[str, str]:
+        return made_of(
+            self.source,
+            language=self.language,
+            vision=self.vision,
+            template=self.template,
+            fit=self.fit,
+            merge=self.merge,
+        )
+
     def run(self) -> str:
         """Call `laterna.model.exchange`."""
         from laterna.model.exchange import load, merge_adapters
@@ -45,7 +71,7 @@ class Import(Command, frozen=True, kw_only=True):
         )
         if self.merge:
             merge_adapters(assistant)
-        folder = assistant.save(self.folder)
+        folder = assistant.save(self.folder, overwrite=self.overwrite, of=self._of())
         inside = ", ".join(sorted(assistant.changed))
         return (
             f"made the checkpoint {folder} of {self.source} (inside: {inside}; pictures: "

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, show_some
-from laterna.errors import LaternaError
-from laterna.recipe import SourceSettings
+from laterna.commands.base import Command, Reads, Writes, show_some
+from laterna.recipe import Number, Seed, SourceSettings
 from laterna.records import Scene
 from laterna.scenes.orientation import View
 from laterna.scenes.readers import FormatName
@@ -57,11 +56,11 @@ class Inspect(Command, frozen=True, kw_only=True):
     """TOML file of prices, as `synthesize` reads it."""
     html: Path | None = None
     """Page to write, whole in one file; left out: none."""
-    specimens: int = 24
+    specimens: Number = 24
     """Records that the page shows, drawn by lot."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the draw."""
-    masks: int = 0
+    masks: Number = 0
     """Show the tokens of so many first records instead, those that are learned marked; the page
     of `--html` then shows them in colours."""
     checkpoint: Path | None = None
@@ -71,12 +70,25 @@ class Inspect(Command, frozen=True, kw_only=True):
     template: str = "own"
     """Chat template that `--masks` uses without a checkpoint: `own`, or a shipped one."""
 
+    def reads(self) -> Iterator[Reads]:
+        """Name the records and what is held against them."""
+        yield Reads(Path(self.file), kind="maybe")
+        beside = (self.annotations, self.captions, self.rejects, self.ledger, self.prices)
+        if self.checkpoint is not None:
+            yield Reads(self.checkpoint, kind="folder")
+        yield from (Reads(path) for path in beside if path is not None)
+        if self.pictures is not None:
+            yield Reads(self.pictures, whole=False)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the page."""
+        if self.html is not None:
+            yield Writes(self.html)
+
     def run(self) -> str:
         """Call `laterna.report`, or `laterna.data.masking` for the masks."""
         from rich.console import Console
 
-        if self.masks < 0 or self.specimens < 0:
-            raise LaternaError("--masks and --specimens count records: give 0 or more")
         return self._show_masks(Console()) if self.masks else self._show_set(Console())
 
     def _show_set(self, console: Console) -> str:
@@ -131,7 +143,7 @@ class Inspect(Command, frozen=True, kw_only=True):
     def _beside(self, ending: str) -> Path | None:
         """Return what `synthesize` writes beside its records, where it is there."""
         file = Path(self.file)
-        path = file.with_name(f"{file.stem}.{ending}")
+        path = file.parent / f"{file.stem}.{ending}"
         return path if path.is_file() else None
 
     def _source(self) -> SourceSettings:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from tyro.conf import Fixed, Positional, Suppress, arg
 
-from laterna.commands.base import Command
+from laterna.commands.base import STAGES, Command, Reads, Writes
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.recipe import Recipe, StageName, checked, load_recipe
+from laterna.recipe import Amount, Count, PartShare, Recipe, StageName, checked, load_recipe
 
 if TYPE_CHECKING:
     from laterna.planner.assumptions import Lengths
     from laterna.planner.plan import Plan as Planned
-
-STAGES: tuple[StageName, ...] = ("align", "instruct")
 
 
 class Plan(Command, frozen=True, kw_only=True):
@@ -33,29 +32,29 @@ class Plan(Command, frozen=True, kw_only=True):
     """Which stage to plan."""
     gpu: str | None = None
     """Kind of GPU, such as H100-80GB; left out: all that are known."""
-    gpus: int = 1
+    gpus: Count = 1
     """GPUs that share each step."""
-    records: tuple[int, ...] = ()
+    records: tuple[Count, ...] = ()
     """Records of each planned stage, in order; left out: hours are not told."""
-    text_tokens: tuple[int, ...] = ()
+    text_tokens: tuple[Count, ...] = ()
     """Tokens of a typical record of each planned stage, without its picture; left out: 20 in
     align, 200 in instruct."""
-    target_tokens: tuple[int, ...] = ()
+    target_tokens: tuple[Count, ...] = ()
     """Of these, the ones that are learned; left out: 18 in align, 130 in instruct."""
-    longest_text: tuple[int, ...] = ()
+    longest_text: tuple[Count, ...] = ()
     """The same of the longest record, to which others are padded; left out: three times as many
     as of a typical one."""
-    per_picture: tuple[int, ...] = ()
+    per_picture: tuple[Count, ...] = ()
     """Records about one picture, where a stage shares pictures; left out: 5 in align, 3 in
     instruct."""
     precision: Literal["float32", "mixed"] | None = None
     """`float32`, or `mixed`: computed in bfloat16, with trained weights in float32; left out: as
     the recipe's `savings` say."""
-    mfu: float = 0.4
+    mfu: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.4
     """Share of the GPU's peak that the model's FLOPs are assumed to reach."""
-    headroom: float = 0.1
+    headroom: PartShare = 0.1
     """Share of the GPU's memory left to driver, libraries and fragmentation."""
-    price: float | None = None
+    price: Amount | None = None
     """Money that a GPU costs in an hour; left out: money is not told."""
     out: Path | None = None
     """JSON file for the plan; left out: only printed."""
@@ -63,6 +62,15 @@ class Plan(Command, frozen=True, kw_only=True):
     def settings_to_plan(self) -> Recipe:
         """Return the recipe as it is in its file."""
         return load_recipe(self.recipe)
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the recipe."""
+        yield Reads(Path(self.recipe), kind="maybe")
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the plan's file."""
+        if self.out is not None:
+            yield Writes(self.out)
 
     def run(self) -> str:
         """Call `laterna.planner` and show its tables."""
@@ -73,7 +81,7 @@ class Plan(Command, frozen=True, kw_only=True):
         from laterna.planner.plan import plan_recipe
         from laterna.planner.tables import plan_tables
 
-        stages = STAGES if self.stage == "both" else (self.stage,)
+        stages = STAGES[self.stage]
         plan = plan_recipe(
             settings,
             Assumptions(
@@ -145,6 +153,4 @@ def _by_stage(
             f"--{flag}: {len(values)} given, but the planned stages are {', '.join(stages)}; give "
             "one for each, or name one stage by --stage"
         )
-    if any(value < 1 for value in values):
-        raise LaternaError(f"--{flag} {' '.join(map(str, values))}: at least 1 is needed")
     return dict(zip(stages, values, strict=False))

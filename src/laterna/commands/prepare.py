@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
-from laterna.recipe import StageName, load_recipe
+from laterna.commands.base import STAGES, Command, Reads, Writes, recipe_reads
+from laterna.recipe import Workers, load_recipe
 
 
 class Prepare(Command, frozen=True, kw_only=True):
@@ -22,8 +23,17 @@ class Prepare(Command, frozen=True, kw_only=True):
     """TOML file, or name of a shipped recipe."""
     stage: Literal["align", "instruct", "both"] = "both"
     """Whose records to prepare."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that do it; 0: as many as there are cores."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the recipe, its records and its models."""
+        yield Reads(Path(self.recipe), kind="maybe")
+        yield from recipe_reads(load_recipe(self.recipe), STAGES[self.stage])
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder of prepared records."""
+        yield Writes(Path(load_recipe(self.recipe).prepared), grows=True)
 
     def run(self) -> str:
         """Call `laterna.training.ready`."""
@@ -38,20 +48,18 @@ class Prepare(Command, frozen=True, kw_only=True):
         recipe = load_recipe(self.recipe)
         tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
         console, contents = Console(), Contents(Path(recipe.prepared) / DIGESTS)
-        stages: tuple[StageName, ...] = ("align", "instruct")
         records = 0
-        for stage in stages:
-            if self.stage in (stage, "both"):
-                prepared = prepare_stage(
-                    tokenizer,
-                    counter,
-                    recipe,
-                    stage,
-                    console,
-                    workers=self.workers,
-                    contents=contents,
-                )
-                plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
-                console.print(plan_table(stage, prepared, plan))
-                records += len(prepared.samples)
+        for stage in STAGES[self.stage]:
+            prepared = prepare_stage(
+                tokenizer,
+                counter,
+                recipe,
+                stage,
+                console,
+                workers=self.workers,
+                contents=contents,
+            )
+            plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
+            console.print(plan_table(stage, prepared, plan))
+            records += len(prepared.samples)
         return f"prepared {records:,} records; made {recipe.prepared}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command
+from laterna.commands.base import Command, Reads, Writes
+from laterna.errors import LaternaError
 
 
 class Report(Command, frozen=True, kw_only=True):
@@ -21,12 +23,26 @@ class Report(Command, frozen=True, kw_only=True):
     out: Path | None = None
     """Page to write; left out: training.html in the folder."""
 
+    def _page(self) -> Path:
+        return self.out or self.folder / "training.html"
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the files with figures; those of checkpoints are known to belong to them."""
+        if not self.folder.is_dir():
+            raise LaternaError(f"{self.folder}: no such folder")
+        for ending in ("json", "jsonl"):
+            yield from map(Reads, self.folder.glob(f"*.{ending}"))
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the page."""
+        yield Writes(self._page())
+
     def run(self) -> str:
         """Call `laterna.report`."""
         from laterna.report.page import write_report
         from laterna.report.training import run_content
 
         content = run_content(self.folder)
-        page = self.out or self.folder / "training.html"
+        page = self._page()
         write_report(page, content)
         return f"made the report of {len(content.stages)} stages: {page}"

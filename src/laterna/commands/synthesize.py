@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from tyro.conf import arg
 
-from laterna.commands.base import Command, show_some
+from laterna.commands.base import Command, Reads, Writes, show_some
+from laterna.recipe import Seed
 from laterna.records import Kind
 from laterna.scenes.orientation import View
 from laterna.scenes.readers import FormatName
@@ -51,9 +54,9 @@ class Synthesize(Command, frozen=True, kw_only=True):
     `turned` picture; `auto` sees it from the annotated width and height."""
     form: Literal["llava", "jsonl", "parquet", "messages"] = "llava"
     """Form of the file."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the teacher's choices."""
-    repair: int = 0
+    repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     """Times that a rejected reply is asked again, with the reasons."""
     judge: str = ""
     """Model that lists each reply's claims, at the teacher's endpoint, so that boxes and captions
@@ -68,6 +71,27 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """Part of the pictures to do, as i/n; each part has its own OUT."""
     engine: Literal["local", "ray"] = "local"
     """Where to do it: in this process, or over a Ray cluster (`pip install laterna[ray]`)."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the annotations and what goes with them."""
+        ledger = self.ledger if self.teacher == "replay" else None
+        paths = (self.annotations, self.captions, self.prompts, self.spending.prices, ledger)
+        yield from (Reads(path) for path in paths if path is not None)
+        if self.pictures is not None:
+            yield Reads(self.pictures, whole=False)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the records, and what a teacher that is asked leaves beside them."""
+        from laterna.synthesis.run import ledger_file, rejects_file
+        from laterna.synthesis.teachers.asked import is_asked
+
+        if self.dry_run:
+            return
+        yield Writes(self.out)
+        if is_asked(self.teacher):
+            yield Writes(rejects_file(self.out))
+            if self.teacher != "replay":
+                yield Writes(self.ledger or ledger_file(self.out))
 
     def run(self) -> str:
         """Call `laterna.synthesis.run`."""

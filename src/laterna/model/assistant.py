@@ -6,7 +6,7 @@ the connector · d width · r rows · t tokens of a row · s target tokens · v 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,26 +238,51 @@ class Assistant(nn.Module):
         turns, pictures = _prompt(picture, question)
         yield from stream_answer(self, turns, pictures, max_new_tokens)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        of: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write a checkpoint of this assistant, whole or not at all; return its folder.
 
-        Raises LaternaError when no recipe says what it was made by.
+        `overwrite` replaces a checkpoint that stands there; without it that is done only where
+        both were made `of` the same. Raises LaternaError when no recipe says what it was made by,
+        and where anything else stands there.
         """
         from laterna.model.checkpoint import save_checkpoint
 
         if self.recipe is None:
             raise LaternaError("this assistant has no recipe to save; set `assistant.recipe`")
-        return save_checkpoint(Path(folder), self, self.recipe, stage=self.stage, figures={})
+        return save_checkpoint(
+            Path(folder),
+            self,
+            self.recipe,
+            stage=self.stage,
+            figures={},
+            of=of,
+            overwrite=overwrite,
+        )
 
-    def export(self, folder: str | Path, to: str, precision: str = "") -> Path:
+    def export(
+        self,
+        folder: str | Path,
+        to: str,
+        precision: str = "",
+        *,
+        overwrite: bool = False,
+        of: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write this assistant for another engine: `hf` or `gguf`; return the folder.
 
         `precision` is `f32`, `f16` or (`hf` alone) `bf16`; empty: `f32` for `hf`, `f16` for
-        `gguf`. Raises LaternaError for what the format cannot hold.
+        `gguf`. `overwrite` and `of` are as in `save`. Raises LaternaError for what the format
+        cannot hold, and where anything else stands there.
         """
         from laterna.model.export import export
 
-        return export(self, Path(folder), to, precision)
+        return export(self, Path(folder), to, precision, overwrite=overwrite, of=of)
 
     def expand(self, ids: Sequence[int], counts: Sequence[int]) -> list[int]:
         """Repeat each `PICTURE_TOKEN` as often as its picture has tokens: `counts`, in order.

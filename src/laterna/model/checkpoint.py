@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from torch import nn
 
 from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import Made, recover, write_atomically
 from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.assistant import Assistant
 from laterna.model.connectors import build_connector
@@ -39,6 +39,9 @@ from laterna.version import __version__
 
 FORMAT = 1
 MANIFEST = "laterna.json"
+KIND = "checkpoint"
+PAGE = "training.html"
+"""What `laterna report` puts into a checkpoint."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,12 +73,15 @@ def save_checkpoint(
     figures: dict[str, float],
     metrics: Path | None = None,
     run: str = "",
+    of: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write a checkpoint, whole or not at all, replacing one of the same name; return its folder.
+    """Write a checkpoint, whole or not at all; return its folder.
 
-    `metrics` is a file of training figures to keep inside, `run` the digest of what made it.
-    Raises LaternaError when it cannot be written, a full disk included; one of the same name is
-    then as it was.
+    `metrics` is a file of training figures to keep inside, `run` the digest of what made it, `of`
+    what else did: one of the same name is replaced where it was made of the same, or else with
+    `overwrite`. Raises LaternaError where `write_atomically` does, and when it cannot be written, a
+    full disk included; what stands there is then as it was.
     """
     parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
     adapted = {name: part for name, part in assistant.adaptable().items() if has_lora(part)}
@@ -89,7 +95,8 @@ def save_checkpoint(
         run=run,
         figures=figures,
     )
-    with _spoken(folder), write_atomically(folder) as aside, quiet_transformers():
+    writing = write_atomically(folder, _made(recipe, stage, run, of), overwrite=overwrite)
+    with _spoken(folder), writing as aside, quiet_transformers():
         aside.mkdir()
         connector = assistant.connector.state_dict()
         whole = {name: weight.contiguous() for name, weight in connector.items()}
@@ -105,9 +112,16 @@ def save_checkpoint(
             save_lora(part, aside / f"{name}_adapters")
         if metrics is not None:
             shutil.copyfile(metrics, aside / "metrics.jsonl")
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (aside / MANIFEST).write_bytes(text + b"\n")
+        (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     return folder
+
+
+def _made(
+    recipe: Recipe, stage: StageName | None, run: str, of: Mapping[str, str] | None = None
+) -> Made:
+    """Return what a checkpoint's folder says of itself."""
+    by_run = {"recipe": recipe.name, "stage": str(stage), "run": run[:16]} if run else {}
+    return Made(kind=KIND, of={**by_run, **(of or {})}, later=(PAGE,))
 
 
 @contextmanager
@@ -133,6 +147,8 @@ def read_manifest(folder: Path) -> Manifest:
     Raises LaternaError when the folder is missing, is no checkpoint, or is of another format.
     """
     path = folder / MANIFEST
+    if not folder.exists():
+        recover(folder)
     if not folder.is_dir():
         raise LaternaError(f"{folder}: no such checkpoint folder")
     if not path.is_file():

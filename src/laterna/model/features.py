@@ -23,7 +23,7 @@ from laterna.data.digests import Known
 from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import PicturePreparer, load_picture, picture_size
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import Made, sweep, write_atomically
 from laterna.model.feature_names import (
     CachedPicture,
     FeatureNames,
@@ -95,6 +95,7 @@ def cached_features(
     there = next(cache.glob(f"*/{file}"), None)
     if there is not None:
         return _store(there, pictures)
+    sweep(cache)
     known = _known(cache, pictures)
     seen = {name: see(pictures, name, known.get(name)) for name in dict.fromkeys(names)}
     first_names: dict[str, str] = {}
@@ -111,7 +112,8 @@ def cached_features(
         rows = placed[-1].rows().stop if placed else 0
         shape = (rows, tower.patches, tower.width)
         announce(_insist_on_room(len(placed), shape, cache, max_gb))
-        with write_atomically(target) as aside:
+        made = Made(kind="set of features", of={"key": key}, later=("names-*.arrow",))
+        with write_atomically(target, made) as aside:
             aside.mkdir()
             _compute(tower, preparer, chosen, pictures, aside / "features.npy", shape, progress)
             (aside / "index.json").write_bytes(msgspec.json.encode(index))

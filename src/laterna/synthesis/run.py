@@ -12,7 +12,7 @@ import msgspec
 from rich.progress import track
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import insist_replaceable, write_atomically
 from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
 from laterna.scenes.annotations import Problem
 from laterna.synthesis.checks import NearDuplicates
@@ -137,8 +137,7 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
     nor on how often the run was killed and begun again.
     """
     check_job(job)
-    if out.is_dir():
-        raise LaternaError(f"{out} is a folder; name the file to write")
+    insist_replaceable(out)
     job = _with_ledger(job, out)
     run = ENGINES[engine](job)
     counter = _Counter(job, run)
@@ -159,13 +158,18 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
 
 def rejects_file(out: Path) -> Path:
     """Return where the replies that the checks rejected are written, with their reasons."""
-    return out.with_name(f"{out.stem}.rejects.jsonl")
+    return out.parent / f"{out.stem}.rejects.jsonl"
+
+
+def ledger_file(out: Path) -> Path:
+    """Return where a teacher's answers are kept unless told otherwise."""
+    return out.parent / f"{out.stem}.ledger.sqlite"
 
 
 def _with_ledger(job: Job, out: Path) -> Job:
     if job.ledger is not None or not is_asked(job.teacher):
         return job
-    return msgspec.structs.replace(job, ledger=out.with_name(f"{out.stem}.ledger.sqlite"))
+    return msgspec.structs.replace(job, ledger=ledger_file(out))
 
 
 class _NothingMadeError(LaternaError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.recipe import Amount, Count, Seed, Share, insist_bounds
 from laterna.records import Kind, Record
 from laterna.scenes.orientation import View
 from laterna.scenes.readers import FormatName
@@ -36,27 +37,27 @@ class Endpoint(Record):
     """Address of any OpenAI-compatible endpoint, without user, password or query."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key; the key itself is never stored or logged."""
-    temperature: float | None = None
+    temperature: Amount | None = None
     """Sampling temperature; left out: the endpoint's own."""
-    top_p: float | None = None
+    top_p: Share | None = None
     """Share of probability that is sampled from; left out: the endpoint's own."""
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     """Longest reply in tokens; left out: the endpoint's own."""
     parameters: tuple[str, ...] = ()
     """Any further parameters of the request, NAME=JSON, as in `reasoning_effort="low"`."""
-    concurrency: int = 16
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
     """Calls in flight at most."""
-    requests_per_minute: float = 0
+    requests_per_minute: Amount = 0
     """Calls a minute at most; 0: no limit."""
-    tokens_per_minute: float = 0
+    tokens_per_minute: Amount = 0
     """Tokens a minute at most, read and written; 0: no limit."""
-    timeout: float = 120
+    timeout: Annotated[float, msgspec.Meta(ge=0.001)] = 120
     """Seconds until a call that has not answered in whole is given up and tried again."""
-    tries: int = 8
+    tries: Count = 8
     """Times that a call is tried before its record is left out."""
-    poll: float = 60
+    poll: Amount = 60
     """Seconds between looks at a batch (`batch`)."""
-    batch_size: int = 10_000
+    batch_size: Count = 10_000
     """Requests of one batch (`batch`)."""
 
 
@@ -65,11 +66,11 @@ class Spending(Record):
 
     prices: Path | None = None
     """TOML file of US dollars a million tokens: `["MODEL"]`, `input = 2.5`, `output = 10.0`."""
-    input_price: float | None = None
+    input_price: Amount | None = None
     """US dollars a million tokens read; goes before the table."""
-    output_price: float | None = None
+    output_price: Amount | None = None
     """US dollars a million tokens written; goes before the table."""
-    budget: float | None = None
+    budget: Amount | None = None
     """US dollars that the ledger as a whole may cost; no call starts once they are spent."""
 
 
@@ -91,19 +92,6 @@ def read_shard(text: str) -> Shard:
     if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise LaternaError(f"shard {text!r}: write it as i/n with i from 1 to n, as in 1/4")
     return Shard(number=int(number), of=int(of))
-
-
-def check_endpoint(endpoint: Endpoint) -> None:
-    """Raise LaternaError at a number that makes no sense."""
-    least = {"concurrency": 1, "tries": 1, "batch_size": 1, "timeout": 0.001, "poll": 0.0}
-    least |= {"requests_per_minute": 0.0, "tokens_per_minute": 0.0}
-    for name, floor in least.items():
-        value = getattr(endpoint, name)
-        if not floor <= value < math.inf:
-            raise LaternaError(
-                f"{name} {value}: it must be a number and cannot be less than {floor}"
-            )
-    check_address(endpoint.base_url)
 
 
 def check_address(base_url: str) -> None:
@@ -164,7 +152,7 @@ class Job(Record):
     """On which view of a picture that EXIF turns its boxes were measured."""
     teacher: str = "scribe"
     kinds: tuple[Kind, ...] = INSTRUCTION_KINDS
-    seed: int = 0
+    seed: Seed = 0
     conversation_boxes: bool = False
     prompts: Path | None = None
     """Folder of prompts to use instead of our own."""
@@ -173,7 +161,7 @@ class Job(Record):
     pictures: Path | None = None
     """Folder of the pictures, for the enrichments and for `view`; by default the one beside the
     annotations."""
-    repair: int = 0
+    repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     """Times that a rejected reply is asked again, with the reasons."""
     judge: str = ""
     """Model that lists the claims of replies, so that boxes can decide them; empty: none."""
@@ -189,13 +177,10 @@ def check_job(job: Job) -> None:
     if unknown or not job.kinds:
         asked = f"unknown kind of record {unknown}" if unknown else "no kind of record asked for"
         raise LaternaError(f"{asked}; known are: {', '.join(KINDS)}")
-    if job.seed < 0:
-        raise LaternaError(f"seed {job.seed}: a seed cannot be negative")
-    if job.repair < 0:
-        raise LaternaError(f"repair {job.repair}: it cannot be negative")
+    insist_bounds(job, lambda place: place.rpartition(".")[2])
     if job.judge and job.teacher not in JUDGED_TEACHERS:
         raise LaternaError(
             f"a judge is asked as the teachers {', '.join(JUDGED_TEACHERS)} are, not as "
             f"{job.teacher!r}; leave --judge out, or judge a finished file: laterna check --judge"
         )
-    check_endpoint(job.endpoint)
+    check_address(job.endpoint.base_url)

@@ -16,6 +16,7 @@ from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
 from laterna.data.sources import Contents
+from laterna.errors import LaternaError
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.feed import Order, count_steps, step_packs
@@ -83,9 +84,18 @@ def prepare_stage(
     for reason, number in prepared.dropped.items():
         example = prepared.examples[reason]
         console.print(f"  dropped {number:,}: {reason} ({example})", soft_wrap=True, markup=False)
+    _insist_rows_hold(int(prepared.lengths.min()), settings.row_tokens, stage)
     if settings.share_pictures:
         _say_what_is_shared(shared_pictures(prepared.samples), console)
     return prepared
+
+
+def _insist_rows_hold(shortest: int, row_tokens: int, stage: StageName) -> None:
+    if 0 < row_tokens < shortest:
+        raise LaternaError(
+            f"{stage}.row_tokens = {row_tokens}: shorter than any record, the shortest of which "
+            f"has {shortest} tokens; give more, or 0 for one record a row"
+        )
 
 
 def _say_what_is_shared(found: SharedPictures, console: Console) -> None:

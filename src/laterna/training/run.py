@@ -16,9 +16,9 @@ from rich.console import Console
 from laterna.data.preparation import DIGESTS, Prepared
 from laterna.data.sources import Contents
 from laterna.errors import LaternaError
-from laterna.files import flush_tree
+from laterna.files import Made, flush_tree, insist_replaceable, sweep
 from laterna.model.assistant import Assistant
-from laterna.model.checkpoint import MANIFEST, read_manifest, save_checkpoint
+from laterna.model.checkpoint import KIND, MANIFEST, PAGE, read_manifest, save_checkpoint
 from laterna.model.features import cached_features
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
@@ -31,12 +31,14 @@ from laterna.training.identity import run_digest
 from laterna.training.learner import Learner, Progress
 from laterna.training.loop import insist_few_faulty, train_steps
 from laterna.training.meter import Meter, set_up_meter
+from laterna.training.place import held_by_one, insist_not_anothers
 from laterna.training.ready import prepare_stage
 from laterna.training.resume import Found, States
+from laterna.training.sensible import insist_sensible, insist_there
 from laterna.training.sharding import is_sharded, whole_tensor
 from laterna.training.signals import stop_requests
 from laterna.training.stages import FROZEN, apply_stage, stage_table, summarise
-from laterna.training.start import begin, fit_connector
+from laterna.training.start import begin, fit_connector, insist_start
 from laterna.training.telemetry import (
     MetricsFile,
     StageBar,
@@ -45,7 +47,7 @@ from laterna.training.telemetry import (
     summary,
     watched,
 )
-from laterna.training.tracking import TRACKERS, insist_installed
+from laterna.training.tracking import TRACKERS
 from laterna.training.tracking.base import TrackedRun, Tracker
 
 FITTING_STEPS = 4
@@ -54,26 +56,37 @@ LAST_SHARE = 0.05
 """Share of the steps over which the last loss is averaged."""
 
 
-def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    stage: StageName,
+    out: Path,
+    start: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Train one stage and save the assistant as checkpoint `out`; return `out`.
 
     `start` is what to go on from: a checkpoint (stage 1's, for stage 2), or a file of a connector's
     weights; without it the stage begins from the recipe's sources and a fresh connector. A stage
     that was interrupted goes on at its newest saved state, in `<out>.state`; one that is done is
-    not done again. While it trains, its figures by step are in `<out>.metrics.jsonl`; the
-    checkpoint then holds them.
+    not done again; the finished checkpoint of another run is replaced with `overwrite` alone. While
+    it trains, no other run may write there, and its figures by step are in `<out>.metrics.jsonl`;
+    the checkpoint then holds them.
 
     Raises LaternaError for anything in recipe, data or checkpoint that stops the run, and
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
     """
     recipe = checked(recipe)
-    _insist_served_as_taught(recipe, stage)
-    insist_installed(recipe.run.trackers)
+    insist_sensible(recipe, [stage])
+    insist_start(recipe, start)
+    insist_there(recipe.stage(stage))
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
-    with joined_ranks() as ranks:
+    insist_replaceable(out, Made(kind=KIND, later=(PAGE,)))
+    with joined_ranks() as ranks, held_by_one(out, stage, ranks):
         console = rich.get_console() if ranks.first else Console(quiet=True)
         with ranks.first_alone():  # what it reads it remembers, and the others need not
+            sweep(Path(recipe.prepared) / DIGESTS)
             contents = Contents(Path(recipe.prepared) / DIGESTS)
             digest = run_digest(recipe, stage, start, contents)
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
@@ -81,6 +94,8 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
         if _is_done(out, digest):
             console.print(f"{out}: this very run was done before; remove it to train anew")
         else:
+            if not overwrite:
+                insist_not_anothers(out, recipe, stage)
             learner = _train(recipe, stage, start, contents, states, out, console)
             _finish(out, learner, recipe, stage, start, metrics, digest, console)
         ranks.wait()  # no rank may still ask whether it is done
@@ -285,7 +300,14 @@ def _finish(
         console.print(f"stage {stage}: {summary(steps)}", soft_wrap=True)
         assistant.eval()
         save_checkpoint(
-            out, assistant, recipe, stage=stage, figures=figures, metrics=metrics, run=digest
+            out,
+            assistant,
+            recipe,
+            stage=stage,
+            figures=figures,
+            metrics=metrics,
+            run=digest,
+            overwrite=True,
         )
         flush_tree(out)
 
@@ -308,15 +330,6 @@ def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | 
         if learner.ranks.first:
             targets[name].data.copy_(weight)
     return whole if learner.ranks.first else learner.objective.assistant
-
-
-def _insist_served_as_taught(recipe: Recipe, stage: StageName) -> None:
-    taught, served = recipe.stage(stage).template, recipe.language.template
-    if stage == "instruct" and taught != served:
-        raise LaternaError(
-            f"instruct.template = {taught!r} but language.template = {served!r}: the assistant "
-            "would be served with another template than it was taught; make them equal"
-        )
 
 
 def _pictures(

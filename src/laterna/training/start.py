@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
+from laterna.files import recover
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import MANIFEST, load_checkpoint, read_manifest
 from laterna.model.exchange.files import tensors_of
@@ -35,14 +36,28 @@ def begin(recipe: Recipe, start: Path | None) -> Assistant:
         assistant = load_assistant_from(recipe)
         _take_connector(assistant, start)
         return assistant
-    before = read_manifest(start).recipe
-    for name in ("vision", "connector", "language"):
-        if getattr(before, name) != getattr(recipe, name):
-            raise LaternaError(
-                f"{start}: was trained with other [{name}] settings than recipe {recipe.name}; "
-                "give both stages the same"
-            )
+    insist_start(recipe, start)
     return load_checkpoint(start)
+
+
+def insist_start(recipe: Recipe, start: Path | None) -> None:
+    """Raise LaternaError where it is known before any model is read that `start` is none."""
+    if start is None:
+        return
+    recover(start)
+    if not start.exists():
+        raise LaternaError(f"{start}: no such start; name a checkpoint, or a file of weights")
+    if start.is_file():
+        if not tensors_of(str(start.parent), [start.name]):
+            raise LaternaError(f"{start}: holds no weights")
+    elif (start / MANIFEST).is_file() or not (start / PROJECTOR_FILE).is_file():
+        before = read_manifest(start).recipe
+        for name in ("vision", "connector", "language"):
+            if getattr(before, name) != getattr(recipe, name):
+                raise LaternaError(
+                    f"{start}: was trained with other [{name}] settings than recipe {recipe.name}; "
+                    "give both stages the same"
+                )
 
 
 @torch.no_grad()

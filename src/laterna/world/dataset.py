@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import track
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically, write_lines
+from laterna.files import Made, write_atomically, write_lines
 from laterna.records import Record, Truth
 from laterna.world.captions import write_captions
 from laterna.world.drawing import draw_picture
@@ -29,20 +29,29 @@ class WorldSummary(Record):
         return f"drew {self.pictures} pictures of {self.toys} toys in {self.folder}"
 
 
-def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> WorldSummary:
+def world_made(pictures: int, seed: int, start: int) -> Made:
+    """Return what a world's folder says of itself."""
+    return Made(
+        kind="world", of={"pictures": str(pictures), "seed": str(seed), "start": str(start)}
+    )
+
+
+def write_world(
+    folder: Path, *, pictures: int, seed: int, start: int = 0, overwrite: bool = False
+) -> WorldSummary:
     """Draw pictures number `start` and on of a seed's world into a COCO folder.
 
     Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
-    not at all, and replaces an older world. Raises LaternaError for no pictures, a negative seed
-    or start, and where the folder holds anything but a world.
+    not at all, and replaces the same world, or with `overwrite` another. Raises LaternaError for no
+    pictures, a negative seed or start, and where the folder holds anything but such a world.
     """
     if pictures < 1:
         raise LaternaError(f"{folder}: cannot draw {pictures} pictures, ask for at least 1")
     if seed < 0 or start < 0:
         raise LaternaError(f"{folder}: seed {seed} and start {start} cannot be negative")
-    _refuse_to_replace_other_files(folder)
-    truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
-    with write_atomically(folder) as aside:
+    made = world_made(pictures, seed, start)
+    with write_atomically(folder, made, overwrite=overwrite) as aside:
+        truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
         (aside / "images").mkdir(parents=True)
         for truth in track(truths, "drawing the world", transient=True):
             noise_seed = seed * 1_000_003 + int(truth.id)
@@ -53,14 +62,6 @@ def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> Wo
     return WorldSummary(
         folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
     )
-
-
-def _refuse_to_replace_other_files(folder: Path) -> None:
-    """Writing replaces the folder, so it must be an older world, empty, or not there."""
-    if folder.is_file():
-        raise LaternaError(f"{folder} is a file; name a folder for the world")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "truth.jsonl").is_file():
-        raise LaternaError(f"{folder} holds other files than a world; name a new folder")
 
 
 def _images(truths: list[Truth]) -> list[dict[str, object]]:

@@ -332,8 +332,9 @@ def test_a_killed_preparation_goes_on_where_it_was(
     (place,) = (maker.folder / "prepared").iterdir()
     assert not (place / MANIFEST).is_file()
     assert seen == [1, 4, 7, 10]
-    half = place / ".00002.arrow.123.part"  # what a process that is killed outright leaves
-    half.write_bytes(b"ARROW1")
+    half = place / ".00002.arrow.part"  # what a process that is killed outright leaves
+    half.mkdir()
+    (half / "new").write_bytes(b"ARROW1")
     told: list[int] = []
     result = maker.prepare(source, progress=lambda name, done: told.append(done))
     assert seen == [1, 4, 7, 10, 13, 16, 19]

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from laterna.data.preparation.checking import Checked, Dropped
 from laterna.data.preparation.tokens import Ids
-from laterna.files import write_atomically
+from laterna.files import sweep, write_atomically
 from laterna.records import Record
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def write_manifest(folder: Path, *, rows: int, parts: int) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what a process that was killed was writing, when no other can be writing there."""
-    for path in folder.glob(".*.part"):
-        path.unlink()
+    sweep(folder)
+    sweep(folder / "pictures")
 
 
 def forget_from(folder: Path, number: int) -> None:

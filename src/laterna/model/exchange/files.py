@@ -105,7 +105,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
     try:
         tensors: dict[str, Tensor] = read_part(read, source=str(path), what="weights")
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError) as error:
         # torch's words for a pickle that it refuses tell how to open it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
         reason = "" if refused else ": " + " ".join(str(error).split())[:200]

@@ -5,10 +5,10 @@ llama.cpp, llama-cpp-python, Ollama, LM Studio and koboldcpp read the pair.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
 from laterna.model.assistant import Assistant
 from laterna.model.export.gguf_picture import write_picture_half
 from laterna.model.export.gguf_text import write_text_half
@@ -18,21 +18,22 @@ TEXT_FILE = "model.gguf"
 PICTURE_FILE = "mmproj.gguf"
 
 
-def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
-    """Write the pair of files to a folder; precision `f16` (default) or `f32`.
+def insist_gguf() -> None:
+    """Raise LaternaError where the package that writes GGUF is missing."""
+    if find_spec("gguf") is None:
+        raise LaternaError(
+            "writing GGUF needs the package `gguf`; run `pip install 'laterna[gguf]'`"
+        )
+
+
+def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> None:
+    """Write the pair of files to a new folder; precision `f16` (default) or `f32`.
 
     In `f16` the matrices are halved; norms and biases stay `f32`. Raises LaternaError when the
     package `gguf` is missing, and for what llama.cpp's LLaVA cannot hold.
     """
     dtype = precision_of(precision, ("f16", "f32"))
-    try:
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise LaternaError(
-            "writing GGUF needs the package `gguf`; run `pip install 'laterna[gguf]'`"
-        ) from error
-    with write_atomically(folder) as aside:
-        aside.mkdir()
-        write_picture_half(assistant, aside / PICTURE_FILE, dtype)
-        write_text_half(assistant, aside / TEXT_FILE, dtype)
-    return folder
+    insist_gguf()
+    folder.mkdir()
+    write_picture_half(assistant, folder / PICTURE_FILE, dtype)
+    write_text_half(assistant, folder / TEXT_FILE, dtype)

@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
 from laterna.model.assistant import Assistant
 from laterna.model.export.parts import (
     Layer,
@@ -42,8 +41,8 @@ LEADING: dict[str, int] = {"clip_vision_model": 1, "siglip_vision_model": 0, "di
 """Encoders that the format takes, and how many tokens they put before the patches."""
 
 
-def export_hf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
-    """Write model and processor as a `llava-hf` folder; precision `f32` (default), `f16`, `bf16`.
+def export_hf(assistant: Assistant, folder: Path, precision: str = "") -> None:
+    """Write model and processor as a new `llava-hf` folder, in `f32` (default), `f16` or `bf16`.
 
     The tokenizer gets an `<image>` token where it has none, the embedding a row for it. The
     processor's tokens and pixels are compared with the assistant's own before anything is kept.
@@ -61,11 +60,10 @@ def export_hf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
     processor = _processor(assistant, tokenizer)
     insist_on_equal_prompts(assistant, processor)
     model = _model(assistant, layers, processor.image_token_id)
-    with write_atomically(folder) as aside, quiet_transformers():
-        aside.mkdir()
-        model.to(dtype).save_pretrained(aside)
-        processor.save_pretrained(aside)
-    return folder
+    folder.mkdir()
+    with quiet_transformers():
+        model.to(dtype).save_pretrained(folder)
+        processor.save_pretrained(folder)
 
 
 def _insist_on_vision(assistant: Assistant) -> None:

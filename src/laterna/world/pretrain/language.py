@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from laterna.files import write_atomically
+from laterna.files import Made, write_atomically
 from laterna.model.pretrained import load_weights, read_part
 from laterna.model.segments import attend_by_segments
 from laterna.world.pretrain.corpus import Document, write_document
@@ -218,7 +218,7 @@ def _learn(
             right = (logits_sv.argmax(-1) == batch.labels_s).float().mean()
             figures = {"step": step, "loss": loss.item(), "right": right.item()}
             report(figures)
-            with write_atomically(out) as aside:
+            with write_atomically(out, Made(kind="nano-llama", of={"by": "pretrain"})) as aside:
                 save_half(model, aside)
                 tokenizer.save_pretrained(aside)
     return figures

@@ -25,7 +25,7 @@ from transformers import (
     CLIPVisionConfig,
 )
 
-from laterna.files import write_atomically
+from laterna.files import Made, write_atomically
 from laterna.records import Truth
 from laterna.scenes.geometry import PLACES
 from laterna.scenes.phrases import at_place
@@ -227,7 +227,7 @@ def pretrain_vision(settings: VisionPretraining, out: Path) -> dict[str, float]:
 
 def save_encoder(encoder: nn.Module, out: Path) -> None:
     """Write a vision encoder and its picture processor as a Hugging Face folder."""
-    with write_atomically(out) as aside:
+    with write_atomically(out, Made(kind="nano-vit", of={"by": "pretrain"})) as aside:
         save_half(encoder, aside)
         side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
         CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False).save_pretrained(

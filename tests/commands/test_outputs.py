@@ -1,0 +1,203 @@
+"""Every command with an output leaves alone what is not its own, and what it reads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from laterna.cli import COMMANDS, main
+from laterna.commands.base import Command
+from laterna.files import MADE, Made, write_atomically
+from laterna.synthesis.run import synthesize
+from laterna.world.dataset import write_world
+
+FOLDERS: dict[str, list[str]] = {
+    "world": ["world", "OUT", "--pictures", "1"],
+    "import": ["import", "checkpoint", "OUT"],
+    "export": ["export", "checkpoint", "OUT", "--to", "hf"],
+    "export to gguf": ["export", "checkpoint", "OUT", "--to", "gguf"],
+    "train": ["train", "nano", "--stage", "align", "--out", "UP"],
+    "demo": ["demo", "--quick", "--out", "OUT"],
+}
+"""Command lines whose OUT is a folder; UP is the folder above it, which is then named `align`."""
+FILES: dict[str, list[str]] = {
+    "synthesize": ["synthesize", "--annotations", "drawn", "--out", "OUT"],
+    "check": ["check", "--contexts", "contexts", "--replies", "replies", "--out", "OUT"],
+    "inspect": ["inspect", "records.json", "--html", "OUT"],
+    "plan": ["plan", "nano", "--out", "OUT"],
+    "evaluate": ["evaluate", "checkpoint", "--data", "drawn", "--out", "OUT"],
+    "evaluate, answers": ["evaluate", "checkpoint", "--data", "drawn", "--answers", "OUT"],
+    "report": ["report", "run", "--out", "OUT"],
+}
+GROWING = {"prepare": ["prepare", "recipe.toml"]}
+READ: dict[str, str] = {
+    "import": "checkpoint",
+    "export": "checkpoint",
+    "synthesize": "drawn",
+    "check": "replies",
+    "inspect": "records.json",
+    "evaluate": "checkpoint",
+    "evaluate, answers": "drawn",
+    "train": "checkpoint",
+}
+"""What the command line reads."""
+
+
+def filled(line: list[str], out: str) -> list[str]:
+    places = {"OUT": out, "UP": str(Path(out).parent)}
+    return [places.get(word, word) for word in line]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with something of each kind that commands read."""
+    folder = tmp_path_factory.mktemp("made")
+    write_world(folder / "drawn", pictures=1, seed=0)
+    synthesize(folder / "drawn", folder / "records.json", kinds=("caption",))
+    with write_atomically(folder / "checkpoint", Made(kind="checkpoint")) as aside:
+        aside.mkdir()
+        (aside / "laterna.json").write_text("{}")
+    (folder / "run").mkdir()
+    for name in ("contexts", "replies"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand among copies of them."""
+    shutil.copytree(made, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_no_command_with_an_output_is_forgotten() -> None:
+    writing = {name for name, one in COMMANDS.items() if one.writes is not Command.writes}  # type: ignore[attr-defined]
+    tried = {line[0] for lines in (FOLDERS, FILES, GROWING) for line in lines.values()}
+    assert tried == writing
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, *FILES])
+@pytest.mark.parametrize("out", ["theirs/align", "link/align", "."])
+def test_a_folder_with_a_foreign_file_in_it_survives(
+    name: str, out: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "theirs" / "align").mkdir(parents=True)
+    (place / "theirs" / "align" / "thesis.tex").write_text("precious")
+    (place / "link").symlink_to("theirs")
+    line = {**FOLDERS, **FILES}[name]
+    if name == "train" and out == ".":
+        pytest.skip("names the folder above")
+    before = contents(place)
+    assert main(filled(line, out)) == 2
+    words = said(capsys)
+    assert contents(place) == before
+    refused = ("is a folder; name", "is not empty", "which is read; name another place")
+    assert any(one in words for one in refused), words
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("where", ["equal", "inside", "above", "by a link"])
+def test_what_is_read_is_not_written_over(
+    name: str, where: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = place / READ[name]
+    line = {**FOLDERS, **FILES}[name]
+    if name == "train":
+        line = [*line, "--start", READ[name]]
+    out = {
+        "equal": read,
+        "inside": read / "x" / "align",
+        "above": place,
+        "by a link": place / "other",
+    }[where]
+    if name == "train" and where != "inside":
+        pytest.skip("a start is never the folder of a stage by its name")
+    (place / "other").symlink_to(read)
+    before = contents(place)
+    assert main(filled(line, str(out))) == 2
+    assert contents(place) == before
+    words = said(capsys)
+    refused = ("which is read", "is what is read", "is a folder", "is a file, nothing can be")
+    assert any(one in words for one in refused), words
+
+
+@pytest.mark.parametrize("part", ["laterna.json", MADE])
+def test_a_part_of_a_checkpoint_is_not_written_over(
+    part: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though the report is of the folder above, and may write a page there."""
+    shutil.move(place / "checkpoint", place / "run" / "align")
+    before = contents(place)
+    assert main(["report", "run", "--out", f"run/align/{part}"]) == 2
+    assert "is a part of the checkpoint" in said(capsys)
+    assert contents(place) == before
+
+
+def test_a_folder_of_ours_with_a_foreign_file_survives_even_when_it_may_be_replaced(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_world(place / "align", pictures=1, seed=0)
+    (place / "align" / "thesis.tex").write_text("precious")
+    before = contents(place)
+    for more in ([], ["--overwrite"]):
+        assert main(["world", "align", "--pictures", "1", *more]) == 2
+        assert "holds other files than its world (thesis.tex)" in said(capsys)
+        assert contents(place) == before
+
+
+def test_another_of_its_kind_is_replaced_only_when_it_is_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world", "align", "--pictures", "1"]) == 0
+    assert main(["world", "align", "--pictures", "1"]) == 0
+    assert main(["world", "align", "--pictures", "2"]) == 2
+    assert "(pictures 1, now 2); name a new folder, or replace it by --overwrite" in said(capsys)
+    assert main(["import", "drawn", "align"]) == 2
+    assert "holds a world, not a checkpoint" in said(capsys)
+    assert main(["world", "align", "--pictures", "2", "--overwrite"]) == 0
+    assert len(list((place / "align" / "images").iterdir())) == 2
+
+
+def test_prepared_records_are_kept_in_no_folder_that_is_read(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "recipe.toml").write_text(
+        'name = "r"\nprepared = "drawn/prepared"\nvision.source = "builtin:nano-vit"\n'
+        'language.source = "builtin:nano-llama"\n[align]\ndata = "drawn"\n[instruct]\ndata = "x"\n'
+    )
+    before = contents(place)
+    assert main(["prepare", "recipe.toml"]) == 2
+    assert "drawn/prepared: lies inside drawn, which is read" in said(capsys)
+    assert contents(place) == before
+
+
+@pytest.fixture
+def leftovers(place: Path) -> Iterator[Path]:
+    """What a process that was killed between its two renames leaves."""
+    write_world(place / "align", pictures=1, seed=0)
+    box = place / ".align.part"
+    box.mkdir()
+    (place / "align").rename(box / "old")
+    write_world(box / "new", pictures=2, seed=0)
+    yield place / "align"
+    assert not box.exists()
+
+
+def test_what_a_killed_process_had_moved_aside_is_found_by_who_reads_it(leftovers: Path) -> None:
+    assert main(["synthesize", "--annotations", "align", "--out", "x.json"]) == 0
+    assert len(list((leftovers / "images").iterdir())) == 2
