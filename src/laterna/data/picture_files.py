@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from laterna.data.digests import Stamp, stamp_of
 from laterna.data.pictures import MissingPictureError
@@ -31,10 +31,10 @@ MAX_BYTES = 8 * MAX_PIXELS
 """Of a picture in a zip file, unpacked: the most pixels that are opened, of four 16-bit channels.
 Small files unpack to more than fills the memory (zip bombs)."""
 
-_PACKED: dict[bytes, Callable[[Path], IO[bytes]]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ": lzma.open,
+_PACKED: dict[bytes, Callable[[Path], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
 }
 """What opens a compressed tar file, by its first bytes."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from laterna.data.sources import read_records
+from laterna.data.picture_files import OutsidePictureError, PictureFolder
+from laterna.data.sources import read_rows
+from laterna.data.sources.rows import Unreadable
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
@@ -95,7 +98,7 @@ def inspect_set(
     specimens: int = 24,
     seed: int = 0,
 ) -> SynthesisContent:
-    """Read a source of records once and return what there is to show of it.
+    """Read a source of records once, as training does, and return what there is to show of it.
 
     `annotations` (and COCO's `captions`) tell what the teacher was shown: with them, support is
     counted and every record is checked again; `captionless` is as in `stream_scenes`. `pictures`
@@ -111,7 +114,12 @@ def inspect_set(
     shown = ShownProxies(scenes, pictures)
     counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
     checked = 0
-    for record in read_records(source):
+    refused: dict[str, tuple[int, str]] = {}
+    for record in read_rows(source):
+        if isinstance(record, Unreadable):
+            number, first = refused.get(record.reason, (0, record.message))
+            refused[record.reason] = number + 1, first
+            continue
         counter.add(record, shown(record) if annotations else None)
         sample.add(record)
         scene = shown.scene(record)
@@ -130,6 +138,7 @@ def inspect_set(
         found=again.reasons(),
         rejects=_read_rejects(rejects) if rejects else None,
         cost=cost,
+        refused=tuple((reason, *said) for reason, said in sorted(refused.items())),
         specimens=tuple(_specimen(record, shown, pictures) for record in sample.records()),
     )
 
@@ -162,8 +171,12 @@ def _picture(record: InstructionRecord, pictures: Path | None) -> Path | None:
     if pictures is None or not record.pictures:
         return None
     name = PurePosixPath(record.pictures[0])
-    found = (pictures / part for part in (name, name.name) if (pictures / part).is_file())
-    return next(found, None)
+    folder = PictureFolder(pictures)
+    for part in (str(name), name.name):
+        with suppress(OutsidePictureError, OSError):
+            if (found := folder.find(part)).is_file():
+                return found
+    return None
 
 
 def _read_rejects(path: Path) -> tuple[Reason, ...]:

@@ -209,8 +209,14 @@ def test_the_hub_is_asked_for_the_id_and_streamed(
             "record 3 (line 1): unknown role 'bot'; known roles are: human, gpt, system",
         ),
         ({"id": "k", "conversations": []}, "record k (line 1): there are no turns"),
-        ({"id": "k", "conversations": [{"from": "gpt", "value": 1}]}, "record k (line 1): Expected `str`, got `int`: the words of a turn"),
-        ({"id": "k", "conversations": [ANSWER], "kind": "joke"}, "record k (line 1): Invalid enum value"),
+        (
+            {"id": "k", "conversations": [{"from": "gpt", "value": 1}]},
+            "record k (line 1): Expected `str`, got `int`: the words of a turn",
+        ),
+        (
+            {"id": "k", "conversations": [ANSWER], "kind": "joke"},
+            "record k (line 1): Invalid enum value",
+        ),
         (
             {"conversations": [ASK], "image": {"bytes": None, "path": None}},
             "row 1 (line 1): a picture has neither bytes nor a path",
@@ -226,7 +232,10 @@ def test_the_hub_is_asked_for_the_id_and_streamed(
             "record 1 (line 1): a part of type 'film' has no text and is no picture",
         ),
         ({"id": "k", "pictures": [], "turns": []}, "record k (line 1): there are no turns"),
-        ({"id": "k", "pictures": [], "turns": [], "x": 1}, "record k (line 1): Object contains unknown"),
+        (
+            {"id": "k", "pictures": [], "turns": [], "x": 1},
+            "record k (line 1): Object contains unknown",
+        ),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
@@ -261,7 +270,9 @@ def test_a_bad_file_is_named_at_the_call(tmp_path: Path, content: bytes, message
 def test_a_missing_file_and_an_unknown_form_are_named(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"none\.json: cannot be read: No such file"):
         read_records(tmp_path / "none.json")
-    with pytest.raises(LaternaError, match="known are: auto, records, conversations, messages, texts, alpaca, vqa"):
+    with pytest.raises(
+        LaternaError, match="known are: auto, records, conversations, messages, texts, alpaca, vqa"
+    ):
         read_records(SourceSettings(data=str(written(tmp_path, [])), form="llava"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +82,6 @@ class Checker:
         self.job = job
         self.tokeniser = Tokeniser(tokenizer, job.template)
         self.pictures = KeptPictures(Path(job.prepared), job.pictures, job.allow_outside)
-        self._plain = job.template == SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
         self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
 
     def check(self, chunk: Chunk) -> tuple[list[Checked], list[Dropped]]:
@@ -98,16 +97,15 @@ class Checker:
                 continue
             for name, content in row.embedded.items():
                 self._keep(name, content)
-            if self._plain and (fault := _not_one_caption(row.record)):
-                dropped.append(fault)
+            if (fault := not_one_caption(row.record, self.job.template)) is not None:
+                dropped.append(_dropped(row.record, fault))
                 continue
             records.append(row.record)
         kept: list[Checked] = []
         outcomes = self.tokeniser.tokenise(records)
         for record, outcome in zip(records, outcomes, strict=True):
             if isinstance(outcome, UnusableError):
-                message = shortened(str(outcome))
-                dropped.append(Dropped(id=record.id, reason=outcome.reason, message=message))
+                dropped.append(_dropped(record, outcome))
                 continue
             found = self._with_sizes(outcome)
             if isinstance(found, Checked):
@@ -153,16 +151,26 @@ class Checker:
             return UnusableError("picture cannot be read", str(error))
 
 
-def _not_one_caption(record: InstructionRecord) -> Dropped | None:
-    """Say why `plain`, which drops the user's words, cannot teach a record: LLaVA asserts that
-    such a record is one picture and its caption.
+@cache
+def _plain() -> str:
+    return SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+
+
+def not_one_caption(record: InstructionRecord, template: str) -> UnusableError | None:
+    """Say why the template `plain`, which drops the user's words, cannot teach a record: as LLaVA
+    asserts, it is for one picture and its caption. None for other templates.
     """
     roles = [turn.role for turn in record.turns]
-    if len(record.pictures) == 1 and roles == ["user", "assistant"]:
+    if template != _plain() or (len(record.pictures) == 1 and roles == ["user", "assistant"]):
         return None
-    reason = "not one picture and one answer, which is all that the template plain shows"
-    said = f"{len(record.pictures)} pictures and turns of {', '.join(roles[:6])}"
-    return Dropped(id=record.id, reason=reason, message=shortened(f"record {record.id}: {said}"))
+    return UnusableError(
+        "not one picture and one answer, which is all that the template plain shows",
+        f"record {record.id}: {len(record.pictures)} pictures, turns of {', '.join(roles[:6])}",
+    )
+
+
+def _dropped(record: InstructionRecord, fault: UnusableError) -> Dropped:
+    return Dropped(id=record.id, reason=fault.reason, message=shortened(str(fault)))
 
 
 class KeptPictures:
@@ -206,8 +214,9 @@ class KeptPictures:
 
     def identity(self, name: str) -> str:
         """Return a picture's name where it stood in a row, for that is a digest of its bytes."""
-        held = self.pictures is None or self.holds(name)
-        return name if held else self._others().identity(name)
+        if self.holds(name):
+            return name
+        return str(self.embedded / name) if self.pictures is None else self.pictures.identity(name)
 
     def _others(self) -> PictureFiles:
         if self.pictures is None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from laterna.data.digests import FileDigests
 from laterna.data.sources.chats import CONVERSATIONS, MESSAGES, TEXTS
 from laterna.data.sources.json_files import json_chunks, open_text, wrapped_chunks
@@ -167,8 +165,8 @@ def _open_file(path: Path) -> tuple[Iterable[str], Callable[[], Iterator[Chunk]]
         with open_text(path) as file:
             if not file.read(_HEAD).lstrip().startswith(_OPENINGS):
                 raise LaternaError(
-                    f"{path}: neither JSON (a list, or objects), nor a Parquet file, nor the folder "
-                    "of a Hugging Face dataset"
+                    f"{path}: neither JSON (a list, or objects), nor a Parquet file, nor the "
+                    "folder of a Hugging Face dataset"
                 )
         return _json_columns(path)
     except OSError as error:

@@ -1,8 +1,8 @@
 """Rows that hold a chat: LLaVA's and ShareGPT's, Hugging Face's, and the Cauldron's.
 
-    {"id", "image", "conversations": [{"from", "value"}]}       a text, in which <image> is a picture
-    {"messages": [{"role", "content"}], "images": […]}          a text, or a list of parts
-    {"texts": [{"user", "assistant"}], "images": […]}           whole exchanges
+    {"id", "image", "conversations": [{"from", "value"}]}    a text, in which <image> is a picture
+    {"messages": [{"role", "content"}], "images": […]}       a text, or a list of parts
+    {"texts": [{"user", "assistant"}], "images": […]}        whole exchanges
 
 They are read alike: either name of a key, words or parts, turns or exchanges, as they are or as
 JSON text. What else a row may say is in `keys`. A picture part at the beginning or the end of a
@@ -171,9 +171,8 @@ def _turns(item: object) -> Iterator[Said]:
         raise _not_text("a turn", item, "object")
     speaker = item.get("from") or item.get("role")
     if speaker is None:
-        for role, names in (("user", keys.ASKED), ("assistant", keys.ANSWERED)):
-            found = next((item[name] for name in names if item.get(name) is not None), None)
-            yield words_turn(role, found), []  # type: ignore[arg-type]
+        yield words_turn("user", _first(item, keys.ASKED)), []
+        yield words_turn("assistant", _first(item, keys.ANSWERED)), []
         return
     role = keys.SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
     if role is None:
@@ -197,6 +196,10 @@ def _turns(item: object) -> Iterator[Said]:
     if role == "user" and (mark := next((mark for mark in keys.MARKS if mark in text), None)):
         raise UnreadableRowError(keys.MARKS[mark], f"a turn holds the mark {mark}")
     yield words_turn(role, text, loss=loss), pictures
+
+
+def _first(item: Columns, names: Sequence[str]) -> object:
+    return next((item[name] for name in names if item.get(name) is not None), None)
 
 
 def _is_learned(key: str, value: object, role: Role) -> bool:
@@ -227,7 +230,9 @@ def _content(content: object) -> tuple[str, list[Picture]]:
     if first == len(texts):
         return "\n".join([PICTURE_MARK] * first), pictures
     last = sum(1 for _ in takewhile(lambda text: text is None, reversed(texts)))
-    words = "".join(text or PICTURE_MARK if text != "" else "" for text in texts[first : len(texts) - last])
+    words = "".join(
+        text or PICTURE_MARK if text != "" else "" for text in texts[first : len(texts) - last]
+    )
     return f"{PICTURE_MARK}\n" * first + words + f"\n{PICTURE_MARK}" * last, pictures
 
 

@@ -104,10 +104,9 @@ def _coding(head: bytes) -> str | None:
         return "utf-32"
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    zeros = tuple(byte == 0 for byte in head)
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
-        zeros
-    )
+    zeros = [byte == 0 for byte in head]
+    wide = {"utf-16-le": [False, True, False, True], "utf-16-be": [True, False, True, False]}
+    return next((coding for coding, where in wide.items() if zeros == where), None)
 
 
 class _AsUtf8(io.RawIOBase):
@@ -176,15 +175,12 @@ class _Cutter:
         """Pass over white space and comments, and return the byte that follows; none: the end."""
         while True:
             self._pass(_BLANK.match(self._text, self._at))
-            if self._at == len(self._text):
-                if not self._more():
-                    return b""
-            elif (char := self._text[self._at : self._at + 1]) not in (b"/", b"#"):
-                return char
-            elif (comment := self._comment(self._at)) is None:
-                return char
-            else:
+            char = self._text[self._at : self._at + 1]
+            comment = self._comment(self._at) if char in (b"/", b"#") else None
+            if comment is not None:
                 self._pass(comment)
+            elif char or not self._more():
+                return char
 
     def lists(self) -> Iterator[Row]:
         """Yield the items of the list that begins here, and of those behind it."""

@@ -1,8 +1,8 @@
 """Rows that hold one question and its answer: VQA's columns, and Alpaca's.
 
-    {"image", "question", "answer"}     or `answers`, of which the most frequent is learned; or
-                                        ms-swift's `query` and `response`, with `history`
-    {"instruction", "input", "output"}  `input` behind the instruction, on a line of its own
+{"image", "question", "answer"}     or `answers`, of which the most frequent is learned; or
+                                    ms-swift's `query` and `response`, with `history`
+{"instruction", "input", "output"}  `input` behind the instruction, on a line of its own
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 import msgspec
 
 from laterna.data.sources import keys
-from laterna.data.sources.chats import columns_of, is_said, record_of, words_turn
+from laterna.data.sources.chats import Said, columns_of, is_said, record_of, words_turn
 from laterna.data.sources.rows import Columns, Form, Reading
 
 
@@ -23,8 +23,10 @@ def _read_vqa(row: bytes | Columns, place: str) -> Reading:
         (content[key] for key in ("answer", "response", "answers") if is_said(content.get(key))),
         None,
     )
-    turns = [words_turn("user", asked), words_turn("assistant", _answer(said))]
-    found = [(turn, []) for turn in turns]
+    found: list[Said] = [
+        (words_turn("user", asked), []),
+        (words_turn("assistant", _answer(said)), []),
+    ]
     return record_of(content, place, found, keys.QUESTION_KEYS, marked=False)
 
 

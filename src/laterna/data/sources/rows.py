@@ -128,7 +128,7 @@ class Reading(Record, frozen=True):
             raise UnreadableRowError("no turns", "there are no turns")
         names = tuple([one if isinstance(one, str) else one.name for one in pictures])
         whole = "\n".join([name, *names, *[turn.text for turn in turns]])
-        if found := not whole.isascii() and _UNSAYABLE.search(whole) or "\0" in whole:
+        if found := (not whole.isascii() and _UNSAYABLE.search(whole)) or "\0" in whole:
             char = found.group() if isinstance(found, re.Match) else "\0"
             raise UnreadableRowError(
                 "a reserved character in the text",
