@@ -105,7 +105,7 @@ class PictureFolder:
 
         Raises OutsidePictureError for one that lies outside.
         """
-        if not self._allowed and not self.identity(name).startswith(self._root):
+        if not self._allowed and not f"{self.identity(name)}{os.sep}".startswith(self._root):
             raise OutsidePictureError(
                 f"{name}: lies outside the pictures' folder {self.folder}; if you trust the data, "
                 "set `allow_outside = true` beside `pictures`"
@@ -122,7 +122,8 @@ class PictureFolder:
         head, tail = os.path.split(os.path.join(self.folder, name))  # noqa: PTH118
         path = f"{self._resolve(head)}{os.sep}{tail}"
         try:
-            os.readlink(path)  # noqa: PTH115
+            if tail not in ("", ".", ".."):
+                os.readlink(path)  # noqa: PTH115
         except OSError:
             return path
         return os.path.realpath(path)

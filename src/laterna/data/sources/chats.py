@@ -49,10 +49,7 @@ def read_chat(row: bytes | Columns, place: str, column: str, *, marked: bool) ->
     Raises as `Form.read` does.
     """
     content = columns_of(row)
-    said = _decoded(content.get(column))
-    if not isinstance(said, list):
-        raise _not_text(f"`{column}`", said, "list")
-    found = [one for item in said for one in _turns(item)]
+    found = [one for item in _listed(column, content.get(column)) for one in _turns(item)]
     return record_of(content, place, found, keys.ROW_KEYS, marked=marked)
 
 
@@ -87,7 +84,7 @@ def record_of(
         elif use == keys.SYSTEM:
             system = _one_system(_words(value), system)
         elif use == keys.HISTORY:
-            turns = [turn for pair in _decoded(value) for turn in _exchange(pair)] + turns
+            turns = [turn for pair in _listed(key, value) for turn in _exchange(pair)] + turns
         else:
             raise UnreadableRowError(use, f"the key `{key}` says that this row {use}")
     if system:
@@ -145,6 +142,14 @@ def _is_list(value: object) -> bool:
 def _decoded(value: Any) -> Any:
     """Return what a JSON text in a column holds; what is no text as it is."""
     return decode_json(value.encode(errors="surrogatepass")) if isinstance(value, str) else value
+
+
+def _listed(key: str, value: object) -> list[Any]:
+    """Return the list that a key holds, as it is or as JSON text."""
+    found = _decoded(value)
+    if isinstance(found, list):
+        return found
+    raise _not_text(f"`{key}`", found, "list")
 
 
 def _one_system(one: str, other: str) -> str:
