@@ -49,7 +49,13 @@ def read_chat(row: bytes | Columns, place: str, column: str, *, marked: bool) ->
     Raises as `Form.read` does.
     """
     content = columns_of(row)
-    found = [one for item in _listed(column, content.get(column)) for one in _turns(item)]
+    found: list[Said] = []
+    for item in _listed(column, content.get(column)):
+        turn = _plain_turn(item)
+        if turn is None:
+            found.extend(_turns(item))
+        else:
+            found.append((turn, []))
     return record_of(content, place, found, keys.ROW_KEYS, marked=marked)
 
 
@@ -103,9 +109,13 @@ def record_of(
         name_of(row, place),
         turns,
         pictures,
-        msgspec.convert(row.get("kind"), Kind | None),
-        msgspec.convert(row.get("provenance"), Provenance | None),
+        _ours(row.get("kind"), Kind),
+        _ours(row.get("provenance"), Provenance),
     )
+
+
+def _ours(value: object, kind: Any) -> Any:
+    return None if value is None else msgspec.convert(value, kind)
 
 
 def is_said(value: object) -> bool:
@@ -168,6 +178,22 @@ def _exchange(pair: object) -> Iterator[Turn]:
         if pictures:
             raise UnreadableRowError("pictures in the history", "its history names pictures")
         yield turn
+
+
+def _plain_turn(item: object) -> Turn | None:
+    """Return the turn of an item that says who speaks and what words, and no more, as most do: the
+    same as `_turns`, four times as fast. None for any other.
+    """
+    if not isinstance(item, dict) or len(item) != 2:
+        return None
+    speaker = item.get("from") or item.get("role")
+    text = item.get("value") or item.get("content")
+    if type(speaker) is not str or type(text) is not str:
+        return None
+    role = keys.SPEAKERS.get(speaker)
+    if role is None or (role == "user" and "<" in text and any(map(text.__contains__, keys.MARKS))):
+        return None
+    return Turn(role=role, text=text, loss=role == "assistant")
 
 
 def _turns(item: object) -> Iterator[Said]:

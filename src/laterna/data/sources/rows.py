@@ -198,11 +198,13 @@ def name_of(row: Columns, place: str) -> str:
     Raises msgspec.ValidationError for an id that is neither text nor number.
     """
     found = row.get("id")
+    if isinstance(found, str):
+        return found
     if isinstance(found, float) and found.is_integer():
         return str(int(found))
     if found is None or found != found:
         return place
-    return str(msgspec.convert(found, str | int | float))
+    return str(msgspec.convert(found, int | float))
 
 
 def shortened(text: str) -> str:
