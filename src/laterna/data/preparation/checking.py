@@ -165,7 +165,8 @@ def not_one_caption(record: InstructionRecord, template: str) -> UnusableError |
         return None
     return UnusableError(
         "not one picture and one answer, which is all that the template plain shows",
-        f"record {record.id}: {len(record.pictures)} pictures, turns of {', '.join(roles[:6])}",
+        f"record {record.id}: plain shows one picture and one answer, and nothing that is asked; "
+        f"this has {len(record.pictures)} pictures, and turns of {', '.join(roles[:6])}",
     )
 
 
