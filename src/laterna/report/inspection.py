@@ -112,14 +112,9 @@ def inspect_set(
     if annotations:
         scenes = stream_scenes(annotations, captions, problems, captionless=captionless)
     shown = ShownProxies(scenes, pictures)
-    counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
-    checked = 0
+    counter, again, sample, checked = CoverageCounter(), Tally(), Sample(specimens, seed), 0
     refused: dict[str, tuple[int, str]] = {}
-    for record in read_rows(source):
-        if isinstance(record, Unreadable):
-            number, first = refused.get(record.reason, (0, record.message))
-            refused[record.reason] = number + 1, first
-            continue
+    for record in _records(source, refused):
         counter.add(record, shown(record) if annotations else None)
         sample.add(record)
         scene = shown.scene(record)
@@ -141,6 +136,18 @@ def inspect_set(
         refused=tuple((reason, *said) for reason, said in sorted(refused.items())),
         specimens=tuple(_specimen(record, shown, pictures) for record in sample.records()),
     )
+
+
+def _records(
+    source: SourceSettings, refused: dict[str, tuple[int, str]]
+) -> Iterator[InstructionRecord]:
+    """Yield the records of a source, and count the rows that are none, with the first message."""
+    for row in read_rows(source):
+        if isinstance(row, Unreadable):
+            number, first = refused.get(row.reason, (0, row.message))
+            refused[row.reason] = number + 1, first
+        else:
+            yield row
 
 
 def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
