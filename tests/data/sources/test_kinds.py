@@ -199,7 +199,10 @@ REFUSED: dict[str, tuple[object, str]] = {
     "audios": (chat(asked(TEXT), audios=["a.wav"]), SOUND),
     "a mark of a sound": (spoken(f"<audio>{Q}", "Red."), SOUND),
     "tools": (spoken(Q, "Red.", tools="[{}]"), TOOLS),
-    "a call": (chat(asked(TEXT), {"role": "assistant", "content": "", "tool_calls": [{}]}), TOOLS),
+    "a call": (
+        chat(asked(TEXT), {"role": "assistant", "content": None, "tool_calls": [{}]}),
+        TOOLS,
+    ),
     "a call's role": (chat({"role": "tool", "content": "3"}), "unknown role"),
     "a preference": (spoken(Q, "Red.", rejected="Blue."), PREFERENCE),
     "KTO": (chat(asked(TEXT), kto_tag=False), PREFERENCE),

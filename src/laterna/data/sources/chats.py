@@ -211,9 +211,7 @@ def _turns(item: object) -> Iterator[Said]:
         raise UnreadableRowError(
             "unknown role", f"unknown role {shortened(repr(speaker))}; known roles are: {known}"
         )
-    words = item.get("value")
-    text, pictures = _content(item.get("content") if words is None else words)
-    loss = True
+    loss, beside = True, list[Picture]()
     for key, value in item.items():
         use = keys.TURN_KEYS.get(key)
         if use is None or not is_said(value):
@@ -221,12 +219,14 @@ def _turns(item: object) -> Iterator[Said]:
         if use == keys.LOSS:
             loss = loss and _is_learned(key, value, role)
         elif use == keys.PICTURE:
-            pictures += pictures_in(value)
+            beside += pictures_in(value)
         else:
             raise UnreadableRowError(use, f"the key `{key}` of a turn says that this row {use}")
+    words = item.get("value")
+    text, pictures = _content(item.get("content") if words is None else words)
     if role == "user" and (mark := next((mark for mark in keys.MARKS if mark in text), None)):
         raise UnreadableRowError(keys.MARKS[mark], f"a turn holds the mark {mark}")
-    yield words_turn(role, text, loss=loss), pictures
+    yield words_turn(role, text, loss=loss), pictures + beside
 
 
 def _first(item: Columns, names: Sequence[str]) -> object:
