@@ -93,9 +93,7 @@ def test_sharded_pickles_are_read(folder: Path) -> None:
     found = load(folder).state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     (folder / "pytorch_model-0.bin").unlink()
-    with pytest.raises(
-        LaternaError, match=r"pytorch_model-0\.bin is missing, though py"
-    ):
+    with pytest.raises(LaternaError, match=r"pytorch_model-0\.bin is missing, though py"):
         load(folder)
 
 
