@@ -147,8 +147,12 @@ class SourceSettings(Settings):
     dataset, or `hub:OWNER/NAME`."""
     pictures: str = ""
     """Folder, zip or tar file that the records' picture names are relative to."""
+    allow_outside: bool = False
+    """Take pictures that lie outside the folder of `pictures` too: by whole paths, `..` or links.
+    Whoever writes the data can then name any file of this machine."""
     form: str = "auto"
-    """What a row is: `records`, `conversations`, `messages`; `auto` sees it from the columns."""
+    """What a row is: `records`, `conversations`, `messages`, `texts`, `alpaca`, `vqa`
+    (docs/data.md); `auto` sees it from the columns."""
     weight: Amount = 1.0
     """Times that each record comes in an epoch: 0.5 takes half of them, 2 takes each twice, 0
     trains on none: the whole source is held out."""
@@ -165,6 +169,8 @@ class StageSettings(Settings):
     """Instruction records, as in `SourceSettings`; several sources: `sources` instead."""
     pictures: str = ""
     """Folder, zip or tar file that the records' picture names are relative to."""
+    allow_outside: bool = False
+    """Take pictures outside the folder of `pictures` too, as in `SourceSettings`."""
     sources: tuple[SourceSettings, ...] = ()
     """A mixture of sources, each with its pictures and its weight, in the place of `data`."""
     held_out: PartShare = 0.0
@@ -209,7 +215,10 @@ class StageSettings(Settings):
 
     def mixture(self) -> tuple[SourceSettings, ...]:
         """Return the sources: those of `sources`, or the one that `data` and `pictures` name."""
-        return self.sources or (SourceSettings(data=self.data, pictures=self.pictures),)
+        own = SourceSettings(
+            data=self.data, pictures=self.pictures, allow_outside=self.allow_outside
+        )
+        return self.sources or (own,)
 
     def part(self, name: PartName) -> PartSettings:
         """Return the settings of one part of the assistant."""

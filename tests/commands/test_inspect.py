@@ -112,7 +112,7 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
                 {"from": "human", "value": "Is <image> é?"},
                 SAID,
                 {"from": "human", "value": "No?"},
-                {"from": "gpt", "value": ""},
+                {"from": "gpt", "value": "Yes."},
             ],
         },
         [
@@ -121,7 +121,7 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
             ("prompt", " é? ASSISTANT:"),
             ("target", " A cup, no <image>.</s>"),
             ("prompt", "USER: No? ASSISTANT:"),
-            ("target", " </s>"),
+            ("target", " Yes.</s>"),
         ],
     ),
     "messages, in parts": (

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from laterna.data import digests, picture_files, tar_listing
-from laterna.data.picture_files import open_pictures
+from laterna.data.picture_files import OutsidePictureError, open_pictures
 from laterna.data.pictures import MissingPictureError, load_picture
 from laterna.errors import LaternaError
 
@@ -181,3 +181,65 @@ def test_a_name_in_two_shards_is_an_error(tmp_path: Path) -> None:
             add(tar, "a.png", png("red"))
     with pytest.raises(LaternaError, match=r"1: a\.png is in .*0 too; which is meant\?"):
         open_pictures(str(tmp_path / "*"))
+
+
+@pytest.fixture
+def pictures_and_others(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "in.png").write_bytes(png("red"))
+    (tmp_path / "out.png").write_bytes(png("blue"))
+    (folder / "link.png").symlink_to(tmp_path / "out.png")
+    (folder / "within.png").symlink_to("a/in.png")
+    (folder / "above").symlink_to(tmp_path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["../out.png", "a/../../out.png", "link.png", "above/out.png", "{}/out.png", ".."]
+)
+def test_names_that_lead_outside_are_refused_unless_allowed(
+    name: str, pictures_and_others: Path
+) -> None:
+    name = name.format(pictures_and_others.parent)
+    with pytest.raises(OutsidePictureError, match="set `allow_outside = true` beside `pictures`"):
+        open_pictures(str(pictures_and_others)).find(name)
+    found = open_pictures(str(pictures_and_others), allow_outside=True).find(name)
+    assert found == pictures_and_others / name
+
+
+@pytest.mark.parametrize("name", ["a/in.png", "./a/in.png", "a/../a/in.png", "within.png", "none"])
+def test_names_that_stay_inside_are_found(name: str, pictures_and_others: Path) -> None:
+    found = open_pictures(str(pictures_and_others)).find(name)
+    assert found == pictures_and_others / name
+    whole = str(pictures_and_others / name)
+    assert open_pictures(str(pictures_and_others)).find(whole) == pictures_and_others / name
+    assert open_pictures("/").find(whole) == pictures_and_others / name
+
+
+@pytest.mark.parametrize("how", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_unpacked_once(how: str, tmp_path: Path) -> None:
+    path, memory = tmp_path / "a.tar", tmp_path / "memory"
+    with tarfile.open(path, how) as tar:  # type: ignore[call-overload]
+        for name, content in PICTURES.items():
+            add(tar, f"./{name}", content)
+    for _ in range(2):
+        assert open_pictures(str(path), memory).find("./blue.png") == PICTURES["blue.png"]
+        assert len(list(memory.glob("*.tar"))) == 1
+    with pytest.raises(LaternaError, match="unpack the compressed tar file first"):
+        open_pictures(str(path))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LaternaError, match=r"a\.tar: (cannot be unpacked|neither a folder)"):
+        open_pictures(str(path), memory)
+    assert len(list(memory.iterdir())) == len(list(memory.glob("*.tar"))) + len(
+        list(memory.glob("*.json"))
+    )
+
+
+def test_a_name_in_an_archive_needs_no_dot(where: str) -> None:
+    pictures = open_pictures(where)
+    for name in ("./blue.png", ".//blue.png", "a/./red.png"):
+        found = pictures.find(name)
+        content = found.read_bytes() if isinstance(found, Path) else found
+        assert content == PICTURES["a/red.png" if "red" in name else "blue.png"]
+        assert pictures.identity("./blue.png") == pictures.identity("blue.png")

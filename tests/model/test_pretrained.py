@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from laterna.errors import LaternaError
@@ -18,7 +23,7 @@ def folder(tiny_models: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path) -> object:
+def load(folder: Path) -> Any:
     return load_weights(AutoModelForCausalLM, str(folder), what="language model")
 
 
@@ -36,8 +41,107 @@ def test_a_damaged_weight_file_is_named(folder: Path) -> None:
         load(folder)
 
 
-def test_pickled_weights_are_not_read(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+def pickled(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    torch.save(change(load_file(folder / "model.safetensors")), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(LaternaError, match="cannot read the language model"):
+    return folder
+
+
+def named(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda weights: {f"{prefix}{name}": weight for name, weight in weights.items()}
+
+
+READABLE: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "as they are": dict,
+    "state_dict": lambda weights: {"epoch": 3, "state_dict": weights},
+    "DDP": named("module."),
+    "torch.compile": named("_orig_mod."),
+    "both": named("module._orig_mod."),
+    "torch.compile of layers": lambda weights: {
+        name.replace("layers.0.", "layers.0._orig_mod."): weight for name, weight in weights.items()
+    },
+    "peft, merged": named("base_model.model."),
+}
+
+
+@pytest.mark.parametrize("how", READABLE)
+def test_pickled_weights_are_read_whatever_was_around_them(how: str, folder: Path) -> None:
+    expected = load(folder).state_dict()
+    found = load(pickled(folder, READABLE[how])).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_safetensors_are_unwrapped_too(folder: Path) -> None:
+    expected = load(folder).state_dict()
+    weights = named("module.")(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = load(folder).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+def test_sharded_pickles_are_read(folder: Path) -> None:
+    expected = load(folder).state_dict()
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    places = {name: f"pytorch_model-{len(name) % 2}.bin" for name in weights}
+    for shard in set(places.values()):
+        part = {name: weight for name, weight in weights.items() if places[name] == shard}
+        torch.save(part, folder / shard)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    found = load(folder).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    (folder / "pytorch_model-0.bin").unlink()
+    with pytest.raises(LaternaError, match=r"pytorch_model-0\.bin is missing, though py"):
         load(folder)
+
+
+class Anything:
+    """What a pickle of more than tensors holds."""
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+REFUSED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "more than tensors": (lambda w: w | {"x": Anything()}, "damaged or holds more than tensors"),
+    "a number": (lambda w: w | {"x": 3}, "x is no tensor, but `int`"),
+    "a list": (lambda w: [*w.values()], "holds no table of tensors"),
+    "ZeRO 3": (lambda w: w | {UP: torch.empty(0)}, f"{UP} is empty, as ZeRO's stage 3 leaves"),
+    "another shape": (
+        lambda w: w | {UP: torch.zeros(3, 5)},
+        f"1 weights of the language model are missing or of another shape, the first is {UP} of",
+    ),
+    "adapters": (
+        lambda w: w | {f"{UP.removesuffix('weight')}lora_A.weight": torch.zeros(2, 2)},
+        "adapters stand beside the weights; merge them first",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_cannot_be_read_says_what_it_is(how: str, folder: Path) -> None:
+    change, message = REFUSED[how]
+    with pytest.raises(LaternaError, match=re.escape(message)):
+        load(pickled(folder, change))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (0,)])
+def test_safetensors_of_another_shape_are_named(shape: tuple[int, ...], folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors") | {UP: torch.zeros(shape)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LaternaError) as error:
+        load(folder)
+    said = "run the zero_to_fp32.py" if 0 in shape else f"the first is {UP} of (3, 5) for ("
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_named(name: str, folder: Path) -> None:
+    if name == "pytorch_model.bin":
+        pickled(folder, dict)
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(LaternaError) as error:
+        load(folder)
+    assert str(error.value) == (
+        f"{folder / name}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
+    )

@@ -219,6 +219,7 @@ def test_a_pickle_of_more_than_tensors_is_not_run(
         ({"mm_projector_type": "ldpnet"}, "a projector of type 'ldpnet'"),
         ({"mm_projector_type": "mlp3x_gelu"}, "a mlp3x_gelu projector has the weights 0.weight"),
         ({"image_aspect_ratio": "anyres"}, "reads pictures in tiles"),
+        ({"mm_vision_tower": None}, "names no vision encoder .mm_vision_tower is null"),
         ({"mm_vision_select_feature": "all"}, "mm_vision_select_feature = 'all'"),
         ({"model_type": "llava_mpt"}, "of type 'llava_mpt'; known are llava, llava_llama"),
     ],
@@ -246,3 +247,40 @@ def test_a_missing_shard_is_named(
     (maker.folder / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(LaternaError, match=r"pytorch_model-00002-of-00002\.bin is missing"):
         load(maker.folder)
+
+
+def test_the_checkpoint_of_a_lora_run_on_its_way_is_named(tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(LaternaError, match="adapters alone, as a LoRA run leaves them in checkpo"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "base_model.model.", "_orig_mod.", "module._orig_mod."]
+)
+def test_names_that_training_wrapped_are_read(
+    prefix: str,
+    tiny_assistant: Assistant,
+    make: Callable[[Assistant], Maker],
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config()
+    weights = {**tiny_assistant.language.state_dict(), **maker.projector()}
+    wrapped = {f"{prefix}{name}": weight for name, weight in weights.items()}
+    torch.save({"state_dict": wrapped}, maker.folder / "pytorch_model.bin")
+    maker.tokenizer()
+    found = load(maker.folder).language.state_dict()
+    for name, weight in tiny_assistant.language.state_dict().items():
+        assert torch.equal(found[name], weight)
+
+
+def test_what_zero_left_empty_is_named(
+    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config()
+    empty = {name: torch.empty(0) for name in maker.projector()}
+    torch.save(empty, maker.folder / "mm_projector.bin")
+    with pytest.raises(LaternaError, match=r"mm_projector\.bin: .* is empty, as ZeRO's stage 3"):
+        load(maker.folder, language="x")

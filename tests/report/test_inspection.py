@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -130,3 +131,45 @@ def test_a_tally_keeps_few_examples() -> None:
         tally.add(str(number), [Finding(reason="truncated", sentence="x")])
     (reason,) = tally.reasons()
     assert (reason.count, [example.record for example in reason.examples]) == (9, ["0", "1", "2"])
+
+
+def test_rows_that_are_no_records_are_counted_and_told(tmp_path: Path) -> None:
+    said = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cup."}]
+    rows = [
+        {"id": 1, "conversations": said},
+        {"id": 2, "conversations": said, "video": "a.mp4"},
+        {"id": 3, "conversations": [said[0], {"from": "gpt", "value": ""}]},
+        {"id": 4, "conversations": said, "video": "b.mp4"},
+    ]
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    found = inspect_set(SourceSettings(data=str(path)))
+    assert found.coverage.records == 1
+    assert found.refused == (
+        (
+            "an answer is empty",
+            1,
+            "record 3 (line 1): an answer that is to be learned has no words",
+        ),
+        (
+            "asks about a video",
+            2,
+            "record 2 (line 1): the key `video` says that this row asks about a video",
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["../out.png", "{}/out.png", "pipe"])
+def test_the_page_shows_no_picture_from_outside_and_opens_no_pipe(
+    name: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    (tmp_path / "out.png").write_bytes(b"")
+    said = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A cup."}]
+    row = {"id": 1, "image": name.format(tmp_path), "conversations": said}
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps([row]), encoding="utf-8")
+    (specimen,) = inspect_set(SourceSettings(data=str(path)), pictures=folder).specimens
+    assert specimen.picture is None

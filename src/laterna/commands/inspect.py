@@ -18,6 +18,8 @@ from laterna.scenes.readers import FormatName
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from laterna.records import Sample
+
 
 class Inspect(Command, frozen=True, kw_only=True):
     """Show what a set of instructions asks about, how long its answers are, and what is learned.
@@ -31,7 +33,8 @@ class Inspect(Command, frozen=True, kw_only=True):
     """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
     dataset, or `hub:OWNER/NAME`."""
     form: str = "auto"
-    """What a row is: `records`, `conversations`, `messages`; `auto` sees it from the columns."""
+    """What a row is: `records`, `conversations`, `messages`, `texts`, `alpaca`, `vqa`; `auto` sees
+    it from the columns."""
     subset: str = ""
     """Configuration of a hub's dataset that has several."""
     split: str = "train"
@@ -110,6 +113,10 @@ class Inspect(Command, frozen=True, kw_only=True):
         coverage = content.coverage
         for table in (kind_table(coverage), coverage_table(coverage), length_table(coverage)):
             console.print(table)
+        refused = [
+            f"{count} × {reason}; the first: {said}" for reason, count, said in content.refused
+        ]
+        show_some("rows refused", refused)
         unknown = [f"{number} records: {reason}" for reason, number in content.unknown_proxies]
         show_some("cost", [f"{model}: {spent}" for model, spent in content.cost])
         rejected = [f"{reason.name}: {reason.count}" for reason in content.rejects or ()]
@@ -150,9 +157,11 @@ class Inspect(Command, frozen=True, kw_only=True):
         return SourceSettings(data=self.file, form=self.form, subset=self.subset, split=self.split)
 
     def _show_masks(self, console: Console) -> str:
-        from laterna.data.chat import load_template
-        from laterna.data.masking import tokenise
-        from laterna.data.sources import read_records
+        from laterna.data.chat import UnusableError, load_template
+        from laterna.data.preparation.checking import not_one_caption
+        from laterna.data.preparation.tokens import check_record
+        from laterna.data.sources import read_rows
+        from laterna.data.sources.rows import Unreadable
         from laterna.model.checkpoint import read_manifest
         from laterna.model.language import load_tokenizer
         from laterna.recipe import LanguageSettings
@@ -167,10 +176,17 @@ class Inspect(Command, frozen=True, kw_only=True):
             template = load_template(self.template, tokenizer)
         else:
             template = (self.checkpoint / "template.jinja").read_text(encoding="utf-8")
-        samples = []
-        for record in islice(read_records(self._source()), self.masks):
-            samples.append(tokenise(record, tokenizer, template))
-            console.print(token_view(samples[-1], tokenizer.decode), soft_wrap=True)
+        samples: list[Sample] = []
+        for row in islice(read_rows(self._source()), self.masks):
+            if isinstance(row, Unreadable):
+                console.print(f"refused: {row.message}", markup=False)
+                continue
+            checked = not_one_caption(row, template) or check_record(row, tokenizer, template)
+            if isinstance(checked, UnusableError):
+                console.print(f"refused: {checked}", markup=False)
+                continue
+            samples.append(checked)
+            console.print(token_view(checked, tokenizer.decode), soft_wrap=True)
         line = f"showed {len(samples)} records of {self.file}; ⟦learned⟧, ▣ a picture"
         if self.html is None:
             return line

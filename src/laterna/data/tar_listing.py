@@ -6,6 +6,7 @@ seconds. The list is kept as JSON, known by the file's place and stamp (`digests
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 import time
 from hashlib import sha256
@@ -53,7 +54,7 @@ def _walk(path: Path) -> Members:
             for member in archive:
                 if not member.isfile():
                     continue
-                name = member.name.removeprefix("./")
+                name = posixpath.normpath(member.name)
                 if name in members:
                     raise LaternaError(f"{path}: {name} is in it twice; which is meant?")
                 members[name] = (member.offset_data, member.size)

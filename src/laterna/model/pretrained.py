@@ -1,8 +1,14 @@
-"""Reading Hugging Face parts from a folder or the hub: whole and as safetensors, or not at all."""
+"""Reading Hugging Face parts from a folder or the hub: whole, or not at all.
+
+Weights are safetensors, or pickles (`.bin`) where there are no others. These are read with
+`weights_only=True`, which makes tensors and nothing else.
+"""
 
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +16,33 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from laterna.errors import LaternaError
 
 T = TypeVar("T")
+
+INDEXES = {
+    SAFE_WEIGHTS_INDEX_NAME: SAFE_WEIGHTS_NAME,
+    "pytorch_model.bin.index.json": "pytorch_model.bin",
+}
+"""Index of a sharded checkpoint, and the file that stands there when it is not sharded."""
+POINTER = b"version https://git-lfs"
+"""What a file begins with that Git LFS put into the place of a large one."""
+_AROUND = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training programs keep the weights in a file of more."""
+_WRAPPERS = re.compile(
+    r"^(?:module\.|base_model\.model\.)+|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
+)
+"""What DDP, peft, torch.compile, FSDP and activation checkpointing put into weights' names."""
+_EMPTY = (
+    "{name} is empty, as ZeRO's stage 3 leaves weights that it did not gather; run the "
+    "zero_to_fp32.py that DeepSpeed put beside its checkpoint"
+)
 
 
 def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
@@ -28,11 +54,22 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
         with quiet_transformers():
             return read()
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        for pointer in pointers_in(Path(source)):
+            raise LaternaError(
+                f"{pointer}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise LaternaError(
             f"{source}: cannot read the {what}: {reason}. "
             "Give a folder or hub id that holds it as config.json and safetensors"
         ) from error
+
+
+def pointers_in(place: Path) -> Iterator[Path]:
+    """Yield the files, of a folder or this one, that are pointers of Git LFS."""
+    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
+            yield path
 
 
 def no_config(source: str, what: str, error: Exception) -> LaternaError:
@@ -54,32 +91,149 @@ def load_weights(
     weights: dict[str, Tensor] | None = None,
     **options: Any,
 ) -> Any:
-    """Load a model in float32, from safetensors only, and insist that every weight was there.
+    """Load a model in float32, and insist that every weight was there.
 
     transformers fills a missing weight with random numbers and a warning; here it is an error.
     `weights` were read from the source already, and need a `config` beside them; other `options`
     go to `from_pretrained` too. Raises LaternaError when the source is missing or lacks weights.
     """
+    if weights is None and "gguf_file" not in options and _only_pickled(source):
+        weights = unwrapped(sharded_tensors_of(source))
 
     def read() -> tuple[Any, dict[str, Any]]:
-        model, info = model_class.from_pretrained(
+        chosen = model_class
+        if weights is not None:
+            config = options.get("config") or AutoConfig.from_pretrained(source)
+            options["config"] = config
+            if chosen is AutoModelForCausalLM:  # which needs a place to read from
+                chosen = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model, info = chosen.from_pretrained(
             source if weights is None else None,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
             state_dict=weights,
+            ignore_mismatched_sizes=True,  # they are told below, by name
             **options,
         )
         return model, info
 
     model, info = read_part(read, source=source, what=what)
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if info["missing_keys"] and weights is None and any(map(_wrapped, info["unexpected_keys"])):
+        found = unwrapped(sharded_tensors_of(source))
+        return load_weights(model_class, source, what=what, weights=found, **options)
+    _insist_on_all(info, source, what)
+    return model.eval()
+
+
+def _insist_on_all(info: dict[str, Any], source: str, what: str) -> None:
+    other = sorted(info["mismatched_keys"])
+    if any(0 in shape for _, shape, _ in other):
+        raise LaternaError(f"{source}: {_EMPTY.format(name=other[0][0])}")
+    shapes = [f"{name} of {tuple(had)} for {tuple(needed)}" for name, had, needed in other]
+    lacking = sorted(info["missing_keys"]) + shapes
     if lacking:
         raise LaternaError(
             f"{source}: {len(lacking)} weights of the {what} are missing or of another shape, "
             f"the first is {lacking[0]}; the files do not belong together, fetch them again"
         )
-    return model.eval()
+
+
+def _wrapped(name: str) -> bool:
+    return _WRAPPERS.search(name) is not None
+
+
+def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights by the names they have in their model, whatever was around it in training.
+
+    Raises LaternaError for a model that still has its adapters beside its weights.
+    """
+    for name in weights:
+        if ".lora_" in name:
+            raise LaternaError(
+                f"{name}: adapters stand beside the weights; merge them first (in peft, "
+                "`merge_and_unload`), or give the base and the adapters in folders of their own"
+            )
+    return {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
+
+
+def _only_pickled(source: str) -> bool:
+    there = [any(file_of(source, name) is not None for name in pair) for pair in INDEXES.items()]
+    return there == [False, True]
+
+
+def sharded_tensors_of(source: str) -> dict[str, Tensor]:
+    """Read a whole checkpoint, sharded or not, safetensors first; nothing when none is there.
+
+    Raises LaternaError for a missing or damaged file, and for a pickle of more than tensors.
+    """
+    for index, single in INDEXES.items():
+        if (path := file_of(source, single)) is not None:
+            return tensors_in(path)
+        if (listing := file_of(source, index)) is None:
+            continue
+        tensors: dict[str, Tensor] = {}
+        for shard in sorted(set(json.loads(listing.read_bytes())["weight_map"].values())):
+            path = file_of(source, shard)
+            if path is None:
+                raise LaternaError(f"{source}: {shard} is missing, though {index} names it")
+            tensors.update(tensors_in(path))
+        return tensors
+    return {}
+
+
+def file_of(source: str, name: str) -> Path | None:
+    """Return where a folder's or hub id's file lies; None where there is none."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    found = read_part(
+        lambda: cached_file(
+            source,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        ),
+        source=source,
+        what=name,
+    )
+    return Path(found) if found else None
+
+
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """Read a file of tensors, in float32, by the names that stand in it.
+
+    Raises LaternaError for a damaged file, a pickle of more than tensors, a pointer of Git LFS, and
+    for the empty tensors that ZeRO's stage 3 leaves.
+    """
+
+    def read() -> Any:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        for pointer in pointers_in(path):
+            raise ValueError(f"{pointer} is a pointer of Git LFS")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+    try:
+        found = read_part(read, source=str(path), what="weights")
+    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError) as error:
+        # torch's words for a pickle that it refuses tell how to open it all the same.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "" if refused else ": " + " ".join(str(error).split())[:200]
+        raise LaternaError(
+            f"{path}: not read, for it is damaged or holds more than tensors{reason}"
+        ) from error
+    if isinstance(found, dict):
+        inside = (found[key] for key in _AROUND if isinstance(found.get(key), dict))
+        found = next(inside, found)
+    if not isinstance(found, dict):
+        raise LaternaError(f"{path}: holds no table of tensors")
+    for name, weight in found.items():
+        if not isinstance(weight, Tensor):
+            raise LaternaError(f"{path}: {name} is no tensor, but `{type(weight).__name__}`")
+        if not weight.numel():
+            raise LaternaError(f"{path}: {_EMPTY.format(name=name)}")
+    return {name: weight.to(torch.float32) for name, weight in found.items()}
 
 
 def read_tensors(source: str, prefixes: tuple[str, ...], *, what: str) -> dict[str, Tensor]:
@@ -88,6 +242,10 @@ def read_tensors(source: str, prefixes: tuple[str, ...], *, what: str) -> dict[s
     Of a sharded checkpoint only the shards that hold them are opened, and fetched from the hub.
     Raises LaternaError when the source has no safetensors or a file cannot be read.
     """
+
+    if _only_pickled(source):
+        whole = unwrapped(sharded_tensors_of(source))
+        return {name: weight for name, weight in whole.items() if name.startswith(prefixes)}
 
     def read() -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}

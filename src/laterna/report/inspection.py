@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from laterna.analysis.coverage import CoverageCounter, exchanges_of
 from laterna.analysis.proxy_lookup import ProxyLookup
-from laterna.data.sources import read_records
+from laterna.data.picture_files import OutsidePictureError, PictureFolder
+from laterna.data.sources import read_rows
+from laterna.data.sources.rows import Unreadable
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
@@ -91,7 +94,7 @@ def inspect_set(
     specimens: int = 24,
     seed: int = 0,
 ) -> SynthesisContent:
-    """Read a source of records once and return what there is to show of it.
+    """Read a source of records once, as training does, and return what there is to show of it.
 
     `scenes` are what the teacher was shown: with them, support is counted and every record is
     checked again. `pictures` is the folder of the record's pictures, `rejects` the JSON lines of
@@ -100,9 +103,9 @@ def inspect_set(
     cannot be read.
     """
     shown = ProxyLookup(scenes or (), pictures)
-    counter, again, sample = CoverageCounter(), Tally(), Sample(specimens, seed)
-    checked = 0
-    for record in read_records(source):
+    counter, again, sample, checked = CoverageCounter(), Tally(), Sample(specimens, seed), 0
+    refused: dict[str, tuple[int, str]] = {}
+    for record in _records(source, refused):
         counter.add(record, shown(record) if scenes is not None else None)
         sample.add(record)
         scene = shown.scene(record)
@@ -121,8 +124,21 @@ def inspect_set(
         found=again.reasons(),
         rejects=_read_rejects(rejects) if rejects else None,
         cost=cost,
+        refused=tuple((reason, *said) for reason, said in sorted(refused.items())),
         specimens=tuple(_specimen(record, shown, pictures) for record in sample.records()),
     )
+
+
+def _records(
+    source: SourceSettings, refused: dict[str, tuple[int, str]]
+) -> Iterator[InstructionRecord]:
+    """Yield the records of a source, and count the rows that are none, with the first message."""
+    for row in read_rows(source):
+        if isinstance(row, Unreadable):
+            number, first = refused.get(row.reason, (0, row.message))
+            refused[row.reason] = number + 1, first
+        else:
+            yield row
 
 
 def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
@@ -153,8 +169,12 @@ def _picture(record: InstructionRecord, pictures: Path | None) -> Path | None:
     if pictures is None or not record.pictures:
         return None
     name = PurePosixPath(record.pictures[0])
-    found = (pictures / part for part in (name, name.name) if (pictures / part).is_file())
-    return next(found, None)
+    folder = PictureFolder(pictures)
+    for part in (str(name), name.name):
+        with suppress(OutsidePictureError, OSError):
+            if (found := folder.find(part)).is_file():
+                return found
+    return None
 
 
 def _read_rejects(path: Path) -> tuple[Reason, ...]:

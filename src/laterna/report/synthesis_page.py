@@ -80,6 +80,8 @@ class SynthesisContent(Record):
     specimens: tuple[Specimen, ...]
     rejects: tuple[Reason, ...] | None = None
     """What the synthesis did not use; None where its file was not given."""
+    refused: tuple[tuple[str, int, str], ...] = ()
+    """Why rows are no records, of how many, and what is said of the first."""
     cost: NamedTexts = ()
     """Requests, tokens and money, as they were counted."""
 

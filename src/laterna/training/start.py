@@ -13,6 +13,7 @@ from laterna.files import recover
 from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.checkpoint import MANIFEST, load_checkpoint, read_manifest
 from laterna.model.exchange.files import tensors_of
+from laterna.model.pretrained import unwrapped
 from laterna.recipe import Recipe
 from laterna.records import Batch
 
@@ -79,7 +80,7 @@ def fit_connector(assistant: Assistant, batches: Iterable[Batch]) -> None:
 
 
 def _take_connector(assistant: Assistant, path: Path) -> None:
-    found = tensors_of(str(path.parent), [path.name])
+    found = unwrapped(tensors_of(str(path.parent), [path.name]))
     state = dict(assistant.connector.state_dict())
     given = _named_as(list(state), found)
     wrong = [

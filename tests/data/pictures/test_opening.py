@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +121,7 @@ def test_a_file_that_is_no_picture_is_named(read, tmp_path: Path) -> None:
         read(tmp_path / "a.png")
     with pytest.raises(MissingPictureError, match=r"b\.png: no such picture"):
         read(tmp_path / "b.png")
-    with pytest.raises(LaternaError, match=r"cannot be read as a picture: .*directory"):
+    with pytest.raises(LaternaError, match=r"not a file, but a folder, a pipe, a socket or a"):
         read(tmp_path)
 
 
@@ -134,3 +136,21 @@ def test_a_bomb_is_refused_before_it_is_opened(
     halves(10, 10).save(tmp_path / "many.png")
     with pytest.raises(LaternaError, match=r"many\.png: 10×10 pixels is too large"):
         read(tmp_path / "many.png")
+
+
+@pytest.mark.parametrize("read", [load_picture, check_picture, picture_size])
+def test_pipes_sockets_and_devices_are_never_opened(read, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/zero")):
+            with pytest.raises(LaternaError, match=f"{path}: not a file, but a folder, a pipe"):
+                read(path)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    content = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (tmp_path / "a.png").write_bytes(content)
+    for source in (tmp_path / "a.png", content):
+        with pytest.raises(LaternaError, match=r"a\.png: .* a pointer of Git LFS, not the picture"):
+            load_picture(source, "a.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
@@ -62,6 +63,7 @@ def test_a_picture_of_two_sources_is_held_out_in_both(maker: Any, images: str) -
     one = maker.source([record_of(f"a{n}", f"{n}.png") for n in range(20)], images)
     two = maker.source([record_of(f"b{n}", f"{name}/{n}.png") for n in range(20)], above, weight=2)
     three = maker.source([record_of(f"c{n}", f"l{n}.png") for n in range(10)], str(links))
+    three = msgspec.structs.replace(three, allow_outside=True)
     result = maker.prepare(one, two, three, held_out=0.2)
     held = [sample.id for sample in result.held_out]
     shown = {int(name[1:]) for name in held}

@@ -85,7 +85,7 @@ def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
     }
     assert next(iter(result.dropped)) == "picture missing"
     assert result.examples["picture missing"].startswith(f"record gone: {images}/gone.jpg: no such")
-    assert result.examples["not JSON"].startswith("JSON is malformed")
+    assert result.examples["not JSON"].startswith("row 13 (line 13): not JSON: JSON is malf")
 
 
 def test_an_empty_picture_name_is_no_picture(maker: Any, images: str) -> None:
@@ -137,7 +137,7 @@ def test_samples_come_back_as_they_were_made(maker: Any, images: str) -> None:
     none = InstructionRecord(
         id="none",
         pictures=(),
-        turns=(Turn(role="user", text="Hi"), Turn(role="assistant", text="", loss=True)),
+        turns=(Turn(role="user", text="Hi"), Turn(role="assistant", text="Hi.", loss=True)),
     )
     records = [two, none, record_of("one")]
     result = maker.prepare(maker.source(records, images))
@@ -346,7 +346,7 @@ def test_a_killed_preparation_goes_on_where_it_was(
 def test_processes_prepare_what_one_does(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "ALONE", 2)
     monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 7)
-    records = [record_of(f"r{number}", "cup " * (number % 9)) for number in range(60)]
+    records = [record_of(f"r{number}", "cup " * (1 + number % 9)) for number in range(60)]
     records[33] = record_of("bad", "<|im_end|>")
     source = maker.source(records)
     alone = maker.prepare(source)

@@ -95,7 +95,7 @@ def test_records_that_come_twice_share_with_themselves(
 CHATS = st.sampled_from(
     [
         ("<image>\nWhat?", "A cup."),
-        ("<image>\nWhich?", ""),
+        ("<image>\nWhich?", "-"),
         ("Is <image> it?", "No."),
         ("Is <image> not?", "No."),
         ("Hello.", "Hi.", "<image>", "A cup."),

@@ -118,7 +118,7 @@ def test_json_lines_of_llavas_rows(tmp_path: Path) -> None:
             "a <image> b",
         ),
         ([{"type": "image"}], "<image>"),
-        ([{"type": "text", "text": ""}], ""),
+        ([{"type": "text", "text": ""}], "<image>\n"),
     ],
 )
 def test_parts_of_a_message(content: object, text: str, tmp_path: Path) -> None:
@@ -206,27 +206,36 @@ def test_the_hub_is_asked_for_the_id_and_streamed(
     [
         (
             {"id": 3, "image": "a.png", "conversations": [{"from": "bot", "value": "x"}]},
-            "record 3: unknown role 'bot'; known roles are: human, gpt, system",
+            "record 3 (line 1): unknown role 'bot'; known roles are: human, gpt, system",
         ),
-        ({"id": "k", "conversations": []}, "record k: `conversations` is empty"),
-        ({"id": "k", "conversations": [{"from": "gpt", "value": 1}]}, "record k: Expected `str`"),
-        ({"id": "k", "conversations": [ANSWER], "kind": "joke"}, "record k: Invalid enum value"),
+        ({"id": "k", "conversations": []}, "record k (line 1): there are no turns"),
+        (
+            {"id": "k", "conversations": [{"from": "gpt", "value": 1}]},
+            "record k (line 1): Expected `str`, got `int`: the words of a turn",
+        ),
+        (
+            {"id": "k", "conversations": [ANSWER], "kind": "joke"},
+            "record k (line 1): Invalid enum value",
+        ),
         (
             {"conversations": [ASK], "image": {"bytes": None, "path": None}},
-            "row 1: a picture has neither bytes nor a path",
+            "row 1 (line 1): a picture has neither bytes nor a path",
         ),
         (
             {"conversations": [ASK], "image": {"bytes": None, "path": ""}},
-            "row 1: a picture has neither bytes nor a path",
+            "row 1 (line 1): a picture has neither bytes nor a path",
         ),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "row 1: unknown role 'tool'"),
-        ({"messages": []}, "row 1: `messages` is empty"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "row 1 (line 1): unknown role 'tool'"),
+        ({"messages": []}, "row 1 (line 1): there are no turns"),
         (
-            {"id": 1, "messages": [{"role": "user", "content": [{"type": "video"}]}]},
-            "record 1: a part of type 'video' has no text and is no picture",
+            {"id": 1, "messages": [{"role": "user", "content": [{"type": "film"}]}]},
+            "record 1 (line 1): a part of type 'film' has no text and is no picture",
         ),
-        ({"id": "k", "pictures": [], "turns": []}, "record k: `turns` is empty"),
-        ({"id": "k", "pictures": [], "turns": [], "x": 1}, "record k: Object contains unknown"),
+        ({"id": "k", "pictures": [], "turns": []}, "record k (line 1): there are no turns"),
+        (
+            {"id": "k", "pictures": [], "turns": [], "x": 1},
+            "record k (line 1): Object contains unknown",
+        ),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
@@ -243,9 +252,9 @@ def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
         (b"{}", "the first row has the columns none"),
         (b'{"id": 1}', "the first row has the columns id; just one of these must be among them"),
         (b'[{"turns": 1, "messages": 2}]', "the first row has the columns turns, messages; just"),
-        (b"\xff\xfe", "neither a JSON list, nor JSON lines, nor a Parquet file"),
-        (b"", "neither a JSON list"),
-        (b'[{"id": 1', "not a JSON list of records after row 0"),
+        (b"\xff\xfe", "neither JSON "),
+        (b"", "neither JSON "),
+        (b'[{"id": 1', "line 1: row 1, which begins here, has no end"),
         (b"[1, 2]", "row 1 is no JSON object"),
         (b'{"caf\xe9": 1}', "row 1 is no JSON object"),
         (b"PAR1", "not a Parquet file that can be read"),
@@ -261,7 +270,9 @@ def test_a_bad_file_is_named_at_the_call(tmp_path: Path, content: bytes, message
 def test_a_missing_file_and_an_unknown_form_are_named(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"none\.json: cannot be read: No such file"):
         read_records(tmp_path / "none.json")
-    with pytest.raises(LaternaError, match="known are: auto, records, conversations, messages"):
+    with pytest.raises(
+        LaternaError, match="known are: auto, records, conversations, messages, texts, alpaca, vqa"
+    ):
         read_records(SourceSettings(data=str(written(tmp_path, [])), form="llava"))
 
 

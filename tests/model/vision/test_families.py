@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionModel,
     OPTConfig,
     Siglip2VisionConfig,
     SiglipConfig,
@@ -253,11 +257,36 @@ def test_the_vision_half_of_a_whole_siglip_and_a_whole_blip2_is_taken(tmp_path: 
     FAMILIES["blip-2"].processor(size={"height": 28, "width": 28}).save_pretrained(
         tmp_path / "blip"
     )
-    for whole, folder in ((siglip, "siglip"), (blip, "blip")):
-        tower = load_vision(VisionSettings(source=str(tmp_path / folder), layer=-1))
-        weights = tower.weights()
-        for name, weight in whole.vision_model.state_dict().items():
-            assert torch.equal(weights[name], weight)
+    for whole, folder in ((siglip, tmp_path / "siglip"), (blip, tmp_path / "blip")):
+        for pickled in (False, True):
+            if pickled:
+                for path in folder.glob("model*.safetensors*"):
+                    path.unlink()
+                torch.save(whole.state_dict(), folder / "pytorch_model.bin")
+            weights = load_vision(VisionSettings(source=str(folder), layer=-1)).weights()
+            for name, weight in whole.vision_model.state_dict().items():
+                assert torch.equal(weights[name], weight)
+
+
+@pytest.mark.parametrize("part", [CLIPModel, CLIPVisionModel])
+def test_clip_is_read_from_a_pickle_as_openai_published_it(part: Any, tmp_path: Path) -> None:
+    vision = {**TRANSFORMER, "intermediate_size": 48}
+    text = {"hidden_size": 24, "intermediate_size": 8, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "vocab_size": 9}
+    whole = CLIPConfig(text_config=text, vision_config=vision)
+    model = part(whole if part is CLIPModel else whole.vision_config)
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    size = {"height": 28, "width": 28}
+    FAMILIES["clip"].processor(size=size, crop_size=size).save_pretrained(tmp_path)
+    weights = load_vision(VisionSettings(source=str(tmp_path))).weights()
+    own = {
+        name.removeprefix("vision_model."): weight
+        for name, weight in model.state_dict().items()
+        if not name.startswith(("text_", "visual_", "logit_"))
+    }
+    assert weights and weights.keys() <= own.keys()
+    assert all(torch.equal(weight, own[name]) for name, weight in weights.items())
 
 
 def test_naflex_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,14 @@ def picture_size(source: Path | bytes, name: str = "") -> tuple[int, int]:
         return shape_of(picture).turned
 
 
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:64]
+    with suppress(OSError, ValueError), source.open("rb") as file:
+        return file.read(64)
+    return b""
+
+
 def _read(source: Path | bytes, name: str, *, coarse: bool) -> Image.Image:
     """Read a picture; `coarse`: at the lowest resolution that its format can be decoded at."""
     with _opened(source, name) as picture:
@@ -70,6 +80,8 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     if isinstance(source, Path):
         name = str(source)
     try:
+        if isinstance(source, Path):
+            _refuse_what_is_no_file(source)
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as picture:
             _refuse_bomb(picture, name)
             yield picture
@@ -79,7 +91,17 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
         raise LaternaError(f"{name}: picture too large to open: {error}") from error
     except DAMAGE as error:
         reason = _WHERE_PILLOW_READS.sub("", str(error))
+        if _head(source).startswith(b"version https://git-lfs"):
+            reason = "a pointer of Git LFS, not the picture; fetch it with `git lfs pull`"
         raise LaternaError(f"{name}: cannot be read as a picture: {reason}") from error
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    """Raise LaternaError for a folder, a pipe, a socket or a device, before it is opened: some
+    never end, some wait for ever. Raises OSError.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  (pathlib's is slower)
+        raise LaternaError(f"{path}: not a file, but a folder, a pipe, a socket or a device")
 
 
 def _refuse_bomb(picture: Image.Image, name: str) -> None:

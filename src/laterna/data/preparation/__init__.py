@@ -101,7 +101,7 @@ def prepare(
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
-        pictures.append(KeptPictures(place, settings.pictures))
+        pictures.append(KeptPictures(place, settings.pictures, settings.allow_outside))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens))
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
@@ -149,13 +149,14 @@ def _prepare_source(
     digest = contents.digest(settings.data)
     model = cache.tokenizer_digest(tokenizer)
     where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
+    where += "\n+" if settings.allow_outside else ""
     key = cache.cache_key(
         digest, source.form, settings.subset, settings.split, where, model, template
     )
     place = folder / key
     with _alone_in(place):
         if cache.read_manifest(place) is not None:
-            changed = _first_changed(place, settings.pictures)
+            changed = _first_changed(place, settings)
             if changed is None:
                 return place
             cache.forget_from(place, changed)
@@ -164,12 +165,13 @@ def _prepare_source(
             template=template,
             prepared=str(place),
             pictures=settings.pictures,
+            allow_outside=settings.allow_outside,
         )
         _fill(place, source, job, tokenizer, _processes(workers), progress)
     return place
 
 
-def _first_changed(place: Path, where: str) -> int | None:
+def _first_changed(place: Path, settings: SourceSettings) -> int | None:
     """Return the first part in which a record was dropped for a picture whose file is another now,
     or is there at last.
     """
@@ -177,7 +179,7 @@ def _first_changed(place: Path, where: str) -> int | None:
     faults = [(number, one) for number, part in parts for one in part.dropped if one.picture]
     if not faults:
         return None  # and nothing is opened
-    pictures = KeptPictures(place, where)
+    pictures = KeptPictures(place, settings.pictures, settings.allow_outside)
     changed = (number for number, one in faults if pictures.stamp_now(one.picture) != one.stamp)
     return next(changed, None)
 

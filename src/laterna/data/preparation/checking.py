@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from laterna.data.chat import UnusableError
+from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError
 from laterna.data.digests import Stamp, stamp_of
-from laterna.data.picture_files import open_pictures
+from laterna.data.picture_files import OutsidePictureError, PictureFiles, open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
 from laterna.data.sources import FORMS
-from laterna.data.sources.rows import Chunk, Unreadable, read_chunk
+from laterna.data.sources.rows import (
+    PICTURE_DIGITS,
+    Chunk,
+    Unreadable,
+    read_chunk,
+    shortened,
+)
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.records import InstructionRecord, Record
@@ -26,6 +33,7 @@ EMBEDDED = "pictures"
 """Folder of a prepared set: pictures that stood in its rows."""
 LISTINGS = "listings"
 """Folder beside the prepared sets: what is in the tar files of their pictures."""
+_DIGEST = re.compile(f"[0-9a-f]{{{PICTURE_DIGITS}}}")
 KNOWN_PICTURES = 1 << 16
 """Pictures whose sizes are remembered, for the records that share them."""
 
@@ -55,6 +63,8 @@ class Job(Record, frozen=True):
     """Folder of the set that is made; pictures which stand in the rows are written there."""
     pictures: str = ""
     """Where the other pictures are; empty: they are not looked at."""
+    allow_outside: bool = False
+    """Whether they may lie outside that folder."""
 
 
 class Checked(Record, frozen=True):
@@ -71,7 +81,7 @@ class Checker:
         """Raise LaternaError where the pictures cannot be opened."""
         self.job = job
         self.tokeniser = Tokeniser(tokenizer, job.template)
-        self.pictures = KeptPictures(Path(job.prepared), job.pictures)
+        self.pictures = KeptPictures(Path(job.prepared), job.pictures, job.allow_outside)
         self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
 
     def check(self, chunk: Chunk) -> tuple[list[Checked], list[Dropped]]:
@@ -87,13 +97,15 @@ class Checker:
                 continue
             for name, content in row.embedded.items():
                 self._keep(name, content)
+            if (fault := not_one_caption(row.record, self.job.template)) is not None:
+                dropped.append(_dropped(row.record, fault))
+                continue
             records.append(row.record)
         kept: list[Checked] = []
         outcomes = self.tokeniser.tokenise(records)
         for record, outcome in zip(records, outcomes, strict=True):
             if isinstance(outcome, UnusableError):
-                fault = Dropped(id=record.id, reason=outcome.reason, message=str(outcome))
-                dropped.append(fault)
+                dropped.append(_dropped(record, outcome))
                 continue
             found = self._with_sizes(outcome)
             if isinstance(found, Checked):
@@ -116,7 +128,7 @@ class Checker:
                 return Dropped(
                     id=tokens.id,
                     reason=found.reason,
-                    message=f"record {tokens.id}: {found}",
+                    message=shortened(f"record {tokens.id}: {found}"),
                     picture=name,
                     stamp=self.pictures.stamp_now(name),
                 )
@@ -125,7 +137,7 @@ class Checker:
 
     def _look_once(self, name: str) -> Size | UnusableError:
         """Read a picture to its end and return its size, or what is wrong with it."""
-        if not self.job.pictures and not (self.pictures.embedded / name).is_file():
+        if not self.job.pictures and not self.pictures.holds(name):
             return UNCHECKED
         try:
             source = self.pictures.find(name)
@@ -133,20 +145,46 @@ class Checker:
             return picture_size(source, name)
         except MissingPictureError as error:
             return UnusableError("picture missing", str(error))
+        except OutsidePictureError as error:
+            return UnusableError("picture outside the picture folder", str(error))
         except LaternaError as error:
             return UnusableError("picture cannot be read", str(error))
+
+
+@cache
+def _plain() -> str:
+    return SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+
+
+def not_one_caption(record: InstructionRecord, template: str) -> UnusableError | None:
+    """Say why the template `plain`, which drops the user's words, cannot teach a record: as LLaVA
+    asserts, it is for one picture and its caption. None for other templates.
+    """
+    roles = [turn.role for turn in record.turns]
+    if template != _plain() or (len(record.pictures) == 1 and roles == ["user", "assistant"]):
+        return None
+    return UnusableError(
+        "not one picture and one answer, which is all that the template plain shows",
+        f"record {record.id}: plain shows one picture and one answer, and nothing that is asked; "
+        f"this has {len(record.pictures)} pictures, and turns of {', '.join(roles[:6])}",
+    )
+
+
+def _dropped(record: InstructionRecord, fault: UnusableError) -> Dropped:
+    return Dropped(id=record.id, reason=fault.reason, message=shortened(str(fault)))
 
 
 class KeptPictures:
     """The pictures of a source: those that stood in its rows, and those of its place."""
 
-    def __init__(self, prepared: Path, where: str) -> None:
+    def __init__(self, prepared: Path, where: str, allow_outside: bool = False) -> None:
         """Open what a `pictures` setting names, if anything, beside those in a prepared set.
 
         Raises LaternaError as `open_pictures` does.
         """
         self.embedded = prepared / EMBEDDED
-        self.pictures = open_pictures(where, prepared.parent / LISTINGS) if where else None
+        listings = prepared.parent / LISTINGS
+        self.pictures = open_pictures(where, listings, allow_outside) if where else None
 
     @property
     def where(self) -> str:
@@ -156,28 +194,32 @@ class KeptPictures:
 
     def find(self, name: str) -> Path | bytes:
         """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
-        kept = self.embedded / name
-        if kept.is_file() or self.pictures is None:
-            return kept
-        return self.pictures.find(name)
+        return self.embedded / name if self.holds(name) else self._others().find(name)
+
+    def holds(self, name: str) -> bool:
+        """Say whether a picture of this name stood in a row."""
+        return bool(_DIGEST.fullmatch(name)) and (self.embedded / name).is_file()
 
     def stamp(self, name: str) -> Stamp:
         """Return the stamp of the file that holds a picture. Raises OSError."""
-        kept = self.embedded / name
-        if self.pictures is None or kept.is_file():
-            return stamp_of(kept)
-        return self.pictures.stamp(name)
+        if self.holds(name):
+            return stamp_of(self.embedded / name)
+        return self._others().stamp(name)
 
     def stamp_now(self, name: str) -> Stamp | None:
         """Return the same; None where there is no such picture."""
         try:
             return self.stamp(name)
-        except (OSError, MissingPictureError):
+        except (OSError, LaternaError):
             return None
 
     def identity(self, name: str) -> str:
         """Return a picture's name where it stood in a row, for that is a digest of its bytes."""
-        kept = self.embedded / name
-        if kept.is_file():
+        if self.holds(name):
             return name
-        return str(kept) if self.pictures is None else self.pictures.identity(name)
+        return str(self.embedded / name) if self.pictures is None else self.pictures.identity(name)
+
+    def _others(self) -> PictureFiles:
+        if self.pictures is None:
+            raise MissingPictureError("no `pictures` say where the pictures are")
+        return self.pictures

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import msgspec
 
-from laterna.data.sources.rows import Form, Reading, UnreadableRowError
-from laterna.records import InstructionRecord, Kind, Provenance, Turn
+from laterna.data.sources.rows import Columns, Form, Reading, decode_json, pictures_in
+from laterna.records import InstructionRecord
 
 
-class Own(Form, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A row with the fields of `InstructionRecord`, as `synthesize --form jsonl` writes it."""
+def _read(row: bytes | Columns, place: str) -> Reading:
+    """Read a row with the fields of `InstructionRecord`, as `synthesize --form jsonl` writes it."""
+    del place  # the form requires an id
+    try:
+        if isinstance(row, bytes):
+            record = msgspec.json.decode(row, type=InstructionRecord)
+        else:
+            record = msgspec.convert(row, InstructionRecord)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        assert isinstance(row, bytes)
+        record = msgspec.convert(decode_json(row), InstructionRecord)
+    pictures = pictures_in(list(record.pictures))
+    return Reading.of(record.id, record.turns, pictures, record.kind, record.provenance)
 
-    column: ClassVar[str] = "turns"
 
-    id: str
-    pictures: tuple[str, ...]
-    turns: tuple[Turn, ...]
-    kind: Kind | None = None
-    provenance: Provenance | None = None
-
-    def reading(self, place: str) -> Reading:
-        """Return the row's record. Raises UnreadableRowError for a row without turns."""
-        del place  # the form requires an id
-        if not self.turns:
-            raise UnreadableRowError("no turns", "`turns` is empty")
-        record = InstructionRecord(
-            id=self.id,
-            pictures=self.pictures,
-            turns=self.turns,
-            kind=self.kind,
-            provenance=self.provenance,
-        )
-        return Reading(record=record)
+OWN = Form(columns=(("turns",),), read=_read)

@@ -1,25 +1,46 @@
-"""What a container hands on: rows as they lie in the file, in pieces that another process can read.
+"""What a container hands on, and what every form makes of it: rows in, records out, or a reason.
 
-A container (a JSON list, JSON lines, a Parquet file, a Hugging Face dataset) only cuts a source
-into `Chunk`s; a form (our own records, LLaVA's and ShareGPT's conversations, Hugging Face's
-messages) makes a record of each row.
+A container (a file of JSON, a Parquet file, a Hugging Face dataset) only cuts a source into
+`Chunk`s, which another process can read; a form (`chats`, `questions`, `own`) makes a record of
+each row. What holds for records of every form is asked here, in `Reading.of`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import binascii
+import json
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from io import BytesIO
-from typing import Any, ClassVar
+from itertools import repeat
+from typing import Any
 
 import msgspec
 
-from laterna.records import InstructionRecord, Kind, Provenance, Record, Role, Turn
+from laterna.records import InstructionRecord, Kind, Provenance, Record, Turn
 
 CHUNK_ROWS = 512
 """Rows that travel together: about 1 MB of LLaVA's."""
 PICTURE_DIGITS = 32
 """Hexadecimal digits of SHA-256 that name an embedded picture."""
+MAX_NAME = 4096
+"""Bytes that a picture's name may have: Linux's own limit for a path."""
+SHOWN = 300
+"""Characters of a message that are shown: a row may hold whole pictures."""
+
+_UNSAYABLE = re.compile("[\0\ud800-\udfff]")
+_DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PACKED = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk0", "SUkq", "TU0AK")
+"""What base64 begins with of JPEG, PNG, GIF, WebP, BMP and both kinds of TIFF."""
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
+_COMMENTS = re.compile(rf"({_STRING})|//[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
+_LAST_COMMAS = re.compile(rf"({_STRING})|,(?=\s*[\]}}])", re.DOTALL)
+
+Columns = dict[str, Any]
+"""A row of any form, by its keys."""
 
 
 class Chunk(Record, frozen=True):
@@ -29,16 +50,25 @@ class Chunk(Record, frozen=True):
     """Number of the first row, counted from 1."""
     json: tuple[bytes, ...] = ()
     arrow: bytes = b""
+    lines: tuple[int, ...] = ()
+    """The line of the file in which each row begins; empty: not known."""
 
-    def rows(self) -> Iterator[bytes | dict[str, Any]]:
-        """Yield each row: its JSON text, or its columns."""
+    def rows(self) -> Iterator[bytes | Columns | UnicodeDecodeError]:
+        """Yield each row: its JSON text, or its columns, or why these are no text."""
         yield from self.json
         if self.arrow:
             import pyarrow as pa
 
             with pa.ipc.open_stream(BytesIO(self.arrow)) as stream:
                 for batch in stream:
-                    yield from batch.to_pylist()
+                    try:
+                        yield from batch.to_pylist()
+                    except UnicodeDecodeError:  # of one row, and none was given yet
+                        for place in range(len(batch)):
+                            try:
+                                yield from batch.slice(place, 1).to_pylist()
+                            except UnicodeDecodeError as error:
+                                yield error
 
 
 class Unreadable(Record, frozen=True):
@@ -48,31 +78,7 @@ class Unreadable(Record, frozen=True):
     """The row's id where that much can be read, else its place: `row 3`."""
     reason: str
     message: str
-
-
-class Embedded(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture that stands in the row itself, as Hugging Face's datasets store it."""
-
-    content: bytes | None = msgspec.field(name="bytes", default=None)
-    path: str | None = None
-
-    @property
-    def name(self) -> str | None:
-        """The picture's file name: the digest of its bytes, or, where there are none, its path."""
-        if self.content is None:
-            return self.path
-        return sha256(self.content).hexdigest()[:PICTURE_DIGITS]
-
-
-Pictures = str | Embedded | list[str | Embedded] | None
-"""What the picture column of a row may hold."""
-
-
-class Reading(Record, frozen=True):
-    """A record, and the pictures that stood in its row, by name."""
-
-    record: InstructionRecord
-    embedded: dict[str, bytes] = msgspec.field(default_factory=dict)
+    """What is wrong, with the row's name and its line."""
 
 
 class UnreadableRowError(Exception):
@@ -83,116 +89,192 @@ class UnreadableRowError(Exception):
         self.reason = reason
 
 
-class Form(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of one form. What is not ours may have further keys, which pass."""
+class Embedded(Record, frozen=True):
+    """A picture that stands in the row itself."""
 
-    column: ClassVar[str]
-    """The key that no other form has."""
+    content: bytes
 
-    def reading(self, place: str) -> Reading:
-        """Return the row's record; one without an id is named by its `place`.
-
-        Raises UnreadableRowError.
-        """
-        raise NotImplementedError
+    @property
+    def name(self) -> str:
+        """The picture's file name: the digest of its bytes."""
+        return sha256(self.content).hexdigest()[:PICTURE_DIGITS]
 
 
-class Foreign(Form, frozen=True, kw_only=True):
-    """What LLaVA's, ShareGPT's and Hugging Face's rows have in common."""
+Picture = str | Embedded
+"""A picture's file name, or the picture."""
 
-    id: str | int | None = None
-    image: Pictures = None
-    images: Pictures = None
-    kind: Kind | None = None
-    provenance: Provenance | None = None
 
-    def listed(self) -> list[str | Embedded]:
-        """Return the row's pictures in order."""
-        return picture_list(self.image) + picture_list(self.images)
+class Reading(Record, frozen=True):
+    """A record, and the pictures that stood in its row, by name."""
 
-    def record_of(
-        self, place: str, turns: Sequence[Turn], pictures: list[str | Embedded]
+    record: InstructionRecord
+    embedded: dict[str, bytes] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        turns: Sequence[Turn],
+        pictures: Sequence[Picture],
+        kind: Kind | None = None,
+        provenance: Provenance | None = None,
     ) -> Reading:
-        """Return the record of these turns and pictures, named by the row's id or its place.
+        """Return the record of these turns and pictures.
 
-        Raises UnreadableRowError for no turns, or a picture that is nothing.
+        Raises UnreadableRowError for what holds in no form: no turns, an answer of no words that
+        is to be learned, or characters that are no text.
         """
         if not turns:
-            raise UnreadableRowError("no turns", f"`{self.column}` is empty")
-        names, embedded = named(pictures)
+            raise UnreadableRowError("no turns", "there are no turns")
+        names = tuple([one if isinstance(one, str) else one.name for one in pictures])
+        whole = "\n".join([name, *names, *[turn.text for turn in turns]])
+        if found := (not whole.isascii() and _UNSAYABLE.search(whole)) or "\0" in whole:
+            char = found.group() if isinstance(found, re.Match) else "\0"
+            raise UnreadableRowError(
+                "a reserved character in the text",
+                f"it holds the character U+{ord(char):04X}, which is not valid text; remove it",
+            )
+        if any(turn.loss and turn.role == "assistant" and not turn.text.strip() for turn in turns):
+            raise UnreadableRowError(
+                "an answer is empty", "an answer that is to be learned has no words"
+            )
         record = InstructionRecord(
-            id=place if self.id is None else str(self.id),
-            pictures=names,
-            turns=tuple(turns),
-            kind=self.kind,
-            provenance=self.provenance,
+            id=name, pictures=names, turns=tuple(turns), kind=kind, provenance=provenance
         )
-        return Reading(record=record, embedded=embedded)
+        embedded = {one.name: one.content for one in pictures if isinstance(one, Embedded)}
+        return cls(record=record, embedded=embedded)
 
 
-def turn_of(speaker: str, text: str, roles: Mapping[str, Role]) -> Turn:
-    """Return a turn, the assistant's with loss; raises UnreadableRowError for an unknown role."""
-    role = roles.get(speaker)
-    if role is None:
-        known = ", ".join(roles)
-        raise UnreadableRowError(
-            "unknown role", f"unknown role {speaker!r}; known roles are: {known}"
-        )
-    return Turn(role=role, text=text, loss=role == "assistant")
+class Form(Record, frozen=True):
+    """What a row is."""
 
-
-def picture_list(pictures: Pictures) -> list[str | Embedded]:
-    """Return a picture column's content as a list. An empty name says that there is no picture."""
-    listed = pictures if isinstance(pictures, list) else [pictures]
-    return [picture for picture in listed if picture]
-
-
-def named(pictures: list[str | Embedded]) -> tuple[tuple[str, ...], dict[str, bytes]]:
-    """Return the pictures' file names in order, and the bytes of those that were embedded.
-
-    Raises UnreadableRowError for a picture that is nothing: neither bytes nor a path.
+    columns: tuple[tuple[str, ...], ...]
+    """A row is of this form when it has all keys of one of these."""
+    read: Callable[[bytes | Columns, str], Reading]
+    """Makes a reading of a row; one without an id is named by its place. Raises
+    UnreadableRowError, and what `decode_json` and msgspec raise.
     """
-    names = [one if isinstance(one, str) else one.name for one in pictures]
-    if not all(names):
-        raise UnreadableRowError("picture missing", "a picture has neither bytes nor a path")
-    embedded = {
-        name: one.content
-        for name, one in zip(names, pictures, strict=True)
-        if isinstance(one, Embedded) and one.content is not None and name is not None
-    }
-    return tuple(name for name in names if name is not None), embedded
 
 
-def read_chunk(chunk: Chunk, form: type[Form]) -> Iterator[Reading | Unreadable]:
+def read_chunk(chunk: Chunk, form: Form) -> Iterator[Reading | Unreadable]:
     """Yield a reading, or what is wrong, for every row of a chunk, in order."""
-    for number, row in enumerate(chunk.rows(), start=chunk.first):
+    rows = zip(chunk.rows(), chunk.lines or repeat(0), strict=False)
+    for number, (row, line) in enumerate(rows, start=chunk.first):
         place = f"row {number}"
         try:
-            content = (
-                msgspec.json.decode(row, type=form)
-                if isinstance(row, bytes)
-                else msgspec.convert(row, form)
-            )
-            yield content.reading(place)
-        except msgspec.MsgspecError as error:
-            # DecodeError: the text is no JSON; ValidationError: it is no row of this form.
-            wrong = isinstance(error, msgspec.ValidationError)
-            reason = f"not a row of the form {form.column}" if wrong else "not JSON"
-            yield Unreadable(id=_name(row, place), reason=reason, message=str(error))
-        except UnicodeDecodeError as error:
-            yield Unreadable(id=place, reason="not UTF-8", message=f"not UTF-8: {error.reason}")
+            if isinstance(row, UnicodeDecodeError):
+                raise row
+            reading = form.read(row, place)
         except UnreadableRowError as error:
-            yield Unreadable(id=_name(row, place), reason=error.reason, message=str(error))
+            reason, said = error.reason, str(error)
+        except RecursionError:
+            reason, said = "nested too deeply", "its brackets are nested too deeply to be read"
+        except UnicodeDecodeError as error:
+            reason, said = "not UTF-8", f"not UTF-8: {error.reason}"
+        except msgspec.ValidationError as error:
+            reason, said = f"not a row of the form {form.columns[0][0]}", str(error)
+        except ValueError as error:  # msgspec's and json's errors are of this kind
+            reason, said = "not JSON", f"not JSON: {error}"
+        else:
+            yield reading
+            continue
+        name = _name(row, place)
+        where = f"{name} (line {line})" if line else name
+        yield Unreadable(id=name, reason=reason, message=shortened(f"{where}: {said}"))
 
 
-class _RowName(msgspec.Struct, frozen=True):
-    id: str | int
-
-
-def _name(row: bytes | Mapping[str, Any], place: str) -> str:
+def _name(row: bytes | Columns | Exception, place: str) -> str:
     try:
-        if isinstance(row, bytes):
-            return f"record {msgspec.json.decode(row, type=_RowName).id}"
-        return f"record {msgspec.convert(row, _RowName).id}"
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        content = decode_json(row) if isinstance(row, bytes) else row
+        name = name_of(content, "") if isinstance(content, dict) else ""
+    except (ValueError, RecursionError):
         return place
+    return f"record {shortened(name)}" if name and not _UNSAYABLE.search(name) else place
+
+
+def name_of(row: Columns, place: str) -> str:
+    """Return a row's id as a text; a whole number of floating point loses its point.
+
+    Raises msgspec.ValidationError for an id that is neither text nor number.
+    """
+    found = row.get("id")
+    if isinstance(found, str):
+        return found
+    if isinstance(found, float) and found.is_integer():
+        return str(int(found))
+    if found is None or found != found:
+        return place
+    return str(msgspec.convert(found, int | float))
+
+
+def shortened(text: str) -> str:
+    """Return a text that fits into a message."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+
+
+def decode_json(text: bytes) -> Any:
+    """Decode a JSON text; comments, commas too many, NaN (as null) and line ends in texts pass.
+
+    Raises ValueError for anything else that is not JSON, and RecursionError.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        words = text.decode()
+        for clutter in (_COMMENTS, _LAST_COMMAS):
+            words = clutter.sub(lambda found: found[1] or " ", words)
+        try:
+            return json.loads(words, parse_constant=lambda _: None, strict=False)
+        except json.JSONDecodeError:
+            raise ValueError(str(error)) from error
+
+
+def pictures_in(value: object) -> list[Picture]:
+    """Return the pictures that a key holds: none, one, or a list, as names or as pictures.
+
+    Nothing, an empty name and a null of floating point say that there is no picture.
+    Raises UnreadableRowError for what is no picture.
+    """
+    if value is None or value == "" or value != value:
+        return []
+    if isinstance(value, list | tuple):
+        return [picture for one in value for picture in pictures_in(one)]
+    if isinstance(value, dict) and "url" in value:
+        return pictures_in(value["url"])
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
+        content = value.get("bytes") or value.get("path")
+        if not content:
+            raise UnreadableRowError("picture missing", "a picture has neither bytes nor a path")
+        return [_unpacked(content) if isinstance(value.get("bytes"), str) else _picture(content)]
+    return [_picture(value)]
+
+
+def _picture(value: object) -> Picture:
+    if isinstance(value, bytes):
+        return Embedded(content=value)
+    if not isinstance(value, str):
+        raise UnreadableRowError(
+            "a picture that is neither a name nor a picture",
+            f"a picture is given as `{type(value).__name__}`",
+        )
+    if found := _DATA_URI.match(value):
+        return _unpacked(value[found.end() :])
+    if value.startswith(_PACKED) and len(value) > 60 and "." not in value:
+        return _unpacked(value)
+    value = value.removeprefix("file://")
+    if _ADDRESS.match(value) or value.startswith("data:"):
+        raise UnreadableRowError(
+            "picture on the web", f"{value}: pictures are not fetched; save them to files first"
+        )
+    if len(value.encode(errors="replace")) > MAX_NAME:
+        raise UnreadableRowError("picture name too long", f"the picture's name is {value}")
+    return value
+
+
+def _unpacked(text: str) -> Embedded:
+    try:
+        return Embedded(content=b64decode(re.sub(r"\s", "", text), validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise UnreadableRowError(
+            "picture cannot be read", f"a picture's base64 is damaged: {error}"
+        ) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import has_lora, merge_lora
+from laterna.model.adapters import CONFIG_FILE, has_lora, merge_lora
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
 from laterna.model.exchange.files import found_in, json_of
@@ -54,6 +54,12 @@ def layout_of(source: str) -> str:
     Raises LaternaError when it is none of them.
     """
     if not found_in(source, "config.json"):
+        if found_in(source, CONFIG_FILE):
+            raise LaternaError(
+                f"{source}: adapters alone, as a LoRA run leaves them in checkpoint-N on its way: "
+                "without config.json and non_lora_trainables.bin nothing says what they belong to, "
+                "and the projector is not there. Give the folder that the run wrote at its end"
+            )
         if Path(source).is_dir():
             load_checkpoint(source)  # says what a checkpoint lacks
         raise LaternaError(

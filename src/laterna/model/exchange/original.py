@@ -26,12 +26,16 @@ from laterna.model.connectors import Connector, build_connector
 from laterna.model.exchange.files import (
     found_in,
     json_of,
-    sharded_tensors_of,
     tensors_of,
 )
 from laterna.model.exchange.options import Options, Parts, assembled
 from laterna.model.language import load_language
-from laterna.model.pretrained import load_weights, read_part
+from laterna.model.pretrained import (
+    load_weights,
+    read_part,
+    sharded_tensors_of,
+    unwrapped,
+)
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import ConnectorSettings, LanguageSettings, PartName, VisionSettings
 
@@ -53,7 +57,7 @@ def load_original(source: str, options: Options) -> Assistant:
     config = json_of(source, "config.json")
     _refuse_marks(source, config)
     extra = _extra_weights(source)
-    whole = {} if found_in(source, CONFIG_FILE) else sharded_tensors_of(source)
+    whole = {} if found_in(source, CONFIG_FILE) else unwrapped(sharded_tensors_of(source))
     weights = {**whole, **extra}
     changed: set[PartName] = {"connector"}
     language, tokenizer, base = _language(source, config, options, weights, changed)
@@ -86,7 +90,7 @@ def _refuse_marks(source: str, config: dict[str, Any]) -> None:
 def _extra_weights(source: str) -> dict[str, Tensor]:
     """Read what stands beside the language model: a projector, or what trained beside adapters."""
     found = tensors_of(source, ["mm_projector.bin", "non_lora_trainables.bin"])
-    return {_LORA_PREFIX.sub("", name): weight for name, weight in found.items()}
+    return unwrapped({_LORA_PREFIX.sub("", name): weight for name, weight in found.items()})
 
 
 def _language(
@@ -180,8 +184,15 @@ def _encoder(
     said = {"pad": "pad", "anyres": "anyres"}.get(config.get("image_aspect_ratio") or "", "crop")
     if said == "anyres":
         raise LaternaError(f"{source}: reads pictures in tiles (LLaVA-NeXT), which is not imported")
+    encoder = options.vision or config.get("mm_vision_tower")
+    if not encoder:
+        raise LaternaError(
+            f"{source}: its config.json names no vision encoder (mm_vision_tower is null, as a "
+            "language model before LLaVA's training has it); name the one it was trained with as "
+            "`vision`"
+        )
     settings = VisionSettings(
-        source=options.vision or str(config["mm_vision_tower"]),
+        source=str(encoder),
         layer=int(config.get("mm_vision_select_layer", -2)),
         class_token=feature == "cls_patch",
         fit=options.fit_or(said),
