@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from laterna.cli import main
-from laterna.data import digests, sources
+from laterna.data import fingerprints
 from laterna.data.sources import tables
 from laterna.errors import LaternaError
 from laterna.recipe import Recipe, RunSettings, SourceSettings
@@ -63,7 +63,9 @@ def test_another_revision_of_a_hubs_dataset_makes_another_run(
 ) -> None:
     found = []
     for revision in ("a1b2", "a1b2", "c3d4"):
-        monkeypatch.setattr(sources, "hub_revision", lambda name, now=revision: f"{name} {now}")
+        monkeypatch.setattr(
+            fingerprints, "hub_revision", lambda name, now=revision: f"{name} {now}"
+        )
         found.append(of(recipe, "hub:owner/name"))
     assert found[0] == found[1] != found[2]
 
@@ -72,9 +74,9 @@ def test_another_revision_of_a_hubs_dataset_makes_another_run(
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each folder was listed, and the hub asked, by their names."""
     looks: Counter[str] = Counter()
-    real = digests._files_in
+    real = fingerprints._files_in
 
-    def listed(folder: str, inside: str = "") -> Iterator[tuple[str, digests.Stamp]]:
+    def listed(folder: str, inside: str = "") -> Iterator[tuple[str, fingerprints.Stamp]]:
         looks[Path(folder).name] += 1
         return real(folder, inside)
 
@@ -82,8 +84,8 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         looks[name] += 1
         return "a1b2"
 
-    monkeypatch.setattr(digests, "_files_in", listed)
-    monkeypatch.setattr(sources, "hub_revision", asked)
+    monkeypatch.setattr(fingerprints, "_files_in", listed)
+    monkeypatch.setattr(fingerprints, "hub_revision", asked)
     return looks
 
 
@@ -117,7 +119,10 @@ def test_a_start_looks_at_each_source_once(
     """Identity and preparation share that look; the next start of the same run looks anew."""
     for starts in (1, 2):
         train(mixed, stage="align", out=tmp_path / "out")
-        assert looked_at == {"set": starts, "owner/name": starts}
+        assert {name: looked_at[name] for name in ("set", "owner/name")} == {
+            "set": starts,
+            "owner/name": starts,
+        }
 
 
 def test_preparing_both_stages_looks_at_each_source_once(

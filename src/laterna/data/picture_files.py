@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-from laterna.data.digests import Stamp, stamp_of
+from laterna.data.fingerprints import Stamp, stamp_of
 from laterna.data.pictures import MissingPictureError
 from laterna.data.pictures.opening import MAX_PIXELS
 from laterna.data.tar_listing import list_tar

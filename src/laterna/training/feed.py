@@ -28,7 +28,7 @@ from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import MissingPictureError, PicturePreparer, load_picture
 from laterna.data.preparation.samples import MappedSamples
 from laterna.errors import LaternaError
-from laterna.model.features import FeatureStore
+from laterna.model.feature_cache import FeatureStore
 from laterna.recipe import StageSettings
 from laterna.records import Batch, Pack, Sample
 from laterna.training.distributed import ALONE, Ranks

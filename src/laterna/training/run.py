@@ -13,13 +13,12 @@ import rich
 import torch
 from rich.console import Console
 
-from laterna.data.preparation import DIGESTS, Prepared
-from laterna.data.sources import Contents
+from laterna.data.fingerprints import Fingerprints
+from laterna.data.preparation import FINGERPRINTS, Prepared
 from laterna.errors import LaternaError
-from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
-from laterna.model.checkpoint import MANIFEST, read_manifest, save_checkpoint
-from laterna.model.features import cached_features
+from laterna.model.checkpoint import MANIFEST, insist_whole, read_manifest, save_checkpoint
+from laterna.model.feature_cache import cached_features
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
@@ -74,15 +73,15 @@ def train(recipe: Recipe, *, stage: StageName, out: Path, start: Path | None = N
     with joined_ranks() as ranks:
         console = rich.get_console() if ranks.first else Console(quiet=True)
         with ranks.first_alone():  # what it reads it remembers, and the others need not
-            contents = Contents(Path(recipe.prepared) / DIGESTS)
-            digest = run_digest(recipe, stage, start, contents)
+            known = Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
+            digest = run_digest(recipe, stage, start, known)
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
         metrics = _metrics_of(out)
         if _is_done(out, digest):
             console.print(f"{out}: this very run was done before; remove it to train anew")
         else:
-            learner = _train(recipe, stage, start, contents, states, out, console)
-            _finish(out, learner, recipe, stage, start, metrics, digest, console)
+            learner = _train(recipe, stage, start, known, states, out, console)
+            _finish(out, learner, recipe, stage, start, metrics, digest, known, console)
         ranks.wait()  # no rank may still ask whether it is done
         if ranks.first:  # also what a run leaves that was killed once its checkpoint was there
             metrics.unlink(missing_ok=True)
@@ -95,14 +94,14 @@ def _train(
     recipe: Recipe,
     stage: StageName,
     start: Path | None,
-    contents: Contents,
+    known: Fingerprints,
     states: States,
     out: Path,
     console: Console,
 ) -> Learner:
     settings, ranks, metrics = recipe.stage(stage), states.ranks, _metrics_of(out)
     found = states.find()
-    ready = _make_ready(recipe, stage, start, contents, ranks, console, goes_on=found.step > 0)
+    ready = _make_ready(recipe, stage, start, known, ranks, console, goes_on=found.step > 0)
     total = count_steps(len(ready.prepared.samples), settings)
     learner = Learner(
         ready.assistant,
@@ -155,14 +154,14 @@ def _make_ready(
     recipe: Recipe,
     stage: StageName,
     start: Path | None,
-    contents: Contents,
+    known: Fingerprints,
     ranks: Ranks,
     console: Console,
     *,
     goes_on: bool,
 ) -> Ready:
     settings = recipe.stage(stage)
-    assistant = begin(recipe, start).to(ranks.device)
+    assistant = begin(recipe, start, known).to(ranks.device)
     set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
         prepared = prepare_stage(
@@ -171,7 +170,7 @@ def _make_ready(
             recipe,
             stage,
             console,
-            contents=contents,
+            known=known,
         )
     insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}")
     with ranks.first_alone():
@@ -221,7 +220,14 @@ def set_attention(assistant: Assistant, run: RunSettings, settings: StageSetting
 
 
 def _is_done(out: Path, digest: str) -> bool:
-    return (out / MANIFEST).is_file() and read_manifest(out).run == digest
+    """Say whether a run's checkpoint is there. Raises LaternaError for one that is damaged."""
+    if not (out / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(out)
+    done = manifest.run == digest
+    if done:
+        insist_whole(out, manifest)
+    return done
 
 
 def _go_on(states: States, found: Found, learner: Learner, metrics: Path, console: Console) -> None:
@@ -273,6 +279,7 @@ def _finish(
     start: Path | None,
     metrics: Path,
     digest: str,
+    known: Fingerprints,
     console: Console,
 ) -> None:
     """Save the checkpoint on rank 0, in the same form whatever the engine."""
@@ -285,9 +292,15 @@ def _finish(
         console.print(f"stage {stage}: {summary(steps)}", soft_wrap=True)
         assistant.eval()
         save_checkpoint(
-            out, assistant, recipe, stage=stage, figures=figures, metrics=metrics, run=digest
+            out,
+            assistant,
+            recipe,
+            stage=stage,
+            figures=figures,
+            metrics=metrics,
+            run=digest,
+            known=known,
         )
-        flush_tree(out)
 
 
 def _weights(assistant: Assistant, settings: StageSettings) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
-from laterna.data.digests import Stamp, stamp_of
+from laterna.data.fingerprints import Stamp, stamp_of
 from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
