@@ -112,16 +112,7 @@ def save_checkpoint(
     )
     with _spoken(folder), write_atomically(folder) as aside, quiet_transformers():
         aside.mkdir()
-        connector = assistant.connector.state_dict()
-        whole = {name: weight.contiguous() for name, weight in connector.items()}
-        save_file(whole, aside / "connector.safetensors")
-        (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
-        assistant.tokenizer.save_pretrained(aside / "tokenizer")
-        if "language" in parts:
-            weights = own_weights(assistant.language)
-            assistant.language.save_pretrained(aside / "language", state_dict=weights)
-        if "vision" in parts:
-            assistant.vision.save(aside / "vision")
+        _write_parts(aside, assistant, parts)
         for name, part in adapted.items():
             save_lora(part, aside / f"{name}_adapters")
         if metrics is not None:
@@ -130,6 +121,19 @@ def save_checkpoint(
         flush_tree(aside)
     flush(folder.parent)
     return folder
+
+
+def _write_parts(aside: Path, assistant: Assistant, parts: Collection[PartName]) -> None:
+    connector = assistant.connector.state_dict()
+    whole = {name: weight.contiguous() for name, weight in connector.items()}
+    save_file(whole, aside / "connector.safetensors")
+    (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
+    assistant.tokenizer.save_pretrained(aside / "tokenizer")
+    if "language" in parts:
+        weights = own_weights(assistant.language)
+        assistant.language.save_pretrained(aside / "language", state_dict=weights)
+    if "vision" in parts:
+        assistant.vision.save(aside / "vision")
 
 
 def _sources(
@@ -204,7 +208,8 @@ def insist_whole(folder: Path, manifest: Manifest, names: Collection[str] = ()) 
     torn = what_is_torn(folder, files)
     if torn:
         raise LaternaError(
-            f"{torn}, so the checkpoint is damaged; copy it again, or remove it and train anew"
+            f"{torn}, so the checkpoint is damaged; copy it again, or remove it and train anew (if "
+            f"you changed that file yourself, take its entry and `checksum` out of {MANIFEST})"
         )
 
 

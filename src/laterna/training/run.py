@@ -23,7 +23,7 @@ from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
 from laterna.training.distributed import Ranks, joined_ranks
-from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
+from laterna.training.feed import FAULTS, Fill, count_steps, feed, fill_features, fill_pixels
 from laterna.training.figures import StepFigures
 from laterna.training.held_out import Looks
 from laterna.training.identity import run_digest
@@ -41,6 +41,7 @@ from laterna.training.telemetry import (
     StageBar,
     progress_bar,
     read_metrics,
+    skipped_so_far,
     summary,
     watched,
 )
@@ -172,7 +173,8 @@ def _make_ready(
             console,
             known=known,
         )
-    insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}")
+    which = [prepared.examples[reason] for reason in FAULTS if reason in prepared.examples]
+    insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}", which)
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
     if recipe.connector.calibrate and start is None and not goes_on:
@@ -265,6 +267,7 @@ def _follow(
             due |= settings.save_steps > 0 and figures.step % settings.save_steps == 0
             stops, saves = ranks.total([request.signal > 0, due])
             if (stops or saves) and learner.progress.step < learner.total:
+                learner.insist_finite()  # else the good states before would make room for it
                 states.save(learner, metrics)
                 saved = time.monotonic()
                 if stops:
@@ -288,8 +291,11 @@ def _finish(
         assistant = _gathered(learner, recipe, stage, start)
     if learner.ranks.first:
         steps = read_metrics(metrics)
-        figures = _sum_up(steps) | _weights(assistant, recipe.stage(stage))
+        figures = _sum_up(steps, learner.progress) | _weights(assistant, recipe.stage(stage))
         console.print(f"stage {stage}: {summary(steps)}", soft_wrap=True)
+        skips = skipped_so_far(learner.progress.skipped, learner.progress.empty)
+        if skips:
+            console.print(f"stage {stage}: {skips}", soft_wrap=True)
         assistant.eval()
         save_checkpoint(
             out,
@@ -359,9 +365,10 @@ def _pictures(
     return fill_features(store)
 
 
-def _sum_up(figures: list[StepFigures]) -> dict[str, float]:
+def _sum_up(figures: list[StepFigures], progress: Progress) -> dict[str, float]:
     if not figures:
-        raise LaternaError("no step changed anything: loss or gradient was never finite")
+        why = skipped_so_far(progress.skipped, progress.empty)
+        raise LaternaError(f"no step changed anything, and no checkpoint was made: {why}")
     last = figures[-max(1, round(len(figures) * LAST_SHARE)) :]
     return {
         "steps": len(figures),

@@ -91,19 +91,15 @@ def prepare(
 
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
     picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded; longer ones are dropped, none is cut. Every picture is decoded once, and not at all
-    where its source names no pictures. `seed` and `held_out` are as in `divide`; `workers` are
-    processes, 0: as many as there are cores; `known` has what was seen of the sources at this
-    start. Raises LaternaError for a source that cannot be read, and when no record remains.
+    expanded; longer ones are dropped, none is cut. Every picture is decoded once, or never where
+    its source names none. `seed` and `held_out` are as in `divide`; `workers` are processes, 0: one
+    a core; `known` has what was seen of the sources at this start. Raises LaternaError for a source
+    that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
-    seen = known or Fingerprints(folder / FINGERPRINTS)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
-    remarks: list[str] = []
-    for settings in sources:
-        place = _prepare_source(
-            settings, seen, tokenizer, template, folder, workers, progress, remarks
-        )
+    places, remarks = _prepare_all(sources, known, tokenizer, template, folder, workers, progress)
+    for settings, place in zip(sources, places, strict=True):
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
@@ -125,7 +121,7 @@ def prepare(
         pictures=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},
-        remarks=tuple(remarks),
+        remarks=remarks,
     )
 
 
@@ -142,6 +138,26 @@ def _insist_on_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
     raise LaternaError(said)
 
 
+def _prepare_all(
+    sources: Sequence[SourceSettings],
+    known: Fingerprints | None,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    folder: Path,
+    workers: int,
+    progress: Progress | None,
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Do what is not yet done of the sources, and anew what is damaged; return the folders of their
+    parts, and what was damaged.
+    """
+    seen = known or Fingerprints(folder / FINGERPRINTS)
+    done = [
+        _prepare_source(one, seen, tokenizer, template, folder, workers, progress)
+        for one in sources
+    ]
+    return [place for place, _ in done], tuple(damaged for _, damaged in done if damaged)
+
+
 def _prepare_source(
     settings: SourceSettings,
     known: Fingerprints,
@@ -150,11 +166,7 @@ def _prepare_source(
     folder: Path,
     workers: int,
     progress: Progress | None,
-    remarks: list[str],
-) -> Path:
-    """Do what is not yet done of one source, or is damaged, which is added to the remarks; return
-    the folder of its parts.
-    """
+) -> tuple[Path, str]:
     source = open_source(settings)
     digest = known.of(settings.data)
     model = cache.tokenizer_digest(tokenizer)
@@ -165,12 +177,10 @@ def _prepare_source(
     place = folder / key
     with _alone_in(place):
         damaged = _forget_damaged(place)
-        if damaged:
-            remarks.append(f"{damaged}; what is damaged is prepared again")
         if cache.read_manifest(place) is not None:
             changed = _first_changed(place, settings.pictures)
             if changed is None:
-                return place
+                return place, damaged
             cache.forget_from(place, changed)
         job = Job(
             form=source.form,
@@ -179,7 +189,7 @@ def _prepare_source(
             pictures=settings.pictures,
         )
         _fill(place, source, job, tokenizer, _processes(workers), progress)
-    return place
+    return place, damaged
 
 
 def _forget_damaged(place: Path) -> str:
@@ -191,9 +201,10 @@ def _forget_damaged(place: Path) -> str:
             wrong = f"{cache.part_path(place, whole)}: missing"
     except LaternaError as error:
         wrong = str(error)
-    if wrong:
-        cache.forget_from(place, whole)
-    return wrong
+    if not wrong:
+        return ""
+    cache.forget_from(place, whole)
+    return f"{wrong}; it is prepared again"
 
 
 def _first_changed(place: Path, where: str) -> int | None:

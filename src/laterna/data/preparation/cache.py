@@ -5,8 +5,9 @@
     <cache>/<key>/parts.json      signed: each part's checksum, there before the part is
     <cache>/<key>/manifest.json   signed, written last: the preparation is whole
 
-A part is used only if its bytes are those that were written; else it is made again. The key is a digest of everything that decides what the parts hold, but for the files of pictures:
-what was dropped for one is looked at again when that file has changed.
+A part is used only if its bytes are those that were written; else it is made again. The key is a
+digest of everything that decides what the parts hold, but for the files of pictures: what was
+dropped for one is looked at again when that file has changed.
 """
 
 from __future__ import annotations
