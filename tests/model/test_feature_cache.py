@@ -208,6 +208,31 @@ def test_an_interrupted_computation_leaves_nothing_under_its_name(
     assert list((images.parent / "cache").iterdir()) == []
 
 
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+@pytest.mark.parametrize("name", ["features.npy", "pictures.arrow", "manifest.json"])
+def test_a_damaged_set_is_named_and_made_again(
+    tiny_assistant: Assistant,
+    images: Path,
+    name: str,
+    how: str,
+    damage: Callable[[Path, str], None],
+) -> None:
+    first, _ = cached(tiny_assistant, images, NAMES[:5])
+    wanted = first.get(NAMES[:5]).clone()
+    (path,) = (images.parent / "cache").rglob(name)
+    damage(path, how)
+    if (name, how) == ("manifest.json", "cut"):  # of a line break that no reader needs
+        damage(path, how)
+    told: list[str] = []
+    again, computed = cached(tiny_assistant, images, NAMES[:5], announce=told.append)
+    assert computed == [5]
+    assert str(path.parent) in told[0]
+    assert name in told[0] or (name, how) == ("manifest.json", "gone")
+    assert told[0].endswith("; the features are computed again")
+    assert torch.equal(again.get(NAMES[:5]), wanted)
+    assert cached(tiny_assistant, images, NAMES[:5])[1] == []
+
+
 def test_missing_pictures_are_named(tiny_assistant: Assistant, images: Path) -> None:
     with pytest.raises(LaternaError, match=r"none\.png: cannot read the picture: No such file"):
         cached(tiny_assistant, images, ["none.png"])

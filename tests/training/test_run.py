@@ -143,9 +143,7 @@ def test_the_assistant_is_not_served_with_a_template_it_was_not_taught(
 
 def unseal(out: Path, name: str) -> None:
     """Own up to a change of a checkpoint's file, in the way that the refusal of it says."""
-    with pytest.raises(
-        LaternaError, match=rf"{name}: its size differs.*take its entry and `checks"
-    ):
+    with pytest.raises(LaternaError, match=rf"{name}: its size.*take its entry and `checks"):
         load_checkpoint(out)
     manifest = json.loads((out / "laterna.json").read_bytes())
     del manifest["checksum"], manifest["files"][name]

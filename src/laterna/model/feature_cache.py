@@ -20,7 +20,7 @@ import shutil
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import msgspec
@@ -95,10 +95,15 @@ class FeatureStore:
         """Map a set that is whole."""
         self._folder = folder
         self._pictures = pictures
-        self._features: NDArray[np.float32] = np.load(folder / FEATURES, mmap_mode="r")
         self._table = pa.ipc.open_file(pa.memory_map(str(folder / PICTURES))).read_all()
         self._names = self._table.column("name").chunk(0)
         self._find = lru_cache(REMEMBERED)(self._look_up)
+
+    @cached_property
+    def _features(self) -> NDArray[np.float32]:
+        """Mapped when they are first asked for; never where only pictures are asked about."""
+        features: NDArray[np.float32] = np.load(self._folder / FEATURES, mmap_mode="r")
+        return features
 
     def get(self, names: Sequence[str]) -> Tensor:
         """Return the features (b, n, d) of pictures by their names in the records.

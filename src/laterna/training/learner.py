@@ -86,7 +86,7 @@ class Learner:
         """Raise LaternaError where a weight is not finite, or close to it; every rank must ask."""
         if not math.isfinite(weights_norm(self.weights.values())):
             last = self.progress.step - self.progress.skipped_in_a_row
-            raise diverged(last, "the weights are no longer finite")
+            raise diverged(last, "the weights are not finite")
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the trained weights and their moments by name: writing into them resumes."""
@@ -106,7 +106,11 @@ class Learner:
 
 
 def diverged(step: int, said: str) -> LaternaError:
-    """Return the error for weights that step `step`, counted from 1, made useless."""
+    """Return the error for weights that step `step`, counted from 1, made useless; 0: no step."""
+    if not step:
+        return LaternaError(
+            f"before any step {said}; look at the models that the stage starts from"
+        )
     return LaternaError(
         f"diverged at step {step}: after it {said}. No checkpoint was made; states saved before "
         "and the figures by step are kept. Lower the stage's learning rate or its weight decay"

@@ -61,8 +61,7 @@ def train_steps(
             held_out = look(figures.step)
             begun += time.perf_counter() - now  # the look is no part of the next step
             yield replace(figures, held_out=held_out)
-    if last is not None:
-        _insist_alive(learner, last)
+    _insist_alive(learner, last)
 
 
 def _figures(
@@ -88,11 +87,13 @@ def _figures(
     )
 
 
-def _insist_alive(learner: Learner, last: Step) -> None:
+def _insist_alive(learner: Learner, last: Step | None) -> None:
     """Raise LaternaError where weights, or the loss of the last step taken by them, are not finite:
     no later step is there to tell.
     """
     learner.insist_finite()
+    if last is None:
+        return
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         loss = sum(float(learner.model(batch)) for batch in last.batches or (empty_batch(),))
     learner.clock.take_seconds()  # the tower's time here is no step's
@@ -111,10 +112,10 @@ def insist_few_faulty(
     counts = {name: faulty[name] for name in FAULTS if faulty.get(name)}
     if sum(counts.values()) > limits.max_faulty:
         reasons = ", ".join(f"{count} × {name}" for name, count in counts.items())
-        named = f", among them {named_few(which)}" if which else ""
+        named = f"{named_few(which)}; " if which else ""
         raise LaternaError(
-            f"{where}: {reasons}: more records left out than run.max_faulty = "
-            f"{limits.max_faulty}{named}; see that the pictures are whole, or raise the limit"
+            f"{where}: {reasons}: {named}more records left out than run.max_faulty = "
+            f"{limits.max_faulty}; see that the pictures are whole, or raise the limit"
         )
 
 
@@ -194,8 +195,6 @@ def _insist_within(
     progress = learner.progress
     which = [str(one) for one in lost]
     insist_few_faulty(progress.faulty, limits, f"step {progress.step}", which)
-    if not done.finite and done.targets:
-        learner.insist_finite()
     row = progress.skipped_in_a_row
     if row <= limits.max_skipped:
         return
@@ -206,6 +205,8 @@ def _insist_within(
             f"their pictures are missing or cannot be read{named}; see that the pictures are whole "
             f"and lie where the recipe says (run.max_skipped = {limits.max_skipped})"
         )
+    if row < progress.step:
+        learner.insist_finite()
     raise LaternaError(
         f"step {progress.step}: loss {done.loss:g}, gradient norm {done.norm:g}: not finite, "
         f"{row} steps in a row; in records {named_few(step.ids)}; "
