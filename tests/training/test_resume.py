@@ -32,6 +32,7 @@ from laterna.recipe import (
     StageName,
 )
 from laterna.training import resume
+from laterna.training.distributed import ALONE
 from laterna.training.figures import StepFigures
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
@@ -179,6 +180,39 @@ def test_torn_and_foreign_states_are_named_and_passed_over(
     assert f"{foreign}:statesofarunwithothersettingsordata,notused" in said
     assert "goingonafterstep4of8" in said
     assert foreign.is_dir() and not own.exists()
+
+
+def test_a_state_with_any_file_damaged_is_passed_over(
+    short: Recipe,
+    tmp_path: Path,
+    damage: Callable[[Path, str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = train(short, stage="align", out=tmp_path / "whole")
+    interrupt(short, "align", tmp_path / "cut", 7)
+    for name in [path.name for path in states(tmp_path / "cut")[-1].iterdir()]:
+        for how in ("flip", "cut"):
+            out = tmp_path / f"{name}-{how}"
+            shutil.copytree(tmp_path / "cut.state", out.with_name(f"{out.name}.state"))
+            newest = states(out)[-1] / name
+            damage(newest, how)
+            if (name, how) == ("state.json", "cut"):  # of a line break that no reader needs
+                damage(newest, how)
+            found = resume.States(
+                out.with_name(f"{out.name}.state"), run_of(newest.parent), ALONE, keep=2
+            ).find()
+            assert found.step == 4
+            (remark,) = found.remarks
+            assert name in remark and remark.endswith("passed over")
+    capsys.readouterr()
+    insist_same(whole, train(short, stage="align", out=out))
+    assert "going on after step 4 of 8" in capsys.readouterr().out
+
+
+def run_of(state: Path) -> str:
+    """The whole digest of a state's run; its folder has the first letters."""
+    older = sorted(state.parent.iterdir())[0]
+    return str(msgspec.json.decode((older / "state.json").read_bytes())["run"])
 
 
 def test_a_state_without_its_manifest_or_a_file_is_torn(short: Recipe, tmp_path: Path) -> None:
