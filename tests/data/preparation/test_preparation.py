@@ -258,6 +258,9 @@ def test_embedded_pictures_are_kept_beside_the_samples(maker: Any, images: str) 
     (name,) = result.samples.picture_names()
     found = result.pictures.find(name)
     assert isinstance(found, Path) and found.read_bytes() == content
+    found.write_bytes(content[:-1] + b"!")
+    with pytest.raises(LaternaError, match=f"{name}: its checksum differs; remove .* to have the"):
+        result.pictures.find(name)
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:

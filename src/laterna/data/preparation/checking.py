@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
-from laterna.data.fingerprints import Stamp, stamp_of
+from laterna.data.fingerprints import Stamp, sha256_of, stamp_of
 from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
@@ -155,11 +155,18 @@ class KeptPictures:
         return f"{self.embedded.resolve()}\n{other}"
 
     def find(self, name: str) -> Path | bytes:
-        """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
+        """Return a picture's file or bytes. Raises MissingPictureError where there is none, and
+        LaternaError for one that stood in a row and is not as it was kept.
+        """
         kept = self.embedded / name
-        if kept.is_file() or self.pictures is None:
+        if kept.is_file():
+            if not sha256_of(kept).startswith(name):  # such a picture's name is its digest
+                raise LaternaError(
+                    f"{kept}: its checksum differs; remove {self.embedded.parent} to have the "
+                    "records and their pictures prepared again"
+                )
             return kept
-        return self.pictures.find(name)
+        return kept if self.pictures is None else self.pictures.find(name)
 
     def stamp(self, name: str) -> Stamp:
         """Return the stamp of the file that holds a picture. Raises OSError."""
