@@ -72,10 +72,11 @@ def stamp_of(path: Path) -> Stamp:
 
 class Fingerprints:
     """What sources of data and of weights hold, for one start: each is looked at once, and a file
-    that is as it was at an earlier start is not read again. That is remembered in a folder.
+    that is as it was at an earlier start is not read again. Of data that is remembered in a folder,
+    of weights, and without a folder, in the user's (`user_folder`).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self._seen: dict[tuple[str, tuple[str, ...]], str] = {}
 
@@ -83,8 +84,8 @@ class Fingerprints:
         """Return the SHA-256 of a file's bytes, or of the names and bytes of a folder's files, the
         place of either aside; or the revision of a hub's dataset.
 
-        With `endings` only the files that end so count, and none of folders inside. Raises OSError
-        for what cannot be read, and LaternaError where the hub does not answer.
+        With `endings`, as for weights, only files that end so count, and none of folders inside.
+        Raises OSError for what cannot be read, and LaternaError where the hub does not answer.
         """
         key = (where, endings)
         if key not in self._seen:
@@ -95,11 +96,20 @@ class Fingerprints:
         if where.startswith(HUB):
             return hub_revision(where.removeprefix(HUB))
         path = Path(where)
-        found = remembered(path, self.folder, sha256_of, str, endings)
+        memory = self.folder if self.folder and not endings else user_folder()
+        found = remembered(path, memory, sha256_of, str, endings)
         if not path.is_dir():
             return found[""]
         lines = [f"{name} {digest}" for name, digest in found.items()]
         return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def user_folder() -> Path:
+    """Return where is remembered what more than one run asks: in the folder that the environment's
+    LATERNA_CACHE names, or in ~/.cache/laterna.
+    """
+    cache = os.environ.get("LATERNA_CACHE") or "~/.cache/laterna"
+    return Path(cache).expanduser() / "fingerprints"
 
 
 def remembered(

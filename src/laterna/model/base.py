@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from transformers.utils import CONFIG_NAME, cached_file
@@ -14,14 +13,6 @@ from laterna.model.vision.loading import packaged_weights
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja")
 """Ends of the names of the files in a model's folder that decide what is read from it."""
-
-
-def user_fingerprints() -> Fingerprints:
-    """Return what is known of files where no run is going on. It is remembered in the folder that
-    the environment's LATERNA_CACHE names, or in ~/.cache/laterna.
-    """
-    cache = os.environ.get("LATERNA_CACHE") or "~/.cache/laterna"
-    return Fingerprints(Path(cache).expanduser() / "fingerprints")
 
 
 def local_weights(source: str) -> Path | None:

@@ -43,7 +43,7 @@ from laterna.errors import LaternaError
 from laterna.files import flush, flush_tree, write_atomically
 from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.assistant import Assistant
-from laterna.model.base import base_fingerprint, local_weights, user_fingerprints
+from laterna.model.base import base_fingerprint, local_weights
 from laterna.model.connectors import build_connector
 from laterna.model.language import load_language
 from laterna.model.pretrained import quiet_transformers
@@ -107,7 +107,7 @@ def save_checkpoint(
         parts=parts,
         adapters=tuple(adapted),
         run=run,
-        sources=_sources(recipe, parts, known or user_fingerprints()),
+        sources=_sources(recipe, parts, known or Fingerprints()),
         figures=figures,
     )
     with _spoken(folder), write_atomically(folder) as aside, quiet_transformers():
@@ -236,7 +236,7 @@ def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> As
     manifest = read_manifest(folder)
     insist_whole(folder, manifest)
     recipe = manifest.recipe
-    _insist_same_sources(folder, manifest, known or user_fingerprints())
+    _insist_same_sources(folder, manifest, known or Fingerprints())
     template = _existing(folder / "template.jinja").read_text(encoding="utf-8")
     inside: dict[PartName, Path] = {
         name: _existing(folder / name) for name in manifest.parts if name != "connector"
