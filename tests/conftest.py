@@ -40,6 +40,29 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of files is not written into the user's cache."""
+    os.environ["LATERNA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def _damage(path: Path, how: str) -> None:
+    """Turn the middle bit of a file over, take its last byte, or remove it."""
+    content = bytearray(path.read_bytes())
+    if how == "flip":
+        content[len(content) // 2] ^= 1
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if how == "cut" else content)
+
+
+@pytest.fixture(scope="session")
+def damage() -> Callable[[Path, str], None]:
+    """Damages a file: `flip` turns a bit over, `cut` takes the last byte, `gone` removes it."""
+    return _damage
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A byte-level BPE tokenizer of at most 448 tokens with a Vicuna-like chat template."""

@@ -244,7 +244,8 @@ class RunSettings(Settings):
     keep: Count = 2
     """Saved states to keep, the newest."""
     max_skipped: Number = 3
-    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    """Steps in a row that may be skipped, for a loss or gradient that is not finite or for pictures
+    that are all missing."""
     max_faulty: Number = 100
     """Records that may be left out for a picture that is missing or cannot be read, at preparation
     and again while the stage trains, before the run stops."""

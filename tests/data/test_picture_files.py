@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from laterna.data import digests, picture_files, tar_listing
+from laterna.data import fingerprints, picture_files, tar_listing
 from laterna.data.picture_files import OutsidePictureError, open_pictures
 from laterna.data.pictures import MissingPictureError, load_picture
 from laterna.errors import LaternaError
@@ -139,7 +139,7 @@ def test_a_member_that_would_fill_the_memory_is_not_unpacked(
 def test_a_tar_file_that_is_as_it_was_is_not_walked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "RACY_NS", -1)
+    monkeypatch.setattr(fingerprints, "RACY_NS", -1)
     path, memory = tmp_path / "a.tar", tmp_path / "memory"
     with tarfile.open(path, "w") as tar:
         add(tar, "./blue.png", png("blue"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
 from laterna.errors import LaternaError
@@ -183,6 +183,76 @@ def test_a_missing_file_is_named(
         path.unlink()
     with pytest.raises(LaternaError, match=missing.split("/", maxsplit=1)[0]):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "laterna.json",
+        "connector.safetensors",
+        "language/model.safetensors",
+        "vision/model.safetensors",
+        "tokenizer/tokenizer.json",
+        "template.jinja",
+    ],
+)
+def test_a_damaged_file_is_named(
+    changed: Assistant,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    name: str,
+    how: str,
+    damage: Callable[[Path, str], None],
+) -> None:
+    changed.changed = {"vision", "language"}
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    damage(folder / name, how)
+    if (name, how) == ("laterna.json", "cut"):  # of a line break that no reader needs
+        damage(folder / name, how)
+    with pytest.raises(LaternaError, match=rf"out/{name}: (its (size|checksum) differs|not a re)"):
+        load_checkpoint(folder)
+
+
+def test_no_bit_of_a_manifest_can_be_another(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    path, content = folder / "laterna.json", (folder / "laterna.json").read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(LaternaError, match=r"laterna\.json"):
+            read_manifest(folder)
+
+
+def test_a_manifest_without_checksums_is_an_earlier_versions_and_is_read(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "out", changed, tiny_recipe)
+    found = json.loads((folder / "laterna.json").read_bytes())
+    for name in ("checksum", "files", "sources"):
+        del found[name]
+    (folder / "laterna.json").write_text(json.dumps(found))
+    assert load_checkpoint(folder).changed == {"connector"}
+
+
+def test_another_base_model_than_the_checkpoints_is_named(
+    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    """The checkpoint holds a connector alone, which means nothing to other models."""
+    language = shutil.copytree(tiny_recipe.language.source, tmp_path / "language")
+    settings = msgspec.structs.replace(tiny_recipe.language, source=str(language))
+    ours = msgspec.structs.replace(tiny_recipe, language=settings)
+    changed.changed = {"connector"}
+    folder = save(tmp_path / "out", changed, ours)
+    load_checkpoint(folder)
+    weights = load_file(language / "model.safetensors")
+    weights["model.norm.weight"][0] += 1e-3
+    save_file(weights, language / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LaternaError, match=r"/language: holds another language model than the one"):
+        load_checkpoint(folder)
+    changed.changed = {"connector", "language"}  # then the source is not read, nor missed
+    load_checkpoint(save(tmp_path / "whole", changed, ours))
 
 
 def test_a_connector_of_another_shape_is_refused(

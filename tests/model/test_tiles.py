@@ -16,7 +16,7 @@ from laterna.data.picture_files import PictureFolder
 from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.features import cached_features
+from laterna.model.feature_cache import cached_features
 from laterna.model.tiles import join_tiles, map_side
 from laterna.recipe import ConnectorSettings, Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Tiling, Turn

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from safetensors.torch import load_file, save_file
 
 from laterna.cli import main
-from laterna.data import digests, sources
+from laterna.data import fingerprints
 from laterna.data.sources import tables
 from laterna.errors import LaternaError
+from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import Recipe, RunSettings, SourceSettings
 from laterna.training.identity import run_digest
 from laterna.training.run import train
+
+from .conftest import interrupt
+
+CONNECTOR = "connector.safetensors"
 
 
 def of(recipe: Recipe, data: str) -> str:
@@ -58,12 +65,108 @@ def test_other_bytes_make_another_run_in_a_file_and_in_a_folder(
         assert of(recipe, str(tmp_path / data)) != first
 
 
+def with_models(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe over copies of its models."""
+    parts = {}
+    for name in ("vision", "language"):
+        settings = getattr(recipe, name)
+        place = shutil.copytree(settings.source, folder / name)
+        parts[name] = msgspec.structs.replace(settings, source=str(place))
+    return msgspec.structs.replace(recipe, **parts)
+
+
+def change(weights: Path, name: str) -> None:
+    """Move one weight a little; name, size and shape of the file stay."""
+    found = load_file(weights)
+    found[name].view(-1)[0] += 1e-2
+    save_file(found, weights, metadata={"format": "pt"})
+
+
+WEIGHTS = {
+    "vision": "encoder.layers.0.mlp.fc1.bias",
+    "language": "model.layers.0.mlp.up_proj.weight",
+}
+
+
+def test_models_count_by_what_they_hold_wherever_they_lie(recipe: Recipe, tmp_path: Path) -> None:
+    first = run_digest(recipe, "align", None)
+    for number in range(2):
+        moved = with_models(recipe, tmp_path / str(number))
+        assert run_digest(moved, "align", None) == first
+    (tmp_path / "1" / "language" / "README.md").write_text("what nothing reads")
+    (tmp_path / "1" / "vision" / "model.safetensors").touch()
+    assert run_digest(moved, "align", None) == first
+    for part, weight in WEIGHTS.items():
+        before = run_digest(moved, "align", None)
+        change(tmp_path / "1" / part / "model.safetensors", weight)
+        assert run_digest(moved, "align", None) != before
+
+
+def test_a_checkpoint_to_start_from_counts_by_its_weights_not_by_its_clock(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    short = msgspec.structs.replace(recipe.align, max_steps=2)
+    recipe = msgspec.structs.replace(recipe, align=short)
+    outs = [train(recipe, stage="align", out=tmp_path / name) for name in ("one", "two")]
+    seconds = [read_manifest(out).figures["seconds"] for out in outs]
+    assert seconds[0] != seconds[1]
+    first, second = (run_digest(recipe, "instruct", out) for out in outs)
+    assert first == second != run_digest(recipe, "instruct", None)
+    more = msgspec.structs.replace(recipe, align=msgspec.structs.replace(short, max_steps=3))
+    third = train(more, stage="align", out=tmp_path / "three")
+    assert run_digest(recipe, "instruct", third) != first
+
+
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_a_base_model_replaced_between_stop_and_restart_makes_another_run(
+    part: str, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = with_models(recipe, tmp_path / "models")
+    settings = msgspec.structs.replace(ours.align, max_steps=4)
+    run = RunSettings(save_minutes=0, save_steps=1)
+    ours = msgspec.structs.replace(ours, align=settings, run=run)
+    out, done = tmp_path / "out", tmp_path / "done"
+    train(ours, stage="align", out=done)
+    interrupt(ours, "align", out, 3)
+    change(tmp_path / "models" / part / "model.safetensors", WEIGHTS[part])
+    capsys.readouterr()
+    train(ours, stage="align", out=out)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "states of a run with other settings or data, not used" in said
+    assert "going on after" not in said
+    fresh = train(ours, stage="align", out=tmp_path / "fresh")
+    assert (out / CONNECTOR).read_bytes() == (fresh / CONNECTOR).read_bytes()
+    assert (out / CONNECTOR).read_bytes() != (done / CONNECTOR).read_bytes()
+    with pytest.raises(LaternaError, match=rf"models/{part}: holds another {part} model than"):
+        load_checkpoint(done)
+
+
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_a_damaged_checkpoint_is_neither_done_nor_started_from(
+    how: str, recipe: Recipe, tmp_path: Path, damage: Callable[[Path, str], None]
+) -> None:
+    settings = msgspec.structs.replace(recipe.align, max_steps=1)
+    recipe = msgspec.structs.replace(recipe, align=settings)
+    out = train(recipe, stage="align", out=tmp_path / "align")
+    damage(out / CONNECTOR, how)
+    said = (
+        r"align/connector\.safetensors: its (size|checksum) differs.* copy it again, or remove it"
+    )
+    with pytest.raises(LaternaError, match=said):
+        train(recipe, stage="align", out=out)
+    with pytest.raises(LaternaError, match=said):
+        train(recipe, stage="instruct", out=tmp_path / "instruct", start=out)
+    assert not (tmp_path / "instruct").exists()
+
+
 def test_another_revision_of_a_hubs_dataset_makes_another_run(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for revision in ("a1b2", "a1b2", "c3d4"):
-        monkeypatch.setattr(sources, "hub_revision", lambda name, now=revision: f"{name} {now}")
+        monkeypatch.setattr(
+            fingerprints, "hub_revision", lambda name, now=revision: f"{name} {now}"
+        )
         found.append(of(recipe, "hub:owner/name"))
     assert found[0] == found[1] != found[2]
 
@@ -72,9 +175,9 @@ def test_another_revision_of_a_hubs_dataset_makes_another_run(
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each folder was listed, and the hub asked, by their names."""
     looks: Counter[str] = Counter()
-    real = digests._files_in
+    real = fingerprints._files_in
 
-    def listed(folder: str, inside: str = "") -> Iterator[tuple[str, digests.Stamp]]:
+    def listed(folder: str, inside: str = "") -> Iterator[tuple[str, fingerprints.Stamp]]:
         looks[Path(folder).name] += 1
         return real(folder, inside)
 
@@ -82,8 +185,8 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         looks[name] += 1
         return "a1b2"
 
-    monkeypatch.setattr(digests, "_files_in", listed)
-    monkeypatch.setattr(sources, "hub_revision", asked)
+    monkeypatch.setattr(fingerprints, "_files_in", listed)
+    monkeypatch.setattr(fingerprints, "hub_revision", asked)
     return looks
 
 
@@ -117,7 +220,10 @@ def test_a_start_looks_at_each_source_once(
     """Identity and preparation share that look; the next start of the same run looks anew."""
     for starts in (1, 2):
         train(mixed, stage="align", out=tmp_path / "out")
-        assert looked_at == {"set": starts, "owner/name": starts}
+        assert {name: looked_at[name] for name in ("set", "owner/name")} == {
+            "set": starts,
+            "owner/name": starts,
+        }
 
 
 def test_preparing_both_stages_looks_at_each_source_once(

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 import torch
 
+import laterna.model.checkpoint
 import laterna.training.run
-from laterna.data import digests
+from laterna.data import fingerprints
 from laterna.data.picture_files import PictureFolder
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
@@ -31,6 +32,7 @@ from laterna.recipe import (
     StageName,
 )
 from laterna.training import resume
+from laterna.training.distributed import ALONE
 from laterna.training.figures import StepFigures
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
@@ -109,7 +111,7 @@ def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(
 ) -> None:
     interrupt(msgspec.structs.replace(short, seed=9), "align", tmp_path / "out", 7)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(laterna.training.run, "flush_tree", cut_power)
+        patch.setattr(laterna.model.checkpoint, "flush", cut_power)  # the last that saving does
         train(short, stage="align", out=tmp_path / "out")
     assert len(states(tmp_path / "out")) == 4
     written = (tmp_path / "out" / "laterna.json").stat().st_mtime_ns
@@ -122,7 +124,7 @@ def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(
 def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
     short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests, "RACY_NS", -1)
+    monkeypatch.setattr(fingerprints, "RACY_NS", -1)
     short = msgspec.structs.replace(
         short,
         feature_cache=str(tmp_path / "features"),
@@ -133,11 +135,15 @@ def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
     out = tmp_path / "cut"
     interrupt(short, "align", out, 5)
     read: list[Path] = []
-    monkeypatch.setattr(digests, "_digest", lambda path: read.append(path))
+    real = fingerprints.sha256_of
+    monkeypatch.setattr(fingerprints, "sha256_of", lambda path: read.append(path) or real(path))
     monkeypatch.setattr(PictureFolder, "find", lambda folder, name: read.append(folder / name))
     monkeypatch.setattr(laterna.training.run, "fit_connector", lambda *_: pytest.fail("fitted"))
-    insist_same(whole, train(short, stage="align", out=out))
-    assert read == []
+    train(short, stage="align", out=out)
+    ours = [tmp_path / name for name in ("prepared", "features", "cut.state", ".cut.")]
+    theirs = [path for path in read if not str(path).startswith(tuple(map(str, ours)))]
+    assert theirs == [], "what we wrote is held against its checksums, and nothing else is read"
+    insist_same(whole, out)
 
 
 def test_a_run_does_not_go_on_over_other_records(short: Recipe, tmp_path: Path) -> None:
@@ -174,6 +180,39 @@ def test_torn_and_foreign_states_are_named_and_passed_over(
     assert f"{foreign}:statesofarunwithothersettingsordata,notused" in said
     assert "goingonafterstep4of8" in said
     assert foreign.is_dir() and not own.exists()
+
+
+def test_a_state_with_any_file_damaged_is_passed_over(
+    short: Recipe,
+    tmp_path: Path,
+    damage: Callable[[Path, str], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = train(short, stage="align", out=tmp_path / "whole")
+    interrupt(short, "align", tmp_path / "cut", 7)
+    for name in [path.name for path in states(tmp_path / "cut")[-1].iterdir()]:
+        for how in ("flip", "cut"):
+            out = tmp_path / f"{name}-{how}"
+            shutil.copytree(tmp_path / "cut.state", out.with_name(f"{out.name}.state"))
+            newest = states(out)[-1] / name
+            damage(newest, how)
+            if (name, how) == ("state.json", "cut"):  # of a line break that no reader needs
+                damage(newest, how)
+            found = resume.States(
+                out.with_name(f"{out.name}.state"), run_of(newest.parent), ALONE, keep=2
+            ).find()
+            assert found.step == 4
+            (remark,) = found.remarks
+            assert name in remark and remark.endswith("passed over")
+    capsys.readouterr()
+    insist_same(whole, train(short, stage="align", out=out))
+    assert "going on after step 4 of 8" in capsys.readouterr().out
+
+
+def run_of(state: Path) -> str:
+    """The whole digest of a state's run; its folder has the first letters."""
+    older = sorted(state.parent.iterdir())[0]
+    return str(msgspec.json.decode((older / "state.json").read_bytes())["run"])
 
 
 def test_a_state_without_its_manifest_or_a_file_is_torn(short: Recipe, tmp_path: Path) -> None:

@@ -140,6 +140,15 @@ def test_the_assistant_is_not_served_with_a_template_it_was_not_taught(
         train(ours, stage="instruct", out=tmp_path / "out")
 
 
+def unseal(out: Path, name: str) -> None:
+    """Own up to a change of a checkpoint's file, in the way that the refusal of it says."""
+    with pytest.raises(LaternaError, match=rf"{name}: its size.*take its entry and `checks"):
+        load_checkpoint(out)
+    manifest = json.loads((out / "laterna.json").read_bytes())
+    del manifest["checksum"], manifest["files"][name]
+    (out / "laterna.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "opening", "ending"),
     [
@@ -195,6 +204,7 @@ def test_the_template_that_was_taught_is_stored_and_served(
     # The checkpoint's own file decides, not the name in its recipe.
     other = "{% for turn in messages %}{{ turn['content'] }}</s>{% endfor %}"
     (out / "template.jinja").write_text(other, encoding="utf-8")
+    unseal(out, "template.jinja")
     ids = asked()
     assert (ids[:4], tokenizer.decode(ids[4:])) == (
         [PICTURE_TOKEN] * 4,

@@ -162,14 +162,14 @@ class Inspect(Command, frozen=True, kw_only=True):
         from laterna.data.preparation.tokens import check_record
         from laterna.data.sources import read_rows
         from laterna.data.sources.rows import Unreadable
-        from laterna.model.checkpoint import read_manifest
+        from laterna.model.checkpoint import insist_whole, read_manifest
         from laterna.model.language import load_tokenizer
         from laterna.recipe import LanguageSettings
         from laterna.report.token_page import write_token_page
         from laterna.report.token_view import token_view
 
         if self.checkpoint is not None:
-            read_manifest(self.checkpoint)  # says what is wrong with a folder that is none
+            insist_whole(self.checkpoint, read_manifest(self.checkpoint), ["template.jinja"])
         inside = self.checkpoint and self.checkpoint / "tokenizer"
         tokenizer = load_tokenizer(LanguageSettings(source=self.tokenizer), inside)
         if self.checkpoint is None:

@@ -39,15 +39,15 @@ class Prepare(Command, frozen=True, kw_only=True):
         """Call `laterna.training.ready`."""
         from rich.console import Console
 
-        from laterna.data.preparation import DIGESTS
-        from laterna.data.sources import Contents
+        from laterna.data.fingerprints import Fingerprints
+        from laterna.data.preparation import FINGERPRINTS
         from laterna.model.language import load_tokenizer
         from laterna.model.skeleton import picture_counter
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
         tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
-        console, contents = Console(), Contents(Path(recipe.prepared) / DIGESTS)
+        console, known = Console(), Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
         records = 0
         for stage in STAGES[self.stage]:
             prepared = prepare_stage(
@@ -57,7 +57,7 @@ class Prepare(Command, frozen=True, kw_only=True):
                 stage,
                 console,
                 workers=self.workers,
-                contents=contents,
+                known=known,
             )
             plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
             console.print(plan_table(stage, prepared, plan))

@@ -20,7 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from laterna.data.digests import Stamp, stamp_of
+from laterna.data.fingerprints import Stamp, stamp_of
 from laterna.data.pictures import MissingPictureError
 from laterna.data.pictures.opening import MAX_PIXELS
 from laterna.data.tar_listing import list_tar

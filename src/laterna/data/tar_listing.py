@@ -1,33 +1,20 @@
-"""What is in a tar file and where, remembered: walking from head to head takes a while.
+"""What is in a tar file and where: walking from head to head takes a while, so it is remembered.
 
 A tar file has no table of contents, so all its members' heads are read, 118,000 of them in some
-seconds. The list is kept as JSON, known by the file's place and stamp (`digests`).
+seconds.
 """
 
 from __future__ import annotations
 
 import posixpath
 import tarfile
-import time
-from hashlib import sha256
 from pathlib import Path
 
-import msgspec
-
-from laterna.data.digests import Stamp, stamp_of
+from laterna.data.fingerprints import remembered
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
-from laterna.records import Record
 
 Members = dict[str, tuple[int, int]]
 """Where the bytes of each file inside begin, and how many they are, by its name."""
-
-
-class Listing(Record):
-    """A tar file's members, and the stamp that it had when they were listed."""
-
-    stamp: Stamp
-    members: Members
 
 
 def list_tar(path: Path, memory: Path | None = None) -> Members:
@@ -35,16 +22,7 @@ def list_tar(path: Path, memory: Path | None = None) -> Members:
 
     Raises LaternaError for a file that is damaged, or holds a name twice; OSError.
     """
-    place = memory and memory / f"{sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
-    began, stamp = time.time_ns(), stamp_of(path)
-    known = _read(place) if place else None
-    if known is not None and known.stamp == stamp:
-        return known.members
-    members = _walk(path)
-    if place and stamp.settled(began) and stamp_of(path) == stamp:
-        with write_atomically(place) as aside:
-            aside.write_bytes(msgspec.json.encode(Listing(stamp=stamp, members=members)))
-    return members
+    return remembered(path, memory, _walk, Members)[""]
 
 
 def _walk(path: Path) -> Members:
@@ -61,11 +39,3 @@ def _walk(path: Path) -> Members:
     except tarfile.TarError as error:
         raise LaternaError(f"{path}: not a tar file that can be read: {error}") from error
     return members
-
-
-def _read(place: Path) -> Listing | None:
-    """Return what is remembered; nothing where that is damaged: it is then found again."""
-    try:
-        return msgspec.json.decode(place.read_bytes(), type=Listing)
-    except (OSError, msgspec.MsgspecError):
-        return None

@@ -10,26 +10,40 @@ language_adapters/, vision_adapters/
                          adapters in peft's form, only where a part has them; its base is then not
                          inside unless it was trained too
 metrics.jsonl            the stage's training figures by step, where they were kept
+
+laterna.json bears a checksum of itself and of every other file, and what the sources held that are
+read again. All are held against it at every loading.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from laterna.data.fingerprints import (
+    FileHash,
+    Fingerprints,
+    check_signature,
+    hash_all,
+    read_json,
+    what_is_torn,
+    write_signed,
+)
 from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
-from laterna.files import Made, recover, write_atomically
+from laterna.files import Made, flush, flush_tree, recover, write_atomically
 from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.assistant import Assistant
+from laterna.model.base import base_fingerprint, local_weights
 from laterna.model.connectors import build_connector
 from laterna.model.language import load_language
 from laterna.model.pretrained import quiet_transformers
@@ -59,6 +73,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Parts whose adapters are inside, to be put on their weights."""
     run: str = ""
     """Digest of all that decided the run (`training.identity`)."""
+    sources: dict[PartName, str] = {}
+    """What the sources held on this machine of the parts that are not inside."""
+    files: dict[str, FileHash] = {}
+    """Every file but this one, by its name in the folder; none: an early version wrote it."""
     figures: dict[str, float]
     """Figures of the training run: losses, steps, seconds, weights by part (`PART_trained` and
     `PART_frozen`)."""
@@ -75,13 +93,15 @@ def save_checkpoint(
     run: str = "",
     of: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    known: Fingerprints | None = None,
 ) -> Path:
     """Write a checkpoint, whole or not at all; return its folder.
 
-    `metrics` is a file of training figures to keep inside, `run` the digest of what made it, `of`
-    what else did: one of the same name is replaced where it was made of the same, or else with
-    `overwrite`. Raises LaternaError where `write_atomically` does, and when it cannot be written, a
-    full disk included; what stands there is then as it was.
+    `metrics` is a file of training figures to keep inside, `run` the digest of what made it,
+    `known` what was seen of the sources, `of` what else made it: one of the same name is replaced
+    where it was made of the same, or else with `overwrite`. When this returns, the disk holds it.
+    Raises LaternaError where `write_atomically` does, and when it cannot be written, a full disk
+    included; what stands there is then as it was.
     """
     parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
     adapted = {name: part for name, part in assistant.adaptable().items() if has_lora(part)}
@@ -93,26 +113,20 @@ def save_checkpoint(
         parts=parts,
         adapters=tuple(adapted),
         run=run,
+        sources=_sources(recipe, parts, known or Fingerprints()),
         figures=figures,
     )
     writing = write_atomically(folder, _made(recipe, stage, run, of), overwrite=overwrite)
     with _spoken(folder), writing as aside, quiet_transformers():
         aside.mkdir()
-        connector = assistant.connector.state_dict()
-        whole = {name: weight.contiguous() for name, weight in connector.items()}
-        save_file(whole, aside / "connector.safetensors")
-        (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
-        assistant.tokenizer.save_pretrained(aside / "tokenizer")
-        if "language" in parts:
-            weights = own_weights(assistant.language)
-            assistant.language.save_pretrained(aside / "language", state_dict=weights)
-        if "vision" in parts:
-            assistant.vision.save(aside / "vision")
+        _write_parts(aside, assistant, parts)
         for name, part in adapted.items():
             save_lora(part, aside / f"{name}_adapters")
         if metrics is not None:
             shutil.copyfile(metrics, aside / "metrics.jsonl")
-        (aside / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        write_signed(aside / MANIFEST, replace(manifest, files=hash_all(aside)))
+        flush_tree(aside)
+    flush(folder.parent)
     return folder
 
 
@@ -122,6 +136,36 @@ def _made(
     """Return what a checkpoint's folder says of itself."""
     by_run = {"recipe": recipe.name, "stage": str(stage), "run": run[:16]} if run else {}
     return Made(kind=KIND, of={**by_run, **(of or {})}, later=(PAGE,))
+
+
+def _write_parts(aside: Path, assistant: Assistant, parts: Collection[PartName]) -> None:
+    connector = assistant.connector.state_dict()
+    whole = {name: weight.contiguous() for name, weight in connector.items()}
+    save_file(whole, aside / "connector.safetensors")
+    (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
+    assistant.tokenizer.save_pretrained(aside / "tokenizer")
+    if "language" in parts:
+        weights = own_weights(assistant.language)
+        assistant.language.save_pretrained(aside / "language", state_dict=weights)
+    if "vision" in parts:
+        assistant.vision.save(aside / "vision")
+
+
+def _sources(
+    recipe: Recipe, inside: Collection[PartName], known: Fingerprints
+) -> dict[PartName, str]:
+    """Return what the sources hold of the parts that are not inside, those of the hub aside: there
+    what a name stands for can change without any weight.
+    """
+    named: dict[PartName, str] = {
+        "vision": recipe.vision.source,
+        "language": recipe.language.source,
+    }
+    return {
+        part: base_fingerprint(source, known)
+        for part, source in named.items()
+        if part not in inside and local_weights(source)
+    }
 
 
 @contextmanager
@@ -153,31 +197,63 @@ def read_manifest(folder: Path) -> Manifest:
         raise LaternaError(f"{folder}: no such checkpoint folder")
     if not path.is_file():
         raise LaternaError(f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}")
+    found = read_json(path)
+    # The format comes first: another format's fields need not be known here.
+    if found.get("format") != FORMAT:
+        raise LaternaError(
+            f"{path}: checkpoint format {found.get('format')}, but Laterna {__version__} reads "
+            f"format {FORMAT}; use the version of Laterna that wrote it "
+            f"({found.get('laterna', 'unknown')}), or train again"
+        )
     try:
-        found = json.loads(path.read_bytes())
-        # The format comes first: another format's fields need not be known here.
-        written = found.get("format") if isinstance(found, dict) else None
-        if written != FORMAT:
-            raise LaternaError(
-                f"{path}: checkpoint format {written}, but Laterna {__version__} reads format "
-                f"{FORMAT}; use the version of Laterna that wrote it "
-                f"({found.get('laterna') if isinstance(found, dict) else 'unknown'}), "
-                "or train again"
-            )
+        check_signature(found, path, wanted=False)
         return msgspec.convert(found, Manifest)
-    except (json.JSONDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
         raise LaternaError(f"{path}: not a readable manifest: {error}") from error
+    except LaternaError as error:
+        raise LaternaError(
+            f"{error}: it is damaged, or was edited; copy the checkpoint again or train anew, or "
+            "take the line `checksum` out of it if you meant what you changed"
+        ) from error
 
 
-def load_checkpoint(folder: str | Path) -> Assistant:
-    """Load an assistant as it was saved, ready to answer.
+def insist_whole(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> None:
+    """Raise LaternaError, naming the file, where a checkpoint does not hold the bytes that were
+    written; of `names` alone, where there are any.
+    """
+    files = {name: one for name, one in manifest.files.items() if not names or name in names}
+    torn = what_is_torn(folder, files)
+    if torn:
+        raise LaternaError(
+            f"{torn}, so the checkpoint is damaged; copy it again, or remove it and train anew (if "
+            f"you changed that file yourself, take its entry and `checksum` out of {MANIFEST})"
+        )
 
-    Raises LaternaError when the folder is no checkpoint of this format or lacks a file, or when
-    the source of a part that is not inside is missing.
+
+def checkpoint_fingerprint(folder: Path, known: Fingerprints) -> str:
+    """Return what tells the network and template in a checkpoint from others: no place, no time,
+    and none of the figures of the run that made it.
+    """
+    manifest = read_manifest(folder)
+    if not manifest.files:
+        return known.of(str(folder / MANIFEST))
+    decisive = (".safetensors", "template.jinja", "tokenizer.json")
+    kept = {n: one.sha256 for n, one in manifest.files.items() if n.endswith(decisive)}
+    content = (manifest.parts, manifest.adapters, manifest.sources, kept)
+    return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> Assistant:
+    """Load an assistant as it was saved, ready to answer. `known` is what is known of files.
+
+    Raises LaternaError when the folder is no checkpoint of this format, lacks a file or holds a
+    damaged one, or when the source of a part that is not inside is missing or is another by now.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    insist_whole(folder, manifest)
     recipe = manifest.recipe
+    _insist_same_sources(folder, manifest, known or Fingerprints())
     template = _existing(folder / "template.jinja").read_text(encoding="utf-8")
     inside: dict[PartName, Path] = {
         name: _existing(folder / name) for name in manifest.parts if name != "connector"
@@ -205,6 +281,17 @@ def load_checkpoint(folder: str | Path) -> Assistant:
     for name in manifest.adapters:
         load_lora(assistant.adaptable()[name], _existing(folder / f"{name}_adapters"))
     return assistant
+
+
+def _insist_same_sources(folder: Path, manifest: Manifest, known: Fingerprints) -> None:
+    now = _sources(manifest.recipe, manifest.parts, known)
+    for part, before in manifest.sources.items():
+        if now.get(part, before) != before:
+            source = getattr(manifest.recipe, part).source
+            raise LaternaError(
+                f"{source}: holds another {part} model than the one that {folder} was trained "
+                "with, whose weights it needs; put that one back, or train again"
+            )
 
 
 def _existing(path: Path) -> Path:

@@ -31,7 +31,8 @@ class Curve(Record):
 def curve_of(name: str, steps: Sequence[StepFigures]) -> Curve:
     """Return the curve of a stage from its `metrics.jsonl`."""
     looks = [(step.step, step.held_out.loss) for step in steps if step.held_out is not None]
-    return Curve(name=name, losses=tuple(step.loss for step in steps), held_out=tuple(looks))
+    finite = tuple((step, loss) for step, loss in looks if loss is not None)
+    return Curve(name=name, losses=tuple(step.loss for step in steps), held_out=finite)
 
 
 class StageShown(Record):

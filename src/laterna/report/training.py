@@ -10,7 +10,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.evaluation.run import Accuracies
-from laterna.model.checkpoint import MANIFEST, Manifest, read_manifest
+from laterna.model.checkpoint import MANIFEST, Manifest, insist_whole, read_manifest
 from laterna.recipe import PartName, StageName
 from laterna.records import Record
 from laterna.report.page import (
@@ -142,6 +142,7 @@ def _finished(folder: Path) -> Trained:
             f"{folder}: a checkpoint without figures of a training: it was imported, or made by "
             "an early version"
         )
+    insist_whole(folder, manifest, [METRICS])
     return Trained(
         name=manifest.stage
         if folder.name == manifest.stage
@@ -170,7 +171,10 @@ def _told(stage: Trained) -> str:
     seen = [step.held_out.loss for step in stage.steps if step.held_out is not None]
     said = f"{stage.name}: {len(losses):,} steps in {duration(speeds(stage.steps).seconds)}, "
     said += f"loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last"
-    return said + (f", {seen[-1]:.3f} on what was held out" if seen else "")
+    if not seen:
+        return said
+    last = "not finite" if seen[-1] is None else f"{seen[-1]:.3f}"
+    return f"{said}, {last} on what was held out"
 
 
 def _parts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
@@ -198,6 +202,7 @@ def _speeds(steps: Sequence[StepFigures]) -> NamedTexts:
         ("loop, of a step", _percent(found.loop)),
         ("MFU", "not known" if found.mfu is None else _percent(found.mfu)),
         ("steps skipped", f"{steps[-1].skipped:,}"),
+        ("steps without a picture left", f"{steps[-1].empty:,}"),
         ("records left out", f"{steps[-1].faulty:,}"),
     )
 

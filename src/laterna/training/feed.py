@@ -28,7 +28,7 @@ from laterna.data.picture_files import PictureFiles
 from laterna.data.pictures import MissingPictureError, PicturePreparer, load_picture
 from laterna.data.preparation.samples import MappedSamples
 from laterna.errors import LaternaError
-from laterna.model.features import FeatureStore
+from laterna.model.feature_cache import FeatureStore
 from laterna.recipe import StageSettings
 from laterna.records import Batch, Pack, Sample
 from laterna.training.distributed import ALONE, Ranks
@@ -103,6 +103,17 @@ FAULTS = (MISSING, UNREADABLE)
 """Why a picture leaves its records out."""
 
 
+class Lost(NamedTuple):
+    """A record left out of a step for a picture."""
+
+    record: str
+    picture: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"record {self.record} ({self.picture}: {self.reason})"
+
+
 class Step(NamedTuple):
     """One rank's share of an optimiser step."""
 
@@ -114,6 +125,8 @@ class Step(NamedTuple):
     """Tokens, padding left out."""
     faulty: dict[str, int]
     """Records left out for a picture that cannot be read, by reason."""
+    lost: tuple[Lost, ...] = ()
+    """These records."""
 
     @property
     def ids(self) -> list[str]:
@@ -178,7 +191,7 @@ def feed(
 
 def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
     batches: list[Batch] = []
-    faulty: Counter[str] = Counter()
+    lost: list[Lost] = []
     length = 0
     for packs in plan:
         rows = list(packs)
@@ -186,14 +199,21 @@ def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
             try:
                 batches.append(fill(collate(rows)))
             except FaultyPictureError as fault:
+                lost += (
+                    Lost(sample.id, fault.picture, fault.reason)
+                    for pack in rows
+                    for sample in pack.samples
+                    if fault.picture in sample.pictures
+                )
                 kept = [without_picture(pack, fault.picture) for pack in rows]
-                lost = sum(len(pack.samples) for pack in rows)
                 rows = [pack for pack in kept if pack.samples]
-                faulty[fault.reason] += lost - sum(len(pack.samples) for pack in rows)
             else:
                 length += sum(pack.length for pack in rows)
                 break
-    return Step(number=number, batches=tuple(batches), length=length, faulty=dict(faulty))
+    faulty = dict(Counter(one.reason for one in lost))
+    return Step(
+        number=number, batches=tuple(batches), length=length, faulty=faulty, lost=tuple(lost)
+    )
 
 
 def fill_pixels(preparer: PicturePreparer, files: PictureFiles) -> Fill:

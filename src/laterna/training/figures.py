@@ -23,8 +23,8 @@ class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class HeldOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A look at records that are not trained on, after a step."""
 
-    loss: float
-    """Mean cross-entropy over their target tokens, in nats, with dropout off."""
+    loss: float | None
+    """Mean cross-entropy over their target tokens, in nats, with dropout off; None: not finite."""
     target_tokens: int
     records: int
     seconds: float
@@ -51,6 +51,8 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     pictures: int
     skipped: int = 0
     """Steps skipped so far, since loss or gradient was not finite; they have no line."""
+    empty: int = 0
+    """Steps without a line beside those, for all their records had lost their pictures."""
     faulty: int = 0
     """Records left out so far for a picture that cannot be read."""
     seconds: float
@@ -134,6 +136,6 @@ def named_figures(figures: StepFigures) -> dict[str, float]:
     }
     if figures.mfu is not None:
         named["speed/mfu"] = figures.mfu
-    if figures.held_out is not None:
+    if figures.held_out is not None and figures.held_out.loss is not None:
         named["held_out/loss"] = figures.held_out.loss
     return named

@@ -6,6 +6,7 @@ else of it stays: modes, attention and random state are afterwards as they were.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,8 +69,9 @@ class Looks:
             if learner.ranks.first and not is_sharded(learner.model):
                 answers = tuple(self._answers())
         learner.clock.take_seconds()  # the tower's time here is no step's
+        mean = loss / max(targets, 1.0)
         return HeldOut(
-            loss=loss / max(targets, 1.0),
+            loss=mean if math.isfinite(mean) else None,  # JSON has no other number
             target_tokens=int(targets),
             records=int(records),
             seconds=time.perf_counter() - begun,

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from laterna.data.preparation import DIGESTS
-from laterna.data.sources import HUB, Contents
-from laterna.model.checkpoint import MANIFEST
-from laterna.recipe import Recipe, StageName
+from laterna.data.fingerprints import Fingerprints
+from laterna.data.preparation import FINGERPRINTS
+from laterna.data.sources import HUB
+from laterna.model.base import WEIGHTS, base_fingerprint
+from laterna.model.checkpoint import MANIFEST, checkpoint_fingerprint, read_manifest
+from laterna.recipe import PartName, Recipe, StageName
 from laterna.training.savings import CHANGES_RESULTS
 
 HOW = ("run", "threads", "prepared", "feature_cache")
@@ -19,15 +21,17 @@ later version adds to `run` hinders no resume."""
 
 
 def run_digest(
-    recipe: Recipe, stage: StageName, start: Path | None, contents: Contents | None = None
+    recipe: Recipe, stage: StageName, start: Path | None, known: Fingerprints | None = None
 ) -> str:
-    """Digest a stage's settings, data and start; equal digests mean equal results.
+    """Digest a stage's settings, data and first weights; equal digests mean equal results.
 
     How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
-    are left out. Of the pictures only the names count, but those that lie in a dataset's folder.
-    `contents` are the data's as they were found at this start; None: they are looked at now.
-    Raises LaternaError where a hub that data comes from does not answer.
+    are left out. Models count by what they hold, wherever they lie. Of the pictures only the names
+    count, but those that lie in a dataset's folder. `known` is what is known of files at this
+    start; None: they are looked at now. Raises LaternaError where a hub that data comes from does
+    not answer, and for a checkpoint to start from that is none.
     """
+    known = known or Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
     settings = msgspec.structs.replace(
         recipe,
         savings=tuple(sorted(CHANGES_RESULTS.intersection(recipe.savings))),
@@ -37,19 +41,21 @@ def run_digest(
     told = msgspec.to_builtins(settings)
     for name in HOW:
         del told[name]
-    digest = hashlib.sha256(msgspec.json.encode((stage, told)))
-    contents = contents or Contents(Path(recipe.prepared) / DIGESTS)
+    weights, inside = _start(start, known)
+    for part in ("vision", "connector", "language"):
+        source = told[part]["source"]
+        told[part]["source"] = "" if part in inside else base_fingerprint(source, known) or source
+    digest = hashlib.sha256(msgspec.json.encode((stage, told, weights)))
     for source in settings.align.mixture():
-        _add(digest, source.data, contents)
-    if start is not None:
-        manifest = start / MANIFEST
-        _add(digest, str(manifest if manifest.is_file() else start), contents)
+        if source.data.startswith(HUB) or Path(source.data).exists():  # else others will say so
+            digest.update(known.of(source.data).encode())
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, where: str, contents: Contents) -> None:
-    """Add what a source or file holds; nothing for what is not there, which others will say."""
-    if Path(where).is_file():
-        digest.update(bytes.fromhex(contents.digest(where)))
-    elif where.startswith(HUB) or Path(where).is_dir():
-        digest.update(contents.digest(where).encode())
+def _start(start: Path | None, known: Fingerprints) -> tuple[str, tuple[PartName, ...]]:
+    """Return the fingerprint of what a stage starts from, and the parts that are whole in it."""
+    if start is None or not start.exists():
+        return "", ()
+    if (start / MANIFEST).is_file():
+        return checkpoint_fingerprint(start, known), read_manifest(start).parts
+    return known.of(str(start), WEIGHTS), ()

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 from torch import Tensor, nn
 
+from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Engine, Saving, StageSettings
 from laterna.training.clock import VisionClock
@@ -15,7 +16,7 @@ from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import Objective
 from laterna.training.optimisers import Optimisers, insist_whole_weights
 from laterna.training.savings import apply_savings
-from laterna.training.sharding import ENGINES, is_sharded
+from laterna.training.sharding import ENGINES, is_sharded, weights_norm
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,8 +26,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Steps whose records were used: the place in the data."""
     skipped: int = 0
     """Of these, the ones that changed nothing, since loss or gradient was not finite."""
+    empty: int = 0
+    """Of these, the ones that changed nothing, since all their records had lost their pictures."""
     skipped_in_a_row: int = 0
-    """The latest of them, one after the other."""
+    """The latest of both, one after the other."""
     faulty: dict[str, int] = msgspec.field(default_factory=dict)
     """Records left out for their pictures, by reason."""
     records: int = 0
@@ -66,6 +69,10 @@ class Learner:
         insist_whole_weights(stage, sharded=is_sharded(self.model))
         self.optimiser = Optimisers(assistant, stage)
         self.peaks = [float(group["lr"]) for group in self.optimiser.groups]
+        if not all(map(math.isfinite, [*self.peaks, stage.weight_decay])):
+            raise LaternaError(
+                f"lr = {max(self.peaks):g}, weight_decay = {stage.weight_decay:g}: give finite ones"
+            )
         self.progress = Progress()
 
     def set_rates(self, step: int) -> float:
@@ -74,6 +81,12 @@ class Learner:
         for group, peak in zip(self.optimiser.groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         return max(self.peaks) * factor
+
+    def insist_finite(self) -> None:
+        """Raise LaternaError where a weight is not finite, or close to it; every rank must ask."""
+        if not math.isfinite(weights_norm(self.weights.values())):
+            last = self.progress.step - self.progress.skipped_in_a_row
+            raise diverged(last, "the weights are not finite")
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the trained weights and their moments by name: writing into them resumes."""
@@ -87,9 +100,21 @@ class Learner:
     def resume(self, progress: Progress) -> None:
         """Go on from a progress, whose tensors have been written into `tensors()`."""
         self.progress = progress
-        taken = float(progress.step - progress.skipped)
+        taken = float(progress.step - progress.skipped - progress.empty)
         for weight in self.weights.values():
             self.optimiser.set_steps(weight, taken)
+
+
+def diverged(step: int, said: str) -> LaternaError:
+    """Return the error for weights that step `step`, counted from 1, made useless; 0: no step."""
+    if not step:
+        return LaternaError(
+            f"before any step {said}; look at the models that the stage starts from"
+        )
+    return LaternaError(
+        f"diverged at step {step}: after it {said}. No checkpoint was made; states saved before "
+        "and the figures by step are kept. Lower the stage's learning rate or its weight decay"
+    )
 
 
 def lr_factor(step: int, total: int, warmup: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
-from laterna.training.feed import FAULTS, Step
+from laterna.training.feed import FAULTS, Lost, Step
 from laterna.training.figures import HeldOut, StepFigures
-from laterna.training.learner import Learner, Progress, named_few
+from laterna.training.learner import Learner, Progress, diverged, named_few
 from laterna.training.meter import UNKNOWN, Meter
 from laterna.training.objective import count_targets, empty_batch
 from laterna.training.sharding import gradient_norm, reducing
@@ -35,13 +35,17 @@ def train_steps(
 ) -> Iterator[StepFigures]:
     """Train on each step's micro-batches in turn and yield what the step did.
 
-    A step whose loss or gradient is not finite changes nothing and yields nothing. Whatever a
-    step draws at random follows from `seed`, step and rank alone. `look` is asked after each step,
-    counted from 1, for a look at what is held out. Raises LaternaError, naming the step's records,
-    when more steps in a row were skipped, or more pictures were faulty, than `limits` allow.
+    A step whose loss or gradient is not finite, or whose records have all lost their pictures,
+    changes nothing and yields nothing. Whatever a step draws at random follows from `seed`, step
+    and rank alone. `look` is asked after each step, counted from 1, for a look at what is held out.
+    Raises LaternaError, naming records and pictures, when more steps in a row were skipped, or more
+    pictures were faulty, than `limits` allow; and, naming the step, when a step was taken that left
+    weights by which its own records have no finite loss.
     """
     ranks = learner.ranks
     begun = time.perf_counter()
+    last: Step | None = None
+    lost: list[Lost] = []
     for step in steps:
         torch.manual_seed(seed + (step.number * ranks.count + ranks.rank) * 1_000_003)
         started = time.perf_counter()
@@ -49,40 +53,68 @@ def train_steps(
         now = time.perf_counter()
         seconds, begun = now - begun, now
         learner.progress = _after(learner.progress, done)
-        _insist_within(limits, learner.progress, done, step)
+        lost += step.lost
+        _insist_within(limits, learner, done, step, lost)
         if done.finite:
-            held_out = look(step.number + 1)
+            last, lost = step, []
+            figures = _figures(learner.progress, done, seconds, now - started, meter)
+            held_out = look(figures.step)
             begun += time.perf_counter() - now  # the look is no part of the next step
-            yield StepFigures(
-                step=step.number + 1,
-                loss=done.loss,
-                lr=done.lr,
-                grad_norm=done.norm,
-                target_tokens=done.targets,
-                tokens=done.tokens,
-                padding=done.padding,
-                pictures=done.pictures,
-                skipped=learner.progress.skipped,
-                faulty=sum(learner.progress.faulty.values()),
-                seconds=seconds,
-                model_seconds=now - started,
-                vision_seconds=done.vision_seconds,
-                flops=done.flops,
-                mfu=meter.mfu(done.flops, seconds),
-                held_out=held_out,
-            )
+            yield replace(figures, held_out=held_out)
+    _insist_alive(learner, last)
 
 
-def insist_few_faulty(faulty: Mapping[str, int], limits: RunSettings, where: str) -> None:
+def _figures(
+    progress: Progress, done: Outcome, seconds: float, model_seconds: float, meter: Meter
+) -> StepFigures:
+    return StepFigures(
+        step=progress.step,
+        loss=done.loss,
+        lr=done.lr,
+        grad_norm=done.norm,
+        target_tokens=done.targets,
+        tokens=done.tokens,
+        padding=done.padding,
+        pictures=done.pictures,
+        skipped=progress.skipped,
+        empty=progress.empty,
+        faulty=sum(progress.faulty.values()),
+        seconds=seconds,
+        model_seconds=model_seconds,
+        vision_seconds=done.vision_seconds,
+        flops=done.flops,
+        mfu=meter.mfu(done.flops, seconds),
+    )
+
+
+def _insist_alive(learner: Learner, last: Step | None) -> None:
+    """Raise LaternaError where weights, or the loss of the last step taken by them, are not finite:
+    no later step is there to tell.
+    """
+    learner.insist_finite()
+    if last is None:
+        return
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        loss = sum(float(learner.model(batch)) for batch in last.batches or (empty_batch(),))
+    learner.clock.take_seconds()  # the tower's time here is no step's
+    (whole,) = learner.ranks.total([loss])
+    if not math.isfinite(whole):
+        raise diverged(last.number + 1, f"the loss of its own records is {whole:g}")
+
+
+def insist_few_faulty(
+    faulty: Mapping[str, int], limits: RunSettings, where: str, which: Sequence[str] = ()
+) -> None:
     """Raise LaternaError when more records were left out for their pictures than `limits` allow.
 
-    `faulty` are their numbers by reason, other reasons than `FAULTS` aside.
+    `faulty` are their numbers by reason, other reasons than `FAULTS` aside; `which` names some.
     """
     counts = {name: faulty[name] for name in FAULTS if faulty.get(name)}
     if sum(counts.values()) > limits.max_faulty:
         reasons = ", ".join(f"{count} × {name}" for name, count in counts.items())
+        named = f"{named_few(which)}; " if which else ""
         raise LaternaError(
-            f"{where}: {reasons}: more records left out than run.max_faulty = "
+            f"{where}: {reasons}: {named}more records left out than run.max_faulty = "
             f"{limits.max_faulty}; see that the pictures are whole, or raise the limit"
         )
 
@@ -132,7 +164,7 @@ class Outcome(NamedTuple):
     """What a step came to, over all ranks; fields as in `StepFigures`."""
 
     finite: bool
-    """Whether it was taken."""
+    """Whether it was taken: it had targets, and neither loss nor gradient was not finite."""
     loss: float
     norm: float
     lr: float
@@ -150,17 +182,33 @@ def _after(progress: Progress, done: Outcome) -> Progress:
     return replace(
         progress,
         step=progress.step + 1,
-        skipped=progress.skipped + (not done.finite),
+        skipped=progress.skipped + (not done.finite and done.targets > 0),
+        empty=progress.empty + (done.targets == 0),
         skipped_in_a_row=0 if done.finite else progress.skipped_in_a_row + 1,
         faulty={name: progress.faulty.get(name, 0) + count for name, count in done.faulty.items()},
     )
 
 
-def _insist_within(limits: RunSettings, progress: Progress, done: Outcome, step: Step) -> None:
-    insist_few_faulty(progress.faulty, limits, f"step {progress.step}")
-    if progress.skipped_in_a_row > limits.max_skipped:
+def _insist_within(
+    limits: RunSettings, learner: Learner, done: Outcome, step: Step, lost: Sequence[Lost]
+) -> None:
+    progress = learner.progress
+    which = [str(one) for one in lost]
+    insist_few_faulty(progress.faulty, limits, f"step {progress.step}", which)
+    row = progress.skipped_in_a_row
+    if row <= limits.max_skipped:
+        return
+    if not done.targets:
+        named = f": {named_few(which)}" if which else ""
         raise LaternaError(
-            f"step {progress.step}: loss {done.loss:g}, gradient norm {done.norm:g}: not finite, "
-            f"{progress.skipped_in_a_row} steps in a row; in records {named_few(step.ids)}; "
-            "lower the learning rate or look at these records"
+            f"step {progress.step}: none of its records is left, as in {row} steps in a row, for "
+            f"their pictures are missing or cannot be read{named}; see that the pictures are whole "
+            f"and lie where the recipe says (run.max_skipped = {limits.max_skipped})"
         )
+    if row < progress.step:
+        learner.insist_finite()
+    raise LaternaError(
+        f"step {progress.step}: loss {done.loss:g}, gradient norm {done.norm:g}: not finite, "
+        f"{row} steps in a row; in records {named_few(step.ids)}; "
+        "lower the learning rate or look at these records"
+    )

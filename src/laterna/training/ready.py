@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from laterna.data.chat import load_template
+from laterna.data.fingerprints import Fingerprints
 from laterna.data.packing import fit_batches, fit_rows
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
-from laterna.data.sources import Contents
 from laterna.errors import LaternaError
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
@@ -48,13 +48,13 @@ def prepare_stage(
     console: Console,
     *,
     workers: int = 0,
-    contents: Contents | None = None,
+    known: Fingerprints | None = None,
 ) -> Prepared:
     """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
     under `share_pictures` cannot share one.
 
     `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
-    picture of a width and height takes in its assistant: no weights are needed. `contents` are the
+    picture of a width and height takes in its assistant: no weights are needed. `known` are the
     sources' as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
@@ -71,7 +71,7 @@ def prepare_stage(
             seed=recipe.seed,
             held_out=settings.held_out,
             workers=workers,
-            contents=contents,
+            known=known,
             progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
         )
         bar.remove_task(task)
@@ -81,6 +81,8 @@ def prepare_stage(
     if len(prepared.held_out):
         said += f", {len(prepared.held_out):,} more held out"
     console.print(said, soft_wrap=True)
+    for remark in prepared.remarks:
+        console.print(f"  {remark}", soft_wrap=True, markup=False)
     for reason, number in prepared.dropped.items():
         example = prepared.examples[reason]
         console.print(f"  dropped {number:,}: {reason} ({example})", soft_wrap=True, markup=False)

@@ -12,12 +12,9 @@ state is a pickle. On several machines the folder must lie on a file system that
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +28,7 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from laterna.data.fingerprints import FileHash, hash_all, read_signed, what_is_torn, write_signed
 from laterna.errors import LaternaError
 from laterna.files import flush, flush_tree
 from laterna.training.distributed import Ranks
@@ -42,14 +40,6 @@ MANIFEST = "state.json"
 METRICS = "metrics.jsonl"
 
 
-class FileStamp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a file of a state is known to be whole."""
-
-    size: int
-    """In bytes."""
-    sha256: str
-
-
 class StateManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a saved state says of itself (`state.json`)."""
 
@@ -59,7 +49,7 @@ class StateManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     run: str
     """Digest of the run that it belongs to (`training.identity`)."""
     progress: Progress
-    files: dict[str, FileStamp]
+    files: dict[str, FileHash]
 
 
 class States:
@@ -127,7 +117,7 @@ class States:
         reader = HuggingFaceStorageReader(path=str(state))
         with _quiet():
             load(learner.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
-        manifest = msgspec.json.decode((state / MANIFEST).read_bytes(), type=StateManifest)
+        manifest = msgspec.convert(read_signed(state / MANIFEST), StateManifest)
         learner.resume(manifest.progress)
         if self.ranks.first:
             shutil.copyfile(state / METRICS, metrics)
@@ -140,18 +130,14 @@ class States:
 
     def _seal(self, aside: Path, progress: Progress, metrics: Path) -> None:
         shutil.copyfile(metrics, aside / METRICS)
-        names = sorted(path.name for path in aside.iterdir())
-        with ThreadPoolExecutor() as pool:
-            stamps = pool.map(_stamp, [aside / name for name in names])
         manifest = StateManifest(
             format=FORMAT,
             laterna=__version__,
             run=self.run,
             progress=progress,
-            files=dict(zip(names, stamps, strict=True)),
+            files=hash_all(aside),
         )
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        (aside / MANIFEST).write_bytes(text + b"\n")
+        write_signed(aside / MANIFEST, manifest)
         flush_tree(aside)
 
     def _newest(self) -> tuple[StateManifest | None, list[str]]:
@@ -161,6 +147,8 @@ class States:
             for other in sorted(self.shared.glob("*"))
             if other != self.folder
         ]
+        for left in self.folder.glob(".*.part"):  # by a process that was killed
+            shutil.rmtree(left)
         for state in self._all():
             try:
                 return _whole(state, self.run), remarks
@@ -193,24 +181,15 @@ class Found(NamedTuple):
 def _whole(state: Path, run: str) -> StateManifest:
     """Read a state's manifest; raise LaternaError, naming what is torn or not of this run."""
     try:
-        manifest = msgspec.json.decode((state / MANIFEST).read_bytes(), type=StateManifest)
-    except (OSError, msgspec.DecodeError) as error:
+        manifest = msgspec.convert(read_signed(state / MANIFEST), StateManifest)
+    except (LaternaError, msgspec.ValidationError) as error:
         raise LaternaError(f"{state}: not a whole state: {error}") from error
     if (manifest.format, manifest.run) != (FORMAT, run):
         raise LaternaError(f"{state}: a state of another run or another version of Laterna")
-    for name, stamp in manifest.files.items():
-        path = state / name
-        if not path.is_file():
-            raise LaternaError(f"{path}: missing, the state is torn")
-        if path.stat().st_size != stamp.size or _stamp(path) != stamp:
-            raise LaternaError(f"{path}: its checksum differs, the state is torn")
+    torn = what_is_torn(state, manifest.files)
+    if torn:
+        raise LaternaError(f"{torn}, the state is torn")
     return manifest
-
-
-def _stamp(path: Path) -> FileStamp:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileStamp(size=os.fstat(file.fileno()).st_size, sha256=digest)
 
 
 def _reason(error: BaseException) -> str:

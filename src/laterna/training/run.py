@@ -13,18 +13,25 @@ import rich
 import torch
 from rich.console import Console
 
-from laterna.data.preparation import DIGESTS, Prepared
-from laterna.data.sources import Contents
+from laterna.data.fingerprints import Fingerprints
+from laterna.data.preparation import FINGERPRINTS, Prepared
 from laterna.errors import LaternaError
-from laterna.files import Made, flush_tree, insist_replaceable, sweep
+from laterna.files import Made, insist_replaceable, sweep
 from laterna.model.assistant import Assistant
-from laterna.model.checkpoint import KIND, MANIFEST, PAGE, read_manifest, save_checkpoint
-from laterna.model.features import cached_features
+from laterna.model.checkpoint import (
+    KIND,
+    MANIFEST,
+    PAGE,
+    insist_whole,
+    read_manifest,
+    save_checkpoint,
+)
+from laterna.model.feature_cache import cached_features
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
 from laterna.training.distributed import Ranks, joined_ranks
-from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
+from laterna.training.feed import FAULTS, Fill, count_steps, feed, fill_features, fill_pixels
 from laterna.training.figures import StepFigures
 from laterna.training.held_out import Looks
 from laterna.training.identity import run_digest
@@ -44,6 +51,7 @@ from laterna.training.telemetry import (
     StageBar,
     progress_bar,
     read_metrics,
+    skipped_so_far,
     summary,
     watched,
 )
@@ -86,9 +94,9 @@ def train(
     with joined_ranks() as ranks, held_by_one(out, stage, ranks):
         console = rich.get_console() if ranks.first else Console(quiet=True)
         with ranks.first_alone():  # what it reads it remembers, and the others need not
-            sweep(Path(recipe.prepared) / DIGESTS)
-            contents = Contents(Path(recipe.prepared) / DIGESTS)
-            digest = run_digest(recipe, stage, start, contents)
+            sweep(Path(recipe.prepared) / FINGERPRINTS)
+            known = Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
+            digest = run_digest(recipe, stage, start, known)
         states = States(out.with_name(f"{out.name}.state"), digest, ranks, keep=recipe.run.keep)
         metrics = _metrics_of(out)
         if _is_done(out, digest):
@@ -96,8 +104,8 @@ def train(
         else:
             if not overwrite:
                 insist_not_anothers(out, recipe, stage)
-            learner = _train(recipe, stage, start, contents, states, out, console)
-            _finish(out, learner, recipe, stage, start, metrics, digest, console)
+            learner = _train(recipe, stage, start, known, states, out, console)
+            _finish(out, learner, recipe, stage, start, metrics, digest, known, console)
         ranks.wait()  # no rank may still ask whether it is done
         if ranks.first:  # also what a run leaves that was killed once its checkpoint was there
             metrics.unlink(missing_ok=True)
@@ -110,14 +118,14 @@ def _train(
     recipe: Recipe,
     stage: StageName,
     start: Path | None,
-    contents: Contents,
+    known: Fingerprints,
     states: States,
     out: Path,
     console: Console,
 ) -> Learner:
     settings, ranks, metrics = recipe.stage(stage), states.ranks, _metrics_of(out)
     found = states.find()
-    ready = _make_ready(recipe, stage, start, contents, ranks, console, goes_on=found.step > 0)
+    ready = _make_ready(recipe, stage, start, known, ranks, console, goes_on=found.step > 0)
     total = count_steps(len(ready.prepared.samples), settings)
     learner = Learner(
         ready.assistant,
@@ -170,14 +178,14 @@ def _make_ready(
     recipe: Recipe,
     stage: StageName,
     start: Path | None,
-    contents: Contents,
+    known: Fingerprints,
     ranks: Ranks,
     console: Console,
     *,
     goes_on: bool,
 ) -> Ready:
     settings = recipe.stage(stage)
-    assistant = begin(recipe, start).to(ranks.device)
+    assistant = begin(recipe, start, known).to(ranks.device)
     set_attention(assistant, recipe.run, settings)
     with ranks.first_alone():
         prepared = prepare_stage(
@@ -186,9 +194,10 @@ def _make_ready(
             recipe,
             stage,
             console,
-            contents=contents,
+            known=known,
         )
-    insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}")
+    which = [prepared.examples[reason] for reason in FAULTS if reason in prepared.examples]
+    insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}", which)
     with ranks.first_alone():
         fill = _pictures(assistant, recipe, settings, prepared, console)
     if recipe.connector.calibrate and start is None and not goes_on:
@@ -236,7 +245,14 @@ def set_attention(assistant: Assistant, run: RunSettings, settings: StageSetting
 
 
 def _is_done(out: Path, digest: str) -> bool:
-    return (out / MANIFEST).is_file() and read_manifest(out).run == digest
+    """Say whether a run's checkpoint is there. Raises LaternaError for one that is damaged."""
+    if not (out / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(out)
+    done = manifest.run == digest
+    if done:
+        insist_whole(out, manifest)
+    return done
 
 
 def _go_on(states: States, found: Found, learner: Learner, metrics: Path, console: Console) -> None:
@@ -274,6 +290,7 @@ def _follow(
             due |= settings.save_steps > 0 and figures.step % settings.save_steps == 0
             stops, saves = ranks.total([request.signal > 0, due])
             if (stops or saves) and learner.progress.step < learner.total:
+                learner.insist_finite()  # else the good states before would make room for it
                 states.save(learner, metrics)
                 saved = time.monotonic()
                 if stops:
@@ -288,6 +305,7 @@ def _finish(
     start: Path | None,
     metrics: Path,
     digest: str,
+    known: Fingerprints,
     console: Console,
 ) -> None:
     """Save the checkpoint on rank 0, in the same form whatever the engine."""
@@ -296,8 +314,11 @@ def _finish(
         assistant = _gathered(learner, recipe, stage, start)
     if learner.ranks.first:
         steps = read_metrics(metrics)
-        figures = _sum_up(steps) | _weights(assistant, recipe.stage(stage))
+        figures = _sum_up(steps, learner.progress) | _weights(assistant, recipe.stage(stage))
         console.print(f"stage {stage}: {summary(steps)}", soft_wrap=True)
+        skips = skipped_so_far(learner.progress.skipped, learner.progress.empty)
+        if skips:
+            console.print(f"stage {stage}: {skips}", soft_wrap=True)
         assistant.eval()
         save_checkpoint(
             out,
@@ -308,8 +329,8 @@ def _finish(
             metrics=metrics,
             run=digest,
             overwrite=True,
+            known=known,
         )
-        flush_tree(out)
 
 
 def _weights(assistant: Assistant, settings: StageSettings) -> dict[str, float]:
@@ -359,9 +380,10 @@ def _pictures(
     return fill_features(store)
 
 
-def _sum_up(figures: list[StepFigures]) -> dict[str, float]:
+def _sum_up(figures: list[StepFigures], progress: Progress) -> dict[str, float]:
     if not figures:
-        raise LaternaError("no step changed anything: loss or gradient was never finite")
+        why = skipped_so_far(progress.skipped, progress.empty)
+        raise LaternaError(f"no step changed anything, and no checkpoint was made: {why}")
     last = figures[-max(1, round(len(figures) * LAST_SHARE)) :]
     return {
         "steps": len(figures),

@@ -68,6 +68,14 @@ def gradient_norm(weights: Iterable[nn.Parameter], limit: float) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
+def weights_norm(weights: Iterable[nn.Parameter]) -> float:
+    """Return the norm of weights over all ranks, in their own precision: it is not finite where one
+    of them is not, or where they are so large that their squares are not.
+    """
+    norm: Tensor = nn.utils.get_total_norm([weight.detach() for weight in weights])
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
 def whole_tensor(tensor: Tensor) -> Tensor:
     """Return a weight as one tensor on the CPU; every rank must ask for a sharded one."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

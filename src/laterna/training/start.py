@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from laterna.data.fingerprints import Fingerprints
 from laterna.errors import LaternaError
 from laterna.files import recover
 from laterna.model.assistant import Assistant, load_assistant_from
@@ -22,8 +23,8 @@ PROJECTOR = "mm_projector."
 """What LLaVA's file has before the names of the connector's weights."""
 
 
-def begin(recipe: Recipe, start: Path | None) -> Assistant:
-    """Return the assistant that a stage starts from.
+def begin(recipe: Recipe, start: Path | None, known: Fingerprints | None = None) -> Assistant:
+    """Return the assistant that a stage starts from. `known` is what is known of files.
 
     `start` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
     LLaVA's `mm_projector.bin`, which may be named by its folder, as LLaVA's stage 1 leaves it.
@@ -38,7 +39,7 @@ def begin(recipe: Recipe, start: Path | None) -> Assistant:
         _take_connector(assistant, start)
         return assistant
     insist_start(recipe, start)
-    return load_checkpoint(start)
+    return load_checkpoint(start, known)
 
 
 def insist_start(recipe: Recipe, start: Path | None) -> None:

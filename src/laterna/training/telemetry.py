@@ -55,15 +55,13 @@ class StageBar:
     def step(self, figures: StepFigures) -> None:
         """Show a step, and say when steps before it were skipped."""
         self._last.append(figures)
-        if figures.skipped > self._skipped:
-            self._console.print(
-                f"before step {figures.step}: loss or gradient not finite, "
-                f"{figures.skipped} steps skipped so far"
-            )
+        if figures.skipped + figures.empty > self._skipped:
+            told = skipped_so_far(figures.skipped, figures.empty)
+            self._console.print(f"before step {figures.step}: {told}")
         if figures.held_out is not None:
             for line in held_out_lines(figures.step, figures.held_out):
                 self._console.print(line, soft_wrap=True, markup=False, highlight=False)
-        self._skipped = figures.skipped
+        self._skipped = figures.skipped + figures.empty
         loss = sum(step.loss for step in self._last) / len(self._last)
         fast = speeds(self._last)
         shown = f"loss {loss:.3f} · {fast.target_tokens:,.0f} targets/s · {_mfu(fast)}\n"
@@ -110,11 +108,21 @@ def read_metrics(path: Path) -> list[StepFigures]:
     )
 
 
+def skipped_so_far(skipped: int, empty: int) -> str:
+    """Say for people how many steps of a stage changed nothing, and why: numbers as in figures."""
+    reasons = {
+        "loss or gradient not finite": skipped,
+        "no record left, for their pictures are missing or cannot be read": empty,
+    }
+    told = (f"{reason}, {count} steps skipped so far" for reason, count in reasons.items() if count)
+    return "; ".join(told)
+
+
 def held_out_lines(step: int, seen: HeldOut) -> Iterator[str]:
     """Say for people what was seen of what is held out."""
+    loss = "not finite" if seen.loss is None else f"{seen.loss:.3f}"
     yield (
-        f"step {step:,}: held-out loss {seen.loss:.3f} over {seen.records:,} records "
-        f"({seen.seconds:.1f} s)"
+        f"step {step:,}: held-out loss {loss} over {seen.records:,} records ({seen.seconds:.1f} s)"
     )
     for one in seen.answers:
         prompt, answer, truth = (_short(text) for text in (one.prompt, one.answer, one.truth))

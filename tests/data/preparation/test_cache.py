@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data import sources
+from laterna.data import fingerprints
 from laterna.data.picture_tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.data.preparation.cache import MANIFEST
@@ -28,7 +28,7 @@ def test_the_subset_of_a_hubs_dataset_is_part_of_the_key(
         return {"train": datasets.Dataset.from_list([row]).to_iterable_dataset()}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(sources, "hub_revision", lambda name: "a1b2")
+    monkeypatch.setattr(fingerprints, "hub_revision", lambda name: "a1b2")
     tokenizer = tokenizers["byte_level"]
     for subset in ("easy", "hard", "easy"):
         (sample,) = prepare(

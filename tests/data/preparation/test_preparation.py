@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data import digests, preparation
+from laterna.data import fingerprints, preparation
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import SameTokens
-from laterna.data.preparation.cache import MANIFEST
+from laterna.data.preparation.cache import MANIFEST, part_path
 from laterna.data.preparation.workers import Done
 from laterna.data.sources import rows
 from laterna.errors import LaternaError
@@ -232,13 +232,15 @@ def test_a_second_start_reads_no_data(
     maker: Any, images: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = maker.source([record_of(str(number)) for number in range(5)], images)
-    monkeypatch.setattr(digests, "RACY_NS", -1)
+    monkeypatch.setattr(fingerprints, "RACY_NS", -1)
     first = maker.prepare(source)
     read: list[Path] = []
-    monkeypatch.setattr(digests, "_digest", lambda path: read.append(path))
+    real = fingerprints.sha256_of
+    monkeypatch.setattr(fingerprints, "sha256_of", lambda path: read.append(path) or real(path))
     monkeypatch.setattr(preparation, "do_chunks", lambda *_: pytest.fail("prepared again"))
     again = maker.prepare(source)
-    assert read == []
+    (place,) = (path.parent for path in (maker.folder / "prepared").rglob(MANIFEST))
+    assert read == [part_path(place, 0)], "held against its checksum, and nothing else"
     assert list(again.samples) == list(first.samples)
 
 
@@ -256,6 +258,9 @@ def test_embedded_pictures_are_kept_beside_the_samples(maker: Any, images: str) 
     (name,) = result.samples.picture_names()
     found = result.pictures.find(name)
     assert isinstance(found, Path) and found.read_bytes() == content
+    found.write_bytes(content[:-1] + b"!")
+    with pytest.raises(LaternaError, match=f"{name}: its checksum differs; remove .* to have the"):
+        result.pictures.find(name)
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:

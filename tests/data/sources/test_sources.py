@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from laterna.data.sources import FORMS, Contents, open_source, read_records
+from laterna.data.fingerprints import Fingerprints
+from laterna.data.sources import FORMS, open_source, read_records
 from laterna.data.sources.rows import Reading, read_chunk
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -290,8 +291,8 @@ def test_a_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
         written(path, [{"id": 1, "conversations": [ASK, ANSWER]}])
 
     def digests() -> list[str]:
-        now = Contents(tmp_path / "digests")
-        return [now.digest(str(path / "data.json")) for path in (one, other)]
+        now = Fingerprints(tmp_path / "known")
+        return [now.of(str(path / "data.json")) for path in (one, other)]
 
     assert len(set(digests())) == 1
     written(other, [{"id": 2, "conversations": [ASK, ANSWER]}])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from laterna.data.fingerprints import Fingerprints
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import cache
@@ -30,7 +31,7 @@ from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
 from laterna.data.preparation.workers import do_chunks
-from laterna.data.sources import Contents, Source, open_source
+from laterna.data.sources import Source, open_source
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Record
@@ -44,8 +45,8 @@ ALONE = 8
 """Chunks up to which starting other processes takes longer than doing them here."""
 
 NO_ROWS = np.empty(0, np.int64)
-DIGESTS = "digests"
-"""Folder among the prepared sets that remembers the digests of their sources' files."""
+FINGERPRINTS = "fingerprints"
+"""Folder among the prepared sets that remembers what their sources' files hold."""
 
 Progress = Callable[[str, int], None]
 """Called with a source's name and the rows of it that are done."""
@@ -68,6 +69,8 @@ class Prepared(Record, frozen=True):
     """Dropped records by reason, the most frequent reason first."""
     examples: dict[str, str]
     """What was wrong with the first record of each reason."""
+    remarks: tuple[str, ...]
+    """What was damaged in sets prepared before, and so was prepared again."""
 
 
 def prepare(
@@ -82,22 +85,21 @@ def prepare(
     held_out: float = 0.0,
     workers: int = 0,
     progress: Progress | None = None,
-    contents: Contents | None = None,
+    known: Fingerprints | None = None,
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
     picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded; longer ones are dropped, none is cut. Every picture is decoded once, and not at all
-    where its source names no pictures. `seed` and `held_out` are as in `divide`; `workers` are
-    processes, 0: as many as there are cores; `contents` has what was seen of the sources at this
-    start. Raises LaternaError for a source that cannot be read, and when no record remains.
+    expanded; longer ones are dropped, none is cut. Every picture is decoded once, or never where
+    its source names none. `seed` and `held_out` are as in `divide`; `workers` are processes, 0: one
+    a core; `known` has what was seen of the sources at this start. Raises LaternaError for a source
+    that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
-    seen = contents or Contents(folder / DIGESTS)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
-    for settings in sources:
-        place = _prepare_source(settings, seen, tokenizer, template, folder, workers, progress)
+    places, remarks = _prepare_all(sources, known, tokenizer, template, folder, workers, progress)
+    for settings, place in zip(sources, places, strict=True):
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
@@ -119,6 +121,7 @@ def prepare(
         pictures=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},
+        remarks=remarks,
     )
 
 
@@ -135,18 +138,37 @@ def _insist_on_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
     raise LaternaError(said)
 
 
-def _prepare_source(
-    settings: SourceSettings,
-    contents: Contents,
+def _prepare_all(
+    sources: Sequence[SourceSettings],
+    known: Fingerprints | None,
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     folder: Path,
     workers: int,
     progress: Progress | None,
-) -> Path:
-    """Do what is not yet done of one source, and return the folder of its parts."""
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Do what is not yet done of the sources, and anew what is damaged; return the folders of their
+    parts, and what was damaged.
+    """
+    seen = known or Fingerprints(folder / FINGERPRINTS)
+    done = [
+        _prepare_source(one, seen, tokenizer, template, folder, workers, progress)
+        for one in sources
+    ]
+    return [place for place, _ in done], tuple(damaged for _, damaged in done if damaged)
+
+
+def _prepare_source(
+    settings: SourceSettings,
+    known: Fingerprints,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    folder: Path,
+    workers: int,
+    progress: Progress | None,
+) -> tuple[Path, str]:
     source = open_source(settings)
-    digest = contents.digest(settings.data)
+    digest = known.of(settings.data)
     model = cache.tokenizer_digest(tokenizer)
     where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
     where += "\n+" if settings.allow_outside else ""
@@ -155,10 +177,11 @@ def _prepare_source(
     )
     place = folder / key
     with _alone_in(place):
+        damaged = _forget_damaged(place)
         if cache.read_manifest(place) is not None:
             changed = _first_changed(place, settings)
             if changed is None:
-                return place
+                return place, damaged
             cache.forget_from(place, changed)
         job = Job(
             form=source.form,
@@ -168,7 +191,22 @@ def _prepare_source(
             allow_outside=settings.allow_outside,
         )
         _fill(place, source, job, tokenizer, _processes(workers), progress)
-    return place
+    return place, damaged
+
+
+def _forget_damaged(place: Path) -> str:
+    """Forget what is not as it was written, so that it is made again; return what that was."""
+    whole, wrong = cache.whole_parts(place)
+    try:
+        manifest = cache.read_manifest(place)
+        if manifest is not None and manifest.parts > whole and not wrong:
+            wrong = f"{cache.part_path(place, whole)}: missing"
+    except LaternaError as error:
+        wrong = str(error)
+    if not wrong:
+        return ""
+    cache.forget_from(place, whole)
+    return f"{wrong}; it is prepared again"
 
 
 def _first_changed(place: Path, settings: SourceSettings) -> int | None:

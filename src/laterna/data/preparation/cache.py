@@ -2,10 +2,12 @@
 
     <cache>/<key>/00000.arrow …   a part: record batches, and what was dropped, in the metadata
     <cache>/<key>/pictures/       pictures that stood in the rows
-    <cache>/<key>/manifest.json   written last: the preparation is whole
+    <cache>/<key>/parts.json      signed: each part's checksum, there before the part is
+    <cache>/<key>/manifest.json   signed, written last: the preparation is whole
 
-The key is a digest of everything that decides what the parts hold, but for the files of pictures:
-what was dropped for one is looked at again when that file has changed.
+A part is used only if its bytes are those that were written; else it is made again. The key is a
+digest of everything that decides what the parts hold, but for the files of pictures: what was
+dropped for one is looked at again when that file has changed.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from laterna.data.fingerprints import FileHash, hash_of, read_signed, what_is_torn, write_signed
 from laterna.data.preparation.checking import Checked, Dropped
 from laterna.data.preparation.tokens import Ids
-from laterna.files import sweep, write_atomically
+from laterna.errors import LaternaError
+from laterna.files import flush, sweep, write_atomically
 from laterna.records import Record
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ FORMAT = 6
 """Version of the parts' layout and of how rows become samples: raise it when either changes."""
 DROPPED = b"laterna.dropped"
 MANIFEST = "manifest.json"
+PARTS = "parts.json"
 IDS = pa.list_(pa.int32())
 SCHEMA = pa.schema(
     {
@@ -102,17 +107,44 @@ def part_path(folder: Path, number: int) -> Path:
 
 
 def write_part(path: Path, batches: Sequence[bytes], dropped: Sequence[Dropped]) -> None:
-    """Write the batches of successive chunks, and what was dropped from them, as one file."""
+    """Write the batches of successive chunks, and what was dropped from them, as one file, which
+    the disk holds when this returns.
+    """
     schema = SCHEMA.with_metadata({DROPPED: msgspec.json.encode(dropped)})
-    with (
-        write_atomically(path) as aside,
-        pa.OSFile(str(aside), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
-    ):
-        for content in batches:
-            with pa.ipc.open_stream(content) as stream:
-                for batch in stream:
-                    writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+    with write_atomically(path) as aside:
+        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for content in batches:
+                with pa.ipc.open_stream(content) as stream:
+                    for batch in stream:
+                        writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+        flush(aside)
+        hashes = _hashes(path.parent)[0] | {path.name: hash_of(aside)}
+        write_signed(path.parent / PARTS, dict(sorted(hashes.items())))
+    flush(path.parent)
+
+
+def _hashes(folder: Path) -> tuple[dict[str, FileHash], str]:
+    """Return what is known of parts, whether or not they are there, and what is wrong with that."""
+    try:
+        return msgspec.convert(read_signed(folder / PARTS), dict[str, FileHash]), ""
+    except (LaternaError, msgspec.ValidationError) as error:
+        return {}, str(error)
+
+
+def whole_parts(folder: Path) -> tuple[int, str]:
+    """Return how many parts are as they were written, from the first on, and what is wrong with the
+    one after them; nothing where there is none.
+    """
+    hashes, wrong = _hashes(folder)
+    number = 0
+    while (path := part_path(folder, number)).exists():
+        if path.name not in hashes:
+            return number, wrong or f"{path}: its checksum is not known"
+        torn = what_is_torn(folder, {path.name: hashes[path.name]})
+        if torn:
+            return number, torn
+        number += 1
+    return number, ""
 
 
 class Part:
@@ -129,9 +161,7 @@ class Part:
 
 def write_manifest(folder: Path, *, rows: int, parts: int) -> None:
     """Say that a preparation is whole."""
-    with write_atomically(folder / MANIFEST) as aside:
-        manifest = Manifest(format=FORMAT, rows=rows, parts=parts)
-        aside.write_bytes(msgspec.json.encode(manifest))
+    write_signed(folder / MANIFEST, Manifest(format=FORMAT, rows=rows, parts=parts))
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -142,13 +172,21 @@ def remove_unfinished(folder: Path) -> None:
 
 def forget_from(folder: Path, number: int) -> None:
     """Remove the parts from a number on, so that they are done again."""
-    manifest = read_manifest(folder)
     (folder / MANIFEST).unlink(missing_ok=True)  # first: what is left is not whole
-    for later in range(number, manifest.parts if manifest else 0):
-        part_path(folder, later).unlink(missing_ok=True)
+    while (path := part_path(folder, number)).exists():
+        path.unlink()
+        number += 1
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a preparation; None while it is not whole."""
+    """Return the manifest of a preparation; None while it is not whole.
+
+    Raises LaternaError for one that is damaged.
+    """
     path = folder / MANIFEST
-    return msgspec.json.decode(path.read_bytes(), type=Manifest) if path.is_file() else None
+    if not path.exists():
+        return None
+    try:
+        return msgspec.convert(read_signed(path), Manifest)
+    except msgspec.ValidationError as error:
+        raise LaternaError(f"{path}: not a readable manifest: {error}") from error

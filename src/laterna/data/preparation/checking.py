@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError
-from laterna.data.digests import Stamp, stamp_of
+from laterna.data.fingerprints import Stamp, sha256_of, stamp_of
 from laterna.data.picture_files import OutsidePictureError, PictureFiles, open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
@@ -193,8 +193,18 @@ class KeptPictures:
         return f"{self.embedded.resolve()}\n{other}"
 
     def find(self, name: str) -> Path | bytes:
-        """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
-        return self.embedded / name if self.holds(name) else self._others().find(name)
+        """Return a picture's file or bytes. Raises MissingPictureError where there is none, and
+        LaternaError for one that stood in a row and is not as it was kept.
+        """
+        if not self.holds(name):
+            return self._others().find(name)
+        kept = self.embedded / name
+        if not sha256_of(kept).startswith(name):  # such a picture's name is its digest
+            raise LaternaError(
+                f"{kept}: its checksum differs; remove {self.embedded.parent} to have the "
+                "records and their pictures prepared again"
+            )
+        return kept
 
     def holds(self, name: str) -> bool:
         """Say whether a picture of this name stood in a row."""

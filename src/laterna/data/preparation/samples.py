@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from laterna.data.digests import Stamp
+from laterna.data.fingerprints import Stamp
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter, SameTokens
 from laterna.data.preparation.cache import targets_of

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from laterna.data.digests import FileDigests
 from laterna.data.sources.chats import CONVERSATIONS, MESSAGES, TEXTS
 from laterna.data.sources.json_files import json_chunks, open_text, wrapped_chunks
 from laterna.data.sources.own import OWN
@@ -20,7 +19,6 @@ from laterna.data.sources.rows import Chunk, Form, Unreadable, decode_json, read
 from laterna.data.sources.tables import (
     dataset_chunks,
     dataset_columns,
-    hub_revision,
     open_dataset,
     parquet_chunks,
     parquet_columns,
@@ -76,33 +74,6 @@ def open_source(settings: SourceSettings) -> Source:
         columns, chunks = _open_file(path)
     form = settings.form if settings.form != "auto" else _form_of(columns, where)
     return Source(name=where, form=form, chunks=chunks)
-
-
-class Contents:
-    """Digests of what sources hold, for one start: each source is looked at once, so that a large
-    folder is not listed, nor the hub asked, by all who want to know.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Remember the digests of files from one start to the next in `folder`."""
-        self._files = FileDigests(folder)
-        self._known: dict[str, str] = {}
-
-    def digest(self, where: str) -> str:
-        """Return the SHA-256 of what the source at `where` holds: names and bytes of all its files,
-        which are not read again where they are remembered; or the revision of a hub's dataset.
-
-        Raises OSError for what cannot be read, and LaternaError where the hub does not answer.
-        """
-        if where not in self._known:
-            self._known[where] = self._look(where)
-        return self._known[where]
-
-    def _look(self, where: str) -> str:
-        if where.startswith(HUB):
-            return hub_revision(where.removeprefix(HUB))
-        path = Path(where)
-        return self._files.of_folder(path) if path.is_dir() else self._files.of_file(path)
 
 
 def read_records(source: SourceSettings | Path) -> Iterator[InstructionRecord]:

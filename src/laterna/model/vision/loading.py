@@ -20,6 +20,7 @@ from laterna.model.pretrained import (
 from laterna.model.vision.efficientnet import (
     VARIANT,
     blank_efficientnet_lite0,
+    efficientnet_lite0_file,
     fill_efficientnet_lite0,
 )
 from laterna.model.vision.families import family_of
@@ -37,10 +38,14 @@ class PackagedEncoder(NamedTuple):
     """From the side of the pictures (None: its own), the model without weights, the processor."""
     fill: Callable[[Any], None]
     """Gives the model its weights."""
+    file: Callable[[], Path]
+    """Where they lie."""
 
 
 PACKAGES: dict[str, PackagedEncoder] = {
-    VARIANT: PackagedEncoder(blank_efficientnet_lite0, fill_efficientnet_lite0),
+    VARIANT: PackagedEncoder(
+        blank_efficientnet_lite0, fill_efficientnet_lite0, efficientnet_lite0_file
+    ),
 }
 """Encoders whose weights a Python package carries, by the name after `package:`."""
 
@@ -146,6 +151,14 @@ def _read_model(family: VisionFamily, source: str, what: str) -> Any:
     return load_weights(
         family.model, source, what=what, weights=weights, config=config.vision_config
     )
+
+
+def packaged_weights(source: str) -> Path:
+    """Return the file of a packaged encoder's weights, as `package:NAME` names it.
+
+    Raises LaternaError for a name that is unknown, and for a package that is not installed.
+    """
+    return _package(source).file()
 
 
 def _package(source: str) -> PackagedEncoder:

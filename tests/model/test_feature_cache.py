@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.data import digests
-from laterna.data.digests import Stamp
+from laterna.data import fingerprints
+from laterna.data.fingerprints import Stamp
 from laterna.data.picture_files import PictureFolder
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
-from laterna.model.features import FeatureStore, cached_features
+from laterna.model.feature_cache import FeatureStore, cached_features
 
 NAMES = [f"{number}.png" for number in range(70)]
 
@@ -73,8 +73,7 @@ def test_a_second_call_computes_nothing_whatever_the_order(
     assert told == []
     assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
     left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
-    assert left[:3] == [".laterna-made.json", "features.npy", "index.json"]
-    assert [name[:6] for name in left[3:]] == ["names-", "names-"]  # one for each list of names
+    assert left == [".laterna-made.json", "features.npy", "manifest.json", "pictures.arrow"]
 
 
 def test_another_picture_under_the_same_name_is_computed_anew(
@@ -111,7 +110,7 @@ class ToldFolder(PictureFolder):
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pictures be old enough to be known by their times as soon as they are written."""
-    monkeypatch.setattr(digests, "RACY_NS", -1)
+    monkeypatch.setattr(fingerprints, "RACY_NS", -1)
 
 
 def again(assistant: Assistant, folder: ToldFolder, names: list[str]) -> FeatureStore:
@@ -207,6 +206,31 @@ def test_an_interrupted_computation_leaves_nothing_under_its_name(
     with pytest.raises(LaternaError, match=r"1\.png"):
         cached(tiny_assistant, images, NAMES[:2])
     assert list((images.parent / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+@pytest.mark.parametrize("name", ["features.npy", "pictures.arrow", "manifest.json"])
+def test_a_damaged_set_is_named_and_made_again(
+    tiny_assistant: Assistant,
+    images: Path,
+    name: str,
+    how: str,
+    damage: Callable[[Path, str], None],
+) -> None:
+    first, _ = cached(tiny_assistant, images, NAMES[:5])
+    wanted = first.get(NAMES[:5]).clone()
+    (path,) = (images.parent / "cache").rglob(name)
+    damage(path, how)
+    if (name, how) == ("manifest.json", "cut"):  # of a line break that no reader needs
+        damage(path, how)
+    told: list[str] = []
+    again, computed = cached(tiny_assistant, images, NAMES[:5], announce=told.append)
+    assert computed == [5]
+    assert str(path.parent) in told[0]
+    assert name in told[0] or (name, how) == ("manifest.json", "gone")
+    assert told[0].endswith("; the features are computed again")
+    assert torch.equal(again.get(NAMES[:5]), wanted)
+    assert cached(tiny_assistant, images, NAMES[:5])[1] == []
 
 
 def test_missing_pictures_are_named(tiny_assistant: Assistant, images: Path) -> None:

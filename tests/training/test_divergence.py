@@ -1,0 +1,173 @@
+"""Runs that go wrong: what was destroyed is no checkpoint, and what is missing is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from laterna.cli import main
+from laterna.errors import LaternaError
+from laterna.model.checkpoint import read_manifest
+from laterna.recipe import PartSettings, Recipe, RunSettings, SourceSettings
+from laterna.report.training import run_content
+from laterna.training.learner import Learner
+from laterna.training.run import train
+from laterna.training.telemetry import read_metrics
+
+from .test_resume import insist_same, states
+
+
+def align(recipe: Recipe, **changes: object) -> Recipe:
+    return msgspec.structs.replace(
+        recipe, align=msgspec.structs.replace(recipe.align, **{"warmup": 0.0, **changes})
+    )
+
+
+def connector(lr: float) -> PartSettings:
+    return PartSettings(mode="full", lr=lr)
+
+
+@pytest.mark.parametrize(
+    ("steps", "changes", "said"),
+    [
+        (1, {"connector": connector(1e30)}, "diverged at step 1: after it the weights are not"),
+        (3, {"connector": connector(1e30)}, "diverged at step 1"),  # the others were skipped
+        (1, {"weight_decay": 1e38, "connector": connector(1e3)}, "diverged at step 1"),
+        (8, {"weight_decay": 1e38, "connector": connector(1e3)}, "diverged at step 1"),
+    ],
+)
+def test_destroyed_weights_are_no_checkpoint(
+    recipe: Recipe, tmp_path: Path, steps: int, changes: dict[str, object], said: str
+) -> None:
+    ours = align(recipe, max_steps=steps, **changes)
+    out = tmp_path / "out"
+    for _ in range(2):  # a second start says the same
+        with pytest.raises(LaternaError, match=rf"{said}.*No checkpoint was made.*Lower the"):
+            train(ours, stage="align", out=out)
+        assert not out.exists()
+        assert len(read_metrics(tmp_path / "out.metrics.jsonl")) >= 1
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_numbers_that_are_not_finite_are_refused_before_any_step(
+    recipe: Recipe, tmp_path: Path, name: str
+) -> None:
+    value = float("inf")
+    changes = {"connector": connector(value)} if name == "lr" else {"weight_decay": value}
+    with pytest.raises(LaternaError, match=r"inf|finite"):
+        train(align(recipe, **changes), stage="align", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_states_before_a_divergence_are_kept_and_gone_on_from(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    run = RunSettings(save_minutes=0, save_steps=1, keep=2)
+    ours = msgspec.structs.replace(align(recipe, max_steps=6), run=run)
+    whole = train(ours, stage="align", out=tmp_path / "whole")
+    real = Learner.set_rates
+
+    def runs_wild(learner: Learner, step: int) -> float:
+        rate = real(learner, step)
+        if step == 3:
+            for group in learner.optimiser.groups:
+                group["lr"] = 1e30
+        return rate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "set_rates", runs_wild)
+        with pytest.raises(LaternaError, match="diverged at step 4: after it the weights are not"):
+            train(ours, stage="align", out=tmp_path / "out")
+    assert [state.name for state in states(tmp_path / "out")] == ["step-00000002", "step-00000003"]
+    assert len(read_metrics(tmp_path / "out.metrics.jsonl")) == 4
+    insist_same(whole, train(ours, stage="align", out=tmp_path / "out"))
+
+
+@pytest.fixture
+def holed(recipe: Recipe, tmp_path: Path) -> Recipe:
+    """A recipe whose model knows no number for one token, which only what is held out has."""
+    language = shutil.copytree(recipe.language.source, tmp_path / "language")
+    weights = load_file(language / "model.safetensors")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    (token,) = tokenizer("Q", add_special_tokens=False).input_ids
+    weights["model.embed_tokens.weight"][token] = torch.nan
+    save_file(weights, language / "model.safetensors", metadata={"format": "pt"})
+    row = {"id": "odd", "image": "0.png", "conversations": [
+        {"from": "human", "value": "<image>\nQ"}, {"from": "gpt", "value": "Q"}]}  # fmt: skip
+    (tmp_path / "odd.json").write_text(json.dumps([row]))
+    copies = shutil.copytree(tmp_path / "images", tmp_path / "copies")
+    sources = (
+        SourceSettings(data=recipe.align.data, pictures=recipe.align.pictures),
+        SourceSettings(data=str(tmp_path / "odd.json"), pictures=str(copies), weight=0),
+    )
+    settings = msgspec.structs.replace(recipe.language, source=str(language))
+    ours = align(recipe, max_steps=2, row_tokens=0, data="", pictures="", sources=sources)
+    return msgspec.structs.replace(ours, language=settings)
+
+
+def test_a_held_out_loss_that_is_not_finite_is_told_as_such_and_ends_no_run(
+    holed: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = train(holed, stage="align", out=tmp_path / "run" / "align")
+    assert "held-out loss not finite over 1 records" in capsys.readouterr().out
+    steps = read_metrics(out / "metrics.jsonl")
+    assert [step.held_out.loss if step.held_out else 0.0 for step in steps] == [0.0, None]
+    assert run_content(tmp_path / "run").summary.endswith("not finite on what was held out.")
+    train(holed, stage="align", out=out)
+    assert "done before" in capsys.readouterr().out
+
+
+def test_steps_that_lost_all_their_pictures_name_them(recipe: Recipe, tmp_path: Path) -> None:
+    ours = align(recipe, max_steps=4, batch_records=3)
+    ours = msgspec.structs.replace(ours, run=RunSettings(max_skipped=1, workers=0))
+    train(ours, stage="align", out=tmp_path / "prepared_by_this")
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(LaternaError) as caught:
+        train(ours, stage="align", out=tmp_path / "out")
+    said = str(caught.value)
+    assert said.startswith("step 2: none of its records is left, as in 2 steps in a row, for their")
+    named = [number for number in range(12) if f"record {number} ({number}.png: pict" in said]
+    assert len(named) == 6
+    assert "learning rate" not in said
+    assert "see that the pictures are whole and lie where the recipe says" in said
+
+
+def test_one_step_that_lost_its_pictures_is_counted_and_told(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = align(recipe, max_steps=12, batch_records=1)
+    train(ours, stage="align", out=tmp_path / "prepared_by_this")
+    (tmp_path / "images" / "4.png").unlink()
+    capsys.readouterr()
+    out = train(ours, stage="align", out=tmp_path / "out")
+    steps = read_metrics(out / "metrics.jsonl")
+    assert (len(steps), read_manifest(out).figures["steps"]) == (11, 11)
+    assert {step.skipped for step in steps} == {0}, "nothing was not finite"
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "no record left, for their pictures are missing or cannot be read, 1 steps skipped" in said
+    )
+
+
+def test_a_diverged_run_ends_with_status_2(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = f'data = "{recipe.align.data}"\npictures = "{recipe.align.pictures}"\nwarmup = 0\n'
+    stage += 'connector = {mode = "full", lr = 1e30}\nmax_steps = 1\n'
+    models = f'vision.source = "{recipe.vision.source}"\n'
+    models += f'language.source = "{recipe.language.source}"\n'
+    path, out = tmp_path / "tiny.toml", tmp_path / "out"
+    head = f'name = "tiny"\nprepared = "{recipe.prepared}"\n'
+    path.write_text(f"{head}{models}[align]\n{stage}[instruct]\n{stage}")
+    assert main(["train", str(path), "--out", str(out)]) == 2
+    assert "diverged at step 1" in " ".join(capsys.readouterr().err.split())
+    assert not (out / "align").exists()
