@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "laterna"
 
 ERRORS = "errors"
-FOUNDATION = {"records", "recipe", "files", "version"}
+FOUNDATION = {"records", "recipe", "files", "progress", "version"}
 """These import nothing of Laterna but `errors`, so that everything may import them."""
 
 PATH_ORDER = [

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from rich.progress import track
 
 from laterna.errors import LaternaError
 from laterna.files import write_atomically, write_lines
+from laterna.progress import followed
 from laterna.records import Record, Truth
 from laterna.world.captions import write_captions
 from laterna.world.drawing import draw_picture
@@ -44,7 +44,7 @@ def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> Wo
     truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
     with write_atomically(folder) as aside:
         (aside / "images").mkdir(parents=True)
-        for truth in track(truths, "drawing the world", transient=True):
+        for truth in followed(truths, "drawing the world", total=len(truths)):
             noise_seed = seed * 1_000_003 + int(truth.id)
             draw_picture(truth, noise_seed).save(aside / "images" / truth.picture, compress_level=1)
         (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))

@@ -29,7 +29,7 @@ from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
-from laterna.data.preparation.workers import do_chunks
+from laterna.data.preparation.workers import Done, do_chunks
 from laterna.data.sources import Contents, Source, open_source
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -199,6 +199,8 @@ def _fill(
     chunks = source.chunks()
     head = list(islice(chunks, number * PART_CHUNKS, number * PART_CHUNKS + ALONE + 1))
     done = do_chunks(chain(head, chunks), job, tokenizer, workers if len(head) > ALONE else 1)
+    if progress is not None:
+        done = _told(done, source.name, rows, progress)
     while group := list(islice(done, PART_CHUNKS)):
         dropped = [fault for one in group for fault in one.dropped]
         cache.write_part(
@@ -206,9 +208,15 @@ def _fill(
         )
         number += 1
         rows += sum(one.kept for one in group) + len(dropped)
-        if progress is not None:
-            progress(source.name, rows)
     cache.write_manifest(place, rows=rows, parts=number)
+
+
+def _told(done: Iterator[Done], name: str, rows: int, progress: Progress) -> Iterator[Done]:
+    """Pass chunks on, telling how many rows are done with each."""
+    for one in done:
+        yield one
+        rows += one.kept + len(one.dropped)
+        progress(name, rows)
 
 
 def _parts(place: Path) -> list[cache.Part]:
