@@ -161,6 +161,9 @@ class StageSettings(Settings):
     shows how well the stage does on what it has not seen (`run.held_out_steps`)."""
     template: str = "own"
     """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
+    image_position: Literal["keep", "first"] = "keep"
+    """Where a user's turn with one image has its mark: `keep` where the record has it, or `first`,
+    before the words (LLaVA); of a turn with several images they all stay."""
     epochs: Amount = 1.0
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1 in each stage."""
     max_steps: Number = 0

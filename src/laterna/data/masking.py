@@ -62,6 +62,19 @@ def tokenise_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return _encode(text.replace(PICTURE_MARK, PICTURE_SENTINEL), tokenizer)
 
 
+def with_image_first(record: InstructionRecord) -> InstructionRecord:
+    """Return a record in which the mark of each user's turn that has one stands before its words,
+    on a line of its own, as LLaVA's `preprocess_multimodal` puts it. Turns with several stay.
+    """
+    turns = [
+        structs.replace(turn, text=f"{PICTURE_MARK}\n{turn.text.replace(PICTURE_MARK, '').strip()}")
+        if turn.role == "user" and turn.text.count(PICTURE_MARK) == 1
+        else turn
+        for turn in record.turns
+    ]
+    return structs.replace(record, turns=tuple(turns))
+
+
 def render_record(
     record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str | None = None
 ) -> Rendered:

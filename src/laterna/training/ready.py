@@ -68,6 +68,7 @@ def prepare_stage(
             folder=Path(recipe.prepared),
             seed=recipe.seed,
             held_out=settings.held_out,
+            image_first=settings.image_position == "first",
             workers=workers,
             contents=contents,
             progress=lambda name, rows: shown.update(rows, name),

@@ -80,6 +80,7 @@ def prepare(
     folder: Path,
     seed: int = 0,
     held_out: float = 0.0,
+    image_first: bool = False,
     workers: int = 0,
     progress: Progress | None = None,
     contents: Contents | None = None,
@@ -89,15 +90,17 @@ def prepare(
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
     picture of a width and height takes, `max_tokens` is the longest sample with its pictures
     expanded; longer ones are dropped, none is cut. Every picture is decoded once, and not at all
-    where its source names no pictures. `seed` and `held_out` are as in `divide`; `workers` are
-    processes, 0: as many as there are cores; `contents` has what was seen of the sources at this
-    start. Raises LaternaError for a source that cannot be read, and when no record remains.
+    where its source names no pictures. `seed` and `held_out` are as in `divide`; `image_first` puts
+    the one mark of a turn before its words; `workers` are processes, 0: as many as there are cores;
+    `contents` has what was seen of the sources at this start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
     seen = contents or Contents(folder / DIGESTS)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
     for settings in sources:
-        place = _prepare_source(settings, seen, tokenizer, template, folder, workers, progress)
+        place = _prepare_source(
+            settings, seen, tokenizer, template, folder, image_first, workers, progress
+        )
         parts = _parts(place)
         sets.append([Columns(batch) for part in parts for batch in part.batches])
         dropped.extend(fault for part in parts for fault in part.dropped)
@@ -141,6 +144,7 @@ def _prepare_source(
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     folder: Path,
+    image_first: bool,
     workers: int,
     progress: Progress | None,
 ) -> Path:
@@ -149,9 +153,8 @@ def _prepare_source(
     digest = contents.digest(settings.data)
     model = cache.tokenizer_digest(tokenizer)
     where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
-    key = cache.cache_key(
-        digest, source.form, settings.subset, settings.split, where, model, template
-    )
+    decides = (digest, source.form, settings.subset, settings.split, where, model, template)
+    key = cache.cache_key(*decides, *["image first"] * image_first)
     place = folder / key
     with _alone_in(place):
         if cache.read_manifest(place) is not None:
@@ -162,6 +165,7 @@ def _prepare_source(
         job = Job(
             form=source.form,
             template=template,
+            image_first=image_first,
             prepared=str(place),
             pictures=settings.pictures,
         )

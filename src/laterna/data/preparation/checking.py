@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from laterna.data.chat import UnusableError
 from laterna.data.digests import Stamp, stamp_of
+from laterna.data.masking import with_image_first
 from laterna.data.picture_files import open_pictures
 from laterna.data.pictures import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
@@ -53,6 +54,8 @@ class Job(Record, frozen=True):
     """Text of the Jinja chat template."""
     prepared: str
     """Folder of the set that is made; pictures which stand in the rows are written there."""
+    image_first: bool = False
+    """Whether the one mark of a turn goes before its words."""
     pictures: str = ""
     """Where the other pictures are; empty: they are not looked at."""
 
@@ -87,7 +90,7 @@ class Checker:
                 continue
             for name, content in row.embedded.items():
                 self._keep(name, content)
-            records.append(row.record)
+            records.append(with_image_first(row.record) if self.job.image_first else row.record)
         kept: list[Checked] = []
         outcomes = self.tokeniser.tokenise(records)
         for record, outcome in zip(records, outcomes, strict=True):
