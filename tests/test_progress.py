@@ -67,9 +67,7 @@ def test_a_terminal_gets_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_quiet_console_shows_nothing(
-    terminal: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_quiet_console_shows_nothing(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
     clock, out = Clock(), StringIO()
     console = Console(file=out, force_terminal=terminal, quiet=True)
     shown = Progress("stage align", total=3, console=console, clock=clock)

@@ -50,7 +50,8 @@ class Progress:
             self._bar.update(self._task, completed=done, figures=figures)
         elif not self._console.quiet and self._clock() - self._said >= EVERY:
             self._said = self._clock()
-            print(self._line(done, figures if log is None else log), file=sys.stderr, flush=True)
+            sys.stderr.write(self._line(done, figures if log is None else log) + "\n")
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Leave a bar as it is."""

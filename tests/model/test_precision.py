@@ -51,7 +51,9 @@ def test_a_line_says_what_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -
     cpu = torch.device("cpu")
     monkeypatch.setattr(precision, "_cpu_dtype", lambda: torch.float32)
     level = torch.backends.cpu.get_cpu_capability()
-    said = f"this CPU ({level}) has no fast bfloat16: bf16 and muon of the recipe compute in float32"
+    said = (
+        f"this CPU ({level}) has no fast bfloat16: bf16 and muon of the recipe compute in float32"
+    )
     assert slow_half_line(cpu, "bf16", "muon") == said
     assert slow_half_line(cpu, "muon").endswith("muon of the recipe computes in float32")
     assert slow_half_line(cpu) == ""

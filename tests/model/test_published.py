@@ -68,7 +68,10 @@ def test_the_numbers_are_those_of_transformers_own_defaults() -> None:
         return AutoConfig.from_pretrained(PUBLISHED[source]).to_dict()
 
     clip = LlavaConfig().vision_config.to_dict()
-    for side, name in ((336, "openai/clip-vit-large-patch14-336"), (224, "openai/clip-vit-large-patch14")):
+    for side, name in (
+        (336, "openai/clip-vit-large-patch14-336"),
+        (224, "openai/clip-vit-large-patch14"),
+    ):
         ours = read(name)
         assert ours["image_size"] == side
         for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):

@@ -48,6 +48,7 @@ def main(path: str, stage: Any, how: str) -> None:
         picture_tokens=assistant.picture_tokens,
         max_tokens=settings.max_tokens,
         folder=Path(recipe.prepared),
+        image_first=settings.image_position == "first",
         workers=1,
     )
     apply_stage(assistant, recipe, stage)

@@ -91,7 +91,9 @@ def test_a_setting_is_taken_before_the_images(tiled: Recipe) -> None:
     found = stage(tiled, 3).pictures
     assert found.typical == Picture(tokens=round((TALL + WIDE) / 2), tiles=3)
     assert (found.largest.tiles, found.known_by) == (3, "--tiles")
-    with pytest.raises(LaternaError, match="--tiles 9: no grid of this recipe has so many; use 3, 4, 5"):
+    with pytest.raises(
+        LaternaError, match="--tiles 9: no grid of this recipe has so many; use 3, 4, 5"
+    ):
         stage(tiled, 9)
 
 

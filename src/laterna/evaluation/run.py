@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -250,10 +250,11 @@ def _opened(
     skipped: dict[int, Skipped],
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield each question's index with its opened picture; fill `skipped` with the others."""
+    blank_of = lru_cache(assistant.prepare.blank)  # one of a size is encoded once a batch
     for name, indices in groupby(by_picture, key=lambda index: questions[index].picture):
         try:
             path = pictures / name
-            picture = assistant.prepare.blank(*picture_size(path)) if blank else load_picture(path)
+            picture = blank_of(*picture_size(path)) if blank else load_picture(path)
         except LaternaError as error:
             missing = isinstance(error, MissingPictureError)
             reason = "picture missing" if missing else "picture cannot be read"
@@ -271,4 +272,3 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk
-

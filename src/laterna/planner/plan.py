@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.model.published import with_published
-from laterna.model.skeleton import build_skeleton
+from laterna.model.skeleton import Skeleton, build_skeleton
 from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
 from laterna.planner.filling import fill_step, records_together
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
@@ -27,7 +27,7 @@ from laterna.planner.rehearsal import (
 )
 from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
-from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
+from laterna.recipe import Mode, PartName, Recipe, StageName
 from laterna.records import Record
 from laterna.training.optimisers import insist_whole_weights, moment_bytes
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
@@ -175,20 +175,7 @@ def plan_recipe(
     known = {**LENGTHS, **(lengths or {})}
     planned = []
     for stage in stages:  # in order: adapters of the first are there in the second
-        summary = apply_stage(skeleton, recipe, stage)
-        cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
-        pictures = stage_pictures(skeleton, recipe, stage, assumptions.tiles)
-        moments = moment_bytes(skeleton, recipe.stage(stage))
-        planner = _StagePlanner(
-            recipe,
-            stage,
-            Rehearsal(skeleton, pictures.typical, sees=not cached),
-            summary,
-            assumptions,
-            known[stage],
-            moments,
-            pictures,
-        )
+        planner = _stage_planner(skeleton, recipe, stage, assumptions, known[stage])
         planned.append(planner.plan((records or {}).get(stage), list(rates)))
     return Plan(
         recipe=recipe.name,
@@ -226,6 +213,25 @@ def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
     return replace(assumptions, precision="mixed" if "bf16" in recipe.savings else "float32")
 
 
+def _stage_planner(
+    skeleton: Skeleton, recipe: Recipe, stage: StageName, assumptions: Assumptions, lengths: Lengths
+) -> _StagePlanner:
+    """Apply a stage to the skeleton and return its planner."""
+    summary = apply_stage(skeleton, recipe, stage)
+    cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
+    pictures = stage_pictures(skeleton, recipe, stage, assumptions.tiles)
+    return _StagePlanner(
+        recipe,
+        stage,
+        Rehearsal(skeleton, pictures.typical, sees=not cached),
+        summary,
+        assumptions,
+        lengths,
+        moment_bytes(skeleton, recipe.stage(stage)),
+        pictures,
+    )
+
+
 class _StagePlanner:
     """The figures of one stage, each from the rehearsal that shows it."""
 
@@ -254,9 +260,7 @@ class _StagePlanner:
         self.together = records_together(self.settings, lengths, pictures.typical.tokens)
 
     def _fill(self, picture: Picture) -> tuple[Load, int]:
-        load, passes = fill_step(
-            self.settings, self.lengths, picture.tokens, gpus=self.given.gpus
-        )
+        load, passes = fill_step(self.settings, self.lengths, picture.tokens, gpus=self.given.gpus)
         return replace(load, segments=self.recipe.run.attention == "segments"), passes
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:

@@ -149,9 +149,7 @@ class Rehearsal(nn.Module):
         """Return the features (b, n, d) of that many pictures' tiles."""
         tiles = round(pictures * self.picture.tiles)
         if self.sees:
-            features: Tensor = self.vision(
-                torch.empty(tiles, 3, self.side, self.side, device=META)
-            )
+            features: Tensor = self.vision(torch.empty(tiles, 3, self.side, self.side, device=META))
             return features
         shape = (tiles, self.vision.patches, self.vision.width)
         return torch.empty(shape, dtype=self.dtype, device=META)

@@ -17,17 +17,17 @@ _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 def plan_tables(plan: Plan) -> Iterator[Table]:
     """Yield the tables of a plan: three a stage, and one of resolutions."""
     for stage in plan.stages:
-        yield work_table(plan, stage)
+        yield work_table(stage)
         yield memory_table(plan, stage)
         yield gpu_table(plan, stage)
     yield resolution_table(plan)
 
 
-def work_table(plan: Plan, stage: StagePlan) -> Table:
+def work_table(stage: StagePlan) -> Table:
     """Show what a stage trains and computes, by part."""
     caption = (
-        f"a record: {stage.pictures.typical.tokens:,} picture + {stage.lengths.text:,} text tokens, "
-        f"{stage.lengths.targets:,} of them learned: {scaled(stage.flops)}FLOPs, "
+        f"a record: {stage.pictures.typical.tokens:,} picture + {stage.lengths.text:,} text "
+        f"tokens, {stage.lengths.targets:,} of them learned: {scaled(stage.flops)}FLOPs, "
         f"{stage.attention_flops / stage.flops:.1%} of them quadratic · a step: "
         f"{stage.batch_records:,} records, {scaled(stage.flops_step)}FLOPs"
     )

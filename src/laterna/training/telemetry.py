@@ -118,4 +118,3 @@ def summary(steps: Sequence[StepFigures]) -> str:
 
 def _mfu(found: Speeds) -> str:
     return "MFU not known" if found.mfu is None else f"MFU {found.mfu:.1%}"
-

@@ -87,24 +87,21 @@ def prepare(
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
-    `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
-    picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded; longer ones are dropped, none is cut. Every picture is decoded once, and not at all
-    where its source names no pictures. `seed` and `held_out` are as in `divide`; `image_first` puts
-    the one mark of a turn before its words; `workers` are processes, 0: as many as there are cores;
-    `contents` has what was seen of the sources at this start. Raises LaternaError for a source that cannot be read, and when no record remains.
+    `template` is the text of a Jinja chat template, `picture_tokens` gives a picture's tokens by
+    its size; samples longer than `max_tokens` are dropped. Pictures are decoded once, or not where
+    a source names none. `seed` and `held_out` are as in `divide`; `image_first` puts a turn's one
+    mark before its words; `workers` are processes, 0: one a core; `contents` has what was seen of
+    the sources. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
     seen = contents or Contents(folder / DIGESTS)
-    sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
-    for settings in sources:
-        place = _prepare_source(
-            settings, seen, tokenizer, template, folder, image_first, workers, progress
-        )
-        parts = _parts(place)
-        sets.append([Columns(batch) for part in parts for batch in part.batches])
-        dropped.extend(fault for part in parts for fault in part.dropped)
-        pictures.append(KeptPictures(place, settings.pictures))
+    given = (seen, tokenizer, template, folder, image_first, workers, progress)
+    places = [_prepare_source(settings, *given) for settings in sources]
+    whole = [_parts(place) for place in places]
+    sets = [[Columns(batch) for part in parts for batch in part.batches] for parts in whole]
+    dropped = [fault for parts in whole for part in parts for fault in part.dropped]
+    where = [source.pictures for source in sources]
+    pictures: list[PictureFiles] = list(map(KeptPictures, places, where))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens))
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
