@@ -77,7 +77,7 @@ def cached_features(
     names: Sequence[str],
     pictures: PictureFiles,
     cache: Path,
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None],
     *,
     max_gb: float,
     announce: Callable[[str], None],
@@ -86,7 +86,7 @@ def cached_features(
 
     A set is known by the encoder's weights and settings and by every picture's bytes, so a changed
     picture or encoder is computed anew; equal pictures are computed once. `progress` is called
-    with the pictures done, `announce` with how large a set will be before it is
+    with the pictures done and their total, `announce` with how large a set will be before it is
     made. Raises LaternaError for an unreadable picture, and for a set that would be larger than
     `max_gb` (10⁹ bytes) or than the disk has room for.
     """
@@ -188,7 +188,7 @@ def _compute(
     pictures: PictureFiles,
     target: Path,
     shape: tuple[int, int, int],
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write the features of all pictures to `target`, an array of that shape."""
     device = next(tower.parameters()).device
@@ -200,7 +200,7 @@ def _compute(
         end = row + len(pixels_bchw)
         features[row:end] = tower(pixels_bchw.to(device)).cpu().numpy()
         row = end
-        progress(start + len(chunk))
+        progress(start + len(chunk), len(names))
     features.flush()
 
 

@@ -342,7 +342,7 @@ def _pictures(
             names,
             prepared.pictures,
             Path(recipe.feature_cache),
-            shown.update,
+            lambda done, _total: shown.update(done),
             max_gb=recipe.run.max_feature_gb,
             announce=lambda said: console.print(said, soft_wrap=True, markup=False),
         )
