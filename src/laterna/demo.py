@@ -15,6 +15,7 @@ import msgspec
 import rich
 from msgspec.structs import replace
 
+from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
     PICTURE_FOLDER,
@@ -154,7 +155,12 @@ class _Demo:
 
     def _draw(self) -> str:
         with write_atomically(self.out / "world") as aside:
-            shown = write_world(aside / "train", pictures=self.size.train_pictures, seed=self.seed)
+            shown = write_world(
+                aside / "train",
+                pictures=self.size.train_pictures,
+                seed=self.seed,
+                workers=cores(),
+            )
             held_out = write_world(
                 aside / "held_out",
                 pictures=self.size.held_out_pictures,

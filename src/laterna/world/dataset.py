@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -16,6 +22,9 @@ from laterna.world.drawing import draw_picture
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, PICTURE_SIDE
 
+WORTH_A_PROCESS = 500
+"""Pictures up to which starting processes takes longer than drawing here."""
+
 
 class WorldSummary(Record):
     """What was drawn and where."""
@@ -29,12 +38,15 @@ class WorldSummary(Record):
         return f"drew {self.pictures} pictures of {self.toys} toys in {self.folder}"
 
 
-def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> WorldSummary:
+def write_world(
+    folder: Path, *, pictures: int, seed: int, start: int = 0, workers: int = 1
+) -> WorldSummary:
     """Draw pictures number `start` and on of a seed's world into a COCO folder.
 
     Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
-    not at all, and replaces an older world. Raises LaternaError for no pictures, a negative seed
-    or start, and where the folder holds anything but a world.
+    not at all, and replaces an older world. `workers` are processes that draw (more than one need
+    a main module that can be imported); they change nothing in the files. Raises LaternaError for
+    no pictures, a negative seed or start, and where the folder holds anything but a world.
     """
     if pictures < 1:
         raise LaternaError(f"{folder}: cannot draw {pictures} pictures, ask for at least 1")
@@ -44,15 +56,24 @@ def write_world(folder: Path, *, pictures: int, seed: int, start: int = 0) -> Wo
     truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
     with write_atomically(folder) as aside:
         (aside / "images").mkdir(parents=True)
-        for truth in followed(truths, "drawing the world", total=len(truths)):
-            noise_seed = seed * 1_000_003 + int(truth.id)
-            draw_picture(truth, noise_seed).save(aside / "images" / truth.picture, compress_level=1)
+        draw = partial(_draw, aside / "images", seed)
+        with ExitStack() as stack:
+            drawn: Iterable[None] = map(draw, truths)
+            if workers > 1 and pictures > WORTH_A_PROCESS:
+                pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+                drawn = stack.enter_context(pool).map(draw, truths, chunksize=32)
+            deque(followed(drawn, "drawing the world", total=pictures), maxlen=0)
         (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))
         (aside / "captions.json").write_bytes(msgspec.json.encode(_captions(truths, seed)))
         write_lines(aside / "truth.jsonl", truths)
     return WorldSummary(
         folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
     )
+
+
+def _draw(images: Path, seed: int, truth: Truth) -> None:
+    noise_seed = seed * 1_000_003 + int(truth.id)
+    draw_picture(truth, noise_seed).save(images / truth.picture, compress_level=1)
 
 
 def _refuse_to_replace_other_files(folder: Path) -> None:

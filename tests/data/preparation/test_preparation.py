@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data import digests, preparation
-from laterna.data.masking import tokenise, with_image_first
+from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import SameTokens
 from laterna.data.preparation.cache import MANIFEST
 from laterna.data.preparation.workers import Done
@@ -381,27 +381,3 @@ def test_two_at_once_do_the_work_once(maker: Any) -> None:
         holder.stdin.close()
         assert [sample.id for sample in waiting.result(timeout=30).samples] == ["a"]
     holder.wait()
-
-
-def test_the_one_mark_of_a_turn_goes_before_its_words_where_asked(maker: Any) -> None:
-    def said(*texts: str, pictures: int = 1) -> InstructionRecord:
-        turns = []
-        for text in texts:
-            turns += [Turn(role="user", text=text), Turn(role="assistant", text="a", loss=True)]
-        names = tuple(f"{number}.png" for number in range(pictures))
-        return InstructionRecord(id="r", pictures=names, turns=tuple(turns))
-
-    last = said("What is it?\n<image>", "And now?")
-    inside = said("In <image> what?", "And now?")
-    first = said("<image>\nWhat is it?", "And now?")
-    both = said("<image> and <image>, alike?", pictures=2)
-
-    def ids(record: InstructionRecord, *, image_first: bool) -> Any:
-        return maker.prepare(maker.source([record]), image_first=image_first).samples[0].input_ids
-
-    assert ids(last, image_first=True) == ids(first, image_first=True)
-    assert ids(first, image_first=True) == ids(first, image_first=False)
-    assert ids(last, image_first=False) != ids(first, image_first=False)
-    assert ids(both, image_first=True) == ids(both, image_first=False)
-    assert with_image_first(inside).turns[0].text == "<image>\nIn  what?"
-    assert with_image_first(both) == both

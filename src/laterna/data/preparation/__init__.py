@@ -260,10 +260,11 @@ def _shows_what_is_held_out(samples: MappedSamples) -> Iterator[Dropped]:
 def _processes(workers: int) -> int:
     if workers < 0:
         raise LaternaError(f"workers = {workers}: give 0 (as many as there are cores) or more")
-    return workers or _cores()
+    return workers or cores()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
