@@ -109,7 +109,7 @@ def late():
     ]
     assert room("laterna.lab.blind_spots") not in allowed("model")
     assert "relative_import" not in allowed("cli")
-    assert allowed("data") == {"errors", "records", "recipe", "files", "version"} | {
+    assert allowed("data") == {"errors", "records", "recipe", "files", "progress", "version"} | {
         "synthesis",
         "data",
     }
