@@ -19,6 +19,8 @@ from laterna.recipe import load_recipe, shipped_recipes
 
 LLAMA = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
 """Weights of LLaMA 7B but for embedding and head."""
+QUICK = ("llava-1.5-7b", "nano")
+"""Recipes that are planned in a few seconds' tests; the others take as long each."""
 CLIP_L = 303_179_776
 """Of CLIP ViT-L/14 at 224 px, its vision half, whole."""
 
@@ -35,7 +37,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in shipped_recipes()
+    ],
+)
 def test_every_shipped_recipe_plans_without_a_network(name: str) -> None:
     if name == "smollm2-135m":
         pytest.importorskip("timm")  # builds its encoder
@@ -46,7 +54,7 @@ def test_every_shipped_recipe_plans_without_a_network(name: str) -> None:
         "llava-1.5-7b": (576, 20_979_712, LLAMA + 2 * 32000 * 4096),
         "llava-1.5-7b-lora": (576, 20_979_712, LLAMA + 2 * 32000 * 4096),
         "llava-1.5-13b": (576, 31_467_520, 13_015_864_320),
-        "minigpt4-7b": (32, 108_283_392, LLAMA + 2 * 32001 * 4096),
+        "minigpt4-7b": (32, 105_162_240 + 769 * 4096, LLAMA + 2 * 32001 * 4096),
         "smollm2-135m": (49, None, 134_515_008),
         "nano": (64, 61_824, 1_955_136),
     }[name]
