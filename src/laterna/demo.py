@@ -15,6 +15,7 @@ import msgspec
 import rich
 from msgspec.structs import replace
 
+from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
     PICTURE_FOLDER,
@@ -167,7 +168,12 @@ class _Demo:
     def _draw(self) -> str:
         of = {"seed": str(self.seed), "pictures": str(self.size.train_pictures)}
         with write_atomically(self.out / "world", Made(kind="demo's world", of=of)) as aside:
-            shown = write_world(aside / "train", pictures=self.size.train_pictures, seed=self.seed)
+            shown = write_world(
+                aside / "train",
+                pictures=self.size.train_pictures,
+                seed=self.seed,
+                workers=cores(),
+            )
             held_out = write_world(
                 aside / "held_out",
                 pictures=self.size.held_out_pictures,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from laterna.data.masking import tokenise, tokenise_prompt
 from laterna.errors import LaternaError
@@ -100,6 +102,21 @@ def test_known_features_stand_in_for_pictures(tiny_assistant: Assistant) -> None
     assert generate_tokens(
         tiny_assistant, unseen, max_new_tokens=8, features_bnd=features
     ) == generate_tokens(tiny_assistant, PROMPTS, max_new_tokens=8)
+
+
+def test_a_picture_in_several_prompts_is_encoded_once(
+    tiny_assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [generate_tokens(tiny_assistant, [one], max_new_tokens=8)[0] for one in PROMPTS]
+    see, seen = tiny_assistant.see, list[int]()
+
+    def counted(pictures: Sequence[Image.Image]) -> Sequence[Tensor]:
+        seen.append(len(pictures))
+        return see(pictures)
+
+    monkeypatch.setattr(tiny_assistant, "see", counted)
+    assert generate_tokens(tiny_assistant, PROMPTS, max_new_tokens=8) == alone
+    assert seen == [2]  # red stands in two prompts
 
 
 @pytest.mark.parametrize("pictures", [(), (RED, RED)])

@@ -14,7 +14,8 @@ from laterna.errors import LaternaError
 from laterna.model.assistant import load_assistant_from
 from laterna.model.skeleton import build_skeleton
 from laterna.planner.assumptions import Assumptions, Lengths
-from laterna.planner.plan import fill_step, plan_recipe
+from laterna.planner.filling import fill_step
+from laterna.planner.plan import plan_recipe
 from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, count_reading
 from laterna.planner.resolutions import resolutions
 from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
@@ -257,12 +258,3 @@ def test_a_source_that_cannot_be_had_says_what_to_do(tiny_recipe: Recipe, tmp_pa
         plan_recipe(tiny_recipe, Assumptions(), gpu="A100")
     with pytest.raises(LaternaError, match="--mfu 2"):
         Assumptions(mfu=2)
-
-
-def test_anyres_plans_for_the_picture_with_most_tokens() -> None:
-    nano = load_recipe("nano")
-    tiled = replace(nano, vision=replace(nano.vision, fit="anyres"))
-    plan = plan_recipe(tiled, Assumptions(), stages=["align"], gpu="L4")
-    # The whole view's 8 × 8 and the grid's rows with a newline each: 2 × 2, and 1 × 2 squares.
-    assert plan.picture_tokens == 64 + 16 * 17
-    assert (plan.fewest_picture_tokens, plan.tiles) == (64 + 8 * 17, 5)

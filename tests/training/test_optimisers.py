@@ -10,6 +10,7 @@ import torch
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
 from laterna.recipe import Recipe
+from laterna.training import optimisers
 from laterna.training.optimisers import BESIDE_MUON, BLOCK, Optimisers, moment_bytes
 from laterna.training.stages import apply_stage
 
@@ -70,6 +71,35 @@ def test_a_step_of_muon_is_orthogonal(tiny_assistant: Assistant, tiny_recipe: Re
     # as long as AdamW's first step, by and by: 0.2 of the rate for each weight
     rate = tiny_recipe.instruct.language.lr
     assert moved.square().mean().sqrt().item() == pytest.approx(0.2 * rate, rel=0.25)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_muon_moves_as_torchs_does(
+    shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimisers, "fast_dtype", lambda _device: dtype)
+    random = torch.Generator().manual_seed(1)
+    first = torch.randn(shape, generator=random)
+    ours, theirs = (torch.nn.Parameter(first.clone()) for _ in range(2))
+    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    both = [
+        (ours, optimisers.Muon([ours], **settings)),
+        (theirs, torch.optim.Muon([theirs], **settings)),
+    ]
+    for _ in range(4):
+        gradient = torch.randn(shape, generator=random)
+        for weight, one in both:
+            weight.grad = gradient.clone()
+            one.step()
+    moved = (theirs - first).norm()
+    # torch's is in bfloat16: the same number for number, and in float32 what that rounds
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0 if dtype is torch.bfloat16 else 1e-2)
+    assert (ours - theirs).norm() <= (0 if dtype is torch.bfloat16 else 0.02 * moved)
+    assert both[0][1].state_dict()["state"].keys() == both[1][1].state_dict()["state"].keys()
+    torch.testing.assert_close(
+        both[0][1].state[ours]["momentum_buffer"], both[1][1].state[theirs]["momentum_buffer"]
+    )
 
 
 def test_what_is_remembered_is_made_before_the_first_step(

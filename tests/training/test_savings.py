@@ -17,6 +17,7 @@ from laterna.model.assistant import Assistant, load_assistant_from
 from laterna.model.segments import attend_by_segments
 from laterna.recipe import PartSettings, Recipe, Saving, StageName
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+from laterna.training import savings
 from laterna.training.identity import run_digest
 from laterna.training.learner import Learner
 from laterna.training.savings import SAVINGS
@@ -103,6 +104,25 @@ def test_a_checkpointed_frozen_layer_still_drops_nothing(tiny_recipe: Recipe) ->
         assert not any(inner.training for inner in layer.modules() if inner is not layer)
 
 
+@pytest.fixture
+def fast_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that is fast in bfloat16, whatever this one is."""
+    monkeypatch.setattr(savings, "fast_dtype", lambda _device: torch.bfloat16)
+
+
+def test_bf16_stays_in_float32_where_that_is_faster(
+    tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(savings, "fast_dtype", lambda _device: torch.float32)
+    loss, expected = gradients(learner(tiny_recipe, "align"))
+    half = learner(tiny_recipe, "align", "bf16")
+    loss_2, found = gradients(half)
+    assert loss_2 == loss
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in found.items())
+    assert {weight.dtype for weight in half.objective.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("fast_half")
 @pytest.mark.parametrize("stage", ["align", "instruct"])
 def test_bf16_computes_in_16_bits_and_keeps_what_trains_in_32(
     tiny_recipe: Recipe, stage: StageName
@@ -122,6 +142,7 @@ def test_bf16_computes_in_16_bits_and_keeps_what_trains_in_32(
     assert kept == {"vision": torch.bfloat16, "connector": torch.float32, "language": frozen}
 
 
+@pytest.mark.usefixtures("fast_half")
 def test_bf16_leaves_a_frozen_part_that_an_earlier_stage_changed(tiny_recipe: Recipe) -> None:
     assistant = load_assistant_from(tiny_recipe)
     assistant.changed.add("language")

@@ -5,8 +5,10 @@ from io import StringIO
 from pathlib import Path
 
 import msgspec
+import pytest
 from rich.console import Console
 
+from laterna import progress
 from laterna.training.figures import StepFigures
 from laterna.training.telemetry import MetricsFile, StageBar, read_metrics, summary, watched
 
@@ -64,3 +66,18 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     )
     [figures] = read_metrics(path)
     assert (figures.flops, figures.mfu, figures.vision_seconds) == (0.0, None, 0.0)
+
+
+def test_a_log_gets_the_stages_step_loss_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)  # a line a step
+    bar = StageBar("stage align", Console(file=StringIO()), done=0, total=3)
+    bar.step(FIGURES[0])
+    bar.step(FIGURES[1])
+    bar.close()
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "stage align: 1 of 3 · loss 2.000 · learning rate 1.00e-01 · 0 s left",
+        "stage align: 2 of 3 · loss 1.500 · learning rate 1.00e-01 · 0 s left",
+    ]

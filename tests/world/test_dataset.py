@@ -155,3 +155,17 @@ def test_what_the_user_can_mend_is_said(
     with pytest.raises(LaternaError, match=complaint):
         write_world(tmp_path / "world", **({"pictures": 1, "seed": 0} | changes))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_draw_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "WORTH_A_PROCESS", 2)
+    for name, workers in (("one", 1), ("two", 2)):
+        write_world(tmp_path / name, pictures=4, seed=3, workers=workers)
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        for name in ("one", "two")
+    )
+    assert len(one) == 4 + 3
+    assert one == two

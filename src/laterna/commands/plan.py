@@ -56,6 +56,10 @@ class Plan(Command, frozen=True, kw_only=True):
     """Share of the GPU's memory left to driver, libraries and fragmentation."""
     price: Amount | None = None
     """Money that a GPU costs in an hour; left out: money is not told."""
+    tiles: int | None = None
+    """Tiles of every picture where a recipe tiles them (`vision.fit = "anyres"`), the whole view
+    included; default: by the sizes of the recipe's own images, where they can be read, else as on
+    the largest grid."""
     out: Path | None = None
     """JSON file for the plan; left out: only printed."""
 
@@ -90,6 +94,7 @@ class Plan(Command, frozen=True, kw_only=True):
                 mfu=self.mfu,
                 headroom=self.headroom,
                 price=self.price,
+                tiles=self.tiles,
             ),
             stages=stages,
             records=_by_stage("records", self.records, stages),
@@ -99,6 +104,9 @@ class Plan(Command, frozen=True, kw_only=True):
         console = Console()
         for table in plan_tables(plan):
             console.print(table)
+        if plan.published:
+            names = ", ".join(plan.published)
+            console.print(f"by configurations that Laterna ships: {names}", soft_wrap=True)
         return self._closing(plan)
 
     def _lengths(self, stages: tuple[StageName, ...]) -> dict[StageName, Lengths]:

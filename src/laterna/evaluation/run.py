@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from laterna.data.pictures import MissingPictureError, load_picture, picture_size
@@ -20,6 +19,7 @@ from laterna.evaluation.metrics.exact_match import exact_match
 from laterna.evaluation.tasks import find_task
 from laterna.model.assistant import Assistant
 from laterna.model.generation import Prompt, generate_answers
+from laterna.progress import shown_progress
 from laterna.records import PICTURE_MARK, Answer, Question, Record, Score, Turn
 
 PICTURE_FOLDER = "images"
@@ -176,8 +176,8 @@ def ask(
     by_picture = sorted(range(len(questions)), key=lambda index: questions[index].picture)
     opened = _opened(assistant, questions, by_picture, pictures, blank, skipped)
     title = "asking with blank pictures" if blank else "asking"
-    with _progress(progress) as bar:
-        job = bar.add_task(title, total=len(questions))
+    console = Console(stderr=True, quiet=not progress)  # where it stays out of what is piped on
+    with shown_progress(title, total=len(questions), console=console) as shown:
         for chunk in _chunks(opened, batch):
             prompts = [_prompt(questions[index], picture) for index, picture in chunk]
             texts = answer(assistant, prompts, max_new_tokens=max_new_tokens)
@@ -185,7 +185,7 @@ def ask(
                 question = questions[index]
                 right = exact_match(text, question.truth)
                 answers[index] = Answer(question=question, text=text, right=right)
-            bar.update(job, completed=len(answers) + len(skipped))
+            shown.update(len(answers) + len(skipped))
     return Asked(
         answers=tuple(answers[index] for index in sorted(answers)),
         skipped=tuple(skipped[index] for index in sorted(skipped)),
@@ -250,10 +250,11 @@ def _opened(
     skipped: dict[int, Skipped],
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield each question's index with its opened picture; fill `skipped` with the others."""
+    blank_of = lru_cache(assistant.prepare.blank)  # one of a size is encoded once a batch
     for name, indices in groupby(by_picture, key=lambda index: questions[index].picture):
         try:
             path = pictures / name
-            picture = assistant.prepare.blank(*picture_size(path)) if blank else load_picture(path)
+            picture = blank_of(*picture_size(path)) if blank else load_picture(path)
         except LaternaError as error:
             missing = isinstance(error, MissingPictureError)
             reason = "picture missing" if missing else "picture cannot be read"
@@ -271,15 +272,3 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     remaining = iter(items)
     while chunk := list(islice(remaining, size)):
         yield chunk
-
-
-def _progress(shown: bool) -> Progress:
-    """Return a progress bar on standard error, where it stays out of what is piped on."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

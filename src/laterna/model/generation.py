@@ -196,7 +196,9 @@ def _left_padded(
     mask_rt = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     shown = [picture for _, pictures in prompts for picture in pictures]
     if features_bnd is None:
-        seen = assistant.see(shown)
+        once = {id(picture): picture for picture in shown}  # in several prompts: encoded once
+        tokens = dict(zip(once, assistant.see(list(once.values())), strict=True))
+        seen: Sequence[Tensor] = [tokens[id(picture)] for picture in shown]
     else:
         tilings = assistant.prepare.tilings([picture.size for picture in shown])
         seen = assistant.connect(features_bnd, tilings)

@@ -48,6 +48,9 @@ class Assumptions(Record):
     """Share of a GPU's memory left to its driver, to libraries and to fragmentation."""
     price: float | None = None
     """Money a GPU costs in an hour."""
+    tiles: int | None = None
+    """Squares that the encoder sees of every picture, where they are tiled; None: by their sizes,
+    where these can be read."""
 
     def __post_init__(self) -> None:
         if self.gpus < 1:

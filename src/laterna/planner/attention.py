@@ -29,9 +29,12 @@ def rehearse_attention(model: Any) -> None:
 
 
 def _attend(
-    _module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **_: Any
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' `sdpa` does: (r, h, t, d) to (r, t, h, d)."""
+    """Attend as transformers' `sdpa` does, some models naming the mask: (r, h, t, d) to (r, t, h,
+    d).
+    """
+    mask = attention_mask
     shared = query.shape[1] // key.shape[1]
     if mask is not None and mask.dtype == LIST:  # as long here as the keys of all segments
         chosen = torch.empty(mask.shape[2], dtype=torch.long, device=key.device)

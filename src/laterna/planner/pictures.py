@@ -1,35 +1,133 @@
-"""How many tokens and tiles a recipe's pictures take, before one is seen."""
+"""How many tokens and tiles a recipe's pictures take: by their own sizes, as told, or at most."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from laterna.data.picture_files import open_pictures
+from laterna.data.pictures import picture_size
 from laterna.data.pictures.tiling import tiled_tokens
+from laterna.data.preparation.checking import LISTINGS
+from laterna.data.sources import read_records
+from laterna.errors import LaternaError
 from laterna.model.skeleton import Skeleton
 from laterna.model.tiles import map_side
+from laterna.recipe import Recipe, SourceSettings, StageName
 from laterna.records import Record, Tiling
 
-
-class TokenSpan(Record):
-    """Tokens of a picture in the language model's context, over all shapes of pictures."""
-
-    fewest: int
-    """Of the grids that pictures fill; the border of others is cut off, which makes fewer yet."""
-    most: int
-    tiles: int = 1
-    """Squares that the encoder sees of the picture with most tokens, the whole view included."""
+LOOKED_AT = 2000
+"""Pictures whose sizes are read, drawn by lot from a stage's."""
+LOT = 0
 
 
-def token_span(skeleton: Skeleton) -> TokenSpan:
-    """Return the span: one number unless pictures are tiled (`vision.fit = "anyres"`)."""
+class Picture(Record):
+    """What a picture takes."""
+
+    tokens: int
+    """In the language model's context."""
+    tiles: float = 1
+    """Squares that the encoder sees of it, the whole view included."""
+
+
+class Pictures(Record):
+    """What a stage's pictures take."""
+
+    typical: Picture
+    """The mean of them: FLOPs and hours follow from it."""
+    largest: Picture
+    """The one with most tokens: memory follows from it."""
+    known_by: str = ""
+    """What these were taken from, in words; empty: all pictures take the same."""
+
+
+def filled_grids(skeleton: Skeleton) -> tuple[Picture, ...]:
+    """Return what pictures that fill the recipe's grids take, by their tokens: one unless pictures
+    are tiled (`vision.fit = "anyres"`). The border of others is cut off, which makes fewer yet.
+    """
     tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare
     if not prepare.grids:
-        return TokenSpan(fewest=tokens, most=tokens)
-    side, inside = prepare.size, map_side(tokens)
-    filled = [
+        return (Picture(tokens=tokens),)
+    side = prepare.size
+    tilings = [
         Tiling(rows=rows, columns=columns, width=columns * side, height=rows * side)
         for rows, columns in prepare.grids
     ]
-    counts = [tiled_tokens(tiling, inside) for tiling in filled]
-    return TokenSpan(
-        fewest=min(counts), most=max(counts), tiles=filled[counts.index(max(counts))].tiles
+    return tuple(sorted(_taken(tilings, map_side(tokens)), key=lambda one: one.tokens))
+
+
+def stage_pictures(
+    skeleton: Skeleton, recipe: Recipe, stage: StageName, tiles: int | None
+) -> Pictures:
+    """Return what a stage's pictures take: as many `tiles` as told; or as their sizes say, where
+    they can be read; or as much as a picture on the largest grid.
+
+    Raises LaternaError for a number of tiles that no grid has.
+    """
+    grids = filled_grids(skeleton)
+    if not skeleton.prepare.grids:
+        return Pictures(typical=grids[0], largest=grids[0])
+    if tiles is not None:
+        told = _of_many([one for one in grids if one.tiles == tiles], "--tiles")
+        if told is None:
+            known = ", ".join(str(one) for one in sorted({round(one.tiles) for one in grids}))
+            raise LaternaError(f"--tiles {tiles}: no grid of this recipe has so many; use {known}")
+        return told
+    sizes, there = _sizes(recipe, stage)
+    side = map_side(skeleton.connector.tokens(skeleton.vision.patches))
+    said = f"the sizes of {len(sizes):,} of the stage's {there:,} images"
+    found = _of_many(_taken(skeleton.prepare.tilings(sizes), side), said)
+    if found is not None:
+        return found
+    said = "the largest grid: the sizes of the stage's images cannot be read (--tiles tells)"
+    return Pictures(typical=grids[-1], largest=grids[-1], known_by=said)
+
+
+def _taken(tilings: Sequence[Tiling], side: int) -> list[Picture]:
+    return [Picture(tokens=tiled_tokens(one, side), tiles=one.tiles) for one in tilings]
+
+
+def _of_many(found: Sequence[Picture], known_by: str) -> Pictures | None:
+    if not found:
+        return None
+    tokens, tiles = (sum(each) / len(found) for each in zip(*map(_numbers, found), strict=True))
+    return Pictures(
+        typical=Picture(tokens=round(tokens), tiles=tiles),
+        largest=max(found, key=lambda one: one.tokens),
+        known_by=known_by,
     )
+
+
+def _numbers(picture: Picture) -> tuple[int, float]:
+    return picture.tokens, picture.tiles
+
+
+def _sizes(recipe: Recipe, stage: StageName) -> tuple[list[tuple[int, int]], int]:
+    """Return widths and heights of pictures drawn by lot, and how many the stage has."""
+    names = list(_names(recipe, stage))
+    drawn = random.Random(LOT).sample(names, min(LOOKED_AT, len(names)))
+    listings = Path(recipe.prepared) / LISTINGS
+    places = {}
+    sizes = []
+    for source, name in drawn:
+        try:
+            if source.pictures not in places:
+                places[source.pictures] = open_pictures(source.pictures, listings)
+            sizes.append(picture_size(places[source.pictures].find(name), name))
+        except LaternaError:
+            continue  # training says what is wrong with it; here the others speak for it
+    return sizes, len(names)
+
+
+def _names(recipe: Recipe, stage: StageName) -> Iterator[tuple[SourceSettings, str]]:
+    """Yield each picture of the stage's sources once; nothing of a source that cannot be read."""
+    for source in recipe.stage(stage).mixture():
+        seen: dict[str, None] = {}
+        try:
+            for record in read_records(source) if source.pictures else ():
+                seen.update(dict.fromkeys(record.pictures))
+        except LaternaError:
+            continue
+        yield from ((source, name) for name in seen)

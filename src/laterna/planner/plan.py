@@ -9,9 +9,12 @@ import torch
 from msgspec.structs import replace
 
 from laterna.errors import LaternaError
-from laterna.model.skeleton import build_skeleton
+from laterna.model.published import with_published
+from laterna.model.skeleton import Skeleton, build_skeleton
 from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
+from laterna.planner.filling import fill_step, records_together
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
+from laterna.planner.pictures import Picture, Pictures, filled_grids, stage_pictures
 from laterna.planner.rehearsal import (
     PARTS,
     Bytes,
@@ -24,10 +27,13 @@ from laterna.planner.rehearsal import (
 )
 from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
-from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
+from laterna.recipe import Mode, PartName, Recipe, StageName
 from laterna.records import Record
 from laterna.training.optimisers import insist_whole_weights, moment_bytes
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
+
+MANY_ROWS = 64
+"""Rows that FLOPs are counted over where a mean picture has no whole number of tiles."""
 
 
 class PartPlan(Record):
@@ -79,8 +85,9 @@ class StagePlan(Record):
     stage: StageName
     parts: tuple[PartPlan, ...]
     lengths: Lengths
+    pictures: Pictures
     tokens: int
-    """Of one record, its picture included."""
+    """Of one typical record, its picture included."""
     load: Load
     """A full micro-batch on one GPU."""
     micro_batches: int
@@ -119,10 +126,12 @@ class Plan(Record):
     recipe: str
     assumptions: Assumptions
     engine: str
+    published: tuple[str, ...]
+    """Models of which configurations that Laterna ships were used, for none was at hand."""
     picture_side: int
     """Pixels."""
     picture_tokens: int
-    """Of the picture that takes most, where pictures are tiled."""
+    """Of a picture on the grid that takes most, where pictures are tiled."""
     fewest_picture_tokens: int
     tiles: int
     """Squares that the encoder sees of that picture."""
@@ -152,11 +161,13 @@ def plan_recipe(
     """
     _insist_trainable(recipe, stages, assumptions.gpus)
     rates = {name: gpu_named(name) for name in (GPUS if gpu is None else [gpu])}
-    skeleton = build_skeleton(recipe)
+    planned_recipe, published = with_published(recipe)
+    skeleton = build_skeleton(planned_recipe)
     assumptions = _settled(assumptions, recipe)
     for module in skeleton.parts().values():
         module.to(FORMATS[assumptions.precision or "float32"].torch_dtype())
-    answering = Rehearsal(skeleton)
+    grids = filled_grids(skeleton)
+    answering = Rehearsal(skeleton, grids[-1])
     weights = sum(one.nbytes for one in answering.parameters())
     table = resolutions(answering)
     longest = recipe.stage(stages[-1]).max_tokens
@@ -164,22 +175,17 @@ def plan_recipe(
     known = {**LENGTHS, **(lengths or {})}
     planned = []
     for stage in stages:  # in order: adapters of the first are there in the second
-        summary = apply_stage(skeleton, recipe, stage)
-        cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
-        rehearsal = Rehearsal(skeleton, sees=not cached)
-        moments = moment_bytes(skeleton, recipe.stage(stage))
-        planner = _StagePlanner(
-            recipe, stage, rehearsal, summary, assumptions, known[stage], moments
-        )
+        planner = _stage_planner(skeleton, recipe, stage, assumptions, known[stage])
         planned.append(planner.plan((records or {}).get(stage), list(rates)))
     return Plan(
         recipe=recipe.name,
         assumptions=assumptions,
         engine=recipe.run.engine,
         picture_side=answering.side,
-        picture_tokens=answering.picture_tokens,
-        fewest_picture_tokens=answering.fewest_tokens,
-        tiles=answering.tiles,
+        published=published,
+        picture_tokens=grids[-1].tokens,
+        fewest_picture_tokens=grids[0].tokens,
+        tiles=round(grids[-1].tiles),
         stages=tuple(planned),
         resolutions=table,
         answering_tokens=longest,
@@ -207,61 +213,23 @@ def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
     return replace(assumptions, precision="mixed" if "bf16" in recipe.savings else "float32")
 
 
-def fill_step(
-    settings: StageSettings, lengths: Lengths, picture_tokens: int, *, gpus: int
-) -> tuple[Load, int]:
-    """Return the largest micro-batch on one GPU, and how many a step takes.
-
-    Typical records fill it, and they are padded to the longest record, or as far as
-    `micro_tokens` allows. Where pictures are shared, all records about one stand in a row behind
-    it, as far as a row may be long; the longest row has one of the longest records.
-
-    Raises LaternaError where more is learned than there is, or a record is longer than the stage
-    takes.
-    """
-    tokens = picture_tokens + lengths.text
-    if not 0 < lengths.targets <= lengths.text <= lengths.longest:
-        raise LaternaError(
-            f"{lengths.targets} target tokens of {lengths.text} text tokens, the longest "
-            f"{lengths.longest}: each is at most the next"
-        )
-    if tokens > settings.max_tokens:
-        raise LaternaError(
-            f"a record of {tokens} tokens, {picture_tokens} of them the picture's, is longer than "
-            f"max_tokens = {settings.max_tokens}: it would be dropped; raise max_tokens"
-        )
-    together = records_together(settings, lengths, picture_tokens)
-    text = together * lengths.text
-    tokens = picture_tokens + text
-    families = math.ceil(settings.batch_records / (gpus * together))
-    packed = max(1, min(settings.row_tokens // tokens, families))
-    rows = math.ceil(families / packed)
-    at_once = min(rows, max(1, settings.micro_tokens // (packed * tokens)))
-    longest = min(picture_tokens + lengths.longest, settings.max_tokens)
-    longer = longest - picture_tokens - lengths.text
-    # Several rows are filled up; a step's only row is as long as its records.
-    widest = packed * tokens + longer
-    if rows > 1:
-        widest = max(tokens + longer, settings.row_tokens)
-    width = max(packed * tokens, min(widest, settings.micro_tokens // at_once))
-    load = Load(
-        rows=at_once,
-        pictures=packed,
-        text=width - packed * picture_tokens,
-        targets=packed * together * lengths.targets,
-        records=together,
+def _stage_planner(
+    skeleton: Skeleton, recipe: Recipe, stage: StageName, assumptions: Assumptions, lengths: Lengths
+) -> _StagePlanner:
+    """Apply a stage to the skeleton and return its planner."""
+    summary = apply_stage(skeleton, recipe, stage)
+    cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
+    pictures = stage_pictures(skeleton, recipe, stage, assumptions.tiles)
+    return _StagePlanner(
+        recipe,
+        stage,
+        Rehearsal(skeleton, pictures.typical, sees=not cached),
+        summary,
+        assumptions,
+        lengths,
+        moment_bytes(skeleton, recipe.stage(stage)),
+        pictures,
     )
-    return load, math.ceil(rows / at_once)
-
-
-def records_together(settings: StageSettings, lengths: Lengths, picture_tokens: int) -> int:
-    """Return how many records stand behind one picture: as many as there are about it, as far as
-    a row may be long.
-    """
-    if not settings.share_pictures:
-        return 1
-    room = (settings.row_tokens or settings.micro_tokens) - picture_tokens
-    return max(1, min(lengths.per_picture, room // lengths.text))
 
 
 class _StagePlanner:
@@ -276,6 +244,7 @@ class _StagePlanner:
         assumptions: Assumptions,
         lengths: Lengths,
         moments: int,
+        pictures: Pictures,
     ) -> None:
         self.recipe = recipe
         self.stage = stage
@@ -285,18 +254,21 @@ class _StagePlanner:
         self.given = assumptions
         self.lengths = lengths
         self.moments = moments
-        self.together = records_together(self.settings, lengths, rehearsal.picture_tokens)
-        load, self.micro_batches = fill_step(
-            self.settings, lengths, rehearsal.picture_tokens, gpus=assumptions.gpus
-        )
-        self.load = replace(load, segments=recipe.run.attention == "segments")
-        self.records_a_row = self.load.pictures * self.together
+        self.pictures = pictures
+        self.typical, _ = self._fill(pictures.typical)
+        self.load, self.micro_batches = self._fill(pictures.largest)
+        self.together = records_together(self.settings, lengths, pictures.typical.tokens)
+
+    def _fill(self, picture: Picture) -> tuple[Load, int]:
+        load, passes = fill_step(self.settings, self.lengths, picture.tokens, gpus=self.given.gpus)
+        return replace(load, segments=self.recipe.run.attention == "segments"), passes
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
-        records_a_row = self.records_a_row
-        text, targets = self.lengths.text * records_a_row, self.lengths.targets * records_a_row
-        row = replace(self.load, rows=1, text=text, targets=targets)
-        flops = count_flops(self.rehearsal, row)
+        in_row = self.typical.pictures * self.together
+        rows = 1 if float(self.pictures.typical.tiles).is_integer() else MANY_ROWS
+        text, targets = self.lengths.text * in_row, self.lengths.targets * in_row
+        row = replace(self.typical, rows=rows, text=text, targets=targets)
+        flops, counted = count_flops(self.rehearsal, row), rows * in_row
         share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus)
         kept, checkpointed = (self._memory(share, checkpointed=mode) for mode in (False, True))
         checkpoints = "checkpointing" in self.recipe.savings
@@ -304,14 +276,15 @@ class _StagePlanner:
         drawn = None if records is None else self._drawn(records)
         return StagePlan(
             stage=self.stage,
-            parts=self._parts(flops),
+            parts=self._parts(flops, counted),
             lengths=self.lengths,
-            tokens=self.rehearsal.picture_tokens + self.lengths.text,
+            pictures=self.pictures,
+            tokens=self.pictures.typical.tokens + self.lengths.text,
             load=self.load,
             micro_batches=self.micro_batches,
             batch_records=self.settings.batch_records,
-            flops=flops.total / records_a_row,
-            attention_flops=flops.attention / records_a_row,
+            flops=flops.total / counted,
+            attention_flops=flops.attention / counted,
             checkpointed=checkpoints,
             memory=memory,
             memory_kept=kept,
@@ -321,28 +294,29 @@ class _StagePlanner:
             records=records,
             steps=None if drawn is None else math.ceil(drawn / self.settings.batch_records),
             gpus=tuple(
-                self._on(name, memory.total, checkpointed.total, flops.total / records_a_row, drawn)
+                self._on(name, memory.total, checkpointed.total, flops.total / counted, drawn)
                 for name in gpus
             ),
         )
 
-    def _parts(self, flops: Flops) -> tuple[PartPlan, ...]:
+    def _parts(self, flops: Flops, records: int) -> tuple[PartPlan, ...]:
         return tuple(
             PartPlan(
                 part=part.part,
                 mode=part.mode,
                 weights=part.trained + part.frozen,
                 trained=part.trained,
-                forward_flops=flops.forward[part.part] / self.records_a_row,
-                backward_flops=flops.backward[part.part] / self.records_a_row,
+                forward_flops=flops.forward[part.part] / records,
+                backward_flops=flops.backward[part.part] / records,
             )
             for part in self.summary.parts
         )
 
     def _memory(self, share: Share, *, checkpointed: bool) -> Memory:
-        found: Bytes = count_bytes(
-            self.rehearsal, self.load, again=self.micro_batches > 1, checkpointed=checkpointed
-        )
+        with self.rehearsal.showing(self.pictures.largest):
+            found: Bytes = count_bytes(
+                self.rehearsal, self.load, again=self.micro_batches > 1, checkpointed=checkpointed
+            )
         activations = found.activations
         if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
             activations = max(activations, sum(found.kept.values()))
@@ -370,14 +344,15 @@ class _StagePlanner:
         if not rehearsal.sees:
             one = rehearsal.vision.patches * rehearsal.vision.width
         on_one_gpu = math.ceil(self.settings.batch_records / (self.given.gpus * self.together))
-        one *= rehearsal.tiles
-        return steps * on_one_gpu * one * torch.float32.itemsize
+        numbers = steps * on_one_gpu * one * self.pictures.typical.tiles
+        return round(numbers) * torch.float32.itemsize
 
     def _feature_cache(self, records: int | None) -> int | None:
         if self.rehearsal.sees or records is None:
             return None
         tower = self.rehearsal.vision
-        return records * tower.patches * tower.width * torch.float32.itemsize
+        one = tower.patches * tower.width * torch.float32.itemsize
+        return round(records * self.pictures.typical.tiles) * one
 
     def _on(
         self, name: str, total: int, checkpointed: int, flops: float, drawn: int | None

@@ -25,7 +25,7 @@ from laterna.model.segments import LIST
 from laterna.model.skeleton import Skeleton
 from laterna.planner.attention import ATTENTION_OPS, rehearse_attention
 from laterna.planner.memory import LiveBytes, weights_and_buffers
-from laterna.planner.pictures import token_span
+from laterna.planner.pictures import Picture, filled_grids
 from laterna.recipe import PartName
 from laterna.records import Record
 from laterna.training.objective import summed_loss
@@ -110,7 +110,10 @@ class Rehearsal(nn.Module):
     out, as when its features come from a cache.
     """
 
-    def __init__(self, skeleton: Skeleton, *, sees: bool = True) -> None:
+    def __init__(
+        self, skeleton: Skeleton, picture: Picture | None = None, *, sees: bool = True
+    ) -> None:
+        """`picture`: what each takes; unless told, as much as one on the largest grid."""
         super().__init__()
         self.vision = skeleton.vision
         self.connector = skeleton.connector
@@ -119,14 +122,22 @@ class Rehearsal(nn.Module):
         self.head = skeleton.language.get_output_embeddings()
         self.sees = sees
         self.side = skeleton.prepare.size
-        span = token_span(skeleton)
-        self.picture_tokens = span.most
-        """Of the picture that takes most."""
-        self.fewest_tokens = span.fewest
-        self.tiles = span.tiles
+        self.picture = picture or filled_grids(skeleton)[-1]
         rehearse_attention(skeleton.language)
         if hasattr(skeleton.vision.model, "set_attn_implementation"):
             rehearse_attention(skeleton.vision.model)
+
+    @contextmanager
+    def showing(self, picture: Picture) -> Iterator[None]:
+        """Let each picture take what this one does, meanwhile."""
+        before, self.picture = self.picture, picture
+        yield
+        self.picture = before
+
+    @property
+    def picture_tokens(self) -> int:
+        """Of each picture."""
+        return self.picture.tokens
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,13 +146,12 @@ class Rehearsal(nn.Module):
         return dtype
 
     def look(self, pictures: int) -> Tensor:
-        """Return the features (b, n, d) of that many pictures."""
+        """Return the features (b, n, d) of that many pictures' tiles."""
+        tiles = round(pictures * self.picture.tiles)
         if self.sees:
-            features: Tensor = self.vision(
-                torch.empty(pictures * self.tiles, 3, self.side, self.side, device=META)
-            )
+            features: Tensor = self.vision(torch.empty(tiles, 3, self.side, self.side, device=META))
             return features
-        shape = (pictures * self.tiles, self.vision.patches, self.vision.width)
+        shape = (tiles, self.vision.patches, self.vision.width)
         return torch.empty(shape, dtype=self.dtype, device=META)
 
     def read(self, tokens_bmd: Tensor, load: Load) -> Tensor:
@@ -150,22 +160,23 @@ class Rehearsal(nn.Module):
         shape = (load.rows, width)
         ids_rt = torch.empty(shape, dtype=torch.long, device=META)
         embedded: Tensor = self.language.get_input_embeddings()(ids_rt)
-        pictures_rtd = self._join(tokens_bmd).reshape(load.rows, width - load.text, -1)
+        joined_nd = self._join(tokens_bmd, load.rows * (width - load.text))
+        pictures_rtd = joined_nd.reshape(load.rows, width - load.text, -1)
         text_rtd = embedded[:, width - load.text :]
         # One new tensor and the embedding's gradient, as `masked_scatter` has them.
         both_rtd = torch.cat([pictures_rtd.to(embedded.dtype), text_rtd], dim=1)
         states_rtd: Tensor = self.decode(both_rtd, load)
         return states_rtd
 
-    def _join(self, tokens_bmd: Tensor) -> Tensor:
-        """Join tiles to pictures, ending their rows, as `model.tiles` does."""
-        if self.tiles == 1:
-            return tokens_bmd
-        joined = tokens_bmd.reshape(-1, self.tiles * tokens_bmd.shape[1], tokens_bmd.shape[2])
-        ends = self.picture_tokens - joined.shape[1]
+    def _join(self, tokens_bmd: Tensor, count: int) -> Tensor:
+        """Join tiles to so many tokens (n, d): rows are ended, borders cut, as in `model.tiles`."""
+        joined_nd = tokens_bmd.flatten(0, 1)
+        ends = count - len(joined_nd)
+        if ends <= 0:
+            return joined_nd[:count]
         newline_d = self.connector.image_newline
         assert newline_d is not None, "the skeleton was built with one"
-        return torch.cat([joined, newline_d.expand(len(joined), ends, -1)], dim=1)
+        return torch.cat([joined_nd, newline_d.expand(ends, -1)])
 
     def decode(self, embedded_rtd: Tensor, load: Load | None = None, *, cache: bool = False) -> Any:
         """Run the decoder with a mask that keeps samples apart, as rows of several lengths need.

@@ -17,20 +17,26 @@ _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 def plan_tables(plan: Plan) -> Iterator[Table]:
     """Yield the tables of a plan: three a stage, and one of resolutions."""
     for stage in plan.stages:
-        yield work_table(plan, stage)
+        yield work_table(stage)
         yield memory_table(plan, stage)
         yield gpu_table(plan, stage)
     yield resolution_table(plan)
 
 
-def work_table(plan: Plan, stage: StagePlan) -> Table:
+def work_table(stage: StagePlan) -> Table:
     """Show what a stage trains and computes, by part."""
     caption = (
-        f"a record: {plan.picture_tokens:,} picture + {stage.lengths.text:,} text tokens, "
-        f"{stage.lengths.targets:,} of them learned: {scaled(stage.flops)}FLOPs, "
+        f"a record: {stage.pictures.typical.tokens:,} picture + {stage.lengths.text:,} text "
+        f"tokens, {stage.lengths.targets:,} of them learned: {scaled(stage.flops)}FLOPs, "
         f"{stage.attention_flops / stage.flops:.1%} of them quadratic · a step: "
         f"{stage.batch_records:,} records, {scaled(stage.flops_step)}FLOPs"
     )
+    if stage.pictures.known_by:
+        typical, largest = stage.pictures.typical, stage.pictures.largest
+        caption += (
+            f" · a picture: {typical.tiles:.3g} tiles by mean, {largest.tiles:.0f} with "
+            f"{largest.tokens:,} tokens at most, by {stage.pictures.known_by}"
+        )
     table = _table(f"stage {stage.stage}", caption)
     for heading in ("part", "mode"):
         table.add_column(heading)
@@ -52,7 +58,7 @@ def memory_table(plan: Plan, stage: StagePlan) -> Table:
     """Show the memory of a step on one GPU, as it trains and with checkpointing."""
     load, given = stage.load, plan.assumptions
     share = f"one of {given.gpus} GPUs under {plan.engine}" if given.gpus > 1 else "one GPU"
-    tokens = load.text + load.pictures * plan.picture_tokens
+    tokens = load.text + load.pictures * stage.pictures.largest.tokens
     passes = counted(stage.micro_batches, "micro-batch", "es")
     caption = (
         f"{given.precision}, {share}, a step: {passes} of {load.rows} × {tokens:,} tokens with "
@@ -165,7 +171,7 @@ def _picture_tokens(plan: Plan) -> str:
     if plan.tiles == 1:
         return f"{plan.picture_tokens:,} tokens"
     span = f"{plan.fewest_picture_tokens:,} to {plan.picture_tokens:,} tokens"
-    return f"{span} in up to {plan.tiles} tiles, the most planned for"
+    return f"{span} in up to {plan.tiles} tiles"
 
 
 def _meanwhile(memory: Memory) -> int:

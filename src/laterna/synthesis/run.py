@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import msgspec
-from rich.progress import track
 
 from laterna.errors import LaternaError
 from laterna.files import insist_replaceable, write_atomically
+from laterna.progress import followed
 from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
 from laterna.scenes.annotations import Problem
 from laterna.synthesis.checks import NearDuplicates
@@ -146,7 +146,7 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
         if is_asked(job.teacher):
             aside = files.enter_context(write_atomically(rejects_file(out)))
             counter.rejects = files.enter_context(aside.open("wb"))
-        drafts = track(run.drafts(), "synthesis", total=None, transient=True)
+        drafts = followed(run.drafts(), "synthesis")
         try:
             write_records(out, counter.records(drafts), form)
         except _NothingMadeError as error:

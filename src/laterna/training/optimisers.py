@@ -7,14 +7,16 @@ start from far away, a fresh connector above all, it needs several times fewer s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from laterna.errors import LaternaError
+from laterna.model.precision import fast_dtype
 from laterna.recipe import OptimiserName, StageSettings
 from laterna.training.stages import Parts, parameter_groups
 
@@ -33,6 +35,47 @@ def _adamw(groups: list[dict[str, Any]]) -> Optimizer:
 
 def _muon(groups: list[dict[str, Any]]) -> Optimizer:
     return Muon(groups, adjust_lr_fn="match_rms_adamw")
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, which computes in bfloat16 everywhere; this one in what the device is fast in.
+
+    On a CPU without bfloat16 a step of nano took 19 times as long in it. Of `adjust_lr_fn` it
+    knows `match_rms_adamw` alone.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every weight that has a gradient."""
+        del closure  # its loss is nobody's here
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(weight.grad)
+                buffer = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
+                ahead = weight.grad.lerp(buffer, momentum) if group["nesterov"] else buffer
+                update = orthogonal(ahead.to(fast_dtype(weight.device)), group)
+                weight.mul_(1 - lr * group["weight_decay"])
+                weight.add_(update, alpha=-0.2 * lr * math.sqrt(max(weight.shape)))
+
+
+def orthogonal(matrix: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """Return about the orthogonal matrix that is nearest to one, its singular values near 1.
+
+    By Newton and Schulz's iteration with Muon's polynomial, in the matrix's own dtype; `settings`
+    are `torch.optim.Muon`'s `ns_coefficients`, `ns_steps` and `eps`.
+    """
+    a, b, c = settings["ns_coefficients"]
+    wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=settings["eps"])
+    for _ in range(settings["ns_steps"]):
+        gram = wide @ wide.mT
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.mT if matrix.shape[0] > matrix.shape[1] else wide
 
 
 def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:

@@ -17,10 +17,10 @@ from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
 from laterna.errors import LaternaError
+from laterna.progress import shown_progress
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.feed import Order, count_steps, step_packs
-from laterna.training.telemetry import progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,8 +59,7 @@ def prepare_stage(
     """
     settings = recipe.stage(stage)
     begun = time.perf_counter()
-    with progress_bar(console) as bar:
-        task = bar.add_task("records", total=None, figures="")
+    with shown_progress("records", console=console) as shown:
         prepared = prepare(
             settings.mixture(),
             tokenizer,
@@ -72,9 +71,8 @@ def prepare_stage(
             held_out=settings.held_out,
             workers=workers,
             known=known,
-            progress=lambda name, rows: bar.update(task, completed=rows, figures=name),
+            progress=lambda name, rows: shown.update(rows, name),
         )
-        bar.remove_task(task)
     names = ", ".join(source.data for source in settings.mixture())
     seconds = time.perf_counter() - begun
     said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"

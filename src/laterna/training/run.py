@@ -27,8 +27,10 @@ from laterna.model.checkpoint import (
     save_checkpoint,
 )
 from laterna.model.feature_cache import cached_features
+from laterna.model.precision import fast_dtype, slow_half_line
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
+from laterna.progress import shown_progress
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
 from laterna.training.distributed import Ranks, joined_ranks
 from laterna.training.feed import FAULTS, Fill, count_steps, feed, fill_features, fill_pixels
@@ -49,7 +51,6 @@ from laterna.training.start import begin, fit_connector, insist_start
 from laterna.training.telemetry import (
     MetricsFile,
     StageBar,
-    progress_bar,
     read_metrics,
     skipped_so_far,
     summary,
@@ -205,8 +206,12 @@ def _make_ready(
         seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
         fit_connector(assistant, seen)
     console.print(stage_table(stage, apply_stage(assistant, recipe, stage)))
+    asks = [name for name in ("bf16", "muon") if name in (*recipe.savings, settings.optimiser)]
+    if line := slow_half_line(assistant.device, *asks):
+        console.print(line, soft_wrap=True)
     # Before the savings: compiled layers are not for counting, nor those that compute again.
-    meter = set_up_meter(assistant, ranks, in_half="bf16" in recipe.savings)
+    in_half = "bf16" in recipe.savings and fast_dtype(ranks.device) is torch.bfloat16
+    meter = set_up_meter(assistant, ranks, in_half=in_half)
     console.print(meter.line(), soft_wrap=True)
     return Ready(assistant, prepared, fill, meter)
 
@@ -364,19 +369,18 @@ def _pictures(
         return fill_pixels(assistant.prepare, prepared.pictures)
     seen = (prepared.samples, prepared.held_out)
     names = list(dict.fromkeys(name for samples in seen for name in samples.picture_names()))
-    with progress_bar(console) as bar:
-        task = bar.add_task("vision features", total=len(names), figures="")
+    with shown_progress("vision features", total=len(names), console=console) as shown:
         store = cached_features(
             assistant.vision,
             assistant.prepare,
             names,
             prepared.pictures,
             Path(recipe.feature_cache),
-            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda done, _total: shown.update(done),
             max_gb=recipe.run.max_feature_gb,
             announce=lambda said: console.print(said, soft_wrap=True, markup=False),
         )
-        bar.update(task, completed=len(names), total=len(names))
+        shown.update(len(names))
     return fill_features(store)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from laterna.errors import LaternaError
+from laterna.model.precision import fast_dtype
 from laterna.recipe import Saving
 from laterna.training.objective import Objective
 from laterna.training.stages import layers_of
@@ -43,10 +44,13 @@ def apply_savings(
 def _compute_in_half(objective: Objective, sharded: bool) -> None:
     """Compute in bfloat16; hold in it what stays as its source has it, since it is never saved.
 
+    On a device that is not fast in it all stays in float32, which is the quicker there.
     FSDP takes the weights of a group in one type alone, so ranks that share weights keep theirs.
     """
-    objective.in_half = True
     assistant = objective.assistant
+    if fast_dtype(assistant.device) is not torch.bfloat16:
+        return
+    objective.in_half = True
     if sharded:
         return
     for name, part in assistant.parts().items():

@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and what it keeps: a progress bar and `metrics.jsonl`."""
+"""What a run shows while it trains, and what it keeps: its progress and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,8 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
 
+from laterna.progress import Progress
 from laterna.training.figures import HeldOut, Speeds, StepFigures, speeds
 from laterna.training.tracking.base import Tracker
 
@@ -27,30 +20,14 @@ LAST = 20
 """Steps over which the bar's figures are taken."""
 
 
-def progress_bar(console: Console) -> Progress:
-    """Return Laterna's progress bar, with room for figures at its end."""
-    return Progress(
-        _words("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        _words("{task.fields[figures]}"),
-        _words("ETA"),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        expand=True,
-    )
-
-
 class StageBar:
-    """A stage on a bar: how well it learns, and below that how fast, over its last steps."""
+    """A stage's progress: how well it learns, and below that how fast, over its last steps."""
 
     def __init__(self, title: str, console: Console, *, done: int, total: int) -> None:
         self._console = console
         self._last: deque[StepFigures] = deque(maxlen=LAST)
         self._skipped = 0
-        self._bar = progress_bar(console)
-        self._bar.start()
-        self._task = self._bar.add_task(title, completed=done, total=total, figures="")
+        self._progress = Progress(title, total=total, done=done, console=console)
 
     def step(self, figures: StepFigures) -> None:
         """Show a step, and say when steps before it were skipped."""
@@ -67,11 +44,12 @@ class StageBar:
         shown = f"loss {loss:.3f} · {fast.target_tokens:,.0f} targets/s · {_mfu(fast)}\n"
         shown += f"{fast.tokens:,.0f} tokens/s · {fast.pictures:,.0f} pictures/s · "
         shown += f"padding {fast.padding:.1%}"
-        self._bar.update(self._task, completed=figures.step, figures=shown)
+        log = f"loss {loss:.3f} · learning rate {figures.lr:.2e}"
+        self._progress.update(figures.step, shown, log=log)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.stop()
+        """Leave it as it is."""
+        self._progress.close()
 
 
 class MetricsFile:
@@ -148,7 +126,3 @@ def summary(steps: Sequence[StepFigures]) -> str:
 
 def _mfu(found: Speeds) -> str:
     return "MFU not known" if found.mfu is None else f"MFU {found.mfu:.1%}"
-
-
-def _words(text: str) -> TextColumn:
-    return TextColumn(text, table_column=Column(no_wrap=True))

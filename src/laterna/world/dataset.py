@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from rich.progress import track
 
 from laterna.errors import LaternaError
 from laterna.files import Made, write_atomically, write_lines
+from laterna.progress import followed
 from laterna.records import Record, Truth
 from laterna.world.captions import write_captions
 from laterna.world.drawing import draw_picture
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, PICTURE_SIDE
+
+WORTH_A_PROCESS = 500
+"""Pictures up to which starting processes takes longer than drawing here."""
 
 
 class WorldSummary(Record):
@@ -37,13 +46,21 @@ def world_made(pictures: int, seed: int, start: int) -> Made:
 
 
 def write_world(
-    folder: Path, *, pictures: int, seed: int, start: int = 0, overwrite: bool = False
+    folder: Path,
+    *,
+    pictures: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 1,
+    overwrite: bool = False,
 ) -> WorldSummary:
     """Draw pictures number `start` and on of a seed's world into a COCO folder.
 
     Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
-    not at all, and replaces the same world, or with `overwrite` another. Raises LaternaError for no
-    pictures, a negative seed or start, and where the folder holds anything but such a world.
+    not at all, and replaces the same world, or with `overwrite` another. `workers` are processes
+    that draw (more than one need a main module that can be imported); they change nothing in the
+    files. Raises LaternaError for no pictures, a negative seed or start, and where the folder holds
+    anything but such a world.
     """
     if pictures < 1:
         raise LaternaError(f"{folder}: cannot draw {pictures} pictures, ask for at least 1")
@@ -53,15 +70,24 @@ def write_world(
     with write_atomically(folder, made, overwrite=overwrite) as aside:
         truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
         (aside / "images").mkdir(parents=True)
-        for truth in track(truths, "drawing the world", transient=True):
-            noise_seed = seed * 1_000_003 + int(truth.id)
-            draw_picture(truth, noise_seed).save(aside / "images" / truth.picture, compress_level=1)
+        draw = partial(_draw, aside / "images", seed)
+        with ExitStack() as stack:
+            drawn: Iterable[None] = map(draw, truths)
+            if workers > 1 and pictures > WORTH_A_PROCESS:
+                pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+                drawn = stack.enter_context(pool).map(draw, truths, chunksize=32)
+            deque(followed(drawn, "drawing the world", total=pictures), maxlen=0)
         (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))
         (aside / "captions.json").write_bytes(msgspec.json.encode(_captions(truths, seed)))
         write_lines(aside / "truth.jsonl", truths)
     return WorldSummary(
         folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
     )
+
+
+def _draw(images: Path, seed: int, truth: Truth) -> None:
+    noise_seed = seed * 1_000_003 + int(truth.id)
+    draw_picture(truth, noise_seed).save(images / truth.picture, compress_level=1)
 
 
 def _images(truths: list[Truth]) -> list[dict[str, object]]:

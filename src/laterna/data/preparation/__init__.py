@@ -30,7 +30,7 @@ from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
-from laterna.data.preparation.workers import do_chunks
+from laterna.data.preparation.workers import Done, do_chunks
 from laterna.data.sources import Source, open_source
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -239,6 +239,8 @@ def _fill(
     chunks = source.chunks()
     head = list(islice(chunks, number * PART_CHUNKS, number * PART_CHUNKS + ALONE + 1))
     done = do_chunks(chain(head, chunks), job, tokenizer, workers if len(head) > ALONE else 1)
+    if progress is not None:
+        done = _told(done, source.name, rows, progress)
     while group := list(islice(done, PART_CHUNKS)):
         dropped = [fault for one in group for fault in one.dropped]
         cache.write_part(
@@ -246,9 +248,15 @@ def _fill(
         )
         number += 1
         rows += sum(one.kept for one in group) + len(dropped)
-        if progress is not None:
-            progress(source.name, rows)
     cache.write_manifest(place, rows=rows, parts=number)
+
+
+def _told(done: Iterator[Done], name: str, rows: int, progress: Progress) -> Iterator[Done]:
+    """Pass chunks on, telling how many rows are done with each."""
+    for one in done:
+        yield one
+        rows += one.kept + len(one.dropped)
+        progress(name, rows)
 
 
 def _parts(place: Path) -> list[cache.Part]:
@@ -291,10 +299,11 @@ def _shows_what_is_held_out(samples: MappedSamples) -> Iterator[Dropped]:
 def _processes(workers: int) -> int:
     if workers < 0:
         raise LaternaError(f"workers = {workers}: give 0 (as many as there are cores) or more")
-    return workers or _cores()
+    return workers or cores()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
