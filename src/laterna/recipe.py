@@ -14,6 +14,7 @@ import msgspec
 from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
+ImagePosition = Literal["first", "keep"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -250,6 +251,9 @@ class Recipe(Settings, kw_only=True):
     """CPU threads for torch; 0: as many as torch chooses."""
     prepared: str = "runs/prepared"
     """Folder for prepared records, each set once; see `laterna prepare`."""
+    image_position: ImagePosition = "keep"
+    """Where an image stands in its turn: `first`, in front of the words, wherever the record has
+    its mark (LLaVA); `keep`, where the mark stands. A turn of several images keeps its marks."""
     feature_cache: str = ""
     """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
     savings: tuple[Saving, ...] = ()

@@ -18,6 +18,7 @@ from laterna.model.builtin import resolve
 from laterna.model.packaged import gguf_file, mend_tokenizer
 from laterna.model.pretrained import load_weights, read_part
 from laterna.model.quantising import quantise
+from laterna.model.sentencepiece import read_tokenizer
 from laterna.recipe import LanguageSettings
 
 
@@ -68,7 +69,7 @@ def load_tokenizer(settings: LanguageSettings, folder: Path | None = None) -> An
     packed = gguf_file(names)
     if packed:
         return _unpack_tokenizer(packed)
-    return read_part(lambda: AutoTokenizer.from_pretrained(names), source=names, what="tokenizer")
+    return read_tokenizer(names)
 
 
 @torch.no_grad()
