@@ -11,21 +11,42 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-from laterna.data.chat import load_template
+import laterna
+from laterna.data.chat import UnusableError, load_template
 from laterna.data.masking import check_record, tokenise, tokenise_prompt
 from laterna.data.preparation.tokens import Tokeniser, runs_of
+from laterna.model.assistant import Assistant
 from laterna.model.sentencepiece import read_tokenizer
 from laterna.records import PICTURE_MARK, InstructionRecord, Sample, Turn
+from laterna.records import PICTURE_TOKEN as IMAGE
 
 VECTORS = Path(__file__).parents[3] / "shared/data/vectors/llava_samples.jsonl"
 IGNORED = -100
 ROLES = {"human": "user", "gpt": "assistant"}
 Row = dict[str, Any]
+SPACES = [
+    "a  b", "   a", "a   ", "a\n\n b", "  ", "", "a    b     c", "<image>  x", "\n", "  \n x",
+    " a", "x  \n  y", "日本 é", "\t a", "1  2 3", "\n\n\n" + " " * 40 + "end" + " " * 17,
+]  # fmt: skip
+PIECES_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    "{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+"""As llava-hf's folders have it: pieces, pictures first, no BOS and no end of turn."""
 
 
 def model_file() -> Path | None:
@@ -100,6 +121,8 @@ def labels(sample: Sample) -> list[int]:
 def misfits(tokenizers: dict[bool, Any]) -> Iterator[str]:
     """Yield what differs from LLaVA's own, by row."""
     for row in rows():
+        if row["legacy"] not in tokenizers:
+            continue
         tokenizer = tokenizers[row["legacy"]]
         name = f"{row['template']} {row['case']} {row['legacy']} {row['system'][:8]!r}"
         first = load_template(row["template"], tokenizer, "first")
@@ -119,3 +142,114 @@ def misfits(tokenizers: dict[bool, Any]) -> Iterator[str]:
 
 def test_ids_and_labels_are_llavas(llama: dict[bool, Any]) -> None:
     assert not list(misfits(llama))
+
+
+def test_many_at_once_come_to_the_same(llama: dict[bool, Any]) -> None:
+    found = 0
+    for legacy, name in product((True, False), ("vicuna_v1", "llama_2", "plain")):
+        own = [row for row in rows() if (row["legacy"], row["template"]) == (legacy, name)]
+        template = load_template(name, llama[legacy], "first")
+        together = Tokeniser(llama[legacy], template).tokenise([record_of(row) for row in own] * 2)
+        for row, one in zip(own * 2, together, strict=True):
+            assert not isinstance(one, UnusableError), (row["case"], one)
+            assert list(one.input_ids) == row["train_input_ids"]
+            if not row["all_masked_by_llava"]:
+                assert list(one.runs) == runs_of([label >= 0 for label in row["train_labels"]])
+            found += 1
+    assert found == 2 * len(rows())
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["legacy", "not legacy"])
+def imported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_models: Path
+) -> tuple[bool, Assistant, Path]:
+    """An original LLaVA folder with `tokenizer.model`, imported, and exported to Hugging Face."""
+    folder = tmp_path_factory.mktemp("original")
+    write_tokenizer(folder, legacy=request.param)
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+    )
+    said = config.to_dict() | {
+        "model_type": "llava",
+        "mm_vision_tower": str(tiny_models / "vision"),
+        "mm_hidden_size": 24,
+        "mm_projector_type": "linear",
+        "image_aspect_ratio": "pad",
+    }
+    (folder / "config.json").write_text(json.dumps(said))
+    torch.manual_seed(0)
+    weights = LlamaForCausalLM(config).state_dict()
+    weights |= {
+        "model.mm_projector.weight": torch.randn(16, 24),
+        "model.mm_projector.bias": torch.zeros(16),
+    }
+    save_file({name: weight.clone() for name, weight in weights.items()},
+              folder / "model.safetensors")  # fmt: skip
+    assistant = laterna.load(folder)
+    return request.param, assistant, assistant.export(folder / "hf", to="hf")
+
+
+def test_exported_and_read_again_the_tokens_are_llavas(
+    imported: tuple[bool, Assistant, Path], tmp_path: Path
+) -> None:
+    legacy, assistant, folder = imported
+    again = laterna.load(folder)
+    saved = laterna.load(again.save(tmp_path / "ours"))
+    for one in (assistant, again, saved):
+        assert not list(misfits({legacy: one.tokenizer}))
+        for row in rows():
+            if row["legacy"] == legacy and row["template"] == "vicuna_v1":
+                ids = tokenise_prompt(turns_of(row)[:-1], one.tokenizer, one.template)
+                assert ids == row["prompt_ids"]
+
+
+def test_the_exported_processor_asks_with_llavas_tokens(
+    imported: tuple[bool, Assistant, Path],
+) -> None:
+    legacy, _, folder = imported
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    asked = 0
+    for row in rows():
+        if row["legacy"] != legacy or row["template"] != "vicuna_v1":
+            continue
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns_of(row)[:-1]]
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        ids = processor.tokenizer(text).input_ids
+        mark = processor.image_token_id
+        found = [IMAGE if token == mark else token for token in ids]
+        assert found == row["prompt_ids"], (row["case"], row["system"])
+        asked += 1
+    assert asked > 20
+
+
+def test_a_llava_hf_folder_gets_its_bos_from_the_tokenizer(
+    imported: tuple[bool, Assistant, Path], tmp_path: Path
+) -> None:
+    """Its template writes none; the processor's tokenizer puts it before every text."""
+    _, assistant, exported = imported
+    folder = tmp_path / "published"
+    shutil.copytree(exported, folder)
+    (folder / "chat_template.jinja").write_text(PIECES_TEMPLATE)
+    again = laterna.load(folder)
+    turns = [Turn(role="user", text="<image>\nWhat is it?")]
+    ids = tokenise_prompt(turns, again.tokenizer, again.template)
+    text = "USER: <image>\nWhat is it? ASSISTANT:"
+    before, behind = (assistant.tokenizer(piece).input_ids for piece in text.split("<image>"))
+    assert ids == [*before, IMAGE, *behind[1:]]
+    assert ids[0] == again.tokenizer.bos_token_id
+
+
+def test_texts_are_cut_as_sentencepiece_cuts_them(llama: dict[bool, Any]) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_file=str(model_file()))
+    for text in SPACES:
+        for tokenizer in llama.values():
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            assert ids == processor.encode(text), text
+            assert tokenizer.encode(text)[:1] == [1]

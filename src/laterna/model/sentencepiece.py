@@ -1,9 +1,9 @@
 """Tokenizers that are SentencePiece's, read so that they cut every text as SentencePiece does.
 
 transformers 5 builds Llama's tokenizer anew from `tokenizer.model` or `tokenizer.json`, and
-differs from SentencePiece in two ways: it merges in the order of ids where SentencePiece goes by
-scores, so runs of spaces are cut otherwise, and it puts no space before a text that begins with
-one. Here the backend is given SentencePiece's own rules. `legacy` is as in transformers: true, a
+differs from SentencePiece: it merges in the order of ids where SentencePiece goes by scores, so
+runs of spaces are cut otherwise; it puts no space before a text that begins with one; and beside a
+configuration of type `llava` it puts none before any text. Here the backend is given SentencePiece's own rules. `legacy` is as in transformers: true, a
 space is put before every stretch between special tokens; false, before a text's first alone.
 """
 
@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import cached_file
 
 from laterna.errors import LaternaError
@@ -42,13 +42,14 @@ def read_tokenizer(source: str) -> Any:
     tokenizer = read_part(
         lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer"
     )
-    rule = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
-    if not isinstance(tokenizer, LlamaTokenizer) or not isinstance(rule, pre_tokenizers.Metaspace):
-        return tokenizer
-    if rule.prepend_scheme == "never":
+    said = _json(source, "tokenizer_config.json")
+    kind = str(said.get("tokenizer_class") or type(tokenizer).__name__).removesuffix("Fast")
+    if kind != "LlamaTokenizer" or said.get("add_prefix_space") is False or not tokenizer.is_fast:
         return tokenizer
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    _set_spaces(backend, legacy=_is_legacy(source, rule.prepend_scheme))
+    if not isinstance(backend.model, models.BPE):
+        return tokenizer
+    _set_spaces(backend, legacy=_is_legacy(source, said.get("legacy")))
     path = _file(source, "tokenizer.model")
     processor = _processor(path) if path else None
     if processor is not None:
@@ -57,21 +58,27 @@ def read_tokenizer(source: str) -> Any:
     return _rebuilt(tokenizer, backend)
 
 
-def _is_legacy(source: str, scheme: str) -> bool:
+def _is_legacy(source: str, said: bool | None) -> bool:
     """Return what `tokenizer_config.json` says, or what the rules in `tokenizer.json` come to.
 
     Where neither says anything, it is true, as it was before transformers had the setting.
     """
-    said = _json(source, "tokenizer_config.json").get("legacy")
     if said is not None:
-        return bool(said)
-    whole = _json(source, "tokenizer.json")
-    rule = whole.get("pre_tokenizer") or {}
-    return str(rule.get("prepend_scheme", "always")) != "first" if whole else True
+        return said
+    rule = _json(source, "tokenizer.json").get("pre_tokenizer") or {}
+    return bool(rule.get("prepend_scheme", "always") != "first")
 
 
 def _set_spaces(backend: Tokenizer, *, legacy: bool) -> None:
     mark = normalizers.Replace(" ", SPACE)
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     if legacy:
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), mark])
         backend.pre_tokenizer = None

@@ -57,13 +57,16 @@ def prepare_stage(
     sources' as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
+    template = load_template(settings.template, tokenizer, recipe.image_position)
+    for remark in remarks(tokenizer, template):
+        console.print(f"chat template {settings.template}: {remark}", soft_wrap=True, markup=False)
     begun = time.perf_counter()
     with progress_bar(console) as bar:
         task = bar.add_task("records", total=None, figures="")
         prepared = prepare(
             settings.mixture(),
             tokenizer,
-            template=load_template(settings.template, tokenizer),
+            template=template,
             picture_tokens=picture_tokens,
             max_tokens=settings.max_tokens,
             folder=Path(recipe.prepared),

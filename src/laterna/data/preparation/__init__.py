@@ -29,7 +29,7 @@ from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
-from laterna.data.preparation.workers import do_chunks
+from laterna.data.preparation.workers import do_chunks, require_own_process
 from laterna.data.sources import Contents, Source, open_source
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -93,6 +93,7 @@ def prepare(
     processes, 0: as many as there are cores; `contents` has what was seen of the sources at this
     start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
+    require_own_process()
     insist_on_shares(sources, held_out)
     seen = contents or Contents(folder / DIGESTS)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
