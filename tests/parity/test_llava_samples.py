@@ -22,7 +22,7 @@ from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 import laterna
 from laterna.data.chat import UnusableError, load_template
-from laterna.data.masking import check_record, tokenise, tokenise_prompt
+from laterna.data.masking import check_record, tokenise_prompt
 from laterna.data.preparation.tokens import Tokeniser, runs_of
 from laterna.model.assistant import Assistant
 from laterna.model.sentencepiece import read_tokenizer

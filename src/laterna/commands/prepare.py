@@ -32,11 +32,12 @@ class Prepare(Command, frozen=True, kw_only=True):
         from laterna.data.preparation import DIGESTS
         from laterna.data.sources import Contents
         from laterna.model.language import load_tokenizer
-        from laterna.model.skeleton import picture_counter
+        from laterna.model.skeleton import language_positions, picture_counter
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
         tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
+        positions = language_positions(recipe)
         console, contents = Console(), Contents(Path(recipe.prepared) / DIGESTS)
         stages: tuple[StageName, ...] = ("align", "instruct")
         records = 0
@@ -50,6 +51,7 @@ class Prepare(Command, frozen=True, kw_only=True):
                     console,
                     workers=self.workers,
                     contents=contents,
+                    positions=positions,
                 )
                 plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
                 console.print(plan_table(stage, prepared, plan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from msgspec import structs
 
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
+    "PROBE",
     "SHIPPED_TEMPLATES",
     "Rendered",
     "UnusableError",
+    "asks_as_it_shows",
     "load_template",
     "only_words",
     "render",
+    "render_prompt",
+    "special_pattern",
 ]
 
 # Characters of Unicode's private plane: no text that means anything holds them, and none that
@@ -37,6 +42,13 @@ _MARKERS = re.compile(f"[{ANSWER_START}{ANSWER_END}]")
 _DIGITS = re.compile(r"\d+")
 _UNSAYABLE = re.compile(f"[{ANSWER_START}{ANSWER_END}\ud800-\udfff]")
 Found = TypeVar("Found")
+PROBE: tuple[Turn, ...] = (
+    Turn(role="user", text="What is there?"),
+    Turn(role="assistant", text="A cup.", loss=True),
+    Turn(role="user", text="Is it red?"),
+    Turn(role="assistant", text="Yes.", loss=True),
+)
+"""A chat by which templates are tried."""
 
 
 class Rendered(Record, frozen=True):
@@ -84,6 +96,53 @@ def render(
     ]
     starts = _starts(text, answers, chat, turns, gaps)
     return Rendered(text=text, spans=tuple(zip(starts, ends, strict=True)))
+
+
+def render_prompt(
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    *,
+    picture_mark: str = PICTURE_MARK,
+) -> str:
+    """Render a chat up to where the assistant is to write, as it is shown in training.
+
+    That is what the template asks with, but where it asks otherwise than it shows: there it ends
+    where an answer would begin to be learned. Raises UnusableError as `render` does.
+    """
+    if asks_as_it_shows(tokenizer, template):
+        rendered = render(
+            turns, tokenizer, template, continue_as_assistant=True, picture_mark=picture_mark
+        )
+        return rendered.text
+    _check_turns(turns, tokenizer, continue_as_assistant=True)
+    asked = [*(structs.replace(turn, loss=False) for turn in turns), PROBE[1]]
+    rendered = render(asked, tokenizer, template, picture_mark=picture_mark)
+    return rendered.text[: rendered.spans[-1][0]]
+
+
+def asks_as_it_shows(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Say whether the prompt for an answer is what stands before the answer in training.
+
+    It is tried once on a chat of one exchange and of two; a template that refuses both is taken at
+    its word.
+    """
+    known = _asking.setdefault(tokenizer, {})
+    if template not in known:
+        known[template] = all(_shows(PROBE[:turns], tokenizer, template) for turns in (2, 4))
+    return known[template]
+
+
+_asking: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, bool]] = WeakKeyDictionary()
+
+
+def _shows(chat: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    try:
+        shown = render(chat, tokenizer, template)
+        asked = render(chat[:-1], tokenizer, template, continue_as_assistant=True).text
+    except UnusableError:
+        return True
+    return shown.text[: shown.spans[-1][0]] == asked
 
 
 class _Gaps:
@@ -207,7 +266,9 @@ def _starts(
     opening = prompt[len(closed) :] if prompt.startswith(closed) and before else ""
     if not opening:
         lead = "" if lead.strip() else lead
-        return [start - len(lead) if text.endswith(lead, 0, start) else start for start, _ in answers]
+        return [
+            start - len(lead) if text.endswith(lead, 0, start) else start for start, _ in answers
+        ]
     starts, ended = [], 0
     for start, end in answers:
         opened = text.rfind(opening, ended, start)
@@ -243,7 +304,9 @@ def _end_of_turn(
         after = text[end:]
     else:
         alone = gaps.after(
-            index, end, lambda: chat.text(marked[: index + 1], prompt=False).rpartition(ANSWER_END)[2]
+            index,
+            end,
+            lambda: chat.text(marked[: index + 1], prompt=False).rpartition(ANSWER_END)[2],
         )
         after = _common_start(text[end : end + len(alone)], alone)
     special = special_pattern(chat.tokenizer).search(after)

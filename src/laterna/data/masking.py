@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import structs
 
-from laterna.data.chat import Rendered, UnusableError, load_template, render
+from laterna.data.chat import Rendered, UnusableError, load_template, render, render_prompt
 from laterna.data.encoding import PICTURE_SENTINEL, Encoded, encoder_of, join_spans
 from laterna.records import PICTURE_MARK, PICTURE_TOKEN, InstructionRecord, Sample, Turn
 
@@ -79,8 +79,13 @@ def tokenise_prompt(
     The same renderer and tokenizer as in training, so the model is asked as it was taught.
     Raises as `tokenise` does, and UnusableError when the last turn is the assistant's.
     """
-    rendered = _render_pictures(turns, tokenizer, template, continue_as_assistant=True)
-    ids = _encode(rendered.text, tokenizer).ids
+    text = render_prompt(
+        with_sentinels(turns),
+        tokenizer,
+        load_template("own", tokenizer) if template is None else template,
+        picture_mark=PICTURE_SENTINEL,
+    )
+    ids = _encode(text, tokenizer).ids
     _check_pictures_kept(ids, _picture_marks(turns))
     return ids
 
@@ -107,7 +112,12 @@ def render_record(
             f"record {record.id}: {marks} {PICTURE_MARK} marks for {len(record.pictures)} pictures",
         )
     try:
-        return _render_pictures(record.turns, tokenizer, template, continue_as_assistant=False)
+        return render(
+            with_sentinels(record.turns),
+            tokenizer,
+            load_template("own", tokenizer) if template is None else template,
+            picture_mark=PICTURE_SENTINEL,
+        )
     except UnusableError as error:
         raise UnusableError(error.reason, f"record {record.id}: {error}") from error
 
@@ -195,23 +205,6 @@ def with_sentinels(turns: Sequence[Turn]) -> list[Turn]:
         else turn
         for turn in turns
     ]
-
-
-def _render_pictures(
-    turns: Sequence[Turn],
-    tokenizer: PreTrainedTokenizerBase,
-    template: str | None,
-    *,
-    continue_as_assistant: bool,
-) -> Rendered:
-    """Render turns with the sentinel in the place of the user's picture marks."""
-    return render(
-        with_sentinels(turns),
-        tokenizer,
-        load_template("own", tokenizer) if template is None else template,
-        continue_as_assistant=continue_as_assistant,
-        picture_mark=PICTURE_SENTINEL,
-    )
 
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -72,6 +72,17 @@ def load_tokenizer(settings: LanguageSettings, folder: Path | None = None) -> An
     return read_tokenizer(names)
 
 
+def positions_of(config: Any) -> int | None:
+    """Return how many tokens a language model of a configuration can read at once, if it says so.
+
+    Beyond that a model of learned positions fails, and one of rotary positions answers rubbish.
+    """
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    found = (getattr(text, name, None) for name in names)
+    return next((number for number in found if isinstance(number, int) and number > 0), None)
+
+
 @torch.no_grad()
 def grow_embedding(model: Any, tokens: int) -> int:
     """Give a language model's embedding (and head) a row for each of `tokens` ids.

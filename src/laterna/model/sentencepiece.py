@@ -109,9 +109,7 @@ def _by_scores(processor: Any) -> models.BPE:
     # Of equal scores SentencePiece takes the leftmost pair, which in a run grows its first piece.
     ordered = [(left, right) for *_, left, right in sorted(merges)]
     unknown = pieces[processor.unk_id()]
-    return models.BPE(
-        vocabulary, ordered, fuse_unk=True, byte_fallback=True, unk_token=unknown
-    )
+    return models.BPE(vocabulary, ordered, fuse_unk=True, byte_fallback=True, unk_token=unknown)
 
 
 def _require_equal(backend: Tokenizer, processor: Any, source: str) -> None:

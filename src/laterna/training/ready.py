@@ -15,6 +15,7 @@ from laterna.data.packing import fit_batches, fit_rows
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
+from laterna.data.remarks import remarks
 from laterna.data.sources import Contents
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
@@ -48,13 +49,14 @@ def prepare_stage(
     *,
     workers: int = 0,
     contents: Contents | None = None,
+    positions: int | None = None,
 ) -> Prepared:
     """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
     under `share_pictures` cannot share one.
 
     `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
     picture of a width and height takes in its assistant: no weights are needed. `contents` are the
-    sources' as in `prepare`. Raises LaternaError as that does.
+    sources' and `positions` the language model's, as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
     template = load_template(settings.template, tokenizer, recipe.image_position)
@@ -69,6 +71,7 @@ def prepare_stage(
             template=template,
             picture_tokens=picture_tokens,
             max_tokens=settings.max_tokens,
+            positions=positions,
             folder=Path(recipe.prepared),
             seed=recipe.seed,
             held_out=settings.held_out,

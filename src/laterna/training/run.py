@@ -20,6 +20,7 @@ from laterna.files import flush_tree
 from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import MANIFEST, read_manifest, save_checkpoint
 from laterna.model.features import cached_features
+from laterna.model.language import positions_of
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
@@ -172,6 +173,7 @@ def _make_ready(
             stage,
             console,
             contents=contents,
+            positions=positions_of(assistant.language.config),
         )
     insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}")
     with ranks.first_alone():

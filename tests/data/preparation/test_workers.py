@@ -47,9 +47,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_named(
-    data: Path, tmp_path: Path, tiny_tokenizer: Any
-) -> None:
+def test_a_worker_that_is_killed_is_named(data: Path, tmp_path: Path, tiny_tokenizer: Any) -> None:
     source = open_source(SourceSettings(data=str(data)))
     job = Job(form=source.form, template=tiny_tokenizer.chat_template, prepared=str(tmp_path))
     done = do_chunks(source.chunks(), job, tiny_tokenizer, 2)

@@ -83,12 +83,14 @@ def prepare(
     workers: int = 0,
     progress: Progress | None = None,
     contents: Contents | None = None,
+    positions: int | None = None,
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
     picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded; longer ones are dropped, none is cut. Every picture is decoded once, and not at all
+    expanded, and `positions` what the language model can read at once, where that is known; longer
+    ones are dropped, none is cut. Every picture is decoded once, and not at all
     where its source names no pictures. `seed` and `held_out` are as in `divide`; `workers` are
     processes, 0: as many as there are cores; `contents` has what was seen of the sources at this
     start. Raises LaternaError for a source that cannot be read, and when no record remains.
@@ -104,7 +106,8 @@ def prepare(
         dropped.extend(fault for part in parts for fault in part.dropped)
         pictures.append(KeptPictures(place, settings.pictures))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
-    dropped.extend(_too_long(sets, lengths, max_tokens))
+    dropped.extend(_too_long(sets, lengths, max_tokens, positions))
+    max_tokens = min(max_tokens, positions or max_tokens)
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
     files = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
@@ -224,18 +227,25 @@ def _lengths(columns: Sequence[Columns], counter: PictureCounter) -> NDArray[np.
 
 
 def _too_long(
-    sets: Sequence[Sequence[Columns]], lengths: Sequence[NDArray[np.int64]], max_tokens: int
+    sets: Sequence[Sequence[Columns]],
+    lengths: Sequence[NDArray[np.int64]],
+    max_tokens: int,
+    positions: int | None,
 ) -> Iterator[Dropped]:
     """Yield what is to be said of each sample that is too long, or has a picture without count."""
     for columns, lengths_of_source in zip(sets, lengths, strict=True):
         firsts = np.cumsum([0, *map(len, columns)])
-        bad = np.flatnonzero((lengths_of_source > max_tokens) | (lengths_of_source < 0))
+        most = min(max_tokens, positions or max_tokens)
+        bad = np.flatnonzero((lengths_of_source > most) | (lengths_of_source < 0))
         batches = np.searchsorted(firsts, bad, side="right") - 1
         for row, batch in zip(bad.tolist(), batches.tolist(), strict=True):
             record = columns[batch].ids[row - int(firsts[batch])].as_py()
             length, name = lengths_of_source[row], f"record {record}"
             if length < 0:
                 reason, message = "picture of a shape that has no tokens", f"{name}: too thin"
+            elif positions and length > positions:
+                reason = f"longer than the {positions} positions of the language model"
+                message = f"{name}: {length} tokens long"
             else:
                 reason = f"longer than {max_tokens} tokens"
                 message = f"{name}: {length} tokens long"

@@ -113,7 +113,9 @@ def _ended(started: set[BaseProcess]) -> str:
     codes = {process.pid: process.exitcode for process in started}
     for pid, code in codes.items():
         if code is not None and code not in (0, -signal.SIGTERM):
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            how = (
+                f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            )
             return f"a worker of the preparation (process {pid}) {how}"
     pids = ", ".join(str(pid) for pid in codes) or "none had begun"
     return f"a worker of the preparation ended early (processes: {pids})"
