@@ -77,7 +77,8 @@ class Encoded:
         at = border - begin
         found = None if many else encoding.char_to_token(at)
         if found is not None:
-            return token + found if encoding.token_to_chars(found)[0] >= at else None
+            whole = encoding.token_to_chars(found)
+            return token + found if whole is not None and whole[0] >= at else None
         if number not in self._listed:  # of many, or a character that the tokenizer drops
             offsets = encoding.offsets
             self._listed[number] = [one for one, _ in offsets], [one for _, one in offsets]

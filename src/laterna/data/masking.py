@@ -125,7 +125,7 @@ def render_record(
 def tokenise_rendered(
     rendered: Rendered, record: InstructionRecord, tokenizer: PreTrainedTokenizerBase
 ) -> Sample:
-    """Tokenise what `render_record` made, its targets not yet checked. Raises as `tokenise` does."""
+    """Tokenise what `render_record` made, its targets unchecked. Raises as `tokenise` does."""
     encoded = _encode(rendered.text, tokenizer)
     runs = encoded.runs(rendered.spans)
     if runs is None:

@@ -3,8 +3,9 @@
 transformers 5 builds Llama's tokenizer anew from `tokenizer.model` or `tokenizer.json`, and
 differs from SentencePiece: it merges in the order of ids where SentencePiece goes by scores, so
 runs of spaces are cut otherwise; it puts no space before a text that begins with one; and beside a
-configuration of type `llava` it puts none before any text. Here the backend is given SentencePiece's own rules. `legacy` is as in transformers: true, a
-space is put before every stretch between special tokens; false, before a text's first alone.
+configuration of type `llava` it puts none before any text. Here the backend is given
+SentencePiece's own rules. `legacy` is as in transformers: true, a space is put before every stretch
+between special tokens; false, before a text's first alone.
 """
 
 from __future__ import annotations

@@ -55,13 +55,11 @@ def prepare_stage(
     under `share_pictures` cannot share one.
 
     `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
-    picture of a width and height takes in its assistant: no weights are needed. `contents` are the
-    sources' and `positions` the language model's, as in `prepare`. Raises LaternaError as that does.
+    picture of a width and height takes in its assistant: no weights are needed. `contents` and
+    `positions` are as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
-    template = load_template(settings.template, tokenizer, recipe.image_position)
-    for remark in remarks(tokenizer, template):
-        console.print(f"chat template {settings.template}: {remark}", soft_wrap=True, markup=False)
+    template = _template(tokenizer, recipe, stage, console)
     begun = time.perf_counter()
     with progress_bar(console) as bar:
         task = bar.add_task("records", total=None, figures="")
@@ -92,6 +90,17 @@ def prepare_stage(
     if settings.share_pictures:
         _say_what_is_shared(shared_pictures(prepared.samples), console)
     return prepared
+
+
+def _template(
+    tokenizer: PreTrainedTokenizerBase, recipe: Recipe, stage: StageName, console: Console
+) -> str:
+    """Return the stage's chat template, and say what it does that one would not think."""
+    name = recipe.stage(stage).template
+    template = load_template(name, tokenizer, recipe.image_position)
+    for remark in remarks(tokenizer, template):
+        console.print(f"chat template {name}: {remark}", soft_wrap=True, markup=False)
+    return template
 
 
 def _say_what_is_shared(found: SharedPictures, console: Console) -> None:

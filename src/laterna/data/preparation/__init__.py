@@ -88,14 +88,11 @@ def prepare(
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
-    picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded, and `positions` what the language model can read at once, where that is known; longer
-    ones are dropped, none is cut. Every picture is decoded once, and not at all
-    where its source names no pictures. `seed` and `held_out` are as in `divide`; `workers` are
-    processes, 0: as many as there are cores; `contents` has what was seen of the sources at this
-    start. Raises LaternaError for a source that cannot be read, and when no record remains.
+    picture of a width and height takes. A sample longer than `max_tokens` or the language model's
+    `positions`, pictures expanded, is dropped. `seed` and `held_out` are as in `divide`; `workers`
+    are processes, 0: as many as there are cores; `contents` has what was seen of the sources at
+    this start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
-    require_own_process()
     insist_on_shares(sources, held_out)
     seen = contents or Contents(folder / DIGESTS)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
@@ -107,11 +104,10 @@ def prepare(
         pictures.append(KeptPictures(place, settings.pictures))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
-    max_tokens = min(max_tokens, positions or max_tokens)
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
     files = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
-    usable = kept_rows(lengths, max_tokens)
+    usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
     rows, apart, beside = divide(usable, sources, shown, held_out=held_out, seed=seed)
     dropped.extend(_shows_what_is_held_out(samples_of(beside)))
     _insist_on_any(rows, dropped)
@@ -274,6 +270,7 @@ def _alone_in(place: Path) -> Iterator[None]:
     """Wait until no other process prepares the same: the ranks of one run ask all at once."""
     import fcntl
 
+    require_own_process()  # a worker would wait for the process that waits for it
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -96,8 +96,8 @@ def require_own_process() -> None:
     """Raise LaternaError in a worker that was spawned and imports a script that prepares again."""
     if os.environ.get(ASKED_BY) == str(os.getppid()):
         raise LaternaError(
-            "a worker of the preparation imports the script that was started, which prepares again; "
-            f"put what it does behind {GUARD}, or prepare with one worker"
+            "a worker of the preparation imports the script that was started, which prepares "
+            f"again; put what it does behind {GUARD}, or prepare with one worker"
         )
 
 

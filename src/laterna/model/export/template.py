@@ -90,6 +90,6 @@ def accepting_text(template: str) -> str:
 
 
 def beginning_with_bos(template: str) -> str:
-    """Make a template write the BOS that a tokenizer adds by itself, and the template leaves out."""
+    """Make a template write the BOS that it leaves to the tokenizer."""
     body = template.removesuffix("\n")
     return f"{{%- set whole -%}}{body}{{%- endset -%}}{{{{- bos_token + whole -}}}}"
