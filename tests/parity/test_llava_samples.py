@@ -25,6 +25,7 @@ from laterna.data.chat import UnusableError, load_template
 from laterna.data.masking import check_record, tokenise_prompt
 from laterna.data.preparation.tokens import Tokeniser, runs_of
 from laterna.model.assistant import Assistant
+from laterna.model.export.gguf_sentencepiece import prefixes_space, scores
 from laterna.model.sentencepiece import read_tokenizer
 from laterna.records import PICTURE_MARK, InstructionRecord, Sample, Turn
 from laterna.records import PICTURE_TOKEN as IMAGE
@@ -253,3 +254,18 @@ def test_texts_are_cut_as_sentencepiece_cuts_them(llama: dict[bool, Any]) -> Non
             ids = tokenizer.encode(text, add_special_tokens=False)
             assert ids == processor.encode(text), text
             assert tokenizer.encode(text)[:1] == [1]
+
+
+def test_llama_cpp_gets_scores_and_the_space_that_it_can_hold(
+    imported: tuple[bool, Assistant, Path],
+) -> None:
+    legacy, assistant, _ = imported
+    state = json.loads(assistant.tokenizer.backend_tokenizer.to_str())
+    found = scores(state, 32_000)
+    place = assistant.tokenizer.convert_tokens_to_ids
+    assert found[place("▁t")] > found[place("▁b")] > found[place("▁▁▁▁")]
+    if legacy:
+        assert prefixes_space(state, begins_with_bos=True)
+    else:
+        with pytest.warns(UserWarning, match="from the second question on"):
+            assert prefixes_space(state, begins_with_bos=True)

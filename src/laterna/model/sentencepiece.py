@@ -100,7 +100,7 @@ def _by_scores(processor: Any) -> models.BPE:
     pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     merges = [
-        (-processor.get_score(number), -at, at - len(piece), piece[:at], piece[at:])
+        (-processor.get_score(number), -len(piece), -at, piece[:at], piece[at:])
         for number, piece in enumerate(pieces)
         if not (processor.is_byte(number) or processor.is_control(number))
         and not processor.is_unknown(number)

@@ -46,9 +46,9 @@ def prefixes_space(state: dict[str, Any], *, begins_with_bos: bool) -> bool:
         return True
     if normalizer == _FIRST["normalizer"] and rule == _FIRST["pre_tokenizer"]:
         warnings.warn(
-            "llama.cpp puts a space behind every special token where this tokenizer (legacy: false) "
-            "puts none behind an end of turn: from the second question on a chat is read with other "
-            "tokens than in training",
+            "llama.cpp puts a space behind every special token, and this tokenizer (legacy: false) "
+            "puts none behind an end of turn: from the second question on, llama.cpp reads a chat "
+            "with other tokens than in training",
             stacklevel=2,
         )
         return True
