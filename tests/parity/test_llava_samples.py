@@ -269,3 +269,35 @@ def test_llama_cpp_gets_scores_and_the_space_that_it_can_hold(
     else:
         with pytest.warns(UserWarning, match="from the second question on"):
             assert prefixes_space(state, begins_with_bos=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "rule", "legacy"),
+    [
+        (None, "first", False),
+        (None, "always", True),
+        (False, "always", False),
+        (True, "first", True),
+    ],
+)
+def test_a_folder_with_tokenizer_json_alone_is_read_by_what_it_says(
+    said: bool | None, rule: str, legacy: bool, llama: dict[bool, Any], tmp_path: Path
+) -> None:
+    """As llava-hf's have it: `legacy` of tokenizer_config.json, else the rule of tokenizer.json."""
+    write_tokenizer(tmp_path, legacy=legacy)
+    (tmp_path / "tokenizer.model").unlink()
+    state = json.loads(llama[True].backend_tokenizer.to_str()) | {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": rule,
+            "split": False,
+        },
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state))
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "LlamaTokenizerFast", "legacy": said}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert not list(misfits({legacy: read_tokenizer(str(tmp_path))}))

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
-from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.chat import UnusableError
+from laterna.data.masking import check_record, tokenise_prompt
 from laterna.data.picture_tokens import SameTokens
 from laterna.errors import LaternaError
 from laterna.model.language import positions_of
@@ -128,13 +129,12 @@ def end_of_turn(assistant: Assistant) -> list[int]:
         pictures=(),
         turns=(Turn(role="user", text="a"), Turn(role="assistant", text="b", loss=True)),
     )
-    sample = tokenise(probe, assistant.tokenizer, assistant.template)
+    sample = check_record(probe, assistant.tokenizer, assistant.template)
     special = set(assistant.tokenizer.all_special_ids)
-    learned = [
-        token
-        for token, target in zip(sample.input_ids, sample.targets, strict=True)
-        if target and token in special
-    ]
+    learned: list[int] = []
+    if not isinstance(sample, UnusableError):
+        pairs = zip(sample.input_ids, sample.targets, strict=True)
+        learned = [token for token, target in pairs if target and token in special]
     own = assistant.language.generation_config.eos_token_id
     named = own if isinstance(own, list) else [own]
     ends = {*learned, *named, assistant.tokenizer.eos_token_id} - {None}
