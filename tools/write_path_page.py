@@ -148,7 +148,8 @@ def walk_data(
 ) -> TextSteps:
     """Render, tokenise and batch a record with the chat template of that name."""
     tokenizer = assistant.tokenizer
-    rendered = render_record(record, tokenizer, load_template(template, tokenizer))
+    position = assistant.recipe.image_position if assistant.recipe else "keep"
+    rendered = render_record(record, tokenizer, load_template(template, tokenizer, position))
     sample = tokenise_rendered(rendered, record, tokenizer)
     sample = count_pictures(sample, assistant.picture_tokens, pictures)
     packs = plan_packs([sample], row_tokens=0)

@@ -17,6 +17,7 @@ import msgspec
 from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
+ImagePosition = Literal["first", "keep"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
 MOST = 10**12
 """Of anything that is counted: more is a slip of the hand."""
@@ -271,6 +272,9 @@ class Recipe(Settings, kw_only=True):
     """CPU threads for torch; 0: as many as torch chooses."""
     prepared: str = "runs/prepared"
     """Folder for prepared records, each set once; see `laterna prepare`."""
+    image_position: ImagePosition = "keep"
+    """Where an image stands in its turn: `first`, in front of the words, wherever the record has
+    its mark (LLaVA); `keep`, where the mark stands. A turn of several images keeps its marks."""
     feature_cache: str = ""
     """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
     savings: tuple[Saving, ...] = ()

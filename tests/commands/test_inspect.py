@@ -116,7 +116,7 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
             ],
         },
         [
-            ("prompt", "<s>USER: Is "),
+            ("prompt", "<s> USER: Is "),  # LLaVA keeps the space of the empty system prompt
             ("picture", "▣"),
             ("prompt", " é? ASSISTANT:"),
             ("target", " A cup, no <image>.</s>"),
@@ -141,7 +141,7 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
             ]
         },
         [
-            ("prompt", "<s>USER: Is "),
+            ("prompt", "<s> USER: Is "),  # LLaVA keeps the space of the empty system prompt
             ("picture", "▣"),
             ("prompt", " as \n"),
             ("picture", "▣"),

@@ -197,3 +197,23 @@ def test_the_assistants_own_words_are_generations(tiny_assistant: Assistant) -> 
         tiny_assistant, [([Turn(role="user", text=bare)], [])], max_new_tokens=8
     )
     assert tiny_assistant.answer(None, bare, max_new_tokens=8) == without[0]
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused(tiny_assistant: Assistant) -> None:
+    """The tiny model has 256; an answer ends where they do, and never runs on in rubbish."""
+    words = "apple " * 400
+    with pytest.raises(LaternaError, match=r"prompt is \d{3,} tokens long.* has 256 positions"):
+        tiny_assistant.answer(None, words)
+    with pytest.raises(LaternaError, match="has 256 positions"):
+        next(tiny_assistant.stream(None, words))
+    many = next(n for n in range(400) if asked_length(tiny_assistant, n) > 250)
+    room = 256 - asked_length(tiny_assistant, many) + 1
+    assert 0 < room <= 6
+    asked = prompt("apple " * many)
+    (ids,) = generate_tokens(tiny_assistant, [asked], max_new_tokens=50)
+    assert len(ids) == room or (len(ids) < room and ids[-1] in end_of_turn(tiny_assistant))
+
+
+def asked_length(assistant: Assistant, words: int) -> int:
+    turns, _ = prompt("apple " * words)
+    return len(tokenise_prompt(turns, assistant.tokenizer, assistant.template))

@@ -42,11 +42,12 @@ class Prepare(Command, frozen=True, kw_only=True):
         from laterna.data.fingerprints import Fingerprints
         from laterna.data.preparation import FINGERPRINTS
         from laterna.model.language import load_tokenizer
-        from laterna.model.skeleton import picture_counter
+        from laterna.model.skeleton import language_positions, picture_counter
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
         tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
+        positions = language_positions(recipe)
         console, known = Console(), Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
         records = 0
         for stage in STAGES[self.stage]:
@@ -58,6 +59,7 @@ class Prepare(Command, frozen=True, kw_only=True):
                 console,
                 workers=self.workers,
                 known=known,
+                positions=positions,
             )
             plan = plan_stage(prepared, recipe.stage(stage), seed=recipe.seed)
             console.print(plan_table(stage, prepared, plan))

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError, TemplateSyntaxError
 from msgspec import structs
 
-from laterna.errors import LaternaError
+from laterna.data.template import (
+    SHIPPED_TEMPLATES,
+    Renderer,
+    UnusableError,
+    load_template,
+    special_pattern,
+)
 from laterna.records import PICTURE_MARK, Record, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FOLDER = Path(__file__).parent / "templates"
-SHIPPED_TEMPLATES: dict[str, Path] = {
-    "plain": _FOLDER / "plain.jinja",
-    "vicuna_v1": _FOLDER / "vicuna_v1.jinja",
-    "llama_2": _FOLDER / "llama_2.jinja",
-}
+__all__ = [
+    "PROBE",
+    "SHIPPED_TEMPLATES",
+    "Rendered",
+    "UnusableError",
+    "asks_as_it_shows",
+    "load_template",
+    "only_words",
+    "render",
+    "render_prompt",
+    "special_pattern",
+]
 
 # Characters of Unicode's private plane: no text that means anything holds them, and none that
 # does is let through.
 ANSWER_START = "\U000f1a70"
 ANSWER_END = "\U000f1a71"
 _MARKERS = re.compile(f"[{ANSWER_START}{ANSWER_END}]")
+_DIGITS = re.compile(r"\d+")
 _UNSAYABLE = re.compile(f"[{ANSWER_START}{ANSWER_END}\ud800-\udfff]")
-
-
-class UnusableError(LaternaError):
-    """One record that cannot be used. `reason` is the same for every record with that fault."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+Found = TypeVar("Found")
+PROBE: tuple[Turn, ...] = (
+    Turn(role="user", text="What is there?"),
+    Turn(role="assistant", text="A cup.", loss=True),
+    Turn(role="user", text="Is it red?"),
+    Turn(role="assistant", text="Yes.", loss=True),
+)
+"""A chat by which templates are tried."""
 
 
 class Rendered(Record, frozen=True):
@@ -45,31 +56,6 @@ class Rendered(Record, frozen=True):
 
     text: str
     spans: tuple[tuple[int, int], ...]
-
-
-def load_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the Jinja text of a chat template: `own` (the tokenizer's) or a shipped one.
-
-    Of several of a tokenizer's, `own` is the one that it calls default, which has no tools. Raises
-    LaternaError for an unknown name, and for `own` where the tokenizer has none.
-    """
-    if name in SHIPPED_TEMPLATES:
-        return SHIPPED_TEMPLATES[name].read_text(encoding="utf-8")
-    known = ", ".join(SHIPPED_TEMPLATES)
-    if name != "own":
-        raise LaternaError(f"unknown chat template {name!r}; known are: own, {known}")
-    if not tokenizer.chat_template:
-        raise LaternaError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template; "
-            f"set `template` to one of: {known}"
-        )
-    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
-        names = ", ".join(sorted(tokenizer.chat_template))
-        raise LaternaError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} has several chat "
-            f"templates, {names}, and no default; set `template` to one of: {known}"
-        )
-    return str(tokenizer.get_chat_template())
 
 
 def render(
@@ -102,17 +88,103 @@ def render(
     learned = [index for index, turn in enumerate(turns) if turn.loss]
     if not learned:
         return Rendered(text=text, spans=())
-    marked, answers = _find_answers(text, chat, turns, continue_as_assistant)
+    gaps = _Gaps(text, turns)
+    marked, answers = _find_answers(text, chat, turns, continue_as_assistant, gaps)
     ends = [
-        end + _end_of_turn(text[end:], chat, marked[: index + 1], last=index + 1 == len(turns))
+        end + _end_of_turn(text, end, chat, marked, index, gaps)
         for index, (_, end) in zip(learned, answers, strict=True)
     ]
-    starts = _starts(text, answers, chat, [turns[:index] for index in learned])
+    starts = _starts(text, answers, chat, turns, gaps)
     return Rendered(text=text, spans=tuple(zip(starts, ends, strict=True)))
 
 
+def render_prompt(
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    *,
+    picture_mark: str = PICTURE_MARK,
+) -> str:
+    """Render a chat up to where the assistant is to write, as it is shown in training.
+
+    That is what the template asks with, but where it asks otherwise than it shows: there it ends
+    where an answer would begin to be learned. Raises UnusableError as `render` does.
+    """
+    if asks_as_it_shows(tokenizer, template):
+        rendered = render(
+            turns, tokenizer, template, continue_as_assistant=True, picture_mark=picture_mark
+        )
+        return rendered.text
+    _check_turns(turns, tokenizer, continue_as_assistant=True)
+    asked = [*(structs.replace(turn, loss=False) for turn in turns), PROBE[1]]
+    rendered = render(asked, tokenizer, template, picture_mark=picture_mark)
+    return rendered.text[: rendered.spans[-1][0]]
+
+
+def asks_as_it_shows(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Say whether the prompt for an answer is what stands before the answer in training.
+
+    It is tried once on a chat of one exchange and of two; a template that refuses both is taken at
+    its word.
+    """
+    known = _asking.setdefault(tokenizer, {})
+    if template not in known:
+        known[template] = all(_shows(PROBE[:turns], tokenizer, template) for turns in (2, 4))
+    return known[template]
+
+
+_asking: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, bool]] = WeakKeyDictionary()
+
+
+def _shows(chat: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    try:
+        shown = render(chat, tokenizer, template)
+        asked = render(chat[:-1], tokenizer, template, continue_as_assistant=True).text
+    except UnusableError:
+        return True
+    return shown.text[: shown.spans[-1][0]] == asked
+
+
+class _Gaps:
+    """What a chat's beginnings show, each found once for all places with the same neighbourhood.
+
+    To know what a template writes around an answer, the chat up to it is rendered. Doing that for
+    each answer would cost the square of their number; what stands between an answer and its
+    neighbours' words says where it was done already. Numbers count as one, for rounds have them.
+    """
+
+    def __init__(self, text: str, turns: Sequence[Turn]) -> None:
+        self._text = text
+        self._turns = turns
+        self._first = next(index for index, turn in enumerate(turns) if turn.loss)
+        self._known: dict[tuple[object, ...], Any] = {}
+
+    def before(self, what: str, index: int, start: int, find: Callable[[], Found]) -> Found:
+        """Return what `find` says of the answer of a turn, which begins at `start`."""
+        words = self._turns[index - 1].text.strip() if index else ""
+        at = self._text.rfind(words, 0, start) if words else -1
+        return self._once(what, index, self._text[at + len(words) : start], find)
+
+    def after(self, index: int, end: int, find: Callable[[], Found]) -> Found:
+        """Return what `find` says of the answer of a turn, which ends at `end`."""
+        words = self._turns[index + 1].text.strip() if index + 1 < len(self._turns) else ""
+        at = self._text.find(words, end) if words else -1
+        if at < 0:
+            following = (turn.text.strip() for turn in self._turns[index + 2 : index + 3])
+            at = self._text.find(next(following, "") or "\0", end)
+        return self._once("after", index, self._text[end : at if at >= 0 else None], find)
+
+    def _once(self, side: str, index: int, gap: str, find: Callable[[], Found]) -> Found:
+        place = (index == self._first, index + 1 == len(self._turns))
+        key = (side, place, self._turns[max(index - 1, 0)].role, _DIGITS.sub("0", gap))
+        if key not in self._known:
+            self._known[key] = find()
+        found: Found = self._known[key]
+        return found
+
+
 def _find_answers(
-    text: str, chat: Renderer, turns: Sequence[Turn], prompt: bool
+    text: str, chat: Renderer, turns: Sequence[Turn], prompt: bool, gaps: _Gaps
 ) -> tuple[list[Turn], list[tuple[int, int]]]:
     """Return the turns as they were marked, and where the answers that carry loss stand in `text`.
 
@@ -126,7 +198,7 @@ def _find_answers(
         if len(found) != len(learned):
             continue
         answers = [
-            (_asked_at(text, end, chat, turns[: index + 1]) if start < 0 else start, end)
+            (_asked_at(text, end, chat, turns, index, gaps) if start < 0 else start, end)
             for index, (start, end) in zip(learned, found, strict=True)
         ]
         if _are_the_answers(answers, text, turns):
@@ -139,51 +211,64 @@ def _find_answers(
     )
 
 
-def _asked_at(text: str, end: int, chat: Renderer, turns: Sequence[Turn]) -> int:
-    """Return where the last turn's answer, which ends at `end`, begins if the template writes it
+def _asked_at(
+    text: str, end: int, chat: Renderer, turns: Sequence[Turn], index: int, gaps: _Gaps
+) -> int:
+    """Return where the answer of a turn, which ends at `end`, begins if the template writes it
     whole: where the model is asked for it, behind the prompt of the turns before it.
 
     A prompt may open a thought, with which the answer then begins, but not before the second line
     of the turn: the first is the template's own. Where the text before the answer is no such
     prompt, `end` is returned.
     """
-    before, answer = turns[:-1], turns[-1].text.strip()
-    prompt = chat.text(before, prompt=True) if before else ""
-    if not prompt or not text.startswith(prompt):
-        return end
-    closed = chat.text(before, prompt=False)
-    opening = prompt.removeprefix(closed)
-    line = opening.find("\n", len(opening) - len(opening.lstrip())) + 1
-    own = len(closed) + line if prompt.startswith(closed) and line else len(prompt)
-    return max(own, min(len(prompt), len(text[:end].rstrip()) - len(answer)))
+    whole = len(text[:end].rstrip()) - len(turns[index].text.strip())
+
+    def find() -> tuple[int, int] | None:
+        """Find how far before `whole` the turn's second line and the end of the prompt are."""
+        prompt = chat.prompt(turns[:index])
+        if not prompt or not text.startswith(prompt):
+            return None
+        closed = chat.text(turns[:index], prompt=False)
+        opening = prompt.removeprefix(closed)
+        line = opening.find("\n", len(opening) - len(opening.lstrip())) + 1
+        own = len(closed) + line if prompt.startswith(closed) and line else len(prompt)
+        return whole - own, whole - len(prompt)
+
+    found = gaps.before("asked", index, max(whole, 0), find)
+    return end if found is None else max(whole - found[0], min(whole - found[1], whole))
 
 
 def _starts(
     text: str,
     answers: Sequence[tuple[int, int]],
     chat: Renderer,
-    before: Sequence[Sequence[Turn]],
+    turns: Sequence[Turn],
+    gaps: _Gaps,
 ) -> list[int]:
     """Return where each answer begins to be learned: where the template's opening of its turn ends.
 
     At serving the prompt ends at that opening, so the model has to write the rest, most often one
     space, itself: it is learned with the answer. A template may write more before some answers
     than before others, such as an empty thought before the last alone. One that knows no such
-    opening says nothing by leaving it out, so of that only white space counts. `before` are the
-    turns before each answer.
+    opening says nothing by leaving it out, so of that only white space counts.
     """
-    first, turns = answers[0][0], before[0]
-    prompt = chat.text(turns, prompt=True) if turns else text[:first]
+    learned = [index for index, turn in enumerate(turns) if turn.loss]
+    first, before = answers[0][0], turns[: learned[0]]
+    prompt = chat.prompt(before) if before else text[:first]
     if not text[:first].startswith(prompt):
         # It asks for the last answer otherwise than it shows those before, or has words for one
         # of the turns alone: each is looked at by itself.
-        spans = zip(answers, before, strict=True)
-        return [_behind_prompt(text, start, chat, turns) for (start, _), turns in spans]
-    lead, closed = text[len(prompt) : first], chat.text(turns, prompt=False) if turns else ""
-    opening = prompt[len(closed) :] if prompt.startswith(closed) and turns else ""
+        return [
+            _behind_prompt(text, start, chat, turns, index, gaps)
+            for index, (start, _) in zip(learned, answers, strict=True)
+        ]
+    lead, closed = text[len(prompt) : first], chat.text(before, prompt=False) if before else ""
+    opening = prompt[len(closed) :] if prompt.startswith(closed) and before else ""
     if not opening:
         lead = "" if lead.strip() else lead
-        return [start - len(lead) if text[:start].endswith(lead) else start for start, _ in answers]
+        return [
+            start - len(lead) if text.endswith(lead, 0, start) else start for start, _ in answers
+        ]
     starts, ended = [], 0
     for start, end in answers:
         opened = text.rfind(opening, ended, start)
@@ -192,65 +277,40 @@ def _starts(
     return starts
 
 
-def _behind_prompt(text: str, start: int, chat: Renderer, before: Sequence[Turn]) -> int:
-    prompt = chat.text(before, prompt=True) if before else ""
-    if not prompt or not text[:start].startswith(prompt):
-        return start
-    opens = prompt != chat.text(before, prompt=False)
-    return len(prompt) if opens or not text[len(prompt) : start].strip() else start
+def _behind_prompt(
+    text: str, start: int, chat: Renderer, turns: Sequence[Turn], index: int, gaps: _Gaps
+) -> int:
+    def find() -> int:
+        """Find how far before `start` the prompt ends."""
+        before = turns[:index]
+        prompt = chat.prompt(before) if before else ""
+        if not prompt or not text.startswith(prompt, 0, start):
+            return 0
+        opens = prompt != chat.text(before, prompt=False)
+        return start - len(prompt) if opens or not text[len(prompt) : start].strip() else 0
+
+    return start - gaps.before("opened", index, start, find)
 
 
-def _end_of_turn(after: str, chat: Renderer, marked: Sequence[Turn], *, last: bool) -> int:
-    """Return how many characters of `after`, the text behind an answer, end its turn.
+def _end_of_turn(
+    text: str, end: int, chat: Renderer, marked: Sequence[Turn], index: int, gaps: _Gaps
+) -> int:
+    """Return how many characters behind `end`, where the answer of a turn ends, end its turn.
 
-    `marked` are the turns up to that answer: rendered alone they show what belongs to the answer
-    and not to the turn that follows it.
+    `marked` are the turns: rendered up to that answer they show what belongs to it and not to the
+    turn that follows it.
     """
-    if not last:
-        ended_here = chat.text(marked, prompt=False).rpartition(ANSWER_END)[2]
-        after = _common_start(after, ended_here)
+    if index + 1 == len(marked):
+        after = text[end:]
+    else:
+        alone = gaps.after(
+            index,
+            end,
+            lambda: chat.text(marked[: index + 1], prompt=False).rpartition(ANSWER_END)[2],
+        )
+        after = _common_start(text[end : end + len(alone)], alone)
     special = special_pattern(chat.tokenizer).search(after)
     return special.end() if special else len(after)
-
-
-class Renderer:
-    """A tokenizer's renderer with one template; it checks nothing and looks for no answer."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str, picture_mark: str
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.template = template
-        self.picture_mark = picture_mark
-
-    def text(self, turns: Sequence[Turn], *, prompt: bool) -> str:
-        """Render turns; `prompt` asks for the opening of an assistant's turn at the end."""
-        return self.texts([turns], prompt=prompt)[0]
-
-    def texts(self, chats: Sequence[Sequence[Turn]], *, prompt: bool) -> list[str]:
-        """Render several chats at once, which is a little faster.
-
-        Raises UnusableError where the template refuses one of them, and LaternaError for a template
-        that is no Jinja.
-        """
-        if not chats:
-            return []
-        messages = [[{"role": turn.role, "content": turn.text} for turn in chat] for chat in chats]
-        try:
-            return list(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    tokenize=False,
-                    chat_template=self.template,
-                    add_generation_prompt=prompt,
-                    picture_mark=self.picture_mark,
-                )
-            )
-        except TemplateSyntaxError as error:
-            raise LaternaError(f"the chat template is not valid Jinja: {error}") from error
-        except TemplateError as error:
-            message = f"the chat template refuses the turns: {error}"
-            raise UnusableError("the template refuses the turns", message) from error
 
 
 def only_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
@@ -334,29 +394,3 @@ def _are_the_answers(spans: list[tuple[int, int]], text: str, turns: Sequence[Tu
 def _common_start(one: str, other: str) -> str:
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))]
-
-
-_patterns: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, re.Pattern[str]]] = (
-    WeakKeyDictionary()
-)
-
-
-def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Return a pattern that matches any special token of a tokenizer, the longest first."""
-    size, pattern = _patterns.get(tokenizer, (-1, re.compile("")))
-    if size != len(tokenizer):
-        added = tokenizer.added_tokens_decoder.values()
-        tokens = {token.content for token in added if token.special}
-        tokens.update(tokenizer.all_special_tokens)
-        pattern = any_of(tokens)
-        _patterns[tokenizer] = (len(tokenizer), pattern)
-    return pattern
-
-
-def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Return a pattern that matches any of the tokens, the longest first; of none, nothing."""
-    by_first: dict[str, list[str]] = {}  # some tokenizers have thousands
-    for token in sorted(filter(None, tokens), key=lambda token: (-len(token), token)):
-        by_first.setdefault(token[0], []).append(re.escape(token[1:]))
-    groups = (f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in by_first.items())
-    return re.compile("|".join(groups) or "(?!)")

@@ -1,30 +1,38 @@
 """Records become samples: rendered once, tokenised once, and learned where spans overlap.
 
-A token is a target when its characters overlap a span that carries loss. Nothing is tokenised in
-pieces and no separator is counted, so every tokenizer that reports offsets is masked exactly.
+A token is a target when its characters lie in a span that carries loss. No separator is counted,
+so every tokenizer that reports offsets is masked exactly; a token that reaches over a span's border
+makes its record unusable, for at serving the prompt ends at that border.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
+import numpy as np
 from msgspec import structs
-from tokenizers import AddedToken, Encoding, Tokenizer
-from tokenizers.decoders import ByteLevel
-from tokenizers.processors import TemplateProcessing
 
-from laterna.data.chat import Rendered, UnusableError, load_template, render
-from laterna.errors import LaternaError
+from laterna.data.chat import Rendered, UnusableError, load_template, render, render_prompt
+from laterna.data.encoding import PICTURE_SENTINEL, Encoded, encoder_of, join_spans
 from laterna.records import PICTURE_MARK, PICTURE_TOKEN, InstructionRecord, Sample, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PICTURE_SENTINEL = "\U000f1a72"
-"""Stands for a picture in rendered text; a private character that no words may hold."""
+__all__ = [
+    "PICTURE_SENTINEL",
+    "check_record",
+    "check_targets",
+    "render_record",
+    "tokenise",
+    "tokenise_prompt",
+    "tokenise_rendered",
+    "tokenise_text",
+]
+SHARED = "an answer shares a token with what stands beside it"
+"""Reason of a record in which the tokenizer joins an answer and the template's words."""
 
 
 def tokenise(
@@ -34,10 +42,33 @@ def tokenise(
 
     `template` is the text of a Jinja chat template, None the tokenizer's own.
 
-    Raises UnusableError (a LaternaError), naming the record, when it cannot be rendered, and
-    LaternaError when the tokenizer has no template or reports no offsets.
+    Raises UnusableError (a LaternaError), naming the record, when it cannot be rendered or its
+    targets are not its answers, and LaternaError when the tokenizer has no template or reports no
+    offsets.
     """
-    return tokenise_rendered(render_record(record, tokenizer, template), record, tokenizer)
+    rendered = render_record(record, tokenizer, template)
+    sample = tokenise_rendered(rendered, record, tokenizer)
+    if not check_targets(sample, rendered, record, tokenizer):
+        raise UnusableError(
+            "targets do not decode to the answer",
+            f"record {record.id}: the learned tokens do not decode to the answers; the tokenizer "
+            "cannot write them, or joins them to the words of the template",
+        )
+    return sample
+
+
+def check_record(
+    record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str
+) -> Sample | UnusableError:
+    """Tokenise a record; return its sample, or why it cannot be trained on."""
+    try:
+        sample = tokenise(record, tokenizer, template)
+    except UnusableError as error:
+        return error
+    # The first token has nothing before it to be predicted from.
+    if not any(sample.targets[1:]):
+        return UnusableError("no target tokens", f"record {record.id}: no token of it is learned")
+    return sample
 
 
 def tokenise_prompt(
@@ -48,8 +79,13 @@ def tokenise_prompt(
     The same renderer and tokenizer as in training, so the model is asked as it was taught.
     Raises as `tokenise` does, and UnusableError when the last turn is the assistant's.
     """
-    rendered = _render_pictures(turns, tokenizer, template, continue_as_assistant=True)
-    ids = _encode(rendered.text, tokenizer)
+    text = render_prompt(
+        with_sentinels(turns),
+        tokenizer,
+        load_template("own", tokenizer) if template is None else template,
+        picture_mark=PICTURE_SENTINEL,
+    )
+    ids = _encode(text, tokenizer).ids
     _check_pictures_kept(ids, _picture_marks(turns))
     return ids
 
@@ -59,7 +95,7 @@ def tokenise_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
     Every `<image>` becomes a `PICTURE_TOKEN`.
     """
-    return _encode(text.replace(PICTURE_MARK, PICTURE_SENTINEL), tokenizer)
+    return _encode(text.replace(PICTURE_MARK, PICTURE_SENTINEL), tokenizer).ids
 
 
 def render_record(
@@ -76,7 +112,12 @@ def render_record(
             f"record {record.id}: {marks} {PICTURE_MARK} marks for {len(record.pictures)} pictures",
         )
     try:
-        return _render_pictures(record.turns, tokenizer, template, continue_as_assistant=False)
+        return render(
+            with_sentinels(record.turns),
+            tokenizer,
+            load_template("own", tokenizer) if template is None else template,
+            picture_mark=PICTURE_SENTINEL,
+        )
     except UnusableError as error:
         raise UnusableError(error.reason, f"record {record.id}: {error}") from error
 
@@ -84,20 +125,17 @@ def render_record(
 def tokenise_rendered(
     rendered: Rendered, record: InstructionRecord, tokenizer: PreTrainedTokenizerBase
 ) -> Sample:
-    """Tokenise what `render_record` made, in one piece. Raises as `tokenise` does."""
-    backend, sentinel = with_picture_token(tokenizer)
-    encoding = backend.encode(rendered.text, add_special_tokens=False)
-    return sample_of(encoding, rendered, record, sentinel)
-
-
-def sample_of(
-    encoding: Encoding, rendered: Rendered, record: InstructionRecord, sentinel: int
-) -> Sample:
-    """Make the sample of a record from the encoding of its text; `sentinel` is the sentinel's id.
-
-    Raises UnusableError, naming the record, where the text lacks pictures.
-    """
-    ids = [PICTURE_TOKEN if token == sentinel else token for token in encoding.ids]
+    """Tokenise what `render_record` made, its targets unchecked. Raises as `tokenise` does."""
+    encoded = _encode(rendered.text, tokenizer)
+    runs = encoded.runs(rendered.spans)
+    if runs is None:
+        raise UnusableError(
+            SHARED,
+            f"record {record.id}: the tokenizer joins the first or last characters of an answer to "
+            "the template's words, so at serving the model would be asked with other tokens; begin "
+            "and end the answer with a word, or use another template",
+        )
+    ids = encoded.ids
     try:
         _check_pictures_kept(ids, len(record.pictures))
     except UnusableError as error:
@@ -105,10 +143,25 @@ def sample_of(
     return Sample(
         id=record.id,
         input_ids=tuple(ids),
-        targets=tuple(_overlaps(encoding.offsets, rendered.spans)),
+        targets=targets_of(runs, len(ids)),
         picture_slots=tuple(place for place, token in enumerate(ids) if token == PICTURE_TOKEN),
         pictures=record.pictures,
     )
+
+
+def runs_of(targets: Sequence[bool]) -> list[int]:
+    """Return where runs of True begin and end, in turn."""
+    edges = np.flatnonzero(np.diff(np.asarray(targets, np.int8), prepend=0, append=0))
+    runs: list[int] = edges.tolist()
+    return runs
+
+
+def targets_of(runs: Sequence[int], length: int) -> tuple[bool, ...]:
+    """Return the targets whose runs these are: the inverse of `runs_of`."""
+    targets = [False] * length
+    for start, stop in zip(runs[::2], runs[1::2], strict=True):
+        targets[start:stop] = [True] * (stop - start)
+    return tuple(targets)
 
 
 def check_targets(
@@ -119,27 +172,17 @@ def check_targets(
 ) -> bool:
     """Say whether the targets, decoded, are the record's answers and their ends of turn.
 
-    White space at either end of an answer is not compared, for it may share a token with what
-    stands beside it. A tokenizer that cannot write some text back (one that lowers case, say) is
-    held to what it makes of the expected text, unless that has unknown tokens.
+    White space counts, as `Encoder.say` has it.
     """
     answers = [turn.text for turn in record.turns if turn.loss]
     if not _start_with(rendered, answers):
         return False
-    expected = [rendered.text[start:end].strip() for start, end in _joined(rendered.spans)]
     runs = groupby(zip(sample.input_ids, sample.targets, strict=True), key=lambda pair: pair[1])
-    said = "".join(
-        _decode([token for token, _ in run], tokenizer) for is_target, run in runs if is_target
-    )
-    if said == "".join(expected):
-        return True
-    backend, _ = with_picture_token(tokenizer)
-    if backend.normalizer is None and isinstance(backend.decoder, ByteLevel):
-        return False  # it writes back all but bytes that it lacks, which it leaves out unsaid
-    sayable = "".join(
-        _decode(backend.encode(text, add_special_tokens=False).ids, tokenizer) for text in expected
-    )
-    return said == sayable and not (tokenizer.unk_token and tokenizer.unk_token in said)
+    learned = [[token for token, _ in run] for is_target, run in runs if is_target]
+    expected = [rendered.text[start:end] for start, end in join_spans(rendered.spans)]
+    if len(learned) != len(expected):
+        expected, learned = ["".join(expected)], [[token for run in learned for token in run]]
+    return all(encoder_of(tokenizer).say(list(zip(learned, expected, strict=True))))
 
 
 def _picture_marks(turns: Sequence[Turn]) -> int:
@@ -164,28 +207,8 @@ def with_sentinels(turns: Sequence[Turn]) -> list[Turn]:
     ]
 
 
-def _render_pictures(
-    turns: Sequence[Turn],
-    tokenizer: PreTrainedTokenizerBase,
-    template: str | None,
-    *,
-    continue_as_assistant: bool,
-) -> Rendered:
-    """Render turns with the sentinel in the place of the user's picture marks."""
-    return render(
-        with_sentinels(turns),
-        tokenizer,
-        load_template("own", tokenizer) if template is None else template,
-        continue_as_assistant=continue_as_assistant,
-        picture_mark=PICTURE_SENTINEL,
-    )
-
-
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of a text, `PICTURE_TOKEN` for each sentinel."""
-    backend, sentinel = with_picture_token(tokenizer)
-    ids = backend.encode(text, add_special_tokens=False).ids
-    return [PICTURE_TOKEN if token == sentinel else token for token in ids]
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    return encoder_of(tokenizer).encode([text])[0]
 
 
 def _check_pictures_kept(ids: list[int], pictures: int) -> None:
@@ -217,54 +240,3 @@ def _start_with(rendered: Rendered, answers: list[str]) -> bool:
         all(text.removeprefix(lead).lstrip().startswith(answer) for text, answer in pairs)
         for lead in leads
     )
-
-
-def _joined(spans: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    """Join spans that touch, whose tokens are one run."""
-    joined: list[tuple[int, int]] = []
-    for start, end in spans:
-        if joined and joined[-1][1] == start:
-            start = joined.pop()[0]
-        joined.append((start, end))
-    return joined
-
-
-def _overlaps(offsets: list[tuple[int, int]], spans: tuple[tuple[int, int], ...]) -> Iterator[bool]:
-    """Yield for each token whether its characters overlap a span; both come in text order."""
-    current = 0
-    for start, end in offsets:
-        while current < len(spans) and spans[current][1] <= start:
-            current += 1
-        yield current < len(spans) and spans[current][0] < end
-
-
-def _decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return str(text).strip()
-
-
-_backends: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, Tokenizer, int]] = (
-    WeakKeyDictionary()
-)
-
-
-def with_picture_token(tokenizer: PreTrainedTokenizerBase) -> tuple[Tokenizer, int]:
-    """Return a private copy of a tokenizer that knows the sentinel, and the sentinel's id."""
-    known = _backends.get(tokenizer)
-    if known is not None and known[0] == len(tokenizer):
-        return known[1:]
-    if not tokenizer.is_fast:
-        raise LaternaError(
-            f"the tokenizer of {tokenizer.name_or_path or 'this model'} reports no character "
-            "offsets, which masking needs; use one with a tokenizer.json"
-        )
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    # Special tokens stand in the rendered text, so a post-processor has nothing to add; but
-    # byte-level ones cut spaces from the offsets, which would leave a lone space no span.
-    backend.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
-    backend.add_special_tokens([AddedToken(PICTURE_SENTINEL, normalized=False)])
-    (sentinel,) = backend.encode(PICTURE_SENTINEL, add_special_tokens=False).ids
-    _backends[tokenizer] = (len(tokenizer), backend, sentinel)
-    return backend, sentinel

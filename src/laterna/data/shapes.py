@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from laterna.data.chat import Rendered, Renderer, UnusableError, render, special_pattern
+from laterna.data.chat import Rendered, render
+from laterna.data.template import Renderer, UnusableError, image_first, special_pattern
 from laterna.records import Record, Role, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+LONGEST = 16
+"""Turns of a chat that is rendered by its shape. Of longer ones few have one shape, and to learn it
+would cost more than it saves."""
 
 Key = tuple[tuple[Role, bool], ...]
 
@@ -60,7 +65,7 @@ class Shapes:
         None stands for a chat that only `chat.render` can judge. Raises LaternaError for what is
         wrong with every chat, such as a template that is no Jinja.
         """
-        fitted = [self._fit(chat) for chat in chats]
+        fitted = [self._fit(chat) if len(chat) <= LONGEST else None for chat in chats]
         fitting = [chat for chat, one in zip(chats, fitted, strict=True) if one is not None]
         try:
             left = iter(self._renderer.texts(fitting, prompt=False))
@@ -131,7 +136,13 @@ class Shapes:
 
 def _writings(picture_mark: str) -> tuple[Callable[[str], str], ...]:
     """Return the ways in which templates write a turn's words; the first is as they are."""
-    return (str, str.strip, lambda said: picture_mark * said.count(picture_mark), lambda _: "")
+    return (
+        str,
+        str.strip,
+        lambda said: image_first(said, picture_mark),
+        lambda said: picture_mark * said.count(picture_mark),
+        lambda _: "",
+    )
 
 
 def _shape_of(

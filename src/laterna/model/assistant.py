@@ -332,7 +332,7 @@ def load_assistant_from(recipe: Recipe) -> Assistant:
         connector.eval(),
         language,
         tokenizer=tokenizer,
-        template=load_template(recipe.language.template, tokenizer),
+        template=load_template(recipe.language.template, tokenizer, recipe.image_position),
         prepare=prepare,
     )
     assistant.recipe = recipe

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList, TextIteratorStreamer
 
-from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.chat import UnusableError
+from laterna.data.masking import check_record, tokenise_prompt
 from laterna.data.picture_tokens import SameTokens
 from laterna.errors import LaternaError
+from laterna.model.language import positions_of
 from laterna.records import PICTURE_TOKEN, Batch, InstructionRecord, Turn
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ def stream_answer(
     Closing the iterator early stops the generation. Raises what the generation raises.
     """
     inputs = _left_padded(assistant, [(turns, pictures)], None)
+    settings = _greedy(assistant, max_new_tokens, inputs)
     streamer = TextIteratorStreamer(assistant.tokenizer, skip_prompt=True, skip_special_tokens=True)
     closed = threading.Event()
 
@@ -100,7 +103,7 @@ def stream_answer(
             with torch.no_grad():
                 assistant.language.generate(
                     **inputs,
-                    generation_config=_greedy(assistant, max_new_tokens),
+                    generation_config=settings,
                     stopping_criteria=StoppingCriteriaList([stop]),
                     streamer=streamer,
                 )
@@ -126,13 +129,12 @@ def end_of_turn(assistant: Assistant) -> list[int]:
         pictures=(),
         turns=(Turn(role="user", text="a"), Turn(role="assistant", text="b", loss=True)),
     )
-    sample = tokenise(probe, assistant.tokenizer, assistant.template)
+    sample = check_record(probe, assistant.tokenizer, assistant.template)
     special = set(assistant.tokenizer.all_special_ids)
-    learned = [
-        token
-        for token, target in zip(sample.input_ids, sample.targets, strict=True)
-        if target and token in special
-    ]
+    learned: list[int] = []
+    if not isinstance(sample, UnusableError):
+        pairs = zip(sample.input_ids, sample.targets, strict=True)
+        learned = [token for token, target in pairs if target and token in special]
     own = assistant.language.generation_config.eos_token_id
     named = own if isinstance(own, list) else [own]
     ends = {*learned, *named, assistant.tokenizer.eos_token_id} - {None}
@@ -148,14 +150,26 @@ def _written(
     assistant: Assistant, inputs: dict[str, Tensor], max_new_tokens: int
 ) -> list[list[int]]:
     """Return the ids that are written, greedily, behind each row of inputs."""
-    settings = _greedy(assistant, max_new_tokens)
+    settings = _greedy(assistant, max_new_tokens, inputs)
     with torch.no_grad():
         ids_rt = assistant.language.generate(**inputs, generation_config=settings)
     ends = set(settings.eos_token_id)
     return [_up_to_end(row, ends) for row in ids_rt.tolist()]
 
 
-def _greedy(assistant: Assistant, max_new_tokens: int) -> Any:
+def _greedy(assistant: Assistant, max_new_tokens: int, inputs: dict[str, Tensor]) -> Any:
+    """Return the settings of a greedy answer, which ends where the model's positions end.
+
+    Raises LaternaError where they leave no room for one.
+    """
+    positions, length = positions_of(assistant.language.config), inputs["inputs_embeds"].shape[1]
+    if positions is not None and length > positions:
+        raise LaternaError(
+            f"the prompt is {length} tokens long, images included, and the language model has "
+            f"{positions} positions; ask with fewer turns, shorter ones or fewer images"
+        )
+    if positions is not None:  # the last token of an answer is not read again
+        max_new_tokens = min(max_new_tokens, positions - length + 1)
     ends = end_of_turn(assistant)
     pad = assistant.tokenizer.pad_token_id
     # The last three undo what a model's own generation_config.json may ask for: all that is unset

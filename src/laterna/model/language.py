@@ -18,6 +18,7 @@ from laterna.model.builtin import resolve
 from laterna.model.packaged import gguf_file, mend_tokenizer
 from laterna.model.pretrained import load_weights, read_part
 from laterna.model.quantising import quantise
+from laterna.model.sentencepiece import read_tokenizer
 from laterna.recipe import LanguageSettings
 
 
@@ -68,7 +69,18 @@ def load_tokenizer(settings: LanguageSettings, folder: Path | None = None) -> An
     packed = gguf_file(names)
     if packed:
         return _unpack_tokenizer(packed)
-    return read_part(lambda: AutoTokenizer.from_pretrained(names), source=names, what="tokenizer")
+    return read_tokenizer(names)
+
+
+def positions_of(config: Any) -> int | None:
+    """Return how many tokens a language model of a configuration can read at once, if it says so.
+
+    Beyond that a model of learned positions fails, and one of rotary positions answers rubbish.
+    """
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    found = (getattr(text, name, None) for name in names)
+    return next((number for number in found if isinstance(number, int) and number > 0), None)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from laterna.data.picture_tokens import SameTokens, TiledTokens
 from laterna.data.pictures import PicturePreparer
 from laterna.model.builtin import resolve
 from laterna.model.connectors import Connector, build_connector
+from laterna.model.language import positions_of
 from laterna.model.packaged import gguf_file
 from laterna.model.pretrained import no_config, quiet_transformers
 from laterna.model.tiles import token_counter
@@ -81,7 +82,24 @@ def picture_counter(recipe: Recipe) -> SameTokens | TiledTokens:
     return token_counter(prepare, connector.tokens(vision.patches))
 
 
+def language_positions(recipe: Recipe) -> int | None:
+    """Return how many tokens a recipe's language model can read at once, if its configuration says.
+
+    Raises LaternaError as `build_skeleton` does.
+    """
+    return positions_of(_language_config(recipe.language))
+
+
 def _blank_language(settings: LanguageSettings) -> Any:
+    config = _language_config(settings)
+    try:
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise no_config(settings.source, "language model", error) from error
+
+
+def _language_config(settings: LanguageSettings) -> Any:
     source = resolve(settings.source)
     packed = gguf_file(source)
     where, options = source, {}
@@ -89,7 +107,6 @@ def _blank_language(settings: LanguageSettings) -> Any:
         where, options = str(packed.parent), {"gguf_file": packed.name}
     try:
         with quiet_transformers():
-            config = AutoConfig.from_pretrained(where, **options)
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            return AutoConfig.from_pretrained(where, **options)
     except (OSError, ValueError, KeyError) as error:
         raise no_config(source, "language model", error) from error

@@ -16,6 +16,7 @@ from laterna.data.packing import fit_batches, fit_rows
 from laterna.data.picture_tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
+from laterna.data.remarks import remarks
 from laterna.errors import LaternaError
 from laterna.progress import shown_progress
 from laterna.recipe import Recipe, StageName, StageSettings
@@ -49,23 +50,26 @@ def prepare_stage(
     *,
     workers: int = 0,
     known: Fingerprints | None = None,
+    positions: int | None = None,
 ) -> Prepared:
     """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
     under `share_pictures` cannot share one.
 
     `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
-    picture of a width and height takes in its assistant: no weights are needed. `known` are the
-    sources' as in `prepare`. Raises LaternaError as that does.
+    picture of a width and height takes in its assistant: no weights are needed. `known` and
+    `positions` are as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
+    template = _template(tokenizer, recipe, stage, console)
     begun = time.perf_counter()
     with shown_progress("records", console=console) as shown:
         prepared = prepare(
             settings.mixture(),
             tokenizer,
-            template=load_template(settings.template, tokenizer),
+            template=template,
             picture_tokens=picture_tokens,
             max_tokens=settings.max_tokens,
+            positions=positions,
             folder=Path(recipe.prepared),
             seed=recipe.seed,
             held_out=settings.held_out,
@@ -96,6 +100,17 @@ def _insist_rows_hold(shortest: int, row_tokens: int, stage: StageName) -> None:
             f"{stage}.row_tokens = {row_tokens}: shorter than any record, the shortest of which "
             f"has {shortest} tokens; give more, or 0 for one record a row"
         )
+
+
+def _template(
+    tokenizer: PreTrainedTokenizerBase, recipe: Recipe, stage: StageName, console: Console
+) -> str:
+    """Return the stage's chat template, and say what it does that one would not think."""
+    name = recipe.stage(stage).template
+    template = load_template(name, tokenizer, recipe.image_position)
+    for remark in remarks(tokenizer, template):
+        console.print(f"chat template {name}: {remark}", soft_wrap=True, markup=False)
+    return template
 
 
 def _say_what_is_shared(found: SharedPictures, console: Console) -> None:

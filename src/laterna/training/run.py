@@ -27,6 +27,7 @@ from laterna.model.checkpoint import (
     save_checkpoint,
 )
 from laterna.model.feature_cache import cached_features
+from laterna.model.language import positions_of
 from laterna.model.precision import fast_dtype, slow_half_line
 from laterna.model.segments import attend_by_segments
 from laterna.model.sharing import FLEX, insist_on_packing
@@ -196,6 +197,7 @@ def _make_ready(
             stage,
             console,
             known=known,
+            positions=positions_of(assistant.language.config),
         )
     which = [prepared.examples[reason] for reason in FAULTS if reason in prepared.examples]
     insist_few_faulty(prepared.dropped, recipe.run, f"stage {stage}", which)

@@ -26,13 +26,17 @@ import runpy, sys, time
 from contextlib import contextmanager
 from laterna.data.preparation import cache, workers
 log = open(sys.argv[1], "w", buffering=1)
-def noted(function):
-    def do(first, chunk):
-        log.write(f"{chunk.first}\\n")
-        return function(first, chunk)
-    return do
-workers.do_chunk = noted(workers.do_chunk)
-workers._Worker.do = noted(workers._Worker.do)
+def noted(chunk):
+    log.write(f"{chunk.first}\\n")
+do_chunk = workers.do_chunk
+def do(checker, chunk):
+    noted(chunk)
+    return do_chunk(checker, chunk)
+class Pool(workers.ProcessPoolExecutor):
+    def submit(self, do, chunk):
+        noted(chunk)
+        return super().submit(do, chunk)
+workers.do_chunk, workers.ProcessPoolExecutor = do, Pool
 write_atomically = cache.write_atomically
 @contextmanager
 def slowly(path):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import laterna
-from laterna.data.byte_level import is_byte_level
 from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError, load_template
 from laterna.data.preparation import tokens
 from laterna.data.preparation.tokens import Tokeniser, check_record, runs_of
@@ -187,53 +184,3 @@ def test_of_many_records_of_one_shape_few_are_looked_at_alone(
     tokenizer = families[family]
     Tokeniser(tokenizer, load_template(template, tokenizer)).tokenise(records)
     assert len(seen) == alone, seen
-
-
-@pytest.mark.parametrize("template", ["vicuna_v1", "llama_2", "plain"])
-@pytest.mark.parametrize("family", [*FAMILIES[:4], *FAMILIES[5:]])
-def test_plain_chats_are_proved_by_their_words(
-    family: str, template: str, families: Tokenizers
-) -> None:
-    tokenizer = families[family]
-    tokeniser = Tokeniser(tokenizer, load_template(template, tokenizer))
-    record = InstructionRecord(
-        id="r",
-        pictures=("a.png",),
-        turns=(
-            Turn(role="user", text="<image>\nWhat is on the table?"),
-            Turn(role="assistant", text="There is a cup, no dog.", loss=True),
-        ),
-    )
-    (chat,) = tokeniser._shapes.render([tokeniser._words(record)])
-    assert chat is not None
-    (found,) = tokeniser._by_words([(record, chat)])
-    alone = check_record(record, tokenizer, tokeniser.template)
-    assert found is not None
-    assert not isinstance(alone, UnusableError)
-    assert (tuple(found.input_ids), list(found.runs)) == (alone.input_ids, runs_of(alone.targets))
-
-
-def test_a_space_within_what_is_learned_is_not_proved_by_words(families: Tokenizers) -> None:
-    tokenizer = deepcopy(families["metaspace"])
-    tokenizer.add_tokens([AddedToken("<b>", normalized=False)])
-    tokeniser = Tokeniser(tokenizer, load_template("vicuna_v1", tokenizer))
-    found = []
-    for answer in ("The <b>cat", "<b>", "The cat"):
-        turns = (Turn(role="user", text="What?"), Turn(role="assistant", text=answer, loss=True))
-        record = InstructionRecord(id="r", pictures=(), turns=turns)
-        (chat,) = tokeniser._shapes.render([tokeniser._words(record)])
-        assert chat is not None
-        found.append(tokeniser._by_words([(record, chat)])[0] is not None)
-        assert at_once([record], tokenizer, tokeniser.template) == one_by_one(
-            [record], tokenizer, tokeniser.template
-        )
-    assert found == [False, True, True]
-
-
-def test_what_is_byte_level_is_read_from_the_tokenizer(families: Tokenizers) -> None:
-    found = {
-        name
-        for name, one in families.items()
-        if is_byte_level(json.loads(one.backend_tokenizer.to_str()))
-    }
-    assert found == {"byte_level", "nano", "gpt2", "smollm", "llama_3", "qwen_2"}

@@ -30,7 +30,7 @@ from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
 from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
 from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
-from laterna.data.preparation.workers import Done, do_chunks
+from laterna.data.preparation.workers import Done, do_chunks, require_own_process
 from laterna.data.sources import Source, open_source
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
@@ -86,15 +86,15 @@ def prepare(
     workers: int = 0,
     progress: Progress | None = None,
     known: Fingerprints | None = None,
+    positions: int | None = None,
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
     `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
-    picture of a width and height takes, `max_tokens` is the longest sample with its pictures
-    expanded; longer ones are dropped, none is cut. Every picture is decoded once, or never where
-    its source names none. `seed` and `held_out` are as in `divide`; `workers` are processes, 0: one
-    a core; `known` has what was seen of the sources at this start. Raises LaternaError for a source
-    that cannot be read, and when no record remains.
+    picture of a width and height takes. A sample longer than `max_tokens` or the language model's
+    `positions`, pictures expanded, is dropped. `seed` and `held_out` are as in `divide`; `workers`
+    are processes, 0: as many as there are cores; `known` has what was seen of the sources at
+    this start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
     sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
@@ -105,11 +105,11 @@ def prepare(
         dropped.extend(fault for part in parts for fault in part.dropped)
         pictures.append(KeptPictures(place, settings.pictures, settings.allow_outside))
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
-    dropped.extend(_too_long(sets, lengths, max_tokens))
+    dropped.extend(_too_long(sets, lengths, max_tokens, positions))
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
     files = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
-    usable = kept_rows(lengths, max_tokens)
+    usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
     rows, apart, beside = divide(usable, sources, shown, held_out=held_out, seed=seed)
     dropped.extend(_shows_what_is_held_out(samples_of(beside)))
     _insist_on_any(rows, dropped)
@@ -271,18 +271,25 @@ def _lengths(columns: Sequence[Columns], counter: PictureCounter) -> NDArray[np.
 
 
 def _too_long(
-    sets: Sequence[Sequence[Columns]], lengths: Sequence[NDArray[np.int64]], max_tokens: int
+    sets: Sequence[Sequence[Columns]],
+    lengths: Sequence[NDArray[np.int64]],
+    max_tokens: int,
+    positions: int | None,
 ) -> Iterator[Dropped]:
     """Yield what is to be said of each sample that is too long, or has a picture without count."""
     for columns, lengths_of_source in zip(sets, lengths, strict=True):
         firsts = np.cumsum([0, *map(len, columns)])
-        bad = np.flatnonzero((lengths_of_source > max_tokens) | (lengths_of_source < 0))
+        most = min(max_tokens, positions or max_tokens)
+        bad = np.flatnonzero((lengths_of_source > most) | (lengths_of_source < 0))
         batches = np.searchsorted(firsts, bad, side="right") - 1
         for row, batch in zip(bad.tolist(), batches.tolist(), strict=True):
             record = columns[batch].ids[row - int(firsts[batch])].as_py()
             length, name = lengths_of_source[row], f"record {record}"
             if length < 0:
                 reason, message = "picture of a shape that has no tokens", f"{name}: too thin"
+            elif positions and length > positions:
+                reason = f"longer than the {positions} positions of the language model"
+                message = f"{name}: {length} tokens long"
             else:
                 reason = f"longer than {max_tokens} tokens"
                 message = f"{name}: {length} tokens long"
@@ -312,6 +319,7 @@ def _alone_in(place: Path) -> Iterator[None]:
     """Wait until no other process prepares the same: the ranks of one run ask all at once."""
     import fcntl
 
+    require_own_process()  # a worker would wait for the process that waits for it
     place.mkdir(parents=True, exist_ok=True)
     with (place / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

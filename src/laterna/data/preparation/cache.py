@@ -93,14 +93,6 @@ def _lists(rows: Sequence[Ids]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
 
 
-def targets_of(runs: Sequence[int], length: int) -> tuple[bool, ...]:
-    """Return the targets whose runs these are: the inverse of `tokens.runs_of`."""
-    targets = [False] * length
-    for start, stop in zip(runs[::2], runs[1::2], strict=True):
-        targets[start:stop] = [True] * (stop - start)
-    return tuple(targets)
-
-
 def part_path(folder: Path, number: int) -> Path:
     """Return the file of a part."""
     return folder / f"{number:05}.arrow"

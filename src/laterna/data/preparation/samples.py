@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from laterna.data.fingerprints import Stamp
+from laterna.data.masking import targets_of
 from laterna.data.picture_files import PictureFiles
 from laterna.data.picture_tokens import PictureCounter, SameTokens
-from laterna.data.preparation.cache import targets_of
 from laterna.data.preparation.checking import UNCHECKED
 from laterna.errors import LaternaError
 from laterna.records import PICTURE_TOKEN, Sample

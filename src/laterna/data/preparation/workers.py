@@ -1,26 +1,23 @@
-"""Processes that check chunks side by side, each in its own interpreter.
+"""Processes that check chunks side by side: a pool of the standard library.
 
-They are started as `python -m laterna.data.preparation.worker`, not forked and not by
-`multiprocessing`: a fork would copy the locks of torch's and Arrow's threads, and a spawned child
-would run the user's script again from its top.
+They are spawned: a fork would copy the locks of torch's and Arrow's threads. A spawned process
+imports the script that was started, so a script that prepares with several workers needs the guard
+`if __name__ == "__main__":`, and is told so where it has none.
 """
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
-import pickle
-import struct
-import subprocess
-import sys
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
-from queue import SimpleQueue
-from typing import IO, TYPE_CHECKING
-
-import msgspec
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 from laterna.data.preparation.cache import encode_batch
 from laterna.data.preparation.checking import Checker, Dropped, Job
@@ -33,6 +30,10 @@ if TYPE_CHECKING:
 
 AHEAD = 2
 """Chunks that wait for each worker, so that none waits for chunks."""
+
+ASKED_BY = "LATERNA_PREPARING"
+"""Environment variable that names, to the workers, the process that spawned them."""
+GUARD = '`if __name__ == "__main__":`'
 
 
 class Done(Record, frozen=True):
@@ -62,89 +63,92 @@ def do_chunks(
         checker = Checker(job, tokenizer)
         yield from (do_chunk(checker, chunk) for chunk in chunks)
         return
-    idle: SimpleQueue[_Worker] = SimpleQueue()
-    started = [_Worker(job, tokenizer) for _ in range(workers)]
-    for worker in started:
-        idle.put(worker)
-
-    def do(chunk: Chunk) -> Done:
-        worker = idle.get()
-        try:
-            return worker.do(chunk)
-        finally:
-            idle.put(worker)
-
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(job, tokenizer),
+    )
+    started: set[BaseProcess] = set()
+    os.environ[ASKED_BY] = str(os.getpid())
     try:
-        with ThreadPoolExecutor(workers) as threads:
-            waiting: deque[Future[Done]] = deque()
-            for chunk in chunks:
-                waiting.append(threads.submit(do, chunk))
-                if len(waiting) > workers * AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        waiting: deque[Future[Done]] = deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(_do, chunk))
+            started |= set(multiprocessing.active_children()) - others
+            if len(waiting) > workers * AHEAD:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    except BrokenProcessPool as error:
+        pool.shutdown()
+        raise LaternaError(
+            f"{_ended(started)}; its words, if any, are above. A script of your own needs {GUARD} "
+            "around its call. Run the same again: what was done is kept"
+        ) from error
     finally:
-        for worker in started:
-            worker.stop()
+        pool.shutdown(cancel_futures=True)
+        os.environ.pop(ASKED_BY, None)
 
 
-class _Worker:
-    """One process, asked through its standard input and heard through its standard output."""
-
-    def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
-        packages = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "laterna.data.preparation.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(filter(None, packages)),
-                "OMP_NUM_THREADS": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            },
+def require_own_process() -> None:
+    """Raise LaternaError in a worker that was spawned and imports a script that prepares again."""
+    if os.environ.get(ASKED_BY) == str(os.getppid()):
+        raise LaternaError(
+            "a worker of the preparation imports the script that was started, which prepares "
+            f"again; put what it does behind {GUARD}, or prepare with one worker"
         )
-        self._send(msgspec.msgpack.encode(job))
-        self._send(pickle.dumps(tokenizer))
 
-    def do(self, chunk: Chunk) -> Done:
-        """Have a chunk checked. Raises LaternaError as `do_chunks` does."""
-        self._send(msgspec.msgpack.encode(chunk))
-        assert self.process.stdout is not None
-        answer = receive(self.process.stdout)
-        if answer is None:
-            raise LaternaError(
-                f"a worker of the preparation ended early (status {self.process.wait()}); its "
-                "words, if any, are above. Run the same again: what was done is kept"
+
+def _result(future: Future[Done]) -> Done:
+    done = future.result()
+    if done.error:
+        raise LaternaError(done.error)
+    return done
+
+
+def _ended(started: set[BaseProcess]) -> str:
+    """Say which process ended early: the pool ends all others by SIGTERM when one is gone."""
+    codes = {process.pid: process.exitcode for process in started}
+    for pid, code in codes.items():
+        if code is not None and code not in (0, -signal.SIGTERM):
+            how = (
+                f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
             )
-        done = msgspec.msgpack.decode(answer, type=Done)
-        if done.error:
-            raise LaternaError(done.error)
-        return done
-
-    def _send(self, content: bytes) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended: the answer that does not come says so
-            send(self.process.stdin, content)
-
-    def stop(self) -> None:
-        """End the process, whatever it does."""
-        self.process.kill()
-        self.process.communicate()
+            return f"a worker of the preparation (process {pid}) {how}"
+    pids = ", ".join(str(pid) for pid in codes) or "none had begun"
+    return f"a worker of the preparation ended early (processes: {pids})"
 
 
-def send(stream: IO[bytes], content: bytes) -> None:
-    """Write one message: its length, and itself."""
-    stream.write(struct.pack("<Q", len(content)))
-    stream.write(content)
-    stream.flush()
+_checker: Checker | LaternaError
+"""Of this process, where it is a worker."""
 
 
-def receive(stream: IO[bytes]) -> bytes | None:
-    """Read one message; None where the stream has ended."""
-    head = stream.read(8)
-    if len(head) < 8:
-        return None
-    (length,) = struct.unpack("<Q", head)
-    content = stream.read(length)
-    return content if len(content) == length else None
+def _start(job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a process ready."""
+    global _checker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _checker = Checker(job, tokenizer)
+    except LaternaError as error:  # told with the first chunk
+        _checker = error
+    gc.freeze()  # models' libraries and the tokenizer stay; no collection walks them
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that asks is killed: it holds the pipes open itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)
+
+
+def _do(chunk: Chunk) -> Done:
+    try:
+        if isinstance(_checker, LaternaError):
+            raise _checker
+        return do_chunk(_checker, chunk)
+    except LaternaError as error:
+        return Done(error=str(error))

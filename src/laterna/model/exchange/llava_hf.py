@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from laterna.errors import LaternaError
 from laterna.model.assistant import Assistant
@@ -13,6 +13,7 @@ from laterna.model.connectors import Connector, build_connector
 from laterna.model.exchange.files import found_in, json_of
 from laterna.model.exchange.options import Options, Parts, assembled
 from laterna.model.pretrained import load_weights, read_part
+from laterna.model.sentencepiece import read_tokenizer
 from laterna.model.vision import VisionTower
 from laterna.model.vision.families import family_of
 from laterna.recipe import ConnectorSettings, VisionSettings
@@ -35,9 +36,7 @@ def load_llava_hf(source: str, options: Options) -> Assistant:
         model.model.vision_tower, processor, layer=vision.layer, class_token=vision.class_token
     )
     settings, connector = _connector(source, model)
-    tokenizer = read_part(
-        lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer"
-    )
+    tokenizer = read_tokenizer(source)
     assistant = assembled(
         source,
         Parts(tower, connector, _language(model), tokenizer),

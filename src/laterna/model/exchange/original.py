@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from laterna.errors import LaternaError
@@ -30,12 +30,8 @@ from laterna.model.exchange.files import (
 )
 from laterna.model.exchange.options import Options, Parts, assembled
 from laterna.model.language import load_language
-from laterna.model.pretrained import (
-    load_weights,
-    read_part,
-    sharded_tensors_of,
-    unwrapped,
-)
+from laterna.model.pretrained import load_weights, sharded_tensors_of, unwrapped
+from laterna.model.sentencepiece import read_tokenizer
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import ConnectorSettings, LanguageSettings, PartName, VisionSettings
 
@@ -117,10 +113,10 @@ def _language(
             weights=own,
             config=text,
         )
-        return model, _tokenizer(source), source
+        return model, read_tokenizer(source), source
     base = options.language or _base(source, config)
     language = load_language(LanguageSettings(source=base))
-    tokenizer = _tokenizer(source) if _has_tokenizer(source) else language.tokenizer
+    tokenizer = read_tokenizer(source) if _has_tokenizer(source) else language.tokenizer
     if language.grown:
         changed.add("language")
     if own:  # such as the embedding, trained beside the adapters
@@ -156,10 +152,6 @@ def _base(source: str, config: dict[str, Any]) -> str:
 
 def _has_tokenizer(source: str) -> bool:
     return any(found_in(source, name) for name in ("tokenizer.json", "tokenizer.model"))
-
-
-def _tokenizer(source: str) -> Any:
-    return read_part(lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer")
 
 
 def _take(model: Any, weights: dict[str, Tensor], source: str) -> None:

@@ -8,6 +8,7 @@ and the tokenizer is refused.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from laterna.errors import LaternaError
@@ -21,6 +22,17 @@ _PREPEND = {
         {"type": "Replace", "pattern": {"String": " "}, "content": MARK},
     ],
 }
+_FIRST = {
+    "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": MARK},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Metaspace", "replacement": mark, "prepend_scheme": scheme, "split": False}
+            for mark, scheme in ((" ", "first"), (MARK, "never"))
+        ],
+    },
+}
+"""What `model.sentencepiece` writes for `legacy: false`: a space before a text's first piece."""
 
 
 def prefixes_space(state: dict[str, Any], *, begins_with_bos: bool) -> bool:
@@ -31,6 +43,14 @@ def prefixes_space(state: dict[str, Any], *, begins_with_bos: bool) -> bool:
     """
     normalizer, rule = state["normalizer"], state["pre_tokenizer"]
     if normalizer == _PREPEND and rule is None:
+        return True
+    if normalizer == _FIRST["normalizer"] and rule == _FIRST["pre_tokenizer"]:
+        warnings.warn(
+            "llama.cpp puts a space behind every special token, and this tokenizer (legacy: false) "
+            "puts none behind an end of turn: from the second question on, llama.cpp reads a chat "
+            "with other tokens than in training",
+            stacklevel=2,
+        )
         return True
     scheme = None
     if normalizer is None and rule and rule["type"] == "Metaspace" and not rule["split"]:

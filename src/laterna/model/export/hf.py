@@ -180,6 +180,12 @@ def _processor(assistant: Assistant, tokenizer: Any) -> Any:
         image_std=own.image_std,
     )
     adds_bos = tokenizer.bos_token_id in tokenizer("a").input_ids
+    alone, spaced = (
+        tokenizer(f"b{PICTURE_MARK}{words}", add_special_tokens=False).input_ids
+        for words in ("a", " a")
+    )
+    behind = tokenizer("a", add_special_tokens=False).input_ids
+    space_after = alone[-len(behind) :] != behind == spaced[-len(behind) :]
     return LlavaProcessor(
         image_processor=pictures,
         tokenizer=tokenizer,
@@ -187,5 +193,7 @@ def _processor(assistant: Assistant, tokenizer: Any) -> Any:
         vision_feature_select_strategy=_strategy(assistant),
         num_additional_image_tokens=LEADING[str(tower.model.config.model_type)],
         image_token=PICTURE_MARK,
-        chat_template=accepting_pieces(assistant.template, without_bos=adds_bos),
+        chat_template=accepting_pieces(
+            assistant.template, without_bos=adds_bos, space_after=space_after
+        ),
     )

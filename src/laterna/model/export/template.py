@@ -49,17 +49,34 @@ _AS_PIECES = """\
 """
 
 
-def accepting_pieces(template: str, *, without_bos: bool) -> str:
+_FOR_OTHERS = """\
+{%- if picture_mark -%}{{- chat -}}{%- else -%}
+{%- set start = bos_token if leaves_bos and bos_token and chat.startswith(bos_token) else '' -%}
+{%- for piece in chat[start | length:].split('<image>') -%}
+  {{- '' if loop.first else '<image>' -}}
+  {{- ' ' if space_after and piece and not loop.first and not piece.startswith(eos_token or '\\0')
+      else '' -}}
+  {{- piece -}}
+{%- endfor -%}
+{%- endif -%}
+"""
+"""What other programs get of a chat; Laterna, which tells its `picture_mark`, gets it as it is."""
+
+
+def accepting_pieces(template: str, *, without_bos: bool, space_after: bool) -> str:
     """Make a template of Laterna's take turns as lists of pieces too.
 
-    `without_bos` leaves a leading BOS out of the text, for tokenizers that add one themselves.
+    Other programs tokenise a chat in one piece, `<image>` in it. `without_bos` leaves a leading
+    BOS out, for tokenizers that add one themselves; `space_after` puts the space behind an image
+    that a tokenizer gives to the first text alone, as Laterna and LLaVA have it before each piece.
     """
     body = template.removesuffix("\n")
-    if not without_bos:
+    if not (without_bos or space_after):
         return _AS_TEXT + body
+    said = f"{{%- set leaves_bos, space_after = {str(without_bos).lower()}, "
     return (
         f"{_AS_TEXT}{{%- set chat -%}}{body}{{%- endset -%}}"
-        "{{- chat[(bos_token or '')|length:] if chat.startswith(bos_token or '') else chat -}}"
+        f"{said}{str(space_after).lower()} -%}}{_FOR_OTHERS}"
     )
 
 
@@ -70,3 +87,9 @@ def accepting_text(template: str) -> str:
         f"{_AS_PIECES}{{%- set chat -%}}{body}{{%- endset -%}}"
         "{{- chat | replace('<image>', mark) -}}"
     )
+
+
+def beginning_with_bos(template: str) -> str:
+    """Make a template write the BOS that it leaves to the tokenizer."""
+    body = template.removesuffix("\n")
+    return f"{{%- set whole -%}}{body}{{%- endset -%}}{{{{- bos_token + whole -}}}}"

@@ -1,0 +1,184 @@
+"""What is said of a template before it is used, and that serving asks as training shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from laterna.data import chat
+from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError, load_template, render
+from laterna.data.masking import SHARED, check_record, tokenise, tokenise_prompt
+from laterna.data.preparation.tokens import Tokeniser
+from laterna.data.remarks import remarks
+from laterna.data.template import Renderer, image_first
+from laterna.records import InstructionRecord, Sample, Turn
+
+Tokenizers = dict[str, PreTrainedTokenizerFast]
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] }}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# As Falcon's: a blank line before each turn but the first, none before the prompt's; no end.
+FALCON = (
+    "{% for m in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}"
+    "{{ ('User: ' if m['role'] == 'user' else 'Falcon: ') + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nFalcon:' }}{% endif %}"
+)
+# As ChatQA's: it opens the assistant's turn when asked, and writes no end.
+NO_END = (
+    "{% for m in messages %}{{ ('User: ' if m['role'] == 'user' else 'Assistant: ') }}"
+    "{{ m['content'] + ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+THINKS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] }}"
+    "{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
+)
+LAST_END = NO_END + "{{ '' if add_generation_prompt else eos_token }}"
+
+
+@pytest.fixture(scope="module")
+def breaks() -> PreTrainedTokenizerFast:
+    """Byte-level, cut at nothing, and with a token for several line breaks."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|im_start|>", "<|im_end|>"]
+    )
+    backend.train_from_iterator(["a\n\n\n", "b\n\n\n\n", "assistant\n\n"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CHATML, []),
+        (FALCON, ["asks for an answer otherwise than it shows", "writes no end of turn"]),
+        (NO_END, ["writes no end of turn"]),
+        (THINKS, ["asks for an answer otherwise than it shows"]),
+        (LAST_END, ["an end of turn behind the last answer alone"]),
+    ],
+    ids=["chatml", "falcon", "no end", "thinks", "last end"],
+)
+def test_a_template_is_told_of_once(
+    template: str, expected: list[str], tokenizers: Tokenizers
+) -> None:
+    said = remarks(tokenizers["byte_level"], template)
+    assert len(said) == len(expected)
+    assert all(part in one for part, one in zip(expected, said, strict=True))
+
+
+@pytest.mark.parametrize("name", SHIPPED_TEMPLATES)
+def test_nothing_is_said_of_the_shipped_ones(name: str, tokenizers: Tokenizers) -> None:
+    assert remarks(tokenizers["metaspace"], load_template(name, tokenizers["metaspace"])) == []
+
+
+def record_of(answer: str) -> InstructionRecord:
+    turns = (Turn(role="user", text="What?"), Turn(role="assistant", text=answer, loss=True))
+    return InstructionRecord(id="r", pictures=(), turns=turns)
+
+
+def test_an_answer_that_melts_into_the_template_is_refused_by_name(
+    breaks: PreTrainedTokenizerFast,
+) -> None:
+    (said,) = remarks(breaks, CHATML)
+    assert said.startswith("an answer that begins with a line break shares a token")
+    for answer, kept in (("A cup.", True), ("\n\nA cup.", False), ("A cup.\n\n", True)):
+        found = check_record(record_of(answer), breaks, CHATML)
+        assert isinstance(found, Sample) == kept
+        together = Tokeniser(breaks, CHATML).tokenise([record_of("A."), record_of(answer)])[1]
+        if kept:
+            assert not isinstance(together, UnusableError)
+            continue
+        assert isinstance(found, UnusableError) and found.reason == SHARED
+        assert isinstance(together, UnusableError) and together.reason == SHARED
+        with pytest.raises(UnusableError, match="record r: the tokenizer joins the first or last"):
+            tokenise(record_of(answer), breaks, CHATML)
+
+
+@pytest.mark.parametrize("template", [CHATML, FALCON, NO_END, THINKS, LAST_END])
+@pytest.mark.parametrize("family", ["byte_level", "metaspace"])
+def test_the_prompt_is_the_beginning_of_what_is_trained(
+    family: str, template: str, tokenizers: Tokenizers
+) -> None:
+    tokenizer = tokenizers[family]
+    turns: tuple[Turn, ...] = ()
+    for asked, answer in (("What?", "A cup."), ("Red?", "Yes, it is."), ("Big?", "No.")):
+        turns += (Turn(role="user", text=asked),)
+        prompt = tokenise_prompt(turns, tokenizer, template)
+        turns += (Turn(role="assistant", text=answer, loss=True),)
+        record = InstructionRecord(id="r", pictures=(), turns=turns)
+        sample = check_record(record, tokenizer, template)
+        if isinstance(sample, Sample):
+            assert list(sample.input_ids[: len(prompt)]) == prompt
+            first = len(sample.targets) - sample.targets[::-1].index(True) - 1
+            assert len(prompt) <= first
+        else:
+            assert sample.reason == SHARED
+
+
+Count = Callable[[], int]
+
+
+@pytest.mark.parametrize("template", [*SHIPPED_TEMPLATES, "chatml", "thinks", "falcon"])
+def test_a_long_chat_costs_as_much_an_exchange_as_a_short_one(
+    template: str, tokenizers: Tokenizers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tokenizers["metaspace"]
+    made = {"chatml": CHATML, "thinks": THINKS, "falcon": FALCON}
+    text = made.get(template) or load_template(template, tokenizer)
+    counted = [0]
+    own = Renderer.texts
+
+    def texts(self: Renderer, chats: list[list[Turn]], *, prompt: bool) -> list[str]:
+        counted[0] += sum(len(turns) for turns in chats)
+        return own(self, chats, prompt=prompt)
+
+    monkeypatch.setattr(Renderer, "texts", texts)
+    rendered: dict[int, int] = {}
+    for exchanges in (40, 160):
+        turns = []
+        for number in range(exchanges):
+            turns.append(Turn(role="user", text=f"How many cups in row {number}?"))
+            turns.append(Turn(role="assistant", text=f"There are {number % 7}.", loss=True))
+        record = InstructionRecord(id="r", pictures=(), turns=tuple(turns))
+        tokeniser = Tokeniser(tokenizer, text)
+        tokeniser.tokenise([record_of("A cup.")])
+        counted[0] = 0
+        (found,) = tokeniser.tokenise([record])
+        assert not isinstance(found, UnusableError) or found.reason == SHARED
+        rendered[exchanges] = counted[0]
+    assert rendered[160] < 5 * rendered[40]
+    assert rendered[160] < 160 * 2 * 12
+
+
+@pytest.mark.parametrize("moved", ["a", "<image>", "<image>\na", "a\n<image>", "a <image> b"])
+def test_a_template_moves_an_image_to_the_front(moved: str, tokenizers: Tokenizers) -> None:
+    tokenizer = tokenizers["byte_level"]
+    template = load_template("own", tokenizer, "first")
+    several = "<image> and <image>"
+    turns = [Turn(role="user", text=moved), chat.PROBE[1], Turn(role="user", text=several)]
+    expected = [turns[0].text, several]
+    if "<image>" in moved:
+        words = moved.replace("<image>", "").strip()
+        expected[0] = f"<image>\n{words}".strip()
+    assert image_first(moved, "<image>") == expected[0]
+    kept = [Turn(role="user", text=expected[0]), *turns[1:]]
+    plain = load_template("own", tokenizer)
+    for prompt in (True, False):
+        found, wanted = (
+            render(some, tokenizer, how, continue_as_assistant=prompt)
+            for some, how in ((turns, template), (kept, plain))
+        )
+        assert found == wanted
+    asked = [Turn(role="user", text=moved)]
+    assert tokenise_prompt(asked, tokenizer, template) == tokenise_prompt(
+        [kept[0]], tokenizer, plain
+    )
