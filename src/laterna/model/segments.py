@@ -20,12 +20,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from laterna.errors import LaternaError
 from laterna.records import Sharing
 
 SEGMENTS = "laterna_segments"
 """Its name among transformers' attention implementations."""
 _ROOM = 256
 """Masks are pieces of a few large ones, whose sides are multiples of this."""
+_BEYOND = ("softcap", "s_aux", "position_bias")
+"""What some models add to attention that scaled dot products alone do not compute."""
 LIST = torch.int32
 """Type of a list of segments: masks that transformers makes hold truth values or scores."""
 
@@ -82,6 +85,12 @@ def _attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' implementations do: (r, h, t, d) to (r, t, h, d)."""
+    beyond = [name for name in _BEYOND if others.get(name) is not None]
+    if beyond:
+        raise LaternaError(
+            f"run.attention = 'segments' cannot compute what this language model's attention adds "
+            f"to its scores ({', '.join(beyond)}); set run.attention = 'sdpa'"
+        )
     if attention_mask is None or attention_mask.dtype != LIST:
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
@@ -96,6 +105,7 @@ def _attend(
     queries, keys, values = (
         torch.split(_end_to_end(one), sizes, dim=2) for one in (query, key, value)
     )
+    window: int | None = others.get("sliding_window")  # given by models whose layer has one
     attended = []
     for number, other in enumerate(seen.tolist()):
         alone = other == number
@@ -103,10 +113,13 @@ def _attend(
             one[number] if alone else torch.cat([one[other], one[number]], dim=2)
             for one in (keys, values)
         )
-        mask = None if alone else _behind(sizes[other], sizes[number], query)
+        before = 0 if alone else sizes[other]
+        narrow = window if window is not None and before + sizes[number] > window else None
+        plain = alone and narrow is None
+        mask = None if plain else _behind(before, sizes[number], narrow, query)
         attended.append(
             scaled_dot_product_attention(
-                queries[number], k, v, mask, dropout, is_causal=alone, scale=scaling
+                queries[number], k, v, mask, dropout, is_causal=plain, scale=scaling
             )
         )
     joined = torch.cat([one.transpose(1, 2) for one in attended], dim=1)
@@ -118,16 +131,24 @@ def _end_to_end(states_rhtd: Tensor) -> Tensor:
     return states_rhtd.transpose(0, 1).flatten(1, 2)[None]
 
 
-def _behind(before: int, own: int, like: Tensor) -> Tensor:
-    """Return what is added to the scores (own, before + own) of tokens behind what all see."""
+def _behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
+    """Return what is added to the scores (own, before + own) of tokens behind what all see.
+
+    With a `window` a token sees the last that many tokens, itself among them.
+    """
     room, largest = (-(-size // _ROOM) * _ROOM for size in (before, own))
-    return _staircase(room, largest, like.dtype, like.device)[:own, room - before : room + own]
+    mask = _staircase(room, largest, window, like.dtype, like.device)
+    return mask[:own, room - before : room + own]
 
 
 @lru_cache(maxsize=8)
-def _staircase(before: int, own: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _staircase(
+    before: int, own: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Return the same for the largest; each smaller one is a piece of it."""
-    hidden = torch.ones(own, own, dtype=torch.bool, device=device).triu(1)
-    mask = torch.zeros(own, before + own, dtype=dtype, device=device)
-    mask[:, before:].masked_fill_(hidden, torch.finfo(dtype).min)
-    return mask
+    hidden = torch.ones(own, before + own, dtype=torch.bool, device=device).triu(before + 1)
+    if window is not None:
+        hidden |= torch.ones_like(hidden).tril(before - window)
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
+        hidden, torch.finfo(dtype).min
+    )

@@ -91,44 +91,70 @@ def _block_mask(sharing: Sharing, device: torch.device) -> Any:
     return create_block_mask(sees_it, rows, None, tokens, tokens, device=device)
 
 
+def attention_window(config: Any) -> int | None:
+    """Return the fewest tokens that a layer of a language model sees; None: all see everything.
+
+    Gemma 2 and 3, Mistral 7B v0.1, Phi-3 mini and some Qwen2 have layers with a sliding window,
+    Llama 4 such with chunks.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
+    found = []
+    if "sliding_attention" in kinds and getattr(text, "use_sliding_window", True):
+        found.append(getattr(text, "sliding_window", None))
+    if "chunked_attention" in kinds:
+        found.append(getattr(text, "attention_chunk_size", None))
+    return min((size for size in found if size), default=None)
+
+
 @torch.no_grad()
 def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
-    """Raise LaternaError when samples of one row see each other in this language model.
+    """Raise LaternaError when samples in one row are not what they are alone in this model.
 
     Two samples, and with `share_pictures` two siblings behind a prefix, are sent through it in
-    one row and alone, as `Assistant.hidden` sends them. transformers keeps packed samples apart
-    by their restarted positions only under conditions that nothing announces, and a leak shows
-    in no loss curve; so it is looked for, once a stage.
+    one row, as `Assistant.hidden` sends them, and alone, as transformers itself attends.
+    transformers keeps packed samples apart by their restarted positions only under conditions
+    that nothing announces, and a leak, or a lost window, shows in no loss curve; so it is looked
+    for, once a stage. One sample is longer than the model's window, if it has one.
     """
     table = language.get_input_embeddings().weight
     noise = torch.Generator().manual_seed(0)
-    drawn = torch.randn(1, 11, table.shape[1], generator=noise).to(table) * table.std()
+    window = attention_window(language.config)
+    total = 11 + (window or 0)
+    drawn = torch.randn(1, total, table.shape[1], generator=noise).to(table) * table.std()
     first, second = drawn[:, :5], drawn[:, 5:]
-    alone = torch.cat([_states(language, first), _states(language, second)], dim=1)
-    row = _states(language, drawn, positions=[*range(5), *range(6)])
+    alone = torch.cat([_alone(language, first), _alone(language, second)], dim=1)
+    row = _states(language, drawn, positions=[*range(5), *range(total - 5)])
     limit = LEAK if table.dtype == torch.float32 else LEAK_HALF
-    _compare(row, alone, limit, "packed rows (row_tokens)")
+    _compare(row, alone, limit, "packed rows (row_tokens)", window)
     if share_pictures:
         prefix, one, two = drawn[:, :5], drawn[:, 5:8], drawn[:, 8:]
-        siblings = [_states(language, torch.cat([prefix, rest], dim=1)) for rest in (one, two)]
+        siblings = [_alone(language, torch.cat([prefix, rest], dim=1)) for rest in (one, two)]
         alone = torch.cat([siblings[0], siblings[1][:, 5:]], dim=1)
+        rest = total - 8
         sharing = Sharing(
-            blocks_rt=torch.tensor([[0] * 5 + [1] * 3 + [2] * 3]),
-            sees_rt=torch.zeros(1, 11, dtype=torch.long),
-            previous_rt=torch.zeros(1, 11, dtype=torch.long),
+            blocks_rt=torch.tensor([[0] * 5 + [1] * 3 + [2] * rest]),
+            sees_rt=torch.zeros(1, total, dtype=torch.long),
+            previous_rt=torch.zeros(1, total, dtype=torch.long),
         )
-        positions = [*range(8), *range(5, 8)]
+        positions = [*range(8), *range(5, 5 + rest)]
         row = _states(language, drawn, positions=positions, sharing=sharing)
-        _compare(row, alone, limit, "shared pictures (share_pictures)")
+        _compare(row, alone, limit, "shared pictures (share_pictures)", window)
+
+
+def _alone(language: Any, embeds_rtd: Tensor) -> Tensor:
+    """Return a sample's states (1, t, d) by the model's own attention, without a list of ours."""
+    with plain_attention(language):
+        states: Tensor = language.get_decoder()(
+            inputs_embeds=embeds_rtd, attention_mask=None, use_cache=False
+        ).last_hidden_state
+    return states.float()
 
 
 def _states(
-    language: Any,
-    embeds_rtd: Tensor,
-    positions: list[int] | None = None,
-    sharing: Sharing | None = None,
+    language: Any, embeds_rtd: Tensor, positions: list[int], sharing: Sharing | None = None
 ) -> Tensor:
-    places = torch.tensor([positions or list(range(embeds_rtd.shape[1]))])
+    places = torch.tensor([positions])
     states: Tensor = language.get_decoder()(
         inputs_embeds=embeds_rtd,
         position_ids=places.to(embeds_rtd.device),
@@ -138,11 +164,15 @@ def _states(
     return states.float()
 
 
-def _compare(row: Tensor, alone: Tensor, limit: float, what: str) -> None:
+def _compare(row: Tensor, alone: Tensor, limit: float, what: str, window: int | None) -> None:
     apart = float((row - alone).abs().max() / alone.abs().max())
-    if not apart <= limit:
-        raise LaternaError(
-            f"{what} cannot be used: in this language model the samples of a row see each other "
-            f"(their states differ by {apart:.1%} from those alone); set row_tokens = 0 and "
-            "share_pictures = false, or use another version of transformers"
-        )
+    if apart <= limit:
+        return
+    why = "the samples of a row see each other"
+    if window is not None:
+        why += f" or see more than the {window:,} tokens that some of its layers look back"
+    raise LaternaError(
+        f"{what} cannot be used: in this language model {why} (their states differ by "
+        f"{apart:.1%} from those alone); set run.attention = 'segments', or row_tokens = 0 and "
+        "share_pictures = false, or use another version of transformers"
+    )

@@ -247,7 +247,7 @@ def set_attention(assistant: Assistant, run: RunSettings, settings: StageSetting
             "share_pictures: this language model changes its logits after the head, which shared "
             "rows do not allow for; set share_pictures = false"
         )
-    if settings.row_tokens or settings.share_pictures:
+    if settings.row_tokens or settings.share_pictures or run.attention == "segments":
         insist_on_packing(assistant.language, share_pictures=settings.share_pictures)
 
 
