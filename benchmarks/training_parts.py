@@ -75,8 +75,8 @@ def all_layers() -> Iterator[None]:
     """Run every layer of the encoder, those behind the features too."""
     real = run.begin
 
-    def begin(recipe: Any, start: Path | None) -> Any:
-        assistant = real(recipe, start)
+    def begin(recipe: Any, start: Path | None, known: Any = None) -> Any:
+        assistant = real(recipe, start, known)
         tower = assistant.vision
         whole = type(tower.model)(tower.model.config)
         whole.load_state_dict(tower.weights())

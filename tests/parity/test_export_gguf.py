@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, merged_weights
 from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.export.gguf import export_gguf
+from laterna.model.export import export
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
 
 
@@ -242,7 +242,7 @@ def test_pictures_that_the_format_reads_otherwise_are_refused(
     vision = msgspec.structs.replace(tiny_recipe.vision, **changes)
     assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
     with pytest.raises(LaternaError, match=reason):
-        export_gguf(assistant, tmp_path / "out")
+        export(assistant, tmp_path / "out", "gguf")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -267,7 +267,7 @@ def test_language_models_that_the_format_lacks_are_refused(
         else:
             setattr(tiny_assistant.language.config, name, value)
     with pytest.raises(LaternaError, match=reason):
-        export_gguf(tiny_assistant, tmp_path / "out")
+        export(tiny_assistant, tmp_path / "out", "gguf")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -303,5 +303,5 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(
     tokenizer = tiny_assistant.tokenizer
     change(tokenizer.backend_tokenizer)
     with pytest.raises(LaternaError, match=reason):
-        export_gguf(tiny_assistant, tmp_path / "out")
+        export(tiny_assistant, tmp_path / "out", "gguf")
     assert list(tmp_path.iterdir()) == []

@@ -101,7 +101,7 @@ def test_tied_embeddings_stay_tied(
     language = msgspec.structs.replace(tiny_recipe.language, source=str(tmp_path / "tied"))
     assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, language=language))
     insist_on_equality(assistant, tmp_path / "out")
-    model, _ = exported(assistant, tmp_path / "out")
+    model, _ = exported(assistant, tmp_path / "again")
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
 
 

@@ -77,8 +77,17 @@ def prepare_stage(
             known=known,
             progress=lambda name, rows: shown.update(rows, name),
         )
+    _say_what_was_prepared(prepared, settings, time.perf_counter() - begun, console)
+    _insist_rows_hold(int(prepared.lengths.min()), settings.row_tokens, stage)
+    if settings.share_pictures:
+        _say_what_is_shared(shared_pictures(prepared.samples), console)
+    return prepared
+
+
+def _say_what_was_prepared(
+    prepared: Prepared, settings: StageSettings, seconds: float, console: Console
+) -> None:
     names = ", ".join(source.data for source in settings.mixture())
-    seconds = time.perf_counter() - begun
     said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"
     if len(prepared.held_out):
         said += f", {len(prepared.held_out):,} more held out"
@@ -88,10 +97,6 @@ def prepare_stage(
     for reason, number in prepared.dropped.items():
         example = prepared.examples[reason]
         console.print(f"  dropped {number:,}: {reason} ({example})", soft_wrap=True, markup=False)
-    _insist_rows_hold(int(prepared.lengths.min()), settings.row_tokens, stage)
-    if settings.share_pictures:
-        _say_what_is_shared(shared_pictures(prepared.samples), console)
-    return prepared
 
 
 def _insist_rows_hold(shortest: int, row_tokens: int, stage: StageName) -> None:
