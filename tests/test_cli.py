@@ -316,7 +316,7 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
             skipped=(Skipped(question=question, reason="gone", message="2.png is gone"),) * 21,
         )
 
-    monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
+    monkeypatch.setattr("laterna.inference.assistant.load", lambda name, **_: str(name))
     monkeypatch.setattr("laterna.evaluation.run.evaluate", evaluate)
     out, said = tmp_path / "report.json", tmp_path / "answers.jsonl"
     files = ["--out", str(out), "--answers", str(said)]
@@ -341,7 +341,7 @@ def test_lab_shows_a_row_for_each_property(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spot = BlindSpot(name="sign", asked=0.1, probe=0.9, shuffled=0.2, chance=0.25, questions=40)
-    monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
+    monkeypatch.setattr("laterna.inference.assistant.load", lambda name, **_: str(name))
     monkeypatch.setattr("laterna.lab.blind_spots.blind_spots", lambda *_, **__: [spot])
     assert main(["lab", "blind-spots", "c", "--data", "d"]) == 0
     out = capsys.readouterr().out

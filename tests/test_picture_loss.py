@@ -16,11 +16,11 @@ from picture_loss import picture_losses
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from laterna.model.assistant import Assistant
+    from laterna.model.vlm import VisionLanguageModel
 
 
 def test_other_is_the_next_picture_and_blank_is_one_colour(
-    tiny_assistant: Assistant, answered: Callable[[str, str], Sample], tmp_path: Path
+    tiny_assistant: VisionLanguageModel, answered: Callable[[str, str], Sample], tmp_path: Path
 ) -> None:
     names = ("red.png", "noise.png")
     folder, swapped, empty = (tmp_path / part for part in ("folder", "swapped", "empty"))
@@ -49,7 +49,7 @@ def test_other_is_the_next_picture_and_blank_is_one_colour(
 
 
 def test_another_picture_is_needed(
-    tiny_assistant: Assistant, answered: Callable[[str, str], Sample], tmp_path: Path
+    tiny_assistant: VisionLanguageModel, answered: Callable[[str, str], Sample], tmp_path: Path
 ) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     with pytest.raises(LaternaError, match="1 pictures; another one needs at least 2"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from laterna.model.assistant import Assistant
+    from laterna.model.vlm import VisionLanguageModel
 
 PICTURES, PATCHES, THINGS, D_VISION, D_LANGUAGE = 400, 9, 5, 12, 16
 
@@ -99,7 +99,7 @@ def red_and_blue(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
     kind: str,
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
     answered: Callable[[str, str], Sample],
     red_and_blue: Path,
 ) -> None:
@@ -124,7 +124,7 @@ def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_patches_lean_to_the_words_of_their_class(
     kind: str,
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
     answered: Callable[[str, str], Sample],
     red_and_blue: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -150,26 +150,26 @@ def test_patches_lean_to_the_words_of_their_class(
 
 
 def test_an_encoder_without_classes_is_refused(
-    tiny_assistant: Assistant, answered: Callable[[str, str], Sample], red_and_blue: Path
+    tiny_assistant: VisionLanguageModel, answered: Callable[[str, str], Sample], red_and_blue: Path
 ) -> None:
     samples = [answered(name, "It is there.") for name in ("red.png", "blue.png")]
     with pytest.raises(LaternaError, match=f"keeps no {CLASSIFIER}"):
         fit_words(tiny_assistant, samples, red_and_blue, fit="classes")
 
 
-def _connect(assistant: Assistant, **settings: object) -> None:
+def _connect(assistant: VisionLanguageModel, **settings: object) -> None:
     chosen = msgspec.convert(settings, ConnectorSettings)
     assistant.connector = build_connector(chosen, assistant.vision.width, 32)
 
 
 @torch.no_grad()
-def _tokens(assistant: Assistant, folder: Path) -> Tensor:
+def _tokens(assistant: VisionLanguageModel, folder: Path) -> Tensor:
     pictures = [Image.open(folder / name) for name in ("red.png", "blue.png")]
     tokens: Tensor = assistant.connector(assistant.vision(assistant.prepare(pictures)))
     return tokens
 
 
-def test_other_connectors_are_refused(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_other_connectors_are_refused(tiny_assistant: VisionLanguageModel, tmp_path: Path) -> None:
     _connect(tiny_assistant, kind="mlp", depth=3)
     with pytest.raises(LaternaError, match="MlpConnector: only a linear connector and a perc"):
         fit_words(tiny_assistant, [], tmp_path)

@@ -20,8 +20,9 @@ from rich.progress import track
 
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError, told
-from laterna.model.assistant import Assistant
+from laterna.inference.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Scene
 from laterna.synthesis.annotations import stream_scenes
 from laterna.synthesis.coco import CATEGORIES
@@ -111,14 +112,14 @@ def look(folder: Path) -> tuple[list[Scene], ObjectWords, list[set[str]]]:
 
 
 def describe(
-    assistant: Assistant, scenes: Sequence[Scene], pictures: Path, *, blank: bool
+    assistant: VisionLanguageModel, scenes: Sequence[Scene], pictures: Path, *, blank: bool
 ) -> list[str]:
     """Return what the assistant says of each picture, or of blank ones of the same sizes."""
     answers = []
     for scene in track(scenes, "blank pictures" if blank else "pictures", transient=True):
         picture = load_picture(pictures / scene.picture)
         shown = assistant.prepare.blank(*picture.size) if blank else picture
-        answers.append(assistant.answer(shown, PROMPT, max_new_tokens=LONGEST))
+        answers.append(Assistant(assistant).answer(shown, PROMPT, max_new_tokens=LONGEST))
     return answers
 
 

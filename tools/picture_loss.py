@@ -18,8 +18,8 @@ from PIL import Image
 from laterna.data.batches import collate
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError, told
-from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Pack, Sample
 from laterna.training.objective import Objective, count_targets
 from prepared_samples import prepared_samples
@@ -29,7 +29,7 @@ ROWS = 8
 
 
 def picture_losses(
-    assistant: Assistant, samples: Sequence[Sample], pictures: Path
+    assistant: VisionLanguageModel, samples: Sequence[Sample], pictures: Path
 ) -> dict[str, float]:
     """Return the mean loss of the samples' targets, in nats a token, by what stands before them.
 
@@ -51,7 +51,9 @@ def picture_losses(
 
 @torch.no_grad()
 def _mean_loss(
-    assistant: Assistant, samples: Sequence[Sample], picture_of: Callable[[str], Image.Image]
+    assistant: VisionLanguageModel,
+    samples: Sequence[Sample],
+    picture_of: Callable[[str], Image.Image],
 ) -> float:
     objective = Objective(assistant)
     loss, targets = 0.0, 0

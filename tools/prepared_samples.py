@@ -6,13 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from laterna.data.preparation import prepare
-from laterna.model.assistant import Assistant
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import SourceSettings
 from laterna.records import Sample
 
 
 def prepared_samples(
-    assistant: Assistant, data: Path, pictures: Path, max_tokens: int
+    assistant: VisionLanguageModel, data: Path, pictures: Path, max_tokens: int
 ) -> list[Sample]:
     """Return the samples of a file of records in the assistant's template.
 

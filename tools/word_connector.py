@@ -28,10 +28,11 @@ from class_words import imagenet_words
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.connectors.calibration import rescale
 from laterna.model.connectors.linear import LinearConnector
 from laterna.model.connectors.mlp import MlpConnector
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import Sample
 from prepared_samples import prepared_samples
@@ -52,7 +53,11 @@ class Line(NamedTuple):
 
 
 def fit_words(
-    assistant: Assistant, samples: Sequence[Sample], pictures: Path, *, fit: str = "captions"
+    assistant: VisionLanguageModel,
+    samples: Sequence[Sample],
+    pictures: Path,
+    *,
+    fit: str = "captions",
 ) -> int:
     """Give the assistant's connector weights that map patches to words; `fit` is a key of FITS.
 
@@ -81,7 +86,7 @@ def fit_words(
 
 
 def line_to_captions(
-    assistant: Assistant, features_bnd: Tensor, bags: Sequence[Sequence[int]]
+    assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
 ) -> Line:
     """Return the regression onto the words of each picture's captions."""
     table_ve = _embeddings(assistant)
@@ -90,7 +95,7 @@ def line_to_captions(
 
 
 def line_to_classes(
-    assistant: Assistant, features_bnd: Tensor, bags: Sequence[Sequence[int]]
+    assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
 ) -> Line:
     """Return the map from a patch to the words of its classes, weighed by the logits.
 
@@ -117,7 +122,7 @@ def line_to_classes(
     return Line(weight_ed, -(weight_ed @ features_bnd.flatten(0, 1).mean(0)))
 
 
-FITS: dict[str, Callable[[Assistant, Tensor, Sequence[Sequence[int]]], Line]] = {
+FITS: dict[str, Callable[[VisionLanguageModel, Tensor, Sequence[Sequence[int]]], Line]] = {
     "captions": line_to_captions,
     "classes": line_to_classes,
 }
@@ -171,7 +176,7 @@ def _layers_of(connector: nn.Module) -> list[nn.Linear]:
     )
 
 
-def _embeddings(assistant: Assistant) -> Tensor:
+def _embeddings(assistant: VisionLanguageModel) -> Tensor:
     table: Tensor = assistant.language.get_input_embeddings().weight
     return table.detach().float()
 
@@ -181,7 +186,7 @@ def _mean_word(table_ve: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def _features(assistant: Assistant, folder: Path, names: Sequence[str]) -> Tensor:
+def _features(assistant: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
     chunks = []
     for start in range(0, len(names), PICTURES_A_PASS):
         chunk = [load_picture(folder / name) for name in names[start : start + PICTURES_A_PASS]]
@@ -201,7 +206,7 @@ def main() -> None:
     recipe = load_recipe(given.recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     samples = prepared_samples(
         assistant, given.data, given.pictures, max_tokens=recipe.align.max_tokens
     )

@@ -30,8 +30,10 @@ from laterna.evaluation.metrics.exact_match import normalise
 from laterna.evaluation.run import MAX_NEW_TOKENS, PICTURE_FOLDER, ask
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, world_questions
 from laterna.files import write_atomically
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import Prompt, generate_answers
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, Prompt, generate_answers
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import StageName, load_recipe
 from laterna.records import (
     PICTURE_MARK,
@@ -144,7 +146,7 @@ def walk_world(folder: Path) -> WorldSteps:
 
 
 def walk_data(
-    record: InstructionRecord, template: str, assistant: Assistant, pictures: Path
+    record: InstructionRecord, template: str, assistant: VisionLanguageModel, pictures: Path
 ) -> TextSteps:
     """Render, tokenise and batch a record with the chat template of that name."""
     tokenizer = assistant.tokenizer
@@ -156,7 +158,7 @@ def walk_data(
     return TextSteps(rendered, sample, fill(collate(packs)))
 
 
-def walk_model(assistant: Assistant, batch: Batch, caption: Batch) -> ModelSteps:
+def walk_model(assistant: VisionLanguageModel, batch: Batch, caption: Batch) -> ModelSteps:
     """Send a batch through the assistant part by part; `caption` gives its loss alone."""
     assert batch.pixels_bchw is not None
     features_bnd = assistant.vision(batch.pixels_bchw)
@@ -170,12 +172,12 @@ def walk_model(assistant: Assistant, batch: Batch, caption: Batch) -> ModelSteps
     )
 
 
-def mean_loss(assistant: Assistant, batch: Batch) -> float:
+def mean_loss(assistant: VisionLanguageModel, batch: Batch) -> float:
     """Return the loss of a step that is this batch alone."""
     return float(Objective(assistant)(batch).detach()) / count_targets([batch])
 
 
-def walk_answer(world: WorldSteps, assistant: Assistant) -> tuple[str, Answer]:
+def walk_answer(world: WorldSteps, assistant: VisionLanguageModel) -> tuple[str, Answer]:
     """Ask one of the evaluation's questions about the scene; return prompt and answer."""
     questions = world_questions(world.folder, limit=0, seed=SEED)
     question = next(
@@ -186,13 +188,15 @@ def walk_answer(world: WorldSteps, assistant: Assistant) -> tuple[str, Answer]:
     seen: list[Prompt] = []
 
     def answer(
-        assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int
+        model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
     ) -> list[str]:
         seen.extend(prompts)
-        return generate_answers(assistant, prompts, max_new_tokens=max_new_tokens)
+        return generate_answers(model, prompts, decoding)
 
     pictures = world.folder / PICTURE_FOLDER
-    (given,) = ask(assistant, [question], pictures, answer=answer, progress=False).answers
+    (given,) = ask(
+        Assistant(assistant), [question], pictures, answer=answer, progress=False
+    ).answers
     ((turns, _),) = seen
     prompt = render(turns, assistant.tokenizer, assistant.template, continue_as_assistant=True)
     return prompt.text, given
@@ -202,7 +206,7 @@ def render_page(folder: Path) -> str:
     """Walk the whole path, with `folder` for its files, and return the page."""
     world = walk_world(folder)
     recipe = load_recipe("nano")
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     pictures = world.folder / PICTURE_FOLDER
     text = walk_data(world.record, recipe.instruct.template, assistant, pictures)
     caption = walk_data(world.caption, recipe.align.template, assistant, pictures)
@@ -271,7 +275,9 @@ def _coco_entries(world: Path) -> Entries:
     }
 
 
-def _opening(sample: Sample, assistant: Assistant) -> Iterator[tuple[int, int, str, bool]]:
+def _opening(
+    sample: Sample, assistant: VisionLanguageModel
+) -> Iterator[tuple[int, int, str, bool]]:
     """Yield place, id, piece and whether it is learned, up to the end of the first answer."""
     last = list(zip(sample.targets, sample.targets[1:], strict=False)).index((True, False))
     for place, token in enumerate(sample.input_ids[: last + 1]):

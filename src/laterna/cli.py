@@ -132,8 +132,8 @@ class TunedTrain(Train, frozen=True, kw_only=True):
 class Evaluate(Command, frozen=True, kw_only=True):
     """Ask a checkpoint questions with known answers; score it beside the same with no picture."""
 
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
+    model: Positional[str]
+    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of either."""
     data: Path
     """Dataset folder that the task asks about."""
     task: str = "world"
@@ -151,28 +151,36 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Also ask everything about a blank picture."""
     before: Path | None = None
     """Checkpoint of stage 1, asked the same questions beside."""
+    device: str | None = None
+    """`cpu`, `cuda`, …. Default: an accelerator where there is one, else the CPU."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16. Default: bfloat16 on an accelerator, float32 on a CPU."""
 
     def run(self) -> str:
         """Call `laterna.evaluation.run` and show the table."""
         from rich.console import Console
 
         from laterna.evaluation.run import evaluate, figures, score_table
-        from laterna.model.checkpoint import load_checkpoint
+        from laterna.evaluation.tasks import find_task
+        from laterna.inference.assistant import load
 
+        find_task(self.task)  # before a model is read
         evaluation = evaluate(
-            load_checkpoint(self.checkpoint),
+            load(self.model, device=self.device, dtype=self.dtype),
             self.task,
             self.data,
             limit=self.limit,
             seed=self.seed,
             blank=self.controls,
-            before_instruct=load_checkpoint(self.before) if self.before else None,
+            before_instruct=load(self.before, device=self.device, dtype=self.dtype)
+            if self.before
+            else None,
         )
         Console().print(score_table(evaluation))
         show_some("not asked", [skipped.message for skipped in evaluation.skipped])
         found = figures(evaluation)
         counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
-        made = f"evaluated {self.checkpoint}: {found.overall:.3f} of {found.questions} right"
+        made = f"evaluated {self.model}: {found.overall:.3f} of {found.questions} right"
         made += "".join(counts)
         if self.answers is not None:
             with write_atomically(self.answers) as aside:
@@ -190,47 +198,74 @@ class Lab(Command, frozen=True, kw_only=True):
 
     experiment: Positional[Literal["blind-spots"]]
     """`blind-spots`: how well it answers about what the text proxy leaves out."""
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
+    model: Positional[str]
+    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of either."""
     data: Path
     """Dataset folder of the tabletop world."""
     limit: int = 0
     """Pictures at most; 0: all."""
     seed: int = 0
     """Seed of the choice of pictures, of the questions and of the probe."""
+    device: str | None = None
+    """`cpu`, `cuda`, …. Default: an accelerator where there is one, else the CPU."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16. Default: bfloat16 on an accelerator, float32 on a CPU."""
 
     def run(self) -> str:
         """Call `laterna.lab` and show the table."""
         from rich.console import Console
 
+        from laterna.inference.assistant import load
         from laterna.lab.blind_spots import blind_spots
-        from laterna.model.checkpoint import load_checkpoint
 
         spots = blind_spots(
-            load_checkpoint(self.checkpoint), self.data, limit=self.limit, seed=self.seed
+            load(self.model, device=self.device, dtype=self.dtype),
+            self.data,
+            limit=self.limit,
+            seed=self.seed,
         )
         Console().print(_blind_spot_table(spots))
-        return f"measured {len(spots)} blind spots of {self.checkpoint} on {self.data}"
+        return f"measured {len(spots)} blind spots of {self.model} on {self.data}"
 
 
 class Chat(Command, frozen=True, kw_only=True):
-    """Talk with a checkpoint about a picture in the terminal."""
+    """Talk with an assistant about an image in the terminal."""
 
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
+    model: Positional[str]
+    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of either."""
     picture: Path | None = None
     """Picture to talk about; left out: none."""
     prompt: str | None = None
     """Answer this alone and end; left out: a conversation."""
     max_new_tokens: int = 256
     """Longest answer, in tokens."""
+    temperature: float = 0.0
+    """0: the likeliest token each time; above: drawn."""
+    top_p: float = 1.0
+    """Tokens are drawn among the likeliest that together have this probability."""
+    seed: int | None = None
+    """Seed of what is drawn. Default: another one each time."""
+    device: str | None = None
+    """`cpu`, `cuda`, …. Default: an accelerator where there is one, else the CPU."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16. Default: bfloat16 on an accelerator, float32 on a CPU."""
 
     def run(self) -> str:
         """Call `laterna.serving.terminal`."""
-        from laterna.model.checkpoint import load_checkpoint
+        from functools import partial
+
+        from laterna.inference.assistant import load
+        from laterna.inference.generation import Decoding, stream_answer
         from laterna.serving.terminal import chat
 
-        chat(load_checkpoint(self.checkpoint), self.picture, self.prompt, self.max_new_tokens)
+        decoding = Decoding(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+        model = load(self.model, device=self.device, dtype=self.dtype).model
+        chat(partial(stream_answer, model, decoding=decoding), self.picture, self.prompt)
         return ""
 
 

@@ -25,7 +25,8 @@ from laterna.evaluation.run import (
     score_table,
 )
 from laterna.files import write_atomically
-from laterna.model.checkpoint import load_checkpoint, read_manifest
+from laterna.inference.assistant import load
+from laterna.model.checkpoint import read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.page import (
@@ -217,11 +218,11 @@ class _Demo:
     def _evaluate(self) -> str:
         began = time.perf_counter()
         evaluation = evaluate(
-            load_checkpoint(self.instruct),
+            load(self.instruct),
             "world",
             self.held_out,
             seed=self.seed,
-            before_instruct=load_checkpoint(self.align),
+            before_instruct=load(self.align),
         )
         self.console.print(score_table(evaluation))
         found = figures(evaluation)

@@ -15,8 +15,10 @@ from laterna.data.pictures import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import Prompt
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, Prompt
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Answer, Box, Question, Score, Toy, Truth
 
@@ -27,7 +29,7 @@ GREY = (122, 116, 104)
 def assistant(name: str = "tuned") -> Assistant:
     """Stands for a model: all that asking needs of it is its blank picture."""
     prepare = SimpleNamespace(blank=lambda width, height: blank((width, height)))
-    return cast(Assistant, SimpleNamespace(name=name, prepare=prepare))
+    return cast(Assistant, SimpleNamespace(model=SimpleNamespace(name=name, prepare=prepare)))
 
 
 class Seer:
@@ -37,10 +39,10 @@ class Seer:
         self.batches: list[list[Prompt]] = []
 
     def __call__(
-        self, assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int
+        self, model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
     ) -> list[str]:
         self.batches.append(list(prompts))
-        if getattr(assistant, "name", "") == "untuned":
+        if getattr(model, "name", "") == "untuned":
             return ["what?"] * len(prompts)
         names = {RED: "Red.", BLUE: "blue", GREY: "grey"}
         return [names[pictures[0].getpixel((0, 0))] for _, pictures in prompts]
@@ -122,26 +124,32 @@ def test_under_anyres_a_blank_picture_takes_as_many_tokens(
 ) -> None:
     grids = ((1, 2), (2, 1), (2, 2))
     vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres", grids=grids)
-    tiled = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    tiled = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     sizes = [(60, 20), (20, 60), (50, 50)]
     for width, height in sizes:
         Image.new("RGB", (width, height), RED).save(pictures / f"{width}.png")
     questions = [question(number, f"{side}.png", "red") for number, (side, _) in enumerate(sizes)]
     seen: list[int] = []
 
-    def count(assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
-        seen.extend(len(tokens) for _, shown in prompts for tokens in assistant.see(shown))
+    def count(
+        assistant: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+    ) -> list[str]:
+        seen.extend(
+            len(tokens) for _, shown in prompts for tokens in assistant.encode_images(shown)
+        )
         return ["red"] * len(prompts)
 
     for plain in (False, True):
-        ask(tiled, questions, pictures, blank=plain, answer=count, progress=False)
+        ask(Assistant(tiled), questions, pictures, blank=plain, answer=count, progress=False)
     counted = [tiled.picture_tokens(*size) for size in sorted(sizes)]  # as the names are sorted
     assert counted == [16, 24, 14]
     assert seen == counted * 2
 
 
 def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
-    def one_short(_: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
+    def one_short(
+        _: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+    ) -> list[str]:
         return ["red"] * (len(prompts) - 1)
 
     with pytest.raises(ValueError, match="shorter"):
@@ -229,15 +237,15 @@ def test_evaluate_without_a_readable_picture_or_a_known_task_says_so(tmp_path: P
 
 
 def test_a_real_assistant_is_evaluated_end_to_end(
-    pictures: Path, tiny_assistant: Assistant
+    pictures: Path, tiny_assistant: VisionLanguageModel
 ) -> None:
     dataset = world(pictures.parent)
     first, again = (
         evaluate(
-            tiny_assistant,
+            Assistant(tiny_assistant),
             "world",
             dataset,
-            before_instruct=tiny_assistant,
+            before_instruct=Assistant(tiny_assistant),
             batch=batch,
             progress=False,
         )

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings, PartName, Recipe
 
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
@@ -25,7 +26,7 @@ PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
 
 
 @pytest.fixture
-def changed(tiny_assistant: Assistant) -> Assistant:
+def changed(tiny_assistant: VisionLanguageModel) -> VisionLanguageModel:
     """The tiny assistant with every weight moved a little."""
     with torch.no_grad():
         for weight in tiny_assistant.parameters():
@@ -33,13 +34,13 @@ def changed(tiny_assistant: Assistant) -> Assistant:
     return tiny_assistant
 
 
-def save(folder: Path, assistant: Assistant, recipe: Recipe) -> Path:
+def save(folder: Path, assistant: VisionLanguageModel, recipe: Recipe) -> Path:
     figures = {"loss_last": 0.25}
     return save_checkpoint(folder, assistant, recipe, stage="instruct", figures=figures)
 
 
 def test_all_parts_come_back_as_they_were(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     changed.changed = {"vision", "connector", "language"}
     changed.template += "{# ours #}"
@@ -52,7 +53,7 @@ def test_all_parts_come_back_as_they_were(
 
 
 def test_the_parts_are_folders_that_others_read(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     changed.changed = {"vision", "connector", "language"}
     folder = save(tmp_path / "out", changed, tiny_recipe)
@@ -73,11 +74,11 @@ def test_the_parts_are_folders_that_others_read(
 
 @pytest.mark.parametrize("parts", [{"connector"}, {"connector", "language"}])
 def test_untrained_parts_stay_where_they_are(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, parts: set[PartName]
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, parts: set[PartName]
 ) -> None:
     changed.changed = parts
     folder = save(tmp_path / "out", changed, tiny_recipe)
-    again, source = load_checkpoint(folder), load_assistant_from(tiny_recipe)
+    again, source = load_checkpoint(folder), build_from_recipe(tiny_recipe)
     for name in ("vision", "connector", "language"):
         expected = (changed if name in parts else source).parts()[name].state_dict()
         found = again.parts()[name].state_dict()
@@ -86,7 +87,7 @@ def test_untrained_parts_stay_where_they_are(
 
 
 def test_the_manifest_holds_the_recipe_whole(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     changed.changed = {"language"}
     manifest = read_manifest(save(tmp_path / "out", changed, tiny_recipe))
@@ -96,7 +97,7 @@ def test_the_manifest_holds_the_recipe_whole(
 
 
 def test_saving_again_replaces_and_a_failed_saving_does_not(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     (folder / "stray").write_text("of the last run")
@@ -119,7 +120,7 @@ def test_saving_again_replaces_and_a_failed_saving_does_not(
 
 
 def test_the_connector_file_names_its_weights(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     weights = load_file(save(tmp_path / "out", changed, tiny_recipe) / "connector.safetensors")
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
@@ -142,7 +143,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_another_format_names_both_versions(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     found = json.loads((folder / "laterna.json").read_text())
@@ -164,7 +165,7 @@ def test_another_format_names_both_versions(
     ],
 )
 def test_a_missing_file_is_named(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, missing: str
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, missing: str
 ) -> None:
     changed.changed = {"vision", "language"}
     folder = save(tmp_path / "out", changed, tiny_recipe)
@@ -178,7 +179,7 @@ def test_a_missing_file_is_named(
 
 
 def test_a_connector_of_another_shape_is_refused(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     deeper = msgspec.structs.replace(tiny_recipe.connector, depth=3)
@@ -203,7 +204,7 @@ def files_of(most: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("part", ["connector", "tokenizer", "language", "adapters"])
 def test_what_cannot_be_written_is_said_and_leaves_the_one_before(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, part: str
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, part: str
 ) -> None:
     """The writers of safetensors, transformers and peft have errors of their own."""
     folder = save(tmp_path / "out", changed, tiny_recipe)

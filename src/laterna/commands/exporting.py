@@ -27,10 +27,11 @@ class Export(Command, frozen=True, kw_only=True):
     """Of the weights; left out: f32 for hf, f16 for gguf, which has no bf16 here."""
 
     def run(self) -> str:
-        """Call `laterna.model.export`."""
-        from laterna.model.exchange import load
+        """Call `laterna.model.exporters`."""
+        from laterna.inference.assistant import load
 
-        folder = load(self.checkpoint).export(self.folder, self.to, self.precision or "")
+        assistant = load(self.checkpoint, device="cpu")
+        folder = assistant.export(self.folder, self.to, self.precision or "")
         return f"made {folder} of {self.checkpoint}: {', '.join(_files(folder))}"
 
 

@@ -31,8 +31,8 @@ class Prepare(Command, frozen=True, kw_only=True):
 
         from laterna.data.preparation import DIGESTS
         from laterna.data.sources import Contents
+        from laterna.model.build import picture_counter
         from laterna.model.language import load_tokenizer
-        from laterna.model.skeleton import picture_counter
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)

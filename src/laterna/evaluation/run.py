@@ -18,8 +18,9 @@ from laterna.data.pictures import MissingPictureError, load_picture, picture_siz
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics.exact_match import exact_match
 from laterna.evaluation.tasks import find_task
-from laterna.model.assistant import Assistant
-from laterna.model.generation import Prompt, generate_answers
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, Prompt, generate_answers
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import PICTURE_MARK, Answer, Question, Record, Score, Turn
 
 PICTURE_FOLDER = "images"
@@ -30,12 +31,12 @@ T = TypeVar("T")
 
 
 class AnswerFunction(Protocol):
-    """Answers a batch of prompts; `laterna.model.generation.generate_answers` is the real one."""
+    """Answers a batch of prompts; `inference.generation.generate_answers` is the real one."""
 
     def __call__(
-        self, assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int
+        self, model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
     ) -> list[str]:
-        """Return one answer a prompt, in order, decoded greedily."""
+        """Return one answer a prompt, in order."""
         ...
 
 
@@ -180,7 +181,7 @@ def ask(
         job = bar.add_task(title, total=len(questions))
         for chunk in _chunks(opened, batch):
             prompts = [_prompt(questions[index], picture) for index, picture in chunk]
-            texts = answer(assistant, prompts, max_new_tokens=max_new_tokens)
+            texts = answer(assistant.model, prompts, Decoding(max_new_tokens=max_new_tokens))
             for (index, _), text in zip(chunk, texts, strict=True):
                 question = questions[index]
                 right = exact_match(text, question.truth)
@@ -253,7 +254,9 @@ def _opened(
     for name, indices in groupby(by_picture, key=lambda index: questions[index].picture):
         try:
             path = pictures / name
-            picture = assistant.prepare.blank(*picture_size(path)) if blank else load_picture(path)
+            picture = (
+                assistant.model.prepare.blank(*picture_size(path)) if blank else load_picture(path)
+            )
         except LaternaError as error:
             missing = isinstance(error, MissingPictureError)
             reason = "picture missing" if missing else "picture cannot be read"

@@ -25,15 +25,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
-from laterna.model.assistant import Assistant
-from laterna.model.connectors import build_connector
+from laterna.model.build import join
 from laterna.model.language import load_language
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vision import load_vision
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartName, Recipe, StageName
 from laterna.version import __version__
 
@@ -63,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def save_checkpoint(
     folder: Path,
-    assistant: Assistant,
+    assistant: VisionLanguageModel,
     recipe: Recipe,
     *,
     stage: StageName | None,
@@ -153,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise LaternaError(f"{path}: not a readable manifest: {error}") from error
 
 
-def load_checkpoint(folder: str | Path) -> Assistant:
+def load_checkpoint(folder: str | Path) -> VisionLanguageModel:
     """Load an assistant as it was saved, ready to answer.
 
     Raises LaternaError when the folder is no checkpoint of this format or lacks a file, or when
@@ -170,25 +169,13 @@ def load_checkpoint(folder: str | Path) -> Assistant:
     language, tokenizer, _ = load_language(
         recipe.language, inside.get("language"), _existing(folder / "tokenizer")
     )
-    width = int(language.get_input_embeddings().embedding_dim)
-    prepare = PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
-    connector = build_connector(
-        recipe.connector, vision.width, width, fresh=False, newline=bool(prepare.grids)
-    )
-    _load_weights(connector, _existing(folder / "connector.safetensors"))
-    assistant = Assistant(
-        vision,
-        connector.eval(),
-        language,
-        tokenizer=tokenizer,
-        template=template,
-        prepare=prepare,
-    )
-    assistant.changed = set(manifest.parts)
-    assistant.recipe, assistant.stage = recipe, manifest.stage
+    model = join(recipe, vision, language, tokenizer=tokenizer, template=template)
+    _load_weights(model.connector, _existing(folder / "connector.safetensors"))
+    model.changed = set(manifest.parts)
+    model.stage = manifest.stage
     for name in manifest.adapters:
-        load_lora(assistant.adaptable()[name], _existing(folder / f"{name}_adapters"))
-    return assistant
+        load_lora(model.adaptable()[name], _existing(folder / f"{name}_adapters"))
+    return model
 
 
 def _existing(path: Path) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from laterna.data.pictures.tiling import tiled_tokens
-from laterna.model.skeleton import Skeleton
 from laterna.model.tiles import map_side
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Record, Tiling
 
 
@@ -18,7 +18,7 @@ class TokenSpan(Record):
     """Squares that the encoder sees of the picture with most tokens, the whole view included."""
 
 
-def token_span(skeleton: Skeleton) -> TokenSpan:
+def token_span(skeleton: VisionLanguageModel) -> TokenSpan:
     """Return the span: one number unless pictures are tiled (`vision.fit = "anyres"`)."""
     tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare

@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 
 from laterna.errors import LaternaError
-from laterna.model.skeleton import build_skeleton
+from laterna.model.build import build_on_meta
 from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
 from laterna.planner.rehearsal import (
@@ -152,7 +152,7 @@ def plan_recipe(
     """
     _insist_trainable(recipe, stages, assumptions.gpus)
     rates = {name: gpu_named(name) for name in (GPUS if gpu is None else [gpu])}
-    skeleton = build_skeleton(recipe)
+    skeleton = build_on_meta(recipe)
     assumptions = _settled(assumptions, recipe)
     for module in skeleton.parts().values():
         module.to(FORMATS[assumptions.precision or "float32"].torch_dtype())

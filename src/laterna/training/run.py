@@ -17,11 +17,11 @@ from laterna.data.preparation import DIGESTS, Prepared
 from laterna.data.sources import Contents
 from laterna.errors import LaternaError
 from laterna.files import flush_tree
-from laterna.model.assistant import Assistant
+from laterna.model.attention.shared_prefix import FLEX, insist_on_packing
+from laterna.model.attention.varlen import attend_by_segments
 from laterna.model.checkpoint import MANIFEST, read_manifest, save_checkpoint
 from laterna.model.features import cached_features
-from laterna.model.segments import attend_by_segments
-from laterna.model.sharing import FLEX, insist_on_packing
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
 from laterna.training.distributed import Ranks, joined_ranks
 from laterna.training.feed import Fill, count_steps, feed, fill_features, fill_pixels
@@ -144,7 +144,7 @@ def _train(
 class Ready(NamedTuple):
     """What a stage trains, on what, before anything has learned."""
 
-    assistant: Assistant
+    assistant: VisionLanguageModel
     """With the stage applied to it."""
     prepared: Prepared
     fill: Fill
@@ -201,7 +201,9 @@ def _metrics_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.metrics.jsonl")
 
 
-def set_attention(assistant: Assistant, run: RunSettings, settings: StageSettings) -> None:
+def set_attention(
+    assistant: VisionLanguageModel, run: RunSettings, settings: StageSettings
+) -> None:
     """Choose the language model's attention, and see that it keeps the samples of a row apart."""
     if run.attention == "flex":
         if assistant.device.type == "cpu":
@@ -290,14 +292,16 @@ def _finish(
         flush_tree(out)
 
 
-def _weights(assistant: Assistant, settings: StageSettings) -> dict[str, float]:
+def _weights(assistant: VisionLanguageModel, settings: StageSettings) -> dict[str, float]:
     """Return how many weights of each part trained, and how many did not."""
     parts = summarise(assistant, settings).parts
     trained = {f"{part.part}_trained": float(part.trained) for part in parts}
     return trained | {f"{part.part}_frozen": float(part.frozen) for part in parts}
 
 
-def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | None) -> Assistant:
+def _gathered(
+    learner: Learner, recipe: Recipe, stage: StageName, start: Path | None
+) -> VisionLanguageModel:
     """Return an assistant with the weights that all ranks hold shares of; rank 0's is whole."""
     if learner.ranks.first:
         whole = begin(recipe, start)
@@ -320,7 +324,7 @@ def _insist_served_as_taught(recipe: Recipe, stage: StageName) -> None:
 
 
 def _pictures(
-    assistant: Assistant,
+    assistant: VisionLanguageModel,
     recipe: Recipe,
     settings: StageSettings,
     prepared: Prepared,

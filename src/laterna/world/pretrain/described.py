@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.packing import plan_packs
-from laterna.model.sharing import before_targets, sharing_mask
+from laterna.model.attention.shared_prefix import before_targets, sharing_mask
 from laterna.records import Batch, Record, Sample
 from laterna.world.pretrain.corpus import Document
 

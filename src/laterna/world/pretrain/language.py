@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.files import write_atomically
+from laterna.model.attention.varlen import attend_by_segments
 from laterna.model.pretrained import load_weights, read_part
-from laterna.model.segments import attend_by_segments
 from laterna.world.pretrain.corpus import Document, write_document
 from laterna.world.pretrain.described import (
     Described,

@@ -22,7 +22,8 @@ from laterna.lab.blind_spots import (
     picture_features,
     probe_accuracy,
 )
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import PICTURE_MARK, Box, Record, Truth
 from laterna.synthesis.phrases import SHORT_ANSWER
@@ -57,11 +58,11 @@ class Knowledge(Record):
 
 def measure_bases() -> list[Knowledge]:
     """Probe the encoder's penultimate features, and question the language model on texts."""
-    assistant = load_assistant_from(load_recipe("nano")).eval()
+    assistant = build_from_recipe(load_recipe("nano")).eval()
     return [*measure_vision(assistant), *measure_language(assistant.language, assistant.tokenizer)]
 
 
-def measure_vision(assistant: Assistant) -> list[Knowledge]:
+def measure_vision(assistant: VisionLanguageModel) -> list[Knowledge]:
     """Fit a linear probe for each attribute on fresh pictures' features."""
     with TemporaryDirectory() as folder:
         world = Path(folder) / "world"

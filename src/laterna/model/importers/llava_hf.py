@@ -8,17 +8,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
 from laterna.model.connectors import Connector, build_connector
-from laterna.model.exchange.files import found_in, json_of
-from laterna.model.exchange.options import Options, Parts, assembled
+from laterna.model.importers.files import found_in, json_of
+from laterna.model.importers.options import Options, Parts, assembled
 from laterna.model.pretrained import load_weights, read_part
 from laterna.model.vision import VisionTower
 from laterna.model.vision.families import family_of
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, VisionSettings
 
 
-def load_llava_hf(source: str, options: Options) -> Assistant:
+def load_llava_hf(source: str, options: Options) -> VisionLanguageModel:
     """Load a `llava-hf` folder or hub id; raises LaternaError for what Laterna does not have."""
     if options.language or options.vision:
         raise LaternaError(f"{source}: holds its language model and encoder; name no others")

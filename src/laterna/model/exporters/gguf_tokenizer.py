@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 
 from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
-from laterna.model.export.gguf_sentencepiece import prefixes_space, scores
+from laterna.model.exporters.gguf_sentencepiece import prefixes_space, scores
 from laterna.model.packaged import PRE_TOKENIZERS
 from laterna.records import Turn
 

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.export.gguf import export_gguf
-from laterna.model.export.hf import export_hf
+from laterna.model.exporters.gguf import export_gguf
+from laterna.model.exporters.hf import export_hf
+from laterna.model.vlm import VisionLanguageModel
 
-EXPORTS: dict[str, Callable[[Assistant, Path, str], Path]] = {
+EXPORTS: dict[str, Callable[[VisionLanguageModel, Path, str], Path]] = {
     "hf": export_hf,
     "gguf": export_gguf,
 }
 """By format: writes an assistant to a folder in a precision (empty: the format's usual one)."""
 
 
-def export(assistant: Assistant, folder: Path, to: str, precision: str = "") -> Path:
+def export(assistant: VisionLanguageModel, folder: Path, to: str, precision: str = "") -> Path:
     """Write an assistant for another engine, whole or not at all; return the folder.
 
     Adapters are merged into what is written; the assistant itself is not changed. Raises

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from laterna.errors import LaternaError
-from laterna.model.export.template import accepting_text
+from laterna.model.exporters.template import accepting_text
 from laterna.records import PICTURE_MARK
 
 _WORDS = "What is on the table?"

@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from laterna.data.picture_tokens import SameTokens
-from laterna.model.assistant import load_assistant_from
-from laterna.model.skeleton import picture_counter
+from laterna.model.build import build_from_recipe, picture_counter
 from laterna.recipe import ConnectorSettings, Recipe, load_recipe
 
 
@@ -27,7 +26,7 @@ def test_the_counter_is_that_of_the_assistant(
     vision = replace(tiny_recipe.vision, fit=fit, grids=((1, 2), (2, 1)))
     recipe = replace(tiny_recipe, vision=vision, connector=connector)
     counter = picture_counter(recipe)
-    assert counter == load_assistant_from(recipe).picture_tokens
+    assert counter == build_from_recipe(recipe).picture_tokens
     assert [counter(56, 28), counter(28, 56)] == tokens
 
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from laterna.data.pictures import CLIP_MEAN_COLOUR
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.export.gguf_writing import add_tensor, gguf_writer
-from laterna.model.export.parts import (
+from laterna.model.exporters.gguf_writing import add_tensor, gguf_writer
+from laterna.model.exporters.parts import (
     Layer,
     connector_layers,
     insist_on_squares,
     vision_weights,
 )
+from laterna.model.vlm import VisionLanguageModel
 
 FORMAT = "llama.cpp's LLaVA"
 ACTIVATIONS: dict[str, bool] = {"quick_gelu": False, "gelu": True}
@@ -38,7 +38,7 @@ MODULES: dict[str, str] = {
 """A CLIP layer's modules by their names in the file."""
 
 
-def write_picture_half(assistant: Assistant, path: Path, dtype: torch.dtype) -> None:
+def write_picture_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dtype) -> None:
     """Write encoder and connector; raises LaternaError for what the format cannot hold."""
     _insist_on_vision(assistant)
     first, second = _projector(connector_layers(assistant, FORMAT))
@@ -57,7 +57,7 @@ def write_picture_half(assistant: Assistant, path: Path, dtype: torch.dtype) -> 
             add_tensor(writer, f"mm.{number}.bias", linear.bias, dtype)
 
 
-def _insist_on_vision(assistant: Assistant) -> None:
+def _insist_on_vision(assistant: VisionLanguageModel) -> None:
     insist_on_squares(assistant, FORMAT)
     tower, prepare = assistant.vision, assistant.prepare
     config = tower.model.config
@@ -94,12 +94,12 @@ def _projector(layers: list[Layer]) -> tuple[Layer, Layer]:
     )
 
 
-def _layers_run(assistant: Assistant) -> int:
+def _layers_run(assistant: VisionLanguageModel) -> int:
     tower = assistant.vision
     return int(tower.layer % (int(tower.model.config.num_hidden_layers) + 1))
 
 
-def _add_settings(writer: Any, assistant: Assistant) -> None:
+def _add_settings(writer: Any, assistant: VisionLanguageModel) -> None:
     config, prepare = assistant.vision.model.config, assistant.prepare
     width = int(assistant.language.get_input_embeddings().embedding_dim)
     layers = _layers_run(assistant)

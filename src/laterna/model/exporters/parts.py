@@ -12,11 +12,11 @@ from torch import Tensor
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import merged_weights
-from laterna.model.assistant import Assistant
 from laterna.model.connectors import CONNECTORS
 from laterna.model.connectors.linear import LinearConnector
 from laterna.model.connectors.mlp import MlpConnector
 from laterna.model.language import mean_rows
+from laterna.model.vlm import VisionLanguageModel
 
 PRECISIONS: dict[str, torch.dtype] = {
     "f32": torch.float32,
@@ -43,7 +43,7 @@ def precision_of(name: str, known: tuple[str, ...]) -> torch.dtype:
     return PRECISIONS[name]
 
 
-def connector_layers(assistant: Assistant, format_name: str) -> list[Layer]:
+def connector_layers(assistant: VisionLanguageModel, format_name: str) -> list[Layer]:
     """Return the linear layers of a `linear` or `mlp` connector, a GELU between each two.
 
     Raises LaternaError for a connector of another kind.
@@ -68,7 +68,7 @@ def connector_layers(assistant: Assistant, format_name: str) -> list[Layer]:
     return [Layer(layer.weight.detach(), layer.bias.detach()) for layer in layers]
 
 
-def insist_on_squares(assistant: Assistant, format_name: str) -> None:
+def insist_on_squares(assistant: VisionLanguageModel, format_name: str) -> None:
     """Raise LaternaError where pictures are not each one square of features."""
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
@@ -77,13 +77,13 @@ def insist_on_squares(assistant: Assistant, format_name: str) -> None:
         )
 
 
-def vision_weights(assistant: Assistant) -> dict[str, Tensor]:
+def vision_weights(assistant: VisionLanguageModel) -> dict[str, Tensor]:
     """Return every weight of the encoder by its Hugging Face name, unused layers included."""
     tower = assistant.vision
     return {**tower.weights(), **merged_weights(tower.model)}
 
 
-def language_weights(assistant: Assistant) -> dict[str, Tensor]:
+def language_weights(assistant: VisionLanguageModel) -> dict[str, Tensor]:
     """Return every weight of the language model by its Hugging Face name."""
     return merged_weights(assistant.language)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
-from laterna.model.segments import SEGMENTS, segment_list
+from laterna.model.attention.varlen import SEGMENTS, segment_list
 from laterna.records import Batch, Sharing
 
 FLEX = "flex_attention"
@@ -112,7 +112,7 @@ def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
     """Raise LaternaError when samples in one row are not what they are alone in this model.
 
     Two samples, and with `share_pictures` two siblings behind a prefix, are sent through it in
-    one row, as `Assistant.hidden` sends them, and alone, as transformers itself attends.
+    one row, as `PrefixFusion.hidden_states` sends them, and alone, as transformers itself attends.
     transformers keeps packed samples apart by their restarted positions only under conditions
     that nothing announces, and a leak, or a lost window, shows in no loss curve; so it is looked
     for, once a stage. One sample is longer than the model's window, if it has one.

@@ -20,8 +20,7 @@ from transformers import (
 
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.model.assistant import Assistant
-from laterna.model.export.parts import (
+from laterna.model.exporters.parts import (
     Layer,
     connector_layers,
     end_names,
@@ -31,10 +30,10 @@ from laterna.model.export.parts import (
     vision_weights,
     with_rows,
 )
-from laterna.model.export.proof import insist_on_equal_prompts
-from laterna.model.export.template import accepting_pieces
-from laterna.model.generation import end_of_turn
+from laterna.model.exporters.proof import insist_on_equal_prompts
+from laterna.model.exporters.template import accepting_pieces
 from laterna.model.pretrained import quiet_transformers
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import PICTURE_MARK
 
 FORMAT = "Hugging Face's LLaVA"
@@ -42,7 +41,7 @@ LEADING: dict[str, int] = {"clip_vision_model": 1, "siglip_vision_model": 0, "di
 """Encoders that the format takes, and how many tokens they put before the patches."""
 
 
-def export_hf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
+def export_hf(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> Path:
     """Write model and processor as a `llava-hf` folder; precision `f32` (default), `f16`, `bf16`.
 
     The tokenizer gets an `<image>` token where it has none, the embedding a row for it. The
@@ -68,7 +67,7 @@ def export_hf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
     return folder
 
 
-def _insist_on_vision(assistant: Assistant) -> None:
+def _insist_on_vision(assistant: VisionLanguageModel) -> None:
     insist_on_squares(assistant, FORMAT)
     tower = assistant.vision
     kind = str(tower.model.config.model_type)
@@ -84,7 +83,7 @@ def _insist_on_vision(assistant: Assistant) -> None:
         )
 
 
-def _insist_on_language(assistant: Assistant) -> None:
+def _insist_on_language(assistant: VisionLanguageModel) -> None:
     kind = assistant.language.config.model_type
     if not assistant.plain_head:
         raise LaternaError(
@@ -98,7 +97,7 @@ def _insist_on_language(assistant: Assistant) -> None:
         )
 
 
-def _projector(assistant: Assistant) -> list[Layer]:
+def _projector(assistant: VisionLanguageModel) -> list[Layer]:
     """Return the two layers of the projector; a single one is followed by the identity."""
     layers = connector_layers(assistant, FORMAT)
     if len(layers) == 2:
@@ -107,7 +106,7 @@ def _projector(assistant: Assistant) -> list[Layer]:
     return [*layers, Layer(torch.eye(width), torch.zeros(width))]
 
 
-def _config(assistant: Assistant, picture_token: int, rows: int) -> Any:
+def _config(assistant: VisionLanguageModel, picture_token: int, rows: int) -> Any:
     tower, language, prepare = assistant.vision, assistant.language, assistant.prepare
     text = language.config.to_dict()
     text["vocab_size"] = rows
@@ -125,14 +124,14 @@ def _config(assistant: Assistant, picture_token: int, rows: int) -> Any:
     )
 
 
-def _strategy(assistant: Assistant) -> str:
+def _strategy(assistant: VisionLanguageModel) -> str:
     tower = assistant.vision
     drops = LEADING[str(tower.model.config.model_type)] and not tower.class_token
     return "default" if drops else "full"
 
 
 @torch.no_grad()
-def _model(assistant: Assistant, layers: list[Layer], picture_token: int) -> Any:
+def _model(assistant: VisionLanguageModel, layers: list[Layer], picture_token: int) -> Any:
     """Build the model around the assistant's own tensors; nothing is drawn or copied."""
     language = assistant.language
     weights = language_weights(assistant)
@@ -156,7 +155,7 @@ def _model(assistant: Assistant, layers: list[Layer], picture_token: int) -> Any
         linear.load_state_dict(layer._asdict(), assign=True)
     if language.config.tie_word_embeddings:
         model.tie_weights()
-    ids = end_of_turn(assistant)
+    ids = assistant.end_of_turn()
     pad = assistant.tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
         bos_token_id=assistant.tokenizer.bos_token_id,
@@ -166,7 +165,7 @@ def _model(assistant: Assistant, layers: list[Layer], picture_token: int) -> Any
     return model.eval()
 
 
-def _processor(assistant: Assistant, tokenizer: Any) -> Any:
+def _processor(assistant: VisionLanguageModel, tokenizer: Any) -> Any:
     prepare, tower = assistant.prepare, assistant.vision
     own, fit = prepare.processor, prepare.fit
     square = {"height": prepare.size, "width": prepare.size}

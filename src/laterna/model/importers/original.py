@@ -21,18 +21,18 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
-from laterna.model.assistant import Assistant
 from laterna.model.connectors import Connector, build_connector
-from laterna.model.exchange.files import (
+from laterna.model.importers.files import (
     found_in,
     json_of,
     sharded_tensors_of,
     tensors_of,
 )
-from laterna.model.exchange.options import Options, Parts, assembled
+from laterna.model.importers.options import Options, Parts, assembled
 from laterna.model.language import load_language
 from laterna.model.pretrained import load_weights, read_part
 from laterna.model.vision import VisionTower, load_vision
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LanguageSettings, PartName, VisionSettings
 
 LANGUAGES: dict[str, str] = {
@@ -48,7 +48,7 @@ _LORA_PREFIX = re.compile(r"^base_model\.(model\.)?(?=model\.|lm_head\.)")
 _MLP = re.compile(r"mlp(\d+)x_gelu")
 
 
-def load_original(source: str, options: Options) -> Assistant:
+def load_original(source: str, options: Options) -> VisionLanguageModel:
     """Load an original LLaVA folder or hub id; raises LaternaError for what Laterna lacks."""
     config = json_of(source, "config.json")
     _refuse_marks(source, config)

@@ -9,14 +9,14 @@ from PIL import Image
 
 from laterna.data.masking import tokenise, tokenise_prompt
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.generation import (
+from laterna.inference.generation import (
+    Decoding,
     Prompt,
-    end_of_turn,
     generate_answers,
     generate_tokens,
     stream_answer,
 )
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import InstructionRecord, Turn
 
 RED = Image.new("RGB", (28, 28), (255, 0, 0))
@@ -36,7 +36,7 @@ PROMPTS = [
 
 
 def test_a_prompt_is_token_for_token_what_training_put_before_the_answer(
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
 ) -> None:
     turns = (
         Turn(role="user", text=QUESTION),
@@ -56,7 +56,7 @@ def test_a_prompt_is_token_for_token_what_training_put_before_the_answer(
         assert tuple(ids) == sample.input_ids[:start]
 
 
-def test_all_that_follows_the_prompt_is_learned(tiny_assistant: Assistant) -> None:
+def test_all_that_follows_the_prompt_is_learned(tiny_assistant: VisionLanguageModel) -> None:
     turns = (
         Turn(role="user", text="What is it?"),
         Turn(role="assistant", text="Zebra.", loss=True),  # no token of the vocabulary is " Z"
@@ -67,15 +67,19 @@ def test_all_that_follows_the_prompt_is_learned(tiny_assistant: Assistant) -> No
     assert all(sample.targets[len(asked) :])
 
 
-def test_batched_answers_are_those_given_one_by_one(tiny_assistant: Assistant) -> None:
-    together = generate_tokens(tiny_assistant, PROMPTS, max_new_tokens=16)
-    alone = [generate_tokens(tiny_assistant, [one], max_new_tokens=16)[0] for one in PROMPTS]
+def test_batched_answers_are_those_given_one_by_one(tiny_assistant: VisionLanguageModel) -> None:
+    together = generate_tokens(tiny_assistant, PROMPTS, Decoding(max_new_tokens=16))
+    alone = [
+        generate_tokens(tiny_assistant, [one], Decoding(max_new_tokens=16))[0] for one in PROMPTS
+    ]
     assert together == alone
     assert len({tuple(ids) for ids in together}) == 3
-    assert generate_answers(tiny_assistant, [], max_new_tokens=4) == []
+    assert generate_answers(tiny_assistant, [], Decoding(max_new_tokens=4)) == []
 
 
-def test_the_answer_is_the_greedy_continuation_of_the_logits(tiny_assistant: Assistant) -> None:
+def test_the_answer_is_the_greedy_continuation_of_the_logits(
+    tiny_assistant: VisionLanguageModel,
+) -> None:
     text = f"<s>USER: {QUESTION} ASSISTANT:"
     expected: list[int] = []
     for _ in range(6):
@@ -89,57 +93,61 @@ def test_the_answer_is_the_greedy_continuation_of_the_logits(tiny_assistant: Ass
         ):
             break  # from here on, text does not lead back to the same tokens
     assert len(expected) >= 1
-    given = generate_tokens(tiny_assistant, PROMPTS[:1], max_new_tokens=6)[0]
+    given = generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=6))[0]
     assert given[: len(expected)] == expected
 
 
-def test_known_features_stand_in_for_pictures(tiny_assistant: Assistant) -> None:
+def test_known_features_stand_in_for_pictures(tiny_assistant: VisionLanguageModel) -> None:
     with torch.no_grad():
         features = tiny_assistant.vision(tiny_assistant.prepare([RED, BLUE, RED]))
     unseen: list[Prompt] = [(turns, ()) for turns, _ in PROMPTS]
     assert generate_tokens(
-        tiny_assistant, unseen, max_new_tokens=8, features_bnd=features
-    ) == generate_tokens(tiny_assistant, PROMPTS, max_new_tokens=8)
+        tiny_assistant, unseen, Decoding(max_new_tokens=8), features_bnd=features
+    ) == generate_tokens(tiny_assistant, PROMPTS, Decoding(max_new_tokens=8))
 
 
 @pytest.mark.parametrize("pictures", [(), (RED, RED)])
 def test_a_mark_without_its_picture_is_refused(
-    tiny_assistant: Assistant, pictures: tuple[Image.Image, ...]
+    tiny_assistant: VisionLanguageModel, pictures: tuple[Image.Image, ...]
 ) -> None:
     with pytest.raises(LaternaError, match="1 `<image>` marks but"):
-        generate_answers(tiny_assistant, [prompt(QUESTION, *pictures)], max_new_tokens=4)
+        generate_answers(tiny_assistant, [prompt(QUESTION, *pictures)], Decoding(max_new_tokens=4))
 
 
-def test_an_answer_stops_at_the_end_of_turn(tiny_assistant: Assistant) -> None:
-    free = generate_tokens(tiny_assistant, PROMPTS[:1], max_new_tokens=8)[0]
-    assert end_of_turn(tiny_assistant) == [tiny_assistant.tokenizer.eos_token_id]
+def test_an_answer_stops_at_the_end_of_turn(tiny_assistant: VisionLanguageModel) -> None:
+    free = generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=8))[0]
+    assert tiny_assistant.end_of_turn() == [tiny_assistant.tokenizer.eos_token_id]
     # Make the third token of the free answer one that the model's own settings call an end.
     tiny_assistant.language.generation_config.eos_token_id = [free[2]]
-    stopped = generate_tokens(tiny_assistant, PROMPTS[:1], max_new_tokens=8)[0]
+    stopped = generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=8))[0]
     assert stopped == free[: free.index(free[2]) + 1]
 
 
-def test_the_end_of_turn_is_read_from_the_template(tiny_assistant: Assistant) -> None:
+def test_the_end_of_turn_is_read_from_the_template(tiny_assistant: VisionLanguageModel) -> None:
     tiny_assistant.template = tiny_assistant.template.replace("eos_token", "pad_token")
     ends = {tiny_assistant.tokenizer.eos_token_id, tiny_assistant.tokenizer.pad_token_id}
-    assert set(end_of_turn(tiny_assistant)) == ends
+    assert set(tiny_assistant.end_of_turn()) == ends
 
 
-def test_a_models_own_repetition_penalty_is_not_applied(tiny_assistant: Assistant) -> None:
-    before = generate_tokens(tiny_assistant, PROMPTS[:1], max_new_tokens=12)
+def test_a_models_own_repetition_penalty_is_not_applied(
+    tiny_assistant: VisionLanguageModel,
+) -> None:
+    before = generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=12))
     tiny_assistant.language.generation_config.repetition_penalty = 9.0
-    assert generate_tokens(tiny_assistant, PROMPTS[:1], max_new_tokens=12) == before
+    assert generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=12)) == before
 
 
-def test_a_stream_is_the_same_answer_in_pieces(tiny_assistant: Assistant) -> None:
+def test_a_stream_is_the_same_answer_in_pieces(tiny_assistant: VisionLanguageModel) -> None:
     turns, pictures = PROMPTS[0]
-    pieces = list(stream_answer(tiny_assistant, turns, pictures, 24))
-    expected = generate_answers(tiny_assistant, PROMPTS[:1], max_new_tokens=24)[0]
+    pieces = list(stream_answer(tiny_assistant, turns, pictures, Decoding(max_new_tokens=24)))
+    expected = generate_answers(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=24))[0]
     assert "".join(pieces).strip() == expected
     assert len(pieces) > 1
 
 
-def test_a_closed_stream_stops_the_generation(tiny_assistant: Assistant, monkeypatch: Any) -> None:
+def test_a_closed_stream_stops_the_generation(
+    tiny_assistant: VisionLanguageModel, monkeypatch: Any
+) -> None:
     lengths = []
     generate = tiny_assistant.language.generate
 
@@ -149,34 +157,19 @@ def test_a_closed_stream_stops_the_generation(tiny_assistant: Assistant, monkeyp
         return ids
 
     monkeypatch.setattr(tiny_assistant.language, "generate", counting)
-    monkeypatch.setattr("laterna.model.generation.end_of_turn", lambda _: [-1])
-    stream = stream_answer(tiny_assistant, *PROMPTS[0], 2000)
+    monkeypatch.setattr(VisionLanguageModel, "end_of_turn", lambda _: [-1])
+    stream = stream_answer(tiny_assistant, *PROMPTS[0], Decoding(max_new_tokens=2000))
     assert len(list(islice(stream, 1))) == 1
     stream.close()  # type: ignore[attr-defined]
     assert lengths[0] < 2000
 
 
 def test_an_error_while_streaming_reaches_the_reader(
-    tiny_assistant: Assistant, monkeypatch: Any
+    tiny_assistant: VisionLanguageModel, monkeypatch: Any
 ) -> None:
     def fail(**_: Any) -> Any:
         raise MemoryError("no room")
 
     monkeypatch.setattr(tiny_assistant.language, "generate", fail)
     with pytest.raises(MemoryError, match="no room"):
-        list(stream_answer(tiny_assistant, *PROMPTS[0], 8))
-
-
-def test_the_assistants_own_words_are_generations(tiny_assistant: Assistant) -> None:
-    picture = Image.new("RGB", (20, 30), (200, 30, 30))
-    turns = [Turn(role="user", text=QUESTION)]
-    bare = QUESTION.removeprefix("<image>\n")
-    expected = generate_answers(tiny_assistant, [(turns, [picture])], max_new_tokens=8)[0]
-    assert tiny_assistant.answer(picture, bare, max_new_tokens=8) == expected
-    assert tiny_assistant.answer(picture, turns, max_new_tokens=8) == expected
-    pieces = tiny_assistant.stream(picture, bare, max_new_tokens=8)
-    assert "".join(pieces).strip() == expected
-    without = generate_answers(
-        tiny_assistant, [([Turn(role="user", text=bare)], [])], max_new_tokens=8
-    )
-    assert tiny_assistant.answer(None, bare, max_new_tokens=8) == without[0]
+        list(stream_answer(tiny_assistant, *PROMPTS[0], Decoding(max_new_tokens=8)))

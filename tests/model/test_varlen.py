@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import scaled_dot_product_attention
 
-from laterna.model import segments
-from laterna.model.assistant import Assistant
-from laterna.model.segments import attend_by_segments, count_pairs, segment_list
+from laterna.inference.assistant import Assistant
+from laterna.model.attention import varlen as segments
+from laterna.model.attention.varlen import attend_by_segments, count_pairs, segment_list
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Sharing
 
 TWO_SIBLINGS = Sharing(
@@ -79,8 +80,8 @@ def test_masks_are_pieces_of_a_few_large_ones() -> None:
     assert segments._staircase.cache_info().currsize == 2
 
 
-def test_answers_are_those_of_sdpa(tiny_assistant: Assistant) -> None:
+def test_answers_are_those_of_sdpa(tiny_assistant: VisionLanguageModel) -> None:
     picture = Image.new("RGB", (28, 28), "red")
-    expected = tiny_assistant.answer(picture, "Is it red?", max_new_tokens=8)
+    expected = Assistant(tiny_assistant).answer(picture, "Is it red?", max_new_tokens=8)
     attend_by_segments(tiny_assistant.language)
-    assert tiny_assistant.answer(picture, "Is it red?", max_new_tokens=8) == expected
+    assert Assistant(tiny_assistant).answer(picture, "Is it red?", max_new_tokens=8) == expected

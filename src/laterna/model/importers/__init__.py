@@ -11,33 +11,31 @@ from pathlib import Path
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import has_lora, merge_lora
-from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
-from laterna.model.exchange.files import found_in, json_of
-from laterna.model.exchange.llava_hf import load_llava_hf
-from laterna.model.exchange.options import Options
-from laterna.model.exchange.original import load_original
+from laterna.model.importers.files import found_in, json_of
+from laterna.model.importers.llava_hf import load_llava_hf
+from laterna.model.importers.options import Options
+from laterna.model.importers.original import load_original
+from laterna.model.vlm import VisionLanguageModel
 
-LAYOUTS: dict[str, Callable[[str, Options], Assistant]] = {
+LAYOUTS: dict[str, Callable[[str, Options], VisionLanguageModel]] = {
     "llava-hf": load_llava_hf,
     "original": load_original,
 }
 
 
-def load(
+def read_model(
     source: str | Path,
     *,
     language: str = "",
     vision: str = "",
     template: str = "",
     fit: str = "",
-) -> Assistant:
-    """Load an assistant from a Laterna checkpoint, a `llava-hf` or an original LLaVA folder.
+) -> VisionLanguageModel:
+    """Read the network of a Laterna checkpoint, a `llava-hf` or an original LLaVA folder.
 
-    Folders and hub ids are read alike. The other arguments say what foreign files leave open, or
-    overrule them: the base `language` model of a projector or adapters alone, the folder or hub
-    id of the `vision` encoder, the chat `template` (`own` or a shipped one), and how pictures
-    `fit`. Raises LaternaError when the source is none of these, or lacks a file.
+    Arguments as in `laterna.load`. Raises LaternaError when the source is none of these, or
+    lacks a file.
     """
     name = str(source)
     options = Options(language=language, vision=vision, template=template, fit=fit)
@@ -72,7 +70,7 @@ def layout_of(source: str) -> str:
     )
 
 
-def merge_adapters(assistant: Assistant) -> None:
+def merge_adapters(assistant: VisionLanguageModel) -> None:
     """Add an assistant's adapters into its weights, in place."""
     for name, module in assistant.adaptable().items():
         if has_lora(module):

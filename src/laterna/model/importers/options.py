@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple, get_args
 
 from laterna.data.chat import SHIPPED_TEMPLATES, load_template
-from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
+from laterna.model.build import join
 from laterna.model.connectors import Connector
-from laterna.model.exchange.chat_form import in_our_form
+from laterna.model.importers.chat_form import in_our_form
 from laterna.model.vision import VisionTower
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import (
     ConnectorSettings,
     Fit,
@@ -70,22 +70,14 @@ def assembled(
     vision: VisionSettings,
     connector: ConnectorSettings,
     language: str,
-) -> Assistant:
+) -> VisionLanguageModel:
     """Join imported parts to an assistant with the recipe that describes them.
 
     Its stages name `unknown` data, for that is what a foreign checkpoint was trained on.
     `language` is the source of the base model.
     """
     parts.tokenizer.chat_template = template  # so that `own` is this one
-    assistant = Assistant(
-        parts.vision,
-        parts.connector.eval(),
-        parts.language.eval(),
-        tokenizer=parts.tokenizer,
-        template=template,
-        prepare=PicturePreparer(parts.vision.processor, vision.fit),
-    )
-    assistant.recipe = Recipe(
+    recipe = Recipe(
         name=f"imported from {source}",
         vision=vision,
         connector=connector,
@@ -93,4 +85,11 @@ def assembled(
         align=StageSettings(data="unknown"),
         instruct=StageSettings(data="unknown"),
     )
-    return assistant
+    return join(
+        recipe,
+        parts.vision,
+        parts.language,
+        tokenizer=parts.tokenizer,
+        template=template,
+        connector=parts.connector,
+    )

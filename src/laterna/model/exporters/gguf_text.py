@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.export.gguf_tokenizer import add_tokenizer
-from laterna.model.export.gguf_writing import add_tensor, gguf_writer
-from laterna.model.export.parts import end_names, language_weights
-from laterna.model.generation import end_of_turn
+from laterna.model.exporters.gguf_tokenizer import add_tokenizer
+from laterna.model.exporters.gguf_writing import add_tensor, gguf_writer
+from laterna.model.exporters.parts import end_names, language_weights
+from laterna.model.vlm import VisionLanguageModel
 
 FORMAT = "llama.cpp's text file"
 MODULES: dict[str, str] = {
@@ -33,7 +32,7 @@ MODULES: dict[str, str] = {
 """A Llama layer's modules by their names in the file."""
 
 
-def write_text_half(assistant: Assistant, path: Path, dtype: torch.dtype) -> None:
+def write_text_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dtype) -> None:
     """Write language model, tokenizer and template.
 
     Raises LaternaError for what the format cannot hold.
@@ -48,7 +47,7 @@ def write_text_half(assistant: Assistant, path: Path, dtype: torch.dtype) -> Non
             assistant.tokenizer,
             rows=int(assistant.language.get_input_embeddings().weight.shape[0]),
             template=assistant.template,
-            ends=end_of_turn(assistant),
+            ends=assistant.end_of_turn(),
         )
         for name, weight in _tensors(assistant).items():
             add_tensor(writer, name, weight, dtype)
@@ -88,7 +87,7 @@ def _add_settings(writer: Any, config: Any) -> None:
     writer.add_float32("llama.rope.freq_base", float(config.rope_parameters["rope_theta"]))
 
 
-def _tensors(assistant: Assistant) -> dict[str, Tensor]:
+def _tensors(assistant: VisionLanguageModel) -> dict[str, Tensor]:
     language, weights = assistant.language, language_weights(assistant)
     config = language.config
     embedding, head = end_names(language)

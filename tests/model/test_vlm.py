@@ -9,14 +9,15 @@ from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Turn
 
 PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
 
 
-def sample(assistant: Assistant, number: int, pictures: int = 1) -> Sample:
+def sample(assistant: VisionLanguageModel, number: int, pictures: int = 1) -> Sample:
     record = InstructionRecord(
         id=f"record-{number}",
         pictures=tuple(f"{number}-{index}.png" for index in range(pictures)),
@@ -29,7 +30,7 @@ def sample(assistant: Assistant, number: int, pictures: int = 1) -> Sample:
     return count_pictures(tokenise(record, assistant.tokenizer), counter, None)
 
 
-def test_picture_tokens_are_known_before_running(tiny_assistant: Assistant) -> None:
+def test_picture_tokens_are_known_before_running(tiny_assistant: VisionLanguageModel) -> None:
     assert tiny_assistant.picture_tokens(40, 30) == 4
     features = tiny_assistant.vision(tiny_assistant.prepare([PICTURE]))
     assert tiny_assistant.connector(features).shape == (1, 4, 32)
@@ -38,15 +39,17 @@ def test_picture_tokens_are_known_before_running(tiny_assistant: Assistant) -> N
 def test_the_connector_is_seeded_and_nothing_else_is_drawn(tiny_recipe: Recipe) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = load_assistant_from(tiny_recipe).connector.state_dict()
+    first = build_from_recipe(tiny_recipe).connector.state_dict()
     assert torch.equal(torch.get_rng_state(), before)
-    again = load_assistant_from(tiny_recipe).connector.state_dict()
-    other = load_assistant_from(msgspec.structs.replace(tiny_recipe, seed=4)).connector.state_dict()
+    again = build_from_recipe(tiny_recipe).connector.state_dict()
+    other = build_from_recipe(msgspec.structs.replace(tiny_recipe, seed=4)).connector.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
 
 
-def test_embedding_puts_each_picture_where_its_mark_stands(tiny_assistant: Assistant) -> None:
+def test_embedding_puts_each_picture_where_its_mark_stands(
+    tiny_assistant: VisionLanguageModel,
+) -> None:
     one, two = sample(tiny_assistant, 1), sample(tiny_assistant, 2, pictures=2)
     batch = collate([Pack(samples=(one,)), Pack(samples=(two,))])
     features = torch.randn(3, 4, 24)
@@ -63,16 +66,16 @@ def test_embedding_puts_each_picture_where_its_mark_stands(tiny_assistant: Assis
 
 @pytest.mark.parametrize("given", [0, 1, 3])
 def test_too_few_or_too_many_pictures_name_the_records(
-    tiny_assistant: Assistant, given: int
+    tiny_assistant: VisionLanguageModel, given: int
 ) -> None:
     batch = collate([Pack(samples=(sample(tiny_assistant, 1, pictures=2),))])
     features = torch.zeros(given, 4, 24) if given else None
-    with pytest.raises(LaternaError, match=rf"record-1: 8 picture places but {4 * given} picture"):
+    with pytest.raises(LaternaError, match=rf"record-1: 8 image places but {4 * given} image"):
         tiny_assistant.embed(msgspec.structs.replace(batch, features_bnd=features))
 
 
 @torch.no_grad()
-def test_packed_samples_do_not_see_each_other(tiny_assistant: Assistant) -> None:
+def test_packed_samples_do_not_see_each_other(tiny_assistant: VisionLanguageModel) -> None:
     one, two = sample(tiny_assistant, 1), sample(tiny_assistant, 3)
     features = torch.randn(2, 4, 24)
     packed = msgspec.structs.replace(collate([Pack(samples=(one, two))]), features_bnd=features)
@@ -93,7 +96,7 @@ def test_packed_samples_do_not_see_each_other(tiny_assistant: Assistant) -> None
 
 
 @torch.no_grad()
-def test_target_logits_are_those_of_the_whole_row(tiny_assistant: Assistant) -> None:
+def test_target_logits_are_those_of_the_whole_row(tiny_assistant: VisionLanguageModel) -> None:
     one = sample(tiny_assistant, 1)
     batch = collate([Pack(samples=(one,))])
     batch = msgspec.structs.replace(batch, pixels_bchw=tiny_assistant.prepare([PICTURE]))
@@ -105,7 +108,7 @@ def test_target_logits_are_those_of_the_whole_row(tiny_assistant: Assistant) -> 
 
 
 def test_logits_over_a_text_without_pictures_are_the_language_models(
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
 ) -> None:
     text = "<s>USER: How many apples? ASSISTANT: Two"
     ids = tiny_assistant.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from laterna.data.batches import collate
 from laterna.data.chat import load_template
@@ -17,15 +16,14 @@ from laterna.data.masking import tokenise
 from laterna.data.packing import plan_batches, plan_packs, without_picture
 from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.segments import SEGMENTS, attend_by_segments
-from laterna.model.sharing import (
+from laterna.model.attention.shared_prefix import (
     FLEX,
-    attention_window,
     insist_on_packing,
     sharing_mask,
     visible,
 )
+from laterna.model.attention.varlen import SEGMENTS, attend_by_segments
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, StageName
 from laterna.records import (
     PICTURE_TOKEN,
@@ -33,7 +31,6 @@ from laterna.records import (
     InstructionRecord,
     Pack,
     Sample,
-    Sharing,
     Turn,
 )
 from laterna.training.objective import Objective, count_targets
@@ -53,7 +50,7 @@ def toy(name: str, *rest: int, picture: str = "a.png") -> Sample:
     )
 
 
-def samples(assistant: Assistant, stage: StageName) -> list[Sample]:
+def samples(assistant: VisionLanguageModel, stage: StageName) -> list[Sample]:
     """Five captions of one picture, three talks about another, and three that can share nothing."""
     template = load_template("plain", assistant.tokenizer) if stage == "align" else None
     asked = {
@@ -93,7 +90,7 @@ def batches(found: list[Sample], *, row_tokens: int, share: bool) -> list[Batch]
     return made
 
 
-def learned(assistant: Assistant, split: list[Batch]) -> tuple[Tensor, list[Tensor]]:
+def learned(assistant: VisionLanguageModel, split: list[Batch]) -> tuple[Tensor, list[Tensor]]:
     """The loss of a step and its gradients, as the training loop makes them."""
     assistant.zero_grad(set_to_none=True)
     objective, targets = Objective(assistant), count_targets(split)
@@ -109,7 +106,7 @@ def learned(assistant: Assistant, split: list[Batch]) -> tuple[Tensor, list[Tens
 @pytest.mark.parametrize("row_tokens", [0, 120, 300])
 @pytest.mark.parametrize("stage", ["align", "instruct"])
 def test_loss_and_gradients_are_those_of_separate_rows(
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
     tiny_recipe: Recipe,
     stage: StageName,
     row_tokens: int,
@@ -133,7 +130,7 @@ def test_loss_and_gradients_are_those_of_separate_rows(
 
 @pytest.mark.parametrize("attention", ["sdpa", SEGMENTS])
 def test_packed_strangers_learn_as_alone(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, attention: str
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, attention: str
 ) -> None:
     """Rows of several samples and some padding, none of which share a picture."""
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
@@ -177,14 +174,15 @@ def test_a_shared_row_number_by_number() -> None:
 
 
 def test_gradients_of_a_shared_place_add_up_in_the_same_order(
-    tiny_assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+    tiny_assistant: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hundreds of captions begin behind one picture: a run and its resumption must not differ."""
     many = plan_packs([toy(str(n), n % 9 + 5, 4) for n in range(800)], row_tokens=0,
                       share_pictures=True)  # fmt: skip
     batch = collate(many)
     states_rtd = torch.zeros(*batch.input_ids_rt.shape, 64, requires_grad=True)
-    monkeypatch.setattr(tiny_assistant, "hidden", lambda _: states_rtd)
+    monkeypatch.setattr(tiny_assistant.fusion, "hidden_states", lambda *_: states_rtd)
+    monkeypatch.setattr(tiny_assistant, "_images", lambda _: [])
     upwards_sd = torch.randn(1600, 64, generator=torch.Generator().manual_seed(0))
 
     def gradient() -> Tensor:
@@ -237,7 +235,7 @@ def test_without_a_picture_the_others_share_what_they_did() -> None:
 
 
 @torch.no_grad()
-def test_siblings_do_not_see_each_other(tiny_assistant: Assistant) -> None:
+def test_siblings_do_not_see_each_other(tiny_assistant: VisionLanguageModel) -> None:
     packs = [
         plan_packs([toy("a", 5, first), toy("b", 7, 8)], row_tokens=50, share_pictures=True)
         for first in (6, 60)
@@ -247,9 +245,7 @@ def test_siblings_do_not_see_each_other(tiny_assistant: Assistant) -> None:
         batch = collate(rows)
         given = torch.stack([FEATURES["a.png"][:2]])
         tokens = tiny_assistant.connector(given)
-        embeds = tiny_assistant.fill_pictures(
-            batch.input_ids_rt, batch.picture_mask_rt, tokens.unbind(), names=["x"]
-        )
+        embeds = tiny_assistant.fusion.embed(tiny_assistant.language, batch, tokens.unbind())
         states = tiny_assistant.language.get_decoder()(
             inputs_embeds=embeds,
             position_ids=batch.position_ids_rt,
@@ -262,7 +258,7 @@ def test_siblings_do_not_see_each_other(tiny_assistant: Assistant) -> None:
     assert torch.equal(seen[0], seen[1])
 
 
-def test_the_probe_passes_what_keeps_samples_apart(tiny_assistant: Assistant) -> None:
+def test_the_probe_passes_what_keeps_samples_apart(tiny_assistant: VisionLanguageModel) -> None:
     for attention in ("sdpa", "eager", SEGMENTS):
         _attend_by(tiny_assistant.language, attention)
         insist_on_packing(tiny_assistant.language, share_pictures=True)
@@ -287,10 +283,12 @@ def leaky(language: Any, **forced: Any) -> Any:
     )
 
 
-def test_the_probe_finds_packed_samples_that_see_each_other(tiny_assistant: Assistant) -> None:
+def test_the_probe_finds_packed_samples_that_see_each_other(
+    tiny_assistant: VisionLanguageModel,
+) -> None:
     """With an attention mask of ones, transformers forgets that positions restart, silently.
 
-    If this fails, transformers has changed, for the better: see `Assistant.hidden`.
+    If this fails, transformers has changed, for the better: see `PrefixFusion.hidden_states`.
     """
     masked = leaky(
         tiny_assistant.language,
@@ -303,95 +301,15 @@ def test_the_probe_finds_packed_samples_that_see_each_other(tiny_assistant: Assi
         insist_on_packing(cached, share_pictures=False)
 
 
-def test_the_probe_finds_siblings_that_see_each_other(tiny_assistant: Assistant) -> None:
+def test_the_probe_finds_siblings_that_see_each_other(tiny_assistant: VisionLanguageModel) -> None:
     language = leaky(tiny_assistant.language, attention_mask=lambda _: None)
     with pytest.raises(LaternaError, match=r"shared pictures \(share_pictures\) cannot be used"):
         insist_on_packing(language, share_pictures=True)
 
 
-def windowed(kind: str) -> Any:
-    """A language model of two tiny layers, one or both of which look back 24 tokens."""
-    sizes: dict[str, Any] = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "sliding_window": 24,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    if kind == "qwen2":
-        sizes |= {"use_sliding_window": True, "max_window_layers": 1}
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
-
-
-@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "phi3", "qwen2"])
-def test_windows_are_kept_by_segments_and_found_where_a_mask_of_ours_would_lose_them(
-    kind: str,
-) -> None:
-    language = windowed(kind)
-    assert attention_window(language.config) == 24
-    insist_on_packing(language, share_pictures=False)
-    with pytest.raises(LaternaError, match=r"share_pictures.* the 24 tokens that some of its"):
-        insist_on_packing(language, share_pictures=True)
-    attend_by_segments(language)
-    insist_on_packing(language, share_pictures=True)
-
-
-@pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
-def test_states_and_gradients_under_a_window_are_those_alone(kind: str) -> None:
-    """A prefix of 10 and siblings of 5 and 40 tokens; the window is 24."""
-    language = windowed(kind)
-    embeds = torch.randn(1, 55, 32, generator=torch.Generator().manual_seed(1))
-    alone_in = [embeds[:, :15], torch.cat([embeds[:, :10], embeds[:, 15:]], dim=1)]
-    decoder = language.get_decoder()
-    siblings = [decoder(inputs_embeds=one, use_cache=False).last_hidden_state for one in alone_in]
-    expected = torch.cat([siblings[0], siblings[1][:, 10:]], dim=1)
-    weights = [weight for weight in decoder.layers.parameters() if weight.requires_grad]
-    gradients = torch.autograd.grad(expected.square().sum(), weights)
-    attend_by_segments(language)
-    sharing = Sharing(
-        blocks_rt=torch.tensor([[0] * 10 + [1] * 5 + [2] * 40]),
-        sees_rt=torch.zeros(1, 55, dtype=torch.long),
-        previous_rt=torch.zeros(1, 55, dtype=torch.long),
-    )
-    positions = torch.tensor([[*range(15), *range(10, 50)]])
-    found = decoder(
-        inputs_embeds=embeds,
-        position_ids=positions,
-        attention_mask=sharing_mask(sharing, positions, language),
-        use_cache=False,
-    ).last_hidden_state
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    for ours, theirs in zip(
-        torch.autograd.grad(found.square().sum(), weights), gradients, strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-def test_segments_refuse_what_they_cannot_compute() -> None:
-    """Gemma 2 caps its scores."""
-    language = windowed("gemma2")
-    insist_on_packing(language, share_pictures=False)
-    attend_by_segments(language)
-    with pytest.raises(LaternaError, match=r"'segments' cannot compute .* \(softcap\); set run"):
-        insist_on_packing(language, share_pictures=False)
-
-
-def test_a_window_that_is_switched_off_is_none() -> None:
-    config = AutoConfig.for_model("qwen2", use_sliding_window=False, sliding_window=24)
-    assert attention_window(config) is None
-    assert attention_window(AutoConfig.for_model("llama")) is None
-
-
 @pytest.mark.slow
 @torch.no_grad()
-def test_flex_attention_sees_what_the_float_mask_shows(tiny_assistant: Assistant) -> None:
+def test_flex_attention_sees_what_the_float_mask_shows(tiny_assistant: VisionLanguageModel) -> None:
     """The forward pass alone: torch's flex attention has no backward on a CPU."""
     packs = plan_packs(samples(tiny_assistant, "instruct"), row_tokens=200, share_pictures=True)
     batch = collate(packs[:1])
@@ -403,7 +321,7 @@ def test_flex_attention_sees_what_the_float_mask_shows(tiny_assistant: Assistant
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
-def test_a_pack_of_strangers_has_no_mask(tiny_assistant: Assistant) -> None:
+def test_a_pack_of_strangers_has_no_mask(tiny_assistant: VisionLanguageModel) -> None:
     batch = collate([Pack(samples=(toy("a", 5), toy("b", 6)))])
     assert batch.sharing is None
     assert sharing_mask(batch.sharing, batch.position_ids_rt, tiny_assistant.language) is None

@@ -12,8 +12,8 @@ from PIL import Image
 from laterna.data.chat import UnusableError
 from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
 from laterna.model.pretrained import quiet_transformers
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Turn
 
 _PIXEL_TOLERANCE = 1e-4
@@ -29,7 +29,7 @@ CHATS: tuple[tuple[Turn, ...], ...] = (
 )
 
 
-def insist_on_equal_prompts(assistant: Assistant, processor: Any) -> None:
+def insist_on_equal_prompts(assistant: VisionLanguageModel, processor: Any) -> None:
     """Compare an exported processor's tokens and pixels with the assistant's own.
 
     Turns go in as text and as lists of pieces. Raises LaternaError on any difference, with the
@@ -44,7 +44,7 @@ def insist_on_equal_prompts(assistant: Assistant, processor: Any) -> None:
             continue  # a template for captions takes no conversation
         shown = pictures if PICTURE_TOKEN in ids else []
         counts = [assistant.picture_tokens(*picture.size) for picture in shown]
-        expanded = assistant.expand(ids, counts)
+        expanded = assistant.fusion.expand(ids, counts)
         ours = [processor.image_token_id if token == PICTURE_TOKEN else token for token in expanded]
         for messages in (_as_text(chat), _as_pieces(chat)):
             with quiet_transformers():

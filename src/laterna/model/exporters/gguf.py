@@ -9,16 +9,16 @@ from pathlib import Path
 
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.model.assistant import Assistant
-from laterna.model.export.gguf_picture import write_picture_half
-from laterna.model.export.gguf_text import write_text_half
-from laterna.model.export.parts import precision_of
+from laterna.model.exporters.gguf_picture import write_picture_half
+from laterna.model.exporters.gguf_text import write_text_half
+from laterna.model.exporters.parts import precision_of
+from laterna.model.vlm import VisionLanguageModel
 
 TEXT_FILE = "model.gguf"
 PICTURE_FILE = "mmproj.gguf"
 
 
-def export_gguf(assistant: Assistant, folder: Path, precision: str = "") -> Path:
+def export_gguf(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> Path:
     """Write the pair of files to a folder; precision `f16` (default) or `f32`.
 
     In `f16` the matrices are halved; norms and biases stay `f32`. Raises LaternaError when the
