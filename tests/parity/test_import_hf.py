@@ -116,10 +116,10 @@ def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
     )
     assert rendered == asked
     cropped = load(folder)
-    assert cropped.prepare.fit == "crop"
+    assert cropped.model.prepare.fit == "crop"
     processor = CLIPImageProcessorPil.from_pretrained(folder)
     theirs = processor(PICTURE, return_tensors="pt")["pixel_values"]
-    assert torch.equal(cropped.prepare([PICTURE]), theirs)
+    assert torch.equal(cropped.model.prepare([PICTURE]), theirs)
     vicuna = load(folder, fit="pad", template="vicuna_v1")
     assert vicuna.template.startswith("{#- Vicuna")
 
