@@ -121,7 +121,7 @@ def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
     theirs = processor(PICTURE, return_tensors="pt")["pixel_values"]
     assert torch.equal(cropped.model.prepare([PICTURE]), theirs)
     vicuna = load(folder, fit="pad", template="vicuna_v1")
-    assert vicuna.template.startswith("{#- Vicuna")
+    assert vicuna.model.template.startswith("{#- Vicuna")
 
 
 def test_a_foreign_model_says_the_same_here(

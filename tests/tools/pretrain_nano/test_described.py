@@ -7,11 +7,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.data.masking import tokenise
 from laterna.records import PICTURE_TOKEN
-from laterna.world.pretrain import language
-from laterna.world.pretrain.corpus import Document, write_document
-from laterna.world.pretrain.described import collate_described, describe_samples, target_logits
-from laterna.world.pretrain.language import language_config, make_tokenizer
-from laterna.world.pretrain.settings import LanguagePretraining
+from pretrain_nano import language
+from pretrain_nano.corpus import Document, write_document
+from pretrain_nano.described import collate_described, describe_samples, target_logits
+from pretrain_nano.language import language_config, make_tokenizer
+from pretrain_nano.settings import LanguagePretraining
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The runs of docs/real-small.md: `tools/real_small.sh COCO` in an empty folder.
+# The runs of docs/real-small.md: `tools/real_small/run.sh COCO` in an empty folder.
 # COCO is a folder of photographs in COCO's form: images/, instances.json, captions.json.
 set -euo pipefail
 coco=${1:?COCO: a folder with images/, instances.json and captions.json}
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH=$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}
 
 # One assistant: DATA (a folder with train/, and what is written here), what its first weights are
 # fitted to, then settings of the recipe.
@@ -12,7 +13,7 @@ teach() {
     shift 2
     laterna synthesize --annotations "$data/train" --out "$data/captions.json" --kinds caption
     cat "$data"/instruct-*.jsonl >"$data/instructions.jsonl"
-    python "$tools/word_connector.py" smollm2-135m "$data/captions.json" "$data/train/images" \
+    python -m real_small.word_connector smollm2-135m "$data/captions.json" "$data/train/images" \
         "$data/words.safetensors" --fit "$fit"
     laterna train smollm2-135m --out "runs/$data" --start "$data/words.safetensors" \
         --align.data "$data/captions.json" --align.pictures "$data/train/images" \
@@ -35,16 +36,16 @@ ask() {
         --out "runs/$data/figures.json" --answers "runs/$data/answers.jsonl" "$@"
 }
 
-python "$tools/split_coco.py" "$coco" coco --held-out 16
+python -m real_small.split_coco "$coco" coco --held-out 16
 instruct coco conversation 0 --conversation-boxes
 for seed in 0 1 2; do instruct coco detail $seed; done
 teach coco classes --align.connector.lr 1e-4 --instruct.connector.lr 5e-5 \
     --instruct.language.lr 1e-4 --instruct.epochs 2
-python "$tools/named_things.py" runs/coco/instruct coco/held_out
+python -m real_small.named_things runs/coco/instruct coco/held_out
 for kind in caption detail; do
     laterna synthesize --annotations coco/held_out --out coco/held_out/$kind.json --kinds $kind
     for stage in align instruct; do
-        python "$tools/picture_loss.py" runs/coco/$stage coco/held_out/$kind.json \
+        python -m real_small.picture_loss runs/coco/$stage coco/held_out/$kind.json \
             coco/held_out/images
     done
 done

@@ -30,9 +30,6 @@ from laterna.records import Truth
 from laterna.synthesis.phrases import PLACES, at_place
 from laterna.world.captions import write_alt_text
 from laterna.world.drawing import draw_picture
-from laterna.world.pretrain.descent import Descent
-from laterna.world.pretrain.saving import save_half
-from laterna.world.pretrain.settings import VisionPretraining, report, scheduled
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import (
     CATEGORIES,
@@ -43,6 +40,9 @@ from laterna.world.toys import (
     SIZES,
     TEXTURES,
 )
+from pretrain_nano.descent import Descent
+from pretrain_nano.saving import save_half
+from pretrain_nano.settings import VisionPretraining, report, scheduled
 
 PAD, BOS, EOS = 0, 1, 2
 TEXT_LENGTH = 72

@@ -22,7 +22,7 @@ from laterna.model.checkpoint import load_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Pack, Sample
 from laterna.training.objective import Objective, count_targets
-from prepared_samples import prepared_samples
+from real_small.prepared_samples import prepared_samples
 
 ROWS = 8
 """Records a forward pass."""

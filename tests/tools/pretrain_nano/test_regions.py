@@ -12,10 +12,10 @@ from transformers import CLIPVisionModel
 from laterna.errors import LaternaError
 from laterna.records import Box, Toy, Truth
 from laterna.world.drawing import draw_picture
-from laterna.world.pretrain.regions import MIDDLE, DrawnRegions, learn_regions, words_on_patches
-from laterna.world.pretrain.settings import RegionPretraining, VisionPretraining
-from laterna.world.pretrain.vision import pretrain_vision, vocabulary
 from laterna.world.scenes import draw_truth, stream_of
+from pretrain_nano.regions import MIDDLE, DrawnRegions, learn_regions, words_on_patches
+from pretrain_nano.settings import RegionPretraining, VisionPretraining
+from pretrain_nano.vision import pretrain_vision, vocabulary
 
 BEAR = Toy(
     category="teddy bear",

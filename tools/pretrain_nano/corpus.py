@@ -27,11 +27,11 @@ from laterna.synthesis.teachers.scribe.detail import compose_detail
 from laterna.synthesis.teachers.scribe.facts import Facts, gather_facts
 from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.world.captions import write_captions
-from laterna.world.pretrain.descriptions import Description, describe
-from laterna.world.pretrain.tables import Entry, write_counts, write_relations, write_table
-from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import MAX_TOYS, draw_truth
 from laterna.world.toys import CATEGORIES
+from pretrain_nano.descriptions import Description, describe
+from pretrain_nano.tables import Entry, write_counts, write_relations, write_table
+from pretrain_nano.tokenizer import CHAT_TEMPLATE
 
 QUESTIONS = 16
 """Questions of an examination at most."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from laterna.records import Box, Toy, Truth
-from laterna.world.pretrain import descriptions
-from laterna.world.pretrain.descriptions import (
+from pretrain_nano import descriptions
+from pretrain_nano.descriptions import (
     EMPTY,
     MIDDLE,
     SQUARES,

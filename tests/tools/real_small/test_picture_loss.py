@@ -11,7 +11,7 @@ from PIL import Image
 
 from laterna.errors import LaternaError
 from laterna.records import Sample
-from picture_loss import picture_losses
+from real_small.picture_loss import picture_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from laterna.errors import LaternaError
-from laterna.world.pretrain import language
-from laterna.world.pretrain.corpus import write_document
-from laterna.world.pretrain.described import describe_samples
-from laterna.world.pretrain.language import (
+from pretrain_nano import language
+from pretrain_nano.corpus import write_document
+from pretrain_nano.described import describe_samples
+from pretrain_nano.language import (
     Documents,
     batches,
     begin_by_matching,
@@ -22,7 +22,7 @@ from laterna.world.pretrain.language import (
     optimisers,
     pretrain_language,
 )
-from laterna.world.pretrain.settings import LanguagePretraining
+from pretrain_nano.settings import LanguagePretraining
 
 TINY = LanguagePretraining(steps=2, step_tokens=400, vocabulary=400, row_tokens=256)
 

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from laterna.world.pretrain.settings import (
+from laterna.world.scenes import MAX_TOYS
+from pretrain_nano.settings import (
     LanguagePretraining,
     VisionPretraining,
     report,
     scheduled,
 )
-from laterna.world.scenes import MAX_TOYS
 
 
 def test_the_curriculum_goes_from_one_toy_to_all() -> None:

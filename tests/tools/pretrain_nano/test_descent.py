@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from laterna.world.pretrain.descent import Descent
+from pretrain_nano.descent import Descent
 
 
 def test_a_loss_falls_and_a_steep_one_is_clipped() -> None:

@@ -8,10 +8,10 @@ import pytest
 from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord
 from laterna.synthesis.phrases import NUMBERS, SHORT_ANSWER
-from laterna.world.pretrain.corpus import QUESTIONS, TABLES, Document, write_document
-from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import LIGHTINGS, TEXTURES
+from pretrain_nano.corpus import QUESTIONS, TABLES, Document, write_document
+from pretrain_nano.tokenizer import CHAT_TEMPLATE
 
 DOCUMENTS = [write_document(1, index) for index in range(600)]
 

@@ -21,16 +21,16 @@ from transformers import CLIPVisionModel
 from laterna.model.pretrained import load_weights
 from laterna.records import Box, Toy, Truth
 from laterna.synthesis.phrases import at_place, place_of
-from laterna.world.pretrain.descent import Descent
-from laterna.world.pretrain.settings import RegionPretraining, report
-from laterna.world.pretrain.vision import (
+from laterna.world.scenes import draw_truth
+from pretrain_nano.descent import Descent
+from pretrain_nano.settings import RegionPretraining, report
+from pretrain_nano.vision import (
     drawn_pixels,
     normalised,
     save_encoder,
     vocabulary,
     vocabulary_size,
 )
-from laterna.world.scenes import draw_truth
 
 NOTHING: tuple[str, ...] = ("no",)
 """What is said of a patch on which nothing lies."""

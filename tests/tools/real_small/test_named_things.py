@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from laterna.errors import LaternaError
-from named_things import Named, chance, chance_to_beat, look, named, others
+from real_small.named_things import Named, chance, chance_to_beat, look, named, others
 
 if TYPE_CHECKING:
     from pathlib import Path

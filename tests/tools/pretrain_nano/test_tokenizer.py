@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from laterna.world.pretrain.corpus import write_document
-from laterna.world.pretrain.tokenizer import train_tokenizer
+from pretrain_nano.corpus import write_document
+from pretrain_nano.tokenizer import train_tokenizer
 
 
 def trained() -> PreTrainedTokenizerFast:

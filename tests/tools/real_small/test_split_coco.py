@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laterna.errors import LaternaError
-from split_coco import split
+from real_small.split_coco import split
 
 
 def write_coco(folder: Path, pictures: int) -> Path:

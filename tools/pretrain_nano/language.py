@@ -21,17 +21,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from laterna.files import write_atomically
 from laterna.model.attention.varlen import attend_by_segments
 from laterna.model.pretrained import load_weights, read_part
-from laterna.world.pretrain.corpus import Document, write_document
-from laterna.world.pretrain.described import (
+from pretrain_nano.corpus import Document, write_document
+from pretrain_nano.described import (
     Described,
     TextBatch,
     collate_described,
     describe_samples,
     target_logits,
 )
-from laterna.world.pretrain.saving import save_half
-from laterna.world.pretrain.settings import LanguagePretraining, report, scheduled
-from laterna.world.pretrain.tokenizer import train_tokenizer
+from pretrain_nano.saving import save_half
+from pretrain_nano.settings import LanguagePretraining, report, scheduled
+from pretrain_nano.tokenizer import train_tokenizer
 
 _TOKENIZER_DOCUMENTS = 2500
 _LIKENESS = 4.0

@@ -21,7 +21,7 @@ from laterna.data.masking import tokenise
 from laterna.data.packing import plan_packs
 from laterna.model.attention.shared_prefix import before_targets, sharing_mask
 from laterna.records import Batch, Record, Sample
-from laterna.world.pretrain.corpus import Document
+from pretrain_nano.corpus import Document
 
 Words = tuple[int, ...]
 """The ids whose embeddings are summed into one token: one of text, several of a map's square."""

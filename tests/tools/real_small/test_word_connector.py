@@ -14,7 +14,7 @@ from laterna.errors import LaternaError
 from laterna.model.connectors import build_connector
 from laterna.recipe import ConnectorSettings
 from laterna.records import Sample
-from word_connector import CLASSIFIER, Line, fit_words, perceptron, ridge
+from real_small.word_connector import CLASSIFIER, Line, fit_words, perceptron, ridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ def test_patches_lean_to_the_words_of_their_class(
     head = torch.stack([means[0] - means[1], means[1] - means[0], torch.zeros_like(means[0])])
     monkeypatch.setattr(assistant.vision, "weights", lambda: {CLASSIFIER: head})
     classes = [["red"], ["blue", "sky"], ["dog"]]
-    monkeypatch.setattr("word_connector.imagenet_words", lambda: classes)
+    monkeypatch.setattr("real_small.word_connector.imagenet_words", lambda: classes)
     samples = [answered(name, "It is there.") for name in ("red.png", "blue.png")]
     fit_words(assistant, samples, red_and_blue, fit="classes")
     table = assistant.language.get_input_embeddings().weight.detach()

@@ -10,8 +10,9 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from laterna.world.captions import write_alt_text
 from laterna.world.drawing import draw_picture
-from laterna.world.pretrain.settings import VisionPretraining
-from laterna.world.pretrain.vision import (
+from laterna.world.scenes import draw_truth
+from pretrain_nano.settings import VisionPretraining
+from pretrain_nano.vision import (
     BOS,
     CLIP_MEAN,
     CLIP_STD,
@@ -25,7 +26,6 @@ from laterna.world.pretrain.vision import (
     vision_config,
     vocabulary,
 )
-from laterna.world.scenes import draw_truth
 
 
 def test_the_vocabulary_holds_all_that_alt_text_says() -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import class_words
 from laterna.errors import LaternaError
+from real_small import class_words
 
 if TYPE_CHECKING:
     from pathlib import Path

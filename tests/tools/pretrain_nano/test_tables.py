@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from laterna.synthesis.phrases import NUMBERS, PLACES, place_of, plural
-from laterna.world.pretrain.tables import NOTHING, write_counts, write_relations, write_table
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, COLOURS
+from pretrain_nano.tables import NOTHING, write_counts, write_relations, write_table
 
 
 @pytest.mark.parametrize("index", range(60))

@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from class_words import imagenet_words
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
@@ -35,7 +34,8 @@ from laterna.model.connectors.mlp import MlpConnector
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import Sample
-from prepared_samples import prepared_samples
+from real_small.class_words import imagenet_words
+from real_small.prepared_samples import prepared_samples
 
 RIDGE = 1.0
 """Weight of the penalty, as a share of the features' mean variance over all pictures. Of 0.01 to

@@ -6,12 +6,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from laterna.records import Box, Toy, Truth
-from laterna.world.pretrain import language, measure
-from laterna.world.pretrain.corpus import write_document
-from laterna.world.pretrain.described import TextBatch
-from laterna.world.pretrain.measure import _ATTRIBUTES, is_examination
-from laterna.world.pretrain.settings import LanguagePretraining
-from laterna.world.pretrain.tokenizer import CHAT_TEMPLATE
+from pretrain_nano import language, measure
+from pretrain_nano.corpus import write_document
+from pretrain_nano.described import TextBatch
+from pretrain_nano.measure import _ATTRIBUTES, is_examination
+from pretrain_nano.settings import LanguagePretraining
+from pretrain_nano.tokenizer import CHAT_TEMPLATE
 
 
 def test_examinations_are_told_from_other_documents() -> None:

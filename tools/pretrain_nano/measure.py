@@ -29,8 +29,8 @@ from laterna.records import PICTURE_MARK, Box, Record, Truth
 from laterna.synthesis.phrases import SHORT_ANSWER
 from laterna.synthesis.properties import properties_of
 from laterna.world.dataset import write_world
-from laterna.world.pretrain.corpus import Document, write_document
-from laterna.world.pretrain.described import (
+from pretrain_nano.corpus import Document, write_document
+from pretrain_nano.described import (
     collate_described,
     describe_samples,
     target_logits,

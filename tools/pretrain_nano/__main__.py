@@ -1,4 +1,4 @@
-"""`python -m laterna.world.pretrain vision|language --out DIR`: one base model from nothing.
+"""Base models from nothing: `PYTHONPATH=tools python -m pretrain_nano vision --out DIR`.
 
 `measure` asks the shipped ones what they know.
 """
@@ -14,17 +14,17 @@ import tyro
 from rich.table import Table
 
 from laterna.errors import told
-from laterna.world.pretrain.language import go_on, pretrain_language
-from laterna.world.pretrain.measure import measure_bases
-from laterna.world.pretrain.regions import learn_regions
-from laterna.world.pretrain.settings import (
+from pretrain_nano.language import go_on, pretrain_language
+from pretrain_nano.measure import measure_bases
+from pretrain_nano.regions import learn_regions
+from pretrain_nano.settings import (
     FURTHER,
     LanguagePretraining,
     RegionPretraining,
     VisionPretraining,
     report,
 )
-from laterna.world.pretrain.vision import pretrain_vision
+from pretrain_nano.vision import pretrain_vision
 
 
 def vision(out: Path, settings: VisionPretraining) -> None:
