@@ -299,9 +299,11 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
 def test_evaluate_shows_the_control_beside_and_writes_the_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    question = Question(id="1-count", picture="1.png", kind="count", text="How many?", truth="two")
-    right = Answer(question=question, text="two", right=True)
-    wrong = Answer(question=question, text="one", right=False)
+    question = Question(
+        id="1-count", images=("1.png",), kind="count", text="How many?", references=("two",)
+    )
+    right = Answer(question=question, text="two", score=1.0)
+    wrong = Answer(question=question, text="one", score=0.0)
 
     def evaluate(assistant: object, task: str, dataset: Path, **settings: object) -> Evaluation:
         assert (assistant, task, dataset, settings["blank"]) == ("c", "world", Path("d"), True)

@@ -27,8 +27,9 @@ from laterna.data.picture_files import PictureFolder
 from laterna.data.picture_tokens import count_pictures
 from laterna.data.sources import read_records
 from laterna.evaluation.metrics.exact_match import normalise
-from laterna.evaluation.run import MAX_NEW_TOKENS, PICTURE_FOLDER, ask
-from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, world_questions
+from laterna.evaluation.run import ask
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.evaluation.tasks.world import TRUTH_FILE, WORLD, read_truth, world_questions
 from laterna.files import write_atomically
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt, generate_answers
@@ -183,7 +184,7 @@ def walk_answer(world: WorldSteps, assistant: VisionLanguageModel) -> tuple[str,
     question = next(
         each
         for each in questions
-        if (each.picture, each.kind) == (world.scene.picture, QUESTION_KIND)
+        if (each.images, each.kind) == ((world.scene.picture,), QUESTION_KIND)
     )
     seen: list[Prompt] = []
 
@@ -193,7 +194,7 @@ def walk_answer(world: WorldSteps, assistant: VisionLanguageModel) -> tuple[str,
         seen.extend(prompts)
         return generate_answers(model, prompts, decoding)
 
-    pictures = world.folder / PICTURE_FOLDER
+    pictures = world.folder / IMAGE_FOLDER
     (given,) = ask(
         Assistant(assistant), [question], pictures, answer=answer, progress=False
     ).answers
@@ -207,14 +208,14 @@ def render_page(folder: Path) -> str:
     world = walk_world(folder)
     recipe = load_recipe("nano")
     assistant = build_from_recipe(recipe)
-    pictures = world.folder / PICTURE_FOLDER
+    pictures = world.folder / IMAGE_FOLDER
     text = walk_data(world.record, recipe.instruct.template, assistant, pictures)
     caption = walk_data(world.caption, recipe.align.template, assistant, pictures)
     prompt, answer = walk_answer(world, assistant)
     stages = [apply_stage(assistant, recipe, name).parts for name in STAGES]
     passed = walk_model(assistant, text.batch, caption.batch)
     vocabulary = passed.logits_sv.shape[1]
-    truth = answer.question.truth
+    truth = answer.question.references[0]
     return _page_template().render(
         seed=SEED,
         tolerance=TOLERANCE,
@@ -238,7 +239,7 @@ def render_page(folder: Path) -> str:
         stage_parts=list(zip(*stages, strict=True)),
         prompt=prompt,
         answer=answer,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=WORLD.max_new_tokens,
         loose=f"{truth.capitalize()}.",
         longer=f"The answer is {truth}.",
     )
@@ -354,7 +355,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         page = render_page(folder)
-        picture = folder / "world" / PICTURE_FOLDER / f"{SCENE:06d}.png"
+        picture = folder / "world" / IMAGE_FOLDER / f"{SCENE:06d}.png"
         with write_atomically(PICTURE) as aside:
             shutil.copyfile(picture, aside)
     with write_atomically(PAGE) as aside:

@@ -59,7 +59,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def question(number: int, picture: str, truth: str, kind: str = "colour") -> Question:
-    return Question(id=str(number), picture=picture, kind=kind, text="Which?", truth=truth)
+    return Question(
+        id=str(number), images=(picture,), kind=kind, text="Which?", references=(truth,)
+    )
 
 
 def test_answers_come_in_the_order_of_the_questions(pictures: Path) -> None:
@@ -69,7 +71,7 @@ def test_answers_come_in_the_order_of_the_questions(pictures: Path) -> None:
     asked = ask(assistant(), questions, pictures, batch=2, answer=seer, progress=False)
     assert [a.question for a in asked.answers] == questions
     assert [a.text for a in asked.answers] == ["Red.", "blue", "Red.", "blue", "blue"]
-    assert [a.right for a in asked.answers] == [True, False, True, False, False]
+    assert [a.score for a in asked.answers] == [True, False, True, False, False]
     assert [len(prompts) for prompts in seer.batches] == [2, 2, 1]
 
 
@@ -165,13 +167,13 @@ def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
 def test_score_counts_over_all_and_by_kind() -> None:
     rights = [("count", True), ("colour", False), ("count", False), ("count", True)]
     scores = score(
-        Answer(question=question(i, "a", "b", kind), text="", right=right)
+        Answer(question=question(i, "a", "b", kind), text="", score=float(right))
         for i, (kind, right) in enumerate(rights)
     )
-    assert scores.overall == Score(name="overall", right=2, total=4)
+    assert scores.overall == Score(name="overall", sum=2, total=4)
     assert scores.kinds == (
-        Score(name="colour", right=0, total=1),
-        Score(name="count", right=2, total=3),
+        Score(name="colour", sum=0, total=1),
+        Score(name="count", sum=2, total=3),
     )
 
 
@@ -205,16 +207,16 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
         progress=False,
     )
     # Colour is the only kind that the seer can answer: two pictures, both right.
-    assert [(k.name, k.right, k.total) for k in evaluation.scores.kinds] == [
+    assert [(k.name, k.sum, k.total) for k in evaluation.scores.kinds] == [
         ("colour", 2, 2),
         ("count", 0, 2),
         ("existence", 0, 2),
         ("kind", 0, 2),
         ("place", 0, 2),
     ]
-    assert evaluation.scores.overall == Score(name="overall", right=2, total=10)
+    assert evaluation.scores.overall == Score(name="overall", sum=2, total=10)
     assert [control.name for control in evaluation.controls] == ["blank", "before_instruct"]
-    assert [control.scores.overall.right for control in evaluation.controls] == [0, 0]
+    assert [control.scores.overall.sum for control in evaluation.controls] == [0, 0]
     assert [control.scores.overall.total for control in evaluation.controls] == [10, 10]
     found = figures(evaluation)
     assert found.overall == 0.2
@@ -230,7 +232,7 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
 
 
 def test_evaluate_without_a_readable_picture_or_a_known_task_says_so(tmp_path: Path) -> None:
-    with pytest.raises(LaternaError, match=r"none of the pictures.*red\.png: no such picture"):
+    with pytest.raises(LaternaError, match=r"none of the images.*red\.png: no such picture"):
         evaluate(assistant(), "world", world(tmp_path), answer=Seer(), progress=False)
     with pytest.raises(LaternaError, match="the tasks are: boxes, world"):
         evaluate(assistant(), "vqa", tmp_path, answer=Seer(), progress=False)

@@ -22,7 +22,8 @@ SAID = SampleAnswer(id="r7", prompt="What is it?", answer="<b>a cup</b>", truth=
 EVALUATION = {
     "overall": 0.75,
     "kinds": {"colour": 1.0, "count": 0.5},
-    "controls": {"blank": {"overall": 0.25, "kinds": {"colour": 0.25}}},
+    "metrics": {"exact_match.accuracy": 0.75},
+    "controls": {"blank": {"overall": 0.25, "kinds": {"colour": 0.25}, "metrics": {}}},
     "questions": 8,
     "skipped": {"picture missing": 2},
 }

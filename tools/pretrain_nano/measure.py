@@ -13,7 +13,7 @@ from msgspec import structs
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from laterna.evaluation.run import PICTURE_FOLDER
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.blind_spots import (
     box_pool,
@@ -69,7 +69,7 @@ def measure_vision(assistant: VisionLanguageModel) -> list[Knowledge]:
         write_world(world, pictures=PICTURES, seed=SEED)
         truths = read_truth(world / TRUTH_FILE)
         names = [truth.picture for truth in truths]
-        features_bnd = picture_features(assistant, world / PICTURE_FOLDER, names)
+        features_bnd = picture_features(assistant, world / IMAGE_FOLDER, names)
     found = []
     for what, (look, pool) in _ATTRIBUTES.items():
         cases = [look(truth) for truth in truths]

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
-from laterna.evaluation.run import PICTURE_FOLDER, AnswerFunction, ask
+from laterna.evaluation.run import AnswerFunction, ask
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import generate_answers
@@ -89,7 +90,7 @@ def blind_spots(
     truths = truths[:limit] if limit else truths
     names = [truth.picture for truth in truths]
     features = dict(
-        zip(names, picture_features(assistant.model, dataset / PICTURE_FOLDER, names), strict=True)
+        zip(names, picture_features(assistant.model, dataset / IMAGE_FOLDER, names), strict=True)
     )
     spots = []
     for name, about in PROPERTIES.items():
@@ -101,10 +102,8 @@ def blind_spots(
                 f"{FEWEST}; raise the limit or draw more pictures"
             )
         questions = [_question(name, case) for case in cases]
-        asked = ask(
-            assistant, questions, dataset / PICTURE_FOLDER, answer=answer, progress=progress
-        )
-        accuracy = sum(given.right for given in asked.answers) / len(questions)
+        asked = ask(assistant, questions, dataset / IMAGE_FOLDER, answer=answer, progress=progress)
+        accuracy = sum(given.score for given in asked.answers) / len(questions)
         pooled = torch.stack([about.pool(features[case.picture], case.box) for case in cases])
         spots.append(_spot(name, cases, accuracy, pooled, seed))
     return spots
@@ -221,10 +220,10 @@ PROPERTIES: dict[str, _Property] = {
 def _question(name: str, case: Case) -> Question:
     return Question(
         id=f"{case.picture}-{name}",
-        picture=case.picture,
+        images=(case.picture,),
         kind=name,
         text=case.question + SHORT_ANSWER,
-        truth=case.label,
+        references=(case.label,),
     )
 
 

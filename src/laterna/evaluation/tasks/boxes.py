@@ -21,6 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from laterna.evaluation.tasks.base import Task
 from laterna.records import Question, Scene
 from laterna.synthesis import phrases
 from laterna.synthesis.annotations import Problem, stream_scenes
@@ -154,10 +155,10 @@ class _Answers:
 def _question(scene: Scene, kind: str, about: str, text: str, truth: str) -> Question:
     return Question(
         id=f"{scene.id}-{kind}-{about}",
-        picture=scene.picture,
+        images=(scene.picture,),
         kind=kind,
         text=text + phrases.SHORT_ANSWER,
-        truth=truth,
+        references=(truth,),
     )
 
 
@@ -167,3 +168,5 @@ KINDS: dict[str, Callable[[Sequence[_Seen], random.Random], Iterator[list[Questi
     "relation": _relation,
 }
 """Kind of question to groups of such questions, which belong together for their balance."""
+
+BOXES = Task(questions=box_questions, about="what the boxes of any COCO-format dataset decide")

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.evaluation.tasks.base import Task
 from laterna.records import Box, Question, Toy, Truth
 from laterna.synthesis import phrases
 
@@ -98,7 +99,11 @@ def _least_asked(
 def _question(truth: Truth, kind: str, chosen: _Candidate, rng: random.Random) -> Question:
     text = rng.choice(chosen.phrasings).format(**chosen.fields) + phrases.SHORT_ANSWER
     return Question(
-        id=f"{truth.id}-{kind}", picture=truth.picture, kind=kind, text=text, truth=chosen.truth
+        id=f"{truth.id}-{kind}",
+        images=(truth.picture,),
+        kind=kind,
+        text=text,
+        references=(chosen.truth,),
     )
 
 
@@ -177,3 +182,5 @@ KINDS: dict[str, Callable[[Truth, Sequence[str]], Iterator[_Candidate]]] = {
     "relation": _relation,
 }
 """Kind of question to the questions of that kind that a picture allows."""
+
+WORLD = Task(questions=world_questions, about="the tabletop world's questions by kind")
