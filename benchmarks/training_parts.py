@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from laterna.data.packing import plan_packs
-from laterna.model.sharing import before_targets
+from laterna.model.attention.shared_prefix import before_targets
 from laterna.records import Batch, Pack, Sample
 from laterna.training import feed, run
 from laterna.training.objective import Objective
@@ -55,7 +55,7 @@ def whole_loss(objective: Objective, batch: Batch) -> Tensor:
     """Return the loss as one does who makes the logits of every token."""
     assistant = objective.assistant
     head = assistant.language.get_output_embeddings()
-    logits_rtv = head(assistant.hidden(batch)).float()
+    logits_rtv = head(assistant.hidden_states(batch)).float()
     before_s = before_targets(batch).to(logits_rtv.device)
     logits_sv = logits_rtv.flatten(0, 1).index_select(0, before_s)
     learned = batch.targets_rt[:, 1:]

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from laterna.data.preparation import Prepared
-from laterna.model.assistant import Assistant
+from laterna.inference.assistant import Assistant
 from laterna.model.builtin import resolve
 from laterna.model.checkpoint import save_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import (
     ConnectorSettings,
     PartSettings,
@@ -293,7 +294,7 @@ def make_job(shape: Shape, recipe: Recipe, stage: StageName, folder: Path, steps
 
 
 def _write_start(
-    assistant: Assistant,
+    assistant: VisionLanguageModel,
     prepared: Prepared,
     recipe: Recipe,
     stage: StageName,
@@ -307,4 +308,4 @@ def _write_start(
     fit_connector(assistant, seen)
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder / "start", assistant, recipe, stage=None, figures={})
-    assistant.export(folder / "exported", "hf", precision)
+    Assistant(assistant).export(folder / "exported", "hf", precision)

@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from laterna.model.assistant import Assistant
+    from laterna.model.vlm import VisionLanguageModel
     from laterna.recipe import Recipe
     from laterna.records import Sample
 
@@ -166,15 +166,15 @@ def tiny_recipe(tiny_models: Path, tmp_path: Path) -> Recipe:
 
 
 @pytest.fixture
-def tiny_assistant(tiny_recipe: Recipe) -> Assistant:
+def tiny_assistant(tiny_recipe: Recipe) -> VisionLanguageModel:
     """An untrained assistant of the tiny models: 4 tokens a picture, widths 24 and 32."""
-    from laterna.model.assistant import load_assistant_from
+    from laterna.model.build import build_from_recipe
 
-    return load_assistant_from(tiny_recipe)
+    return build_from_recipe(tiny_recipe)
 
 
 @pytest.fixture
-def answered(tiny_assistant: Assistant) -> Callable[[str, str], Sample]:
+def answered(tiny_assistant: VisionLanguageModel) -> Callable[[str, str], Sample]:
     """Makes a sample of one question about a picture of 32 by 32, by its name and answer."""
     from msgspec.structs import replace
 

@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import check_lengths
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +21,7 @@ PATH_ORDER = [
     "analysis",
     "data",
     "model",
+    "inference",
     "training",
     "evaluation",
     "serving",
@@ -81,13 +80,60 @@ def test_every_room_has_its_place_on_the_path() -> None:
     assert rooms <= {ERRORS, *FOUNDATION, *PATH_ORDER}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_imports_only_from_what_stands_before(path: Path) -> None:
-    importer = room(module_of(path))
-    if not importer:
-        pytest.skip("laterna/__init__.py is the face of the whole package")
-    imported = list(imported_modules(path.read_text(encoding="utf-8")))
-    assert [name for name in imported if room(name) not in allowed(importer)] == []
+def test_imports_only_from_what_stands_before() -> None:
+    upwards = [
+        f"{module_of(path)} -> {name}"
+        for path in SOURCES
+        if (importer := room(module_of(path)))  # laterna/__init__.py is the face of all
+        for name in imported_modules(path.read_text(encoding="utf-8"))
+        if room(name) not in allowed(importer)
+    ]
+    assert upwards == []
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other by imports, each sorted."""
+    reached: dict[str, set[str]] = {}
+    for start in imports:
+        seen: set[str] = set()
+        stack = [start]
+        while stack:
+            for further in imports.get(stack.pop(), set()) - seen:
+                seen.add(further)
+                stack.append(further)
+        reached[start] = seen
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached.get(other, ())))
+        for name in imports
+        if name in reached[name]
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def modules_meant(source: str, modules: set[str]) -> set[str]:
+    """The modules that a source needs: of `from a import b` that is a.b where b is a module."""
+    found = {name for name in imported_modules(source) if name in modules}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in modules:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= parts & modules
+            if parts <= modules:
+                found.discard(node.module)
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = {module_of(path): path for path in SOURCES if module_of(path) != "laterna"}
+    imports = {
+        name: modules_meant(path.read_text(encoding="utf-8"), set(paths))
+        for name, path in paths.items()
+    }
+    assert circles(imports) == []
+
+
+def test_the_circle_rule_finds_circles() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": set()}) == []
 
 
 def test_the_import_rule_sees_every_form_of_import() -> None:

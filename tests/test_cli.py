@@ -314,9 +314,11 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
 def test_evaluate_shows_the_control_beside_and_writes_the_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    question = Question(id="1-count", picture="1.png", kind="count", text="How many?", truth="two")
-    right = Answer(question=question, text="two", right=True)
-    wrong = Answer(question=question, text="one", right=False)
+    question = Question(
+        id="1-count", images=("1.png",), kind="count", text="How many?", references=("two",)
+    )
+    right = Answer(question=question, text="two", score=1.0)
+    wrong = Answer(question=question, text="one", score=0.0)
 
     def evaluate(assistant: object, task: str, dataset: Path, **settings: object) -> Evaluation:
         assert (assistant, task, dataset, settings["blank"]) == ("c", "world", Path("d"), True)
@@ -331,14 +333,14 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
             skipped=(Skipped(question=question, reason="gone", message="2.png is gone"),) * 21,
         )
 
-    monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
+    monkeypatch.setattr("laterna.inference.assistant.load", lambda name, **_: str(name))
     monkeypatch.setattr("laterna.evaluation.run.evaluate", evaluate)
     monkeypatch.chdir(tmp_path)
     for name in "acd":
         (tmp_path / name).mkdir()
     out, said = tmp_path / "report.json", tmp_path / "answers.jsonl"
     files = ["--out", str(out), "--answers", str(said)]
-    assert main(["evaluate", "c", "--data", "d", "--before", "a", *files]) == 0
+    assert main(["evaluate", "c", "--data", "d", "--baseline", "a", *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [line.strip("│┃ ").replace("┃", "│").split("│") for line in lines]
     rows = [[cell.strip() for cell in row] for row in cells]
@@ -362,7 +364,7 @@ def test_lab_shows_a_row_for_each_property(
     for name in "cd":
         (tmp_path / name).mkdir()
     spot = BlindSpot(name="sign", asked=0.1, probe=0.9, shuffled=0.2, chance=0.25, questions=40)
-    monkeypatch.setattr("laterna.model.checkpoint.load_checkpoint", str)
+    monkeypatch.setattr("laterna.inference.assistant.load", lambda name, **_: str(name))
     monkeypatch.setattr("laterna.lab.blind_spots.blind_spots", lambda *_, **__: [spot])
     assert main(["lab", "blind-spots", "c", "--data", "d"]) == 0
     out = capsys.readouterr().out

@@ -70,8 +70,8 @@ def test_a_record_cannot_be_changed() -> None:
 
 
 def test_accuracy_is_a_share_and_of_no_questions_not_a_number() -> None:
-    assert Score(name="count", right=3, total=4).accuracy == 0.75
-    nothing = Score(name="count", right=0, total=0).accuracy
+    assert Score(name="count", sum=3, total=4).mean == 0.75
+    nothing = Score(name="count", sum=0, total=0).mean
     assert nothing != nothing  # only a NaN differs from itself
 
 

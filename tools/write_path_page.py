@@ -27,11 +27,14 @@ from laterna.data.picture_files import PictureFolder
 from laterna.data.picture_tokens import count_pictures
 from laterna.data.sources import read_records
 from laterna.evaluation.metrics.exact_match import normalise
-from laterna.evaluation.run import MAX_NEW_TOKENS, PICTURE_FOLDER, ask
-from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, world_questions
+from laterna.evaluation.run import ask
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.evaluation.tasks.world import TRUTH_FILE, WORLD, read_truth, world_questions
 from laterna.files import write_atomically
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import Prompt, generate_answers
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, Prompt, generate_answers
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import StageName, load_recipe
 from laterna.records import (
     PICTURE_MARK,
@@ -144,7 +147,7 @@ def walk_world(folder: Path) -> WorldSteps:
 
 
 def walk_data(
-    record: InstructionRecord, template: str, assistant: Assistant, pictures: Path
+    record: InstructionRecord, template: str, assistant: VisionLanguageModel, pictures: Path
 ) -> TextSteps:
     """Render, tokenise and batch a record with the chat template of that name."""
     tokenizer = assistant.tokenizer
@@ -157,7 +160,7 @@ def walk_data(
     return TextSteps(rendered, sample, fill(collate(packs)))
 
 
-def walk_model(assistant: Assistant, batch: Batch, caption: Batch) -> ModelSteps:
+def walk_model(assistant: VisionLanguageModel, batch: Batch, caption: Batch) -> ModelSteps:
     """Send a batch through the assistant part by part; `caption` gives its loss alone."""
     assert batch.pixels_bchw is not None
     features_bnd = assistant.vision(batch.pixels_bchw)
@@ -171,29 +174,31 @@ def walk_model(assistant: Assistant, batch: Batch, caption: Batch) -> ModelSteps
     )
 
 
-def mean_loss(assistant: Assistant, batch: Batch) -> float:
+def mean_loss(assistant: VisionLanguageModel, batch: Batch) -> float:
     """Return the loss of a step that is this batch alone."""
     return float(Objective(assistant)(batch).detach()) / count_targets([batch])
 
 
-def walk_answer(world: WorldSteps, assistant: Assistant) -> tuple[str, Answer]:
+def walk_answer(world: WorldSteps, assistant: VisionLanguageModel) -> tuple[str, Answer]:
     """Ask one of the evaluation's questions about the scene; return prompt and answer."""
     questions = world_questions(world.folder, limit=0, seed=SEED)
     question = next(
         each
         for each in questions
-        if (each.picture, each.kind) == (world.scene.picture, QUESTION_KIND)
+        if (each.images, each.kind) == ((world.scene.picture,), QUESTION_KIND)
     )
     seen: list[Prompt] = []
 
     def answer(
-        assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int
+        model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
     ) -> list[str]:
         seen.extend(prompts)
-        return generate_answers(assistant, prompts, max_new_tokens=max_new_tokens)
+        return generate_answers(model, prompts, decoding)
 
-    pictures = world.folder / PICTURE_FOLDER
-    (given,) = ask(assistant, [question], pictures, answer=answer, progress=False).answers
+    pictures = world.folder / IMAGE_FOLDER
+    (given,) = ask(
+        Assistant(assistant), [question], pictures, answer=answer, progress=False
+    ).answers
     ((turns, _),) = seen
     prompt = render(turns, assistant.tokenizer, assistant.template, continue_as_assistant=True)
     return prompt.text, given
@@ -203,15 +208,15 @@ def render_page(folder: Path) -> str:
     """Walk the whole path, with `folder` for its files, and return the page."""
     world = walk_world(folder)
     recipe = load_recipe("nano")
-    assistant = load_assistant_from(recipe)
-    pictures = world.folder / PICTURE_FOLDER
+    assistant = build_from_recipe(recipe)
+    pictures = world.folder / IMAGE_FOLDER
     text = walk_data(world.record, recipe.instruct.template, assistant, pictures)
     caption = walk_data(world.caption, recipe.align.template, assistant, pictures)
     prompt, answer = walk_answer(world, assistant)
     stages = [apply_stage(assistant, recipe, name).parts for name in STAGES]
     passed = walk_model(assistant, text.batch, caption.batch)
     vocabulary = passed.logits_sv.shape[1]
-    truth = answer.question.truth
+    truth = answer.question.references[0]
     return _page_template().render(
         seed=SEED,
         tolerance=TOLERANCE,
@@ -235,7 +240,7 @@ def render_page(folder: Path) -> str:
         stage_parts=list(zip(*stages, strict=True)),
         prompt=prompt,
         answer=answer,
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=WORLD.max_new_tokens,
         loose=f"{truth.capitalize()}.",
         longer=f"The answer is {truth}.",
     )
@@ -272,7 +277,9 @@ def _coco_entries(world: Path) -> Entries:
     }
 
 
-def _opening(sample: Sample, assistant: Assistant) -> Iterator[tuple[int, int, str, bool]]:
+def _opening(
+    sample: Sample, assistant: VisionLanguageModel
+) -> Iterator[tuple[int, int, str, bool]]:
     """Yield place, id, piece and whether it is learned, up to the end of the first answer."""
     last = list(zip(sample.targets, sample.targets[1:], strict=False)).index((True, False))
     for place, token in enumerate(sample.input_ids[: last + 1]):
@@ -349,7 +356,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         page = render_page(folder)
-        picture = folder / "world" / PICTURE_FOLDER / f"{SCENE:06d}.png"
+        picture = folder / "world" / IMAGE_FOLDER / f"{SCENE:06d}.png"
         with write_atomically(PICTURE) as aside:
             shutil.copyfile(picture, aside)
     with write_atomically(PAGE) as aside:

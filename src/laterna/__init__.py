@@ -28,8 +28,7 @@ from laterna.version import __version__
 if TYPE_CHECKING:
     from laterna.data.masking import tokenise
     from laterna.evaluation.run import evaluate
-    from laterna.model.assistant import Assistant
-    from laterna.model.exchange import load
+    from laterna.inference.assistant import Assistant, load
     from laterna.scenes.annotations import read_scenes
     from laterna.synthesis.checks import check
     from laterna.training.run import train
@@ -59,10 +58,10 @@ __all__ = [
 ]
 
 _LATE = {
-    "Assistant": ("laterna.model.assistant", "Assistant"),
+    "Assistant": ("laterna.inference.assistant", "Assistant"),
     "check": ("laterna.synthesis.checks", "check"),
     "evaluate": ("laterna.evaluation.run", "evaluate"),
-    "load": ("laterna.model.exchange", "load"),
+    "load": ("laterna.inference.assistant", "load"),
     "read_scenes": ("laterna.scenes.annotations", "read_scenes"),
     "tokenise": ("laterna.data.masking", "tokenise"),
     "train": ("laterna.training.run", "train"),

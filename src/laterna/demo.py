@@ -18,15 +18,16 @@ from msgspec.structs import replace
 from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
-    PICTURE_FOLDER,
     Accuracies,
     Evaluation,
     evaluate,
     figures,
     score_table,
 )
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.files import Made, held, some, write_atomically
-from laterna.model.checkpoint import load_checkpoint, read_manifest
+from laterna.inference.assistant import load
+from laterna.model.checkpoint import read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.page import (
@@ -84,6 +85,7 @@ class DemoReport(Record):
 
     overall: float
     kinds: dict[str, float]
+    metrics: dict[str, float]
     controls: dict[str, Accuracies]
     questions: int
     losses: dict[str, StageLosses]
@@ -123,7 +125,7 @@ class _Demo:
         self._step("3 stage 1, align", self.align, self._train_align)
         self._step("4 stage 2, instruct", self.instruct, self._train_instruct)
         self._step("5 evaluate, report", self.page, self._evaluate)
-        example = self.held_out / PICTURE_FOLDER / f"{self.size.train_pictures:06d}.png"
+        example = self.held_out / IMAGE_FOLDER / f"{self.size.train_pictures:06d}.png"
         self.console.print("talk to it:", style="bold")
         self.console.print(f"  laterna chat {self.instruct} --picture {example}", soft_wrap=True)
         return self.page
@@ -199,7 +201,7 @@ class _Demo:
 
     def _recipe(self) -> Recipe:
         recipe = load_recipe("nano")
-        pictures = str(self.train_data / PICTURE_FOLDER)
+        pictures = str(self.train_data / IMAGE_FOLDER)
         return replace(
             recipe,
             seed=self.seed,
@@ -236,17 +238,18 @@ class _Demo:
     def _evaluate(self) -> str:
         began = time.perf_counter()
         evaluation = evaluate(
-            load_checkpoint(self.instruct),
+            load(self.instruct),
             "world",
             self.held_out,
             seed=self.seed,
-            before_instruct=load_checkpoint(self.align),
+            before_instruct=load(self.align),
         )
         self.console.print(score_table(evaluation))
         found = figures(evaluation)
         report = DemoReport(
             overall=found.overall,
             kinds=found.kinds,
+            metrics=found.metrics,
             controls=found.controls,
             questions=found.questions,
             losses={stage: self._losses(stage) for stage in ("align", "instruct")},
@@ -276,7 +279,7 @@ class _Demo:
             ),
             curves=tuple(curve_of(stage.name, stage.steps) for stage in stages),
             stages=tuple(map(stage_shown, stages)),
-            examples=choose_examples(evaluation.answers, self.held_out / PICTURE_FOLDER),
+            examples=choose_examples(evaluation.answers, self.held_out / IMAGE_FOLDER),
             skipped=tuple(skipped.message for skipped in evaluation.skipped),
             settings=(("seed", str(self.seed)), ("recipe", "nano")),
             seconds=tuple(report.seconds.items()),

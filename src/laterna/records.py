@@ -313,31 +313,38 @@ class Batch(Record):
 
 
 class Question(Record):
-    """One question with a known answer about one picture."""
+    """One question with known answers, about any number of images."""
 
     id: str
-    picture: str
+    images: tuple[str, ...]
+    """File names, relative to the image folder; they stand before the text, in this order."""
     kind: str
     text: str
-    truth: str
+    """What is said to the assistant, whole."""
+    references: tuple[str, ...]
+    """What is right: one text, or what several people answered; the metric says how they count."""
+    fields: dict[str, str] = {}
+    """What else the task or its metric needs, such as the choices or the group of a question."""
 
 
 class Answer(Record):
-    """What an assistant said to a question, and whether the metric accepts it."""
+    """What an assistant said to a question, and how the metric values it."""
 
     question: Question
     text: str
-    right: bool
+    score: float
+    """0 to 1; not a number where the metric is defined over all answers alone."""
 
 
 class Score(Record):
-    """Right answers of a number of questions, for one kind or over all."""
+    """The mean score of a number of answers, for one kind or over all."""
 
     name: str
-    right: int
+    sum: float
+    """Of the answers' scores: where these are 0 and 1, how many are right."""
     total: int
 
     @property
-    def accuracy(self) -> float:
-        """Share of right answers, 0..1; not a number over no questions."""
-        return self.right / self.total if self.total else float("nan")
+    def mean(self) -> float:
+        """Mean score, 0..1; not a number over no answers."""
+        return self.sum / self.total if self.total else float("nan")

@@ -12,7 +12,7 @@ from PIL import Image
 from laterna.cli import main
 from laterna.data import preparation
 from laterna.errors import LaternaError
-from laterna.model.assistant import load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.recipe import load_recipe
 from laterna.training.feed import feed
 from laterna.training.ready import plan_stage
@@ -74,7 +74,7 @@ def test_no_weights_are_read(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == f"prepared 9 records; made {tmp_path}/prepared"
     with pytest.raises(LaternaError, match="cannot read the vision encoder"):
-        load_assistant_from(load_recipe(tmp_path / "recipe.toml"))
+        build_from_recipe(load_recipe(tmp_path / "recipe.toml"))
 
 
 def test_the_plan_is_what_training_feeds(

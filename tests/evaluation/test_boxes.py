@@ -57,7 +57,7 @@ def write_coco(
 
 def asked(questions: Sequence[Question], kind: str) -> set[tuple[str, str]]:
     """What is asked of a kind, by id, with the answers."""
-    return {(q.id, q.truth) for q in questions if q.kind == kind}
+    return {(q.id, q.references[0]) for q in questions if q.kind == kind}
 
 
 def test_existence_is_asked_of_a_picture_with_it_and_of_one_without_in_the_same_words(
@@ -69,7 +69,7 @@ def test_existence_is_asked_of_a_picture_with_it_and_of_one_without_in_the_same_
     told = asked(questions, "existence")
     assert {("1-existence-dog", "no"), ("1-existence-cup", "yes")} < told
     assert len(told) == 4  # one pair a category: the cup is in one picture, missing in one of two
-    assert [q.picture for q in questions] == [q.id[0] + ".jpg" for q in questions]
+    assert [q.images[0] for q in questions] == [q.id[0] + ".jpg" for q in questions]
     for name in ("dog", "cup"):
         texts = {q.text for q in questions if q.id.endswith(name)}
         assert len(texts) == 1
@@ -85,10 +85,10 @@ def test_counts_differ_from_picture_to_picture(tmp_path: Path) -> None:
     dogs = [("dog", 0.15, 0.5), ("dog", 0.5, 0.5), ("dog", 0.85, 0.5)]
     folder = write_coco(tmp_path, [dogs[:1], dogs[:1], dogs[:3], [("cup", 0.5, 0.5)]])
     questions = [q for q in box_questions(folder, limit=0, seed=0) if q.kind == "count"]
-    assert sorted(q.truth for q in questions) == ["one", "three"]
+    assert sorted(q.references[0] for q in questions) == ["one", "three"]
     assert len({q.text for q in questions}) == 1
     assert "dogs" in questions[0].text
-    assert [q.truth for q in questions if q.picture == "2.jpg"] == ["three"]
+    assert [q.references[0] for q in questions if q.images[0] == "2.jpg"] == ["three"]
 
 
 def test_a_relation_is_asked_both_ways_round_and_only_where_it_is_clear(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_relation_is_asked_both_ways_round_and_only_where_it_is_clear(tmp_path
     two_cups = [("dog", 0.2, 0.5), ("cup", 0.5, 0.2), ("cup", 0.8, 0.5)]
     folder = write_coco(tmp_path, [clear, unclear, two_cups])
     questions = [q for q in box_questions(folder, limit=0, seed=0) if q.kind == "relation"]
-    assert {q.picture for q in questions} == {"0.jpg"}
+    assert {q.images[0] for q in questions} == {"0.jpg"}
     dog_first = {("0-relation-dog to the left of cup", "yes")}
     dog_first |= {("0-relation-dog to the right of cup", "no")}
     cup_first = {("0-relation-cup to the left of dog", "no")}
@@ -110,7 +110,7 @@ def test_a_relation_is_asked_both_ways_round_and_only_where_it_is_clear(tmp_path
 def test_of_a_picture_two_relations_are_asked_at_most(tmp_path: Path) -> None:
     row = [("dog", 0.1, 0.5), ("cup", 0.4, 0.5), ("bus", 0.6, 0.5), ("tv", 0.9, 0.5)]
     questions = box_questions(write_coco(tmp_path, [row]), limit=0, seed=0)
-    assert Counter(q.truth for q in questions) == {"yes": 2, "no": 2}
+    assert Counter(q.references[0] for q in questions) == {"yes": 2, "no": 2}
 
 
 def test_what_captions_name_or_dispute_is_not_asked(tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_a_crowd_region_makes_its_kind_unsure(tmp_path: Path) -> None:
     only_crowd = [("*dog", 0.5, 0.5), ("tv", 0.7, 0.5)]
     two = [("dog", 0.2, 0.5), ("dog", 0.8, 0.5)]
     questions = box_questions(write_coco(tmp_path, [one, crowd, only_crowd, two]), limit=0, seed=0)
-    about_dogs = {(q.kind, q.picture[0]) for q in questions if q.id.endswith("dog")}
+    about_dogs = {(q.kind, q.images[0][0]) for q in questions if q.id.endswith("dog")}
     # Dogs are in every picture, if only as a crowd; how many is sure in the first and the last.
     assert about_dogs - {("relation", "0")} == {("count", "0"), ("count", "3")}
-    assert {q.picture[0] for q in questions if q.kind == "relation"} == {"0"}
+    assert {q.images[0][0] for q in questions if q.kind == "relation"} == {"0"}
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_the_same_answer_to_the_same_words_earns_half_at_most(many: Path) -> Non
     by_words: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for question in questions:
         words = question.text if question.kind != "relation" else "relation"
-        by_words[question.kind, words][question.truth] += 1
+        by_words[question.kind, words][question.references[0]] += 1
     assert {kind for kind, _ in by_words} == {"existence", "count", "relation"}
     for counts in by_words.values():
         assert len(counts) > 1

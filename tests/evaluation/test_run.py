@@ -15,8 +15,10 @@ from laterna.data.pictures import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import Prompt
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, Prompt
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Answer, Box, Question, Score, Toy, Truth
 
@@ -27,7 +29,7 @@ GREY = (122, 116, 104)
 def assistant(name: str = "tuned") -> Assistant:
     """Stands for a model: all that asking needs of it is its blank picture."""
     prepare = SimpleNamespace(blank=lambda width, height: blank((width, height)))
-    return cast(Assistant, SimpleNamespace(name=name, prepare=prepare))
+    return cast(Assistant, SimpleNamespace(model=SimpleNamespace(name=name, prepare=prepare)))
 
 
 class Seer:
@@ -37,10 +39,10 @@ class Seer:
         self.batches: list[list[Prompt]] = []
 
     def __call__(
-        self, assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int
+        self, model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
     ) -> list[str]:
         self.batches.append(list(prompts))
-        if getattr(assistant, "name", "") == "untuned":
+        if getattr(model, "name", "") == "untuned":
             return ["what?"] * len(prompts)
         names = {RED: "Red.", BLUE: "blue", GREY: "grey"}
         return [names[pictures[0].getpixel((0, 0))] for _, pictures in prompts]
@@ -57,7 +59,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def question(number: int, picture: str, truth: str, kind: str = "colour") -> Question:
-    return Question(id=str(number), picture=picture, kind=kind, text="Which?", truth=truth)
+    return Question(
+        id=str(number), images=(picture,), kind=kind, text="Which?", references=(truth,)
+    )
 
 
 def test_answers_come_in_the_order_of_the_questions(pictures: Path) -> None:
@@ -67,7 +71,7 @@ def test_answers_come_in_the_order_of_the_questions(pictures: Path) -> None:
     asked = ask(assistant(), questions, pictures, batch=2, answer=seer, progress=False)
     assert [a.question for a in asked.answers] == questions
     assert [a.text for a in asked.answers] == ["Red.", "blue", "Red.", "blue", "blue"]
-    assert [a.right for a in asked.answers] == [True, False, True, False, False]
+    assert [a.score for a in asked.answers] == [True, False, True, False, False]
     assert [len(prompts) for prompts in seer.batches] == [2, 2, 1]
 
 
@@ -122,26 +126,32 @@ def test_under_anyres_a_blank_picture_takes_as_many_tokens(
 ) -> None:
     grids = ((1, 2), (2, 1), (2, 2))
     vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres", grids=grids)
-    tiled = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    tiled = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     sizes = [(60, 20), (20, 60), (50, 50)]
     for width, height in sizes:
         Image.new("RGB", (width, height), RED).save(pictures / f"{width}.png")
     questions = [question(number, f"{side}.png", "red") for number, (side, _) in enumerate(sizes)]
     seen: list[int] = []
 
-    def count(assistant: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
-        seen.extend(len(tokens) for _, shown in prompts for tokens in assistant.see(shown))
+    def count(
+        assistant: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+    ) -> list[str]:
+        seen.extend(
+            len(tokens) for _, shown in prompts for tokens in assistant.encode_images(shown)
+        )
         return ["red"] * len(prompts)
 
     for plain in (False, True):
-        ask(tiled, questions, pictures, blank=plain, answer=count, progress=False)
+        ask(Assistant(tiled), questions, pictures, blank=plain, answer=count, progress=False)
     counted = [tiled.picture_tokens(*size) for size in sorted(sizes)]  # as the names are sorted
     assert counted == [16, 24, 14]
     assert seen == counted * 2
 
 
 def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
-    def one_short(_: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
+    def one_short(
+        _: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+    ) -> list[str]:
         return ["red"] * (len(prompts) - 1)
 
     with pytest.raises(ValueError, match="shorter"):
@@ -157,13 +167,13 @@ def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
 def test_score_counts_over_all_and_by_kind() -> None:
     rights = [("count", True), ("colour", False), ("count", False), ("count", True)]
     scores = score(
-        Answer(question=question(i, "a", "b", kind), text="", right=right)
+        Answer(question=question(i, "a", "b", kind), text="", score=float(right))
         for i, (kind, right) in enumerate(rights)
     )
-    assert scores.overall == Score(name="overall", right=2, total=4)
+    assert scores.overall == Score(name="overall", sum=2, total=4)
     assert scores.kinds == (
-        Score(name="colour", right=0, total=1),
-        Score(name="count", right=2, total=3),
+        Score(name="colour", sum=0, total=1),
+        Score(name="count", sum=2, total=3),
     )
 
 
@@ -197,16 +207,16 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
         progress=False,
     )
     # Colour is the only kind that the seer can answer: two pictures, both right.
-    assert [(k.name, k.right, k.total) for k in evaluation.scores.kinds] == [
+    assert [(k.name, k.sum, k.total) for k in evaluation.scores.kinds] == [
         ("colour", 2, 2),
         ("count", 0, 2),
         ("existence", 0, 2),
         ("kind", 0, 2),
         ("place", 0, 2),
     ]
-    assert evaluation.scores.overall == Score(name="overall", right=2, total=10)
+    assert evaluation.scores.overall == Score(name="overall", sum=2, total=10)
     assert [control.name for control in evaluation.controls] == ["blank", "before_instruct"]
-    assert [control.scores.overall.right for control in evaluation.controls] == [0, 0]
+    assert [control.scores.overall.sum for control in evaluation.controls] == [0, 0]
     assert [control.scores.overall.total for control in evaluation.controls] == [10, 10]
     found = figures(evaluation)
     assert found.overall == 0.2
@@ -222,22 +232,22 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
 
 
 def test_evaluate_without_a_readable_picture_or_a_known_task_says_so(tmp_path: Path) -> None:
-    with pytest.raises(LaternaError, match=r"none of the pictures.*red\.png: no such picture"):
+    with pytest.raises(LaternaError, match=r"none of the images.*red\.png: no such picture"):
         evaluate(assistant(), "world", world(tmp_path), answer=Seer(), progress=False)
     with pytest.raises(LaternaError, match="the tasks are: boxes, world"):
         evaluate(assistant(), "vqa", tmp_path, answer=Seer(), progress=False)
 
 
 def test_a_real_assistant_is_evaluated_end_to_end(
-    pictures: Path, tiny_assistant: Assistant
+    pictures: Path, tiny_assistant: VisionLanguageModel
 ) -> None:
     dataset = world(pictures.parent)
     first, again = (
         evaluate(
-            tiny_assistant,
+            Assistant(tiny_assistant),
             "world",
             dataset,
-            before_instruct=tiny_assistant,
+            before_instruct=Assistant(tiny_assistant),
             batch=batch,
             progress=False,
         )

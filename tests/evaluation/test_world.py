@@ -193,13 +193,13 @@ def test_every_answer_is_true_by_an_independent_reading(
     assert {question.kind for question in questions} == set(KINDS)
     for question in questions:
         truth = by_id[question.id.rpartition("-")[0]]
-        assert question.picture == truth.picture
-        assert question.truth == reading(question, truth), question
+        assert question.images[0] == truth.picture
+        assert question.references[0] == reading(question, truth), question
 
 
 def test_answers_are_as_balanced_as_the_pictures_allow(tmp_path: Path, truths: list[Truth]) -> None:
     questions = world_questions(write_truth(tmp_path, truths), limit=0, seed=1)
-    given = {kind: Counter(q.truth for q in questions if q.kind == kind) for kind in KINDS}
+    given = {kind: Counter(q.references[0] for q in questions if q.kind == kind) for kind in KINDS}
     for kind in ("existence", "relation"):
         assert abs(given[kind]["yes"] - given[kind]["no"]) <= 1
     assert set(given["place"]) == set(geometry.PLACES.values())

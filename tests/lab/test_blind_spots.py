@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from laterna.errors import LaternaError
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, Prompt
 from laterna.lab.blind_spots import (
     PROPERTIES,
     blind_spots,
@@ -25,8 +27,7 @@ from laterna.lab.blind_spots import (
     picture_features,
     probe_accuracy,
 )
-from laterna.model.assistant import Assistant
-from laterna.model.generation import Prompt
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Box, Toy, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
 
@@ -121,17 +122,17 @@ def see(pictures: Sequence[Image.Image]) -> Tensor:
 @pytest.fixture
 def assistant() -> Assistant:
     """An encoder whose features (b, 16, 3) are the pixels themselves."""
-    return cast(
-        Assistant,
-        SimpleNamespace(
-            prepare=see,
-            vision=lambda pixels_bhwc: pixels_bhwc.flatten(1, 2),
-            device=torch.device("cpu"),
-        ),
+    model = SimpleNamespace(
+        prepare=see,
+        vision=lambda pixels_bhwc: pixels_bhwc.flatten(1, 2),
+        device=torch.device("cpu"),
     )
+    return cast(Assistant, SimpleNamespace(model=model))
 
 
-def always_bright(_: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
+def always_bright(
+    _: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+) -> list[str]:
     return ["Bright."] * len(prompts)
 
 
@@ -153,7 +154,9 @@ def test_a_seeing_encoder_and_an_untaught_assistant(tmp_path: Path, assistant: A
 def test_questions_name_the_toy_and_the_choices(tmp_path: Path, assistant: Assistant) -> None:
     asked: set[str] = set()
 
-    def remember(_: Assistant, prompts: Sequence[Prompt], *, max_new_tokens: int) -> list[str]:
+    def remember(
+        _: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+    ) -> list[str]:
         asked.update(turns[0].text for turns, _ in prompts)
         return [""] * len(prompts)
 
@@ -176,15 +179,15 @@ def test_too_few_pictures_are_told(tmp_path: Path, assistant: Assistant) -> None
 def test_pictures_that_are_not_square_are_told(tmp_path: Path, assistant: Assistant) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "wide.png")
     with pytest.raises(LaternaError, match=r"wide\.png: not square"):
-        picture_features(assistant, tmp_path, ["wide.png"])
+        picture_features(assistant.model, tmp_path, ["wide.png"])
 
 
 def test_a_real_assistant_is_measured_and_left_as_it_was(
-    tmp_path: Path, tiny_assistant: Assistant
+    tmp_path: Path, tiny_assistant: VisionLanguageModel
 ) -> None:
     dataset = draw(tmp_path, [truth(index) for index in range(60)])
     before = {name: weight.clone() for name, weight in tiny_assistant.state_dict().items()}
-    spots = blind_spots(tiny_assistant, dataset, limit=0, seed=0, progress=False)
+    spots = blind_spots(Assistant(tiny_assistant), dataset, limit=0, seed=0, progress=False)
     assert [(spot.name, spot.questions) for spot in spots] == [
         ("texture", 60),
         ("lighting", 60),

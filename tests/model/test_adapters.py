@@ -26,9 +26,9 @@ from laterna.model.adapters import (
     save_lora,
     train_lora,
 )
-from laterna.model.assistant import Assistant
 from laterna.model.builtin import BUILTIN
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings, PartName, Recipe
 
 SMALL = LoraSettings(r=4, alpha=8)
@@ -48,13 +48,13 @@ def taught(module: nn.Module, settings: LoraSettings = SMALL) -> nn.Module:
     return module
 
 
-def logits(assistant: Assistant) -> torch.Tensor:
+def logits(assistant: VisionLanguageModel) -> torch.Tensor:
     return assistant.logits([PICTURE], TEXT)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_fresh_adapters_change_nothing_and_are_all_that_trains(
-    tiny_assistant: Assistant, part: PartName
+    tiny_assistant: VisionLanguageModel, part: PartName
 ) -> None:
     module = tiny_assistant.adaptable()[part]
     before = logits(tiny_assistant)
@@ -68,7 +68,7 @@ def test_fresh_adapters_change_nothing_and_are_all_that_trains(
     assert not any(weight.requires_grad for weight in module.parameters())
 
 
-def test_every_linear_layer_but_the_head_is_adapted(tiny_assistant: Assistant) -> None:
+def test_every_linear_layer_but_the_head_is_adapted(tiny_assistant: VisionLanguageModel) -> None:
     add_lora(tiny_assistant.language, SMALL)
     adapted = {
         name.split(".")[-4]
@@ -84,19 +84,21 @@ def test_every_linear_layer_but_the_head_is_adapted(tiny_assistant: Assistant) -
     assert count == 2 * (attention + perceptron)
 
 
-def test_targets_name_the_layers(tiny_assistant: Assistant) -> None:
+def test_targets_name_the_layers(tiny_assistant: VisionLanguageModel) -> None:
     add_lora(tiny_assistant.language, LoraSettings(r=2, alpha=4, targets=("q_proj", "v_proj")))
     names = {name.split(".")[-4] for name, _ in tiny_assistant.language.named_parameters()
              if ".lora_A." in name}  # fmt: skip
     assert names == {"q_proj", "v_proj"}
 
 
-def test_layers_that_are_not_there_are_said_to_be_missing(tiny_assistant: Assistant) -> None:
+def test_layers_that_are_not_there_are_said_to_be_missing(
+    tiny_assistant: VisionLanguageModel,
+) -> None:
     with pytest.raises(LaternaError, match=r"lora\.targets = \['qkv'\]: "):
         add_lora(tiny_assistant.language, LoraSettings(targets=("qkv",)))
 
 
-def test_adapters_are_not_added_twice(tiny_assistant: Assistant) -> None:
+def test_adapters_are_not_added_twice(tiny_assistant: VisionLanguageModel) -> None:
     add_lora(tiny_assistant.language, SMALL)
     with pytest.raises(LaternaError, match="has adapters already"):
         add_lora(tiny_assistant.language, SMALL)
@@ -104,7 +106,7 @@ def test_adapters_are_not_added_twice(tiny_assistant: Assistant) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_merged_weights_say_the_same_without_adapters(
-    tiny_assistant: Assistant, tiny_models: Path, part: PartName
+    tiny_assistant: VisionLanguageModel, tiny_models: Path, part: PartName
 ) -> None:
     module = tiny_assistant.adaptable()[part]
     names, before = list(module.state_dict()), logits(tiny_assistant)
@@ -124,7 +126,7 @@ def test_merged_weights_say_the_same_without_adapters(
 
 @pytest.mark.parametrize("changed", [set(), {"language"}, {"language", "vision"}])
 def test_a_checkpoint_brings_adapters_back(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, tmp_path: Path, changed: set[PartName]
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, changed: set[PartName]
 ) -> None:
     with torch.no_grad():
         for part in changed:
@@ -149,7 +151,7 @@ def test_a_checkpoint_brings_adapters_back(
 
 
 def test_a_checkpoint_with_adapters_is_small(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     taught(tiny_assistant.language, LoraSettings(r=1, alpha=2, targets=("q_proj",)))
     folder = save_checkpoint(
@@ -161,7 +163,7 @@ def test_a_checkpoint_with_adapters_is_small(
 
 
 def test_peft_reads_them_over_the_same_base(
-    tiny_assistant: Assistant, tiny_models: Path, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tiny_models: Path, tmp_path: Path
 ) -> None:
     ids = torch.arange(9)[None]
     taught(tiny_assistant.language)
@@ -182,7 +184,7 @@ def test_peft_reads_them_over_the_same_base(
 
 
 def test_peft_reads_those_of_the_last_layers_over_the_same_base(
-    tiny_assistant: Assistant, tiny_models: Path, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tiny_models: Path, tmp_path: Path
 ) -> None:
     language, ids = tiny_assistant.language, torch.arange(9)[None]
     add_lora(language, SMALL, language.model.layers[1:])
@@ -202,7 +204,9 @@ def test_peft_reads_those_of_the_last_layers_over_the_same_base(
     assert lora_layers(again) == [1]
 
 
-def test_adapters_of_another_model_are_refused(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_adapters_of_another_model_are_refused(
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
     taught(tiny_assistant.language)
     save_lora(tiny_assistant.language, tmp_path / "language")
     with pytest.raises(LaternaError, match="do not fit this part"):
@@ -213,7 +217,7 @@ def test_adapters_of_another_model_are_refused(tiny_assistant: Assistant, tmp_pa
 
 
 def test_a_layer_that_lacks_its_adapter_is_an_error(
-    tiny_assistant: Assistant, tiny_models: Path, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tiny_models: Path, tmp_path: Path
 ) -> None:
     taught(tiny_assistant.language, LoraSettings(r=2, alpha=2, targets=("q_proj",)))
     save_lora(tiny_assistant.language, tmp_path / "a")

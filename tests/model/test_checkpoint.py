@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
 from laterna.errors import LaternaError
+from laterna.inference.assistant import Assistant
 from laterna.model.adapters import add_lora
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings, PartName, Recipe
 
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
@@ -25,7 +27,7 @@ PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
 
 
 @pytest.fixture
-def changed(tiny_assistant: Assistant) -> Assistant:
+def changed(tiny_assistant: VisionLanguageModel) -> VisionLanguageModel:
     """The tiny assistant with every weight moved a little."""
     with torch.no_grad():
         for weight in tiny_assistant.parameters():
@@ -33,7 +35,7 @@ def changed(tiny_assistant: Assistant) -> Assistant:
     return tiny_assistant
 
 
-def save(folder: Path, assistant: Assistant, recipe: Recipe) -> Path:
+def save(folder: Path, assistant: VisionLanguageModel, recipe: Recipe) -> Path:
     figures = {"loss_last": 0.25}
     return save_checkpoint(
         folder, assistant, recipe, stage="instruct", figures=figures, overwrite=True
@@ -41,7 +43,7 @@ def save(folder: Path, assistant: Assistant, recipe: Recipe) -> Path:
 
 
 def test_all_parts_come_back_as_they_were(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     changed.changed = {"vision", "connector", "language"}
     changed.template += "{# ours #}"
@@ -54,7 +56,7 @@ def test_all_parts_come_back_as_they_were(
 
 
 def test_the_parts_are_folders_that_others_read(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     changed.changed = {"vision", "connector", "language"}
     folder = save(tmp_path / "out", changed, tiny_recipe)
@@ -76,11 +78,11 @@ def test_the_parts_are_folders_that_others_read(
 
 @pytest.mark.parametrize("parts", [{"connector"}, {"connector", "language"}])
 def test_untrained_parts_stay_where_they_are(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, parts: set[PartName]
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, parts: set[PartName]
 ) -> None:
     changed.changed = parts
     folder = save(tmp_path / "out", changed, tiny_recipe)
-    again, source = load_checkpoint(folder), load_assistant_from(tiny_recipe)
+    again, source = load_checkpoint(folder), build_from_recipe(tiny_recipe)
     for name in ("vision", "connector", "language"):
         expected = (changed if name in parts else source).parts()[name].state_dict()
         found = again.parts()[name].state_dict()
@@ -89,7 +91,7 @@ def test_untrained_parts_stay_where_they_are(
 
 
 def test_the_manifest_holds_the_recipe_whole(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     changed.changed = {"language"}
     manifest = read_manifest(save(tmp_path / "out", changed, tiny_recipe))
@@ -99,12 +101,12 @@ def test_the_manifest_holds_the_recipe_whole(
 
 
 def test_saving_again_replaces_when_asked_and_a_failed_saving_does_not(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     (folder / "stray").write_text("somebody's")
     with pytest.raises(LaternaError, match=r"other files than its checkpoint \(stray\)"):
-        changed.save(folder, overwrite=True)
+        Assistant(changed).save(folder, overwrite=True)
     (folder / "stray").unlink()
     with pytest.raises(LaternaError, match="holds a checkpoint; name a new folder, or replace"):
         save_checkpoint(folder, changed, tiny_recipe, stage=None, figures={})
@@ -127,7 +129,7 @@ def test_saving_again_replaces_when_asked_and_a_failed_saving_does_not(
 
 
 def test_the_connector_file_names_its_weights(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     weights = load_file(save(tmp_path / "out", changed, tiny_recipe) / "connector.safetensors")
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
@@ -150,7 +152,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_another_format_names_both_versions(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     found = json.loads((folder / "laterna.json").read_text())
@@ -172,7 +174,7 @@ def test_another_format_names_both_versions(
     ],
 )
 def test_a_missing_file_is_named(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, missing: str
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, missing: str
 ) -> None:
     changed.changed = {"vision", "language"}
     folder = save(tmp_path / "out", changed, tiny_recipe)
@@ -198,7 +200,7 @@ def test_a_missing_file_is_named(
     ],
 )
 def test_a_damaged_file_is_named(
-    changed: Assistant,
+    changed: VisionLanguageModel,
     tiny_recipe: Recipe,
     tmp_path: Path,
     name: str,
@@ -215,7 +217,7 @@ def test_a_damaged_file_is_named(
 
 
 def test_no_bit_of_a_manifest_can_be_another(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     path, content = folder / "laterna.json", (folder / "laterna.json").read_bytes()
@@ -226,7 +228,7 @@ def test_no_bit_of_a_manifest_can_be_another(
 
 
 def test_a_manifest_without_checksums_is_an_earlier_versions_and_is_read(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     found = json.loads((folder / "laterna.json").read_bytes())
@@ -237,7 +239,7 @@ def test_a_manifest_without_checksums_is_an_earlier_versions_and_is_read(
 
 
 def test_another_base_model_than_the_checkpoints_is_named(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     """The checkpoint holds a connector alone, which means nothing to other models."""
     language = shutil.copytree(tiny_recipe.language.source, tmp_path / "language")
@@ -256,7 +258,7 @@ def test_another_base_model_than_the_checkpoints_is_named(
 
 
 def test_a_connector_of_another_shape_is_refused(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = save(tmp_path / "out", changed, tiny_recipe)
     deeper = msgspec.structs.replace(tiny_recipe.connector, depth=3)
@@ -281,7 +283,7 @@ def files_of(most: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("part", ["connector", "tokenizer", "language", "adapters"])
 def test_what_cannot_be_written_is_said_and_leaves_the_one_before(
-    changed: Assistant, tiny_recipe: Recipe, tmp_path: Path, part: str
+    changed: VisionLanguageModel, tiny_recipe: Recipe, tmp_path: Path, part: str
 ) -> None:
     """The writers of safetensors, transformers and peft have errors of their own."""
     folder = save(tmp_path / "out", changed, tiny_recipe)

@@ -15,8 +15,8 @@ from laterna.data.fingerprints import Stamp
 from laterna.data.picture_files import PictureFolder
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
 from laterna.model.feature_cache import FeatureStore, cached_features
+from laterna.model.vlm import VisionLanguageModel
 
 NAMES = [f"{number}.png" for number in range(70)]
 
@@ -32,7 +32,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def cached(
-    assistant: Assistant,
+    assistant: VisionLanguageModel,
     folder: Path,
     names: list[str],
     max_gb: float = 1.0,
@@ -54,7 +54,7 @@ def cached(
 
 
 def test_cached_features_are_those_computed_directly(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     store, told = cached(tiny_assistant, images, NAMES)
     assert told == [64, 70]
@@ -66,7 +66,7 @@ def test_cached_features_are_those_computed_directly(
 
 
 def test_a_second_call_computes_nothing_whatever_the_order(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     first, _ = cached(tiny_assistant, images, NAMES)
     again, told = cached(tiny_assistant, images, NAMES[::-1])
@@ -77,7 +77,7 @@ def test_a_second_call_computes_nothing_whatever_the_order(
 
 
 def test_another_picture_under_the_same_name_is_computed_anew(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     names = NAMES[:3]
     before = cached(tiny_assistant, images, names)[0].get(names)
@@ -113,7 +113,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprints, "RACY_NS", -1)
 
 
-def again(assistant: Assistant, folder: ToldFolder, names: list[str]) -> FeatureStore:
+def again(assistant: VisionLanguageModel, folder: ToldFolder, names: list[str]) -> FeatureStore:
     """As another process would ask for them, counting from 0."""
     folder.looked.clear()
     folder.read.clear()
@@ -133,7 +133,7 @@ def again(assistant: Assistant, folder: ToldFolder, names: list[str]) -> Feature
 
 @pytest.mark.usefixtures("settled")
 def test_a_second_start_looks_at_no_picture_until_it_is_used(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     folder = ToldFolder(images)
     first = again(tiny_assistant, folder, NAMES).get(NAMES)
@@ -147,7 +147,7 @@ def test_a_second_start_looks_at_no_picture_until_it_is_used(
 
 @pytest.mark.usefixtures("settled")
 def test_a_picture_that_was_only_touched_keeps_its_features(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     folder = ToldFolder(images)
     first = again(tiny_assistant, folder, NAMES[:3]).get(NAMES[:3])
@@ -159,7 +159,7 @@ def test_a_picture_that_was_only_touched_keeps_its_features(
 
 @pytest.mark.usefixtures("settled")
 def test_a_picture_changed_since_is_named_when_it_is_used_and_computed_at_the_next_start(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     folder = ToldFolder(images)
     first = again(tiny_assistant, folder, NAMES[:3]).get(NAMES[:3])
@@ -179,7 +179,7 @@ def test_a_picture_changed_since_is_named_when_it_is_used_and_computed_at_the_ne
 
 
 def test_other_weights_or_settings_are_computed_anew(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     cached(tiny_assistant, images, NAMES[:2])
     with torch.no_grad():
@@ -192,7 +192,9 @@ def test_other_weights_or_settings_are_computed_anew(
     assert store.get(NAMES[:2]).shape == (2, 5, 24)
 
 
-def test_equal_pictures_are_computed_once(tiny_assistant: Assistant, images: Path) -> None:
+def test_equal_pictures_are_computed_once(
+    tiny_assistant: VisionLanguageModel, images: Path
+) -> None:
     (images / "copy.png").write_bytes((images / NAMES[0]).read_bytes())
     store, told = cached(tiny_assistant, images, [NAMES[0], "copy.png"])
     assert told == [1]
@@ -200,7 +202,7 @@ def test_equal_pictures_are_computed_once(tiny_assistant: Assistant, images: Pat
 
 
 def test_an_interrupted_computation_leaves_nothing_under_its_name(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     (images / NAMES[1]).write_bytes(b"not a picture")
     with pytest.raises(LaternaError, match=r"1\.png"):
@@ -211,7 +213,7 @@ def test_an_interrupted_computation_leaves_nothing_under_its_name(
 @pytest.mark.parametrize("how", ["flip", "cut", "gone"])
 @pytest.mark.parametrize("name", ["features.npy", "pictures.arrow", "manifest.json"])
 def test_a_damaged_set_is_named_and_made_again(
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
     images: Path,
     name: str,
     how: str,
@@ -233,7 +235,7 @@ def test_a_damaged_set_is_named_and_made_again(
     assert cached(tiny_assistant, images, NAMES[:5])[1] == []
 
 
-def test_missing_pictures_are_named(tiny_assistant: Assistant, images: Path) -> None:
+def test_missing_pictures_are_named(tiny_assistant: VisionLanguageModel, images: Path) -> None:
     with pytest.raises(LaternaError, match=r"none\.png: cannot read the picture: No such file"):
         cached(tiny_assistant, images, ["none.png"])
     store, _ = cached(tiny_assistant, images, NAMES[:1])
@@ -241,7 +243,9 @@ def test_missing_pictures_are_named(tiny_assistant: Assistant, images: Path) -> 
         store.get([NAMES[2]])
 
 
-def test_a_set_says_how_large_it_will_be_once(tiny_assistant: Assistant, images: Path) -> None:
+def test_a_set_says_how_large_it_will_be_once(
+    tiny_assistant: VisionLanguageModel, images: Path
+) -> None:
     told: list[str] = []
     names = [*NAMES[:5], NAMES[0]]
     store, _ = cached(tiny_assistant, images, names, announce=told.append)
@@ -252,7 +256,7 @@ def test_a_set_says_how_large_it_will_be_once(tiny_assistant: Assistant, images:
 
 
 def test_a_set_larger_than_the_limit_is_refused_and_leaves_nothing(
-    tiny_assistant: Assistant, images: Path
+    tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     cached(tiny_assistant, images, NAMES[:5], max_gb=2e-6)
     six = r"features of 6 pictures take 2,304 bytes \(0\.000 GB\), more than run\.max_feature_gb = "
@@ -264,7 +268,7 @@ def test_a_set_larger_than_the_limit_is_refused_and_leaves_nothing(
 
 
 def test_a_set_larger_than_the_disk_is_refused(
-    tiny_assistant: Assistant, images: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_assistant: VisionLanguageModel, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=383))
     with pytest.raises(

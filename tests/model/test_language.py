@@ -28,8 +28,10 @@ from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.picture_tokens import SameTokens, count_pictures
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.inference.assistant import Assistant
+from laterna.model.build import build_from_recipe
 from laterna.model.language import grow_embedding, has_plain_head, load_language
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LanguageSettings, Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Turn
 
@@ -65,11 +67,13 @@ def sample(tokenizer: Any, number: int) -> Sample:
     return count_pictures(tokenise(record, tokenizer), SameTokens(tokens=4), None)
 
 
-def assistant_of(recipe: Recipe, folder: Path, language: Any, tokenizer: Any) -> Assistant:
+def assistant_of(
+    recipe: Recipe, folder: Path, language: Any, tokenizer: Any
+) -> VisionLanguageModel:
     language.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = LanguageSettings(source=str(folder))
-    return load_assistant_from(msgspec.structs.replace(recipe, language=settings))
+    return build_from_recipe(msgspec.structs.replace(recipe, language=settings))
 
 
 @pytest.mark.parametrize("family", SCALED)
@@ -99,7 +103,7 @@ def test_scaled_and_capped_logits_are_the_models_own(
         for token, target in zip(one.input_ids, one.targets, strict=True)
         if target
     ]
-    by_hand = assistant.language.get_output_embeddings()(assistant.hidden(batch)[0])
+    by_hand = assistant.language.get_output_embeddings()(assistant.hidden_states(batch)[0])
     assert (by_hand[:-1][batch.targets_rt[0, 1:]] - expected[-1]).abs().max() > 0.1
 
 
@@ -123,7 +127,7 @@ def test_another_family_than_llama_answers(
     assistant = assistant_of(tiny_recipe, tmp_path, model, tiny_tokenizer)
     assert assistant.plain_head
     picture = Image.new("RGB", (40, 20), (9, 8, 200))
-    assert isinstance(assistant.answer(picture, "What is it?", max_new_tokens=4), str)
+    assert isinstance(Assistant(assistant).answer(picture, "What is it?", max_new_tokens=4), str)
 
 
 @torch.no_grad()

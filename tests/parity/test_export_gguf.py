@@ -14,9 +14,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, GgufConfig
 
 from laterna.errors import LaternaError
+from laterna.inference.assistant import Assistant
 from laterna.model.adapters import add_lora, merged_weights
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.export import export
+from laterna.model.build import build_from_recipe
+from laterna.model.exporters import export
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
 
 
@@ -32,8 +34,8 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     return {tensor.name: np.asarray(tensor.data) for tensor in GGUFReader(path).tensors}
 
 
-def exported(assistant: Assistant, folder: Path, precision: str = "f32") -> Path:
-    return assistant.export(folder / "gguf", to="gguf", precision=precision)
+def exported(assistant: VisionLanguageModel, folder: Path, precision: str = "f32") -> Path:
+    return Assistant(assistant).export(folder / "gguf", to="gguf", precision=precision)
 
 
 def with_vision(recipe: Recipe, folder: Path, **changes: Any) -> Recipe:
@@ -50,7 +52,9 @@ def with_vision(recipe: Recipe, folder: Path, **changes: Any) -> Recipe:
     return msgspec.structs.replace(recipe, vision=vision)
 
 
-def test_the_picture_file_has_every_key(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_the_picture_file_has_every_key(
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
     found = keys(exported(tiny_assistant, tmp_path) / "mmproj.gguf")
     processor = tiny_assistant.vision.processor
     close = {"clip.vision.attention.layer_norm_epsilon": 1e-5}
@@ -81,7 +85,9 @@ def test_the_picture_file_has_every_key(tiny_assistant: Assistant, tmp_path: Pat
     }
 
 
-def test_the_picture_file_has_every_tensor(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_the_picture_file_has_every_tensor(
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
     found = tensors(exported(tiny_assistant, tmp_path) / "mmproj.gguf")
     weights = tiny_assistant.vision.weights()
     expected = {
@@ -115,7 +121,7 @@ def test_a_linear_connector_goes_through_the_formats_gelu_unchanged(
     tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     recipe = msgspec.structs.replace(tiny_recipe, connector=ConnectorSettings(kind="linear"))
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     found = {
         name: torch.from_numpy(value.copy())
         for name, value in tensors(exported(assistant, tmp_path) / "mmproj.gguf").items()
@@ -131,7 +137,7 @@ def test_a_linear_connector_goes_through_the_formats_gelu_unchanged(
 def test_equally_wide_layers_stand_where_readers_swap_them(
     tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
-    assistant = load_assistant_from(with_vision(tiny_recipe, tmp_path, intermediate_size=24))
+    assistant = build_from_recipe(with_vision(tiny_recipe, tmp_path, intermediate_size=24))
     found = tensors(exported(assistant, tmp_path) / "mmproj.gguf")
     weights = assistant.vision.weights()
     fc1 = weights["encoder.layers.0.mlp.fc1.weight"].numpy()
@@ -140,11 +146,11 @@ def test_equally_wide_layers_stand_where_readers_swap_them(
 
 def test_the_activation_is_the_configs(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = with_vision(tiny_recipe, tmp_path, hidden_act="gelu")
-    folder = exported(load_assistant_from(recipe), tmp_path)
+    folder = exported(build_from_recipe(recipe), tmp_path)
     assert keys(folder / "mmproj.gguf")["clip.use_gelu"] is True
 
 
-def test_the_text_file_has_every_key(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_the_text_file_has_every_key(tiny_assistant: VisionLanguageModel, tmp_path: Path) -> None:
     found = keys(exported(tiny_assistant, tmp_path) / "model.gguf")
     tokenizer = tiny_assistant.tokenizer
     vocabulary = tokenizer.get_vocab()
@@ -183,7 +189,7 @@ def test_the_text_file_has_every_key(tiny_assistant: Assistant, tmp_path: Path) 
 
 @torch.no_grad()
 def test_transformers_reads_the_text_file_as_the_same_model(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     add_lora(tiny_assistant.language, LoraSettings(r=2, alpha=4))
     for name, weight in tiny_assistant.language.named_parameters():
@@ -205,7 +211,7 @@ def test_transformers_reads_the_text_file_as_the_same_model(
 
 
 def test_half_precision_halves_the_matrices_alone(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     folder = exported(tiny_assistant, tmp_path, "")
     for name in ("model.gguf", "mmproj.gguf"):
@@ -219,7 +225,9 @@ def test_half_precision_halves_the_matrices_alone(
     assert np.array_equal(tensors(folder / "model.gguf")["output.weight"], head)
 
 
-def test_a_spare_row_is_an_unused_token(tiny_assistant: Assistant, tmp_path: Path) -> None:
+def test_a_spare_row_is_an_unused_token(
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
     tokens = len(tiny_assistant.tokenizer)
     tiny_assistant.language.resize_token_embeddings(tokens + 2, mean_resizing=False)
     found = keys(exported(tiny_assistant, tmp_path) / "model.gguf")
@@ -240,7 +248,7 @@ def test_pictures_that_the_format_reads_otherwise_are_refused(
     tiny_recipe: Recipe, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, **changes)
-    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     with pytest.raises(LaternaError, match=reason):
         export(assistant, tmp_path / "out", "gguf")
     assert list(tmp_path.iterdir()) == []
@@ -259,7 +267,7 @@ def test_pictures_that_the_format_reads_otherwise_are_refused(
     ],
 )
 def test_language_models_that_the_format_lacks_are_refused(
-    tiny_assistant: Assistant, tmp_path: Path, changes: dict[str, Any], reason: str
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     for name, value in changes.items():
         if name == "model_type":
@@ -298,7 +306,7 @@ def _unigram(backend: Tokenizer) -> None:
     ],
 )
 def test_tokenizers_that_llama_cpp_lacks_are_refused(
-    tiny_assistant: Assistant, tmp_path: Path, change: Any, reason: str
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, change: Any, reason: str
 ) -> None:
     tokenizer = tiny_assistant.tokenizer
     change(tokenizer.backend_tokenizer)

@@ -24,10 +24,12 @@ from transformers import (
 
 from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.adapters import add_lora, has_lora
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.export.hf import export_hf
-from laterna.model.generation import generate_tokens
+from laterna.model.build import build_from_recipe
+from laterna.model.exporters.hf import export_hf
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
 from laterna.records import PICTURE_TOKEN, Turn
 
@@ -43,13 +45,13 @@ def noise(count: int = 1, size: tuple[int, int] = (40, 28)) -> list[Image.Image]
     ]
 
 
-def exported(assistant: Assistant, folder: Path) -> tuple[Any, Any]:
-    assistant.export(folder, to="hf")
+def exported(assistant: VisionLanguageModel, folder: Path) -> tuple[Any, Any]:
+    Assistant(assistant).export(folder, to="hf")
     model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     return model, AutoProcessor.from_pretrained(folder, backend="pil")
 
 
-def insist_on_equality(assistant: Assistant, folder: Path) -> None:
+def insist_on_equality(assistant: VisionLanguageModel, folder: Path) -> None:
     """Compare logits over a text with two pictures, and greedy answers, with the exported."""
     model, processor = exported(assistant, folder)
     shown = noise(2)
@@ -62,7 +64,7 @@ def insist_on_equality(assistant: Assistant, folder: Path) -> None:
     assert bool((theirs[:, ours.shape[1] :] < theirs.max(dim=1, keepdim=True).values).all())
     for question in ("What colour is it?", "Is there a banana? Look at all of it."):
         turns = [Turn(role="user", text=f"<image>\n{question}")]
-        (answer,) = generate_tokens(assistant, [(turns, shown[:1])], max_new_tokens=24)
+        (answer,) = generate_tokens(assistant, [(turns, shown[:1])], Decoding(max_new_tokens=24))
         messages = [
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         ]
@@ -74,9 +76,9 @@ def insist_on_equality(assistant: Assistant, folder: Path) -> None:
         assert whole[0, inputs["input_ids"].shape[1] :].tolist() == answer
 
 
-def built(recipe: Recipe, **connector: Any) -> Assistant:
+def built(recipe: Recipe, **connector: Any) -> VisionLanguageModel:
     settings = ConnectorSettings(**connector)
-    return load_assistant_from(msgspec.structs.replace(recipe, connector=settings))
+    return build_from_recipe(msgspec.structs.replace(recipe, connector=settings))
 
 
 @pytest.mark.parametrize(
@@ -99,14 +101,14 @@ def test_tied_embeddings_stay_tied(
     LlamaForCausalLM(config).save_pretrained(tmp_path / "tied")
     tiny_tokenizer.save_pretrained(tmp_path / "tied")
     language = msgspec.structs.replace(tiny_recipe.language, source=str(tmp_path / "tied"))
-    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, language=language))
+    assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, language=language))
     insist_on_equality(assistant, tmp_path / "out")
     model, _ = exported(assistant, tmp_path / "again")
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
 
 
 def test_adapters_are_merged_and_the_assistant_keeps_them(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     torch.manual_seed(2)
     for module in tiny_assistant.adaptable().values():
@@ -125,7 +127,7 @@ def test_the_layer_and_the_class_token_go_along(
     tiny_recipe: Recipe, tmp_path: Path, layer: int, class_token: bool
 ) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, layer=layer, class_token=class_token)
-    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     insist_on_equality(assistant, tmp_path / "out")
 
 
@@ -135,7 +137,7 @@ def test_the_processor_prepares_pictures_and_chats_as_laterna_does(
     tiny_recipe: Recipe, tmp_path: Path, fit: Any, size: tuple[int, int]
 ) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, fit=fit)
-    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     _, processor = exported(assistant, tmp_path / "out")
     shown = noise(1, size)
     turns = [
@@ -151,7 +153,9 @@ def test_the_processor_prepares_pictures_and_chats_as_laterna_does(
         return_tensors="pt",
     )
     assert torch.equal(inputs["pixel_values"], assistant.prepare(shown))
-    ids = assistant.expand(tokenise_prompt(turns, assistant.tokenizer, assistant.template), [4])
+    ids = assistant.fusion.expand(
+        tokenise_prompt(turns, assistant.tokenizer, assistant.template), [4]
+    )
     image = processor.image_token_id
     assert inputs["input_ids"][0].tolist() == [
         image if token == PICTURE_TOKEN else token for token in ids
@@ -159,7 +163,7 @@ def test_the_processor_prepares_pictures_and_chats_as_laterna_does(
 
 
 def test_the_folder_states_what_the_engines_ask_for(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     model, processor = exported(tiny_assistant, tmp_path / "out")
     config, pictures = model.config, processor.image_processor
@@ -175,10 +179,12 @@ def test_the_folder_states_what_the_engines_ask_for(
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
 
 
-def test_half_precision_is_half_as_large(tiny_assistant: Assistant, tmp_path: Path) -> None:
-    tiny_assistant.export(tmp_path / "f32", to="hf")
+def test_half_precision_is_half_as_large(
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
+    Assistant(tiny_assistant).export(tmp_path / "f32", to="hf")
     before = tiny_assistant.language.lm_head.weight.clone()
-    tiny_assistant.export(tmp_path / "f16", to="hf", precision="f16")
+    Assistant(tiny_assistant).export(tmp_path / "f16", to="hf", precision="f16")
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("f32", "f16")]
     assert 0.45 < sizes[1] / sizes[0] < 0.6
     assert torch.equal(tiny_assistant.language.lm_head.weight, before)
@@ -210,12 +216,12 @@ def test_other_encoders_of_the_format_go_along(
     side = {"height": 28, "width": 28}
     processor(size=side, crop_size=side).save_pretrained(tmp_path / "vision")
     vision = msgspec.structs.replace(tiny_recipe.vision, source=str(tmp_path / "vision"))
-    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=vision))
+    assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     insist_on_equality(assistant, tmp_path / "out")
 
 
 def test_what_the_format_lacks_is_refused_with_the_reason(
-    tiny_recipe: Recipe, tiny_assistant: Assistant, tmp_path: Path
+    tiny_recipe: Recipe, tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     deep = built(tiny_recipe, kind="mlp", depth=3)
     with pytest.raises(LaternaError, match="depth 3 cannot be exported: Hugging Face's LLaVA has"):
@@ -226,7 +232,7 @@ def test_what_the_format_lacks_is_refused_with_the_reason(
     normed = msgspec.structs.replace(
         tiny_recipe.vision, source="builtin:nano-vit", class_token=True
     )
-    assistant = load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=normed))
+    assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=normed))
     assistant.vision.final_norm = True
     with pytest.raises(LaternaError, match=r"vision\.final_norm = true cannot be exported"):
         export_hf(assistant, tmp_path / "out")
@@ -238,19 +244,19 @@ def test_what_the_format_lacks_is_refused_with_the_reason(
     tiled = msgspec.structs.replace(tiny_recipe.vision, fit="anyres")
     with pytest.raises(LaternaError, match="'anyres' cannot be exported: Hugging Face's LLaVA rea"):
         export_hf(
-            load_assistant_from(msgspec.structs.replace(tiny_recipe, vision=tiled)),
+            build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=tiled)),
             tmp_path / "out",
         )
     tiny_assistant.plain_head = False
     with pytest.raises(LaternaError, match="scales or caps its logits"):
         export_hf(tiny_assistant, tmp_path / "out")
     with pytest.raises(LaternaError, match="'onnx': no such export format; use one of hf, gguf"):
-        tiny_assistant.export(tmp_path / "out", to="onnx")
+        Assistant(tiny_assistant).export(tmp_path / "out", to="onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_template_that_cannot_go_along_is_refused(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     # Read with trim_blocks, the newline would vanish behind what the export puts before it.
     tiny_assistant.template = "\n" + tiny_assistant.template

@@ -15,8 +15,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Fast
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.inference.assistant import Assistant
+from laterna.model.build import build_from_recipe
 from laterna.model.language import load_language
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LanguageSettings, Recipe
 
 MARK = "▁"
@@ -71,18 +73,18 @@ def sentencepiece(scheme: str, *, pairs: str = "all") -> Any:
 
 def assistant_with(
     recipe: Recipe, tokenizer: Any, folder: Path, template: str = "vicuna_v1"
-) -> Assistant:
+) -> VisionLanguageModel:
     """The tiny assistant with another tokenizer and a language model of its size."""
     base = AutoModelForCausalLM.from_pretrained(recipe.language.source).config.to_dict()
     config = LlamaConfig(**{**base, "vocab_size": len(tokenizer), "pad_token_id": None})
     LlamaForCausalLM(config).save_pretrained(folder / "language")
     tokenizer.save_pretrained(folder / "language")
     language = LanguageSettings(source=str(folder / "language"), template=template)
-    return load_assistant_from(msgspec.structs.replace(recipe, language=language))
+    return build_from_recipe(msgspec.structs.replace(recipe, language=language))
 
 
-def exported(assistant: Assistant, folder: Path) -> Path:
-    return assistant.export(folder / "gguf", to="gguf") / "model.gguf"
+def exported(assistant: VisionLanguageModel, folder: Path) -> Path:
+    return Assistant(assistant).export(folder / "gguf", to="gguf") / "model.gguf"
 
 
 SCHEMES = {"prepend": True, "never": False, "first": False}

@@ -16,8 +16,8 @@ from transformers import AutoProcessor, CLIPImageProcessorPil, LlavaForCondition
 
 import laterna
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.exchange import load
+from laterna.inference.assistant import Assistant, load
+from laterna.model.vlm import VisionLanguageModel
 
 Insist = Callable[..., None]
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
@@ -39,13 +39,13 @@ PIECES_TEMPLATE = (
 
 
 def test_what_was_exported_comes_back(
-    either: Assistant, tmp_path: Path, insist_on_equality: Insist
+    either: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
 ) -> None:
-    again = laterna.load(either.export(tmp_path / "hf", to="hf"))
+    again = laterna.load(Assistant(either).export(tmp_path / "hf", to="hf"))
     insist_on_equality(either, again)
-    assert again.recipe is not None
-    assert again.recipe.connector == either.recipe.connector  # type: ignore[union-attr]
-    assert again.prepare.fit == "pad"
+    assert again.model.recipe is not None
+    assert again.model.recipe.connector == either.recipe.connector  # type: ignore[union-attr]
+    assert again.model.prepare.fit == "pad"
     insist_on_equality(either, laterna.load(again.save(tmp_path / "ours")))
 
 
@@ -67,9 +67,9 @@ def classic(folder: Path) -> None:
 
 
 def test_the_classic_names_are_read(
-    tiny_assistant: Assistant, tmp_path: Path, insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
 ) -> None:
-    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    folder = Assistant(tiny_assistant).export(tmp_path / "hf", to="hf")
     classic(folder)
     insist_on_equality(tiny_assistant, laterna.load(folder))
 
@@ -100,32 +100,34 @@ def as_published(folder: Path) -> None:
 
 
 def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
-    tiny_assistant: Assistant, tmp_path: Path
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
-    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    folder = Assistant(tiny_assistant).export(tmp_path / "hf", to="hf")
     classic(folder)
     as_published(folder)
     again = load(folder, fit="pad")
-    assert torch.equal(again.prepare([PICTURE]), tiny_assistant.prepare([PICTURE]))
+    assert torch.equal(again.model.prepare([PICTURE]), tiny_assistant.prepare([PICTURE]))
     assert torch.equal(again.logits([PICTURE], TEXT)[:, :100],
                        tiny_assistant.logits([PICTURE], TEXT)[:, :100])  # fmt: skip
     asked = "USER: <image>\nWhat is it? ASSISTANT:"
     turns = [{"role": "user", "content": "<image>\nWhat is it?"}]
-    rendered = again.tokenizer.apply_chat_template(
-        turns, chat_template=again.template, tokenize=False, add_generation_prompt=True
+    rendered = again.model.tokenizer.apply_chat_template(
+        turns, chat_template=again.model.template, tokenize=False, add_generation_prompt=True
     )
     assert rendered == asked
     cropped = load(folder)
-    assert cropped.prepare.fit == "crop"
+    assert cropped.model.prepare.fit == "crop"
     processor = CLIPImageProcessorPil.from_pretrained(folder)
     theirs = processor(PICTURE, return_tensors="pt")["pixel_values"]
-    assert torch.equal(cropped.prepare([PICTURE]), theirs)
+    assert torch.equal(cropped.model.prepare([PICTURE]), theirs)
     vicuna = load(folder, fit="pad", template="vicuna_v1")
-    assert vicuna.template.startswith("{#- Vicuna")
+    assert vicuna.model.template.startswith("{#- Vicuna")
 
 
-def test_a_foreign_model_says_the_same_here(tiny_assistant: Assistant, tmp_path: Path) -> None:
-    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+def test_a_foreign_model_says_the_same_here(
+    tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
+    folder = Assistant(tiny_assistant).export(tmp_path / "hf", to="hf")
     model = LlavaForConditionalGeneration.from_pretrained(folder)
     torch.manual_seed(8)
     with torch.no_grad():
@@ -148,9 +150,9 @@ def test_a_foreign_model_says_the_same_here(tiny_assistant: Assistant, tmp_path:
     ],
 )
 def test_what_laterna_lacks_is_refused(
-    tiny_assistant: Assistant, tmp_path: Path, change: dict[str, Any], reason: str
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
-    folder = tiny_assistant.export(tmp_path / "hf", to="hf")
+    folder = Assistant(tiny_assistant).export(tmp_path / "hf", to="hf")
     edit(folder / "config.json", **change)
     if "vision_feature_layer" in change:
         path = folder / "model.safetensors"
@@ -182,16 +184,16 @@ def test_a_folder_that_is_none_of_them_is_said_to_be_none(
 
 
 def test_names_decide_nothing(
-    tiny_assistant: Assistant, tmp_path: Path, insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
 ) -> None:
-    folder = tiny_assistant.export(tmp_path / "liuhaotian-llava-lora-laterna", to="hf")
+    folder = Assistant(tiny_assistant).export(tmp_path / "liuhaotian-llava-lora-laterna", to="hf")
     insist_on_equality(tiny_assistant, laterna.load(folder))
 
 
 def test_a_checkpoint_of_ours_says_all_itself(
-    tiny_assistant: Assistant, tmp_path: Path, insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
 ) -> None:
-    folder = tiny_assistant.save(tmp_path / "ours")
+    folder = Assistant(tiny_assistant).save(tmp_path / "ours")
     insist_on_equality(tiny_assistant, laterna.load(folder))
     with pytest.raises(LaternaError, match="says all this itself"):
         load(folder, fit="pad")

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import laterna
 from laterna.errors import LaternaError
+from laterna.inference.assistant import Assistant, load
 from laterna.model.adapters import add_lora, has_lora, save_lora
-from laterna.model.assistant import Assistant
-from laterna.model.exchange import load, merge_adapters
+from laterna.model.importers import merge_adapters
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings
 
 Insist = Callable[..., None]
@@ -25,7 +26,7 @@ Insist = Callable[..., None]
 class Maker:
     """Writes a tiny assistant as LLaVA's own scripts write theirs."""
 
-    def __init__(self, assistant: Assistant, folder: Path, models: Path) -> None:
+    def __init__(self, assistant: VisionLanguageModel, folder: Path, models: Path) -> None:
         self.assistant = assistant
         self.folder = folder
         self.models = models
@@ -84,13 +85,13 @@ class Maker:
 
 
 @pytest.fixture
-def make(tmp_path: Path, tiny_models: Path) -> Callable[[Assistant], Maker]:
+def make(tmp_path: Path, tiny_models: Path) -> Callable[[VisionLanguageModel], Maker]:
     return lambda assistant: Maker(assistant, tmp_path / "original", tiny_models)
 
 
 def test_a_whole_original_model(
-    either: Assistant,
-    make: Callable[[Assistant], Maker],
+    either: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
     tmp_path: Path,
     insist_on_equality: Insist,
 ) -> None:
@@ -100,15 +101,17 @@ def test_a_whole_original_model(
     maker.tokenizer()
     again = laterna.load(maker.folder)
     insist_on_equality(either, again)
-    assert again.template == either.template  # the tokenizer's own
-    assert again.changed == {"connector", "language"}
-    hf = laterna.load(either.export(tmp_path / "hf", to="hf"))
+    assert again.model.template == either.template  # the tokenizer's own
+    assert again.model.changed == {"connector", "language"}
+    hf = laterna.load(Assistant(either).export(tmp_path / "hf", to="hf"))
     insist_on_equality(hf, again)
     insist_on_equality(either, laterna.load(again.save(tmp_path / "ours")))
 
 
 def test_safetensors_are_read_too(
-    tiny_assistant: Assistant, make: Callable[[Assistant], Maker], insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
+    insist_on_equality: Insist,
 ) -> None:
     maker = make(tiny_assistant)
     maker.config(model_type="llava_llama")
@@ -120,7 +123,9 @@ def test_safetensors_are_read_too(
 
 
 def test_an_encoder_inside_takes_the_place_of_the_named_one(
-    tiny_assistant: Assistant, make: Callable[[Assistant], Maker], insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
+    insist_on_equality: Insist,
 ) -> None:
     with torch.no_grad():
         for weight in tiny_assistant.vision.parameters():
@@ -135,12 +140,12 @@ def test_an_encoder_inside_takes_the_place_of_the_named_one(
     maker.tokenizer()
     again = laterna.load(maker.folder)
     insist_on_equality(tiny_assistant, again)
-    assert again.changed == {"connector", "language", "vision"}
+    assert again.model.changed == {"connector", "language", "vision"}
 
 
 def test_a_projector_alone_goes_on_its_base(
-    either: Assistant,
-    make: Callable[[Assistant], Maker],
+    either: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
     tiny_models: Path,
     tmp_path: Path,
     insist_on_equality: Insist,
@@ -152,15 +157,15 @@ def test_a_projector_alone_goes_on_its_base(
         load(maker.folder)
     again = load(maker.folder, language=str(tiny_models / "language"))
     insist_on_equality(either, again)
-    assert again.changed == {"connector"}
+    assert again.model.changed == {"connector"}
     saved = again.save(tmp_path / "ours")
     assert not (saved / "language").exists()
     insist_on_equality(either, laterna.load(saved))
 
 
 def test_adapters_and_what_trained_beside_them(
-    tiny_assistant: Assistant,
-    make: Callable[[Assistant], Maker],
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
     tiny_models: Path,
     tmp_path: Path,
     insist_on_equality: Insist,
@@ -183,10 +188,10 @@ def test_adapters_and_what_trained_beside_them(
     torch.save(beside, maker.folder / "non_lora_trainables.bin")
     again = laterna.load(maker.folder)
     insist_on_equality(tiny_assistant, again)
-    assert has_lora(again.language)
+    assert has_lora(again.model.language)
     insist_on_equality(tiny_assistant, laterna.load(again.save(tmp_path / "ours")))
-    merge_adapters(again)
-    assert not has_lora(again.language)
+    merge_adapters(again.model)
+    assert not has_lora(again.model.language)
     insist_on_equality(tiny_assistant, again, tolerance=1e-5)
     insist_on_equality(again, laterna.load(again.save(tmp_path / "merged")))
 
@@ -197,8 +202,8 @@ class Hostile:
 
 
 def test_a_pickle_of_more_than_tensors_is_not_run(
-    tiny_assistant: Assistant,
-    make: Callable[[Assistant], Maker],
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     maker = make(tiny_assistant)
@@ -225,8 +230,8 @@ def test_a_pickle_of_more_than_tensors_is_not_run(
     ],
 )
 def test_original_models_that_laterna_lacks_are_refused(
-    tiny_assistant: Assistant,
-    make: Callable[[Assistant], Maker],
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
     changes: dict[str, Any],
     reason: str,
 ) -> None:
@@ -239,7 +244,7 @@ def test_original_models_that_laterna_lacks_are_refused(
 
 
 def test_a_missing_shard_is_named(
-    tiny_assistant: Assistant, make: Callable[[Assistant], Maker]
+    tiny_assistant: VisionLanguageModel, make: Callable[[VisionLanguageModel], Maker]
 ) -> None:
     maker = make(tiny_assistant)
     maker.config()
@@ -270,7 +275,7 @@ def test_names_that_training_wrapped_are_read(
     wrapped = {f"{prefix}{name}": weight for name, weight in weights.items()}
     torch.save({"state_dict": wrapped}, maker.folder / "pytorch_model.bin")
     maker.tokenizer()
-    found = load(maker.folder).language.state_dict()
+    found = load(maker.folder).model.language.state_dict()
     for name, weight in tiny_assistant.language.state_dict().items():
         assert torch.equal(found[name], weight)
 

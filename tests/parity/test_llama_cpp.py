@@ -21,8 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.generation import generate_tokens
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, generate_tokens
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import Turn
 
@@ -37,21 +39,23 @@ QUESTIONS = ("What is on the table?", "How many toys are there?", "Describe what
 
 
 class Pair(NamedTuple):
-    assistant: Assistant
+    assistant: VisionLanguageModel
     folder: Path
     llama: Any
 
 
 @pytest.fixture(scope="module")
-def nano() -> Assistant:
+def nano() -> VisionLanguageModel:
     """The shipped base models with a seeded connector: untaught, but it speaks."""
-    return load_assistant_from(load_recipe("nano"))
+    return build_from_recipe(load_recipe("nano"))
 
 
 @pytest.fixture(scope="module", params=["f32", "f16"])
-def pair(request: Any, nano: Assistant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def pair(
+    request: Any, nano: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp(request.param) / "gguf"
-    nano.export(folder, to="gguf", precision=request.param)
+    Assistant(nano).export(folder, to="gguf", precision=request.param)
     llama = llama_cpp.Llama(
         str(folder / "model.gguf"),
         n_ctx=512,
@@ -81,7 +85,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 @torch.no_grad()
-def features_in_order(assistant: Assistant, picture: Image.Image, order: str) -> Tensor:
+def features_in_order(assistant: VisionLanguageModel, picture: Image.Image, order: str) -> Tensor:
     """Return the encoder's features (1, n, d) with the class token `first` or `last` in the row."""
     model = assistant.vision.model
     embedded = model.embeddings(assistant.prepare([picture]))
@@ -141,7 +145,7 @@ def gaps(pair: Pair, picture: Image.Image) -> dict[str, float]:
     return {order: float((theirs - embeddings).abs().max()) for order, embeddings in ours.items()}
 
 
-def test_the_order_first_is_the_encoders_own(nano: Assistant) -> None:
+def test_the_order_first_is_the_encoders_own(nano: VisionLanguageModel) -> None:
     (picture, _) = scenes(nano.prepare.size)
     with torch.no_grad():
         own = nano.vision(nano.prepare([picture]))
@@ -180,7 +184,7 @@ def test_the_chat_handler_describes_a_picture_token_for_token(pair: Pair) -> Non
         for question in QUESTIONS:
             turns = [Turn(role="user", text=f"<image>\n{question}")]
             (ours,) = generate_tokens(
-                assistant, [(turns, [])], max_new_tokens=24, features_bnd=features
+                assistant, [(turns, [])], Decoding(max_new_tokens=24), features_bnd=features
             )
             theirs = described(pair.llama, picture, question)
             text = assistant.tokenizer.decode(ours, skip_special_tokens=True)

@@ -21,10 +21,10 @@ from transformers import LlavaForConditionalGeneration as Llava
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise_prompt, tokenise_text
-from laterna.model.assistant import Assistant
+from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.connectors import build_connector
-from laterna.model.generation import generate_tokens
 from laterna.model.vision import VisionTower
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings
 from laterna.records import PICTURE_TOKEN, Pack, Sample, Turn
 
@@ -33,7 +33,7 @@ IMAGE_TOKEN = 97
 
 
 @pytest.fixture
-def llava(tiny_assistant: Assistant, tiny_models: Path) -> Any:
+def llava(tiny_assistant: VisionLanguageModel, tiny_models: Path) -> Any:
     vision = CLIPVisionModel.from_pretrained(tiny_models / "vision")
     language = AutoModelForCausalLM.from_pretrained(tiny_models / "language")
     config = LlavaConfig(
@@ -67,7 +67,7 @@ def expanded(ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_logits_agree(tiny_assistant: Assistant, llava: Any, count: int) -> None:
+def test_logits_agree(tiny_assistant: VisionLanguageModel, llava: Any, count: int) -> None:
     text = "<s>USER: " + "<image>\n" * count + "What colour is the bicycle? ASSISTANT: Red"
     shown = pictures(count)
     ours = tiny_assistant.logits(shown, text)
@@ -102,7 +102,7 @@ def padded(rows: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Ten
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_batches_agree_on_both_padding_sides(
-    tiny_assistant: Assistant, llava: Any, side: str
+    tiny_assistant: VisionLanguageModel, llava: Any, side: str
 ) -> None:
     shown = pictures(3)
     tokenizer = tiny_assistant.tokenizer
@@ -116,7 +116,9 @@ def test_batches_agree_on_both_padding_sides(
     batch = collate([Pack(samples=(sample(text, tokenizer),)) for text in TEXTS])
     batch = structs.replace(batch, pixels_bchw=tiny_assistant.prepare(shown))
     with torch.no_grad():
-        batched = tiny_assistant.language.get_output_embeddings()(tiny_assistant.hidden(batch))
+        batched = tiny_assistant.language.get_output_embeddings()(
+            tiny_assistant.hidden_states(batch)
+        )
     remaining = list(shown)
     for row, (text, count) in enumerate(TEXTS.items()):
         seen, remaining = remaining[:count], remaining[count:]
@@ -139,14 +141,16 @@ def sample(text: str, tokenizer: Any) -> Sample:
     )
 
 
-def test_greedy_answers_of_a_mixed_batch_agree(tiny_assistant: Assistant, llava: Any) -> None:
+def test_greedy_answers_of_a_mixed_batch_agree(
+    tiny_assistant: VisionLanguageModel, llava: Any
+) -> None:
     shown = pictures(3)
     prompts = [
         ([Turn(role="user", text="<image>\nWhat colour is it?")], shown[:1]),
         ([Turn(role="user", text="<image> or <image>: which is striped?")], shown[1:]),
         ([Turn(role="user", text="Is there a banana? Look at all of it, and say so.")], []),
     ]
-    ours = generate_tokens(tiny_assistant, prompts, max_new_tokens=24)
+    ours = generate_tokens(tiny_assistant, prompts, Decoding(max_new_tokens=24))
     tokenizer = tiny_assistant.tokenizer
     template = tiny_assistant.template
     rows = [expanded(tokenise_prompt(turns, tokenizer, template)) for turns, _ in prompts]
@@ -193,14 +197,16 @@ def test_tokens_at_the_real_shape(side: int, tokens: int) -> None:
     assert [tuple(picture.shape) for picture in theirs] == [(tokens, 4096)] * 2
 
 
-def test_greedy_answers_agree_token_for_token(tiny_assistant: Assistant, llava: Any) -> None:
+def test_greedy_answers_agree_token_for_token(
+    tiny_assistant: VisionLanguageModel, llava: Any
+) -> None:
     shown = pictures(3)
     questions = ["What colour is it?", "Is there a banana? Look at all of it.", "How many?"]
     prompts = [
         ([Turn(role="user", text=f"<image>\n{question}")], [picture])
         for question, picture in zip(questions, shown, strict=True)
     ]
-    ours = generate_tokens(tiny_assistant, prompts, max_new_tokens=24)
+    ours = generate_tokens(tiny_assistant, prompts, Decoding(max_new_tokens=24))
     tokenizer = tiny_assistant.tokenizer
     for answer, (turns, one) in zip(ours, prompts, strict=True):
         ids = expanded(tokenise_prompt(turns, tokenizer, tiny_assistant.template))

@@ -25,9 +25,10 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 
 from laterna.data.pictures import PicturePreparer
 from laterna.data.pictures.tiling import best_tiling, tiled_tokens
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.inference.generation import Decoding, generate_tokens
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
-from laterna.model.generation import generate_tokens
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, VisionSettings
 from laterna.records import Turn
 
@@ -42,7 +43,7 @@ IMAGE_TOKEN = 97
 class Pair(NamedTuple):
     """One assistant in two programs."""
 
-    ours: Assistant
+    ours: VisionLanguageModel
     theirs: Any
     processor: Any
 
@@ -77,7 +78,7 @@ def anyres_recipe(tiny_recipe: Recipe, tmp_path: Path) -> Recipe:
 
 @pytest.fixture
 def pair(anyres_recipe: Recipe) -> Pair:
-    ours = load_assistant_from(anyres_recipe)
+    ours = build_from_recipe(anyres_recipe)
     tokenizer = copy.deepcopy(ours.tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": [MARK]})
     config = LlavaNextConfig(
@@ -131,7 +132,7 @@ def test_features_and_counts_agree_for_fifty_sizes(pair: Pair) -> None:
         expected = pair.theirs.model.get_image_features(
             inputs["pixel_values"], inputs["image_sizes"]
         ).pooler_output[0]
-        (tokens,) = pair.ours.see([picture])
+        (tokens,) = pair.ours.encode_images([picture])
         assert tokens.shape == expected.shape, size
         torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=0)
         counted = pair.ours.picture_tokens(*size)
@@ -156,7 +157,7 @@ def test_greedy_answers_agree_token_for_token(pair: Pair) -> None:
         ([Turn(role="user", text=f"{MARK}\nWhat is it?")], [noise(size)])
         for size in ((200, 90), (60, 300), (77, 80))
     ]
-    ours = generate_tokens(pair.ours, prompts, max_new_tokens=16)
+    ours = generate_tokens(pair.ours, prompts, Decoding(max_new_tokens=16))
     tokenizer = pair.ours.tokenizer
     for answer, (turns, pictures) in zip(ours, prompts, strict=True):
         text = tokenizer.apply_chat_template(
@@ -181,7 +182,7 @@ def test_a_checkpoint_holds_the_newline(pair: Pair, anyres_recipe: Recipe, tmp_p
     assert torch.equal(again.connector.image_newline, pair.ours.connector.image_newline)
     picture = noise((200, 90))
     with torch.no_grad():
-        assert torch.equal(again.see([picture])[0], pair.ours.see([picture])[0])
+        assert torch.equal(again.encode_images([picture])[0], pair.ours.encode_images([picture])[0])
 
 
 def test_counts_at_the_real_shape() -> None:

@@ -24,9 +24,9 @@ import laterna
 from laterna.data.chat import UnusableError, load_template
 from laterna.data.masking import check_record, tokenise_prompt
 from laterna.data.preparation.tokens import Tokeniser, runs_of
-from laterna.model.assistant import Assistant
-from laterna.model.export.gguf_sentencepiece import prefixes_space, scores
+from laterna.model.exporters.gguf_sentencepiece import prefixes_space, scores
 from laterna.model.sentencepiece import read_tokenizer
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import PICTURE_MARK, InstructionRecord, Sample, Turn
 from laterna.records import PICTURE_TOKEN as IMAGE
 
@@ -163,7 +163,7 @@ def test_many_at_once_come_to_the_same(llama: dict[bool, Any]) -> None:
 @pytest.fixture(scope="module", params=[True, False], ids=["legacy", "not legacy"])
 def imported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_models: Path
-) -> tuple[bool, Assistant, Path]:
+) -> tuple[bool, VisionLanguageModel, Path]:
     """An original LLaVA folder with `tokenizer.model`, imported, and exported to Hugging Face."""
     folder = tmp_path_factory.mktemp("original")
     write_tokenizer(folder, legacy=request.param)
@@ -192,16 +192,16 @@ def imported(
     save_file({name: weight.clone() for name, weight in weights.items()},
               folder / "model.safetensors")  # fmt: skip
     assistant = laterna.load(folder)
-    return request.param, assistant, assistant.export(folder / "hf", to="hf")
+    return request.param, assistant.model, assistant.export(folder / "hf", to="hf")
 
 
 def test_exported_and_read_again_the_tokens_are_llavas(
-    imported: tuple[bool, Assistant, Path], tmp_path: Path
+    imported: tuple[bool, VisionLanguageModel, Path], tmp_path: Path
 ) -> None:
     legacy, assistant, folder = imported
     again = laterna.load(folder)
     saved = laterna.load(again.save(tmp_path / "ours"))
-    for one in (assistant, again, saved):
+    for one in (assistant, again.model, saved.model):
         assert not list(misfits({legacy: one.tokenizer}))
         for row in rows():
             if row["legacy"] == legacy and row["template"] == "vicuna_v1":
@@ -210,7 +210,7 @@ def test_exported_and_read_again_the_tokens_are_llavas(
 
 
 def test_the_exported_processor_asks_with_llavas_tokens(
-    imported: tuple[bool, Assistant, Path],
+    imported: tuple[bool, VisionLanguageModel, Path],
 ) -> None:
     legacy, _, folder = imported
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
@@ -229,14 +229,14 @@ def test_the_exported_processor_asks_with_llavas_tokens(
 
 
 def test_a_llava_hf_folder_gets_its_bos_from_the_tokenizer(
-    imported: tuple[bool, Assistant, Path], tmp_path: Path
+    imported: tuple[bool, VisionLanguageModel, Path], tmp_path: Path
 ) -> None:
     """Its template writes none; the processor's tokenizer puts it before every text."""
     _, assistant, exported = imported
     folder = tmp_path / "published"
     shutil.copytree(exported, folder)
     (folder / "chat_template.jinja").write_text(PIECES_TEMPLATE)
-    again = laterna.load(folder)
+    again = laterna.load(folder).model
     turns = [Turn(role="user", text="<image>\nWhat is it?")]
     ids = tokenise_prompt(turns, again.tokenizer, again.template)
     text = "USER: <image>\nWhat is it? ASSISTANT:"
@@ -257,7 +257,7 @@ def test_texts_are_cut_as_sentencepiece_cuts_them(llama: dict[bool, Any]) -> Non
 
 
 def test_llama_cpp_gets_scores_and_the_space_that_it_can_hold(
-    imported: tuple[bool, Assistant, Path],
+    imported: tuple[bool, VisionLanguageModel, Path],
 ) -> None:
     legacy, assistant, _ = imported
     state = json.loads(assistant.tokenizer.backend_tokenizer.to_str())

@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 from laterna.data.chat import load_template
 from laterna.data.packing import share_key
 from laterna.data.preparation import prepare
-from laterna.model.assistant import load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.recipe import Recipe
 from laterna.training.feed import Order, feed, fill_pixels
 from laterna.training.learner import Learner
@@ -40,7 +40,7 @@ def main(path: str, stage: Any, how: str) -> None:
     settings = recipe.stage(stage)
     torch.zeros(64, 64) @ torch.zeros(64, 64)  # what libraries take for themselves at first use
     before = in_memory()
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     prepared = prepare(
         settings.mixture(),
         assistant.tokenizer,

@@ -11,8 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import load_assistant_from
-from laterna.model.skeleton import build_skeleton
+from laterna.model.build import build_from_recipe, build_on_meta
 from laterna.planner.assumptions import Assumptions, Lengths
 from laterna.planner.filling import fill_step
 from laterna.planner.plan import plan_recipe
@@ -44,7 +43,7 @@ def llava(configs: Path, side: int, kind: str) -> Recipe:
 def test_llava_s_numbers_come_from_configurations_alone(
     configs: Path, side: int, kind: str, patches: int, connector: int
 ) -> None:
-    skeleton = build_skeleton(llava(configs, side, kind))
+    skeleton = build_on_meta(llava(configs, side, kind))
     count = {
         name: sum(weight.numel() for weight in part.parameters())
         for name, part in skeleton.parts().items()
@@ -57,7 +56,7 @@ def test_llava_s_numbers_come_from_configurations_alone(
 
 
 def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) -> None:
-    rehearsal = Rehearsal(build_skeleton(llava(configs, 224, "linear")))
+    rehearsal = Rehearsal(build_on_meta(llava(configs, 224, "linear")))
     # 32 layers of keys and values, 4096 wide, in float32.
     assert count_cache(rehearsal, 256) == 256 * 32 * 2 * 4096 * 4
     assert count_cache(rehearsal, 5329) / count_cache(rehearsal, 256) == 5329 / 256
@@ -68,7 +67,7 @@ def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) ->
 
 def test_the_table_of_resolutions_counts_whole_patches(configs: Path) -> None:
     """Of 14 px; 73 of them fit into 1024."""
-    rows = resolutions(Rehearsal(build_skeleton(llava(configs, 336, "mlp"))))
+    rows = resolutions(Rehearsal(build_on_meta(llava(configs, 336, "mlp"))))
     sides = {224: 256, 336: 576, 448: 1024, 672: 2304, 1024: 5329}
     assert {row.side: row.tokens for row in rows} == sides
     assert all(row.patches == row.tokens for row in rows)
@@ -81,7 +80,7 @@ def test_the_table_of_resolutions_counts_whole_patches(configs: Path) -> None:
 def test_flops_and_weights_equal_those_of_the_real_objective(
     tiny_recipe: Recipe, stage: str
 ) -> None:
-    assistant = load_assistant_from(tiny_recipe)
+    assistant = build_from_recipe(tiny_recipe)
     summary = apply_stage(assistant, tiny_recipe, stage)  # type: ignore[arg-type]
     rows, picture, text, targets = 3, assistant.connector.tokens(assistant.vision.patches), 13, 7
     width = picture + text
@@ -97,9 +96,10 @@ def test_flops_and_weights_equal_those_of_the_real_objective(
         pixels_bchw=torch.zeros(rows, 3, 28, 28),
     )
     # Only its plain form of attention is counted by torch on a CPU.
+    objective = Objective(assistant)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        Objective(assistant)(batch).backward()
-    skeleton = build_skeleton(tiny_recipe)
+        objective(batch).backward()
+    skeleton = build_on_meta(tiny_recipe)
     assert apply_stage(skeleton, tiny_recipe, stage) == summary  # type: ignore[arg-type]
     load = Load(rows=rows, pictures=1, text=text, targets=targets)
     assert count_flops(Rehearsal(skeleton), load).total == counter.get_total_flops()
@@ -160,7 +160,7 @@ def test_muon_remembers_one_number_a_weight_of_a_matrix(tiny_recipe: Recipe) -> 
         plan_recipe(one, Assumptions(), stages=["instruct"]).stages[0].memory.optimiser
         for one in (tiny_recipe, recipe)
     )
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     apply_stage(assistant, recipe, "instruct")
     optimisers = Optimisers(assistant, recipe.instruct)
     weights = [weight for weight in assistant.parameters() if weight.requires_grad]
@@ -253,7 +253,7 @@ def test_lora_and_checkpointing_hold_less(tiny_recipe: Recipe) -> None:
 def test_a_source_that_cannot_be_had_says_what_to_do(tiny_recipe: Recipe, tmp_path: Path) -> None:
     vision = replace(tiny_recipe.vision, source=str(tmp_path))
     with pytest.raises(LaternaError, match=r"Planning needs its config\.json and no weights"):
-        build_skeleton(replace(tiny_recipe, vision=vision))
+        build_on_meta(replace(tiny_recipe, vision=vision))
     with pytest.raises(LaternaError, match="known are: A100-40GB"):
         plan_recipe(tiny_recipe, Assumptions(), gpu="A100")
     with pytest.raises(LaternaError, match="--mfu 2"):

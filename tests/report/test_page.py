@@ -30,12 +30,12 @@ from laterna.training.figures import HeldOut, StepFigures
 def answer(number: int, kind: str, text: str, truth: str, picture: str | None = None) -> Answer:
     question = Question(
         id=f"{number:03d}-{kind}",
-        picture=picture or f"{number:03d}.png",
+        images=(picture or f"{number:03d}.png",),
         kind=kind,
         text=f"Question {number}?{SHORT_ANSWER}",
-        truth=truth,
+        references=(truth,),
     )
-    return Answer(question=question, text=text, right=text == truth)
+    return Answer(question=question, text=text, score=float(text == truth))
 
 
 ANSWERS = [

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from laterna.cli import main
 from laterna.errors import LaternaError
 from laterna.files import write_lines
-from laterna.model.assistant import Assistant
 from laterna.model.checkpoint import save_checkpoint
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, StageName
 from laterna.report.training import find_stages, run_content
 from laterna.training.figures import HeldOut, SampleAnswer, StepFigures
@@ -22,7 +22,8 @@ SAID = SampleAnswer(id="r7", prompt="What is it?", answer="<b>a cup</b>", truth=
 EVALUATION = {
     "overall": 0.75,
     "kinds": {"colour": 1.0, "count": 0.5},
-    "controls": {"blank": {"overall": 0.25, "kinds": {"colour": 0.25}}},
+    "metrics": {"exact_match.accuracy": 0.75},
+    "controls": {"blank": {"overall": 0.25, "kinds": {"colour": 0.25}, "metrics": {}}},
     "questions": 8,
     "skipped": {"picture missing": 2},
 }
@@ -48,7 +49,7 @@ def figures(step: int, loss: float) -> StepFigures:
     )
 
 
-def add_stage(run: Path, assistant: Assistant, recipe: Recipe, stage: StageName) -> None:
+def add_stage(run: Path, assistant: VisionLanguageModel, recipe: Recipe, stage: StageName) -> None:
     metrics = run / "figures.jsonl"
     metrics.parent.mkdir(parents=True, exist_ok=True)
     write_lines(metrics, [figures(1, 3.0), figures(2, 2.0), figures(3, 1.5)])
@@ -60,7 +61,7 @@ def add_stage(run: Path, assistant: Assistant, recipe: Recipe, stage: StageName)
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_assistant: Assistant, tiny_recipe: Recipe) -> Path:
+def run(tmp_path: Path, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe) -> Path:
     """Stage 1 finished, stage 2 with two steps done, an evaluation, and files of other kinds."""
     folder = tmp_path / "run"
     add_stage(folder, tiny_assistant, tiny_recipe, "align")
@@ -108,7 +109,7 @@ def test_the_page_shows_what_the_folder_holds(
 
 
 def test_stages_come_in_the_order_of_training(
-    run: Path, tiny_assistant: Assistant, tiny_recipe: Recipe
+    run: Path, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     (run / "instruct.metrics.jsonl").unlink()
     faster = replace(tiny_recipe, seed=9)
@@ -125,7 +126,7 @@ def test_stages_come_in_the_order_of_training(
 
 
 def test_a_folder_that_is_no_run_says_so(
-    tmp_path: Path, tiny_assistant: Assistant, tiny_recipe: Recipe
+    tmp_path: Path, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     with pytest.raises(LaternaError, match="nowhere: no such folder"):
         run_content(tmp_path / "nowhere")

@@ -5,20 +5,18 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.generation import generate_answers
+from laterna.inference.generation import Decoding, generate_answers, stream_answer
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 from laterna.serving.terminal import COMMANDS, chat
-
-ASSISTANT = cast(Assistant, object())
 
 
 class Echo:
@@ -29,10 +27,8 @@ class Echo:
 
     def __call__(
         self,
-        assistant: Assistant,
         turns: Sequence[Turn],
         pictures: Sequence[Image.Image],
-        max_new_tokens: int,
     ) -> Iterator[str]:
         self.asked.append(list(turns))
         yield f" [{len(turns)} turns,"
@@ -53,7 +49,7 @@ def converse(
     written = io.StringIO()
     # `input` writes its prompt to standard output, which is of no interest here.
     console = Console(file=written, highlight=False, width=80)
-    chat(ASSISTANT, picture, None, 8, stream=streamer, console=console)
+    chat(streamer, picture, None, console=console)
     return written.getvalue()
 
 
@@ -61,14 +57,14 @@ def test_a_prompt_prints_its_answer_and_nothing_else(
     picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     echo = Echo()
-    chat(ASSISTANT, picture, "What is it?", 8, stream=echo)
+    chat(echo, picture, "What is it?")
     assert capsys.readouterr() == ("[1 turns, 1 pictures]\n", "")
     assert echo.asked == [[Turn(role="user", text="<image>\nWhat is it?")]]
 
 
 def test_without_a_picture_there_is_no_mark(capsys: pytest.CaptureFixture[str]) -> None:
     echo = Echo()
-    chat(ASSISTANT, None, "Hello", 8, stream=echo)
+    chat(echo, None, "Hello")
     assert capsys.readouterr().out == "[1 turns, 0 pictures]\n"
     assert echo.asked == [[Turn(role="user", text="Hello")]]
 
@@ -79,14 +75,12 @@ def test_a_long_answer_is_not_wrapped_and_its_markup_not_interpreted(
     answer = "[bold]a[/bold] :smile: " + "word " * 100 + "end"
 
     def streamer(
-        assistant: Assistant,
         turns: Sequence[Turn],
         pictures: Sequence[Image.Image],
-        max_new_tokens: int,
     ) -> Iterator[str]:
         yield from (answer[:4], answer[4:])
 
-    chat(ASSISTANT, None, "Hello", 8, stream=streamer)
+    chat(streamer, None, "Hello")
     assert capsys.readouterr().out == answer + "\n"
 
 
@@ -160,15 +154,13 @@ def test_an_error_of_the_model_is_told_and_its_question_forgotten(
     class FailsOnce(Echo):
         def __call__(
             self,
-            assistant: Assistant,
             turns: Sequence[Turn],
             pictures: Sequence[Image.Image],
-            max_new_tokens: int,
         ) -> Iterator[str]:
             if not self.asked:
                 self.asked.append([])
                 raise LaternaError("the prompt is too long")
-            return super().__call__(assistant, turns, pictures, max_new_tokens)
+            return super().__call__(turns, pictures)
 
     streamer = FailsOnce()
     written = converse(monkeypatch, "one\ntwo\n", streamer)
@@ -178,18 +170,22 @@ def test_an_error_of_the_model_is_told_and_its_question_forgotten(
 
 def test_a_bad_picture_at_the_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"gone\.png: no such picture"):
-        chat(ASSISTANT, tmp_path / "gone.png", "What is it?", 8, stream=Echo())
+        chat(Echo(), tmp_path / "gone.png", "What is it?")
     with pytest.raises(LaternaError, match="cannot be typed"):
-        chat(ASSISTANT, None, "<image> What is it?", 8, stream=Echo())
+        chat(Echo(), None, "<image> What is it?")
 
 
 def test_a_real_assistant_gives_the_answer_that_evaluation_would_score(
-    picture: Path, tiny_assistant: Assistant, capsys: pytest.CaptureFixture[str]
+    picture: Path, tiny_assistant: VisionLanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chat(tiny_assistant, picture, "What is it?", 6)
+    chat(
+        partial(stream_answer, tiny_assistant, decoding=Decoding(max_new_tokens=6)),
+        picture,
+        "What is it?",
+    )
     turns = [Turn(role="user", text="<image>\nWhat is it?")]
     expected = generate_answers(
-        tiny_assistant, [(turns, [Image.new("RGB", (8, 8))])], max_new_tokens=6
+        tiny_assistant, [(turns, [Image.new("RGB", (8, 8))])], Decoding(max_new_tokens=6)
     )
     assert capsys.readouterr().out.split() == expected[0].split()
     assert expected[0]

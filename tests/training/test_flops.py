@@ -9,9 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.data.batches import collate
-from laterna.model.assistant import Assistant
-from laterna.model.segments import attend_by_segments
-from laterna.model.skeleton import build_skeleton
+from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.build import build_on_meta
+from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.rehearsal import Load, Rehearsal
 from laterna.planner.rehearsal import count_flops as planned
 from laterna.recipe import LoraSettings, PartSettings, Recipe
@@ -60,7 +60,7 @@ def batch(texts: tuple[int, ...]) -> Batch:
     ],
 )
 def test_the_cost_is_what_torch_counts_on_the_step(
-    tiny_assistant: Assistant,
+    tiny_assistant: VisionLanguageModel,
     tiny_recipe: Recipe,
     vision: PartSettings,
     connector: PartSettings,
@@ -74,13 +74,16 @@ def test_the_cost_is_what_torch_counts_on_the_step(
     for model in (tiny_assistant.language, tiny_assistant.vision.model):
         model.set_attn_implementation("eager")
     one = batch((9, 9))
+    objective = Objective(tiny_assistant)
     with FlopCounterMode(display=False) as counter:
-        Objective(tiny_assistant)(one).backward()
+        objective(one).backward()
     assert cost.of([one], length=2 * 14) == counter.get_total_flops()
 
 
-def test_the_cost_is_what_the_planner_says(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
-    skeleton = build_skeleton(tiny_recipe)
+def test_the_cost_is_what_the_planner_says(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
+) -> None:
+    skeleton = build_on_meta(tiny_recipe)
     for stage in ("align", "instruct"):
         apply_stage(tiny_assistant, tiny_recipe, stage)
         apply_stage(skeleton, tiny_recipe, stage)
@@ -91,7 +94,7 @@ def test_the_cost_is_what_the_planner_says(tiny_assistant: Assistant, tiny_recip
 
 
 def test_by_segments_a_row_costs_what_its_samples_cost_alone(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     """Two pictures in one row as in two, by the planner, by the meter and by torch."""
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
@@ -105,12 +108,13 @@ def test_by_segments_a_row_costs_what_its_samples_cost_alone(
     assert cost is not None
     assert under_a_mask is not None
     tiny_assistant.vision.model.set_attn_implementation("eager")
+    objective = Objective(tiny_assistant)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        Objective(tiny_assistant)(row).backward()
+        objective(row).backward()
     assert cost.of([row], length=28) == counter.get_total_flops()
     assert cost.of([row], length=28) == cost.of([apart], length=28)
     assert under_a_mask.of([row], length=28) > under_a_mask.of([apart], length=28)
-    skeleton = build_skeleton(tiny_recipe)
+    skeleton = build_on_meta(tiny_recipe)
     apply_stage(skeleton, tiny_recipe, "instruct")
     joined = Load(rows=1, pictures=2, text=20, targets=6, segments=True)
     assert cost.of([row], length=28) == planned(Rehearsal(skeleton), joined).total
@@ -135,7 +139,7 @@ def test_padding_is_no_work_and_cached_features_are_not_seen() -> None:
 
 
 def test_counting_leaves_the_assistant_as_it_was(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     before = {name: weight.detach().clone() for name, weight in tiny_assistant.named_parameters()}
@@ -148,7 +152,7 @@ def test_counting_leaves_the_assistant_as_it_was(
 
 
 def test_a_model_that_looks_at_numbers_has_no_known_cost(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     connect = tiny_assistant.connector.forward

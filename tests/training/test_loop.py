@@ -9,7 +9,8 @@ import torch
 
 from laterna.data.batches import collate
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, RunSettings
 from laterna.records import Batch, Pack, Sample
 from laterna.training.feed import FAULTS, Step
@@ -30,12 +31,12 @@ def step(number: int, *batches: Batch) -> Step:
     return Step(number=number, batches=batches, length=13 * len(batches), faulty={})
 
 
-def learner(assistant: Assistant, recipe: Recipe, total: int) -> Learner:
+def learner(assistant: VisionLanguageModel, recipe: Recipe, total: int) -> Learner:
     apply_stage(assistant, recipe, "instruct")
     return Learner(assistant, recipe.instruct, total=total)
 
 
-def run(assistant: Assistant, recipe: Recipe, steps: int) -> list[StepFigures]:
+def run(assistant: VisionLanguageModel, recipe: Recipe, steps: int) -> list[StepFigures]:
     made = [
         step(number, text_batch(number % 3), text_batch(3 + number % 2)) for number in range(steps)
     ]
@@ -54,14 +55,14 @@ def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
 
 
 def test_the_same_seed_gives_the_same_losses_bit_for_bit(tiny_recipe: Recipe) -> None:
-    runs = [run(load_assistant_from(tiny_recipe), tiny_recipe, 6) for _ in range(2)]
+    runs = [run(build_from_recipe(tiny_recipe), tiny_recipe, 6) for _ in range(2)]
     first, second = [[(one.loss, one.grad_norm) for one in steps] for steps in runs]
     assert first == second
     assert first[-1][0] < 0.8 * first[0][0]
 
 
 def test_a_step_is_adamw_with_clipped_gradients(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     stage = msgspec.structs.replace(tiny_recipe.instruct, clip=0.5, warmup=0.0)
     learns = learner(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), 1)
@@ -78,7 +79,7 @@ def test_a_step_is_adamw_with_clipped_gradients(
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     learns = learner(tiny_assistant, tiny_recipe, 6)
     before = tiny_assistant.language.model.norm.weight.detach().clone()
@@ -104,7 +105,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(
 
 
 def test_too_many_steps_in_a_row_that_are_not_finite_name_the_records(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     learns = learner(tiny_assistant, tiny_recipe, 9)
     with torch.no_grad():
@@ -117,7 +118,7 @@ def test_too_many_steps_in_a_row_that_are_not_finite_name_the_records(
 
 
 def test_faulty_pictures_are_counted_up_to_a_limit(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     learns = learner(tiny_assistant, tiny_recipe, 9)
     steps = [

@@ -14,7 +14,7 @@ from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.packing import plan_batches, plan_packs
 from laterna.data.picture_tokens import count_pictures
-from laterna.model.assistant import Assistant
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Batch, InstructionRecord, Sample, Turn
 from laterna.training.objective import Objective, count_targets, empty_batch, summed_loss
@@ -24,7 +24,7 @@ FEATURES = {f"{number}.png": torch.randn(4, 24) for number in range(9)}
 
 
 @pytest.fixture
-def samples(tiny_assistant: Assistant) -> list[Sample]:
+def samples(tiny_assistant: VisionLanguageModel) -> list[Sample]:
     found = []
     for number in range(9):
         record = InstructionRecord(
@@ -53,7 +53,7 @@ def batches(samples: list[Sample], row_tokens: int, micro_tokens: int) -> list[B
     return made
 
 
-def backward(assistant: Assistant, split: list[Batch]) -> tuple[Tensor, int]:
+def backward(assistant: VisionLanguageModel, split: list[Batch]) -> tuple[Tensor, int]:
     """Add the gradients of a step as the training loop does."""
     objective, targets = Objective(assistant), count_targets(split)
     total = torch.zeros(())
@@ -65,7 +65,7 @@ def backward(assistant: Assistant, split: list[Batch]) -> tuple[Tensor, int]:
 
 
 def test_loss_and_gradients_are_the_same_however_the_step_is_split_and_packed(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, samples: list[Sample]
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, samples: list[Sample]
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     found = []
@@ -87,7 +87,7 @@ def test_loss_and_gradients_are_the_same_however_the_step_is_split_and_packed(
 
 @torch.no_grad()
 def test_the_loss_is_the_mean_over_the_answers_tokens(
-    tiny_assistant: Assistant, samples: list[Sample]
+    tiny_assistant: VisionLanguageModel, samples: list[Sample]
 ) -> None:
     terms = []
     for sample in samples:
@@ -138,7 +138,7 @@ def test_the_logits_in_memory_are_bounded_whatever_targets_and_vocabulary(
 
 
 def test_a_batch_without_pictures_or_targets_still_reaches_every_part(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     part = tiny_recipe.align.connector
     stage = msgspec.structs.replace(tiny_recipe.instruct, vision=part)

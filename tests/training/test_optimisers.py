@@ -8,27 +8,27 @@ import pytest
 import torch
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.training import optimisers
 from laterna.training.optimisers import BESIDE_MUON, BLOCK, Optimisers, moment_bytes
 from laterna.training.stages import apply_stage
 
 
-def muon(assistant: Assistant, recipe: Recipe) -> Optimisers:
+def muon(assistant: VisionLanguageModel, recipe: Recipe) -> Optimisers:
     stage = msgspec.structs.replace(recipe.instruct, optimiser="muon")
     recipe = msgspec.structs.replace(recipe, instruct=stage)
     apply_stage(assistant, recipe, "instruct")
     return Optimisers(assistant, stage)
 
 
-def names_of(assistant: Assistant, one: torch.optim.Optimizer) -> set[str]:
+def names_of(assistant: VisionLanguageModel, one: torch.optim.Optimizer) -> set[str]:
     held = {id(weight) for group in one.param_groups for weight in group["params"]}
     return {name for name, weight in assistant.named_parameters() if id(weight) in held}
 
 
 def test_adamw_alone_holds_every_weight_that_trains(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     found = Optimisers(tiny_assistant, tiny_recipe.instruct)
@@ -38,7 +38,7 @@ def test_adamw_alone_holds_every_weight_that_trains(
 
 
 def test_muon_takes_the_matrices_but_no_embedding_and_no_head(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     found = muon(tiny_assistant, tiny_recipe)
     matrices, others = (names_of(tiny_assistant, one) for one in found.all)
@@ -50,14 +50,18 @@ def test_muon_takes_the_matrices_but_no_embedding_and_no_head(
     assert not {name for name in matrices if "bias" in name or "norm" in name or "head" in name}
 
 
-def test_adamw_beside_muon_is_slower(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
+def test_adamw_beside_muon_is_slower(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
+) -> None:
     found = muon(tiny_assistant, tiny_recipe)
     of_muon, of_adamw = (sorted({group["lr"] for group in one.param_groups}) for one in found.all)
     assert of_muon == [5e-3, 1e-2]
     assert of_adamw == pytest.approx([5e-3 * BESIDE_MUON, 1e-2 * BESIDE_MUON])
 
 
-def test_a_step_of_muon_is_orthogonal(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
+def test_a_step_of_muon_is_orthogonal(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
+) -> None:
     found = muon(tiny_assistant, tiny_recipe)
     weight = dict(tiny_assistant.named_parameters())["language.model.layers.0.mlp.up_proj.weight"]
     before = weight.detach().clone()
@@ -103,7 +107,7 @@ def test_muon_moves_as_torchs_does(
 
 
 def test_what_is_remembered_is_made_before_the_first_step(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     found = muon(tiny_assistant, tiny_recipe)
     weights = dict(tiny_assistant.named_parameters())
@@ -117,7 +121,7 @@ def test_what_is_remembered_is_made_before_the_first_step(
 
 
 @pytest.fixture
-def eighth(tiny_assistant: Assistant, tiny_recipe: Recipe) -> Optimisers:
+def eighth(tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe) -> Optimisers:
     pytest.importorskip("bitsandbytes")
     stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
     apply_stage(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), "instruct")
@@ -125,7 +129,7 @@ def eighth(tiny_assistant: Assistant, tiny_recipe: Recipe) -> Optimisers:
 
 
 def test_adamw_in_8_bits_remembers_a_quarter(
-    eighth: Optimisers, tiny_assistant: Assistant, tiny_recipe: Recipe
+    eighth: Optimisers, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     weights = dict(tiny_assistant.named_parameters())
     table, norm = weights["language.lm_head.weight"], weights["language.model.norm.weight"]
@@ -143,7 +147,9 @@ def test_adamw_in_8_bits_remembers_a_quarter(
     assert moment_bytes(tiny_assistant, stage) == held
 
 
-def test_adamw_in_8_bits_moves_as_adamw_does(eighth: Optimisers, tiny_assistant: Assistant) -> None:
+def test_adamw_in_8_bits_moves_as_adamw_does(
+    eighth: Optimisers, tiny_assistant: VisionLanguageModel
+) -> None:
     weight = dict(tiny_assistant.named_parameters())["language.lm_head.weight"]
     other = torch.nn.Parameter(weight.detach().clone())
     adamw = torch.optim.AdamW([other], lr=5e-3, weight_decay=0.0)
@@ -160,7 +166,7 @@ def test_adamw_in_8_bits_moves_as_adamw_does(eighth: Optimisers, tiny_assistant:
 
 
 def test_8_bits_without_their_package_say_what_to_install(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")

@@ -14,9 +14,10 @@ import laterna.training.run
 from laterna.cli import main
 from laterna.data.chat import load_template
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.inference.generation import Decoding, generate_answers
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, read_manifest
-from laterna.model.generation import generate_answers
+from laterna.model.fusion import prefix
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
 from laterna.records import PICTURE_TOKEN, Turn
 from laterna.training.run import train
@@ -53,7 +54,7 @@ def test_two_stages_teach_the_tiny_assistant_its_colours(
         ([Turn(role="user", text=question)], [Image.new("RGB", (28, 28), colour)])
         for colour in colours.values()
     ]
-    assert generate_answers(assistant, prompts, max_new_tokens=8) == list(colours)
+    assert generate_answers(assistant, prompts, Decoding(max_new_tokens=8)) == list(colours)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"images", "records.json", "prepared", "align", "instruct"}
 
@@ -68,7 +69,7 @@ def test_what_trains_is_told_before_the_first_step(
     with pytest.raises(pytest.fail.Exception):
         train(recipe, stage="align", out=tmp_path / "out")
     said = capsys.readouterr().out
-    parts = load_assistant_from(recipe).parts()
+    parts = build_from_recipe(recipe).parts()
     for name, part in parts.items():
         weights = f"{sum(weight.numel() for weight in part.parameters()):,}"
         trained, frozen = ("0", weights) if name != "connector" else (weights, "0")
@@ -95,7 +96,7 @@ def test_a_stage_may_train_the_encoder_too(recipe: Recipe, tmp_path: Path) -> No
     out = train(ours, stage="align", out=tmp_path / "out")
     assert read_manifest(out).parts == ("connector", "vision")
     trained = load_checkpoint(out).vision.weights()
-    before = load_assistant_from(ours).vision.weights()
+    before = build_from_recipe(ours).vision.weights()
     moved = {name for name in before if not torch.equal(before[name], trained[name])}
     assert {name for name in moved if name.startswith(("encoder.layers.2.", "post_"))} == set()
     assert {f"encoder.layers.{layer}.mlp.fc1.weight" for layer in (0, 1)} <= moved
@@ -172,15 +173,15 @@ def test_the_template_that_was_taught_is_stored_and_served(
     stage = msgspec.structs.replace(recipe.instruct, template=name, max_steps=1, row_tokens=0)
     ours = msgspec.structs.replace(recipe, language=language, instruct=stage)
     embedded: list[list[int]] = []
-    real = Assistant.fill_pictures
+    real = prefix._merge
 
-    def fill(
-        self: Assistant, ids_rt: torch.Tensor, mask_rt: torch.Tensor, *args: Any, **kwargs: Any
+    def merge(
+        language: Any, ids_rt: torch.Tensor, mask_rt: torch.Tensor, *others: Any
     ) -> torch.Tensor:
         embedded.extend(ids_rt.masked_fill(mask_rt, PICTURE_TOKEN).tolist())
-        return real(self, ids_rt, mask_rt, *args, **kwargs)
+        return real(language, ids_rt, mask_rt, *others)
 
-    monkeypatch.setattr(Assistant, "fill_pictures", fill)
+    monkeypatch.setattr(prefix, "_merge", merge)
     out = train(ours, stage="instruct", out=tmp_path / "out")
     taught = list(embedded)
     tokenizer = load_checkpoint(out).tokenizer
@@ -313,5 +314,5 @@ def test_adapters_over_4_bits_train_and_are_served(
         ([Turn(role="user", text=question)], [Image.new("RGB", (28, 28), colour)])
         for colour in colours.values()
     ]
-    answers = generate_answers(load_checkpoint(out), prompts, max_new_tokens=8)
+    answers = generate_answers(load_checkpoint(out), prompts, Decoding(max_new_tokens=8))
     assert answers == list(colours)

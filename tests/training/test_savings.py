@@ -13,8 +13,9 @@ from torch import Tensor
 
 from laterna.data.batches import collate
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
-from laterna.model.segments import attend_by_segments
+from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartSettings, Recipe, Saving, StageName
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
 from laterna.training import savings
@@ -43,7 +44,7 @@ def batch(length: int = 40, rows: int = 3) -> Batch:
 
 
 def learner(recipe: Recipe, stage: StageName, *savings: Saving) -> Learner:
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     apply_stage(assistant, recipe, stage)
     return Learner(assistant, recipe.stage(stage), total=9, savings=savings)
 
@@ -144,7 +145,7 @@ def test_bf16_computes_in_16_bits_and_keeps_what_trains_in_32(
 
 @pytest.mark.usefixtures("fast_half")
 def test_bf16_leaves_a_frozen_part_that_an_earlier_stage_changed(tiny_recipe: Recipe) -> None:
-    assistant = load_assistant_from(tiny_recipe)
+    assistant = build_from_recipe(tiny_recipe)
     assistant.changed.add("language")
     apply_stage(assistant, tiny_recipe, "align")
     Learner(assistant, tiny_recipe.align, total=9, savings=("bf16",))
@@ -188,7 +189,7 @@ def test_compiling_on_a_cpu_without_a_compiler_is_refused(
 
 
 def test_a_model_that_cannot_checkpoint_says_so(
-    tiny_assistant: Assistant, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     kind = type(tiny_assistant.language)

@@ -10,15 +10,16 @@ from rich.console import Console
 from transformers import BitImageProcessorPil, ResNetConfig, ResNetModel
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.connectors import build_connector
 from laterna.model.vision import VisionTower
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, PartSettings, Recipe, StageSettings
 from laterna.training.stages import apply_stage, parameter_groups, stage_table
 
 
 def test_stage_one_trains_the_connector_alone(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     summary = apply_stage(tiny_assistant, tiny_recipe, "align")
     connector = 24 * 32 + 32 + 32 * 32 + 32
@@ -34,7 +35,7 @@ def test_stage_one_trains_the_connector_alone(
 
 
 def test_stage_two_frees_the_language_model_and_keeps_the_encoder(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "align")
     summary = apply_stage(tiny_assistant, tiny_recipe, "instruct")
@@ -46,7 +47,7 @@ def test_stage_two_frees_the_language_model_and_keeps_the_encoder(
 
 
 def test_groups_hold_each_trained_weight_once_and_spare_biases_and_norms(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     full = PartSettings(mode="full", lr=1.0)
     stage = StageSettings(data="x", weight_decay=0.1, connector=full, language=full)
@@ -66,7 +67,7 @@ def with_parts(recipe: Recipe, **parts: PartSettings) -> Recipe:
 
 
 def test_a_part_that_trains_needs_a_learning_rate(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     ours = with_parts(tiny_recipe, connector=PartSettings(mode="full"))
     with pytest.raises(LaternaError, match=r"connector\.lr = 0\.0"):
@@ -74,14 +75,14 @@ def test_a_part_that_trains_needs_a_learning_rate(
 
 
 def test_a_stage_that_trains_nothing_is_refused(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     with pytest.raises(LaternaError, match="trains no part"):
         apply_stage(tiny_assistant, with_parts(tiny_recipe), "align")
 
 
 def test_last_layers_train_and_those_before_do_not(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     last = PartSettings(mode="last-1", lr=1e-3)
     summary = apply_stage(
@@ -105,7 +106,7 @@ def test_last_layers_train_and_those_before_do_not(
 
 
 def test_a_frozen_qformer_trains_its_linear_layer_alone(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     settings = ConnectorSettings(
         kind="qformer", width=64, blocks=2, queries=3, source="read before", frozen_qformer=True
@@ -124,7 +125,7 @@ def test_a_frozen_qformer_trains_its_linear_layer_alone(
 
 
 def test_last_layers_of_a_convolutional_tower_are_its_stages(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     config = ResNetConfig(hidden_sizes=[8, 12], depths=[1, 5], embedding_size=6)
     square = BitImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
@@ -138,7 +139,7 @@ def test_last_layers_of_a_convolutional_tower_are_its_stages(
     assert {module.training for module in first.modules()} == {False}
 
 
-def test_a_connector_trains_whole(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
+def test_a_connector_trains_whole(tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe) -> None:
     ours = with_parts(tiny_recipe, connector=PartSettings(mode="last-1", lr=1e-3))
     with pytest.raises(LaternaError, match=r"connector\.mode = `last-1`: a connector trains whole"):
         apply_stage(tiny_assistant, ours, "align")
@@ -149,7 +150,7 @@ def test_adapters_train_beside_frozen_weights_and_are_seeded(tiny_recipe: Recipe
     ours = replace(ours, lora=LoraSettings(r=2, alpha=4))
     drawn = []
     for _ in range(2):
-        assistant = load_assistant_from(ours)
+        assistant = build_from_recipe(ours)
         summary = apply_stage(assistant, ours, "align")
         weights = dict(assistant.language.named_parameters())
         trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
@@ -170,7 +171,7 @@ def test_adapters_train_beside_frozen_weights_and_are_seeded(tiny_recipe: Recipe
         apply_stage(assistant, with_parts(tiny_recipe, connector=lora), "align")
 
 
-def adapted(assistant: Assistant) -> dict[str, set[str]]:
+def adapted(assistant: VisionLanguageModel) -> dict[str, set[str]]:
     """The layers that carry adapters, by part, and the last names of what is adapted there."""
     names = [name for name, _ in assistant.named_parameters() if ".lora_A." in name]
     found: dict[str, set[str]] = {}
@@ -181,7 +182,7 @@ def adapted(assistant: Assistant) -> dict[str, set[str]]:
 
 
 def test_adapters_of_the_last_layers_stand_and_train_there_alone(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     last = PartSettings(mode="lora-last-1", lr=1e-3)
     ours = replace(
@@ -206,7 +207,7 @@ def test_adapters_of_the_last_layers_stand_and_train_there_alone(
 
 
 def test_adapters_of_the_last_layers_are_those_that_targets_name(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     ours = with_parts(tiny_recipe, language=PartSettings(mode="lora-last-1", lr=1e-3))
     ours = replace(ours, lora=LoraSettings(r=2, targets=("v_proj", "up_proj")))
@@ -225,7 +226,7 @@ def test_adapters_of_the_last_layers_are_those_that_targets_name(
     ],
 )
 def test_adapters_in_other_layers_than_before_are_refused(
-    mode: str, before: str, message: str, tiny_assistant: Assistant, tiny_recipe: Recipe
+    mode: str, before: str, message: str, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     trained = PartSettings(mode="full", lr=1e-3)
     for asked in (before, mode):
@@ -238,7 +239,7 @@ def test_adapters_in_other_layers_than_before_are_refused(
 
 
 def test_adapters_where_nothing_is_linear_are_refused(
-    tiny_assistant: Assistant, tiny_recipe: Recipe
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     config = ResNetConfig(hidden_sizes=[8, 12], depths=[1, 1], embedding_size=6)
     square = BitImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
@@ -248,7 +249,9 @@ def test_adapters_where_nothing_is_linear_are_refused(
         apply_stage(tiny_assistant, ours, "align")
 
 
-def test_the_table_says_what_trains(tiny_assistant: Assistant, tiny_recipe: Recipe) -> None:
+def test_the_table_says_what_trains(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
+) -> None:
     out = StringIO()
     summary = apply_stage(tiny_assistant, tiny_recipe, "align")
     Console(file=out, width=100).print(stage_table("align", summary))

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import load_assistant_from
+from laterna.inference.assistant import Assistant
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import LoraSettings, Mode, PartSettings, Recipe, VisionSettings
 from laterna.training.run import train
@@ -55,7 +56,7 @@ def test_it_trains_is_read_back_and_answers(
     recipe: Recipe, architecture: str, mode: Mode, tmp_path: Path
 ) -> None:
     ours = with_timm(recipe, architecture, mode, tmp_path / "encoder")
-    before = load_assistant_from(ours)
+    before = build_from_recipe(ours)
     assert (
         before.picture_tokens.tokens
         == {"vit_tiny_patch16_224": 16, "test_resnet": 4}[  # type: ignore[union-attr]
@@ -84,11 +85,11 @@ def test_it_trains_is_read_back_and_answers(
         assert (
             changed == {"vit_tiny_patch16_224": {"blocks"}, "test_resnet": {"layer3"}}[architecture]
         )
-    after.save(tmp_path / "again")
+    Assistant(after).save(tmp_path / "again")
     again = load_checkpoint(tmp_path / "again")
     assert torch.equal(again.logits([PICTURE], TEXT), after.logits([PICTURE], TEXT))
-    answer = after.answer(PICTURE, "What colour is it?", max_new_tokens=4)
-    assert again.answer(PICTURE, "What colour is it?", max_new_tokens=4) == answer != ""
+    answer = Assistant(after).answer(PICTURE, "What colour is it?", max_new_tokens=4)
+    assert Assistant(again).answer(PICTURE, "What colour is it?", max_new_tokens=4) == answer != ""
 
 
 @pytest.mark.parametrize(("mode", "blocks"), [("lora", {0, 1}), ("lora-last-1", {1})])
@@ -98,7 +99,7 @@ def test_adapters_train_beside_it(
     ours = with_timm(recipe, "vit_tiny_patch16_224", mode, tmp_path / "encoder")
     out = train(ours, stage="instruct", out=tmp_path / "out")
     assert read_manifest(out).adapters == ("vision",)
-    after, plain = load_checkpoint(out), load_assistant_from(ours)
+    after, plain = load_checkpoint(out), build_from_recipe(ours)
     pixels = after.prepare([PICTURE])
     assert not torch.allclose(after.vision(pixels), plain.vision(pixels), atol=1e-4)
     names = [name for name, _ in after.vision.named_parameters() if ".lora_" in name]

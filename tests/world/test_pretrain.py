@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig
 
 import laterna.world
-from laterna.world.pretrain.language import language_config
-from laterna.world.pretrain.settings import LanguagePretraining
-from laterna.world.pretrain.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
-from laterna.world.pretrain.vision import CLIP_MEAN, CLIP_STD, vision_config
 from laterna.world.toys import PICTURE_SIDE
+from pretrain_nano.language import language_config
+from pretrain_nano.settings import LanguagePretraining
+from pretrain_nano.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
+from pretrain_nano.vision import CLIP_MEAN, CLIP_STD, vision_config
 
 MODELS = Path(laterna.world.__file__).parent / "models"
 WRITTEN_BY_SAVING = {"architectures", "dtype", "transformers_version", "_name_or_path"}

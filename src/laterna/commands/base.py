@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from laterna.errors import LaternaError
 from laterna.files import Made, insist_replaceable, insist_same_or_asked, recover, resolved
 from laterna.recipe import Recipe, StageName, insist_bounds
+
+if TYPE_CHECKING:
+    from laterna.inference.assistant import Assistant
 
 RUNS = Path("runs")
 """Where commands write unless told otherwise."""
@@ -48,8 +51,24 @@ class Writes(NamedTuple):
     overwrite: bool = False
 
 
-FLAT = ("endpoint.", "spending.", "settings.")
+FLAT = ("endpoint.", "spending.", "settings.", "where.", "decoding.")
 """Groups of arguments that the command line shows without their name."""
+
+
+class Where(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model runs, and in which numbers."""
+
+    device: str | None = None
+    """`cpu`, `cuda` or another name of torch's. Default: an accelerator where there is one, else
+    the CPU."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Numbers of weights and activations. Default: bfloat16 on an accelerator, float32 on a CPU."""
+
+    def load(self, name: str) -> Assistant:
+        """Load a checkpoint, a llava-hf or original LLaVA folder, or a hub id of either."""
+        from laterna.inference.assistant import load
+
+        return load(name, device=self.device, dtype=self.dtype)
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from laterna.commands.base import Command, Reads
+from laterna.commands.base import Command, Reads, Where
+from laterna.recipe import Amount, Seed, Share
 
 
 class Chat(Command, frozen=True, kw_only=True):
-    """Talk with a checkpoint about a picture in the terminal."""
+    """Talk with an assistant about a picture in the terminal."""
 
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
+    model: Positional[str]
+    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
     picture: Path | None = None
     """Picture to talk about; left out: none."""
     prompt: str | None = None
     """Answer this alone and end; left out: a conversation."""
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
     """Longest answer, in tokens."""
+    temperature: Amount = 0.0
+    """0: the likeliest token each time; above: tokens are drawn."""
+    top_p: Share = 1.0
+    """Tokens are drawn among the likeliest that together have this probability."""
+    seed: Seed | None = None
+    """Seed of what is drawn. Default: another one each time."""
+    where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoint and the picture."""
-        yield Reads(self.checkpoint, kind="folder")
+        yield Reads(Path(self.model), kind="maybe")
         if self.picture is not None:
             yield Reads(self.picture, kind="file")
 
     def run(self) -> str:
         """Call `laterna.serving.terminal`."""
-        from laterna.model.checkpoint import load_checkpoint
+        from laterna.inference.generation import Decoding, stream_answer
         from laterna.serving.terminal import chat
 
-        chat(load_checkpoint(self.checkpoint), self.picture, self.prompt, self.max_new_tokens)
+        decoding = Decoding(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+        )
+        model = self.where.load(self.model).model
+        chat(partial(stream_answer, model, decoding=decoding), self.picture, self.prompt)
         return ""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from laterna.commands.base import Command, Reads, Writes, show_some
+from laterna.commands.base import Command, Reads, Where, Writes, show_some
 from laterna.files import write_atomically, write_lines
 from laterna.recipe import Number, Seed
 
 
 class Evaluate(Command, frozen=True, kw_only=True):
-    """Ask a checkpoint questions with known answers; score it beside the same with no picture."""
+    """Ask an assistant questions with known answers; score it beside the same with no picture."""
 
-    checkpoint: Positional[Path]
-    """Checkpoint folder."""
+    model: Positional[str]
+    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
     data: Path
     """Dataset folder that the task asks about."""
     task: str = "world"
@@ -33,16 +34,18 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """JSON lines file for every question with its answer; left out: they are only counted."""
     controls: bool = True
     """Also ask everything about a blank picture."""
-    before: Path | None = None
-    """Checkpoint of stage 1, asked the same questions beside."""
+    baseline: str = ""
+    """Another assistant, such as the checkpoint of stage 1, asked the same questions beside."""
+    where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoints and the dataset."""
         from laterna.evaluation.tasks import find_task
 
         find_task(self.task)
-        paths = (self.checkpoint, self.before, self.data)
-        yield from (Reads(path, kind="folder") for path in paths if path is not None)
+        yield Reads(self.data, kind="folder")
+        models = (self.model, self.baseline)
+        yield from (Reads(Path(name), kind="maybe") for name in models if name)
 
     def writes(self) -> Iterator[Writes]:
         """Name the figures and the answers."""
@@ -53,22 +56,21 @@ class Evaluate(Command, frozen=True, kw_only=True):
         from rich.console import Console
 
         from laterna.evaluation.run import evaluate, figures, score_table
-        from laterna.model.checkpoint import load_checkpoint
 
         evaluation = evaluate(
-            load_checkpoint(self.checkpoint),
+            self.where.load(self.model),
             self.task,
             self.data,
             limit=self.limit,
             seed=self.seed,
             blank=self.controls,
-            before_instruct=load_checkpoint(self.before) if self.before else None,
+            before_instruct=self.where.load(self.baseline) if self.baseline else None,
         )
         Console().print(score_table(evaluation))
         show_some("not asked", [skipped.message for skipped in evaluation.skipped])
         found = figures(evaluation)
         counts = [f"; {count} not asked: {reason}" for reason, count in found.skipped.items()]
-        made = f"evaluated {self.checkpoint}: {found.overall:.3f} of {found.questions} right"
+        made = f"evaluated {self.model}: {found.overall:.3f} of {found.questions} right"
         made += "".join(counts)
         if self.answers is not None:
             with write_atomically(self.answers) as aside:

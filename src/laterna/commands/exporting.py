@@ -32,14 +32,14 @@ class Export(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoint."""
-        from laterna.model.export import insist_possible
+        from laterna.model.exporters import insist_possible
 
         insist_possible(self.to, self.precision or "")
         yield Reads(Path(self.checkpoint), kind="maybe")
 
     def writes(self) -> Iterator[Writes]:
         """Name the folder."""
-        from laterna.model.export import export_made
+        from laterna.model.exporters import export_made
 
         yield Writes(self.folder, export_made(self.to, self._of()), overwrite=self.overwrite)
 
@@ -47,10 +47,10 @@ class Export(Command, frozen=True, kw_only=True):
         return made_of(self.checkpoint, precision=self.precision or "")
 
     def run(self) -> str:
-        """Call `laterna.model.export`."""
-        from laterna.model.exchange import load
+        """Call `laterna.model.exporters`."""
+        from laterna.inference.assistant import load
 
-        folder = load(self.checkpoint).export(
+        folder = load(self.checkpoint, device="cpu").export(
             self.folder, self.to, self.precision or "", overwrite=self.overwrite, of=self._of()
         )
         return f"made {folder} of {self.checkpoint}: {', '.join(_files(folder))}"

@@ -59,21 +59,23 @@ class Import(Command, frozen=True, kw_only=True):
         )
 
     def run(self) -> str:
-        """Call `laterna.model.exchange`."""
-        from laterna.model.exchange import load, merge_adapters
+        """Call `laterna.model.importers`."""
+        from laterna.inference.assistant import load
+        from laterna.model.importers import merge_adapters
 
         assistant = load(
             self.source,
+            device="cpu",
             language=self.language,
             vision=self.vision,
             template=self.template,
             fit=self.fit,
         )
         if self.merge:
-            merge_adapters(assistant)
+            merge_adapters(assistant.model)
         folder = assistant.save(self.folder, overwrite=self.overwrite, of=self._of())
-        inside = ", ".join(sorted(assistant.changed))
+        inside = ", ".join(sorted(assistant.model.changed))
         return (
             f"made the checkpoint {folder} of {self.source} (inside: {inside}; pictures: "
-            f"{assistant.prepare.fit}); talk to it: laterna chat {folder}"
+            f"{assistant.model.prepare.fit}); talk to it: laterna chat {folder}"
         )

@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
-from laterna.evaluation.run import PICTURE_FOLDER, AnswerFunction, ask
+from laterna.evaluation.run import AnswerFunction, ask
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
-from laterna.model.assistant import Assistant
-from laterna.model.generation import generate_answers
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import generate_answers
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Box, Question, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
 
@@ -88,7 +90,7 @@ def blind_spots(
     truths = truths[:limit] if limit else truths
     names = [truth.picture for truth in truths]
     features = dict(
-        zip(names, picture_features(assistant, dataset / PICTURE_FOLDER, names), strict=True)
+        zip(names, picture_features(assistant.model, dataset / IMAGE_FOLDER, names), strict=True)
     )
     spots = []
     for name, about in PROPERTIES.items():
@@ -100,17 +102,15 @@ def blind_spots(
                 f"{FEWEST}; raise the limit or draw more pictures"
             )
         questions = [_question(name, case) for case in cases]
-        asked = ask(
-            assistant, questions, dataset / PICTURE_FOLDER, answer=answer, progress=progress
-        )
-        accuracy = sum(given.right for given in asked.answers) / len(questions)
+        asked = ask(assistant, questions, dataset / IMAGE_FOLDER, answer=answer, progress=progress)
+        accuracy = sum(given.score for given in asked.answers) / len(questions)
         pooled = torch.stack([about.pool(features[case.picture], case.box) for case in cases])
         spots.append(_spot(name, cases, accuracy, pooled, seed))
     return spots
 
 
 @torch.no_grad()
-def picture_features(assistant: Assistant, folder: Path, names: Sequence[str]) -> Tensor:
+def picture_features(model: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
     """Return the frozen encoder's features (b, n, d) of square pictures, on the CPU.
 
     Raises LaternaError when a picture cannot be read, or is not square: a box would then not be
@@ -122,8 +122,8 @@ def picture_features(assistant: Assistant, folder: Path, names: Sequence[str]) -
         for name, picture in zip(names[start:], pictures, strict=False):
             if picture.width != picture.height:
                 raise LaternaError(f"{folder / name}: not square; draw the dataset again")
-        pixels_bchw = assistant.prepare(pictures).to(assistant.device)
-        chunks.append(assistant.vision(pixels_bchw).cpu())
+        pixels_bchw = model.prepare(pictures).to(model.device)
+        chunks.append(model.vision(pixels_bchw).float().cpu())
     return torch.cat(chunks)
 
 
@@ -220,10 +220,10 @@ PROPERTIES: dict[str, _Property] = {
 def _question(name: str, case: Case) -> Question:
     return Question(
         id=f"{case.picture}-{name}",
-        picture=case.picture,
+        images=(case.picture,),
         kind=name,
         text=case.question + SHORT_ANSWER,
-        truth=case.label,
+        references=(case.label,),
     )
 
 

@@ -38,16 +38,15 @@ from laterna.data.fingerprints import (
     what_is_torn,
     write_signed,
 )
-from laterna.data.pictures import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.files import Made, flush, flush_tree, recover, write_atomically
 from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
-from laterna.model.assistant import Assistant
 from laterna.model.base import base_fingerprint, local_weights
-from laterna.model.connectors import build_connector
+from laterna.model.build import join
 from laterna.model.language import load_language
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vision import load_vision
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartName, Recipe, StageName
 from laterna.version import __version__
 
@@ -84,7 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def save_checkpoint(
     folder: Path,
-    assistant: Assistant,
+    assistant: VisionLanguageModel,
     recipe: Recipe,
     *,
     stage: StageName | None,
@@ -138,7 +137,7 @@ def _made(
     return Made(kind=KIND, of={**by_run, **(of or {})}, later=(PAGE,))
 
 
-def _write_parts(aside: Path, assistant: Assistant, parts: Collection[PartName]) -> None:
+def _write_parts(aside: Path, assistant: VisionLanguageModel, parts: Collection[PartName]) -> None:
     connector = assistant.connector.state_dict()
     whole = {name: weight.contiguous() for name, weight in connector.items()}
     save_file(whole, aside / "connector.safetensors")
@@ -243,7 +242,7 @@ def checkpoint_fingerprint(folder: Path, known: Fingerprints) -> str:
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> Assistant:
+def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> VisionLanguageModel:
     """Load an assistant as it was saved, ready to answer. `known` is what is known of files.
 
     Raises LaternaError when the folder is no checkpoint of this format, lacks a file or holds a
@@ -262,25 +261,13 @@ def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> As
     language, tokenizer, _ = load_language(
         recipe.language, inside.get("language"), _existing(folder / "tokenizer")
     )
-    width = int(language.get_input_embeddings().embedding_dim)
-    prepare = PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
-    connector = build_connector(
-        recipe.connector, vision.width, width, fresh=False, newline=bool(prepare.grids)
-    )
-    _load_weights(connector, _existing(folder / "connector.safetensors"))
-    assistant = Assistant(
-        vision,
-        connector.eval(),
-        language,
-        tokenizer=tokenizer,
-        template=template,
-        prepare=prepare,
-    )
-    assistant.changed = set(manifest.parts)
-    assistant.recipe, assistant.stage = recipe, manifest.stage
+    model = join(recipe, vision, language, tokenizer=tokenizer, template=template)
+    _load_weights(model.connector, _existing(folder / "connector.safetensors"))
+    model.changed = set(manifest.parts)
+    model.stage = manifest.stage
     for name in manifest.adapters:
-        load_lora(assistant.adaptable()[name], _existing(folder / f"{name}_adapters"))
-    return assistant
+        load_lora(model.adaptable()[name], _existing(folder / f"{name}_adapters"))
+    return model
 
 
 def _insist_same_sources(folder: Path, manifest: Manifest, known: Fingerprints) -> None:

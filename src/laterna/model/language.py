@@ -116,28 +116,11 @@ def has_plain_head(model: Any) -> bool:
     """
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(8, device=embedding.device)[None]  # several: that of a padding id is zero
-    states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    by_parts = model.get_output_embeddings()(states)
-    whole = model(input_ids=ids, use_cache=False).logits
+    with torch.autocast(embedding.device.type, enabled=False):
+        states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        by_parts = model.get_output_embeddings()(states)
+        whole = model(input_ids=ids, use_cache=False).logits
     return torch.allclose(by_parts, whole, atol=1e-4, rtol=1e-4)
-
-
-def logits_at(model: Any, embeds_rtd: Tensor, position_ids_rt: Tensor, places_rt: Tensor) -> Tensor:
-    """Return the logits (s, v) at the marked places by the model's own forward.
-
-    For models whose head is not plain. The head runs at every column that a row marks, so this
-    costs more than `hidden` and the head at the places alone. Packed samples are kept apart as
-    in `Assistant.hidden`.
-    """
-    columns = places_rt.any(dim=0).nonzero()[:, 0]
-    logits_rkv: Tensor = model(
-        inputs_embeds=embeds_rtd,
-        position_ids=position_ids_rt,
-        attention_mask=None,
-        use_cache=False,
-        logits_to_keep=columns,
-    ).logits
-    return logits_rkv[places_rt[:, columns]]
 
 
 def _unpack(path: Path) -> Any:

@@ -15,7 +15,7 @@ from laterna.data.picture_tokens import SameTokens, TiledTokens
 from laterna.data.pictures import PicturePreparer
 from laterna.data.pictures.tiling import kept_tokens
 from laterna.errors import LaternaError
-from laterna.records import Batch, Tiling
+from laterna.records import Tiling
 
 
 def map_side(tokens: int) -> int:
@@ -56,20 +56,6 @@ def join_tiles(
         raise LaternaError("the connector has no newline; it was built without AnyRes")
     tiles = torch.split(tokens_bmd, [tiling.tiles for tiling in tilings])
     return [_join(*pair, newline_d) for pair in zip(tiles, tilings, strict=True)]
-
-
-def check_counts(batch: Batch, pictures: Sequence[Tensor]) -> None:
-    """Raise LaternaError for a picture whose features became other than the tokens it has places.
-
-    `pictures` are their tokens (m, d). Their total is not enough to look at: two errors in a batch
-    may cancel out in it.
-    """
-    for name, counted, tokens in zip(batch.pictures, batch.picture_tokens, pictures, strict=False):
-        if counted != len(tokens):
-            raise LaternaError(
-                f"{name}: has {counted} places in the text but became {len(tokens)} tokens; it "
-                "was prepared with other settings or has changed since, so prepare the data again"
-            )
 
 
 def _join(tiles_bmd: Tensor, tiling: Tiling, newline_d: Tensor) -> Tensor:

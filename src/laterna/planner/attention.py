@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 from transformers import AttentionInterface
 
-from laterna.model.segments import LIST
+from laterna.model.attention.varlen import LIST
 
 IMPLEMENTATION = "laterna_rehearsal"
 """Its name among transformers' attention implementations."""

@@ -12,8 +12,8 @@ from laterna.data.pictures.tiling import tiled_tokens
 from laterna.data.preparation.checking import LISTINGS
 from laterna.data.sources import read_records
 from laterna.errors import LaternaError
-from laterna.model.skeleton import Skeleton
 from laterna.model.tiles import map_side
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, SourceSettings, StageName
 from laterna.records import Record, Tiling
 
@@ -42,7 +42,7 @@ class Pictures(Record):
     """What these were taken from, in words; empty: all pictures take the same."""
 
 
-def filled_grids(skeleton: Skeleton) -> tuple[Picture, ...]:
+def filled_grids(skeleton: VisionLanguageModel) -> tuple[Picture, ...]:
     """Return what pictures that fill the recipe's grids take, by their tokens: one unless pictures
     are tiled (`vision.fit = "anyres"`). The border of others is cut off, which makes fewer yet.
     """
@@ -59,7 +59,7 @@ def filled_grids(skeleton: Skeleton) -> tuple[Picture, ...]:
 
 
 def stage_pictures(
-    skeleton: Skeleton, recipe: Recipe, stage: StageName, tiles: int | None
+    skeleton: VisionLanguageModel, recipe: Recipe, stage: StageName, tiles: int | None
 ) -> Pictures:
     """Return what a stage's pictures take: as many `tiles` as told; or as their sizes say, where
     they can be read; or as much as a picture on the largest grid.

@@ -9,8 +9,9 @@ import torch
 from msgspec.structs import replace
 
 from laterna.errors import LaternaError
+from laterna.model.build import build_on_meta
 from laterna.model.published import with_published
-from laterna.model.skeleton import Skeleton, build_skeleton
+from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
 from laterna.planner.filling import fill_step, records_together
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
@@ -162,7 +163,7 @@ def plan_recipe(
     _insist_trainable(recipe, stages, assumptions.gpus)
     rates = {name: gpu_named(name) for name in (GPUS if gpu is None else [gpu])}
     planned_recipe, published = with_published(recipe)
-    skeleton = build_skeleton(planned_recipe)
+    skeleton = build_on_meta(planned_recipe)
     assumptions = _settled(assumptions, recipe)
     for module in skeleton.parts().values():
         module.to(FORMATS[assumptions.precision or "float32"].torch_dtype())
@@ -214,7 +215,11 @@ def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
 
 
 def _stage_planner(
-    skeleton: Skeleton, recipe: Recipe, stage: StageName, assumptions: Assumptions, lengths: Lengths
+    skeleton: VisionLanguageModel,
+    recipe: Recipe,
+    stage: StageName,
+    assumptions: Assumptions,
+    lengths: Lengths,
 ) -> _StagePlanner:
     """Apply a stage to the skeleton and return its planner."""
     summary = apply_stage(skeleton, recipe, stage)

@@ -21,8 +21,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.errors import LaternaError
-from laterna.model.segments import LIST
-from laterna.model.skeleton import Skeleton
+from laterna.model.attention.varlen import LIST
+from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.attention import ATTENTION_OPS, rehearse_attention
 from laterna.planner.memory import LiveBytes, weights_and_buffers
 from laterna.planner.pictures import Picture, filled_grids
@@ -47,7 +47,7 @@ class Load(Record):
     records: int = 1
     """About each picture, standing in the row behind it."""
     segments: bool = False
-    """Whether each record attends alone (`model.segments`), without mask; else records that share
+    """Whether each record attends alone (`attention.varlen`), without mask; else records that share
     a picture take a mask of numbers, one for all layers."""
 
     def keys(self, picture_tokens: int) -> int:
@@ -111,7 +111,7 @@ class Rehearsal(nn.Module):
     """
 
     def __init__(
-        self, skeleton: Skeleton, picture: Picture | None = None, *, sees: bool = True
+        self, skeleton: VisionLanguageModel, picture: Picture | None = None, *, sees: bool = True
     ) -> None:
         """`picture`: what each takes; unless told, as much as one on the largest grid."""
         super().__init__()

@@ -117,14 +117,14 @@ def choose_examples(
     rng = random.Random(seed)
     for group in by_kind.values():
         rng.shuffle(group)
-    chosen: dict[str, Answer] = {}
+    chosen: dict[tuple[str, ...], Answer] = {}
     while any(by_kind.values()) and len(chosen) < count:
         for group in by_kind.values():
-            while group and group[-1].question.picture in chosen:
+            while group and group[-1].question.images in chosen:
                 group.pop()
             if group and len(chosen) < count:
                 answer = group.pop()
-                chosen[answer.question.picture] = answer
+                chosen[answer.question.images] = answer
     return tuple(_example(answer, pictures) for answer in chosen.values())
 
 
@@ -135,6 +135,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     """
     environment = page_environment()
     environment.filters["percent"] = _percent
+    environment.filters["points"] = points
     page = environment.get_template("run.html.jinja")
     names = list(dict.fromkeys(s.name for c in content.columns for s in c.scores.kinds))
     text = page.render(
@@ -161,18 +162,18 @@ def _beside(tables: Sequence[NamedTexts]) -> list[tuple[str, ...]]:
 def _example(answer: Answer, pictures: Path) -> Example:
     question = answer.question
     return Example(
-        picture=pictures / question.picture,
+        picture=pictures / question.images[0],
         kind=question.kind,
         question=question.text.removesuffix(SHORT_ANSWER),
         answer=answer.text.strip(),
-        truth=question.truth,
-        right=answer.right,
+        truth=question.references[0],
+        right=answer.score == 1,
     )
 
 
 def _named_score(column: Column, name: str) -> Score:
     """Return the column's score of a kind; of a kind it was never asked, none of none."""
-    none = Score(name=name, right=0, total=0)
+    none = Score(name=name, sum=0, total=0)
     return next((score for score in column.scores.kinds if score.name == name), none)
 
 
@@ -183,8 +184,13 @@ def _data_uri(picture: Path) -> str:
     return jpeg_uri(thumbnail)
 
 
+def points(total: float) -> str:
+    """Return a sum of scores as people say it: "3", "2.7"."""
+    return f"{total:.0f}" if float(total).is_integer() else f"{total:.1f}"
+
+
 def _percent(score: Score) -> str:
-    return share(score.right, score.total)
+    return share(score.sum, score.total)
 
 
 def duration(seconds: float) -> str:

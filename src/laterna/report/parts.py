@@ -28,7 +28,7 @@ def page_environment() -> Environment:
     return environment
 
 
-def share(part: int, whole: int) -> str:
+def share(part: float, whole: int) -> str:
     """Return a share in percent as pages write it; a dash over nothing."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 

@@ -44,6 +44,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     overall: float
     kinds: dict[str, float]
+    metrics: dict[str, float]
     controls: dict[str, Accuracies]
     questions: int
     skipped: dict[str, int] = {}
@@ -107,7 +108,9 @@ def find_evaluations(run: Path) -> Iterator[EvaluationShown]:
             found = msgspec.json.decode(path.read_bytes(), type=Found)
         except msgspec.DecodeError:
             continue  # some other file: its contents say so
-        columns = {"assistant": Accuracies(overall=found.overall, kinds=found.kinds)}
+        columns = {
+            "assistant": Accuracies(overall=found.overall, kinds=found.kinds, metrics=found.metrics)
+        }
         columns |= found.controls
         rows = [("overall", *(_percent(one.overall) for one in columns.values()))]
         for kind in found.kinds:

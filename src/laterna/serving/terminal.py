@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from PIL import Image
 from rich.console import Console
@@ -12,8 +11,6 @@ from rich.markup import escape
 
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
-from laterna.model.generation import stream_answer
 from laterna.records import PICTURE_MARK, Turn
 
 COMMANDS = (
@@ -21,18 +18,8 @@ COMMANDS = (
 )
 
 
-class Streamer(Protocol):
-    """Writes an answer piece by piece; `laterna.model.generation.stream_answer` is the real one."""
-
-    def __call__(
-        self,
-        assistant: Assistant,
-        turns: Sequence[Turn],
-        pictures: Sequence[Image.Image],
-        max_new_tokens: int,
-    ) -> Iterator[str]:
-        """Yield the pieces of the assistant's next turn."""
-        ...
+Streamer = Callable[[Sequence[Turn], Sequence[Image.Image]], Iterator[str]]
+"""Writes the assistant's next turn piece by piece, from the turns so far and their images."""
 
 
 class Conversation:
@@ -57,12 +44,10 @@ class Conversation:
 
 
 def chat(
-    assistant: Assistant,
+    stream: Streamer,
     picture: Path | None,
     prompt: str | None,
-    max_new_tokens: int,
     *,
-    stream: Streamer = stream_answer,
     console: Console | None = None,
 ) -> None:
     """Print the answer to `prompt` and nothing else; without a prompt, hold a conversation.
@@ -74,20 +59,18 @@ def chat(
     conversation = Conversation(load_picture(picture) if picture is not None else None)
     if prompt is not None:
         turns = conversation.with_question(prompt)
-        answer = "".join(stream(assistant, turns, conversation.pictures, max_new_tokens))
+        answer = "".join(stream(turns, conversation.pictures))
         _say(console, answer.strip() + "\n")
         return
     console.print(escape(COMMANDS), style="dim", soft_wrap=True)
     try:
-        _converse(assistant, conversation, max_new_tokens, stream, console)
+        _converse(conversation, stream, console)
     except (EOFError, KeyboardInterrupt):
         console.print("\nGoodbye.")
 
 
 def _converse(
-    assistant: Assistant,
     conversation: Conversation,
-    max_new_tokens: int,
     stream: Streamer,
     console: Console,
 ) -> None:
@@ -104,7 +87,7 @@ def _converse(
                 turns = conversation.with_question(line)
                 console.print("[bold]assistant:[/bold] ", end="")
                 pieces = []
-                for piece in stream(assistant, turns, conversation.pictures, max_new_tokens):
+                for piece in stream(turns, conversation.pictures):
                     pieces.append(piece)
                     _say(console, piece)
                 _say(console, "\n")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from laterna.model.assistant import Assistant
+from laterna.model.attention.shared_prefix import plain_attention
+from laterna.model.attention.varlen import SEGMENTS, count_pairs, segment_list
 from laterna.model.quantising import is_quantised
-from laterna.model.segments import SEGMENTS, count_pairs, segment_list
-from laterna.model.sharing import plain_attention
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch
 
 META = torch.device("meta")
@@ -44,7 +44,7 @@ class StepCost(NamedTuple):
     target: float
     """Of the head, for each target token."""
     by_segments: bool = False
-    """Whether the attention computes the pairs of each segment alone (`model.segments`)."""
+    """Whether the attention computes the pairs of each segment alone (`attention.varlen`)."""
 
     def of(self, batches: Sequence[Batch], length: int) -> float:
         """Return the FLOPs of micro-batches that hold `length` tokens beside their padding.
@@ -69,7 +69,7 @@ class StepCost(NamedTuple):
         return batch.input_ids_rt.numel() * batch.input_ids_rt.shape[1]
 
 
-def count_cost(assistant: Assistant) -> StepCost | None:
+def count_cost(assistant: VisionLanguageModel) -> StepCost | None:
     """Count what training costs an assistant to which a stage was applied.
 
     Returns None for models that decide by numbers what to compute, which shapes alone do not tell,
@@ -84,7 +84,7 @@ def count_cost(assistant: Assistant) -> StepCost | None:
         return None
 
 
-def _count(assistant: Assistant) -> StepCost:
+def _count(assistant: VisionLanguageModel) -> StepCost:
     tower, connector, language = assistant.vision, assistant.connector, assistant.language
     table = language.get_input_embeddings().weight
     size = assistant.prepare.size

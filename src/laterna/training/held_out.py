@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from laterna.data.batches import collate
-from laterna.model.generation import go_on_from
-from laterna.model.sharing import plain_attention
+from laterna.inference.generation import continue_from
+from laterna.model.attention.shared_prefix import plain_attention
 from laterna.records import PICTURE_TOKEN, Pack, Sample
 from laterna.training.feed import FaultyPictureError, Fill, feed
 from laterna.training.figures import HeldOut, SampleAnswer
@@ -127,7 +127,7 @@ class Looks:
             picture_tokens=sample.picture_tokens[: len(shown)],
         )
         batch = self._fill(collate([Pack(samples=(prompt,))]))
-        said = go_on_from(assistant, batch, max_new_tokens=ANSWER_TOKENS)
+        said = continue_from(assistant, batch, max_new_tokens=ANSWER_TOKENS)
         asked = [token for token in prompt.input_ids if token != PICTURE_TOKEN]
         decode = assistant.tokenizer.decode
         texts = [

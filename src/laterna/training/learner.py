@@ -9,7 +9,7 @@ import msgspec
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import Assistant
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Engine, Saving, StageSettings
 from laterna.training.clock import VisionClock
 from laterna.training.distributed import ALONE, Ranks
@@ -46,7 +46,7 @@ class Learner:
 
     def __init__(
         self,
-        assistant: Assistant,
+        assistant: VisionLanguageModel,
         stage: StageSettings,
         *,
         total: int,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from laterna.model.assistant import Assistant
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch
 from laterna.training.distributed import Ranks
 from laterna.training.flops import StepCost, count_cost
@@ -54,7 +54,7 @@ UNKNOWN = Meter()
 """Measures nothing."""
 
 
-def set_up_meter(assistant: Assistant, ranks: Ranks, *, in_half: bool) -> Meter:
+def set_up_meter(assistant: VisionLanguageModel, ranks: Ranks, *, in_half: bool) -> Meter:
     """Count what a step of the stage costs, and measure the peak of all ranks in a fraction of a
     second, in 16 bits or 32; the stage must have been applied to the assistant. Every rank must
     ask.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from laterna.model.assistant import Assistant
+from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch
 
 LOGITS_AT_ONCE = 2**24
@@ -57,9 +57,10 @@ class Objective(nn.Module):
     part whose gradient is zero, but not one that has none. So a step is the same on any ranks.
     """
 
-    def __init__(self, assistant: Assistant) -> None:
+    def __init__(self, assistant: VisionLanguageModel) -> None:
         super().__init__()
         self.assistant = assistant
+        self.plain_head = assistant.plain_head  # asked now: later it may be sharded or counted
         self.in_half = False
 
     def forward(self, batch: Batch) -> Tensor:
@@ -73,7 +74,7 @@ class Objective(nn.Module):
 
     def _loss(self, batch: Batch) -> Tensor:
         assistant = self.assistant
-        if assistant.plain_head:
+        if self.plain_head:
             states_sd, labels_s = assistant.target_states(batch)
             head = assistant.language.get_output_embeddings()
             vocabulary = int(head.weight.shape[0])

@@ -17,20 +17,14 @@ from laterna.data.fingerprints import Fingerprints
 from laterna.data.preparation import FINGERPRINTS, Prepared
 from laterna.errors import LaternaError
 from laterna.files import Made, insist_replaceable, sweep
-from laterna.model.assistant import Assistant
-from laterna.model.checkpoint import (
-    KIND,
-    MANIFEST,
-    PAGE,
-    insist_whole,
-    read_manifest,
-    save_checkpoint,
-)
+from laterna.model import checkpoint as checkpoints
+from laterna.model.attention.shared_prefix import FLEX, insist_on_packing
+from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.checkpoint import MANIFEST, save_checkpoint
 from laterna.model.feature_cache import cached_features
 from laterna.model.language import positions_of
 from laterna.model.precision import fast_dtype, slow_half_line
-from laterna.model.segments import attend_by_segments
-from laterna.model.sharing import FLEX, insist_on_packing
+from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked
 from laterna.training.distributed import Ranks, joined_ranks
@@ -92,7 +86,7 @@ def train(
     insist_there(recipe.stage(stage))
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
-    insist_replaceable(out, Made(kind=KIND, later=(PAGE,)))
+    insist_replaceable(out, Made(kind=checkpoints.KIND, later=(checkpoints.PAGE,)))
     with joined_ranks() as ranks, held_by_one(out, stage, ranks):
         console = rich.get_console() if ranks.first else Console(quiet=True)
         with ranks.first_alone():  # what it reads it remembers, and the others need not
@@ -169,7 +163,7 @@ def _train(
 class Ready(NamedTuple):
     """What a stage trains, on what, before anything has learned."""
 
-    assistant: Assistant
+    assistant: VisionLanguageModel
     """With the stage applied to it."""
     prepared: Prepared
     fill: Fill
@@ -232,7 +226,9 @@ def _metrics_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.metrics.jsonl")
 
 
-def set_attention(assistant: Assistant, run: RunSettings, settings: StageSettings) -> None:
+def set_attention(
+    assistant: VisionLanguageModel, run: RunSettings, settings: StageSettings
+) -> None:
     """Choose the language model's attention, and see that it keeps the samples of a row apart."""
     if run.attention == "flex":
         if assistant.device.type == "cpu":
@@ -255,10 +251,10 @@ def _is_done(out: Path, digest: str) -> bool:
     """Say whether a run's checkpoint is there. Raises LaternaError for one that is damaged."""
     if not (out / MANIFEST).is_file():
         return False
-    manifest = read_manifest(out)
+    manifest = checkpoints.read_manifest(out)
     done = manifest.run == digest
     if done:
-        insist_whole(out, manifest)
+        checkpoints.insist_whole(out, manifest)
     return done
 
 
@@ -340,14 +336,16 @@ def _finish(
         )
 
 
-def _weights(assistant: Assistant, settings: StageSettings) -> dict[str, float]:
+def _weights(assistant: VisionLanguageModel, settings: StageSettings) -> dict[str, float]:
     """Return how many weights of each part trained, and how many did not."""
     parts = summarise(assistant, settings).parts
     trained = {f"{part.part}_trained": float(part.trained) for part in parts}
     return trained | {f"{part.part}_frozen": float(part.frozen) for part in parts}
 
 
-def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | None) -> Assistant:
+def _gathered(
+    learner: Learner, recipe: Recipe, stage: StageName, start: Path | None
+) -> VisionLanguageModel:
     """Return an assistant with the weights that all ranks hold shares of; rank 0's is whole."""
     if learner.ranks.first:
         whole = begin(recipe, start)
@@ -361,7 +359,7 @@ def _gathered(learner: Learner, recipe: Recipe, stage: StageName, start: Path | 
 
 
 def _pictures(
-    assistant: Assistant,
+    assistant: VisionLanguageModel,
     recipe: Recipe,
     settings: StageSettings,
     prepared: Prepared,

@@ -20,7 +20,7 @@ FROZEN, FULL, LORA = "frozen", "full", "lora"
 
 
 class Parts(Protocol):
-    """What a stage can be applied to: an assistant, or a skeleton of one (`model.skeleton`)."""
+    """What a stage can be applied to: a network, on the meta device too (`model.build`)."""
 
     changed: set[PartName]
 

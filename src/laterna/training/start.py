@@ -11,10 +11,11 @@ from torch import Tensor
 from laterna.data.fingerprints import Fingerprints
 from laterna.errors import LaternaError
 from laterna.files import recover
-from laterna.model.assistant import Assistant, load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import MANIFEST, load_checkpoint, read_manifest
-from laterna.model.exchange.files import tensors_of
+from laterna.model.importers.files import tensors_of
 from laterna.model.pretrained import unwrapped
+from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Batch
 
@@ -23,7 +24,9 @@ PROJECTOR = "mm_projector."
 """What LLaVA's file has before the names of the connector's weights."""
 
 
-def begin(recipe: Recipe, start: Path | None, known: Fingerprints | None = None) -> Assistant:
+def begin(
+    recipe: Recipe, start: Path | None, known: Fingerprints | None = None
+) -> VisionLanguageModel:
     """Return the assistant that a stage starts from. `known` is what is known of files.
 
     `start` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
@@ -31,11 +34,11 @@ def begin(recipe: Recipe, start: Path | None, known: Fingerprints | None = None)
     Raises LaternaError when it does not fit the recipe.
     """
     if start is None:
-        return load_assistant_from(recipe)
+        return build_from_recipe(recipe)
     if not (start / MANIFEST).is_file() and (start / PROJECTOR_FILE).is_file():
         start = start / PROJECTOR_FILE
     if start.is_file():
-        assistant = load_assistant_from(recipe)
+        assistant = build_from_recipe(recipe)
         _take_connector(assistant, start)
         return assistant
     insist_start(recipe, start)
@@ -63,7 +66,7 @@ def insist_start(recipe: Recipe, start: Path | None) -> None:
 
 
 @torch.no_grad()
-def fit_connector(assistant: Assistant, batches: Iterable[Batch]) -> None:
+def fit_connector(assistant: VisionLanguageModel, batches: Iterable[Batch]) -> None:
     """Fit a fresh connector to the pictures of some batches and to the language model's words.
 
     Every rank must be given the same batches, for each fits its own copy.
@@ -80,7 +83,7 @@ def fit_connector(assistant: Assistant, batches: Iterable[Batch]) -> None:
         assistant.connector.calibrate(torch.cat(found), length)
 
 
-def _take_connector(assistant: Assistant, path: Path) -> None:
+def _take_connector(assistant: VisionLanguageModel, path: Path) -> None:
     found = unwrapped(tensors_of(str(path.parent), [path.name]))
     state = dict(assistant.connector.state_dict())
     given = _named_as(list(state), found)

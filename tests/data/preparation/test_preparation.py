@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -378,8 +379,6 @@ def test_two_at_once_do_the_work_once(maker: Any) -> None:
     )
     assert holder.stdout is not None and holder.stdin is not None
     assert holder.stdout.readline() == b"held\n"
-    from concurrent.futures import ThreadPoolExecutor, TimeoutError
-
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(maker.prepare, source)
         with pytest.raises(TimeoutError):
@@ -387,17 +386,3 @@ def test_two_at_once_do_the_work_once(maker: Any) -> None:
         holder.stdin.close()
         assert [sample.id for sample in waiting.result(timeout=30).samples] == ["a"]
     holder.wait()
-
-
-def test_a_record_longer_than_the_models_positions_is_dropped(maker: Any) -> None:
-    source = maker.source([record_of("a"), record_of("b", "cup " * 60)])
-    whole = maker.prepare(source, max_tokens=99)
-    lengths = sorted(whole.lengths.tolist())
-    cut = maker.prepare(source, max_tokens=99, positions=lengths[0])
-    reason = f"longer than the {lengths[0]} positions of the language model"
-    assert cut.dropped == {reason: 1}
-    assert cut.examples == {reason: f"record b: {lengths[1]} tokens long"}
-    assert [sample.id for sample in cut.samples] == ["a"]
-    assert maker.prepare(source, max_tokens=lengths[0], positions=99).dropped == {
-        f"longer than {lengths[0]} tokens": 1
-    }

@@ -8,7 +8,7 @@ from msgspec import structs
 from PIL import Image
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
 from laterna.model.connectors import CONNECTORS, build_connector
 from laterna.recipe import ConnectorSettings, Recipe
@@ -76,7 +76,7 @@ def test_the_first_weights_follow_the_seed(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_checkpoint_brings_it_back(name: str, tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = structs.replace(tiny_recipe, connector=SMALL[name])
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     folder = save_checkpoint(tmp_path / "c", assistant, recipe, stage="align", figures={})
     again = load_checkpoint(folder)
     picture = Image.effect_noise((40, 30), 90).convert("RGB")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
 from laterna.errors import LaternaError
-from laterna.model.assistant import load_assistant_from
+from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
 from laterna.model.connectors import build_connector
 from laterna.model.connectors.qformer import QFormerConnector
@@ -110,7 +110,7 @@ def test_a_checkpoint_needs_its_source_no_more(
     blip2: Path, tiny_recipe: Recipe, tmp_path: Path
 ) -> None:
     recipe = structs.replace(tiny_recipe, connector=settings(blip2, frozen_qformer=True))
-    assistant = load_assistant_from(recipe)
+    assistant = build_from_recipe(recipe)
     moved = structs.replace(recipe, connector=settings("gone", frozen_qformer=True))
     folder = save_checkpoint(tmp_path / "c", assistant, moved, stage="align", figures={})
     again = load_checkpoint(folder).connector

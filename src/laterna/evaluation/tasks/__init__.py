@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
-
 from laterna.errors import LaternaError
-from laterna.evaluation.tasks.boxes import box_questions
-from laterna.evaluation.tasks.world import world_questions
-from laterna.records import Question
+from laterna.evaluation.tasks.base import Task
+from laterna.evaluation.tasks.boxes import BOXES
+from laterna.evaluation.tasks.world import WORLD
 
-
-class Task(Protocol):
-    """Makes the questions of a task from a dataset's folder."""
-
-    def __call__(self, dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
-        """Return at most `limit` questions (0: all), the same for the same seed.
-
-        Raises LaternaError when the folder does not hold what the task asks about.
-        """
-        ...
-
-
-TASKS: dict[str, Task] = {"boxes": box_questions, "world": world_questions}
+TASKS: dict[str, Task] = {"boxes": BOXES, "world": WORLD}
+"""Name to task."""
 
 
 def find_task(name: str) -> Task:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from laterna.evaluation.tasks import wordings
+from laterna.evaluation.tasks.base import Task
 from laterna.records import Question, Scene
 from laterna.scenes import phrases
 from laterna.scenes.annotations import Problem, stream_scenes
@@ -158,10 +159,10 @@ class _Answers:
 def _question(scene: Scene, kind: str, about: str, text: str, truth: str) -> Question:
     return Question(
         id=f"{scene.id}-{kind}-{about}",
-        picture=scene.picture,
+        images=(scene.picture,),
         kind=kind,
         text=text + phrases.SHORT_ANSWER,
-        truth=truth,
+        references=(truth,),
     )
 
 
@@ -171,3 +172,5 @@ KINDS: dict[str, Callable[[Sequence[_Seen], random.Random], Iterator[list[Questi
     "relation": _relation,
 }
 """Kind of question to groups of such questions, which belong together for their balance."""
+
+BOXES = Task(questions=box_questions, about="what the boxes of any COCO-format dataset decide")

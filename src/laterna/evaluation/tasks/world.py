@@ -19,6 +19,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks import wordings
+from laterna.evaluation.tasks.base import Task
 from laterna.records import Box, Question, Toy, Truth
 from laterna.scenes import geometry, phrases
 from laterna.scenes.vocabulary import plural
@@ -100,7 +101,11 @@ def _least_asked(
 def _question(truth: Truth, kind: str, chosen: _Candidate, rng: random.Random) -> Question:
     text = rng.choice(chosen.phrasings).format(**chosen.fields) + phrases.SHORT_ANSWER
     return Question(
-        id=f"{truth.id}-{kind}", picture=truth.picture, kind=kind, text=text, truth=chosen.truth
+        id=f"{truth.id}-{kind}",
+        images=(truth.picture,),
+        kind=kind,
+        text=text,
+        references=(chosen.truth,),
     )
 
 
@@ -179,3 +184,5 @@ KINDS: dict[str, Callable[[Truth, Sequence[str]], Iterator[_Candidate]]] = {
     "relation": _relation,
 }
 """Kind of question to the questions of that kind that a picture allows."""
+
+WORLD = Task(questions=world_questions, about="the tabletop world's questions by kind")

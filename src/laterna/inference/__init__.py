@@ -1,0 +1,1 @@
+"""From a network and a chat to an answer."""

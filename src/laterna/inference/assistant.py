@@ -1,0 +1,201 @@
+"""What `laterna.load` returns: an assistant that answers questions about images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack, overload
+
+import msgspec
+from PIL import Image
+from torch import Tensor
+
+from laterna.data.pictures import load_picture
+from laterna.errors import LaternaError
+from laterna.inference.generation import Decoding, Prompt, generate_answers, stream_answer
+from laterna.model.build import place
+from laterna.model.checkpoint import save_checkpoint
+from laterna.model.exporters import export
+from laterna.model.importers import read_model
+from laterna.model.vlm import VisionLanguageModel
+from laterna.records import PICTURE_MARK, Turn
+
+ImageLike = Image.Image | Path | str | None
+"""An image: opened, or the path of its file; None: the question is asked without one."""
+Question = str | Sequence[Turn]
+"""A question, or the turns of a chat so far, a user's last."""
+MAX_NEW_TOKENS = 256
+"""Longest answer in tokens, unless told otherwise."""
+
+
+class DecodingOptions(TypedDict, total=False):
+    """Keywords of `Assistant.answer`, as it explains them."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+class Assistant:
+    """A trained network with its tokenizer and template: images and questions in, words out."""
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        self.model = model
+
+    @overload
+    def answer(
+        self, image: ImageLike, question: Question, **decoding: Unpack[DecodingOptions]
+    ) -> str: ...
+
+    @overload
+    def answer(
+        self, image: Sequence[tuple[ImageLike, Question]], **decoding: Unpack[DecodingOptions]
+    ) -> list[str]: ...
+
+    def answer(
+        self,
+        image: ImageLike | Sequence[tuple[ImageLike, Question]],
+        question: Question | None = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> str | list[str]:
+        """Answer a question about an image; a list of (image, question) pairs gives a list.
+
+        An image stands before the first question, unless a turn has its `<image>` mark. With a
+        `temperature` of 0 the likeliest token is taken each time; above, tokens are drawn among
+        the likeliest that together have the probability `top_p`, the same ones for one `seed`.
+        Raises LaternaError when an image cannot be read, or an argument cannot be meant.
+        """
+        decoding = Decoding(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
+        if question is not None:
+            one = _prompt(image, question)
+            return generate_answers(self.model, [one], decoding)[0]
+        if isinstance(image, str | Path | Image.Image | None):
+            raise LaternaError(
+                "answer(image, question): a question is missing; a batch is one list of "
+                "(image, question) pairs"
+            )
+        return generate_answers(self.model, [_prompt(*_pair(pair)) for pair in image], decoding)
+
+    def stream(
+        self,
+        image: ImageLike,
+        question: Question,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Yield the answer that `answer` gives, in pieces as it is written."""
+        decoding = Decoding(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
+        turns, images = _prompt(image, question)
+        yield from stream_answer(self.model, turns, images, decoding)
+
+    def logits(self, images: Sequence[Image.Image], text: str) -> Tensor:
+        """Return the logits (tokens, vocabulary) over a text as it stands, without a template.
+
+        Its `<image>` marks are filled with the images in order. Raises LaternaError when marks
+        and images differ in number.
+        """
+        return self.model.logits(images, text)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        of: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write a checkpoint of this assistant, whole or not at all; return its folder.
+
+        `overwrite` replaces a checkpoint that stands there; without it that is done only where
+        both were made `of` the same. Raises LaternaError when no recipe says what it was made by,
+        and where anything else stands there.
+        """
+        if self.model.recipe is None:
+            raise LaternaError("this assistant has no recipe to save; set `assistant.model.recipe`")
+        return save_checkpoint(
+            Path(folder),
+            self.model,
+            self.model.recipe,
+            stage=self.model.stage,
+            figures={},
+            of=of,
+            overwrite=overwrite,
+        )
+
+    def export(
+        self,
+        folder: str | Path,
+        to: str,
+        precision: str = "",
+        *,
+        overwrite: bool = False,
+        of: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write this assistant for another engine: `hf` or `gguf`; return the folder.
+
+        `precision` is `f32`, `f16` or (`hf` alone) `bf16`; empty: `f32` for `hf`, `f16` for
+        `gguf`. `overwrite` and `of` are as in `save`. Raises LaternaError for what the format
+        cannot hold, and where anything else stands there.
+        """
+        return export(self.model, Path(folder), to, precision, overwrite=overwrite, of=of)
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    language: str = "",
+    vision: str = "",
+    template: str = "",
+    fit: str = "",
+) -> Assistant:
+    """Load an assistant from a Laterna checkpoint, a `llava-hf` or an original LLaVA folder.
+
+    Folders and hub ids are read alike. `device` and `dtype` say where it answers and in which
+    numbers (`cpu`, `cuda`; `float32`, `bfloat16`, `float16`); None: an accelerator in bfloat16
+    where there is one, else the CPU in float32. The other arguments say what foreign files leave
+    open, or overrule them: the base `language` model of a projector or adapters alone, the folder
+    or hub id of the `vision` encoder, the chat `template` (`own` or a shipped one), and how images
+    `fit`. Raises LaternaError when the source is none of these, or lacks a file.
+    """
+    model = read_model(source, language=language, vision=vision, template=template, fit=fit)
+    return Assistant(place(model, device, dtype))
+
+
+def _pair(pair: object) -> tuple[ImageLike, Question]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise LaternaError(
+            f"answer: {str(pair)[:60]!r} is no (image, question) pair; a batch is one list of them"
+        )
+    return pair[0], pair[1]
+
+
+def _prompt(image: object, question: Question) -> Prompt:
+    if not isinstance(question, str | list | tuple) or not question:
+        raise LaternaError("a question is a text that is not empty, or a list of turns")
+    turns = [Turn(role="user", text=question)] if isinstance(question, str) else list(question)
+    if image is None:
+        return turns, []
+    if not isinstance(image, str | Path | Image.Image):
+        raise LaternaError(
+            f"an image of type {type(image).__name__}: give the path of a file or an opened "
+            "PIL image (an array becomes one by `Image.fromarray`)"
+        )
+    opened = image if isinstance(image, Image.Image) else load_picture(Path(image))
+    if not any(PICTURE_MARK in turn.text for turn in turns):
+        first = next(number for number, turn in enumerate(turns) if turn.role == "user")
+        marked = f"{PICTURE_MARK}\n{turns[first].text}"
+        turns[first] = msgspec.structs.replace(turns[first], text=marked)
+    return turns, [opened.convert("RGB")]

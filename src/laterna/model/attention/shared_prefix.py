@@ -1,0 +1,178 @@
+"""Rows whose samples share a picture, and the probe that samples of a row do not see each other.
+
+Shapes: d width · r rows · t tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from laterna.errors import LaternaError
+from laterna.model.attention.varlen import SEGMENTS, segment_list
+from laterna.records import Batch, Sharing
+
+FLEX = "flex_attention"
+"""transformers' name of the attention that takes block masks."""
+LEAK, LEAK_HALF = 1e-3, 0.05
+"""Largest difference, as a share of the largest state, between a sample in a row and alone; and
+the same where weights have 16 bits. One that is seen by another differs by much more."""
+
+
+def visible(sharing: Sharing) -> Tensor:
+    """Return whether each token (second axis) sees each other (third): bool (r, t, t)."""
+    blocks = sharing.blocks_rt
+    own = blocks[:, :, None] == blocks[:, None, :]
+    seen = sharing.sees_rt[:, :, None] == blocks[:, None, :]
+    return (own | seen).tril()
+
+
+def sharing_mask(sharing: Sharing | None, position_ids_rt: Tensor, language: Any) -> Any:
+    """Return the attention mask of rows that share pictures; None for others.
+
+    It is a block mask for flex attention, made for a GPU, and else a float one (r, 1, t, t) that
+    is added to the scores, which both sdpa and eager attention take (a bool one eager would not).
+    Attention by segments takes a list of them, of all rows.
+    """
+    if language.config._attn_implementation == SEGMENTS:
+        return segment_list(sharing, position_ids_rt)
+    if sharing is None:
+        return None
+    table = language.get_input_embeddings().weight
+    if language.config._attn_implementation == FLEX:
+        return _block_mask(sharing, table.device)
+    seen = visible(sharing).to(table.device)
+    mask = torch.zeros(seen.shape, dtype=table.dtype, device=table.device)
+    return mask.masked_fill_(~seen, torch.finfo(table.dtype).min)[:, None]
+
+
+@contextmanager
+def plain_attention(language: Any) -> Iterator[None]:
+    """Let a language model whose attention takes block masks alone take any, meanwhile."""
+    if language.config._attn_implementation != FLEX:
+        yield
+        return
+    language.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        language.set_attn_implementation(FLEX)
+
+
+def before_targets(batch: Batch) -> Tensor:
+    """Return the places (s), rows laid end to end, of the tokens that targets are predicted from.
+
+    That is the token before, but behind a shared picture the picture's last, which then stands
+    here more than once. Take the states by `index_select`: indexing adds up the gradients of one
+    place in an order that changes from run to run.
+    """
+    width = batch.targets_rt.shape[1]
+    places_s = batch.targets_rt.flatten().nonzero()[:, 0]
+    places_s = places_s[places_s % width > 0]
+    if batch.sharing is None:
+        return places_s - 1
+    return places_s - places_s % width + batch.sharing.previous_rt.flatten()[places_s]
+
+
+def _block_mask(sharing: Sharing, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    blocks, sees = sharing.blocks_rt.to(device), sharing.sees_rt.to(device)
+
+    def sees_it(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = blocks[row, query] == blocks[row, key]
+        return (query >= key) & (own | (sees[row, query] == blocks[row, key]))
+
+    rows, tokens = blocks.shape
+    return create_block_mask(sees_it, rows, None, tokens, tokens, device=device)
+
+
+def attention_window(config: Any) -> int | None:
+    """Return the fewest tokens that a layer of a language model sees; None: all see everything.
+
+    Gemma 2 and 3, Mistral 7B v0.1, Phi-3 mini and some Qwen2 have layers with a sliding window,
+    Llama 4 such with chunks.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
+    found = []
+    if "sliding_attention" in kinds and getattr(text, "use_sliding_window", True):
+        found.append(getattr(text, "sliding_window", None))
+    if "chunked_attention" in kinds:
+        found.append(getattr(text, "attention_chunk_size", None))
+    return min((size for size in found if size), default=None)
+
+
+@torch.no_grad()
+def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
+    """Raise LaternaError when samples in one row are not what they are alone in this model.
+
+    Two samples, and with `share_pictures` two siblings behind a prefix, are sent through it in
+    one row, as `PrefixFusion.hidden_states` sends them, and alone, as transformers itself attends.
+    transformers keeps packed samples apart by their restarted positions only under conditions
+    that nothing announces, and a leak, or a lost window, shows in no loss curve; so it is looked
+    for, once a stage. One sample is longer than the model's window, if it has one.
+    """
+    table = language.get_input_embeddings().weight
+    noise = torch.Generator().manual_seed(0)
+    window = attention_window(language.config)
+    total = 11 + (window or 0)
+    drawn = torch.randn(1, total, table.shape[1], generator=noise).to(table) * table.std()
+    first, second = drawn[:, :5], drawn[:, 5:]
+    alone = torch.cat([_alone(language, first), _alone(language, second)], dim=1)
+    row = _states(language, drawn, positions=[*range(5), *range(total - 5)])
+    limit = LEAK if table.dtype == torch.float32 else LEAK_HALF
+    _compare(row, alone, limit, "packed rows (row_tokens)", window)
+    if share_pictures:
+        prefix, one, two = drawn[:, :5], drawn[:, 5:8], drawn[:, 8:]
+        siblings = [_alone(language, torch.cat([prefix, rest], dim=1)) for rest in (one, two)]
+        alone = torch.cat([siblings[0], siblings[1][:, 5:]], dim=1)
+        rest = total - 8
+        sharing = Sharing(
+            blocks_rt=torch.tensor([[0] * 5 + [1] * 3 + [2] * rest]),
+            sees_rt=torch.zeros(1, total, dtype=torch.long),
+            previous_rt=torch.zeros(1, total, dtype=torch.long),
+        )
+        positions = [*range(8), *range(5, 5 + rest)]
+        row = _states(language, drawn, positions=positions, sharing=sharing)
+        _compare(row, alone, limit, "shared pictures (share_pictures)", window)
+
+
+def _alone(language: Any, embeds_rtd: Tensor) -> Tensor:
+    """Return a sample's states (1, t, d) by the model's own attention, without a list of ours."""
+    with plain_attention(language):
+        states: Tensor = language.get_decoder()(
+            inputs_embeds=embeds_rtd, attention_mask=None, use_cache=False
+        ).last_hidden_state
+    return states.float()
+
+
+def _states(
+    language: Any, embeds_rtd: Tensor, positions: list[int], sharing: Sharing | None = None
+) -> Tensor:
+    places = torch.tensor([positions])
+    states: Tensor = language.get_decoder()(
+        inputs_embeds=embeds_rtd,
+        position_ids=places.to(embeds_rtd.device),
+        attention_mask=sharing_mask(sharing, places, language),
+        use_cache=False,
+    ).last_hidden_state
+    return states.float()
+
+
+def _compare(row: Tensor, alone: Tensor, limit: float, what: str, window: int | None) -> None:
+    apart = float((row - alone).abs().max() / alone.abs().max())
+    if apart <= limit:
+        return
+    why = "the samples of a row see each other"
+    if window is not None:
+        why += f" or see more than the {window:,} tokens that some of its layers look back"
+    raise LaternaError(
+        f"{what} cannot be used: in this language model {why} (their states differ by "
+        f"{apart:.1%} from those alone); set run.attention = 'segments', or row_tokens = 0 and "
+        "share_pictures = false, or use another version of transformers"
+    )

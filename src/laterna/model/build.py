@@ -1,0 +1,192 @@
+"""A recipe's parts become a network: built from their sources, joined, and put on a device.
+
+Checkpoints and foreign layouts read their weights elsewhere (`checkpoint`, `importers`) and are
+joined here as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from laterna.data.chat import load_template
+from laterna.data.picture_tokens import SameTokens, TiledTokens
+from laterna.data.pictures import PicturePreparer
+from laterna.errors import LaternaError
+from laterna.model.builtin import resolve
+from laterna.model.connectors import Connector, build_connector
+from laterna.model.language import load_language, positions_of
+from laterna.model.packaged import gguf_file
+from laterna.model.pretrained import no_config, quiet_transformers
+from laterna.model.tiles import token_counter
+from laterna.model.vision import VisionTower, load_vision
+from laterna.model.vision.loading import blank_vision
+from laterna.model.vlm import VisionLanguageModel
+from laterna.recipe import LanguageSettings, Recipe
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Name on the command line to the numbers' format of the weights."""
+
+
+def build_from_recipe(recipe: Recipe) -> VisionLanguageModel:
+    """Build an untrained network from a recipe's sources, the connector seeded by the recipe.
+
+    It lies on the CPU in float32. Raises LaternaError when a source is missing, incomplete or not
+    supported.
+    """
+    vision = load_vision(recipe.vision)
+    language, tokenizer, grown = load_language(recipe.language)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = join(
+            recipe,
+            vision,
+            language,
+            tokenizer=tokenizer,
+            template=load_template(recipe.language.template, tokenizer, recipe.image_position),
+            fresh=True,
+        )
+    if grown:
+        model.changed.add("language")
+    return model
+
+
+def build_on_meta(recipe: Recipe) -> VisionLanguageModel:
+    """Build the network that a recipe names from configurations alone: shapes, and no weights.
+
+    It lies on torch's meta device, so a model of any size is there at once and takes no memory.
+    It has no tokenizer and no template, and its embedding has the rows that its configuration
+    says, without those that loading might add. Raises LaternaError when a configuration is missing
+    or of a kind that is not supported.
+    """
+    with torch.device("meta"):
+        vision = blank_vision(recipe.vision)
+        return join(recipe, vision, _blank_language(recipe.language), tokenizer=None, template="")
+
+
+def join(
+    recipe: Recipe,
+    vision: VisionTower,
+    language: Any,
+    *,
+    tokenizer: Any,
+    template: str,
+    connector: Connector | None = None,
+    fresh: bool = False,
+) -> VisionLanguageModel:
+    """Join parts to the network of a recipe, in evaluation mode.
+
+    Without a `connector` the recipe's is built for the widths of both sides, with `fresh` weights
+    drawn by torch's generator, else with weights to be replaced.
+    """
+    prepare = _prepare(recipe, vision)
+    if connector is None:
+        width = int(language.get_input_embeddings().embedding_dim)
+        connector = _connector(recipe, vision, prepare, width, fresh=fresh)
+    model = VisionLanguageModel(
+        vision,
+        connector.eval(),
+        language.eval(),
+        tokenizer=tokenizer,
+        template=template,
+        prepare=prepare,
+    )
+    model.recipe = recipe
+    return model
+
+
+def picture_counter(recipe: Recipe) -> SameTokens | TiledTokens:
+    """Say how many positions an image takes in the rows of a recipe's network.
+
+    Reads the encoder's configuration and nothing else: no language model is looked at, for its
+    width changes no count. Raises LaternaError as `build_on_meta` does.
+    """
+    with torch.device("meta"):
+        vision = blank_vision(recipe.vision)
+        prepare = _prepare(recipe, vision)
+        connector = _connector(recipe, vision, prepare, vision.width, fresh=False)
+    return token_counter(prepare, connector.tokens(vision.patches))
+
+
+def place(
+    model: VisionLanguageModel, device: str | None = None, dtype: str | None = None
+) -> VisionLanguageModel:
+    """Put a network where it is to answer, and return it.
+
+    `device` is torch's name of one; None: an accelerator where there is one, else the CPU.
+    `dtype` is a key of `DTYPES`; None: bfloat16 on an accelerator, float32 on a CPU.
+    Raises LaternaError for a device or dtype that this machine or torch does not have.
+    """
+    where = choose_device(device)
+    if dtype is not None and dtype not in DTYPES:
+        raise LaternaError(f"dtype = {dtype!r}: use one of {', '.join(DTYPES)}")
+    default = "float32" if where.type == "cpu" else "bfloat16"
+    if getattr(model.language, "is_quantized", False):  # its packed weights keep their format
+        return model.to(where)
+    return model.to(where, DTYPES[dtype or default])
+
+
+def choose_device(device: str | None) -> torch.device:
+    """Return the device of that name, or the best of this machine.
+
+    Raises LaternaError when torch does not know it, or cannot use it here.
+    """
+    if device is None:
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise LaternaError(
+            f"device = {device!r}: cannot be used here ({reason}); use cpu, or cuda on a machine "
+            "with an NVIDIA GPU and a torch built for it"
+        ) from error
+    return chosen
+
+
+def _prepare(recipe: Recipe, vision: VisionTower) -> PicturePreparer:
+    return PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
+
+
+def _connector(
+    recipe: Recipe, vision: VisionTower, prepare: PicturePreparer, width: int, *, fresh: bool
+) -> Connector:
+    return build_connector(
+        recipe.connector, vision.width, width, fresh=fresh, newline=bool(prepare.grids)
+    )
+
+
+def language_positions(recipe: Recipe) -> int | None:
+    """Return how many tokens a recipe's language model can read at once, if its configuration says.
+
+    Raises LaternaError as `build_on_meta` does.
+    """
+    return positions_of(_language_config(recipe.language))
+
+
+def _blank_language(settings: LanguageSettings) -> Any:
+    config = _language_config(settings)
+    try:
+        with quiet_transformers():
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise no_config(settings.source, "language model", error) from error
+
+
+def _language_config(settings: LanguageSettings) -> Any:
+    source = resolve(settings.source)
+    packed = gguf_file(source)
+    where, options = source, {}
+    if packed:
+        where, options = str(packed.parent), {"gguf_file": packed.name}
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(where, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise no_config(source, "language model", error) from error

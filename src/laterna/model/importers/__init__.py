@@ -1,0 +1,84 @@
+"""Assistants from elsewhere: `llava-hf` folders, original LLaVA folders, and our own.
+
+What a folder is, its JSON says; its name says nothing. A layout is one file in this folder and
+one line in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from laterna.errors import LaternaError
+from laterna.model.adapters import CONFIG_FILE, has_lora, merge_lora
+from laterna.model.checkpoint import load_checkpoint
+from laterna.model.importers.files import found_in, json_of
+from laterna.model.importers.llava_hf import load_llava_hf
+from laterna.model.importers.options import Options
+from laterna.model.importers.original import load_original
+from laterna.model.vlm import VisionLanguageModel
+
+LAYOUTS: dict[str, Callable[[str, Options], VisionLanguageModel]] = {
+    "llava-hf": load_llava_hf,
+    "original": load_original,
+}
+
+
+def read_model(
+    source: str | Path,
+    *,
+    language: str = "",
+    vision: str = "",
+    template: str = "",
+    fit: str = "",
+) -> VisionLanguageModel:
+    """Read the network of a Laterna checkpoint, a `llava-hf` or an original LLaVA folder.
+
+    Arguments as in `laterna.load`. Raises LaternaError when the source is none of these, or
+    lacks a file.
+    """
+    name = str(source)
+    options = Options(language=language, vision=vision, template=template, fit=fit)
+    if Path(name).is_dir() and (Path(name) / "laterna.json").is_file():
+        if options != Options():
+            raise LaternaError(f"{name}: a Laterna checkpoint says all this itself; name it alone")
+        return load_checkpoint(name)
+    return LAYOUTS[layout_of(name)](name, options)
+
+
+def layout_of(source: str) -> str:
+    """Return the layout of a foreign folder or hub id, a key of `LAYOUTS`, by its config.json.
+
+    Raises LaternaError when it is none of them.
+    """
+    if not found_in(source, "config.json"):
+        if found_in(source, CONFIG_FILE):
+            raise LaternaError(
+                f"{source}: adapters alone, as a LoRA run leaves them in checkpoint-N on its way: "
+                "without config.json and non_lora_trainables.bin nothing says what they belong to, "
+                "and the projector is not there. Give the folder that the run wrote at its end"
+            )
+        if Path(source).is_dir():
+            load_checkpoint(source)  # says what a checkpoint lacks
+        raise LaternaError(
+            f"{source}: no config.json and no laterna.json; give a Laterna checkpoint, a llava-hf "
+            "folder, an original LLaVA folder, or a hub id of one of the latter two"
+        )
+    config = json_of(source, "config.json")
+    if config.get("model_type") == "llava" and "vision_config" in config:
+        return "llava-hf"
+    if "mm_vision_tower" in config:
+        return "original"
+    raise LaternaError(
+        f"{source}: its config.json is of type {config.get('model_type')!r}, which is no LLaVA: a "
+        "llava-hf folder is of type 'llava' with a `vision_config`, an original one has an "
+        "`mm_vision_tower`"
+    )
+
+
+def merge_adapters(assistant: VisionLanguageModel) -> None:
+    """Add an assistant's adapters into its weights, in place."""
+    for name, module in assistant.adaptable().items():
+        if has_lora(module):
+            merge_lora(module)
+            assistant.changed.add(name)

@@ -1,0 +1,87 @@
+"""Attention segment by segment: what is asked, and that answering is left as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
+
+from laterna.inference.assistant import Assistant
+from laterna.model.attention import varlen as segments
+from laterna.model.attention.varlen import attend_by_segments, count_pairs, segment_list
+from laterna.model.vlm import VisionLanguageModel
+from laterna.records import Sharing
+
+TWO_SIBLINGS = Sharing(
+    blocks_rt=torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, 2, 2, 2]]),
+    sees_rt=torch.tensor([[0, 0, 0, 0, 0, 0], [0, 0, 0, 2, 2, 2]]),
+    previous_rt=torch.zeros(2, 6, dtype=torch.long),
+)
+POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 2], [0, 1, 2, 0, 1, 2]])
+
+
+def test_segments_of_rows_laid_end_to_end() -> None:
+    listed = segment_list(TWO_SIBLINGS, POSITIONS)
+    assert listed.shape == (1, 1, 6, 2)
+    assert listed[0, 0].tolist() == [[2, 0], [3, 0], [1, 0], [1, 3], [2, 3], [3, 5]]
+
+
+def test_without_sharing_a_segment_begins_where_positions_restart() -> None:
+    positions = torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 0, 1]])
+    assert segment_list(None, positions)[0, 0].tolist() == [[2, 0], [3, 1], [3, 2], [2, 3]]
+
+
+def test_only_the_pairs_of_a_segment_and_of_what_it_sees_are_computed() -> None:
+    listed = segment_list(TWO_SIBLINGS, POSITIONS)
+    assert count_pairs(listed) == 2 * 2 + 3 * 5 + 1 * 3 + 1 * 1 + 2 * 3 + 3 * 3
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_it_is_attention_under_the_mask(heads: int) -> None:
+    """Values and gradients, with as many keys as queries and with half of them."""
+    drawn = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, number, 6, 8, generator=drawn, requires_grad=True)
+        for number in (4, heads, heads)
+    )
+    module = SimpleNamespace(num_key_value_groups=4 // heads, is_causal=True)
+    listed = segment_list(TWO_SIBLINGS, POSITIONS)
+    ours, _ = segments._attend(module, query, key, value, listed, scaling=0.3)
+    same = TWO_SIBLINGS.blocks_rt[:, :, None] == TWO_SIBLINGS.blocks_rt[:, None]
+    other = TWO_SIBLINGS.sees_rt[:, :, None] == TWO_SIBLINGS.blocks_rt[:, None]
+    mask = (same | other).tril()[:, None]
+    keys, values = (one.repeat_interleave(4 // heads, dim=1) for one in (key, value))
+    theirs = scaled_dot_product_attention(query, keys, values, mask, scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    upwards = torch.randn(ours.shape, generator=drawn)
+    for mine, reference in zip(
+        torch.autograd.grad(ours, (query, key, value), upwards),
+        torch.autograd.grad(theirs, (query, key, value), upwards),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, reference, atol=1e-6, rtol=0)
+
+
+def test_masks_are_pieces_of_a_few_large_ones() -> None:
+    segments._staircase.cache_clear()
+    like = torch.zeros(1)
+    for before, own in ((1, 1), (5, 3), (200, 256), (3, 100)):
+        mask = segments._behind(before, own, None, like)
+        assert mask.shape == (own, before + own)
+        assert torch.equal(mask[:, :before], torch.zeros(own, before))
+        assert torch.equal(mask[:, before:] == 0, torch.ones(own, own).tril() == 1)
+        narrow = segments._behind(before, own, 4, like)
+        reach = torch.ones(own, before + own, dtype=torch.bool)
+        within = reach.tril(before) & reach.triu(before - 3)  # the last four, itself among them
+        assert torch.equal(narrow == 0, within)
+    assert segments._staircase.cache_info().currsize == 2
+
+
+def test_answers_are_those_of_sdpa(tiny_assistant: VisionLanguageModel) -> None:
+    picture = Image.new("RGB", (28, 28), "red")
+    expected = Assistant(tiny_assistant).answer(picture, "Is it red?", max_new_tokens=8)
+    attend_by_segments(tiny_assistant.language)
+    assert Assistant(tiny_assistant).answer(picture, "Is it red?", max_new_tokens=8) == expected

@@ -1,0 +1,1 @@
+"""Makes the shipped nano base models again from nothing: `python -m pretrain_nano`."""

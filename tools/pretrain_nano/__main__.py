@@ -1,0 +1,76 @@
+"""Base models from nothing: `PYTHONPATH=tools python -m pretrain_nano vision --out DIR`.
+
+`measure` asks the shipped ones what they know.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import rich
+import tyro
+from rich.table import Table
+
+from laterna.errors import told
+from pretrain_nano.language import go_on, pretrain_language
+from pretrain_nano.measure import measure_bases
+from pretrain_nano.regions import learn_regions
+from pretrain_nano.settings import (
+    FURTHER,
+    LanguagePretraining,
+    RegionPretraining,
+    VisionPretraining,
+    report,
+)
+from pretrain_nano.vision import pretrain_vision
+
+
+def vision(out: Path, settings: VisionPretraining) -> None:
+    """Pretrain the nano vision encoder and write it to OUT."""
+    report(pretrain_vision(settings, out))
+
+
+def regions(encoder: Path, out: Path, settings: RegionPretraining) -> None:
+    """Go on with the vision encoder of folder ENCODER, patch by patch, and write it to OUT."""
+    report(learn_regions(encoder, settings, out))
+
+
+def language(out: Path, settings: LanguagePretraining) -> None:
+    """Pretrain the nano language model with its tokenizer and write both to OUT."""
+    report(pretrain_language(settings, out))
+
+
+def further(begun: Path, out: Path, settings: LanguagePretraining) -> None:
+    """Go on with the language model of folder BEGUN and write it to OUT."""
+    report(go_on(begun, settings, out))
+
+
+def measure() -> None:
+    """Measure what the shipped bases know of the world."""
+    table = Table("base knows", "accuracy", "control", "chance", "examples")
+    for known in measure_bases():
+        shares = (known.accuracy, known.control, known.chance)
+        table.add_row(known.what, *(f"{share:.3f}" for share in shares), str(known.examples))
+    rich.print(table)
+
+
+def main() -> int:
+    """Run the command line and return its exit status: 0, or 2 for what the user can mend."""
+    further_courses = {name: partial(further, settings=made) for name, made in FURTHER.items()}
+    return told(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            {
+                "vision": vision,
+                "regions": regions,
+                "language": language,
+                **further_courses,
+                "measure": measure,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The scripts of docs/real-small.md: a small assistant of real weights on photographs."""

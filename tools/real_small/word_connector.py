@@ -1,0 +1,221 @@
+"""Give a connector first weights that speak in words, without training: word_connector.py --help.
+
+Each patch is mapped to the words it makes likelier, by one of two fits. `captions`: ridge
+regression from a picture's mean features to the mean embedding of its captions' words; the
+regression is linear, so what holds of the mean over the patches is applied to each patch alone.
+`classes`: the encoder's own ImageNet classifier, each class in the mean embedding of its words.
+Then all is scaled to the length of the language model's embeddings. No box is used. The file is
+for `laterna train --start`.
+
+Shapes: b pictures · n patches · d width of the features · e width of the embeddings · v words ·
+c classes · h width of a perceptron's hidden layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from laterna.data.pictures import load_picture
+from laterna.errors import LaternaError, told
+from laterna.files import write_atomically
+from laterna.model.build import build_from_recipe
+from laterna.model.connectors.calibration import rescale
+from laterna.model.connectors.linear import LinearConnector
+from laterna.model.connectors.mlp import MlpConnector
+from laterna.model.vlm import VisionLanguageModel
+from laterna.recipe import load_recipe
+from laterna.records import Sample
+from real_small.class_words import imagenet_words
+from real_small.prepared_samples import prepared_samples
+
+RIDGE = 1.0
+"""Weight of the penalty, as a share of the features' mean variance over all pictures. Of 0.01 to
+10 it named colours and kinds of the world's held-out toys best (docs/real-small.md)."""
+PICTURES_A_PASS = 32
+CLASSIFIER = "net._fc.weight"
+"""EfficientNet-lite0's last layer, which the tower sets aside unused."""
+
+
+class Line(NamedTuple):
+    """A linear map: features (…, d) times `weight_ed` transposed, plus `bias_e`."""
+
+    weight_ed: Tensor
+    bias_e: Tensor
+
+
+def fit_words(
+    assistant: VisionLanguageModel,
+    samples: Sequence[Sample],
+    pictures: Path,
+    *,
+    fit: str = "captions",
+) -> int:
+    """Give the assistant's connector weights that map patches to words; `fit` is a key of FITS.
+
+    The connector is `linear`, or an `mlp` of two layers. `samples` show one picture each, of the
+    folder `pictures`; their words are their targets. Returns how many pictures there are. Raises
+    LaternaError for another connector, or fewer than two pictures.
+    """
+    layers = _layers_of(assistant.connector)
+    bags: dict[str, list[int]] = defaultdict(list)
+    for sample in samples:
+        learned = zip(sample.input_ids, sample.targets, strict=True)
+        bags[sample.pictures[0]] += [word for word, target in learned if target]
+    if len(bags) < 2:
+        raise LaternaError(f"{pictures}: {len(bags)} pictures with captions; give at least 2")
+    features_bnd = _features(assistant, pictures, list(bags))
+    line = FITS[fit](assistant, features_bnd, list(bags.values()))
+    hidden = layers[0].out_features
+    lines = [line] if len(layers) == 1 else perceptron(line, features_bnd, hidden)
+    length = float(_embeddings(assistant).norm(dim=-1).square().mean().sqrt())
+    with torch.no_grad():
+        for layer, wanted in zip(layers, lines, strict=True):
+            layer.weight.copy_(wanted.weight_ed)
+            layer.bias.copy_(wanted.bias_e)
+        rescale(layers[-1], assistant.connector(features_bnd), length)
+    return len(bags)
+
+
+def line_to_captions(
+    assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
+) -> Line:
+    """Return the regression onto the words of each picture's captions."""
+    table_ve = _embeddings(assistant)
+    words_be = torch.stack([_mean_word(table_ve, bag) for bag in bags])
+    return ridge(features_bnd, words_be)
+
+
+def line_to_classes(
+    assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
+) -> Line:
+    """Return the map from a patch to the words of its classes, weighed by the logits.
+
+    Logits are taken from their mean over the classes and over all patches, and words from their
+    mean over the classes, so that what is said is what this patch has more of than others.
+    """
+    del bags  # the classes' words alone count
+    head_cd = assistant.vision.weights().get(CLASSIFIER)
+    if head_cd is None:
+        raise LaternaError(
+            f"the encoder keeps no {CLASSIFIER}: `--fit classes` is for package:efficientnet-lite0"
+        )
+    table_ve = _embeddings(assistant)
+
+    def embed(word: str) -> Tensor:
+        ids = assistant.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
+        return _mean_word(table_ve, ids)
+
+    words_ce = torch.stack(
+        [torch.stack(list(map(embed, words))).mean(0) for words in imagenet_words()]
+    )
+    centred_ce = words_ce - words_ce.mean(0)
+    weight_ed = centred_ce.T @ head_cd.detach().float()
+    return Line(weight_ed, -(weight_ed @ features_bnd.flatten(0, 1).mean(0)))
+
+
+FITS: dict[str, Callable[[VisionLanguageModel, Tensor, Sequence[Sequence[int]]], Line]] = {
+    "captions": line_to_captions,
+    "classes": line_to_classes,
+}
+"""Names of the fits on the command line."""
+
+
+def ridge(features_bnd: Tensor, words_be: Tensor) -> Line:
+    """Return the map from a patch to how it moves its picture's words away from their mean.
+
+    Features are standardised first, so that the penalty treats all alike.
+    """
+    spread_d = features_bnd.flatten(0, 1).std(0).clamp(min=1e-6)
+    pooled_bd = (features_bnd / spread_d).mean(1)
+    mean_d = pooled_bd.mean(0)
+    centred_bd = pooled_bd - mean_d
+    penalty = RIDGE * centred_bd.square().sum() / centred_bd.shape[1]
+    gram_dd = centred_bd.T @ centred_bd + penalty * torch.eye(centred_bd.shape[1])
+    weight_de = torch.linalg.solve(gram_dd, centred_bd.T @ (words_be - words_be.mean(0)))
+    return Line((weight_de / spread_d[:, None]).T.contiguous(), -(mean_d @ weight_de))
+
+
+def perceptron(line: Line, features_bnd: Tensor, hidden: int) -> tuple[Line, Line]:
+    """Return two layers that, with GELU between them, are the line, or the nearest of its rank.
+
+    GELU(x) - GELU(-x) = x: `hidden` units in pairs carry the line's `hidden` / 2 largest singular
+    directions exactly. Each unit has spread 1 over the features.
+    """
+    left_ek, sizes_k, right_kd = torch.linalg.svd(line.weight_ed, full_matrices=False)
+    rank = min(hidden // 2, len(sizes_k))
+    left_ek, right_kd = left_ek[:, :rank] * sizes_k[:rank], right_kd[:rank]
+    mean_d = features_bnd.flatten(0, 1).mean(0)
+    spread_k = ((features_bnd.flatten(0, 1) - mean_d) @ right_kd.T).std(0).clamp(min=1e-6)
+    first_kd, last_ek = right_kd / spread_k[:, None], left_ek * spread_k
+    weight_hd = torch.zeros(hidden, len(mean_d))
+    weight_hd[: 2 * rank] = torch.cat([first_kd, -first_kd])
+    weight_eh = torch.zeros(len(line.bias_e), hidden)
+    weight_eh[:, : 2 * rank] = torch.cat([last_ek, -last_ek], dim=1)
+    first = Line(weight_hd, -(weight_hd @ mean_d))
+    return first, Line(weight_eh, line.bias_e + left_ek @ (right_kd @ mean_d))
+
+
+def _layers_of(connector: nn.Module) -> list[nn.Linear]:
+    """Return the one layer of a linear connector, or the two of a perceptron."""
+    if isinstance(connector, LinearConnector):
+        return [connector.project]
+    if isinstance(connector, MlpConnector) and len(connector.layers) == 2:
+        return [cast(nn.Linear, layer) for layer in connector.layers]
+    raise LaternaError(
+        f"{type(connector).__name__}: only a linear connector and a perceptron of two layers are "
+        "fitted; set connector.kind = 'linear' or 'mlp' in the recipe"
+    )
+
+
+def _embeddings(assistant: VisionLanguageModel) -> Tensor:
+    table: Tensor = assistant.language.get_input_embeddings().weight
+    return table.detach().float()
+
+
+def _mean_word(table_ve: Tensor, ids: Sequence[int]) -> Tensor:
+    return table_ve[torch.tensor(ids)].mean(0)
+
+
+@torch.no_grad()
+def _features(assistant: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
+    chunks = []
+    for start in range(0, len(names), PICTURES_A_PASS):
+        chunk = [load_picture(folder / name) for name in names[start : start + PICTURES_A_PASS]]
+        chunks.append(assistant.vision(assistant.prepare(chunk)))
+    return torch.cat(chunks)
+
+
+def main() -> None:
+    """Read the command line, fit and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", help="name or file of a recipe")
+    parser.add_argument("data", type=Path, help="caption records, one picture each")
+    parser.add_argument("pictures", type=Path, help="folder of their pictures")
+    parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("--fit", choices=FITS, default="captions", help="where words come from")
+    given = parser.parse_args()
+    recipe = load_recipe(given.recipe)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    assistant = build_from_recipe(recipe)
+    samples = prepared_samples(
+        assistant, given.data, given.pictures, max_tokens=recipe.align.max_tokens
+    )
+    pictures = fit_words(assistant, samples, given.pictures, fit=given.fit)
+    state: dict[str, Tensor] = nn.Module.state_dict(assistant.connector)
+    with write_atomically(given.out) as aside:
+        save_file(state, aside)
+    print(f"fitted to the words of {given.fit}, on {pictures} pictures; made {given.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(told(main))
