@@ -255,17 +255,16 @@ class Chat(Command, frozen=True, kw_only=True):
         from functools import partial
 
         from laterna.inference.assistant import load
-        from laterna.inference.generation import Decoding, stream_answer
         from laterna.serving.terminal import chat
 
-        decoding = Decoding(
+        stream = partial(
+            load(self.model, device=self.device, dtype=self.dtype).stream_prompt,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
         )
-        model = load(self.model, device=self.device, dtype=self.dtype).model
-        chat(partial(stream_answer, model, decoding=decoding), self.picture, self.prompt)
+        chat(stream, self.picture, self.prompt)
         return ""
 
 

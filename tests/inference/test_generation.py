@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from itertools import islice
-from typing import Any
-
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +11,6 @@ from laterna.inference.generation import (
     Prompt,
     generate_answers,
     generate_tokens,
-    stream_answer,
 )
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import InstructionRecord, Turn
@@ -135,41 +131,3 @@ def test_a_models_own_repetition_penalty_is_not_applied(
     before = generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=12))
     tiny_assistant.language.generation_config.repetition_penalty = 9.0
     assert generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=12)) == before
-
-
-def test_a_stream_is_the_same_answer_in_pieces(tiny_assistant: VisionLanguageModel) -> None:
-    turns, pictures = PROMPTS[0]
-    pieces = list(stream_answer(tiny_assistant, turns, pictures, Decoding(max_new_tokens=24)))
-    expected = generate_answers(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=24))[0]
-    assert "".join(pieces).strip() == expected
-    assert len(pieces) > 1
-
-
-def test_a_closed_stream_stops_the_generation(
-    tiny_assistant: VisionLanguageModel, monkeypatch: Any
-) -> None:
-    lengths = []
-    generate = tiny_assistant.language.generate
-
-    def counting(**inputs: Any) -> Any:
-        ids = generate(**inputs)
-        lengths.append(ids.shape[1])
-        return ids
-
-    monkeypatch.setattr(tiny_assistant.language, "generate", counting)
-    monkeypatch.setattr(VisionLanguageModel, "end_of_turn", lambda _: [-1])
-    stream = stream_answer(tiny_assistant, *PROMPTS[0], Decoding(max_new_tokens=2000))
-    assert len(list(islice(stream, 1))) == 1
-    stream.close()  # type: ignore[attr-defined]
-    assert lengths[0] < 2000
-
-
-def test_an_error_while_streaming_reaches_the_reader(
-    tiny_assistant: VisionLanguageModel, monkeypatch: Any
-) -> None:
-    def fail(**_: Any) -> Any:
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(tiny_assistant.language, "generate", fail)
-    with pytest.raises(MemoryError, match="no room"):
-        list(stream_answer(tiny_assistant, *PROMPTS[0], Decoding(max_new_tokens=8)))
