@@ -177,7 +177,7 @@ def test_a_cancelled_or_late_request_frees_its_row(model: VisionLanguageModel) -
 
 
 def test_a_long_prompt_does_not_stop_the_others(model: VisionLanguageModel) -> None:
-    engine = ByHand(model, EngineSettings(stall=0.0))
+    engine = ByHand(model, EngineSettings(stall=0.0, stall_seconds=0.0))
     short = engine.submit(*PROMPTS[0], Decoding(max_new_tokens=60))
     engine.step()
     long = engine.submit(*PROMPTS[4], Decoding(max_new_tokens=2))

@@ -45,6 +45,8 @@ class EngineSettings(Record):
     stall: float = 1.0
     """Time that prompts may take in a step while somebody watches an answer being written, in
     steps of that writing."""
+    stall_seconds: float = 0.02
+    """The same in seconds, where that is more: nobody sees so short a pause."""
     image_batch: int = 16
     """Images, or tiles of them, that are encoded at once."""
 
@@ -267,9 +269,8 @@ class Slots(Steps):
         for row, count in zip(rows, new, strict=True):
             row.written += count
         whole = [place for place, row in enumerate(rows) if not row.left]
-        if watched:
-            float(logits_rv[0, 0])  # a GPU has really done it now
-            self._adapt(time.monotonic() - begun, embeds_rtd.shape[0] * embeds_rtd.shape[1])
+        float(logits_rv[0, 0])  # a GPU has really done it now
+        self._adapt(time.monotonic() - begun, embeds_rtd.shape[0] * embeds_rtd.shape[1])
         if not whole:
             return
         tokens = choose(logits_rv[whole], [rows[place].sampler for place in whole])
@@ -300,12 +301,14 @@ class Slots(Steps):
         return rows, [min(row.left, budget) for row in rows]
 
     def _adapt(self, seconds: float, tokens: int) -> None:
-        """Bring the size of a piece nearer to the time that it may take."""
-        if tokens * 2 < self._piece:
-            return
-        allowed = self.settings.stall * self._seconds
-        change = min(max(allowed / max(seconds, 1e-6), 0.5), 2.0)
-        self._piece = min(max(int(tokens * change), SMALLEST_PIECE), self.settings.chunk)
+        """Bring the size of a piece nearer to the time that it may take.
+
+        More tokens take less time each, so what is allowed is not overstepped by a larger piece.
+        """
+        allowed = max(self.settings.stall * self._seconds, self.settings.stall_seconds)
+        piece = max(int(tokens * allowed / max(seconds, 1e-6)), SMALLEST_PIECE)
+        if tokens * 2 >= self._piece or piece > self._piece:  # a small rest says little
+            self._piece = min(piece, self.settings.chunk)
 
     def _promote(self, row: Request) -> None:
         """Move a row whose prompt is taken to the end of those that are written to."""
