@@ -19,7 +19,7 @@ from laterna.errors import LaternaError
 from laterna.evaluation.metrics import METRICS, find_metric
 from laterna.evaluation.tasks import find_task
 from laterna.inference.assistant import Assistant
-from laterna.inference.generation import Decoding, Prompt, generate_answers
+from laterna.inference.generation import Decoding, Prompt
 from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.records import PICTURE_MARK, Answer, Question, Record, Score, Turn
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class AnswerFunction(Protocol):
-    """Answers a batch of prompts; `inference.generation.generate_answers` is the real one."""
+    """Answers a batch of prompts, in the place of the assistant's engine."""
 
     def __call__(
         self, model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
@@ -116,7 +116,7 @@ def evaluate(
     blank: bool = True,
     before_instruct: Assistant | None = None,
     batch: int = 64,
-    answer: AnswerFunction = generate_answers,
+    answer: AnswerFunction | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Evaluate an assistant on a task's questions about a dataset, greedily.
@@ -175,11 +175,12 @@ def ask(
     max_new_tokens: int = 16,
     blank: bool = False,
     batch: int = 64,
-    answer: AnswerFunction = generate_answers,
+    answer: AnswerFunction | None = None,
     progress: bool = True,
 ) -> Asked:
-    """Ask each question once, in batches of `batch`, images of successive questions decoded once.
+    """Ask each question once, images of successive questions decoded once.
 
+    The assistant's engine answers them as they come, or `answer` in batches of `batch`.
     `folder` holds the questions' images; with `blank` only their sizes are read, and one of the
     encoder's mean colour stands for each, as large as it, so that it takes as many tokens.
     Answers are scored by `metric`, a key of `METRICS`. Questions with an image that cannot be read
@@ -190,11 +191,10 @@ def ask(
     opened = _opened(assistant, questions, folder, blank, skipped)
     title = "asking with blank pictures" if blank else "asking"
     console = Console(stderr=True, quiet=not progress)  # where it stays out of what is piped on
+    decoding = Decoding(max_new_tokens=max_new_tokens)
     with shown_progress(title, total=len(questions), console=console) as shown:
-        for chunk in _chunks(opened, batch):
-            prompts = [_prompt(questions[index], images) for index, images in chunk]
-            texts = answer(assistant.model, prompts, Decoding(max_new_tokens=max_new_tokens))
-            said |= {index: text for (index, _), text in zip(chunk, texts, strict=True)}
+        for index, text in _answered(assistant, questions, opened, decoding, answer, batch):
+            said[index] = text
             shown.update(len(said) + len(skipped))
     order = sorted(said)
     asked, texts = [questions[index] for index in order], [said[index] for index in order]
@@ -306,6 +306,33 @@ def _opened(
 def _prompt(question: Question, images: Sequence[Image.Image]) -> Prompt:
     marks = f"{PICTURE_MARK}\n" * len(images)
     return [Turn(role="user", text=marks + question.text)], images
+
+
+def _answered(
+    assistant: Assistant,
+    questions: Sequence[Question],
+    opened: Iterator[tuple[int, list[Image.Image]]],
+    decoding: Decoding,
+    answer: AnswerFunction | None,
+    batch: int,
+) -> Iterator[tuple[int, str]]:
+    """Yield each question's index with its answer, in the order of `opened`."""
+    if answer is None:
+        indices: list[int] = []
+
+        def prompts() -> Iterator[Prompt]:
+            for index, images in opened:
+                indices.append(index)
+                yield _prompt(questions[index], images)
+
+        completions = assistant.engine.answers(prompts(), decoding, fit=True)
+        for place, completion in enumerate(completions):
+            yield indices[place], completion.text.strip()
+        return
+    for chunk in _chunks(opened, batch):
+        asked = [_prompt(questions[index], images) for index, images in chunk]
+        texts = answer(assistant.model, asked, decoding)
+        yield from zip((index for index, _ in chunk), texts, strict=True)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

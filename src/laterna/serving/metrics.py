@@ -68,9 +68,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_Counts(engine))
         self._times = {
-            name: Histogram(
-                f"laterna:{name}", text, registry=self._registry, buckets=_BUCKETS
-            )
+            name: Histogram(f"laterna:{name}", text, registry=self._registry, buckets=_BUCKETS)
             for name, text in HISTOGRAMS.items()
         }
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from msgspec.structs import replace
 from PIL import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -166,9 +167,7 @@ class Api:
             if address in opened:
                 continue  # earlier images come again with every turn
             try:
-                opened[address] = await asyncio.to_thread(
-                    open_image, address, self.settings.images
-                )
+                opened[address] = await asyncio.to_thread(open_image, address, self.settings.images)
             except RefusedImageError as error:
                 place = f"image {number + 1}: "
                 raise refuse(place + str(error), "messages", error.code) from error
@@ -181,7 +180,7 @@ class Api:
                 decoding = asked.decoding
                 if decoding.seed is not None and number:
                     seed = (decoding.seed + number) % 2**63
-                    decoding = _replaced(decoding, seed=seed)
+                    decoding = replace(decoding, seed=seed)
                 submitted.append(
                     self.engine.submit(
                         asked.turns,
@@ -204,13 +203,13 @@ class Api:
     async def _whole(
         self, request: Request, submitted: Sequence[Asked], answers: Answers
     ) -> dict[str, Any]:
-        gathering = asyncio.gather(*(_gathered(one) for one in submitted))
-        gone = asyncio.create_task(_gone(request))
+        gathering = asyncio.ensure_future(_all(submitted))
+        gone = asyncio.ensure_future(_gone(request))
         try:
-            await asyncio.wait({gathering, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([gathering, gone], return_when=asyncio.FIRST_COMPLETED)
             if not gathering.done():
                 raise ApiError(499, "the client has gone", code="client_closed_request")
-            choices = gathering.result()
+            choices = await gathering
         except EngineStoppedError as error:
             raise _told(error) from error
         finally:
@@ -232,7 +231,7 @@ class Api:
                     yield _sent(answers.last(index, _FINISH[event.finish]))
             if asked.usage:
                 yield _sent(answers.closing(self._usage(submitted, answers)))
-        except Exception as error:  # noqa: BLE001  the head is sent: only the stream can tell
+        except Exception as error:
             LOG.exception("stream ended")
             yield _sent(_told(error).body())
         finally:
@@ -292,10 +291,12 @@ async def _answer_error(_: Request, error: Exception) -> Response:
 async def _answer_unknown(request: Request, error: Exception) -> Response:
     status = int(getattr(error, "status_code", 404))
     what = f"{request.method} {request.url.path[:100]}"
-    return JSONResponse(ApiError(status, f"{what}: no such route", code="unknown_url").body(), status)
+    return JSONResponse(
+        ApiError(status, f"{what}: no such route", code="unknown_url").body(), status
+    )
 
 
-async def _answer_fault(_: Request, error: Exception) -> Response:
+async def _answer_fault(_: Request, __: Exception) -> Response:
     fault = ApiError(500, "the server failed; its log says how", code="internal_error")
     return JSONResponse(fault.body(), 500)
 
@@ -316,14 +317,12 @@ def _told(error: BaseException) -> ApiError:
     return ApiError(500, "the server failed; its log says how", code="internal_error")
 
 
-def _replaced(record: Any, **changes: Any) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(record, **changes)
-
-
 def _sent(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+async def _all(submitted: Sequence[Asked]) -> list[tuple[str, str, list[Token]]]:
+    return list(await asyncio.gather(*(_gathered(one) for one in submitted)))
 
 
 async def _gathered(request: Asked) -> tuple[str, str, list[Token]]:

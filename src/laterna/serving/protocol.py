@@ -120,7 +120,12 @@ def _decoding(asked: dict[str, Any]) -> Decoding:
 
 
 def _number(
-    asked: dict[str, Any], name: str, kind: Callable[[Any], Any], default: Any, least: Any, most: Any
+    asked: dict[str, Any],
+    name: str,
+    kind: Callable[[Any], Any],
+    default: Any,
+    least: Any,
+    most: Any,
 ) -> Any:
     value = asked.get(name)
     if value is None:
@@ -134,7 +139,7 @@ def _number(
 
 def _flag(asked: dict[str, Any], name: str) -> bool:
     value = asked.get(name)
-    if value not in (None, True, False) or isinstance(value, int | float) and value not in (0, 1):
+    if value not in (None, True, False) or (isinstance(value, int | float) and value not in (0, 1)):
         raise refuse(f"{name}: must be true or false", name)
     return bool(value)
 
@@ -297,6 +302,8 @@ class Answers:
             "bytes": None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode()),
         }
 
-    def _chunk(self, index: int, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    def _chunk(
+        self, index: int, delta: dict[str, Any], finish: str | None = None
+    ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
