@@ -227,7 +227,7 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
     assert set(msgspec.to_builtins(found)) >= {"overall", "kinds", "controls"}
     table = score_table(evaluation)
     headers = [str(column.header) for column in table.columns]
-    assert headers == ["kind", "questions", "assistant", "blank", "before_instruct"]
+    assert headers == ["kind", "questions", "assistant", "95 %", "blank", "before_instruct"]
     assert list(table.columns[2].cells) == ["1.000", "0.000", "0.000", "0.000", "0.000", "0.200"]
 
 

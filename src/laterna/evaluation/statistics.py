@@ -337,5 +337,3 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
         if abs(step - 1) < 1e-16:
             break
     return front * fraction / a
-
-

@@ -102,9 +102,7 @@ def mme_parse(row: Row) -> Iterator[bool]:
 
 
 def mme_sets(row: Row) -> Iterator[bool]:
-    asked = [
-        question(one["answer"], kind=one["task"], image=one["picture"]) for one in row["rows"]
-    ]
+    asked = [question(one["answer"], kind=one["task"], image=one["picture"]) for one in row["rows"]]
     ours = values("mme", asked, [one["prediction"] for one in row["rows"]])
     yield same(ours["perception"], row["perception"])
     yield same(ours["cognition"], row["cognition"])

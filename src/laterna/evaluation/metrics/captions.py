@@ -2,7 +2,7 @@
 
 The references of a question are the people's captions of its image. Published figures part words
 with Stanford's PTB tokenizer, a Java program; here they are parted by `english.words` and stripped
-of the same marks, so that a figure may differ in the third digit where words are parted otherwise.
+of punctuation, so that figures differ from those a little wherever words are parted otherwise.
 
 A caption's score is its CIDEr-D / 10, which is its greatest value: CIDEr-D weighs words by all
 references of the set, so the score of one caption depends on the others.

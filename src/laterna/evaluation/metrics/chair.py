@@ -34,7 +34,10 @@ _COMPOUNDS: dict[str, str] = {
     **_PAIRS["renamed"],
 }
 _SINGULAR = _WORDS["singular"]
-_ENDINGS = [(re.compile(form), change) for form, change in _SINGULAR["endings"]]
+_IRREGULAR: dict[str, str] = _SINGULAR["irregular"]
+_ENDINGS: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(form), change) for form, change in _SINGULAR["endings"]
+]
 _IE = tuple(f"{word}s" for word in _SINGULAR["ie"])
 
 
@@ -57,7 +60,7 @@ def singular(word: str) -> str:
         return word
     if word.endswith(_IE):
         return word
-    for plural, one in _SINGULAR["irregular"].items():
+    for plural, one in _IRREGULAR.items():
         if word.endswith(plural):
             return word.removesuffix(plural) + one
     for form, change in _ENDINGS:

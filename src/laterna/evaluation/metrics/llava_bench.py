@@ -71,7 +71,9 @@ def summarize_reviews(reviews: Iterable[tuple[str, Pair]]) -> dict[str, float]:
         values |= _named(heard, "" if name == "all" else f".{name}")
     values["failures"] = sum(is_failure(pair) for pair in groups["all"])
     for name, pairs in sorted(groups.items()):
-        values |= {f"llava.{key}": value for key, value in _named(relative(pairs), f".{name}").items()}
+        values |= {
+            f"llava.{key}": value for key, value in _named(relative(pairs), f".{name}").items()
+        }
     return values
 
 

@@ -183,7 +183,7 @@ MMVP = Metric(
     summarize=partial(_summarize_mmvp, corrected=False),
 )
 MMVP_CORRECTED = Metric(
-    definition="lmms-eval 0.7.2 lmms_eval/tasks/mmvp/utils.py, ground truth corrected by its issue 1018",
+    definition="lmms-eval 0.7.2 lmms_eval/tasks/mmvp/utils.py, with the ground truth corrected",
     score=each(partial(_mmvp, corrected=True)),
     summarize=partial(_summarize_mmvp, corrected=True),
 )

@@ -67,7 +67,9 @@ def lmms_eval_values(answers: Sequence[Answer]) -> dict[str, float]:
         (answer.text.lower().strip(), answer.question.references[0].lower().strip())
         for answer in answers
     ]
-    yes, missed, wrong = (seen.count(pair) for pair in (("yes", "yes"), ("no", "yes"), ("yes", "no")))
+    yes, missed, wrong = (
+        seen.count(pair) for pair in (("yes", "yes"), ("no", "yes"), ("yes", "no"))
+    )
     precision = yes / (yes + wrong) if yes + wrong else 0.0
     recall = yes / (yes + missed) if yes + missed else 0.0
     both = precision + recall
@@ -103,13 +105,15 @@ def _summarize(answers: Sequence[Answer]) -> dict[str, float]:
         values |= {f"f1.{kind}": value for kind, value in of_kind.items()}
         values["f1_mean"] = sum(of_kind.values()) / len(kinds)
     theirs = {f"lmms_eval.{name}": value for name, value in lmms_eval_values(answers).items()}
-    return values | theirs | {
-        "lmms_eval_differs": beside(answers, "lmms_eval", _lmms_eval)["lmms_eval_differs"]
-    }
+    return (
+        values
+        | theirs
+        | {"lmms_eval_differs": beside(answers, "lmms_eval", _lmms_eval)["lmms_eval_differs"]}
+    )
 
 
 POPE = Metric(
-    definition="AoiDragon/POPE evaluate.py, as haotian-liu/LLaVA llava/eval/eval_pope.py at c121f04",
+    definition="haotian-liu/LLaVA llava/eval/eval_pope.py at c121f04 (AoiDragon/POPE evaluate.py)",
     score=each(_score),
     summarize=_summarize,
 )

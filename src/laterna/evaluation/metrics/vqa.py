@@ -24,7 +24,7 @@ _WORDS = tomllib.loads(files(__package__).joinpath("vqa_words.toml").read_text("
 _NUMBERS: dict[str, str] = _WORDS["numbers"]
 _CONTRACTIONS: dict[str, str] = _WORDS["contractions"]
 _ARTICLES = frozenset[str](_WORDS["articles"])
-_MARKS = frozenset(";/[]\"{}()=+\\_-><@`,?!")
+_MARKS = frozenset(';/[]"{}()=+\\_-><@`,?!')
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 """The scorers mean to keep the stop after a digit too, but their look-behind is malformed."""
@@ -68,7 +68,7 @@ def _one_line(text: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    """Take the punctuation out: to nothing beside a blank or with `1,000` in it, else to a blank."""
+    """Delete each mark that stands beside a blank, all with `1,000` in it; else make it a blank."""
     present = _MARKS.intersection(text)
     if present:
         closed = _DIGIT_COMMA.search(text) is not None
