@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -135,13 +136,14 @@ def test_any_value_has_an_interval_by_resampling_whole_images() -> None:
     pairs = [number // 2 for number in range(50)]
     asked: list[int] = []
 
-    def share(numbers: object) -> float:
-        picked = [*numbers]  # type: ignore[call-overload]
-        asked.append(len(picked))
-        return sum(scores[number] for number in picked) / len(picked)
+    def shares(numbers: Sequence[int]) -> dict[str, float]:
+        asked.append(len(numbers))
+        share = sum(scores[number] for number in numbers) / len(numbers)
+        return {"share": share, "twice": 2 * share, "undefined": math.nan}
 
-    low, high = st.bootstrap_values(share, pairs, resamples=500)
-    assert (low, high) == pytest.approx((0.6 - 0.19, 0.6 + 0.19), abs=0.05)
+    found = st.bootstrap_values(shares, pairs, resamples=500)
+    assert found["share"] == pytest.approx((0.6 - 0.19, 0.6 + 0.19), abs=0.05)
+    assert found["twice"] == pytest.approx([2 * end for end in found["share"]])
+    assert set(found) == {"share", "twice"}
     assert set(asked) == {50}
-    assert all(map(math.isnan, st.bootstrap_values(lambda _: math.nan, pairs, resamples=3)))
-    assert all(map(math.isnan, st.bootstrap_values(share, [])))
+    assert st.bootstrap_values(shares, []) == {}

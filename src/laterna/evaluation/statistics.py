@@ -129,29 +129,32 @@ def interval(
 
 
 def bootstrap_values(
-    value: Callable[[Sequence[int]], float],
+    values: Callable[[Sequence[int]], dict[str, float]],
     clusters: Sequence[Hashable],
     *,
     resamples: int = 1000,
     confidence: float = CONFIDENCE,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Return the ends of the interval of any value over questions, such as F1 or CHAIRi.
+) -> dict[str, tuple[float, float]]:
+    """Return the ends of the intervals of any named values over questions, such as F1 or CHAIRi.
 
-    `value` is given the numbers of the questions of a resample, whole clusters, some repeatedly.
-    Resamples in which it is undefined are left out; not numbers where it always is.
+    `values` is given the numbers of the questions of a resample: whole clusters, some of them
+    twice or more, which it must not take for one. Resamples in which a value is undefined are left
+    out of its interval; one that never is a number has none.
     """
     members: dict[Hashable, list[int]] = {}
     for number, cluster in enumerate(clusters):
         members.setdefault(cluster, []).append(number)
     groups = list(members.values())
     rng = np.random.default_rng(seed)
-    found = []
+    found: dict[str, list[float]] = {}
     for _ in range(resamples if groups else 0):
         drawn = rng.integers(len(groups), size=len(groups))
-        found.append(value([number for group in drawn for number in groups[group]]))
-    known = [one for one in found if not math.isnan(one)]
-    return _ends(np.asarray(known), confidence) if known else (math.nan, math.nan)
+        resample = [number for group in drawn for number in groups[group]]
+        for name, value in values(resample).items():
+            if not math.isnan(value):
+                found.setdefault(name, []).append(value)
+    return {name: _ends(np.asarray(known), confidence) for name, known in found.items()}
 
 
 def paired_t(

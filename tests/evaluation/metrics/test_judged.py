@@ -31,6 +31,7 @@ def test_a_number_that_is_none_is_a_failure() -> None:
     assert is_failure(parse_review("nan 5"))
     assert is_failure(parse_review("inf 5"))
     assert is_failure(parse_review("-1 -1"))
+    assert is_failure(parse_review("8_0 7"))  # 80, as Python reads it
     assert not is_failure(parse_review("0 0"))
 
 

@@ -57,6 +57,13 @@ def beside(answers: Sequence[Answer], name: str, theirs: Rule) -> dict[str, floa
     return {name: mean(scores), f"{name}_differs": turned}
 
 
+def reference(question: Question) -> str:
+    """Return a question's first reference; raises LaternaError that names one without any."""
+    if not question.references:
+        raise LaternaError(f"question {question.id} has no reference, and cannot be scored")
+    return question.references[0]
+
+
 def required_field(question: Question, name: str) -> str:
     """Return a field of the question; raises LaternaError that names question and field."""
     if name not in question.fields:

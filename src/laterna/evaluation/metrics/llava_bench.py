@@ -2,9 +2,9 @@
 
 The texts that this metric scores are the judge's reviews, not the assistant's answers; a question's
 kind is its category. A review's score is the assistant's number / 10. A review that failed (no two
-numbers in its first line, or one that is negative or not finite) has none: it is counted in
-`failures` and enters no mean. LLaVA's own summary takes it for -1 and -1, as a row of `llava`
-values shows beside ours; where every review failed, that prints 100.0.
+numbers in its first line, or one that is not from 0 to 10) has none: it is counted in
+`failures` and enters no mean. LLaVA's own summary takes one that it cannot parse for -1 and
+-1: its values stand beside ours as `llava.…`; where every review failed, they say 100.0.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from laterna.records import Answer, Question
 Pair = tuple[float, float]
 """What the judge gave the reference answer, and what the assistant."""
 FAILED: Pair = (-1, -1)
+MOST = 10
+"""The judge is told to rate from 1 to 10."""
 
 
 class Relative(NamedTuple):
@@ -45,8 +47,8 @@ def parse_review(review: str) -> Pair:
 
 
 def is_failure(pair: Pair) -> bool:
-    """Tell whether a pair is no judgement: a number is negative or not finite."""
-    return not all(math.isfinite(number) and number >= 0 for number in pair)
+    """Tell whether a pair is no judgement: a number is not on the judge's scale, 0 to 10."""
+    return not all(0 <= number <= MOST for number in pair)
 
 
 def relative(pairs: Sequence[Pair]) -> Relative:
@@ -83,7 +85,7 @@ def _named(summary: Relative, suffix: str) -> dict[str, float]:
 
 def _score(_: Question, review: str) -> float:
     pair = parse_review(review)
-    return math.nan if is_failure(pair) else pair[1] / 10
+    return math.nan if is_failure(pair) else pair[1] / MOST
 
 
 def _summarize(answers: Sequence[Answer]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from laterna.evaluation.metrics.base import Metric, beside, each, mean, mean_score
+from laterna.evaluation.metrics.base import Metric, beside, each, mean, mean_score, reference
 from laterna.records import Answer, Question
 
 PERCEPTION = (
@@ -41,15 +41,15 @@ def lmms_eval_parse(answer: str) -> str:
 
 
 def _score(question: Question, answer: str) -> float:
-    return float(parse(answer) == question.references[0].lower())
+    return float(parse(answer) == reference(question).lower())
 
 
 def _lmms_eval(question: Question, answer: str) -> float:
-    return float(lmms_eval_parse(answer) == _stripped(question.references[0]))
+    return float(lmms_eval_parse(answer) == _stripped(reference(question)))
 
 
-def _stripped(reference: str) -> str:
-    return reference.lower().strip().replace(".", "")
+def _stripped(truth: str) -> str:
+    return truth.lower().strip().replace(".", "")
 
 
 def subtask_score(answers: Sequence[Answer]) -> tuple[float, int]:

@@ -19,6 +19,7 @@ from laterna.evaluation.metrics.base import (
     each,
     mean,
     mean_score,
+    reference,
     required_field,
 )
 from laterna.evaluation.metrics.scienceqa import llava_choice
@@ -74,11 +75,11 @@ def vlmevalkit_letter(answer: str, offered: dict[str, str]) -> str | None:
 
 
 def _vlmevalkit(question: Question, answer: str) -> float:
-    return float(vlmevalkit_letter(answer, choices(question)) == question.references[0])
+    return float(vlmevalkit_letter(answer, choices(question)) == reference(question))
 
 
 def _exact(question: Question, answer: str) -> float:
-    return float(answer == question.references[0])
+    return float(answer == reference(question))
 
 
 def _summarize_choice(answers: Sequence[Answer]) -> dict[str, float]:
@@ -142,10 +143,10 @@ def mmvp_letter(answer: str) -> str:
 
 
 def _mmvp(question: Question, answer: str, corrected: bool = False) -> float:
-    reference = question.references[0]
+    letter = reference(question)
     if corrected:
-        reference = CORRECTED.get(_index(question), reference)
-    return float(mmvp_letter(answer) == reference)
+        letter = CORRECTED.get(_index(question), letter)
+    return float(mmvp_letter(answer) == letter)
 
 
 def _summarize_mmvp(answers: Sequence[Answer], corrected: bool) -> dict[str, float]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from laterna.evaluation.metrics.base import Metric, beside, each, mean, mean_score
+from laterna.evaluation.metrics.base import Metric, beside, each, mean, mean_score, reference
 from laterna.records import Answer, Question
 
 _NO = frozenset({"No", "not", "no"})
@@ -64,7 +64,7 @@ def count(answers: Sequence[Answer]) -> Counts:
 def lmms_eval_values(answers: Sequence[Answer]) -> dict[str, float]:
     """Return what lmms-eval 0.7.2 prints: whole answers compared, yes ratio of the truth (sic)."""
     seen = [
-        (answer.text.lower().strip(), answer.question.references[0].lower().strip())
+        (answer.text.lower().strip(), reference(answer.question).lower().strip())
         for answer in answers
     ]
     yes, missed, wrong = (
@@ -83,7 +83,7 @@ def lmms_eval_values(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def _is_yes(question: Question) -> bool:
-    return question.references[0] != "no"
+    return reference(question) != "no"
 
 
 def _score(question: Question, answer: str) -> float:
@@ -91,7 +91,7 @@ def _score(question: Question, answer: str) -> float:
 
 
 def _lmms_eval(question: Question, answer: str) -> float:
-    return float(answer.lower().strip() == question.references[0].lower().strip())
+    return float(answer.lower().strip() == reference(question).lower().strip())
 
 
 def _summarize(answers: Sequence[Answer]) -> dict[str, float]:

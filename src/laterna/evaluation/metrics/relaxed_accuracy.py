@@ -6,18 +6,18 @@ A question needs nothing but its first reference.
 
 from __future__ import annotations
 
-from laterna.evaluation.metrics.base import Metric, each, mean_score
+from laterna.evaluation.metrics.base import Metric, each, mean_score, reference
 from laterna.records import Question
 
 TOLERANCE = 0.05
 
 
-def relaxed_match(answer: str, reference: str) -> bool:
+def relaxed_match(answer: str, truth: str) -> bool:
     """Tell whether an answer is right within the tolerance."""
-    said, known = _number(answer), _number(reference)
+    said, known = _number(answer), _number(truth)
     if said is not None and known:
         return abs(said - known) / abs(known) <= TOLERANCE
-    return answer.lower() == reference.lower()
+    return answer.lower() == truth.lower()
 
 
 def _number(text: str) -> float | None:
@@ -28,7 +28,7 @@ def _number(text: str) -> float | None:
 
 
 def _score(question: Question, answer: str) -> float:
-    return float(relaxed_match(answer, question.references[0]))
+    return float(relaxed_match(answer, reference(question)))
 
 
 RELAXED_ACCURACY = Metric(

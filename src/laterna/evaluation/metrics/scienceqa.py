@@ -10,7 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from laterna.evaluation.metrics.base import Metric, beside, choices, each, mean, mean_score
+from laterna.evaluation.metrics.base import (
+    Metric,
+    beside,
+    choices,
+    each,
+    mean,
+    mean_score,
+    reference,
+)
 from laterna.records import Answer, Question
 
 _LETTERS = "ABCDE"
@@ -36,16 +44,16 @@ def llava_choice(question: Question, answer: str) -> float:
     """Score by LLaVA's script: a letter past the question's choices is wrong."""
     letter = llava_letter(answer)
     offered = _LETTERS[: len(choices(question)) or len(_LETTERS)]
-    return float(letter is not None and letter in offered and letter == question.references[0])
+    return float(letter == reference(question) and letter in tuple(offered))
 
 
 def _lmms_eval_science(question: Question, answer: str) -> float:
     """Score by lmms-eval 0.7.2: the letter in either case, or a capital before a full stop."""
-    answer, reference = answer.strip(), question.references[0].lower()
-    if answer.lower() == reference:
+    answer, letter = answer.strip(), reference(question).lower()
+    if answer.lower() == letter:
         return 1.0
     named = answer[:1].isupper() and answer[1:2] == "."
-    return float(named and answer[0].lower() == reference)
+    return float(named and answer[0].lower() == letter)
 
 
 def _summarize_science(answers: Sequence[Answer]) -> dict[str, float]:
