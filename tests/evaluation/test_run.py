@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from laterna.data.pictures import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
+from laterna.evaluation.statistics import wilson
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
 from laterna.model.build import build_from_recipe
@@ -175,6 +177,38 @@ def test_score_counts_over_all_and_by_kind() -> None:
         Score(name="colour", sum=0, total=1),
         Score(name="count", sum=2, total=3),
     )
+
+
+def test_an_answer_without_a_score_is_in_no_sum_and_every_sum_has_its_interval() -> None:
+    given = [("count", 1.0), ("count", 0.0), ("count", math.nan), ("colour", math.nan)]
+    scores = score(
+        Answer(question=question(i, f"{i}.png", "b", kind), text="", score=value)
+        for i, (kind, value) in enumerate(given)
+    )
+    assert scores.overall == Score(name="overall", sum=1, total=2)
+    assert scores.kinds[1] == Score(name="count", sum=1, total=2)
+    assert scores.kinds[0].total == 0
+    assert scores.values == {"exact_match.accuracy": 0.5}
+    assert scores.intervals["count"] == scores.intervals["overall"] == wilson(0.5, 2)
+    assert all(map(math.isnan, scores.intervals["colour"]))
+
+
+def test_questions_about_one_picture_widen_the_interval() -> None:
+    def ends(pictures: Sequence[str]) -> tuple[float, float]:
+        answers = [
+            Answer(question=question(i, name, "b"), text="", score=float(i < 4))
+            for i, name in enumerate(pictures)
+        ]
+        return score(answers).intervals["overall"]
+
+    assert ends([f"{i}.png" for i in range(8)]) == wilson(0.5, 8)
+    low, high = ends([f"{i // 4}.png" for i in range(8)])
+    assert (low, high) == pytest.approx(wilson(0.5, 0.25 / ends_variance()), abs=1e-12)
+
+
+def ends_variance() -> float:
+    """Of a half, four right about one picture and four wrong about another, clustered."""
+    return 8 * 0.25 / 7 / 8 + (2 * 2.0**2 - 8 * 0.25) / 8**2
 
 
 def world(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,3 +49,11 @@ def test_a_question_without_a_reference_is_named(name: str, question: Any) -> No
 
 def test_every_metric_names_its_definition() -> None:
     assert all(len(metric.definition) > 20 for metric in METRICS.values())
+
+
+def test_the_page_has_every_metric_with_its_definition() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text("utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert {row[0].strip("`"): row[-1] for row in rows} == {
+        name: metric.definition for name, metric in METRICS.items()
+    }

@@ -35,8 +35,9 @@ _COMPOUNDS: dict[str, str] = {
 }
 _SINGULAR = _WORDS["singular"]
 _IRREGULAR: dict[str, str] = _SINGULAR["irregular"]
-_ENDINGS: list[tuple[re.Pattern[str], str]] = [
-    (re.compile(form), change) for form, change in _SINGULAR["endings"]
+_ENDINGS = [
+    (re.compile(f"({after}){ending}$"), rf"\g<1>{becomes}")
+    for after, ending, becomes in _SINGULAR["endings"]
 ]
 _IE = tuple(f"{word}s" for word in _SINGULAR["ie"])
 
