@@ -190,7 +190,26 @@ def test_an_answer_without_a_score_is_in_no_sum_and_every_sum_has_its_interval()
     assert scores.kinds[0].total == 0
     assert scores.values == {"exact_match.accuracy": 0.5}
     assert scores.intervals["count"] == scores.intervals["overall"] == wilson(0.5, 2)
+    assert scores.intervals["exact_match.accuracy"] == scores.intervals["overall"]
     assert all(map(math.isnan, scores.intervals["colour"]))
+
+
+def test_every_value_of_a_metric_has_an_interval_but_counts() -> None:
+    answers = [
+        Answer(
+            question=question(i, f"{i // 2}.png", ("yes", "no")[i % 2]),
+            text="Yes." if i % 3 else "no",
+            score=float((i % 3 > 0) == (i % 2 == 0)),
+        )
+        for i in range(60)
+    ]
+    scores = score(answers, ("pope",))
+    assert scores.values["pope.f1"] == pytest.approx(40 / 70)
+    low, high = scores.intervals["pope.f1"]
+    assert 0.42 < low < 40 / 70 < high < 0.72
+    counts = {name for name, value in scores.values.items() if isinstance(value, int)}
+    assert counts == {"pope.lmms_eval_differs"}
+    assert set(scores.values) - set(scores.intervals) == counts
 
 
 def test_questions_about_one_picture_widen_the_interval() -> None:

@@ -131,19 +131,35 @@ def test_questions_needed() -> None:
         st.questions_needed(0.0)
 
 
-def test_any_value_has_an_interval_by_resampling_whole_images() -> None:
-    scores = [1.0] * 30 + [0.0] * 20
-    pairs = [number // 2 for number in range(50)]
-    asked: list[int] = []
+def test_left_out_one_by_one_a_mean_has_students_interval() -> None:
+    """Of a mean, the jackknife's error is the standard error itself."""
+    scores = [0.1, 0.9, 0.4, 0.4, 1.0]
 
-    def shares(numbers: Sequence[int]) -> dict[str, float]:
-        asked.append(len(numbers))
+    def values(numbers: Sequence[int]) -> dict[str, float]:
         share = sum(scores[number] for number in numbers) / len(numbers)
-        return {"share": share, "twice": 2 * share, "undefined": math.nan}
+        undefined = share if 0 in numbers else math.nan
+        return {"mean": share, "undefined": undefined, "count": len(numbers)}
 
-    found = st.bootstrap_values(shares, pairs, resamples=500)
-    assert found["share"] == pytest.approx((0.6 - 0.19, 0.6 + 0.19), abs=0.05)
-    assert found["twice"] == pytest.approx([2 * end for end in found["share"]])
-    assert set(found) == {"share", "twice"}
-    assert set(asked) == {50}
-    assert st.bootstrap_values(shares, []) == {}
+    reach = 2.7764451051978 * st.standard_error(scores)
+    assert st.value_intervals(values, "abcde") == {
+        "mean": pytest.approx((0.56 - reach, 0.56 + reach), abs=1e-9)
+    }
+    assert st.value_intervals(values, "aaaaa") == {}
+    assert st.value_intervals(lambda _: {}, []) == {}
+
+
+def test_parts_of_whole_images_are_left_out_and_nothing_comes_twice() -> None:
+    images = [number // 4 for number in range(1000)]
+    given: list[Sequence[int]] = []
+
+    def values(numbers: Sequence[int]) -> dict[str, float]:
+        given.append(numbers)
+        return {"share": sum(images[number] % 2 for number in numbers) / len(numbers)}
+
+    low, high = st.value_intervals(values, images, groups=25)["share"]
+    assert [len(numbers) for numbers in given] == [1000] + [960] * 25
+    left_out = [{images[n] for n in set(range(1000)) - set(some)} for some in given[1:]]
+    assert [len(part) for part in left_out] == [10] * 25
+    assert len(set().union(*left_out)) == 250
+    by_images = 2.06 * st.standard_error([n % 2 for n in images], images)
+    assert high - low == pytest.approx(2 * by_images, rel=0.35)

@@ -19,7 +19,8 @@ from rich.table import Table
 from laterna.data.pictures import MissingPictureError, load_picture, picture_size
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics import METRICS, find_metric
-from laterna.evaluation.statistics import interval
+from laterna.evaluation.metrics.base import Metric
+from laterna.evaluation.statistics import interval, value_intervals
 from laterna.evaluation.tasks import find_task
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt, generate_answers
@@ -64,7 +65,8 @@ class Scores(Record):
     values: dict[str, float]
     """What the task's metrics say of all answers, by name."""
     intervals: dict[str, tuple[float, float]]
-    """Ends of the 95 % interval of each kind's mean and of `overall`, images taken whole."""
+    """Ends of the 95 % intervals of the kinds' means, of `overall` and of `values`, by name; whole
+    images are taken together. Counts and what is undefined have none."""
 
 
 class Control(Record):
@@ -96,7 +98,7 @@ class Accuracies(Record):
     metrics: dict[str, float]
     """Each metric's values over all answers, as `METRIC.VALUE`."""
     intervals: dict[str, tuple[float, float]]
-    """Ends of the 95 % interval of each kind's accuracy and of `overall`."""
+    """Ends of the 95 % intervals of the kinds, of `overall` and of `metrics`, by name."""
 
 
 class Figures(Record):
@@ -226,27 +228,43 @@ def score(answers: Iterable[Answer], metrics: Sequence[str] = ("exact_match",)) 
     scored = [answer for answer in answers if not math.isnan(answer.score)]
     for answer in scored:
         groups[answer.question.kind].append(answer)
+    unit = METRICS[metrics[0]].unit
+    ends = {
+        name: interval([one.score for one in own], [unit(one.question) for one in own])
+        for name, own in [*groups.items(), ("overall", scored)]
+    }
     values: dict[str, float] = {}
+    intervals = {name: (found.low, found.high) for name, found in ends.items()}
     for number, name in enumerate(metrics):
-        metric = METRICS[name]
         rated = answers if number == 0 else _rescored(answers, name)
-        values |= {f"{name}.{key}": value for key, value in metric.summarize(rated).items()}
+        own, around = _values(METRICS[name], rated)
+        values |= {f"{name}.{key}": value for key, value in own.items()}
+        intervals |= {f"{name}.{key}": found for key, found in around.items()}
+        if number == 0:  # its first value is what `overall` is the mean of
+            intervals[f"{name}.{next(iter(own))}"] = intervals["overall"]
     return Scores(
         overall=_sum("overall", scored),
         kinds=tuple(_sum(kind, groups[kind]) for kind in sorted(groups)),
         values=values,
-        intervals={name: _interval(own) for name, own in [*groups.items(), ("overall", scored)]},
+        intervals=intervals,
     )
+
+
+def _values(
+    metric: Metric, answers: Sequence[Answer]
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Return what a metric says of all answers, and the ends of the intervals of it."""
+    units = [metric.unit(answer.question) for answer in answers]
+    intervals = value_intervals(
+        lambda some: metric.summarize([answers[number] for number in some]),
+        units,
+        groups=metric.groups,
+    )
+    return metric.summarize(answers), intervals
 
 
 def _sum(name: str, answers: Sequence[Answer]) -> Score:
     return Score(name=name, sum=sum(answer.score for answer in answers), total=len(answers))
-
-
-def _interval(answers: Sequence[Answer]) -> tuple[float, float]:
-    images = [answer.question.images or answer.question.id for answer in answers]
-    found = interval([answer.score for answer in answers], images)
-    return found.low, found.high
 
 
 def _rescored(answers: Sequence[Answer], name: str) -> list[Answer]:
@@ -292,15 +310,19 @@ def score_table(evaluation: Evaluation) -> Table:
     ]
     rows.append((evaluation.scores.overall, [column.overall for column in columns]))
     for kind, shares in rows:
-        own, *others = (f"{share:.3f}" for share in shares)
-        ends = " to ".join(f"{end:.3f}" for end in evaluation.scores.intervals[kind.name])
-        table.add_row(kind.name, str(kind.total), own, ends, *others)
+        table.add_row(kind.name, str(kind.total), *_cells(shares, columns[0], kind.name))
     for name in list(evaluation.scores.values)[1:]:  # the first is what the rows above are of
         shares = [column.metrics[name] for column in columns]
         asked = str(evaluation.scores.overall.total)
-        own, *others = (f"{share:.3f}" for share in shares)
-        table.add_row(name, asked, own, "", *others)
+        table.add_row(name, asked, *_cells(shares, columns[0], name))
     return table
+
+
+def _cells(shares: Sequence[float], own: Accuracies, name: str) -> list[str]:
+    """Return a row's figures with the first one's interval after it; counts without decimals."""
+    first, *others = (str(one) if isinstance(one, int) else f"{one:.3f}" for one in shares)
+    ends = " to ".join(f"{end:.3f}" for end in own.intervals.get(name, ()))
+    return [first, ends, *others]
 
 
 def _opened(

@@ -128,33 +128,40 @@ def interval(
     return Interval(mean, low, high, f"bootstrap{by}")
 
 
-def bootstrap_values(
+def value_intervals(
     values: Callable[[Sequence[int]], dict[str, float]],
     clusters: Sequence[Hashable],
     *,
-    resamples: int = 1000,
+    groups: int = 30,
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Return the ends of the intervals of any named values over questions, such as F1 or CHAIRi.
 
-    `values` is given the numbers of the questions of a resample: whole clusters, some of them
-    twice or more, which it must not take for one. Resamples in which a value is undefined are left
-    out of its interval; one that never is a number has none.
+    `values` is given the numbers of some questions. Clusters are drawn into at most `groups` parts,
+    and each part is left out once (the delete-a-group jackknife: no question ever comes twice, so
+    pairs stay pairs); Student's t then gives the ends. A count (`int`) has no interval, nor has
+    what is not a number over all or without some part.
     """
-    members: dict[Hashable, list[int]] = {}
-    for number, cluster in enumerate(clusters):
-        members.setdefault(cluster, []).append(number)
-    groups = list(members.values())
-    rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {}
-    for _ in range(resamples if groups else 0):
-        drawn = rng.integers(len(groups), size=len(groups))
-        resample = [number for group in drawn for number in groups[group]]
-        for name, value in values(resample).items():
-            if not math.isnan(value):
-                found.setdefault(name, []).append(value)
-    return {name: _ends(np.asarray(known), confidence) for name, known in found.items()}
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    parts = min(groups, len(numbers))
+    if parts < 2:
+        return {}
+    part_of = np.random.default_rng(seed).permutation(len(numbers)) % parts
+    places = [part_of[numbers[cluster]] for cluster in clusters]
+    whole = values(range(len(clusters)))
+    without = [
+        values([number for number, place in enumerate(places) if place != part])
+        for part in range(parts)
+    ]
+    reach = t_quantile((1 + confidence) / 2, parts - 1)
+    found: dict[str, tuple[float, float]] = {}
+    for name, value in whole.items():
+        squares = sum((one.get(name, math.nan) - value) ** 2 for one in without)
+        if not isinstance(value, int) and not math.isnan(squares):
+            error = math.sqrt(squares * (parts - 1) / parts)
+            found[name] = (value - reach * error, value + reach * error)
+    return found
 
 
 def paired_t(

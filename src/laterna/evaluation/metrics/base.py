@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 from laterna.errors import LaternaError
@@ -11,6 +11,11 @@ from laterna.records import Answer, Question
 
 Rule = Callable[[Question, str], float]
 """Scores one answer by itself, 0 to 1; not a number where the answer cannot be scored."""
+
+
+def image_of(question: Question) -> Hashable:
+    """Return what questions about the same images share; a question without any stands alone."""
+    return question.images or question.id
 
 
 class Metric(NamedTuple):
@@ -24,8 +29,13 @@ class Metric(NamedTuple):
     """Named values over all answers, the one that is quoted first.
 
     What another scorer would have given stands beside it under that scorer's name, and under
-    `NAME_differs` how many answers it scores otherwise.
+    `NAME_differs` how many answers it scores otherwise. What counts something is an `int`, and has
+    no interval.
     """
+    unit: Callable[[Question], Hashable] = image_of
+    """What questions share that belong together: intervals take them whole."""
+    groups: int = 30
+    """Parts left out in turn for its values' intervals; fewer where they take long to work out."""
 
 
 def mean(values: Sequence[float]) -> float:

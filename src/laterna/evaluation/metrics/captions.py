@@ -10,6 +10,7 @@ references of the set, so the score of one caption depends on the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def _score(questions: Sequence[Question], captions: Sequence[str]) -> list[float
 
 def _summarize(answers: Sequence[Answer]) -> dict[str, float]:
     if not answers:
-        return {}
+        return {"cider_d_tenth": math.nan}
     of = _of([answer.question for answer in answers], [answer.text for answer in answers])
     return {
         "cider_d_tenth": of.cider_d / CIDER_MOST,
@@ -99,4 +100,5 @@ CAPTIONS = Metric(
     definition=f"pycocoevalcap 1.2 Cider (CIDEr-D), Bleu(4), Rouge; words: {TOKENIZER}",
     score=_score,
     summarize=_summarize,
+    groups=10,
 )

@@ -77,9 +77,11 @@ def caption_words(caption: str) -> list[str]:
     return [word for word in joined if word != "seat"] if "toilet" in joined else joined
 
 
-def mentions(caption: str) -> list[Mention]:
+@lru_cache(maxsize=1 << 16)
+def mentions(caption: str) -> tuple[Mention, ...]:
     """Return what a caption names, in order, each as often as it is named."""
-    return [Mention(word, _KIND_OF[word]) for word in caption_words(caption) if word in _KIND_OF]
+    words = caption_words(caption)
+    return tuple(Mention(word, _KIND_OF[word]) for word in words if word in _KIND_OF)
 
 
 def absent(caption: str, present: frozenset[str]) -> list[Mention]:

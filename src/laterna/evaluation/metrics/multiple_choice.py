@@ -98,7 +98,7 @@ def _summarize_circular(answers: Sequence[Answer]) -> dict[str, float]:
     """Add `vanilla` (questions as first asked) and `circular` (right in all rotations)."""
     groups: dict[int, list[Answer]] = {}
     for answer in answers:
-        groups.setdefault(_index(answer.question) % ROTATIONS, []).append(answer)
+        groups.setdefault(_rotated(answer.question), []).append(answer)
     first = [answer.score for answer in answers if _index(answer.question) < ROTATIONS]
     every = [min(answer.score for answer in group) for group in groups.values()]
     return {
@@ -107,6 +107,15 @@ def _summarize_circular(answers: Sequence[Answer]) -> dict[str, float]:
         "vanilla": mean(first),
         **_summarize_choice(answers),
     }
+
+
+def _rotated(question: Question) -> int:
+    """Return the number that all rotations of a question share."""
+    return _index(question) % ROTATIONS
+
+
+def _pair(question: Question) -> int:
+    return (_index(question) - 1) // 2
 
 
 def _index(question: Question) -> int:
@@ -165,7 +174,7 @@ def _summarize_mmvp(answers: Sequence[Answer], corrected: bool) -> dict[str, flo
 def _pairs(answers: Sequence[Answer], scores: Sequence[float]) -> float:
     pairs: dict[int, list[float]] = {}
     for answer, score in zip(answers, scores, strict=True):
-        pairs.setdefault((_index(answer.question) - 1) // 2, []).append(score)
+        pairs.setdefault(_pair(answer.question), []).append(score)
     return mean([min(pair) for pair in pairs.values() if len(pair) == 2])
 
 
@@ -177,14 +186,17 @@ VLMEVALKIT = Metric(
 CIRCULAR = VLMEVALKIT._replace(
     definition=f"{VLMEVALKIT.definition}; circular: right in every rotation of the choices",
     summarize=_summarize_circular,
+    unit=_rotated,
 )
 MMVP = Metric(
     definition="lmms-eval 0.7.2 lmms_eval/tasks/mmvp/utils.py, with MMVP's own ground truth",
     score=each(_mmvp),
     summarize=partial(_summarize_mmvp, corrected=False),
+    unit=_pair,
 )
 MMVP_CORRECTED = Metric(
     definition="lmms-eval 0.7.2 lmms_eval/tasks/mmvp/utils.py, with the ground truth corrected",
     score=each(partial(_mmvp, corrected=True)),
     summarize=partial(_summarize_mmvp, corrected=True),
+    unit=_pair,
 )

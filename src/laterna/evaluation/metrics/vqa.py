@@ -101,9 +101,11 @@ VQA = Metric(
     definition="GT-Vision-Lab/VQA PythonEvaluationTools/vqaEvaluation/vqaEval.py at a013f00",
     score=each(official),
     summarize=partial(_summary, name="m4c", theirs=m4c),
+    groups=10,
 )
 TEXTVQA = Metric(
     definition="haotian-liu/LLaVA llava/eval/m4c_evaluator.py at c121f04",
     score=each(m4c),
     summarize=partial(_summary, name="official", theirs=official),
+    groups=10,
 )
