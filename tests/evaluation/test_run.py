@@ -226,8 +226,8 @@ def test_questions_about_one_picture_widen_the_interval() -> None:
 
 
 def ends_variance() -> float:
-    """Of a half, four right about one picture and four wrong about another, clustered."""
-    return 8 * 0.25 / 7 / 8 + (2 * 2.0**2 - 8 * 0.25) / 8**2
+    """Of a half, four right about one picture and four wrong about another: few are corrected."""
+    return 2 * (8 * 0.25 / 7 / 8 + (2 * 2.0**2 - 8 * 0.25) / 8**2)
 
 
 def world(folder: Path) -> Path:

@@ -51,6 +51,11 @@ def test_questions_about_one_image_count_as_one(soft: bool) -> None:
 def test_all_right_about_few_images_is_still_unsure() -> None:
     found = st.interval([1.0] * 60, [number // 6 for number in range(60)])
     assert (found.low, found.high) == st.wilson(1.0, 10)
+    one = st.interval([1.0, 1.0, 0.0, 1.0], ["a"] * 4)
+    assert (one.low, one.high) == st.wilson(0.75, 1)
+    soft = st.interval([0.5, 0.25], ["a", "a"])
+    assert math.isnan(soft.low) and math.isnan(soft.high)
+    assert math.isnan(st.interval([0.5]).low)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:

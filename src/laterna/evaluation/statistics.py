@@ -108,8 +108,9 @@ def interval(
     """Return the mean of scores with its interval: Wilson's where all are 0 or 1, else bootstrap.
 
     Clusters that are all of one question change nothing. Wilson's interval of clustered scores is
-    that of as many independent questions as have their standard error, at most all of them; where
-    all scores are equal, which tells no error, of as many as there are clusters.
+    that of as many independent questions as have their standard error (times the usual correction
+    for few clusters, c / (c - 1)), at most all of them; where that tells nothing (one cluster, all
+    scores equal), of as many as there are clusters. The bootstrap of one cluster has no ends.
     """
     if not len(scores):
         return Interval(math.nan, math.nan, math.nan, "none")
@@ -120,9 +121,10 @@ def interval(
     if set(scores) <= {0.0, 1.0}:
         n = float(len(scores))
         if own is not None:
-            error = standard_error(scores, own)
-            unlike = error > 0 and 0 < mean < 1
-            n = min(n, mean * (1 - mean) / error**2) if unlike else len(set(own))
+            count = len(set(own))
+            variance = standard_error(scores, own) ** 2 * count / max(count - 1, 1)
+            unlike = count > 1 and variance > 0 and 0 < mean < 1
+            n = min(n, mean * (1 - mean) / variance) if unlike else count
         return Interval(mean, *wilson(mean, n, confidence), f"wilson{by}")
     low, high = _bootstrap_ends(scores, own, confidence, seed)
     return Interval(mean, low, high, f"bootstrap{by}")
@@ -298,6 +300,8 @@ def _bootstrap_ends(
     values = np.asarray(scores, dtype=np.float64)
     own: Sequence[Hashable] = range(len(values)) if clusters is None else clusters
     sums, sizes = _cluster_sums(values, own), _cluster_sums(np.ones_like(values), own)
+    if len(sums) < 2:
+        return math.nan, math.nan
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // len(sums))
     means = []

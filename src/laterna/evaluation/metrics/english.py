@@ -36,7 +36,7 @@ _CHANGES = [
         (r"""([ (\[{<])("|'')""", r"\1 `` "),
         (r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", "' "),
         # marks; a full stop is parted at the sentence's end alone
-        (r"""([^.])(\.)([\])}>"'»”’ ]*)\s*$""", r"\1 \2 \3 "),
+        (r"""([^.])(\.)([\])}>"'»”’ ]*+)\s*$""", r"\1 \2 \3 "),
         (r"([:,])(\D)", r" \1 \2"),
         ("([:,])$", r" \1 "),
         (r"\.{2,}", r" \g<0> "),
@@ -102,7 +102,8 @@ def _ends(text: str, stop: re.Match[str]) -> bool:
     """Tell whether a mark ends a sentence: a full stop after an abbreviation does not."""
     if stop["mark"] != ".":
         return True
-    last = _LAST_WORD.search(text, 0, stop.start())
+    start = max(text.rfind(blank, 0, stop.start()) for blank in " \n\t") + 1
+    last = _LAST_WORD.search(text, start, stop.start())
     word = last.group() if last else ""
     if word.endswith(".") or word in _ABBREVIATIONS or word.split("-")[-1] in _ABBREVIATIONS:
         return False
