@@ -44,18 +44,9 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
         raise LaternaError(
             f"serving needs the package {error.name}; run `pip install 'laterna[serve]'`"
         ) from error
-    if listening.threads:
-        torch.set_num_threads(listening.threads)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("laterna.serve").setLevel(logging.INFO)
-    engine = Engine(
-        model,
-        EngineSettings(
-            rows=listening.rows, queue=listening.queue, cache_bytes=listening.cache_bytes
-        ),
-    )
-    if engine.one_by_one:
-        sys.stderr.write(f"requests are answered one by one: {engine.one_by_one}\n")
+    engine = _engine(model, listening)
     settings = ServerSettings(
         name=listening.name,
         key=listening.key,
@@ -73,11 +64,7 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
             server_header=False,
         )
     )
-    where = f"[{listening.host}]" if ":" in listening.host else listening.host
-    sys.stderr.write(
-        f"serving {listening.name} at http://{where}:{listening.port}/v1"
-        + (", with an API key\n" if listening.key else ", to this machine alone (no API key)\n")
-    )
+    _say_where(listening)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not begin
@@ -87,3 +74,25 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
         ) from error
     finally:
         engine.close()
+
+
+def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
+    if listening.threads:
+        torch.set_num_threads(listening.threads)
+    engine = Engine(
+        model,
+        EngineSettings(
+            rows=listening.rows, queue=listening.queue, cache_bytes=listening.cache_bytes
+        ),
+    )
+    if engine.one_by_one:
+        sys.stderr.write(f"requests are answered one by one: {engine.one_by_one}\n")
+    return engine
+
+
+def _say_where(listening: Listening) -> None:
+    where = f"[{listening.host}]" if ":" in listening.host else listening.host
+    sys.stderr.write(
+        f"serving {listening.name} at http://{where}:{listening.port}/v1"
+        + (", with an API key\n" if listening.key else ", to this machine alone (no API key)\n")
+    )
