@@ -77,6 +77,8 @@ def looks_like(path: Path) -> bool:
     outer, item = head.keys.get("", frozenset()), head.keys.get("item", frozenset())
     if item & {"images", "licenses", "categories"}:
         return True  # the object stands in a list
+    if "sentences" in head.keys.get("images.item", ()):
+        return False  # Karpathy's splits, which number nothing as COCO does
     lists = outer & {"images", "annotations"} and not outer & {"data", "result", "image"}
     first = bool(outer) and outer <= {"info", "licenses", "categories", "type"}
     return bool(lists) or first
