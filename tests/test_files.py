@@ -142,6 +142,8 @@ def test_each_thing_replaces_only_its_like(tmp_path: Path) -> None:
         (other, film, "other: holds a book, not a film"),
         (other / "chapter" / "text", None, "text: is a part of the book"),
         (tmp_path / "pipe", None, "pipe is no plain file"),
+        (Path("/dev/stdout"), None, "stdout is no plain file"),  # may lead to a log
+        (Path("/dev/fd/1"), None, "fd/1 is no plain file"),
         (file / "below", None, "file is a file, nothing can be written in it"),
     ):
         with (
