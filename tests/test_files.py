@@ -314,3 +314,8 @@ def test_what_a_folder_is_made_of_stands_in_it(tmp_path: Path) -> None:
     )
     (tmp_path / "book" / MADE).write_text("{")
     assert read_made(tmp_path / "book") is None
+
+
+def test_a_place_where_no_folder_can_be_made_ends_the_work(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files._locked(tmp_path / "removed" / "box", os.O_RDONLY, folder=True)

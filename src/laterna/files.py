@@ -366,9 +366,9 @@ def _locked(path: Path, flags: int, *, folder: bool = False) -> int | None:
     """
     while True:
         anew = not path.exists()
+        if folder:
+            path.mkdir(exist_ok=True)  # raises where no folder can ever be made
         try:
-            if folder:
-                path.mkdir(exist_ok=True)
             descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             if not folder:

@@ -114,7 +114,10 @@ def refuse(path: Path, known: str) -> LaternaError:
 
 def _refuse_folder(path: Path, known: str) -> LaternaError:
     """Name the first file of a foreign form, in the folder or one below; else what it holds."""
-    folders = [path, *sorted(one for one in path.iterdir() if one.is_dir() and not one.is_symlink())]
+    folders = [
+        path,
+        *sorted(one for one in path.iterdir() if one.is_dir() and not one.is_symlink()),
+    ]
     files = [
         file for folder in folders for file in sorted(folder.iterdir())[:1000] if file.is_file()
     ]
