@@ -6,7 +6,6 @@ d width · v vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -83,16 +82,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not t
             setattr(self, name, grown)
 
     def _room_like(self, states: Tensor) -> Tensor:
-        """Return zeros, for what is masked must be finite.
-
-        On a CPU they are memory that the system gives out only as it is written to, so a cache
-        that grows does not stop those that are being answered.
-        """
-        shape = (self._slots.rows, states.shape[1], self._slots.length, states.shape[3])
-        if states.device.type != "cpu":
-            return states.new_zeros(shape)
-        empty = np.zeros(math.prod(shape) * states.element_size(), dtype=np.uint8)
-        return torch.from_numpy(empty).view(states.dtype).view(shape)
+        """Return zeros: what is masked must be finite."""
+        slots = self._slots
+        return states.new_zeros(slots.rows, states.shape[1], slots.length, states.shape[3])
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many columns are looked at, and where they begin."""
@@ -130,11 +122,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
         """
         if rows <= self.rows and length <= self.length:
             return
-        length = max(length, self.length if rows * self.length <= room else 0)
-        spare = 1 << (rows - 1).bit_length()
-        self.rows = max(rows, self.rows if self.rows * length <= room else 0)
-        self.rows = max(self.rows, spare if spare * length <= room else 0)
-        self.length = length
+        before = self.length
+        self.length = max(length, before if rows * before <= room else 0)
+        spare = 1 << (rows - 1).bit_length() if self.length == before else rows
+        choices = [rows, *(more for more in (self.rows, spare) if more * self.length <= room)]
+        self.rows = max(choices)
         for layer in self.layers:
             layer.resize(rows - 1, used)
 

@@ -36,13 +36,16 @@ class EngineSettings(Record):
     """Requests that may wait."""
     cache_bytes: int | None = None
     """Keys and values of those that are answered; None: half of a GPU's free memory, 2 GiB else."""
+    row_tokens: int = 0
+    """Positions that are made ready in all rows, or as many as fit, before the first question. 0:
+    as they are needed; a prompt that is longer than any before then stops everyone for a moment."""
     prefix_bytes: int = 512 * 2**20
     """Keys and values that are kept of those that were answered."""
     image_bytes: int = 256 * 2**20
     """Tokens of images that are kept."""
     chunk: int = 512
     """Tokens of prompts that are taken in a step at most."""
-    stall: float = 1.5
+    stall: float = 1.25
     """Time that prompts may take in a step while somebody watches an answer being written, in
     steps of that writing."""
     stall_seconds: float = 0.02
@@ -163,8 +166,14 @@ class Slots(Steps):
         """Forget all that hangs on the weights, and give the cache's memory back."""
         super().forget()
         self._prefixes.clear()
-        layers = self.model.language.config.get_text_config().num_hidden_layers
-        self._cache = SlotCache(layers)
+        language = self.model.language
+        self._cache = SlotCache(language.config.get_text_config().num_hidden_layers)
+        room, length = self.room or 0, rounded(self.settings.row_tokens)
+        if length and length <= room:
+            self._cache.reserve(min(self.settings.rows, room // length), length, room)
+            embedding = language.get_input_embeddings().weight[:1].detach()
+            with torch.no_grad():
+                self._cache.forward(language, embedding[None], [0], [0], [1])
 
     @torch.no_grad()
     def step(self) -> None:
