@@ -45,7 +45,7 @@ class EngineSettings(Record):
     """Tokens of images that are kept."""
     chunk: int = 512
     """Tokens of prompts that are taken in a step at most."""
-    stall: float = 1.25
+    stall: float = 1.0
     """Time that prompts may take in a step while somebody watches an answer being written, in
     steps of that writing."""
     stall_seconds: float = 0.02
