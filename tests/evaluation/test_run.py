@@ -18,7 +18,7 @@ from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
 from laterna.evaluation.statistics import wilson
 from laterna.inference.assistant import Assistant
-from laterna.inference.generation import Decoding, Prompt
+from laterna.inference.generation import Decoding, Prompt, generate_answers
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
@@ -148,6 +148,23 @@ def test_under_anyres_a_blank_picture_takes_as_many_tokens(
     counted = [tiled.picture_tokens(*size) for size in sorted(sizes)]  # as the names are sorted
     assert counted == [16, 24, 14]
     assert seen == counted * 2
+
+
+def test_the_engine_answers_what_batches_by_generate_do(
+    tiny_recipe: Recipe, pictures: Path
+) -> None:
+    vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres", grids=((1, 2), (2, 1)))
+    tiled = Assistant(build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision)))
+    Image.new("RGB", (60, 20), BLUE).save(pictures / "wide.png")
+    names = ["red.png", "wide.png", "blue.png", "gone.png"] * 3
+    questions = [question(number, name, "red") for number, name in enumerate(names)]
+    by_engine = ask(tiled, questions, pictures, progress=False)
+    by_generate = ask(tiled, questions, pictures, answer=generate_answers, batch=5, progress=False)
+    assert by_engine == by_generate
+    assert len({answer.text for answer in by_engine.answers}) > 1
+    assert len(by_engine.skipped) == 3
+    assert tiled.engine.stats().image_queries == 9
+    assert tiled.engine.stats().image_hits == 6
 
 
 def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from laterna.inference import generation
 from laterna.inference.cache import probe
 from laterna.inference.engine import Engine, QueueFullError
-from laterna.inference.generation import Prompt, generate_answers
+from laterna.inference.generation import Prompt, generate_answers, generate_tokens
 from laterna.inference.request import Request
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings, Slots
@@ -203,6 +203,20 @@ def test_the_cache_never_grows_past_its_room(model: VisionLanguageModel) -> None
         most = max(most, len(steps.rows))
     assert most > 1
     assert all(request.finish for request in requests)
+
+
+def test_rows_that_are_made_ready_are_never_made_again(model: VisionLanguageModel) -> None:
+    engine = ByHand(model, EngineSettings(cache_bytes=1000 * 256, row_tokens=150, rows=4))
+    steps = engine._steps
+    assert isinstance(steps, Slots)
+    kept = steps._cache.layers[0].keys
+    assert (steps._cache.rows, steps._cache.length, kept.shape) == (4, 192, (4, 2, 192, 8))
+    requests = [engine.submit(*one, Decoding(max_new_tokens=9)) for one in PROMPTS]
+    engine.finish()
+    assert steps._cache.layers[0].keys is kept
+    assert [ids_of(one) for one in requests] == generate_tokens(
+        model, PROMPTS, Decoding(max_new_tokens=9)
+    )
 
 
 def test_a_full_queue_says_so(model: VisionLanguageModel) -> None:

@@ -51,11 +51,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not t
         self._slots = slots
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make room as large as the cache says; zeros, for what is masked must be finite."""
-        self.keys, self.values = (
-            states.new_zeros(self._slots.rows, states.shape[1], self._slots.length, states.shape[3])
-            for states in (key_states, value_states)
-        )
+        """Make room as large as the cache says."""
+        self.keys, self.values = map(self._room_like, (key_states, value_states))
         self.is_initialized = True
 
     def update(
@@ -74,17 +71,20 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not t
             seen.append(kept[aim.rows, :, : aim.width])
         return seen[0], seen[1]
 
-    def resize(self) -> None:
-        """Take the cache's new size; what was written stays."""
-        if self.is_initialized:
-            self.keys, self.values = self._resized(self.keys), self._resized(self.values)
+    def resize(self, rows: int, used: int) -> None:
+        """Take the cache's new size; the first `used` tokens of the first `rows` rows stay."""
+        if not self.is_initialized:
+            return
+        for name in ("keys", "values"):
+            kept = getattr(self, name)
+            grown = self._room_like(kept)
+            grown[:rows, :, :used] = kept[:rows, :, :used]
+            setattr(self, name, grown)
 
-    def _resized(self, kept: Tensor) -> Tensor:
-        rows, length = self._slots.rows, self._slots.length
-        grown = kept.new_zeros(rows, kept.shape[1], length, kept.shape[3])
-        rows, length = min(rows, kept.shape[0]), min(length, kept.shape[2])
-        grown[:rows, :, :length] = kept[:rows, :, :length]
-        return grown
+    def _room_like(self, states: Tensor) -> Tensor:
+        """Return zeros: what is masked must be finite."""
+        slots = self._slots
+        return states.new_zeros(slots.rows, states.shape[1], slots.length, states.shape[3])
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many columns are looked at, and where they begin."""
@@ -114,20 +114,21 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
         kept = [states for layer in self.layers if layer.is_initialized for states in _both(layer)]
         return sum(one.shape[1] * one.shape[3] * one.element_size() for one in kept)
 
-    def reserve(self, rows: int, length: int, room: int) -> None:
+    def reserve(self, rows: int, length: int, room: int, used: int = 0) -> None:
         """Make room for so many rows and tokens a row, at most `room` tokens in all.
 
-        More rows than are asked for are made where they fit, so that they are made seldom.
+        The first `used` tokens of each row but the last stay what they are. More rows than are
+        asked for are made where they fit, so that they are made seldom.
         """
         if rows <= self.rows and length <= self.length:
             return
-        length = max(length, self.length if rows * self.length <= room else 0)
-        spare = 1 << (rows - 1).bit_length()
-        self.rows = max(rows, self.rows if self.rows * length <= room else 0)
-        self.rows = max(self.rows, spare if spare * length <= room else 0)
-        self.length = length
+        before = self.length
+        self.length = max(length, before if rows * before <= room else 0)
+        spare = 1 << (rows - 1).bit_length() if self.length == before else rows
+        choices = [rows, *(more for more in (self.rows, spare) if more * self.length <= room)]
+        self.rows = max(choices)
         for layer in self.layers:
-            layer.resize()
+            layer.resize(rows - 1, used)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of a row to another."""
@@ -172,11 +173,12 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
         device = embeds_rtd.device
         tokens = embeds_rtd.shape[1]
         self.aim = _aim(rows, written, new, tokens, device)
-        first = torch.tensor([start + count for start, count in zip(written, new, strict=True)])
-        places_rt = (first[:, None] + torch.arange(-tokens, 0)).clamp_min(0)
-        hidden_rtw = torch.arange(self.aim.width) > places_rt[:, :, None]
-        mask = torch.zeros(hidden_rtw.shape, dtype=embeds_rtd.dtype)
-        mask.masked_fill_(hidden_rtw, torch.finfo(mask.dtype).min)
+        ends = [start + count for start, count in zip(written, new, strict=True)]
+        places_rt = (torch.tensor(ends)[:, None] + torch.arange(-tokens, 0)).clamp_min(0)
+        mask = torch.zeros(len(ends), tokens, self.aim.width, dtype=embeds_rtd.dtype)
+        if tokens > 1 or min(ends) < self.aim.width:
+            hidden_rtw = torch.arange(self.aim.width) > places_rt[:, :, None]
+            mask.masked_fill_(hidden_rtw, torch.finfo(mask.dtype).min)
         logits_rtv: Tensor = language(
             inputs_embeds=embeds_rtd,
             attention_mask=mask[:, None].to(device),

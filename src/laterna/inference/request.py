@@ -90,9 +90,10 @@ class Request:
         self.finish: Finish | None = None
         self.cancelled = False
         self._ends, self._tokenizer = ends, tokenizer
-        self._text = AnswerText(tokenizer, decoding.stop) if watched or decoding.stop else None
+        self._text = AnswerText(tokenizer, decoding.stop) if decoding.stop else None
         self._error: BaseException | None = None
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Token | None] = queue.SimpleQueue()
+        """Tokens, and None at the end. Whoever reads them turns them into text, not the engine."""
         self._done = threading.Event()
         self._wake: Callable[[], object] | None = None
 
@@ -120,39 +121,25 @@ class Request:
         """Add a token to the answer; return whether it goes on."""
         self.answering = self.answering or time.monotonic()
         self.tokens.append(token)
+        stopped = False
         if token.id in self._ends:
-            self.end("stop", token)
-            return False
-        piece: tuple[str, Sequence[Token]] = ("", ())
-        if self._text is not None:
-            piece = self._text.push(token)
-        if self._text is not None and self._text.stopped:
-            self.end("stop", None, piece)
-        elif len(self.tokens) == self.decoding.max_new_tokens:
-            self.end("length", None, piece)
-        elif self.watched:
-            self._tell(Event(*piece))
+            stopped = True
+        elif self._text is not None:
+            self._text.push(token)
+            stopped = self._text.stopped
+        if self.watched:
+            self._tell(token)
+        if stopped or len(self.tokens) == self.decoding.max_new_tokens:
+            self.end("stop" if stopped else "length")
         return self.finish is None
 
-    def end(
-        self,
-        finish: Finish,
-        token: Token | None = None,
-        piece: tuple[str, Sequence[Token]] = ("", ()),
-    ) -> None:
-        """Finish it: by a `token` that has no text, and with a last `piece` of text."""
-        text, tokens = piece
-        if self._text is not None and not self._text.stopped:
-            rest, others = self._text.end(token=token)
-            text, tokens = text + rest, [*tokens, *others]
-        if self._text is not None and self._text.stopped:
-            finish = "stop"
+    def end(self, finish: Finish) -> None:
+        """Finish it."""
         self.ended = time.monotonic()
+        self.embeds_td, self.images = None, ()
         self.finish = finish
-        self.embeds_td = None
         self._done.set()
-        if self.watched:
-            self._tell(Event(text, tokens, finish))
+        self._tell(None)
 
     def fail(self, error: BaseException) -> None:
         """End it without an answer: every way to wait raises from `error`."""
@@ -172,9 +159,13 @@ class Request:
             raise
         if self._error is not None or self.finish is None:
             raise self._stopped()
-        text = decode(self._tokenizer, [t.id for t in self.tokens])
+        if self._text is not None:
+            self._text.end()
+            text = self._text.text
+        else:
+            text = decode(self._tokenizer, [token.id for token in self.tokens])
         return Completion(
-            text=text if self._text is None else self._text.text,
+            text=text,
             tokens=tuple(self.tokens),
             finish=self.finish,
             prompt_tokens=len(self.ids),
@@ -184,37 +175,49 @@ class Request:
     def __iter__(self) -> Iterator[Event]:
         """Yield what is new of the answer, as it comes. Raises EngineStoppedError."""
         try:
-            while True:
-                event = self._events.get()
-                if event is None:
-                    raise self._stopped()
-                yield event
-                if event.finish is not None:
-                    return
+            text = AnswerText(self._tokenizer, self.decoding.stop)
+            while (token := self._news.get()) is not None:
+                if event := self._event(text, token):
+                    yield event
+            yield self._last_event(text)
         finally:
             self.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield as `for` does, without a thread that waits."""
+        text = AnswerText(self._tokenizer, self.decoding.stop)
         filled = asyncio.Event()
         self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, filled.set)
         try:
             while True:
                 filled.clear()
-                while not self._events.empty():
-                    event = self._events.get_nowait()
-                    if event is None:
-                        raise self._stopped()
-                    yield event
-                    if event.finish is not None:
+                while not self._news.empty():
+                    token = self._news.get_nowait()
+                    if token is None:
+                        yield self._last_event(text)
                         return
+                    if event := self._event(text, token):
+                        yield event
                 await filled.wait()
         finally:
             self._wake = None
             self.cancel()
 
-    def _tell(self, event: Event | None) -> None:
-        self._events.put(event)
+    def _event(self, text: AnswerText, token: Token) -> Event | None:
+        """Return what a token makes visible; None if it only ends the answer."""
+        if token.id in self._ends:
+            return None
+        return Event(*text.push(token))
+
+    def _last_event(self, text: AnswerText) -> Event:
+        if self._error is not None or self.finish is None:
+            raise self._stopped()
+        last = self.tokens[-1] if self.tokens and self.tokens[-1].id in self._ends else None
+        rest, tokens = ("", []) if text.stopped else text.end(token=last)
+        return Event(rest, tokens, self.finish)
+
+    def _tell(self, token: Token | None) -> None:
+        self._news.put(token)
         wake = self._wake
         if wake is None:
             return

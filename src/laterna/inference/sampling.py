@@ -125,7 +125,7 @@ def _with_logprobs(logits_v: Tensor, chosen: int, count: int) -> Token:
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """Return the text of ids, without special tokens."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return str(tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True))
 
 
 class AnswerText:

@@ -36,6 +36,9 @@ class EngineSettings(Record):
     """Requests that may wait."""
     cache_bytes: int | None = None
     """Keys and values of those that are answered; None: half of a GPU's free memory, 2 GiB else."""
+    row_tokens: int = 0
+    """Positions that are made ready in all rows, or as many as fit, before the first question. 0:
+    as they are needed; a prompt that is longer than any before then stops everyone for a moment."""
     prefix_bytes: int = 512 * 2**20
     """Keys and values that are kept of those that were answered."""
     image_bytes: int = 256 * 2**20
@@ -47,6 +50,8 @@ class EngineSettings(Record):
     steps of that writing."""
     stall_seconds: float = 0.02
     """The same in seconds, where that is more: nobody sees so short a pause."""
+    crowd_seconds: float = 0.25
+    """The same while more wait for a first token than are being answered."""
     image_batch: int = 16
     """Images, or tiles of them, that are encoded at once."""
 
@@ -153,16 +158,22 @@ class Slots(Steps):
         self.room = _cache_bytes(settings, model.device) // max(token_bytes, 1)
         self.token_bytes = token_bytes
         self._prefixes = PrefixStore(settings.prefix_bytes)
-        self._piece = SMALLEST_PIECE * 2
         self._seconds = 0.0  # of a step that writes
+        self._taken = (SMALLEST_PIECE, 0.02)  # tokens of prompts in the last step, and its seconds
         self.forget()
 
     def forget(self) -> None:
         """Forget all that hangs on the weights, and give the cache's memory back."""
         super().forget()
         self._prefixes.clear()
-        layers = self.model.language.config.get_text_config().num_hidden_layers
-        self._cache = SlotCache(layers)
+        language = self.model.language
+        self._cache = SlotCache(language.config.get_text_config().num_hidden_layers)
+        room, length = self.room or 0, rounded(self.settings.row_tokens)
+        if length and length <= room:
+            self._cache.reserve(min(self.settings.rows, room // length), length, room)
+            embedding = language.get_input_embeddings().weight[:1].detach()
+            with torch.no_grad():
+                self._cache.forward(language, embedding[None], [0], [0], [1])
 
     @torch.no_grad()
     def step(self) -> None:
@@ -204,7 +215,8 @@ class Slots(Steps):
             request.behind = self._promising(request)
             if request.behind is not None:
                 continue
-            self._cache.reserve(count, longest, self.room or 0)
+            used = max((row.written for row in self.rows), default=0)
+            self._cache.reserve(count, longest, self.room or 0, used)
             self._admitted(request, self._find_prefix(request, count - 1))
             prompts.append(request)
 
@@ -224,7 +236,9 @@ class Slots(Steps):
 
     def _promising(self, request: Request) -> Request | None:
         """Return one whose prompt will soon be known that much further that waiting pays."""
-        known = max((common(request.ids, r.ids[: r.written]) for r in self.rows), default=0)
+        if self.writing == len(self.rows):
+            return None
+        known = max(common(request.ids, row.ids[: row.written]) for row in self.rows)
         known = max(known, self._prefixes.longest(request.ids, known)[0])
         for row in self.rows[self.writing :]:
             if common(request.ids, row.ids, known + WORTH_WAITING):
@@ -254,7 +268,7 @@ class Slots(Steps):
 
     def _take_prompts(self, watched: bool) -> None:
         """Take a piece of the prompts that came first; those taken whole get their first token."""
-        budget = self._piece if watched else self.settings.chunk
+        budget = self._affordable() if watched else self.settings.chunk
         rows, new = self._next_prompts(budget)
         embeds = [
             row.embeds_td[row.written : row.written + count]
@@ -270,7 +284,7 @@ class Slots(Steps):
             row.written += count
         whole = [place for place, row in enumerate(rows) if not row.left]
         float(logits_rv[0, 0])  # a GPU has really done it now
-        self._adapt(time.monotonic() - begun, embeds_rtd.shape[0] * embeds_rtd.shape[1])
+        self._taken = embeds_rtd.shape[0] * embeds_rtd.shape[1], time.monotonic() - begun
         if not whole:
             return
         tokens = choose(logits_rv[whole], [rows[place].sampler for place in whole])
@@ -300,15 +314,20 @@ class Slots(Steps):
             row.embeds_td = inputs["inputs_embeds"][0]
         return rows, [min(row.left, budget) for row in rows]
 
-    def _adapt(self, seconds: float, tokens: int) -> None:
-        """Bring the size of a piece nearer to the time that it may take.
+    def _affordable(self) -> int:
+        """Return how many tokens of prompts are taken in the time that they may take.
 
-        More tokens take less time each, so what is allowed is not overstepped by a larger piece.
+        It is judged by the last step: more tokens take less time each, and of fewer a part of the
+        time stays, about that of a step that writes. So what is allowed is hardly overstepped.
         """
-        allowed = max(self.settings.stall * self._seconds, self.settings.stall_seconds)
-        piece = max(int(tokens * allowed / max(seconds, 1e-6)), SMALLEST_PIECE)
-        if tokens * 2 >= self._piece or piece > self._piece:  # a small rest says little
-            self._piece = min(piece, self.settings.chunk)
+        limits = self.settings
+        wait = len(self.rows) - self.writing + len(self.waiting)
+        least = limits.crowd_seconds if wait > self.writing else limits.stall_seconds
+        allowed = max(limits.stall * self._seconds, least)
+        tokens, seconds = self._taken
+        stays = min(self._seconds, allowed / 2) if seconds > allowed else 0.0
+        piece = int(tokens * (allowed - stays) / max(seconds - stays, 1e-6))
+        return min(max(piece, SMALLEST_PIECE), self.settings.chunk)
 
     def _promote(self, row: Request) -> None:
         """Move a row whose prompt is taken to the end of those that are written to."""
