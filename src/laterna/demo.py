@@ -25,7 +25,7 @@ from laterna.evaluation.run import (
     score_table,
 )
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
-from laterna.files import Made, held, some, write_atomically
+from laterna.files import Made, held, some, write_atomically, write_json
 from laterna.inference.assistant import load
 from laterna.model.checkpoint import read_manifest
 from laterna.recipe import Recipe, load_recipe
@@ -258,8 +258,7 @@ class _Demo:
             quick=self.started.quick,
             versions={name: version(name) for name in VERSIONED},
         )
-        with write_atomically(self.figures) as aside:
-            aside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        write_json(self.figures, report)
         write_report(self.page, self._content(evaluation, report))
         return f"{found.overall:.3f} of {found.questions} questions right; report in {self.page}"
 

@@ -10,7 +10,7 @@ import msgspec
 from PIL import Image
 from torch import Tensor
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError
 from laterna.inference.generation import Decoding, Prompt, generate_answers, stream_answer
 from laterna.model.build import place

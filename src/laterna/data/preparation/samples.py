@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -12,10 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from laterna.data.fingerprints import Stamp
 from laterna.data.masking import targets_of
-from laterna.data.picture_files import PictureFiles
-from laterna.data.picture_tokens import PictureCounter, SameTokens
+from laterna.data.pictures.files import PictureFiles, SeveralPictures
+from laterna.data.pictures.tokens import PictureCounter, SameTokens
 from laterna.data.preparation.checking import UNCHECKED
 from laterna.errors import LaternaError
 from laterna.records import PICTURE_TOKEN, Sample
@@ -232,7 +230,7 @@ class MappedSamples(Sequence[Sample]):
         return tuple(prefix + name for name in self._batches[batch].pictures[row].as_py())
 
 
-class MixedPictures:
+class MixedPictures(SeveralPictures):
     """The pictures of a mixture, each under its source's number and its name there."""
 
     def __init__(self, sources: Iterable[PictureFiles]) -> None:
@@ -243,21 +241,7 @@ class MixedPictures:
         """The places of all, in turn."""
         return "\n\n".join(source.where for source in self._sources)
 
-    def find(self, name: str) -> Path | bytes:
-        """Return a picture's file or bytes. Raises MissingPictureError where there is none."""
-        source, own = self._source_of(name)
-        return source.find(own)
-
-    def stamp(self, name: str) -> Stamp:
-        """Return the stamp of the file that holds a picture. Raises OSError."""
-        source, own = self._source_of(name)
-        return source.stamp(own)
-
-    def identity(self, name: str) -> str:
-        """Return what is equal for names of one picture."""
-        source, own = self._source_of(name)
-        return source.identity(own)
-
-    def _source_of(self, name: str) -> tuple[PictureFiles, str]:
+    def place_of(self, name: str) -> tuple[PictureFiles, str]:
+        """Return the source whose number the name begins with."""
         number, _, own = name.partition(SEPARATOR)
         return self._sources[int(number)], own

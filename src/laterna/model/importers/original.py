@@ -20,17 +20,19 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
 from laterna.model.connectors import Connector, build_connector
-from laterna.model.importers.files import (
+from laterna.model.importers.options import Options, Parts, assembled
+from laterna.model.language.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
+from laterna.model.language.causal import load_language
+from laterna.model.language.tokenizer import read_tokenizer
+from laterna.model.pretrained import (
     found_in,
     json_of,
+    load_weights,
+    sharded_tensors_of,
     tensors_of,
+    unwrapped,
 )
-from laterna.model.importers.options import Options, Parts, assembled
-from laterna.model.language import load_language
-from laterna.model.pretrained import load_weights, sharded_tensors_of, unwrapped
-from laterna.model.sentencepiece import read_tokenizer
 from laterna.model.vision import VisionTower, load_vision
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LanguageSettings, PartName, VisionSettings

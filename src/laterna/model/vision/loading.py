@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from laterna.errors import LaternaError
-from laterna.model.builtin import resolve
 from laterna.model.pretrained import (
     load_weights,
     no_config,
@@ -17,10 +16,10 @@ from laterna.model.pretrained import (
     read_part,
     read_tensors,
 )
+from laterna.model.sources import PACKAGE, package_file, packaged, resolve
 from laterna.model.vision.efficientnet import (
     VARIANT,
     blank_efficientnet_lite0,
-    efficientnet_lite0_file,
     fill_efficientnet_lite0,
 )
 from laterna.model.vision.families import family_of
@@ -28,26 +27,11 @@ from laterna.model.vision.family import VisionFamily
 from laterna.model.vision.tower import VisionTower
 from laterna.recipe import VisionSettings
 
-PREFIX = "package:"
-
-
-class PackagedEncoder(NamedTuple):
-    """An encoder that Python packages carry."""
-
-    blank: Callable[[int | None], tuple[Any, Any]]
-    """From the side of the pictures (None: its own), the model without weights, the processor."""
-    fill: Callable[[Any], None]
-    """Gives the model its weights."""
-    file: Callable[[], Path]
-    """Where they lie."""
-
-
-PACKAGES: dict[str, PackagedEncoder] = {
-    VARIANT: PackagedEncoder(
-        blank_efficientnet_lite0, fill_efficientnet_lite0, efficientnet_lite0_file
-    ),
-}
-"""Encoders whose weights a Python package carries, by the name after `package:`."""
+BLANK: dict[str, Callable[[int | None], tuple[Any, Any]]] = {VARIANT: blank_efficientnet_lite0}
+"""Encoders whose weights a Python package carries, by the name after `package:`: from the side of
+the pictures (None: its own), the model without weights and the processor."""
+FILL: dict[str, Callable[[Any, Path], None]] = {VARIANT: fill_efficientnet_lite0}
+"""Gives such a model the weights in its package's file."""
 
 
 def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionTower:
@@ -56,10 +40,11 @@ def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionT
     Raises LaternaError when it is missing, incomplete, of a family not in `FAMILIES`, or cannot
     give the features that the settings ask for.
     """
-    if folder is None and settings.source.startswith(PREFIX):
-        package = _package(settings.source)
-        model, processor = package.blank(settings.image_size)
-        package.fill(model)
+    if folder is None and settings.source.startswith(PACKAGE):
+        weights = package_file(settings.source, "vision")
+        name = settings.source.removeprefix(PACKAGE)
+        model, processor = BLANK[name](settings.image_size)
+        FILL[name](model, weights)
     else:
         model, processor = _from_files(str(folder) if folder else resolve(settings.source))
     return _tower(model, processor, settings)
@@ -71,8 +56,9 @@ def blank_vision(settings: VisionSettings) -> VisionTower:
     Where there is no `preprocessor_config.json`, the pictures are as large as `config.json` says.
     Raises LaternaError when there is no configuration, or neither file says how large.
     """
-    if settings.source.startswith(PREFIX):
-        model, processor = _package(settings.source).blank(settings.image_size)
+    if settings.source.startswith(PACKAGE):
+        packaged(settings.source, "vision")
+        model, processor = BLANK[settings.source.removeprefix(PACKAGE)](settings.image_size)
         return _tower(model, processor, settings)
     source = resolve(settings.source)
     try:
@@ -151,19 +137,3 @@ def _read_model(family: VisionFamily, source: str, what: str) -> Any:
     return load_weights(
         family.model, source, what=what, weights=weights, config=config.vision_config
     )
-
-
-def packaged_weights(source: str) -> Path:
-    """Return the file of a packaged encoder's weights, as `package:NAME` names it.
-
-    Raises LaternaError for a name that is unknown, and for a package that is not installed.
-    """
-    return _package(source).file()
-
-
-def _package(source: str) -> PackagedEncoder:
-    name = source.removeprefix(PREFIX)
-    if name not in PACKAGES:
-        known = ", ".join(PREFIX + key for key in PACKAGES)
-        raise LaternaError(f"{source}: no such packaged encoder; use one of {known}")
-    return PACKAGES[name]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
 from laterna.errors import LaternaError
-from laterna.model.adapters import own_weights
+from laterna.model.language.adapters import own_weights
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import Wanted
