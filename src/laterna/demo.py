@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 import rich
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
-    Accuracies,
     Evaluation,
+    Figures,
     evaluate,
     figures,
     score_table,
@@ -80,14 +80,9 @@ class StageLosses(Record):
     last: float
 
 
-class DemoReport(Record):
+class DemoReport(Figures, kw_only=True):
     """The demo's figures, as `report.json` holds them."""
 
-    overall: float
-    kinds: dict[str, float]
-    metrics: dict[str, float]
-    controls: dict[str, Accuracies]
-    questions: int
     losses: dict[str, StageLosses]
     seconds: dict[str, float]
     seed: int
@@ -247,11 +242,7 @@ class _Demo:
         self.console.print(score_table(evaluation))
         found = figures(evaluation)
         report = DemoReport(
-            overall=found.overall,
-            kinds=found.kinds,
-            metrics=found.metrics,
-            controls=found.controls,
-            questions=found.questions,
+            **asdict(found),
             losses={stage: self._losses(stage) for stage in ("align", "instruct")},
             seconds=self.started.seconds | {"5 evaluate": round(time.perf_counter() - began, 2)},
             seed=self.seed,
