@@ -26,7 +26,7 @@ from laterna.model.language.causal import load_language, positions_of
 from laterna.model.pretrained import no_config, quiet_transformers
 from laterna.model.sources import gguf_file, resolve
 from laterna.model.vision import VisionTower, load_vision
-from laterna.model.vision.loading import blank_vision
+from laterna.model.vision.tower import blank_vision
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LanguageSettings, Recipe
 

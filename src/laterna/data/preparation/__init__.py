@@ -1,8 +1,9 @@
 """Sources become samples that lie ready on disk: tokenised, masked, checked, counted.
 
-`checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
-(the files) · `samples` (the files as a sequence of samples) · `mixture` (which of them are trained
-on, how often, and which are held out) · `sharing` (which of them can share a picture, and why not).
+`checking` (rows to samples, and why not) · `tokens` (many records to ids at once) · `workers`
+(several processes side by side) · `cache` (the files) · `samples` (the files as a sequence, and
+which of it is trained on, how often, and which is held out) · `sharing` (which samples can share a
+picture, and why not).
 
 A prepared set is known by the content of the data, the tokenizer, the template and the place of the
 pictures. What was killed goes on where it was, and what was dropped for a picture is looked at
@@ -28,8 +29,14 @@ from laterna.data.pictures.files import PictureFiles
 from laterna.data.pictures.tokens import PictureCounter
 from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
-from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
-from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
+from laterna.data.preparation.samples import (
+    Columns,
+    MappedSamples,
+    MixedPictures,
+    divide,
+    insist_on_shares,
+    kept_rows,
+)
 from laterna.data.preparation.workers import Done, do_chunks, require_own_process
 from laterna.data.sources import Source, open_source
 from laterna.errors import LaternaError

@@ -1,7 +1,7 @@
 """What a container hands on, and what every form makes of it: rows in, records out, or a reason.
 
 A container (a file of JSON, a Parquet file, a Hugging Face dataset) only cuts a source into
-`Chunk`s, which another process can read; a form (`OWN` here, `chats`, `questions`) makes a record
+`Chunk`s, which another process can read; a form (`OWN` here, those of `chats`) makes a record
 of each row. What holds for records of every form is asked here, in `Reading.of`.
 """
 
