@@ -192,16 +192,17 @@ def _encoder(
         fit=options.fit_or(said),
     )
     tower = load_vision(settings)
-    inside = {
-        name.removeprefix(ENCODER).removeprefix("vision_model."): weight
-        for name, weight in weights.items()
-        if name.startswith(ENCODER)
-    }
+    found = _under(ENCODER, weights).items()
+    inside = {name.removeprefix("vision_model."): weight for name, weight in found}
     inside.pop("embeddings.position_ids", None)
     if inside:
         changed.add("vision")
         tower.replace_weights(inside)
     return settings, tower
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
 def _connector(
@@ -215,11 +216,7 @@ def _connector(
     depth = int(mlp.group(1)) if mlp else 1
     settings = ConnectorSettings(depth=depth) if mlp else ConnectorSettings(kind="linear")
     connector = build_connector(settings, d_vision, d_language, fresh=False)
-    found = {
-        name.removeprefix(PROJECTOR): weight
-        for name, weight in weights.items()
-        if name.startswith(PROJECTOR)
-    }
+    found = _under(PROJECTOR, weights)
     theirs = [f"{2 * layer}." if mlp else "" for layer in range(depth)]
     expected = [f"{prefix}{part}" for prefix in theirs for part in ("weight", "bias")]
     if sorted(found) != sorted(expected):

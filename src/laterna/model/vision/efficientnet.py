@@ -76,14 +76,17 @@ EFFICIENTNET_LITE = Family(
 )
 
 
-def blank_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
-    """Return the network without its weights, and its picture processor.
+def efficientnet_lite0(image_size: int | None, weights: Path | None) -> tuple[Any, Any]:
+    """Return the network, with the weights in its package's file where that is given, and its
+    picture processor.
 
     `image_size` is the side of the pictures in pixels; None: 224. Raises LaternaError when the
     package of the network is not installed.
     """
     side = image_size or 224
     model = EfficientNetLite(EfficientNetLiteConfig(image_size=side))
+    if weights is not None:
+        model.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     processor = BitImageProcessorPil(
         size={"height": side, "width": side},
         do_center_crop=False,
@@ -91,11 +94,6 @@ def blank_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
         image_std=MEAN_AND_STD,
     )
     return model.eval(), processor
-
-
-def fill_efficientnet_lite0(model: Any, path: Path) -> None:
-    """Give the network the weights in its package's file."""
-    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 AutoConfig.register(VARIANT, EfficientNetLiteConfig)

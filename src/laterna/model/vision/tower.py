@@ -29,8 +29,7 @@ from laterna.model.pretrained import (
 from laterna.model.sources import PACKAGE, package_file, packaged, resolve
 from laterna.model.vision.efficientnet import (
     VARIANT,
-    blank_efficientnet_lite0,
-    fill_efficientnet_lite0,
+    efficientnet_lite0,
 )
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import VisionFamily, Wanted
@@ -162,11 +161,11 @@ class VisionTower(nn.Module):
             self.processor.save_pretrained(folder)
 
 
-BLANK: dict[str, Callable[[int | None], tuple[Any, Any]]] = {VARIANT: blank_efficientnet_lite0}
-"""Encoders whose weights a Python package carries, by the name after `package:`: from the side of
-the pictures (None: its own), the model without weights and the processor."""
-FILL: dict[str, Callable[[Any, Path], None]] = {VARIANT: fill_efficientnet_lite0}
-"""Gives such a model the weights in its package's file."""
+PACKAGES: dict[str, Callable[[int | None, Path | None], tuple[Any, Any]]] = {
+    PACKAGE + VARIANT: efficientnet_lite0
+}
+"""Encoders of Python packages by their source: from the side of the pictures (None: its own) and
+the file of weights (None: without), the model and the processor."""
 
 
 def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionTower:
@@ -177,9 +176,7 @@ def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionT
     """
     if folder is None and settings.source.startswith(PACKAGE):
         weights = package_file(settings.source, "vision")
-        name = settings.source.removeprefix(PACKAGE)
-        model, processor = BLANK[name](settings.image_size)
-        FILL[name](model, weights)
+        model, processor = PACKAGES[settings.source](settings.image_size, weights)
     else:
         model, processor = _from_files(str(folder) if folder else resolve(settings.source))
     return _tower(model, processor, settings)
@@ -193,7 +190,7 @@ def blank_vision(settings: VisionSettings) -> VisionTower:
     """
     if settings.source.startswith(PACKAGE):
         packaged(settings.source, "vision")
-        model, processor = BLANK[settings.source.removeprefix(PACKAGE)](settings.image_size)
+        model, processor = PACKAGES[settings.source](settings.image_size, None)
         return _tower(model, processor, settings)
     source = resolve(settings.source)
     try:
