@@ -92,6 +92,7 @@ def test_an_answer_is_the_assistants(served: Served) -> None:
     )
     choice = found.choices[0]
     assert choice.message.content is not None
+    assert choice.message.content == choice.message.content.lstrip()
     assert choice.message.content.strip() == expected
     assert (choice.message.role, found.object, found.model) == (
         "assistant",
@@ -138,6 +139,7 @@ def test_several_choices_logprobs_and_stops(served: Served) -> None:
     free = client.chat.completions.create(**hello(max_tokens=12)).choices[0].message.content
     assert free is not None
     stop = free[3:6]
+    assert stop
     cut = client.chat.completions.create(**hello(max_tokens=12, stop=[stop])).choices[0]
     assert cut.message.content == free[: free.index(stop)]
     assert cut.finish_reason == "stop"

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from laterna.data.chat import UnusableError
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine, QueueFullError, TooLongError
-from laterna.inference.request import EngineStoppedError
+from laterna.inference.request import EngineStoppedError, Event
 from laterna.inference.request import Request as Asked
 from laterna.inference.sampling import Token
 from laterna.records import Record
@@ -325,10 +325,19 @@ async def _all(submitted: Sequence[Asked]) -> list[tuple[str, str, list[Token]]]
     return list(await asyncio.gather(*(_gathered(one) for one in submitted)))
 
 
+async def _said(request: Asked) -> AsyncIterator[Event]:
+    """Yield an answer's events without the blank that many templates put before its first word."""
+    begun = False
+    async for event in request:
+        text = event.text if begun else event.text.lstrip()
+        begun = begun or bool(text)
+        yield event._replace(text=text)
+
+
 async def _gathered(request: Asked) -> tuple[str, str, list[Token]]:
     """Wait for a whole answer: its text, its finish reason and the tokens that show."""
     text, tokens, finish = "", list[Token](), "stop"
-    async for event in request:
+    async for event in _said(request):
         text += event.text
         tokens.extend(event.tokens)
         finish = _FINISH[event.finish] if event.finish else finish
@@ -338,14 +347,14 @@ async def _gathered(request: Asked) -> tuple[str, str, list[Token]]:
 async def _merged(submitted: Sequence[Asked]) -> AsyncIterator[tuple[int, Any]]:
     """Yield the events of several answers as they come."""
     if len(submitted) == 1:
-        async for event in submitted[0]:
+        async for event in _said(submitted[0]):
             yield 0, event
         return
     news: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
 
     async def follow(index: int, request: Asked) -> None:
         try:
-            async for event in request:
+            async for event in _said(request):
                 await news.put((index, event))
         except Exception as error:  # noqa: BLE001  told by whoever reads
             await news.put((index, error))
