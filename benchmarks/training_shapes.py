@@ -18,8 +18,8 @@ from rich.console import Console
 
 from laterna.data.preparation import Prepared
 from laterna.inference.assistant import Assistant
-from laterna.model.builtin import resolve
 from laterna.model.checkpoint import save_checkpoint
+from laterna.model.sources import resolve
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import (
     ConnectorSettings,

@@ -7,7 +7,7 @@ import pytest
 
 from ask_timm import ANSWERS, Answers, timm_row
 from ask_timm import ENCODERS as TIMM_ENCODERS
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.model.build import build_from_recipe
 from laterna.recipe import load_recipe
 from write_models_page import (

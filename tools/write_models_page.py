@@ -27,8 +27,8 @@ from transformers import (
 
 from ask_timm import ANSWERS, Answers
 from laterna.files import write_atomically
-from laterna.model.builtin import resolve
 from laterna.model.connectors import build_connector
+from laterna.model.sources import resolve
 from laterna.model.vision import VisionTower
 from laterna.model.vision.families import SUPPORTED, family_of
 from laterna.recipe import ConnectorSettings

@@ -23,8 +23,8 @@ from laterna.data.batches import collate
 from laterna.data.chat import Rendered, load_template, render
 from laterna.data.masking import PICTURE_SENTINEL, render_record, tokenise_rendered
 from laterna.data.packing import plan_packs
-from laterna.data.picture_files import PictureFolder
-from laterna.data.picture_tokens import count_pictures
+from laterna.data.pictures.files import PictureFolder
+from laterna.data.pictures.tokens import count_pictures
 from laterna.data.sources import read_records
 from laterna.evaluation.metrics.exact_match import normalise
 from laterna.evaluation.run import ask

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import msgspec
 import rich
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
-    Accuracies,
     Evaluation,
+    Figures,
     evaluate,
     figures,
     score_table,
 )
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
-from laterna.files import Made, held, some, write_atomically
+from laterna.files import Made, held, some, write_atomically, write_json
 from laterna.inference.assistant import load
 from laterna.model.checkpoint import read_manifest
 from laterna.recipe import Recipe, load_recipe
@@ -80,14 +80,9 @@ class StageLosses(Record):
     last: float
 
 
-class DemoReport(Record):
+class DemoReport(Figures, kw_only=True):
     """The demo's figures, as `report.json` holds them."""
 
-    overall: float
-    kinds: dict[str, float]
-    metrics: dict[str, float]
-    controls: dict[str, Accuracies]
-    questions: int
     losses: dict[str, StageLosses]
     seconds: dict[str, float]
     seed: int
@@ -247,19 +242,14 @@ class _Demo:
         self.console.print(score_table(evaluation))
         found = figures(evaluation)
         report = DemoReport(
-            overall=found.overall,
-            kinds=found.kinds,
-            metrics=found.metrics,
-            controls=found.controls,
-            questions=found.questions,
+            **asdict(found),
             losses={stage: self._losses(stage) for stage in ("align", "instruct")},
             seconds=self.started.seconds | {"5 evaluate": round(time.perf_counter() - began, 2)},
             seed=self.seed,
             quick=self.started.quick,
             versions={name: version(name) for name in VERSIONED},
         )
-        with write_atomically(self.figures) as aside:
-            aside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        write_json(self.figures, report)
         write_report(self.page, self._content(evaluation, report))
         return f"{found.overall:.3f} of {found.questions} questions right; report in {self.page}"
 

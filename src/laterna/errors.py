@@ -5,10 +5,25 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 
 class LaternaError(Exception):
     """Something the user can mend: the message says what was wrong, where, and what to do."""
+
+
+def package(name: str, extra: str, what: str) -> ModuleType:
+    """Import a package that not every installation has; `extra` is ours that brings it.
+
+    Raises LaternaError, which names `what` needs it and how to get it, where it is not there.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise LaternaError(
+            f"{what} needs the package {name}; run `pip install 'laterna[{extra}]'` ({error})"
+        ) from error
 
 
 def told(work: Callable[[], object]) -> int:

@@ -117,8 +117,9 @@ def insist_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) -> 
     before = read_made(place)
     if before is None or overwrite or (made.of and before.of == made.of):
         return
-    names = sorted({name for name in {**before.of, **made.of} if _differs(name, before, made)})
-    told = [f"{name} {before.of.get(name, '–')}, now {made.of.get(name, '–')}" for name in names]
+    pairs = [(name, before.of.get(name, "–"), made.of.get(name, "–"))
+             for name in sorted({*before.of, *made.of})]  # fmt: skip
+    told = [f"{name} {had}, now {has}" for name, had, has in pairs if had != has]
     differs = f" of other making ({some(told)})" if made.of and told else ""
     raise LaternaError(
         f"{path}: holds a {before.kind}{differs}; name a new folder, or replace it by --overwrite"
@@ -190,6 +191,12 @@ def write_lines(path: Path, rows: Iterable[object]) -> int:
     return number
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write a file of JSON that people can read."""
+    with write_atomically(path) as aside:
+        aside.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
 def flush(path: Path) -> None:
     """Return when the disk holds a file's bytes, or the names in a folder (not what is in them)."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -244,7 +251,7 @@ def _insist_ours(path: Path, place: Path, inside: list[str], made: Made) -> None
     later = (*before.later, *made.later)
     foreign = [
         name
-        for name in _files_in(place)
+        for name in files_in(place)
         if name not in known and not any(fnmatch(name, pattern) for pattern in later)
     ]
     if foreign:
@@ -259,16 +266,14 @@ def _insist_ours(path: Path, place: Path, inside: list[str], made: Made) -> None
         )
 
 
-def _differs(name: str, before: Made, made: Made) -> bool:
-    return before.of.get(name) != made.of.get(name)
-
-
-def _files_in(folder: Path, inside: str = "") -> Iterator[str]:
-    """Yield the names of all files in a folder, links and those in folders inside it included."""
+def files_in(folder: Path, inside: str = "") -> Iterator[str]:
+    """Yield the names of all files in a folder, links and those in folders inside it included, in
+    the order of their paths, as pathlib compares them. Linked folders are names like files.
+    """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda one: one.name):
             if entry.is_dir(follow_symlinks=False):
-                yield from _files_in(Path(entry.path), f"{inside}{entry.name}/")
+                yield from files_in(Path(entry.path), f"{inside}{entry.name}/")
             else:
                 yield f"{inside}{entry.name}"
 
@@ -286,7 +291,7 @@ def _stays(place: Path) -> bool:
 
 
 def _say_made(folder: Path, made: Made) -> None:
-    files = tuple(_files_in(folder))
+    files = tuple(files_in(folder))
     said = msgspec.structs.replace(made, of=dict(made.of), files=files)
     (folder / MADE).write_bytes(msgspec.json.encode(said) + b"\n")
 

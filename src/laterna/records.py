@@ -212,7 +212,7 @@ class Sample(Record):
     pictures: tuple[str, ...] = ()
     picture_tokens: tuple[int, ...] = ()
     """Tokens that each picture takes in the row, one a slot; preparation fills them in, from the
-    pictures' width and height (`data.picture_tokens`). Empty while they are not known."""
+    pictures' width and height (`data.pictures.tokens`). Empty while they are not known."""
 
     def __post_init__(self) -> None:
         if self.picture_tokens and len(self.picture_tokens) != len(self.picture_slots):

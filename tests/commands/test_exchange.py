@@ -11,7 +11,7 @@ from PIL import Image
 import laterna
 from laterna.cli import main
 from laterna.inference.assistant import Assistant
-from laterna.model.adapters import add_lora, has_lora
+from laterna.model.language.adapters import add_lora, has_lora
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings
 

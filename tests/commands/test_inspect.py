@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from laterna.cli import main
-from laterna.report.token_view import NAMES
+from laterna.report.tokens import NAMES
 
 ROW = {
     "id": 1,

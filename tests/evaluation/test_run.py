@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from laterna.data.pictures import blank
+from laterna.data.pictures.fitting import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table

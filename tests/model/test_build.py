@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.model.build import build_from_recipe, picture_counter
 from laterna.recipe import ConnectorSettings, Recipe, load_recipe
 

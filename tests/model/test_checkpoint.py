@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionModel
 
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
-from laterna.model.adapters import add_lora
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, read_manifest, save_checkpoint
+from laterna.model.language.adapters import add_lora
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings, PartName, Recipe
 

@@ -10,9 +10,8 @@ from msgspec.structs import replace
 from transformers import AutoConfig, Blip2QFormerConfig, Blip2VisionConfig, LlamaConfig, LlavaConfig
 
 from laterna.errors import LaternaError
-from laterna.model import published
-from laterna.model.packaged import gguf_file
-from laterna.model.published import PUBLISHED, with_published
+from laterna.model import sources
+from laterna.model.sources import PUBLISHED, gguf_file, with_published
 from laterna.planner.assumptions import Assumptions
 from laterna.planner.plan import plan_recipe
 from laterna.recipe import load_recipe, shipped_recipes
@@ -130,5 +129,5 @@ def test_only_exact_names_of_what_is_not_at_hand_are_replaced(
     (tmp_path / "lmsys" / "vicuna-7b-v1.5").mkdir(parents=True)
     assert with_published(recipe)[1] == used[:1], "a folder of that name is read instead"
     cached = str(tmp_path / "config.json")
-    monkeypatch.setattr(published, "try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr(sources, "try_to_load_from_cache", lambda *_: cached)
     assert with_published(recipe)[1] == (), "and so is what the hub's cache holds"

@@ -14,7 +14,7 @@ from laterna.data.batches import collate
 from laterna.data.chat import load_template
 from laterna.data.masking import tokenise
 from laterna.data.packing import plan_batches, plan_packs, without_picture
-from laterna.data.picture_tokens import count_pictures
+from laterna.data.pictures.tokens import count_pictures
 from laterna.errors import LaternaError
 from laterna.model.attention.shared_prefix import (
     FLEX,

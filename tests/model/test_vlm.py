@@ -7,7 +7,7 @@ from PIL import Image
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
-from laterna.data.picture_tokens import count_pictures
+from laterna.data.pictures.tokens import count_pictures
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
-from laterna.model.adapters import add_lora, merged_weights
 from laterna.model.build import build_from_recipe
 from laterna.model.exporters import export
+from laterna.model.language.adapters import add_lora, merged_weights
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
 

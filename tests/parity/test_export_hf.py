@@ -26,9 +26,9 @@ from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, generate_tokens
-from laterna.model.adapters import add_lora, has_lora
 from laterna.model.build import build_from_recipe
 from laterna.model.exporters.hf import export_hf
+from laterna.model.language.adapters import add_lora, has_lora
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
 from laterna.records import PICTURE_TOKEN, Turn

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.model.build import build_from_recipe
-from laterna.model.language import load_language
+from laterna.model.language.causal import load_language
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LanguageSettings, Recipe
 

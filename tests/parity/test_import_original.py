@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 import laterna
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant, load
-from laterna.model.adapters import add_lora, has_lora, save_lora
 from laterna.model.importers import merge_adapters
+from laterna.model.language.adapters import add_lora, has_lora, save_lora
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings
 

@@ -23,8 +23,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from laterna.data.pictures import PicturePreparer
-from laterna.data.pictures.tiling import best_tiling, tiled_tokens
+from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.pictures.tokens import best_tiling, tiled_tokens
 from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint

@@ -24,8 +24,8 @@ import laterna
 from laterna.data.chat import UnusableError, load_template
 from laterna.data.masking import check_record, tokenise_prompt
 from laterna.data.preparation.tokens import Tokeniser, runs_of
-from laterna.model.exporters.gguf_sentencepiece import prefixes_space, scores
-from laterna.model.sentencepiece import read_tokenizer
+from laterna.model.exporters.gguf_text import prefixes_space, scores
+from laterna.model.language.tokenizer import read_tokenizer
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import PICTURE_MARK, InstructionRecord, Sample, Turn
 from laterna.records import PICTURE_TOKEN as IMAGE

@@ -11,7 +11,7 @@ from skimage import data as skimage_data
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
 
 MADE = [(1, 1), (2, 97), (97, 2), (224, 225), (335, 337), (336, 336), (641, 427), (31, 400)]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import VisionSettings
 

@@ -67,7 +67,7 @@ def write_models(folder: Path) -> None:
         LlamaForCausalLM,
     )
 
-    from laterna.model.builtin import BUILTIN
+    from laterna.model.sources import BUILTIN
 
     torch.manual_seed(0)
     side = 112

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from laterna.data.pictures import load_picture, picture_size
+from laterna.data.pictures.opening import load_picture, picture_size
 from laterna.records import Box
 from laterna.scenes.annotations import Annotations, read_annotations
 from laterna.scenes.image_files import PictureFolders

@@ -175,17 +175,17 @@ def test_another_revision_of_a_hubs_dataset_makes_another_run(
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each folder was listed, and the hub asked, by their names."""
     looks: Counter[str] = Counter()
-    real = fingerprints._files_in
+    real = fingerprints.files_in
 
-    def listed(folder: str, inside: str = "") -> Iterator[tuple[str, fingerprints.Stamp]]:
-        looks[Path(folder).name] += 1
-        return real(folder, inside)
+    def listed(folder: Path) -> Iterator[str]:
+        looks[folder.name] += 1
+        return real(folder)
 
     def asked(name: str) -> str:
         looks[name] += 1
         return "a1b2"
 
-    monkeypatch.setattr(fingerprints, "_files_in", listed)
+    monkeypatch.setattr(fingerprints, "files_in", listed)
     monkeypatch.setattr(fingerprints, "hub_revision", asked)
     return looks
 

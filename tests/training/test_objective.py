@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from laterna.data.batches import collate
 from laterna.data.masking import tokenise
 from laterna.data.packing import plan_batches, plan_packs
-from laterna.data.picture_tokens import count_pictures
+from laterna.data.pictures.tokens import count_pictures
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Batch, InstructionRecord, Sample, Turn

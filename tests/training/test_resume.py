@@ -20,7 +20,7 @@ import torch
 import laterna.model.checkpoint
 import laterna.training.run
 from laterna.data import fingerprints
-from laterna.data.picture_files import PictureFolder
+from laterna.data.pictures.files import PictureFolder
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import (

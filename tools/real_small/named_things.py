@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError, told
 from laterna.inference.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint

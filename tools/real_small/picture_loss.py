@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from laterna.data.batches import collate
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError, told
 from laterna.model.checkpoint import load_checkpoint
 from laterna.model.vlm import VisionLanguageModel

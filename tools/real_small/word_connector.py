@@ -24,11 +24,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 from laterna.model.build import build_from_recipe
-from laterna.model.connectors.calibration import rescale
+from laterna.model.connectors.base import rescale
 from laterna.model.connectors.linear import LinearConnector
 from laterna.model.connectors.mlp import MlpConnector
 from laterna.model.vlm import VisionLanguageModel

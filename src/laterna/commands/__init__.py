@@ -12,10 +12,8 @@ from collections.abc import Callable
 from laterna.commands.base import Command
 from laterna.commands.chat import Chat
 from laterna.commands.check import Check
-from laterna.commands.demo import Demo
 from laterna.commands.evaluate import Evaluate
-from laterna.commands.exporting import Export
-from laterna.commands.importing import Import
+from laterna.commands.exchange import Export, Import
 from laterna.commands.inspect import Inspect
 from laterna.commands.lab import Lab
 from laterna.commands.plan import Plan, TunedPlan
@@ -24,7 +22,7 @@ from laterna.commands.report import Report
 from laterna.commands.serve import Serve
 from laterna.commands.synthesize import Synthesize
 from laterna.commands.train import Train, TunedTrain
-from laterna.commands.world import World
+from laterna.commands.world import Demo, World
 
 COMMANDS: dict[str, Callable[..., Command]] = {
     "demo": Demo,

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from tyro.conf import Positional, arg
 
 from laterna.commands.base import Command, Reads, Where, Writes, show_some
-from laterna.files import write_atomically, write_lines
+from laterna.files import write_atomically, write_json, write_lines
 from laterna.recipe import Number, Seed
 
 
@@ -78,6 +77,5 @@ class Evaluate(Command, frozen=True, kw_only=True):
             made += f"; made {self.answers}"
         if self.out is None:
             return made
-        with write_atomically(self.out) as aside:
-            aside.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        write_json(self.out, found)
         return f"{made}; made {self.out}"

@@ -95,9 +95,8 @@ class Inspect(Command, frozen=True, kw_only=True):
         return self._show_masks(Console()) if self.masks else self._show_set(Console())
 
     def _show_set(self, console: Console) -> str:
-        from laterna.report.inspection import inspect_set
-        from laterna.report.set_tables import coverage_table, kind_table, length_table
-        from laterna.report.spending import read_cost
+        from laterna.report.inspection import inspect_set, read_cost
+        from laterna.report.synthesis_page import coverage_table, kind_table, length_table
         from laterna.synthesis.settings import Spending
 
         ledger = self.ledger or self._beside("ledger.sqlite")
@@ -163,10 +162,9 @@ class Inspect(Command, frozen=True, kw_only=True):
         from laterna.data.sources import read_rows
         from laterna.data.sources.rows import Unreadable
         from laterna.model.checkpoint import insist_whole, read_manifest
-        from laterna.model.language import load_tokenizer
+        from laterna.model.language.tokenizer import load_tokenizer
         from laterna.recipe import LanguageSettings
-        from laterna.report.token_page import write_token_page
-        from laterna.report.token_view import token_view
+        from laterna.report.tokens import token_view, write_token_page
 
         if self.checkpoint is not None:
             insist_whole(self.checkpoint, read_manifest(self.checkpoint), ["template.jinja"])

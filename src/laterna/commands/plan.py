@@ -11,7 +11,7 @@ from tyro.conf import Fixed, Positional, Suppress, arg
 
 from laterna.commands.base import STAGES, Command, Reads, Writes
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import write_json
 from laterna.recipe import Amount, Count, PartShare, Recipe, StageName, checked, load_recipe
 
 if TYPE_CHECKING:
@@ -136,8 +136,7 @@ class Plan(Command, frozen=True, kw_only=True):
             line += f", {sum(told):,.3g} hours on {self.gpus}" if told else ""
         if self.out is None:
             return line
-        with write_atomically(self.out) as aside:
-            aside.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+        write_json(self.out, plan)
         return f"{line}; made {self.out}"
 
 

@@ -42,7 +42,7 @@ class Prepare(Command, frozen=True, kw_only=True):
         from laterna.data.fingerprints import Fingerprints
         from laterna.data.preparation import FINGERPRINTS
         from laterna.model.build import language_positions, picture_counter
-        from laterna.model.language import load_tokenizer
+        from laterna.model.language.tokenizer import load_tokenizer
         from laterna.training.ready import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)

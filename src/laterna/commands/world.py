@@ -1,4 +1,4 @@
-"""`laterna world`: the embedded tabletop world as a dataset."""
+"""`laterna world` draws the embedded tabletop world; `laterna demo` walks the whole path on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, Writes
+from laterna.commands.base import RUNS, Command, Writes
 from laterna.recipe import Number, Seed
 
 
@@ -47,3 +47,24 @@ class World(Command, frozen=True, kw_only=True):
             overwrite=self.overwrite,
         )
         return summary.line()
+
+
+class Demo(Command, frozen=True, kw_only=True):
+    """Walk the whole path on the embedded world: draw, synthesise, train, evaluate, report."""
+
+    out: Path = RUNS / "demo"
+    """Folder for everything the demo makes; run again, it picks up at the last finished step."""
+    seed: Seed = 0
+    """Seed of the world, of the synthesis and of the training."""
+    quick: bool = False
+    """A smaller world and shorter stages: shows that the path works, not how well."""
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder, which is gone on with."""
+        yield Writes(self.out, grows=True)
+
+    def run(self) -> str:
+        """Call `laterna.demo`."""
+        from laterna.demo import run_demo
+
+        return f"made the demo's report: {run_demo(self.out, self.seed, self.quick)}"

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import file_digest, sha256
@@ -23,7 +23,7 @@ import msgspec
 from laterna.data.sources import HUB
 from laterna.data.sources.tables import hub_revision
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import files_in, write_atomically
 from laterna.records import Record
 
 RACY_NS = 2_000_000_000
@@ -193,15 +193,18 @@ def write_signed(path: Path, manifest: object) -> None:
         aside.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_signed(path: Path) -> dict[str, Any]:
-    """Read a manifest that `write_signed` wrote, its checksum taken out.
+def read_signed(path: Path, kind: type[T]) -> T:
+    """Read a manifest of a type that `write_signed` wrote.
 
-    Raises LaternaError, naming the file, for one that is missing, no JSON object, or not as it was
+    Raises LaternaError, naming the file, for one that is missing, of another type, or not as it was
     written.
     """
     found = read_json(path)
     check_signature(found, path)
-    return found
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise LaternaError(f"{path}: not a readable manifest: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -232,28 +235,20 @@ def _stamp(found: os.stat_result) -> Stamp:
     return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _files_of(root: Path) -> Iterable[tuple[str, Stamp]]:
-    return _files_in(str(root)) if root.is_dir() else [("", stamp_of(root))]
+def _files_of(root: Path) -> Iterator[tuple[str, Stamp]]:
+    """Yield the file, or the files of a folder and of those in it, by name, with their stamps.
 
-
-def _files_in(folder: str, inside: str = "") -> Iterator[tuple[str, Stamp]]:
-    """Yield the files of a folder and of those in it, by their names in it, with their stamps.
-
-    In the order of their paths, as pathlib compares them. Linked files are there, linked folders
-    are not.
+    Linked files are there, linked folders are not.
     """
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_in(entry.path, f"{inside}{entry.name}/")
-            continue
+    for name in files_in(root) if root.is_dir() else [""]:
         try:
-            found = entry.stat()
-        except FileNotFoundError:  # a link to nothing
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield f"{inside}{entry.name}", _stamp(found)
+            found = os.stat(os.path.join(root, name) if name else root)  # noqa: PTH116, PTH118
+        except FileNotFoundError:
+            if not name:
+                raise
+            continue  # a link to nothing
+        if stat.S_ISREG(found.st_mode) or not name:
+            yield name, _stamp(found)
 
 
 def _read(place: Path, kind: type[T]) -> dict[str, Known[T]]:

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from laterna.data.pictures import MissingPictureError, load_picture, picture_size
+from laterna.data.pictures.opening import MissingPictureError, load_picture, picture_size
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics import METRICS, find_metric
 from laterna.evaluation.metrics.base import Metric

@@ -11,7 +11,7 @@ import msgspec
 from PIL import Image
 from torch import Tensor
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Prompt

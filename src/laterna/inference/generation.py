@@ -18,7 +18,7 @@ from laterna.data.masking import tokenise_prompt
 from laterna.errors import LaternaError
 from laterna.inference.sampling import Decoding as Decoding
 from laterna.inference.sampling import Sampler, choose
-from laterna.model.language import positions_of
+from laterna.model.language.causal import positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch, Turn
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError
 from laterna.evaluation.run import AnswerFunction, ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER

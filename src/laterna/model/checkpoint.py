@@ -40,11 +40,11 @@ from laterna.data.fingerprints import (
 )
 from laterna.errors import LaternaError
 from laterna.files import Made, flush, flush_tree, recover, write_atomically
-from laterna.model.adapters import has_lora, load_lora, own_weights, save_lora
-from laterna.model.base import base_fingerprint, local_weights
 from laterna.model.build import join
-from laterna.model.language import load_language
+from laterna.model.language.adapters import has_lora, load_lora, own_weights, save_lora
+from laterna.model.language.causal import load_language
 from laterna.model.pretrained import quiet_transformers
+from laterna.model.sources import base_fingerprint, local_weights
 from laterna.model.vision import load_vision
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartName, Recipe, StageName

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -283,3 +283,34 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def found_in(source: str, name: str) -> bool:
+    """Say whether a folder or hub id holds a file."""
+    return file_of(source, name) is not None
+
+
+def json_of(source: str, name: str) -> dict[str, Any]:
+    """Read a JSON object; raises LaternaError when it is missing or damaged."""
+    path = file_of(source, name)
+    if path is None:
+        raise LaternaError(f"{source}: has no {name}")
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise LaternaError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise LaternaError(f"{path}: holds no JSON object")
+    return found
+
+
+def tensors_of(source: str, names: Sequence[str]) -> dict[str, Tensor]:
+    """Read the first of these files that is there, in float32; nothing when none is.
+
+    Raises LaternaError for a damaged file, and for a pickle of more than tensors.
+    """
+    for name in names:
+        path = file_of(source, name)
+        if path is not None:
+            return tensors_in(path)
+    return {}

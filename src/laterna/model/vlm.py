@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from laterna.data.chat import UnusableError
 from laterna.data.masking import check_record, tokenise_text
-from laterna.data.picture_tokens import SameTokens, TiledTokens
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.pictures.tokens import SameTokens, TiledTokens
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector
+from laterna.model.connectors.tiles import join_tiles, token_counter
 from laterna.model.fusion import PrefixFusion
-from laterna.model.language import has_plain_head
-from laterna.model.tiles import join_tiles, token_counter
+from laterna.model.language.causal import has_plain_head
 from laterna.model.vision import VisionTower
 from laterna.recipe import PartName, Recipe, StageName
 from laterna.records import PICTURE_TOKEN, Batch, InstructionRecord, Tiling, Turn
@@ -85,7 +85,7 @@ class VisionLanguageModel(nn.Module):
         return {"vision": self.vision, "connector": self.connector, "language": self.language}
 
     def adaptable(self) -> dict[PartName, nn.Module]:
-        """Return the modules that may carry adapters (`model.adapters`), by part."""
+        """Return the modules that may carry adapters (`model.language.adapters`), by part."""
         return {"vision": self.vision.model, "language": self.language}
 
     def encode_images(self, images: Sequence[Image.Image]) -> Sequence[Tensor]:

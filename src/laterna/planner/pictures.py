@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from laterna.data.picture_files import open_pictures
-from laterna.data.pictures import picture_size
-from laterna.data.pictures.tiling import tiled_tokens
+from laterna.data.pictures.files import open_pictures
+from laterna.data.pictures.opening import picture_size
+from laterna.data.pictures.tokens import tiled_tokens
 from laterna.data.preparation.checking import LISTINGS
 from laterna.data.sources import read_records
 from laterna.errors import LaternaError
-from laterna.model.tiles import map_side
+from laterna.model.connectors.tiles import map_side
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, SourceSettings, StageName
 from laterna.records import Record, Tiling

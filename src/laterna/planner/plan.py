@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.model.build import build_on_meta
-from laterna.model.published import with_published
+from laterna.model.sources import with_published
 from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
 from laterna.planner.filling import fill_step, records_together

@@ -169,7 +169,7 @@ class Rehearsal(nn.Module):
         return states_rtd
 
     def _join(self, tokens_bmd: Tensor, count: int) -> Tensor:
-        """Join tiles to so many tokens (n, d): rows are ended, borders cut, as in `model.tiles`."""
+        """Join tiles to so many tokens (n, d): rows ended, borders cut, as `connectors.tiles`."""
         joined_nd = tokens_bmd.flatten(0, 1)
         ends = count - len(joined_nd)
         if ends <= 0:

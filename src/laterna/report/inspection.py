@@ -1,4 +1,4 @@
-"""One pass over a finished set: everything that the page of a synthesis shows of it."""
+"""What is shown of a finished set: one pass over its records, and what its ledger says it cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 
 from laterna.analysis.coverage import CoverageCounter, exchanges_of
 from laterna.analysis.proxy_lookup import ProxyLookup
-from laterna.data.picture_files import OutsidePictureError, PictureFolder
+from laterna.data.pictures.files import OutsidePictureError, PictureFolder
 from laterna.data.sources import read_rows
 from laterna.data.sources.rows import Unreadable
 from laterna.errors import LaternaError
@@ -21,7 +21,11 @@ from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
 from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
 from laterna.synthesis.checks import REASONS, check
+from laterna.synthesis.cost import Prices
+from laterna.synthesis.ledger import Ledger
+from laterna.synthesis.ledger_rows import Totals
 from laterna.synthesis.parsing import Exchange, write_reply
+from laterna.synthesis.settings import Spending
 from laterna.synthesis.workshop import Reject
 
 EXAMPLES = 3
@@ -190,3 +194,28 @@ def _read_rejects(path: Path) -> tuple[Reason, ...]:
             raise LaternaError(f"{path}: line {number}: not a rejected reply: {error}") from error
         tally.add(reject.id, reject.verdict.findings)
     return tally.reasons()
+
+
+def read_cost(ledger: Path, spending: Spending) -> NamedTexts:
+    """Return the lines of a ledger's cost; raise LaternaError for a file that is no ledger."""
+    with Ledger(ledger, create=False) as opened:
+        return cost_lines(opened.totals, Prices(spending))
+
+
+def cost_lines(totals: Iterable[Totals], prices: Prices) -> NamedTexts:
+    """Return, for each model that answered, its answers, tokens, time and dollars."""
+    lines: list[tuple[str, str]] = []
+    for total in totals:
+        if not total.answers:
+            continue
+        spent = prices.spent([total])  # calls without an answer that may have been billed, too
+        dollars = "price not known" if spent is None else f"${spent:,.2f}"
+        lines.append(
+            (
+                total.identity.model,
+                f"{total.answers:,} answers, {total.usage.prompt_tokens:,} tokens read, "
+                f"{total.usage.completion_tokens:,} written, "
+                f"{total.seconds / total.answers:.1f} s an answer, {dollars}",
+            )
+        )
+    return tuple(lines)

@@ -6,12 +6,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.evaluation.run import Scores
-from laterna.files import write_atomically
 from laterna.records import Answer, Record, Score
-from laterna.report.curves import loss_curve
-from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, share, shrink
+from laterna.report.drawings import loss_curve
+from laterna.report.parts import NamedTexts, jpeg_uri, shrink, write_page
 from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.training.figures import SampleAnswer, StepFigures
 
@@ -133,12 +132,11 @@ def write_report(path: Path, content: ReportContent) -> None:
 
     Raises LaternaError when an example's picture cannot be read or a curve is empty.
     """
-    environment = page_environment()
-    environment.filters["percent"] = _percent
-    environment.filters["points"] = points
-    page = environment.get_template("run.html.jinja")
     names = list(dict.fromkeys(s.name for c in content.columns for s in c.scores.kinds))
-    text = page.render(
+    write_page(
+        path,
+        "run.html.jinja",
+        points=points,
         content=content,
         curves=[
             (curve, loss_curve(curve.name, curve.losses, curve.held_out))
@@ -150,8 +148,6 @@ def write_report(path: Path, content: ReportContent) -> None:
         speeds=_beside([stage.speeds for stage in content.stages]),
         short_answer=SHORT_ANSWER.strip(),
     )
-    with write_atomically(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def _beside(tables: Sequence[NamedTexts]) -> list[tuple[str, ...]]:
@@ -187,10 +183,6 @@ def _data_uri(picture: Path) -> str:
 def points(total: float) -> str:
     """Return a sum of scores as people say it: "3", "2.7"."""
     return f"{total:.0f}" if float(total).is_integer() else f"{total:.1f}"
-
-
-def _percent(score: Score) -> str:
-    return share(score.sum, score.total)
 
 
 def duration(seconds: float) -> str:

@@ -1,18 +1,18 @@
-"""What every page of ours is made of: the template environment, pictures and drawings inside it."""
+"""What every page of ours is made of: the template environment, and pictures inside it."""
 
 from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 from PIL import Image
+
+from laterna.files import write_atomically
 
 NamedTexts = tuple[tuple[str, str], ...]
 """Lines of a table: what, and its value."""
-INK, LINE = "#333333", "#1f5f8b"
-"""Colours of drawings: words, and what is shown."""
 
 
 def page_environment() -> Environment:
@@ -26,6 +26,13 @@ def page_environment() -> Environment:
     )
     environment.filters["share"] = share
     return environment
+
+
+def write_page(path: Path, template: str, **shown: object) -> None:
+    """Write a page by a template: one HTML file that needs nothing else."""
+    text = page_environment().get_template(template).render(**shown)
+    with write_atomically(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def share(part: float, whole: int) -> str:
@@ -43,19 +50,3 @@ def jpeg_uri(picture: Image.Image) -> str:
 def shrink(picture: Image.Image, side: int) -> None:
     """Make a picture no longer than `side` pixels either way, in place."""
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-
-
-def drawing_look(name: str) -> dict[str, object]:
-    """Return matplotlib's settings for a drawing that stands inside a page."""
-    # Drawings share a page, so their SVG identifiers must differ: the salt is the name.
-    return {"svg.hashsalt": f"laterna {name}", "svg.fonttype": "none", "font.size": 9}
-
-
-def svg_of(figure: Figure, name: str) -> str:
-    """Return a figure as an `<svg>` element; to be called within `drawing_look`."""
-    text = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) | {"Title": name}
-    figure.savefig(text, format="svg", transparent=True, metadata=metadata)
-    document = text.getvalue()
-    # The XML prologue has no place inside HTML.
-    return document[document.index("<svg") :]

@@ -1,4 +1,4 @@
-"""The page that shows a finished set of instructions: one HTML file that needs nothing else."""
+"""A finished set of instructions, as one HTML file that needs nothing else, and in the terminal."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+from rich.table import Table
 
 from laterna.analysis.coverage import Coverage, exchanges_of
 from laterna.analysis.properties import PROPERTIES
-from laterna.files import write_atomically
 from laterna.records import Box, Finding, InstructionRecord, Proxy, Record, Verdict
-from laterna.report.distributions import bar_chart, histogram
-from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, shrink
+from laterna.report.drawings import bar_chart, histogram
+from laterna.report.parts import NamedTexts, jpeg_uri, share, shrink, write_page
 
 PICTURE_SIDE = 480
 """Longest side, in pixels, of the pictures inside the page."""
@@ -107,21 +107,17 @@ def write_synthesis_page(path: Path, content: SynthesisContent) -> None:
     coverage = content.coverage
     lengths = histogram(coverage.answer_words)
     words = coverage.first_words[:FIRST_WORDS]
-    text = (
-        page_environment()
-        .get_template("synthesis.html.jinja")
-        .render(
-            content=content,
-            coverage=coverage,
-            meanings=PROPERTIES,
-            lengths=bar_chart("answer lengths", lengths, "words", across=False),
-            first_words=bar_chart("first words", words, "questions", across=True),
-            other_words=sum(count for _, count in coverage.first_words[FIRST_WORDS:]),
-            specimens=[_shown(specimen) for specimen in content.specimens],
-        )
+    write_page(
+        path,
+        "synthesis.html.jinja",
+        content=content,
+        coverage=coverage,
+        meanings=PROPERTIES,
+        lengths=bar_chart("answer lengths", lengths, "words", across=False),
+        first_words=bar_chart("first words", words, "questions", across=True),
+        other_words=sum(count for _, count in coverage.first_words[FIRST_WORDS:]),
+        specimens=[_shown(specimen) for specimen in content.specimens],
     )
-    with write_atomically(path) as aside:
-        aside.write_text(text, encoding="utf-8")
 
 
 def draw_boxes(picture: Image.Image, boxes: tuple[Box, ...]) -> None:
@@ -178,9 +174,46 @@ def _shown(specimen: Specimen) -> _Shown:
 
 def _boxed_uri(path: Path, boxes: tuple[Box, ...]) -> str:
     # Imported here: it brings torch, which counting a set in the terminal does not need.
-    from laterna.data.pictures import load_picture
+    from laterna.data.pictures.opening import load_picture
 
     picture = load_picture(path)
     shrink(picture, PICTURE_SIDE)
     draw_boxes(picture, boxes)
     return jpeg_uri(picture)
+
+
+_BAR = 30
+"""Longest bar, in characters."""
+
+
+def kind_table(coverage: Coverage) -> Table:
+    """Show the records by kind."""
+    table = Table("kind", "records")
+    for kind, number in coverage.kinds:
+        table.add_row(kind, str(number))
+    return table
+
+
+def coverage_table(coverage: Coverage) -> Table:
+    """Show what is asked about, and, where a proxy is known, what it supported."""
+    table = Table("property", "questions", "share", "declined")
+    if coverage.with_proxy:
+        for name in ("supported", "without support", "not judged"):
+            table.add_column(name)
+    for row in coverage.properties:
+        cells = [row.name, str(row.questions), share(row.questions, coverage.questions)]
+        cells.append(str(row.declined))
+        if coverage.with_proxy:
+            cells += [str(row.supported), str(row.unsupported), str(row.unjudged)]
+        table.add_row(*cells)
+    return table
+
+
+def length_table(coverage: Coverage) -> Table:
+    """Show the answers by their length in words, as bars."""
+    table = Table("words", "answers", "")
+    bars = histogram(coverage.answer_words, bins=12)
+    most = max((number for _, number in bars), default=0)
+    for label, number in bars:
+        table.add_row(label, str(number), "█" * round(_BAR * number / most))
+    return table

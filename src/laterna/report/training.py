@@ -19,7 +19,7 @@ from laterna.report.page import (
     curve_of,
     duration,
 )
-from laterna.report.parts import NamedTexts
+from laterna.report.parts import NamedTexts, share
 from laterna.training.figures import StepFigures, speeds
 from laterna.training.resume import METRICS
 from laterna.training.telemetry import read_metrics
@@ -199,10 +199,10 @@ def _speeds(steps: Sequence[StepFigures]) -> NamedTexts:
         ("target tokens a second", f"{found.target_tokens:,.0f}"),
         ("tokens a second", f"{found.tokens:,.0f}"),
         ("pictures a second", f"{found.pictures:,.1f}"),
-        ("padding, of the tokens", _percent(found.padding)),
-        ("vision tower, of a step", _percent(found.vision)),
-        ("loop, of a step", _percent(found.loop)),
-        ("MFU", "not known" if found.mfu is None else _percent(found.mfu)),
+        ("padding, of the tokens", share(found.padding, 1)),
+        ("vision tower, of a step", share(found.vision, 1)),
+        ("loop, of a step", share(found.loop, 1)),
+        ("MFU", "not known" if found.mfu is None else share(found.mfu, 1)),
         ("steps skipped", f"{steps[-1].skipped:,}"),
         ("steps without a picture left", f"{steps[-1].empty:,}"),
         ("records left out", f"{steps[-1].faulty:,}"),
@@ -231,9 +231,5 @@ def _flat(settings: object, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", value if isinstance(value, str) else str(value)
 
 
-def _known(share: float | None) -> str:
-    return "–" if share is None else _percent(share)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _known(part: float | None) -> str:
+    return "–" if part is None else share(part, 1)

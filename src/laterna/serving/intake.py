@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 import httpx2
 from PIL import Image
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError
 from laterna.records import Record
 

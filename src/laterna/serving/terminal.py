@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
-from laterna.data.pictures import load_picture
+from laterna.data.pictures.opening import load_picture
 from laterna.errors import LaternaError
 from laterna.records import PICTURE_MARK, Turn
 

@@ -24,11 +24,12 @@ from laterna.data.packing import (
     plan_packs,
     without_picture,
 )
-from laterna.data.picture_files import PictureFiles
-from laterna.data.pictures import MissingPictureError, PicturePreparer, load_picture
+from laterna.data.pictures.files import PictureFiles
+from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.pictures.opening import MissingPictureError, load_picture
 from laterna.data.preparation.samples import MappedSamples
 from laterna.errors import LaternaError
-from laterna.model.feature_cache import FeatureStore
+from laterna.model.vision.feature_cache import FeatureStore
 from laterna.recipe import StageSettings
 from laterna.records import Batch, Pack, Sample
 from laterna.training.distributed import ALONE, Ranks

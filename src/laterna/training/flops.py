@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.model.attention.shared_prefix import plain_attention
 from laterna.model.attention.varlen import SEGMENTS, count_pairs, segment_list
-from laterna.model.quantising import is_quantised
+from laterna.model.language.quantize import is_quantised
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch
 

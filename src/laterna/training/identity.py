@@ -10,8 +10,8 @@ import msgspec
 from laterna.data.fingerprints import Fingerprints
 from laterna.data.preparation import FINGERPRINTS
 from laterna.data.sources import HUB
-from laterna.model.base import WEIGHTS, base_fingerprint
 from laterna.model.checkpoint import MANIFEST, checkpoint_fingerprint, read_manifest
+from laterna.model.sources import WEIGHTS, base_fingerprint
 from laterna.recipe import PartName, Recipe, StageName
 from laterna.training.savings import CHANGES_RESULTS
 

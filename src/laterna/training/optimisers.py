@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from laterna.errors import LaternaError
-from laterna.model.precision import fast_dtype
+from laterna.model.build import fast_dtype
 from laterna.recipe import OptimiserName, StageSettings
 from laterna.training.stages import Parts, parameter_groups
 

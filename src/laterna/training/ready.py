@@ -13,7 +13,7 @@ from rich.table import Table
 from laterna.data.chat import load_template
 from laterna.data.fingerprints import Fingerprints
 from laterna.data.packing import fit_batches, fit_rows
-from laterna.data.picture_tokens import PictureCounter
+from laterna.data.pictures.tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
 from laterna.data.preparation.sharing import SharedPictures, shared_pictures
 from laterna.data.remarks import remarks

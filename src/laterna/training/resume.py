@@ -117,7 +117,7 @@ class States:
         reader = HuggingFaceStorageReader(path=str(state))
         with _quiet():
             load(learner.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
-        manifest = msgspec.convert(read_signed(state / MANIFEST), StateManifest)
+        manifest = read_signed(state / MANIFEST, StateManifest)
         learner.resume(manifest.progress)
         if self.ranks.first:
             shutil.copyfile(state / METRICS, metrics)
@@ -181,8 +181,8 @@ class Found(NamedTuple):
 def _whole(state: Path, run: str) -> StateManifest:
     """Read a state's manifest; raise LaternaError, naming what is torn or not of this run."""
     try:
-        manifest = msgspec.convert(read_signed(state / MANIFEST), StateManifest)
-    except (LaternaError, msgspec.ValidationError) as error:
+        manifest = read_signed(state / MANIFEST, StateManifest)
+    except LaternaError as error:
         raise LaternaError(f"{state}: not a whole state: {error}") from error
     if (manifest.format, manifest.run) != (FORMAT, run):
         raise LaternaError(f"{state}: a state of another run or another version of Laterna")

@@ -20,10 +20,10 @@ from laterna.files import Made, insist_replaceable, sweep
 from laterna.model import checkpoint as checkpoints
 from laterna.model.attention.shared_prefix import FLEX, insist_on_packing
 from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.build import fast_dtype, slow_half_line
 from laterna.model.checkpoint import MANIFEST, save_checkpoint
-from laterna.model.feature_cache import cached_features
-from laterna.model.language import positions_of
-from laterna.model.precision import fast_dtype, slow_half_line
+from laterna.model.language.causal import positions_of
+from laterna.model.vision.feature_cache import cached_features
 from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.recipe import Recipe, RunSettings, StageName, StageSettings, checked

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from laterna.errors import LaternaError
-from laterna.model.precision import fast_dtype
+from laterna.model.build import fast_dtype
 from laterna.recipe import Saving
 from laterna.training.objective import Objective
 from laterna.training.stages import layers_of

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from laterna.errors import LaternaError
-from laterna.model.quantising import is_quantised
+from laterna.model.language.quantize import is_quantised
 from laterna.recipe import Engine
 from laterna.training.objective import Objective
 from laterna.training.stages import layers_of

@@ -9,9 +9,15 @@ from rich.table import Table
 from torch import nn
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import add_lora, has_lora, layer_numbers, lora_layers, train_lora
 from laterna.model.connectors import Connector
-from laterna.model.quantising import count_weights, is_quantised
+from laterna.model.language.adapters import (
+    add_lora,
+    has_lora,
+    layer_numbers,
+    lora_layers,
+    train_lora,
+)
+from laterna.model.language.quantize import count_weights, is_quantised
 from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 

@@ -13,8 +13,7 @@ from laterna.errors import LaternaError
 from laterna.files import recover
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import MANIFEST, load_checkpoint, read_manifest
-from laterna.model.importers.files import tensors_of
-from laterna.model.pretrained import unwrapped
+from laterna.model.pretrained import tensors_of, unwrapped
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Batch

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CLIPImageProcessorPil
 
-from laterna.data.pictures import PicturePreparer, blank, pad_to_square
+from laterna.data.pictures.fitting import PicturePreparer, blank, pad_to_square
 from laterna.errors import LaternaError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

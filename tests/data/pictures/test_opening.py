@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from laterna.data.pictures import (
+from laterna.data.pictures import opening
+from laterna.data.pictures.opening import (
     MissingPictureError,
     check_picture,
     load_picture,
-    opening,
     picture_size,
 )
 from laterna.errors import LaternaError

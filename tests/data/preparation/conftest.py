@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import Prepared, prepare
 from laterna.recipe import SourceSettings
 from laterna.records import InstructionRecord

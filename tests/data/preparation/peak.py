@@ -16,9 +16,9 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from laterna.data.chat import load_template
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import Prepared, prepare
-from laterna.model.builtin import resolve
+from laterna.model.sources import resolve
 from laterna.recipe import SourceSettings
 
 

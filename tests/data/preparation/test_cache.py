@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data import fingerprints
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.data.preparation.cache import MANIFEST
 from laterna.recipe import SourceSettings

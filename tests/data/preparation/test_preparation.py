@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from laterna.data import fingerprints, preparation
 from laterna.data.masking import tokenise
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation.cache import MANIFEST, part_path
 from laterna.data.preparation.workers import Done
 from laterna.data.sources import rows

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data.packing import share_key
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.data.preparation.samples import MappedSamples
 from laterna.data.preparation.sharing import (

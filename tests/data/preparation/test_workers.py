@@ -23,7 +23,7 @@ from laterna.recipe import SourceSettings
 SCRIPT = """
 from pathlib import Path
 from transformers import AutoTokenizer
-from laterna.data.picture_tokens import SameTokens
+from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.recipe import SourceSettings
 def main():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.model.vision import VisionTower, load_vision
 from laterna.model.vision.efficientnet import EfficientNetLite, EfficientNetLiteConfig

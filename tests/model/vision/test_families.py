@@ -22,7 +22,7 @@ from transformers import (
     SiglipModel,
 )
 
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.model.vision import FAMILIES, VisionTower, load_vision
 from laterna.recipe import VisionSettings

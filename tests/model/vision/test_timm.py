@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from laterna.data.pictures import PicturePreparer
+from laterna.data.pictures.fitting import PicturePreparer
 from laterna.errors import LaternaError
 from laterna.model.vision import VisionTower, load_vision
-from laterna.model.vision.loading import blank_vision
+from laterna.model.vision.tower import blank_vision
 from laterna.recipe import VisionSettings
 
 try:

@@ -14,7 +14,7 @@ import pytest
 from laterna.cli import main
 from laterna.errors import LaternaError
 from laterna.model.vision import load_vision
-from laterna.model.vision.loading import blank_vision
+from laterna.model.vision.tower import blank_vision
 from laterna.recipe import VisionSettings
 
 STATED = {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from laterna.data.pictures.tiling import Grid, best_tiling
+from laterna.data.pictures.tokens import Grid, best_tiling
 from laterna.errors import LaternaError
 from laterna.recipe import Fit
 from laterna.records import Tiling

@@ -1,8 +1,9 @@
 """Sources become samples that lie ready on disk: tokenised, masked, checked, counted.
 
-`checking` (rows to samples, and why not) · `workers` (several processes side by side) · `cache`
-(the files) · `samples` (the files as a sequence of samples) · `mixture` (which of them are trained
-on, how often, and which are held out) · `sharing` (which of them can share a picture, and why not).
+`checking` (rows to samples, and why not) · `tokens` (many records to ids at once) · `workers`
+(several processes side by side) · `cache` (the files) · `samples` (the files as a sequence, and
+which of it is trained on, how often, and which is held out) · `sharing` (which samples can share a
+picture, and why not).
 
 A prepared set is known by the content of the data, the tokenizer, the template and the place of the
 pictures. What was killed goes on where it was, and what was dropped for a picture is looked at
@@ -18,18 +19,24 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laterna.data.fingerprints import Fingerprints
-from laterna.data.picture_files import PictureFiles
-from laterna.data.picture_tokens import PictureCounter
+from laterna.data.pictures.files import PictureFiles
+from laterna.data.pictures.tokens import PictureCounter
 from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptPictures
-from laterna.data.preparation.mixture import divide, insist_on_shares, kept_rows
-from laterna.data.preparation.samples import Columns, MappedSamples, MixedPictures
+from laterna.data.preparation.samples import (
+    Columns,
+    MappedSamples,
+    MixedPictures,
+    divide,
+    insist_on_shares,
+    kept_rows,
+)
 from laterna.data.preparation.workers import Done, do_chunks, require_own_process
 from laterna.data.sources import Source, open_source
 from laterna.errors import LaternaError
@@ -97,17 +104,17 @@ def prepare(
     this start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
     insist_on_shares(sources, held_out)
-    sets, pictures, dropped = list[list[Columns]](), list[PictureFiles](), list[Dropped]()
-    places, remarks = _prepare_all(sources, known, tokenizer, template, folder, workers, progress)
-    for settings, place in zip(sources, places, strict=True):
-        parts = _parts(place)
-        sets.append([Columns(batch) for part in parts for batch in part.batches])
-        dropped.extend(fault for part in parts for fault in part.dropped)
-        pictures.append(KeptPictures(place, settings.pictures, settings.allow_outside))
+    seen = known or Fingerprints(folder / FINGERPRINTS)
+    preparing = _Preparing(seen, tokenizer, template, folder, _processes(workers), progress)
+    places, damaged = zip(*map(preparing.of, sources), strict=True)
+    parts = [_parts(place) for place in places]
+    sets = [[Columns(batch) for part in own for batch in part.batches] for own in parts]
+    dropped = [fault for own in parts for part in own for fault in part.dropped]
+    pictures = [_pictures(*pair) for pair in zip(places, sources, strict=True)]
     lengths = [_lengths(columns, picture_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
     samples_of = partial(MappedSamples, sets, counter=picture_tokens)
-    files = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
+    files: PictureFiles = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
     usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
     rows, apart, beside = divide(usable, sources, shown, held_out=held_out, seed=seed)
@@ -121,7 +128,7 @@ def prepare(
         pictures=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},
-        remarks=remarks,
+        remarks=tuple(filter(None, damaged)),
     )
 
 
@@ -138,60 +145,69 @@ def _insist_on_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
     raise LaternaError(said)
 
 
-def _prepare_all(
-    sources: Sequence[SourceSettings],
-    known: Fingerprints | None,
-    tokenizer: PreTrainedTokenizerBase,
-    template: str,
-    folder: Path,
-    workers: int,
-    progress: Progress | None,
-) -> tuple[list[Path], tuple[str, ...]]:
-    """Do what is not yet done of the sources, and anew what is damaged; return the folders of their
-    parts, and what was damaged.
-    """
-    seen = known or Fingerprints(folder / FINGERPRINTS)
-    done = [
-        _prepare_source(one, seen, tokenizer, template, folder, workers, progress)
-        for one in sources
-    ]
-    return [place for place, _ in done], tuple(damaged for _, damaged in done if damaged)
+class _Preparing(NamedTuple):
+    """What the preparation of all sources has in common."""
 
+    known: Fingerprints
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    folder: Path
+    workers: int
+    progress: Progress | None
 
-def _prepare_source(
-    settings: SourceSettings,
-    known: Fingerprints,
-    tokenizer: PreTrainedTokenizerBase,
-    template: str,
-    folder: Path,
-    workers: int,
-    progress: Progress | None,
-) -> tuple[Path, str]:
-    source = open_source(settings)
-    digest = known.of(settings.data)
-    model = cache.tokenizer_digest(tokenizer)
-    where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
-    where += "\n+" if settings.allow_outside else ""
-    key = cache.cache_key(
-        digest, source.form, settings.subset, settings.split, where, model, template
-    )
-    place = folder / key
-    with _alone_in(place):
-        damaged = _forget_damaged(place)
-        if cache.read_manifest(place) is not None:
-            changed = _first_changed(place, settings)
-            if changed is None:
-                return place, damaged
-            cache.forget_from(place, changed)
-        job = Job(
-            form=source.form,
-            template=template,
-            prepared=str(place),
-            pictures=settings.pictures,
-            allow_outside=settings.allow_outside,
+    def of(self, settings: SourceSettings) -> tuple[Path, str]:
+        """Do what is not yet done of a source, and anew what is damaged; return the folder of its
+        parts, and what was damaged.
+        """
+        source = open_source(settings)
+        where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
+        where += "\n+" if settings.allow_outside else ""
+        place = self.folder / cache.cache_key(
+            self.known.of(settings.data),
+            source.form,
+            settings.subset,
+            settings.split,
+            where,
+            cache.tokenizer_digest(self.tokenizer),
+            self.template,
         )
-        _fill(place, source, job, tokenizer, _processes(workers), progress)
-    return place, damaged
+        with _alone_in(place):
+            damaged = _forget_damaged(place)
+            if cache.read_manifest(place) is not None:
+                changed = _first_changed(place, settings)
+                if changed is None:
+                    return place, damaged
+                cache.forget_from(place, changed)
+            job = Job(
+                form=source.form,
+                template=self.template,
+                prepared=str(place),
+                pictures=settings.pictures,
+                allow_outside=settings.allow_outside,
+            )
+            self._fill(place, source, job)
+        return place, damaged
+
+    def _fill(self, place: Path, source: Source, job: Job) -> None:
+        """Write the parts that are not there."""
+        cache.remove_unfinished(place)
+        number, rows = 0, 0
+        while cache.part_path(place, number).is_file():
+            rows += cache.Part(cache.part_path(place, number)).rows
+            number += 1
+        chunks = source.chunks()
+        head = list(islice(chunks, number * PART_CHUNKS, number * PART_CHUNKS + ALONE + 1))
+        workers = self.workers if len(head) > ALONE else 1
+        done = do_chunks(chain(head, chunks), job, self.tokenizer, workers)
+        if self.progress is not None:
+            done = _told(done, source.name, rows, self.progress)
+        while group := list(islice(done, PART_CHUNKS)):
+            dropped = [fault for one in group for fault in one.dropped]
+            kept = [one.batch for one in group if one.kept]
+            cache.write_part(cache.part_path(place, number), kept, dropped)
+            number += 1
+            rows += sum(one.kept for one in group) + len(dropped)
+        cache.write_manifest(place, rows=rows, parts=number)
 
 
 def _forget_damaged(place: Path) -> str:
@@ -209,6 +225,10 @@ def _forget_damaged(place: Path) -> str:
     return f"{wrong}; it is prepared again"
 
 
+def _pictures(place: Path, settings: SourceSettings) -> KeptPictures:
+    return KeptPictures(place, settings.pictures, settings.allow_outside)
+
+
 def _first_changed(place: Path, settings: SourceSettings) -> int | None:
     """Return the first part in which a record was dropped for a picture whose file is another now,
     or is there at last.
@@ -217,38 +237,9 @@ def _first_changed(place: Path, settings: SourceSettings) -> int | None:
     faults = [(number, one) for number, part in parts for one in part.dropped if one.picture]
     if not faults:
         return None  # and nothing is opened
-    pictures = KeptPictures(place, settings.pictures, settings.allow_outside)
+    pictures = _pictures(place, settings)
     changed = (number for number, one in faults if pictures.stamp_now(one.picture) != one.stamp)
     return next(changed, None)
-
-
-def _fill(
-    place: Path,
-    source: Source,
-    job: Job,
-    tokenizer: PreTrainedTokenizerBase,
-    workers: int,
-    progress: Progress | None,
-) -> None:
-    """Write the parts that are not there."""
-    cache.remove_unfinished(place)
-    number, rows = 0, 0
-    while cache.part_path(place, number).is_file():
-        rows += cache.Part(cache.part_path(place, number)).rows
-        number += 1
-    chunks = source.chunks()
-    head = list(islice(chunks, number * PART_CHUNKS, number * PART_CHUNKS + ALONE + 1))
-    done = do_chunks(chain(head, chunks), job, tokenizer, workers if len(head) > ALONE else 1)
-    if progress is not None:
-        done = _told(done, source.name, rows, progress)
-    while group := list(islice(done, PART_CHUNKS)):
-        dropped = [fault for one in group for fault in one.dropped]
-        cache.write_part(
-            cache.part_path(place, number), [one.batch for one in group if one.kept], dropped
-        )
-        number += 1
-        rows += sum(one.kept for one in group) + len(dropped)
-    cache.write_manifest(place, rows=rows, parts=number)
 
 
 def _told(done: Iterator[Done], name: str, rows: int, progress: Progress) -> Iterator[Done]:

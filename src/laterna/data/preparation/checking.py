@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError
-from laterna.data.fingerprints import Stamp, sha256_of, stamp_of
-from laterna.data.picture_files import OutsidePictureError, PictureFiles, open_pictures
-from laterna.data.pictures import MissingPictureError, check_picture, picture_size
+from laterna.data.fingerprints import Stamp, sha256_of
+from laterna.data.pictures.files import (
+    OutsidePictureError,
+    PictureFiles,
+    PictureFolder,
+    SeveralPictures,
+    open_pictures,
+)
+from laterna.data.pictures.opening import MissingPictureError, check_picture, picture_size
 from laterna.data.preparation.tokens import Tokeniser, Tokens
 from laterna.data.sources import FORMS
 from laterna.data.sources.rows import (
@@ -115,7 +121,7 @@ class Checker:
         return kept, dropped
 
     def _keep(self, name: str, content: bytes) -> None:
-        path = self.pictures.embedded / name
+        path = self.pictures.embedded.folder / name
         if not path.is_file():
             with write_atomically(path) as aside:
                 aside.write_bytes(content)
@@ -174,7 +180,25 @@ def _dropped(record: InstructionRecord, fault: UnusableError) -> Dropped:
     return Dropped(id=record.id, reason=fault.reason, message=shortened(str(fault)))
 
 
-class KeptPictures:
+class EmbeddedPictures(PictureFolder):
+    """Pictures that stood in the rows of a prepared set: the name of each is its digest."""
+
+    def find(self, name: str) -> Path:
+        """Return a picture's file. Raises LaternaError for one that is not as it was kept."""
+        kept = self.folder / name
+        if not sha256_of(kept).startswith(name):
+            raise LaternaError(
+                f"{kept}: its checksum differs; remove {self.folder.parent} to have the "
+                "records and their pictures prepared again"
+            )
+        return kept
+
+    def identity(self, name: str) -> str:
+        """Return the name, for that is a digest of the picture's bytes."""
+        return name
+
+
+class KeptPictures(SeveralPictures):
     """The pictures of a source: those that stood in its rows, and those of its place."""
 
     def __init__(self, prepared: Path, where: str, allow_outside: bool = False) -> None:
@@ -182,54 +206,36 @@ class KeptPictures:
 
         Raises LaternaError as `open_pictures` does.
         """
-        self.embedded = prepared / EMBEDDED
+        self.embedded = EmbeddedPictures(prepared / EMBEDDED)
         listings = prepared.parent / LISTINGS
         self.pictures = open_pictures(where, listings, allow_outside) if where else None
 
     @property
     def where(self) -> str:
         """Both places."""
-        other = self.pictures.where if self.pictures else ""
-        return f"{self.embedded.resolve()}\n{other}"
-
-    def find(self, name: str) -> Path | bytes:
-        """Return a picture's file or bytes. Raises MissingPictureError where there is none, and
-        LaternaError for one that stood in a row and is not as it was kept.
-        """
-        if not self.holds(name):
-            return self._others().find(name)
-        kept = self.embedded / name
-        if not sha256_of(kept).startswith(name):  # such a picture's name is its digest
-            raise LaternaError(
-                f"{kept}: its checksum differs; remove {self.embedded.parent} to have the "
-                "records and their pictures prepared again"
-            )
-        return kept
+        return f"{self.embedded.where}\n{self.pictures.where if self.pictures else ''}"
 
     def holds(self, name: str) -> bool:
         """Say whether a picture of this name stood in a row."""
-        return bool(_DIGEST.fullmatch(name)) and (self.embedded / name).is_file()
+        return bool(_DIGEST.fullmatch(name)) and (self.embedded.folder / name).is_file()
 
-    def stamp(self, name: str) -> Stamp:
-        """Return the stamp of the file that holds a picture. Raises OSError."""
+    def place_of(self, name: str) -> tuple[PictureFiles, str]:
+        """Return where a picture is. Raises MissingPictureError where there is no such place."""
         if self.holds(name):
-            return stamp_of(self.embedded / name)
-        return self._others().stamp(name)
+            return self.embedded, name
+        if self.pictures is None:
+            raise MissingPictureError("no `pictures` say where the pictures are")
+        return self.pictures, name
 
     def stamp_now(self, name: str) -> Stamp | None:
-        """Return the same; None where there is no such picture."""
+        """Return the stamp of the file that holds a picture; None where there is none."""
         try:
             return self.stamp(name)
         except (OSError, LaternaError):
             return None
 
     def identity(self, name: str) -> str:
-        """Return a picture's name where it stood in a row, for that is a digest of its bytes."""
-        if self.holds(name):
-            return name
-        return str(self.embedded / name) if self.pictures is None else self.pictures.identity(name)
-
-    def _others(self) -> PictureFiles:
-        if self.pictures is None:
-            raise MissingPictureError("no `pictures` say where the pictures are")
-        return self.pictures
+        """Return what is equal for names of one picture, whether or not it is anywhere."""
+        if self.pictures is None and not self.holds(name):
+            return str(self.embedded.folder / name)
+        return super().identity(name)

@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from laterna.data.sources.chats import CONVERSATIONS, MESSAGES, TEXTS
+from laterna.data.sources.chats import ALPACA, CONVERSATIONS, MESSAGES, TEXTS, VQA
 from laterna.data.sources.json_files import json_chunks, open_text, wrapped_chunks
-from laterna.data.sources.own import OWN
-from laterna.data.sources.questions import ALPACA, VQA
-from laterna.data.sources.rows import Chunk, Form, Unreadable, decode_json, read_chunk, shortened
+from laterna.data.sources.rows import (
+    OWN,
+    Chunk,
+    Form,
+    Unreadable,
+    decode_json,
+    read_chunk,
+    shortened,
+)
 from laterna.data.sources.tables import (
     dataset_chunks,
     dataset_columns,

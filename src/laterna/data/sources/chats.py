@@ -1,8 +1,11 @@
-"""Rows that hold a chat: LLaVA's and ShareGPT's, Hugging Face's, and the Cauldron's.
+"""Rows of other people's: a chat, or one question and its answer.
 
     {"id", "image", "conversations": [{"from", "value"}]}    a text, in which <image> is a picture
     {"messages": [{"role", "content"}], "images": […]}       a text, or a list of parts
     {"texts": [{"user", "assistant"}], "images": […]}        whole exchanges
+    {"image", "question", "answer"}     VQA's; or `answers`, of which the most frequent is learned;
+                                        or ms-swift's `query` and `response`, with `history`
+    {"instruction", "input", "output"}  Alpaca's; `input` behind the instruction, on its own line
 
 They are read alike: either name of a key, words or parts, turns or exchanges, as they are or as
 JSON text. What else a row may say is in `keys`. A picture part at the beginning or the end of a
@@ -12,6 +15,7 @@ turn is set apart by a line's end, as LLaVA writes it; one amid the words stands
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -328,3 +332,44 @@ def _form(column: str, *, marked: bool) -> Form:
 CONVERSATIONS = _form("conversations", marked=True)
 MESSAGES = _form("messages", marked=False)
 TEXTS = _form("texts", marked=False)
+
+
+def _read_vqa(row: bytes | Columns, place: str) -> Reading:
+    content = columns_of(row)
+    asked = content.get("question") or content.get("query")
+    said = next(
+        (content[key] for key in ("answer", "response", "answers") if is_said(content.get(key))),
+        None,
+    )
+    found: list[Said] = [
+        (words_turn("user", asked), []),
+        (words_turn("assistant", _answer(said)), []),
+    ]
+    return record_of(content, place, found, keys.QUESTION_KEYS, marked=False)
+
+
+def _answer(said: object) -> object:
+    """Return the answer that is learned: of several, the most frequent, and of those the first."""
+    if isinstance(said, list):
+        texts = [one.get("answer") if isinstance(one, dict) else one for one in said]
+        if not all(isinstance(text, str) for text in texts):
+            raise msgspec.ValidationError("Expected `list` of `str`: `answers`")
+        (said, _), *_ = Counter(texts).most_common(1)
+    whole = isinstance(said, int) and not isinstance(said, bool)
+    return "" if said is None else str(said) if whole else said
+
+
+def _read_alpaca(row: bytes | Columns, place: str) -> Reading:
+    content = columns_of(row)
+    asked = words_turn("user", content.get("instruction"))
+    if is_said(content.get("input")):
+        asked = words_turn("user", f"{asked.text}\n{words_turn('user', content['input']).text}")
+    said = words_turn("assistant", content.get("output"))
+    return record_of(content, place, [(asked, []), (said, [])], keys.ROW_KEYS, marked=False)
+
+
+VQA = Form(
+    columns=(("question", "answer"), ("question", "answers"), ("query", "response")),
+    read=_read_vqa,
+)
+ALPACA = Form(columns=(("instruction", "output"),), read=_read_alpaca)

@@ -11,7 +11,6 @@ from laterna.records import Role
 
 PICTURE, SYSTEM, HISTORY, LOSS, TEXT = "picture", "system", "history", "loss", "text"
 """How a key is honoured; every other value in these tables is a reason to refuse the row."""
-HONOURED = frozenset({PICTURE, SYSTEM, HISTORY, LOSS, TEXT})
 
 _VIDEO, _AUDIO = "asks about a video", "asks about a sound"
 _TOOLS, _THOUGHT = "uses tools", "has a thought beside its answer"

@@ -1,8 +1,8 @@
 """What a container hands on, and what every form makes of it: rows in, records out, or a reason.
 
 A container (a file of JSON, a Parquet file, a Hugging Face dataset) only cuts a source into
-`Chunk`s, which another process can read; a form (`chats`, `questions`, `own`) makes a record of
-each row. What holds for records of every form is asked here, in `Reading.of`.
+`Chunk`s, which another process can read; a form (`OWN` here, those of `chats`) makes a record
+of each row. What holds for records of every form is asked here, in `Reading.of`.
 """
 
 from __future__ import annotations
@@ -278,3 +278,23 @@ def _unpacked(text: str) -> Embedded:
         raise UnreadableRowError(
             "picture cannot be read", f"a picture's base64 is damaged: {error}"
         ) from error
+
+
+def _read(row: bytes | Columns, place: str) -> Reading:
+    """Read a row with the fields of `InstructionRecord`, as `synthesize --form jsonl` writes it."""
+    del place  # the form requires an id
+    try:
+        if isinstance(row, bytes):
+            record = msgspec.json.decode(row, type=InstructionRecord)
+        else:
+            record = msgspec.convert(row, InstructionRecord)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        assert isinstance(row, bytes)
+        record = msgspec.convert(decode_json(row), InstructionRecord)
+    pictures = pictures_in(list(record.pictures))
+    return Reading.of(record.id, record.turns, pictures, record.kind, record.provenance)
+
+
+OWN = Form(columns=(("turns",),), read=_read)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from laterna.data.sources.rows import CHUNK_ROWS, Chunk
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, package
 
 if TYPE_CHECKING:
     import datasets
@@ -49,13 +49,7 @@ def open_dataset(where: str, *, subset: str, split: str, hub: bool) -> datasets.
     `where` is a folder that `datasets` saved, a folder of data files, or with `hub` an id of the
     hub, which is streamed. Raises LaternaError where `datasets` is missing, or cannot open it.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise LaternaError(
-            f"{where}: Hugging Face datasets need the package `datasets`: "
-            "pip install 'laterna[data]'"
-        ) from error
+    datasets = package("datasets", "data", f"{where}: a Hugging Face dataset")
     saved = not hub and any((Path(where) / name).is_file() for name in SAVED)
     try:
         if saved:

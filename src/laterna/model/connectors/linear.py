@@ -6,8 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from laterna.model.connectors.base import Connector
-from laterna.model.connectors.calibration import fit
+from laterna.model.connectors.base import Connector, fit
 from laterna.recipe import ConnectorSettings
 
 

@@ -8,8 +8,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
-from laterna.model.connectors.base import Connector
-from laterna.model.connectors.calibration import fit
+from laterna.model.connectors.base import Connector, fit
 from laterna.recipe import ConnectorSettings
 
 

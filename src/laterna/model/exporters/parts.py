@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import merged_weights
 from laterna.model.connectors import CONNECTORS
 from laterna.model.connectors.linear import LinearConnector
 from laterna.model.connectors.mlp import MlpConnector
-from laterna.model.language import mean_rows
+from laterna.model.language.adapters import merged_weights
+from laterna.model.language.causal import mean_rows
 from laterna.model.vlm import VisionLanguageModel
 
 PRECISIONS: dict[str, torch.dtype] = {

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import CONFIG_FILE, has_lora, merge_lora
 from laterna.model.checkpoint import load_checkpoint
-from laterna.model.importers.files import found_in, json_of
 from laterna.model.importers.llava_hf import load_llava_hf
 from laterna.model.importers.options import Options
 from laterna.model.importers.original import load_original
+from laterna.model.language.adapters import CONFIG_FILE, has_lora, merge_lora
+from laterna.model.pretrained import found_in, json_of
 from laterna.model.vlm import VisionLanguageModel
 
 LAYOUTS: dict[str, Callable[[str, Options], VisionLanguageModel]] = {

@@ -9,10 +9,9 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
-from laterna.model.importers.files import found_in, json_of
 from laterna.model.importers.options import Options, Parts, assembled
-from laterna.model.pretrained import load_weights, read_part
-from laterna.model.sentencepiece import read_tokenizer
+from laterna.model.language.tokenizer import read_tokenizer
+from laterna.model.pretrained import found_in, json_of, load_weights, read_part
 from laterna.model.vision import VisionTower
 from laterna.model.vision.families import family_of
 from laterna.model.vlm import VisionLanguageModel

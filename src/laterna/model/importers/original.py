@@ -20,17 +20,19 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from laterna.errors import LaternaError
-from laterna.model.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
 from laterna.model.connectors import Connector, build_connector
-from laterna.model.importers.files import (
+from laterna.model.importers.options import Options, Parts, assembled
+from laterna.model.language.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
+from laterna.model.language.causal import load_language
+from laterna.model.language.tokenizer import read_tokenizer
+from laterna.model.pretrained import (
     found_in,
     json_of,
+    load_weights,
+    sharded_tensors_of,
     tensors_of,
+    unwrapped,
 )
-from laterna.model.importers.options import Options, Parts, assembled
-from laterna.model.language import load_language
-from laterna.model.pretrained import load_weights, sharded_tensors_of, unwrapped
-from laterna.model.sentencepiece import read_tokenizer
 from laterna.model.vision import VisionTower, load_vision
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LanguageSettings, PartName, VisionSettings
@@ -190,16 +192,17 @@ def _encoder(
         fit=options.fit_or(said),
     )
     tower = load_vision(settings)
-    inside = {
-        name.removeprefix(ENCODER).removeprefix("vision_model."): weight
-        for name, weight in weights.items()
-        if name.startswith(ENCODER)
-    }
+    found = _under(ENCODER, weights).items()
+    inside = {name.removeprefix("vision_model."): weight for name, weight in found}
     inside.pop("embeddings.position_ids", None)
     if inside:
         changed.add("vision")
         tower.replace_weights(inside)
     return settings, tower
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
 def _connector(
@@ -213,11 +216,7 @@ def _connector(
     depth = int(mlp.group(1)) if mlp else 1
     settings = ConnectorSettings(depth=depth) if mlp else ConnectorSettings(kind="linear")
     connector = build_connector(settings, d_vision, d_language, fresh=False)
-    found = {
-        name.removeprefix(PROJECTOR): weight
-        for name, weight in weights.items()
-        if name.startswith(PROJECTOR)
-    }
+    found = _under(PROJECTOR, weights)
     theirs = [f"{2 * layer}." if mlp else "" for layer in range(depth)]
     expected = [f"{prefix}{part}" for prefix in theirs for part in ("weight", "bias")]
     if sorted(found) != sorted(expected):

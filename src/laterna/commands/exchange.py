@@ -1,0 +1,135 @@
+"""`laterna import` and `laterna export`: assistants from elsewhere, and for other engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from laterna.commands.base import Command, Reads, Writes, made_of
+from laterna.files import Made
+
+
+class Import(Command, frozen=True, kw_only=True):
+    """Make a checkpoint of a llava-hf folder, an original LLaVA folder, or a hub id of either.
+
+    What a source is, its JSON says. A checkpoint of Laterna's own is taken too, to merge it.
+    """
+
+    source: Positional[str]
+    """Folder or hub id."""
+    folder: Positional[Path]
+    """Checkpoint folder to write."""
+    language: str = ""
+    """Base language model of a projector or of adapters alone; left out: as the source says."""
+    vision: str = ""
+    """Folder or hub id of an original LLaVA's encoder; left out: as the source says."""
+    template: str = ""
+    """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; left out: the source's own where
+    it has one, `vicuna_v1` where it has none."""
+    fit: str = ""
+    """How pictures become square, as in `vision.fit`; left out: as the source says. llava-hf's
+    folders crop, though LLaVA-1.5 was trained with `pad`."""
+    merge: bool = False
+    """Add adapters into the weights, which then are stored whole."""
+
+    overwrite: bool = False
+    """Replace a checkpoint of other making that stands there."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the source, and the models that go with it."""
+        named = (self.source, self.language, self.vision)
+        yield from (Reads(Path(path), kind="maybe") for path in named if path)
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the checkpoint."""
+        from laterna.model.checkpoint import KIND
+
+        yield Writes(self.folder, Made(kind=KIND, of=self._of()), overwrite=self.overwrite)
+
+    def _of(self) -> dict[str, str]:
+        return made_of(
+            self.source,
+            language=self.language,
+            vision=self.vision,
+            template=self.template,
+            fit=self.fit,
+            merge=self.merge,
+        )
+
+    def run(self) -> str:
+        """Call `laterna.model.importers`."""
+        from laterna.inference.assistant import load
+        from laterna.model.importers import merge_adapters
+
+        assistant = load(
+            self.source,
+            device="cpu",
+            language=self.language,
+            vision=self.vision,
+            template=self.template,
+            fit=self.fit,
+        )
+        if self.merge:
+            merge_adapters(assistant.model)
+        folder = assistant.save(self.folder, overwrite=self.overwrite, of=self._of())
+        inside = ", ".join(sorted(assistant.model.changed))
+        return (
+            f"made the checkpoint {folder} of {self.source} (inside: {inside}; pictures: "
+            f"{assistant.model.prepare.fit}); talk to it: laterna chat {folder}"
+        )
+
+
+class Export(Command, frozen=True, kw_only=True):
+    """Write a checkpoint for another engine, adapters merged.
+
+    `hf` is a LlavaForConditionalGeneration with its processor (transformers, vLLM, SGLang);
+    `gguf` is llama.cpp's pair, model.gguf and mmproj.gguf (llama.cpp, Ollama, LM Studio).
+    """
+
+    checkpoint: Positional[str]
+    """Checkpoint folder, or anything else that `laterna import` takes."""
+    folder: Positional[Path]
+    """Folder to write."""
+    to: Literal["hf", "gguf"]
+    """The format."""
+    precision: Literal["f32", "f16", "bf16"] | None = None
+    """Of the weights; left out: f32 for hf, f16 for gguf, which has no bf16 here."""
+
+    overwrite: bool = False
+    """Replace an export of other making that stands there."""
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the checkpoint."""
+        from laterna.model.exporters import insist_possible
+
+        insist_possible(self.to, self.precision or "")
+        yield Reads(Path(self.checkpoint), kind="maybe")
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder."""
+        from laterna.model.exporters import export_made
+
+        yield Writes(self.folder, export_made(self.to, self._of()), overwrite=self.overwrite)
+
+    def _of(self) -> dict[str, str]:
+        return made_of(self.checkpoint, precision=self.precision or "")
+
+    def run(self) -> str:
+        """Call `laterna.model.exporters`."""
+        from laterna.inference.assistant import load
+
+        folder = load(self.checkpoint, device="cpu").export(
+            self.folder, self.to, self.precision or "", overwrite=self.overwrite, of=self._of()
+        )
+        return f"made {folder} of {self.checkpoint}: {', '.join(_files(folder))}"
+
+
+def _files(folder: Path) -> list[str]:
+    return [
+        f"{path.name} ({path.stat().st_size / 1e6:,.1f} MB)"
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".safetensors", ".gguf")
+    ]
