@@ -20,9 +20,9 @@ from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
 from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
+from laterna.synthesis.builder import Reject
 from laterna.synthesis.checks import REASONS, check
 from laterna.synthesis.parsing import Exchange, write_reply
-from laterna.synthesis.workshop import Reject
 
 EXAMPLES = 3
 """Sentences kept for each reason."""

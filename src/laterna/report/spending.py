@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from laterna.report.parts import NamedTexts
-from laterna.synthesis.cost import Prices
+from laterna.synthesis.budget import Prices
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.ledger_rows import Totals
 from laterna.synthesis.settings import Spending

@@ -1,4 +1,4 @@
-"""Runs a job in this process: the scenes of its shard in, drafts out, in the scenes' order."""
+"""Runs a job in this process: the scenes of its shard in, results out, in the scenes' order."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record, Scene
 from laterna.scenes.annotations import Problem, stream_scenes
+from laterna.synthesis.budget import Budget, Forecast, Prices
+from laterna.synthesis.builder import BuildResult, RecordBuilder, Task
 from laterna.synthesis.checks.judge import judging_usage
 from laterna.synthesis.checks.judging import OpenJudge
-from laterna.synthesis.cost import Forecast, Prices, Purse
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import make_teacher
-from laterna.synthesis.teachers.asked import IDENTITIES, is_asked, open_purse, open_teacher
-from laterna.synthesis.teachers.base import AskedTeacher, Identity, Teacher, request_key
-from laterna.synthesis.teachers.recorded import Recorded
-from laterna.synthesis.workshop import Draft, Task, Workshop
+from laterna.synthesis.teachers.base import Identity, RemoteTeacher, Teacher, request_key
+from laterna.synthesis.teachers.cached import CachedTeacher
+from laterna.synthesis.teachers.remote import IDENTITIES, is_remote, open_budget, open_teacher
 
 _AHEAD = 8192
-"""Drafts that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
+"""Results that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
 
 
 class Calls(Record):
@@ -82,19 +82,19 @@ class Calls(Record):
 class Run:
     """One job in this process.
 
-    `drafts` may be gone through once; `problems` of the annotations and `calls` are whole
+    `results` may be gone through once; `problems` of the annotations and `calls` are whole
     afterwards.
     """
 
     def __init__(self, job: Job) -> None:
         """Prepare; raise LaternaError for an unknown teacher."""
         self._job = job
-        self._asked = is_asked(job.teacher)
+        self._asked = is_remote(job.teacher)
         self.problems: list[Problem] = []
         self.calls: Calls | None = None
 
-    def drafts(self) -> Iterator[Draft]:
-        """Yield the drafts in order, few of them in memory at a time."""
+    def results(self) -> Iterator[BuildResult]:
+        """Yield the results in order, few of them in memory at a time."""
         if not self._asked:
             yield from self._compose()
             return
@@ -103,8 +103,8 @@ class Run:
         with Ledger(self._job.ledger, create=self._job.teacher != "replay") as ledger:
             yield from self._ask(ledger)
 
-    def _compose(self) -> Iterator[Draft]:
-        """Yield the drafts of a teacher that works here, at no cost."""
+    def _compose(self) -> Iterator[BuildResult]:
+        """Yield the results of a teacher that works here, at no cost."""
         job = self._job
         scenes = tuple(_scenes(job, self.problems))
         annotated = {box.category for scene in scenes for box in scene.boxes}
@@ -113,25 +113,25 @@ class Run:
             for kind in job.kinds
             if kind != "caption"
         }
-        workshop = Workshop(job, teachers)
+        builder = RecordBuilder(job, teachers)
         with asyncio.Runner() as runner:
-            for task in workshop.tasks(self._mine(iter(scenes))):
-                yield runner.run(workshop.make(task))
+            for task in builder.tasks(self._mine(iter(scenes))):
+                yield runner.run(builder.make(task))
 
-    def _ask(self, ledger: Ledger) -> Iterator[Draft]:
-        """Yield the drafts of a teacher whose answers are kept in a ledger."""
+    def _ask(self, ledger: Ledger) -> Iterator[BuildResult]:
+        """Yield the results of a teacher whose answers are kept in a ledger."""
         job = self._job
-        purse = open_purse(job, ledger)
+        budget = open_budget(job, ledger)
         with asyncio.Runner() as runner, OpenJudge(job, ledger, runner) as judging:
-            recorded, teacher = runner.run(_open(job, ledger, purse))
+            recorded, teacher = runner.run(_open(job, ledger, budget))
             teachers = dict.fromkeys(job.kinds, recorded)
-            workshop = Workshop(job, teachers, recorded.key, judging.judge)
+            builder = RecordBuilder(job, teachers, recorded.key, judging.judge)
             scenes = _scenes(job, self.problems)
-            tasks = workshop.tasks(self._mine(scenes))
-            work = OrderedWork(tasks, workshop.make, at_once=teacher.at_once, ahead=_AHEAD)
+            tasks = builder.tasks(self._mine(scenes))
+            work = OrderedWork(tasks, builder.make, at_once=teacher.at_once, ahead=_AHEAD)
             try:
-                while drafts := runner.run(work.next()):
-                    yield from drafts
+                while results := runner.run(work.next()):
+                    yield from results
             finally:
                 runner.run(_close(work, teacher))
                 ledger.refresh()
@@ -141,8 +141,8 @@ class Run:
                     judged=judging.counts,
                     retries=dict(teacher.failures.counts),
                     said=teacher.failures.said,
-                    estimated=purse.estimated(),
-                    spent=purse.spent(),
+                    estimated=budget.estimated(),
+                    spent=budget.spent(),
                 )
 
     def _mine(self, scenes: Iterator[Scene]) -> Iterator[tuple[int, Scene]]:
@@ -162,11 +162,11 @@ def _scenes(job: Job, problems: list[Problem]) -> Iterator[Scene]:
     )
 
 
-async def _open(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, AskedTeacher]:
-    return open_teacher(job, ledger, purse)
+async def _open(job: Job, ledger: Ledger, budget: Budget) -> tuple[CachedTeacher, RemoteTeacher]:
+    return open_teacher(job, ledger, budget)
 
 
-async def _close(work: OrderedWork[Task, Draft], teacher: AskedTeacher) -> None:
+async def _close(work: OrderedWork[Task, BuildResult], teacher: RemoteTeacher) -> None:
     await work.stop()
     await teacher.close()
 
@@ -176,7 +176,7 @@ def forecast(job: Job) -> str:
 
     Of the requests it counts the first of each record; repairs come on top.
     """
-    if not is_asked(job.teacher):
+    if not is_remote(job.teacher):
         return f"the teacher {job.teacher!r} works here: it asks nobody and costs nothing"
     if job.ledger is None:
         raise LaternaError(f"the teacher {job.teacher!r} needs a ledger")
@@ -191,13 +191,13 @@ def forecast(job: Job) -> str:
 def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:
     known = [total for total in ledger.totals if total.identity == identity] if ledger else []
     counted = Forecast(known[0] if known else None)
-    workshop = Workshop(job, {})
+    builder = RecordBuilder(job, {})
     numbered = enumerate(_scenes(job, []))
     mine = (pair for pair in numbered if job.shard.holds(pair[0]))
-    for task in workshop.tasks(mine):
+    for task in builder.tasks(mine):
         if task.kind == "caption":
             continue
-        proxy, messages = workshop.request(task)
+        proxy, messages = builder.request(task)
         if not proxy.text:
             continue
         reply = ledger.find(request_key(identity, messages)) if ledger else None

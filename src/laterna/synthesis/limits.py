@@ -12,7 +12,7 @@ _BURST_SECONDS = 1.0
 promise a rate a minute also look at shorter spans."""
 
 
-class Pace:
+class RateLimiter:
     """A token bucket: lets through so much a minute, in the order of asking.
 
     It keeps the time at which all that was let through is paid for, and may run ahead of it by
@@ -59,8 +59,8 @@ class Limits:
     ) -> None:
         """Prepare the limits; a rate of 0 is no limit."""
         self._slots = asyncio.Semaphore(concurrency)
-        self._requests = Pace(requests_per_minute, clock, sleep)
-        self._tokens = Pace(tokens_per_minute, clock, sleep)
+        self._requests = RateLimiter(requests_per_minute, clock, sleep)
+        self._tokens = RateLimiter(tokens_per_minute, clock, sleep)
 
     @asynccontextmanager
     async def slot(self, tokens: float) -> AsyncIterator[None]:

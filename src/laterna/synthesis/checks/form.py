@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from laterna.records import Finding, Kind, Reply
-from laterna.synthesis.declining import declines
 from laterna.synthesis.parsing import Exchange, ReplyError, label_of, parse_reply
+from laterna.synthesis.refusal_detection import declines
 from laterna.synthesis.tidying import faults, finding, tidy
 
 BARE_KINDS: frozenset[Kind] = frozenset(("caption", "detail"))

@@ -14,9 +14,9 @@ from laterna.synthesis.checks.judge import Judge, Judgement, judge_endpoint
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job, check_job
-from laterna.synthesis.teachers.asked import open_purse, open_teacher
-from laterna.synthesis.teachers.base import AskedTeacher
-from laterna.synthesis.teachers.recorded import Recorded
+from laterna.synthesis.teachers.base import RemoteTeacher
+from laterna.synthesis.teachers.cached import CachedTeacher
+from laterna.synthesis.teachers.remote import open_budget, open_teacher
 
 _AHEAD = 1024
 
@@ -29,8 +29,8 @@ class OpenJudge:
 
     def __init__(self, job: Job, ledger: Ledger, runner: asyncio.Runner) -> None:
         self._job, self._ledger, self._runner = job, ledger, runner
-        self._recorded: Recorded | None = None
-        self._teacher: AskedTeacher | None = None
+        self._recorded: CachedTeacher | None = None
+        self._teacher: RemoteTeacher | None = None
 
     def __enter__(self) -> OpenJudge:
         """Open the judge's client, where there is one."""
@@ -52,9 +52,9 @@ class OpenJudge:
         if self._teacher is not None:
             self._runner.run(self._teacher.close())
 
-    async def _open(self, job: Job) -> tuple[Recorded, AskedTeacher]:
-        purse = open_purse(job, self._ledger)
-        return open_teacher(job, self._ledger, purse)
+    async def _open(self, job: Job) -> tuple[CachedTeacher, RemoteTeacher]:
+        budget = open_budget(job, self._ledger)
+        return open_teacher(job, self._ledger, budget)
 
     @property
     def at_once(self) -> int:

@@ -70,7 +70,7 @@ class Identity(Record):
     """Every parameter that is sent besides model and messages, as JSON."""
 
 
-class AskedTeacher(Teacher, Protocol):
+class RemoteTeacher(Teacher, Protocol):
     """A teacher whose answers cost something, so that they are kept in a ledger."""
 
     @property

@@ -116,7 +116,7 @@ class BatchTeacher:
 
     async def _adopt(self) -> None:
         """Take over the batches of runs that ended before them, and begin to send our own."""
-        found = await self._ledger.do(lambda rows: rows.adopt_batches(self.identity))
+        found = await self._ledger.do(lambda rows: rows.open_batches(self.identity))
         for tag, batch_id, keys in found:
             self._at_endpoint.update(keys)
             self._begin(self._resume(tag, batch_id, keys))

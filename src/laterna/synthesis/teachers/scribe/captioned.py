@@ -11,8 +11,8 @@ import numpy as np
 
 from laterna.scenes.facts import Facts
 from laterna.scenes.phrases import SHORT_ANSWER, listed, with_article
+from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
-from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 
 EXCHANGES = 3

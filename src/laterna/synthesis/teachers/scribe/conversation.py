@@ -11,8 +11,8 @@ import numpy as np
 from laterna.scenes.facts import Facts, place_if_certain, places_near
 from laterna.scenes.geometry import relation_holds
 from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, with_article
+from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.vocabulary import plural
-from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.teachers.scribe.captioned import compose_captioned
 from laterna.synthesis.teachers.scribe.wordings import (

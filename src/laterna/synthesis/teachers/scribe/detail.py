@@ -7,8 +7,8 @@ import numpy as np
 from laterna.scenes.facts import Facts, place_if_certain
 from laterna.scenes.geometry import relation_holds
 from laterna.scenes.phrases import NUMBERS, at_place, listed, with_article
+from laterna.scenes.sampling import pick
 from laterna.scenes.vocabulary import plural
-from laterna.synthesis.lots import pick
 
 _OPENINGS = (
     "The picture shows {things}.",

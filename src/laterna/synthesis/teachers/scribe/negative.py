@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.scenes.facts import Facts
+from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.vocabulary import SUPERCATEGORY_OF
-from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 
 EXCHANGES = 3

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.scenes.facts import Facts
+from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
-from laterna.synthesis.lots import pick, shuffled
 from laterna.synthesis.parsing import Exchange
 
 EXCHANGES = 2

@@ -22,12 +22,12 @@ from laterna.records import (
     Turn,
     Verdict,
 )
+from laterna.scenes.sampling import pick
 from laterna.synthesis.checks import check
 from laterna.synthesis.checks.form import read_exchanges
 from laterna.synthesis.checks.judge import Judge
 from laterna.synthesis.checks.repair import repair_message
 from laterna.synthesis.enrichment import PictureError
-from laterna.synthesis.lots import pick
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import build_proxy, proxy_digest
@@ -57,7 +57,7 @@ class Reject(Record):
     verdict: Verdict
 
 
-class Draft(Record):
+class BuildResult(Record):
     """What came of a task: records, or the reason why there is none."""
 
     number: int
@@ -74,8 +74,8 @@ class Draft(Record):
     """What was taken off around the answer, by name."""
 
 
-class Workshop:
-    """Makes drafts of tasks; `key_of` gives the ledger's key of a request, where there is one.
+class RecordBuilder:
+    """Makes results of tasks; `key_of` gives the ledger's key of a request, where there is one.
 
     A `judge` is asked about every reply that the rules accept.
     """
@@ -111,17 +111,17 @@ class Workshop:
         )
         return proxy, build_messages(task.kind, proxy.text, job.prompts)
 
-    async def make(self, task: Task) -> Draft:
-        """Return the draft of a task."""
+    async def make(self, task: Task) -> BuildResult:
+        """Return the result of a task."""
         number, scene, kind = task
         if kind == "caption":
             records = tuple(_caption_records(scene))
-            return Draft(number=number, scene=scene.id, kind=kind, records=records)
+            return BuildResult(number=number, scene=scene.id, kind=kind, records=records)
         try:
             proxy, messages = self.request(task)
         except PictureError:
             reason = "picture cannot be measured"
-            return Draft(number=number, scene=scene.id, kind=kind, problem=reason)
+            return BuildResult(number=number, scene=scene.id, kind=kind, problem=reason)
         if not proxy.text:
             return self._left_out(task, "nothing to show the teacher", ())
         rejects: list[Reject] = []
@@ -143,7 +143,7 @@ class Workshop:
             if verdict.accepted and isinstance(exchanges, tuple):
                 key = self._key_of(messages) if self._key_of else None
                 record = self._record(task, proxy, exchanges, key)
-                return Draft(
+                return BuildResult(
                     number=number,
                     scene=scene.id,
                     kind=kind,
@@ -157,8 +157,8 @@ class Workshop:
             messages = (*messages, *_repair(reply, verdict))
         return self._left_out(task, rejects[-1].verdict.findings[0].reason, rejects)
 
-    def _left_out(self, task: Task, reason: str, rejects: Sequence[Reject]) -> Draft:
-        return Draft(
+    def _left_out(self, task: Task, reason: str, rejects: Sequence[Reject]) -> BuildResult:
+        return BuildResult(
             number=task.number,
             scene=task.scene.id,
             kind=task.kind,

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from laterna.errors import LaternaError
-from laterna.synthesis.cost import Prices, Purse
+from laterna.synthesis.budget import Budget, Prices
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import TEACHERS
-from laterna.synthesis.teachers.base import AskedTeacher, Identity
+from laterna.synthesis.teachers.base import Identity, RemoteTeacher
 from laterna.synthesis.teachers.batch import BatchTeacher
+from laterna.synthesis.teachers.cached import CachedTeacher, ReplayTeacher, replay_identity
 from laterna.synthesis.teachers.local import LocalTeacher, local_identity
 from laterna.synthesis.teachers.openai import OpenAITeacher, openai_identity
-from laterna.synthesis.teachers.recorded import Recorded
-from laterna.synthesis.teachers.replay import ReplayTeacher, replay_identity
 
-ASKED_TEACHERS: dict[str, Callable[[Job, Ledger, Purse], AskedTeacher]] = {
-    "openai": lambda job, _, purse: OpenAITeacher(job.endpoint, purse),
-    "batch": lambda job, ledger, purse: BatchTeacher(job.endpoint, ledger, purse),
-    "local": lambda job, _, purse: LocalTeacher(job.endpoint, purse.check),
+REMOTE_TEACHERS: dict[str, Callable[[Job, Ledger, Budget], RemoteTeacher]] = {
+    "openai": lambda job, _, budget: OpenAITeacher(job.endpoint, budget),
+    "batch": lambda job, ledger, budget: BatchTeacher(job.endpoint, ledger, budget),
+    "local": lambda job, _, budget: LocalTeacher(job.endpoint, budget.check),
     "replay": lambda job, ledger, _: ReplayTeacher(job.endpoint, ledger),
 }
 IDENTITIES: dict[str, Callable[[Job, Ledger | None], Identity]] = {
@@ -31,21 +30,21 @@ IDENTITIES: dict[str, Callable[[Job, Ledger | None], Identity]] = {
 """Who would be asked, without opening anything: what a dry run needs."""
 
 
-def is_asked(name: str) -> bool:
+def is_remote(name: str) -> bool:
     """Tell whether a teacher is one of these; raise LaternaError for an unknown name."""
-    if name in ASKED_TEACHERS or name in TEACHERS:
-        return name in ASKED_TEACHERS
-    known = ", ".join((*TEACHERS, *ASKED_TEACHERS))
+    if name in REMOTE_TEACHERS or name in TEACHERS:
+        return name in REMOTE_TEACHERS
+    known = ", ".join((*TEACHERS, *REMOTE_TEACHERS))
     raise LaternaError(f"unknown teacher {name!r}; known are: {known}")
 
 
-def open_purse(job: Job, ledger: Ledger) -> Purse:
+def open_budget(job: Job, ledger: Ledger) -> Budget:
     """Return what watches the budget of a job."""
     model = IDENTITIES[job.teacher](job, ledger).model
-    return Purse(ledger, model, Prices(job.spending), job.spending.budget)
+    return Budget(ledger, model, Prices(job.spending), job.spending.budget)
 
 
-def open_teacher(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, AskedTeacher]:
+def open_teacher(job: Job, ledger: Ledger, budget: Budget) -> tuple[CachedTeacher, RemoteTeacher]:
     """Return the job's teacher behind the ledger, and the teacher itself."""
-    teacher = ASKED_TEACHERS[job.teacher](job, ledger, purse)
-    return Recorded(teacher, ledger, purse), teacher
+    teacher = REMOTE_TEACHERS[job.teacher](job, ledger, budget)
+    return CachedTeacher(teacher, ledger, budget), teacher
