@@ -15,6 +15,20 @@ from typing import NamedTuple
 import msgspec
 
 
+class WordSets:
+    """Sets of words by name, as a table of a package's `words.toml` lists them."""
+
+    def __init__(self, package: str, table: str) -> None:
+        """Read the table."""
+        content = resources.files(package).joinpath("words.toml").read_bytes()
+        found = msgspec.toml.decode(content, type=dict[str, dict[str, str]])[table]
+        self.__dict__.update((name, frozenset(words.split())) for name, words in found.items())
+
+    def __getattr__(self, name: str) -> frozenset[str]:
+        """Complain of words that the table lacks."""
+        raise AttributeError(f"no words {name!r} in the table")
+
+
 class _Vocabulary(msgspec.Struct, forbid_unknown_fields=True):
     colours: str
     doubtful: str

@@ -26,7 +26,7 @@ from laterna.scenes.sampling import pick
 from laterna.synthesis.checks import check
 from laterna.synthesis.checks.form import read_exchanges
 from laterna.synthesis.checks.judge import Judge
-from laterna.synthesis.checks.repair import repair_message
+from laterna.synthesis.checks.verdicts import repair_message
 from laterna.synthesis.enrichment import PictureError
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.prompts import build_messages, detail_questions

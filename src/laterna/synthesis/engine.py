@@ -13,8 +13,7 @@ from laterna.records import Kind, Record, Scene
 from laterna.scenes.annotations import Problem, stream_scenes
 from laterna.synthesis.budget import Budget, Forecast, Prices
 from laterna.synthesis.builder import BuildResult, RecordBuilder, Task
-from laterna.synthesis.checks.judge import judging_usage
-from laterna.synthesis.checks.judging import OpenJudge
+from laterna.synthesis.checks.judge import OpenJudge, judging_usage
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job

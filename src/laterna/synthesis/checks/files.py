@@ -15,8 +15,7 @@ from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.checks.checker import check
 from laterna.synthesis.checks.duplicates import NearDuplicates
 from laterna.synthesis.checks.form import BARE_KINDS
-from laterna.synthesis.checks.judge import Judgement
-from laterna.synthesis.checks.judging import judge_replies
+from laterna.synthesis.checks.judge import Judgement, judge_replies
 from laterna.synthesis.parsing import Exchange, write_reply
 from laterna.synthesis.settings import Job
 

@@ -9,23 +9,29 @@ is never a verdict.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from types import TracebackType
 from typing import Literal
 
 import msgspec
 
+from laterna.errors import LaternaError
 from laterna.records import Finding, Message, Record, Reply, Scene, Usage, Verdict
 from laterna.scenes.vocabulary import COLOURS, words_of
-from laterna.synthesis.checks.colours import contradict
-from laterna.synthesis.checks.counts import decide_count
+from laterna.synthesis.checks.claims import contradict, decide_count
 from laterna.synthesis.checks.evidence import Evidence, gather_evidence
-from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.positions import is_place, ruled_out
-from laterna.synthesis.settings import Endpoint
-from laterna.synthesis.teachers.base import NoAnswer, Teacher
+from laterna.synthesis.checks.sentences import read_number
+from laterna.synthesis.ledger import Ledger
+from laterna.synthesis.pipeline import OrderedWork
+from laterna.synthesis.settings import Endpoint, Job, check_job
+from laterna.synthesis.teachers.base import NoAnswer, RemoteTeacher, Teacher
+from laterna.synthesis.teachers.cached import CachedTeacher
 from laterna.synthesis.teachers.foreign import estimate_tokens
+from laterna.synthesis.teachers.remote import open_budget, open_teacher
 
 ClaimKind = Literal["exists", "absent", "count", "side", "vertical", "place", "attribute", "action"]
 Mood = Literal["seen", "inferred", "purpose", "likeness", "generic"]
@@ -263,3 +269,93 @@ def _response_format() -> dict[str, object]:
         "type": "json_schema",
         "json_schema": {"name": "claims", "strict": True, "schema": schema},
     }
+
+
+_AHEAD = 1024
+
+
+class OpenJudge:
+    """The judge of a job, open as long as this is entered; none where the job names none."""
+
+    judge: Judge | None = None
+    spent: float | None = None
+
+    def __init__(self, job: Job, ledger: Ledger, runner: asyncio.Runner) -> None:
+        self._job, self._ledger, self._runner = job, ledger, runner
+        self._recorded: CachedTeacher | None = None
+        self._teacher: RemoteTeacher | None = None
+
+    def __enter__(self) -> OpenJudge:
+        """Open the judge's client, where there is one."""
+        if self._job.judge:
+            job = msgspec.structs.replace(
+                self._job, endpoint=judge_endpoint(self._job.endpoint, self._job.judge)
+            )
+            self._recorded, self._teacher = self._runner.run(self._open(job))
+            self.judge = Judge(self._recorded)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of its connections."""
+        if self._teacher is not None:
+            self._runner.run(self._teacher.close())
+
+    async def _open(self, job: Job) -> tuple[CachedTeacher, RemoteTeacher]:
+        budget = open_budget(job, self._ledger)
+        return open_teacher(job, self._ledger, budget)
+
+    @property
+    def at_once(self) -> int:
+        """Requests that it can make use of at the same time."""
+        return self._teacher.at_once if self._teacher else 1
+
+    @property
+    def asked(self) -> int:
+        """Requests that were paid for."""
+        return self._recorded.asked if self._recorded else 0
+
+    @property
+    def found(self) -> int:
+        """Requests that the ledger had the answer to."""
+        return self._recorded.found if self._recorded else 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What came of the replies, by outcome."""
+        return dict(sorted(self.judge.counts.items())) if self.judge else {}
+
+
+def judge_replies(
+    job: Job, replies: Sequence[tuple[Scene, Reply]]
+) -> tuple[list[Judgement], dict[str, int]]:
+    """Return a judgement for each reply, in order, and what came of them by outcome.
+
+    The job names the judge, how it is asked, and the ledger that keeps its answers.
+    """
+    check_job(job)
+    if job.ledger is None:
+        raise LaternaError("a judge needs a ledger: name the file with --ledger")
+    with (
+        Ledger(job.ledger, create=job.teacher != "replay") as ledger,
+        asyncio.Runner() as runner,
+        OpenJudge(job, ledger, runner) as opened,
+    ):
+        judge = opened.judge
+        assert judge is not None  # check_job saw to it that the job names one
+
+        async def ask(one: tuple[Scene, Reply]) -> Judgement:
+            return await judge.judge(*one)
+
+        work = OrderedWork(iter(replies), ask, at_once=opened.at_once, ahead=_AHEAD)
+        judgements: list[Judgement] = []
+        try:
+            while found := runner.run(work.next()):
+                judgements += found
+        finally:
+            runner.run(work.stop())
+        return judgements, opened.counts

@@ -13,19 +13,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from laterna.records import Box, Finding
+from laterna.scenes.vocabulary import WordSets
 from laterna.synthesis.checks.evidence import Evidence
-from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.sentences import Naming, Sentence
+from laterna.synthesis.checks.verdicts import Outcome, total
+
+_W = WordSets(__package__, "positions")
 
 CLEAR = 0.05
 """Centres must lie apart by more than this share of the picture to be called apart."""
-_LIMITING = frozenset("with of in on at near by beside behind and or not no nor while as".split())
-_PLACE_WORDS = frozenset(
-    """left right above below top bottom upper lower corner center centre middle background
-    foreground behind front underneath beneath under between leftmost rightmost""".split()
-)
 _PICTURE = r"(?:image|picture|photo|photograph|frame|scene|composition)"
-_NOT_IN_NP = "|".join(sorted(_LIMITING | {"a", "the"}))
+_NOT_IN_NP = "|".join(sorted(_W.limiting | {"a", "the"}))
 _NP = rf"(?:a|an|the|this|one|single|lone) (?:(?!(?:{_NOT_IN_NP}) )[a-z]+ ){{0,2}}<\d+>"
 _BE = (
     r"(?:(?:that|which) )?(?:(?:is|was|can be|appears|stands|sits|lies|rests|hangs|flies|floats) )?"
@@ -82,7 +80,7 @@ class _Claim(NamedTuple):
 def check_positions(sentence: Sentence, evidence: Evidence) -> Outcome:
     """Find places and relations that the boxes rule out."""
     claims = list(_claims(sentence))
-    told = sum(word in _PLACE_WORDS for word in sentence.words)
+    told = sum(word in _W.place_words for word in sentence.words)
     read = sum(len(claim.words.split()) for claim in claims)
     contrast = {word for claim in claims if claim.bare for word in claim.words.split()}
     loose = contrast >= _ACROSS or bool(told > read and _ACROSS & set(sentence.words) > contrast)

@@ -16,18 +16,101 @@ from laterna.records import Kind
 from laterna.scenes.vocabulary import (
     CATEGORIES,
     CHECK_SYNONYMS,
+    COLLECTIVES,
     COMPOUND_HEADS,
     DOUBTFUL,
     KIND_NAMES,
     OTHER_THINGS,
+    TENS,
+    UNITS,
     Mention,
     ObjectWords,
+    WordSets,
     plural,
     words_of,
 )
-from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.polarity import Polarity, first_hedge, is_verb, polarity_of
 from laterna.synthesis.parsing import Exchange
+
+_W = WordSets(__package__, "sentences")
+
+NUMBER_WORDS = {word: number for number, word in enumerate(UNITS)} | TENS
+_REACH = 5
+
+
+class Counted(NamedTuple):
+    """The number that counts a mention."""
+
+    value: int
+    first: int
+    """Index of the number's first word."""
+    at_least: bool = False
+    """There may be more: "another", "both"."""
+
+
+def read_number(word: str) -> int | None:
+    """Return the number that a word tells; None for other words."""
+    if word.isdigit() and len(word) <= 3:
+        return int(word)
+    return NUMBER_WORDS.get(word)
+
+
+def count_of(spoken: tuple[str, ...], mention: Mention) -> Counted | None:
+    """Return the number that counts a mention, or None.
+
+    Colours, sizes and the like may stand between: "three small brown dogs". A number above one
+    before a singular counts nothing ("the 22 bus"), nor does one before a plural.
+    """
+    if mention.category in _W.paired:
+        return None
+    for at in range(mention.first - 1, max(-1, mention.first - 1 - _REACH), -1):
+        found = _number_at(spoken, at, mention)
+        if found is not None:
+            agrees = mention.plural == (found.value != 1) or mention.category in _W.invariant
+            agrees = agrees or (
+                found.value == 1 and at == mention.first - 1
+            )  # "how many dogs? one"
+            beside = spoken[at + 1 : at + 2] == (",",)  # "the other one, a dog"
+            return found if (agrees or found.at_least) and not beside else None
+        if spoken[at] not in _W.between:
+            return None
+    return None
+
+
+def several_at(spoken: tuple[str, ...], mention: Mention) -> bool:
+    """Tell whether a vague word claims more than one of a mention."""
+    return mention.plural and bool(_W.more_than_one.intersection(spoken[: mention.first][-3:]))
+
+
+def _number_at(spoken: tuple[str, ...], at: int, mention: Mention) -> Counted | None:
+    word, before = spoken[at], spoken[at - 1] if at else ""
+    if word == "of" and before in COLLECTIVES:
+        return _collective(spoken, at - 1)
+    if word in ("dozen", "hundred"):
+        return _collective(spoken, at)
+    if word in _W.single:
+        return None if mention.category == "bed" else Counted(1, at)
+    if word in _W.at_least_two:
+        return Counted(2, at, at_least=True)
+    value = read_number(word)
+    if value is None or before in _W.names_no_number:
+        return None
+    if before == "." and spoken[at - 2 : at - 1] and read_number(spoken[at - 2]) is not None:
+        return None
+    if value < 10 and before in TENS:
+        return Counted(TENS[before] + value, at - 1)
+    return Counted(value, at)
+
+
+def _collective(spoken: tuple[str, ...], at: int) -> Counted | None:
+    """Read "a pair", "two dozen", "half a dozen" that ends at an index."""
+    value = COLLECTIVES[spoken[at]]
+    before = spoken[max(0, at - 2) : at]
+    if before == ("half", "a"):
+        return Counted(value // 2, at - 2)
+    times = read_number(before[-1]) if before else None
+    return Counted(value * (times or 1), at - 1 if times else at)
+
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
 _POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)
@@ -94,7 +177,7 @@ def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
         if is_verb(spoken, mention) or mention.last - 1 in joined:
             continue
         phrase = " ".join(spoken[mention.first : mention.last])
-        if spoken[mention.last : mention.last + 1] == ("s",) and phrase in _OWNERS:
+        if spoken[mention.last : mention.last + 1] == ("s",) and phrase in _W.owners:
             continue
         several = mention._replace(plural=mention.plural or phrase.endswith("people"))
         namings.append(
@@ -113,10 +196,6 @@ def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
         # "Cats hunt birds": whoever speaks of cats in general speaks of birds in general
         namings = [one._replace(polarity="uncertain") for one in namings]
     return Sentence(text, spoken, tuple(namings))
-
-
-_OWNERS = frozenset("bird birds men women children kids driver fisherman lady ladies kid".split())
-"""Whose things are named after them: "a bird's-eye view", "the men's room"."""
 
 
 def _joined(said: str) -> set[int]:
@@ -172,8 +251,6 @@ _ALL_OF_THEM = re.compile(
     re.IGNORECASE,
 )
 _COLOUR_OF = re.compile(r"^what colou?r is (?P<thing>the [a-z ]+)$", re.IGNORECASE)
-_COUNTING = frozenset("a half pair trio dozen only just exactly".split())
-"""Words of a bare answer to "how many", besides numbers."""
 _WHERE = re.compile(
     r"^(?:where|in which part)\b.*?\b(?:is|can) (?P<thing>the [a-z -]+?)"
     r"(?: be (?:found|seen)| located| positioned| situated)?"
@@ -249,7 +326,7 @@ def _fold(question: str, answer: str) -> str | None:
     bare = " ".join(spoken)
     if found := _HOW_MANY.match(question):
         number = bare.removeprefix("there are ").removeprefix("there is ")
-        if not all(word in _COUNTING or read_number(word) is not None for word in number.split()):
+        if not all(word in _W.counting or read_number(word) is not None for word in number.split()):
             return None
         bare = number + (" of" if number.split()[-1] in ("pair", "trio") else "")
         rest = found["rest"] or ""
