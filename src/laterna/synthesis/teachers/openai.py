@@ -14,10 +14,16 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
-from laterna.synthesis.limits import Limits
 from laterna.synthesis.settings import Endpoint, read_parameters
 from laterna.synthesis.teachers.base import Failed, Failures, Identity, NoAnswer, Payer
-from laterna.synthesis.teachers.client import Failure, backoff, give_up, no_reply, open_client
+from laterna.synthesis.teachers.client import (
+    Failure,
+    Limits,
+    backoff,
+    give_up,
+    no_reply,
+    open_client,
+)
 from laterna.synthesis.teachers.foreign import NoReply, estimate_tokens, read_reply
 
 _FAILURES_IN_A_ROW = 20

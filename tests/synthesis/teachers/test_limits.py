@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from laterna.synthesis.limits import Limits, RateLimiter
+from laterna.synthesis.teachers.client import Limits, RateLimiter
 
 
 class FakeClock:
