@@ -33,6 +33,7 @@ from laterna.scenes.readers.base import (
     bounds,
     category_name,
     choose_split,
+    corners_of_size,
     entries,
     number,
     numbers,
@@ -284,12 +285,11 @@ class _Coco:
         return f"{self._path}: annotation {text_of(one.id)}"
 
     def _corners(self, one: Annotation) -> tuple[Corners | None, str]:
-        values = numbers(one.bbox)
-        if values is not None:
-            x, y, across, down = values
+        found = corners_of_size(one.bbox)
+        if found is not None:
             if str in set(map(type, one.bbox)):
                 self._source.note("box whose numbers are text", self._where(one))
-            return (x, y, x + across, y + down), ""
+            return found, ""
         outline = _outline(one.segmentation)
         if outline is not None:
             self._source.note("box taken from its outline", self._where(one))

@@ -15,6 +15,7 @@ from laterna.scenes.readers.base import (
     Source,
     bounds,
     category_name,
+    corners,
     number,
     numbers,
     text_of,
@@ -63,18 +64,17 @@ def _scenes(root: Element, source: Source, path: Path) -> Iterator[RawScene]:
 
 
 def _box(shape: Element, where: str, path: Path, source: Source) -> RawBox:
-    category, corners, fault = category_name(shape.get("label")), None, ""
+    category, found, fault = category_name(shape.get("label")), None, ""
     if shape.tag == "polygon":
-        corners = _around(shape.get("points", ""))
-        fault = "" if corners else "outline that is no numbers"
-        if corners:
+        found = _around(shape.get("points", ""))
+        fault = "" if found else "outline that is no numbers"
+        if found:
             source.note("box taken from its outline", f"{path}: {where}")
     elif number(shape.get("rotation") or 0) != 0:
         fault = "box that is turned"
     else:
-        found = numbers([shape.get(name) for name in _CORNERS])
-        corners = (found[0], found[1], found[2], found[3]) if found else None
-    return RawBox(where, category, corners, fault)
+        found = corners([shape.get(name) for name in _CORNERS])
+    return RawBox(where, category, found, fault)
 
 
 def _around(points: str) -> Corners | None:

@@ -12,14 +12,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
     Found,
-    Problem,
     RawBox,
     RawScene,
     Source,
     category_name,
+    corners_of_size,
     entries,
     number,
     numbers,
+    objects_in,
     text_of,
 )
 from laterna.scenes.readers.files import peek, read_json
@@ -56,11 +57,7 @@ def read(source: Source) -> Found:
 
 
 def _scenes(tasks: list[object], source: Source) -> Iterator[RawScene]:
-    for place, task in enumerate(tasks, start=1):
-        if not isinstance(task, dict):
-            where = f"{source.path}: entry {place}"
-            source.problems.append(Problem(reason="entry that is no object", where=where))
-            continue
+    for place, task in objects_in(tasks, f"{source.path}: entry", source.problems):
         data = task.get("data")
         name = _name(data if isinstance(data, dict) else task)
         results = list(_results(task))
@@ -112,9 +109,7 @@ def _box(value: Row, where: str) -> RawBox:
     labels = value.get("rectanglelabels")
     category = category_name(labels[0] if isinstance(labels, list) and labels else labels)
     found = numbers([value.get(name) for name in ("x", "y", "width", "height")])
-    if number(value.get("rotation") or 0) != 0:
-        return RawBox(where, category, None, "box that is turned")
-    if found is None:
-        return RawBox(where, category, None)
-    x, y, across, down = (part / 100 for part in found)
-    return RawBox(where, category, (x, y, x + across, y + down))
+    turned = number(value.get("rotation") or 0) != 0
+    parts = None if found is None or turned else [part / 100 for part in found]
+    fault = "box that is turned" if turned else ""
+    return RawBox(where, category, corners_of_size(parts), fault)

@@ -13,14 +13,14 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
-    Corners,
     Found,
     Problem,
     RawBox,
     RawScene,
     Source,
     category_name,
-    numbers,
+    corners,
+    objects_in,
     text_of,
 )
 from laterna.scenes.readers.files import Head, decode_json, open_source, peek, read_json
@@ -44,17 +44,17 @@ def _has(head: Head, keys: set[str]) -> bool:
 
 def read_contexts(source: Source) -> Found:
     """Return the scenes of LLaVA's contexts."""
-    return _found(source, "image", "instances", _context_corners)
+    return _found(source, "image", "instances", lambda box: box.get("bbox"))
 
 
 def read_scene_lines(source: Source) -> Found:
     """Return our own scenes; they are checked like any other."""
-    return _found(source, "picture", "boxes", _own_corners)
+    return _found(
+        source, "picture", "boxes", lambda box: [box.get(name) for name in ("x1", "y1", "x2", "y2")]
+    )
 
 
-def _found(
-    source: Source, picture: str, boxes: str, corners: Callable[[Row], Corners | None]
-) -> Found:
+def _found(source: Source, picture: str, boxes: str, numbers_of: Callable[[Row], object]) -> Found:
     if not source.path.is_file():
         raise LaternaError(f"{source.path}: no such file of records")
     return Found(
@@ -67,7 +67,7 @@ def _found(
                 width=row.get("width"),
                 height=row.get("height"),
                 captions=_list(row.get("captions")),
-                boxes=_boxes(row, boxes, corners),
+                boxes=_boxes(row, boxes, numbers_of),
             )
             for row in _rows(source)
         ),
@@ -83,21 +83,13 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _boxes(row: Row, key: str, corners: Callable[[Row], Corners | None]) -> Iterator[RawBox]:
+def _boxes(row: Row, key: str, numbers_of: Callable[[Row], object]) -> Iterator[RawBox]:
     for place, box in enumerate(_list(row.get(key)), start=1):
         name = f"record {text_of(row.get('id'))}, box {place}"
         if isinstance(box, dict):
-            yield RawBox(name, category_name(box.get("category")), corners(box))
+            yield RawBox(name, category_name(box.get("category")), corners(numbers_of(box)))
         else:
             yield RawBox(name, "", None, "entry that is no object")
-
-
-def _context_corners(box: Row) -> Corners | None:
-    return numbers(box.get("bbox"))  # type: ignore[return-value]
-
-
-def _own_corners(box: Row) -> Corners | None:
-    return numbers([box.get(name) for name in ("x1", "y1", "x2", "y2")])  # type: ignore[return-value]
 
 
 def _rows(source: Source) -> Iterator[Row]:
@@ -106,12 +98,9 @@ def _rows(source: Source) -> Iterator[Row]:
     # a first line that is cut, or a list's, begins something that runs on
     if start[:1] == b"[" or start.partition(b"\n")[0].strip() == b"{":
         content = read_json(source.path)
-        for place, row in enumerate(content if isinstance(content, list) else [content], start=1):
-            if isinstance(row, dict):
-                yield row
-            else:
-                where = f"{source.path}: record {place}"
-                source.problems.append(Problem(reason="entry that is no object", where=where))
+        rows = content if isinstance(content, list) else [content]
+        for _, row in objects_in(rows, f"{source.path}: record", source.problems):
+            yield row
         return
     with open_source(source.path) as file:
         for number, line in enumerate(file, start=1):

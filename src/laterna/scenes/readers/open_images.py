@@ -10,15 +10,14 @@ from pathlib import Path
 
 from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
-    Corners,
     Found,
     RawBox,
     RawScene,
     Source,
     category_name,
     choose_split,
+    corners,
     number,
-    numbers,
     text_of,
 )
 from laterna.scenes.readers.files import open_table, peek
@@ -93,7 +92,6 @@ def _rows(path: Path, names: dict[str, str]) -> Iterator[tuple[str, RawBox]]:
             fault = "" if label in names else "unknown category"
             if (number(cells.get("IsGroupOf", 0)) or 0) > 0:
                 fault = "crowd region"
-            found = numbers([cells[name] for name in _CORNERS])
-            corners: Corners | None = (found[0], found[1], found[2], found[3]) if found else None
-            box = RawBox(f"line {line}", names.get(label, ""), corners, fault)
+            found = corners([cells[name] for name in _CORNERS])
+            box = RawBox(f"line {line}", names.get(label, ""), found, fault)
             yield text_of(cells["ImageID"]), box

@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
     Found,
-    Problem,
     RawBox,
     RawScene,
     Source,
     category_name,
+    corners_of_size,
     entries,
-    numbers,
+    objects_in,
     text_of,
 )
 from laterna.scenes.readers.files import peek, read_json
@@ -52,11 +52,7 @@ def _file(path: Path) -> Path:
 def _scenes(
     pictures: list[object], known: dict[str, Mapping[str, object]], source: Source
 ) -> Iterator[RawScene]:
-    for place, picture in enumerate(pictures, start=1):
-        if not isinstance(picture, dict):
-            where = f"{source.path}: entry {place}"
-            source.problems.append(Problem(reason="entry that is no object", where=where))
-            continue
+    for _, picture in objects_in(pictures, f"{source.path}: entry", source.problems):
         number = text_of(picture.get("image_id"))
         image = known.get(number, {})
         yield RawScene(
@@ -80,9 +76,6 @@ def _name(number: str, url: object) -> str:
 def _box(thing: Mapping[str, object], picture: str) -> RawBox:
     names = thing.get("names") or [thing.get("name")]
     category = category_name(names[0] if isinstance(names, list) and names else names)
-    found = numbers([thing.get(name) for name in ("x", "y", "w", "h")])
+    found = corners_of_size([thing.get(name) for name in ("x", "y", "w", "h")])
     where = f"image {picture}, object {text_of(thing.get('object_id') or thing.get('id'))}"
-    if found is None:
-        return RawBox(where, category, None)
-    x, y, across, down = found
-    return RawBox(where, category, (x, y, x + across, y + down))
+    return RawBox(where, category, found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from laterna.records import Finding, Kind, Reply
-from laterna.scenes.vocabulary import COLOURS, WordSets, words_of
+from laterna.scenes.vocabulary import COLOURS, WordSets, read_patterns, words_of
 from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.sentences import Sentence, count_of
 from laterna.synthesis.parsing import Exchange, ReplyError, label_of, parse_reply
@@ -23,26 +23,7 @@ BARE_KINDS: frozenset[Kind] = frozenset(("caption", "detail"))
 _MAY_BE_SORRY: frozenset[Kind] = frozenset(("negative", "refusal"))
 _LIMIT = re.compile(r"length|max.*tokens|token.*limit")
 _ENDING = re.compile(r"[.!?…。！？:)\]\"'”’*|`]\s*$")
-
-_APOLOGY = re.compile(
-    r"""^\W*(?:i['’]?m\s+(?:very\s+|really\s+)?sorry | i\s+am\s+(?:very\s+|really\s+)?sorry
-        | sorry\b | my\s+apologies | i\s+apologi[sz]e | unfortunately,?\s+i\b)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_NO_SIGHT = re.compile(
-    r"""\b(?: as\s+an?\s+(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model|text)\b
-        | i\s+(?:cannot|can['’]t|can\s+not|am\s+unable\s+to|am\s+not\s+able\s+to|do\s+not|don['’]t)
-          \s+(?:actually\s+|directly\s+)?
-          (?:see|view|process|access|analy[sz]e|display|have\s+access\s+to)
-          \s+(?:the\s+|an\s+|any\s+|this\s+|that\s+|your\s+)?(?:image|picture|photo|visual)
-        | (?:your|the)\s+message\s+(?:is|was|appears\s+to\s+be|seems\s+to\s+be)\s+empty
-        | no\s+(?:image|picture|photo)\s+(?:was|is|has\s+been)\s+
-          (?:provided|attached|uploaded|given)
-        | (?:please|could\s+you|can\s+you)\s+(?:provide|upload|share|attach|send)\s+
-          (?:the\s+|an\s+|a\s+|me\s+|more\s+|your\s+|some\s+)*
-          (?:image|picture|photo|context|information|details|description))""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_SAYS = read_patterns(__package__, "form")
 
 
 def read_exchanges(reply: Reply, kind: Kind) -> tuple[Exchange, ...] | Finding:
@@ -92,8 +73,8 @@ def check_finish(reply: Reply) -> tuple[Finding, ...]:
 
 def check_answered(text: str, kind: Kind) -> tuple[Finding, ...]:
     """Find an apology or a remark about not seeing in the place of an answer."""
-    sorry = None if kind in _MAY_BE_SORRY else _APOLOGY.search(text)
-    blind = None if kind == "refusal" else _NO_SIGHT.search(text)
+    sorry = None if kind in _MAY_BE_SORRY else _SAYS["apology"].search(text)
+    blind = None if kind == "refusal" else _SAYS["no_sight"].search(text)
     found = sorry or blind
     if found is None:
         return ()
@@ -109,48 +90,13 @@ def check_declined(answer: str, kind: Kind) -> tuple[Finding, ...]:
     return (Finding(reason="not declined", sentence=answer.strip()[:300], detail=detail),)
 
 
-_GIVEN = r"(?:given|provided|supplied|accompanying|available|above)"
-_SOURCE = (
-    r"(?:captions?|descriptions?|text|sentences?|context|information|annotations?|metadata|"
-    r"details|data|labels?|prompt|input)"
-)
-_LEAKS = re.compile(
-    rf"""
-      \b(?:image\s+|picture\s+)?captions?\b
-    | \bbounding[\s-]+box(?:es)?\b | \bbounding\s+regions?\b | \bbboxe?s?\b
-    | \b(?:[xy][\s-]+)?co-?ordinates?\b
-    | [\[(]\s*[01]?\.\d+\s*,\s*[01]?\.\d+  # the corners of a box
-    | \b{_GIVEN}\s+(?:\w+\s+)?{_SOURCE}\b
-    | \b{_SOURCE}\s+(?:that\s+)?(?:(?:i|we)\s+)?(?:was|were|am|is|are|has\s+been|have\s+been)?\s*
-      (?:not\s+)?(?:given|provided|supplied)\b
-    | \b(?:the|these|those|this|that|your|all|each|one\s+of\s+the)\s+
-      (?:image\s+|picture\s+|scene\s+|object\s+|textual\s+|text\s+)?
-      (?:descriptions?|annotations?|metadata)\b
-    | \b(?:according\s+to|based\s+on|judging\s+(?:from|by)|as\s+per)\s+the\s+(?:\w+\s+)?
-      (?:{_SOURCE})\b
-    | \b(?:the|these|those)\s+(?:text|sentences?|context|prompt|labels?)\s+
-      (?:also\s+|only\s+|clearly\s+|explicitly\s+)?
-      (?:mentions?|says?|states?|describes?|tells?|suggests?|indicates?|do(?:es)?\s+not)\b
-    | \b(?:is|are|was|were)\s+(?:also\s+|simply\s+|only\s+|all\s+)?
-      described\s+(?:as|in|by|to\s+be|with|on)\b
-    | \bas\s+described\b
-    | \b(?:is|are|was|were)(?:\s+not|n['’]t)\s+
-      (?:\w+ly\s+)?(?:specified|mentioned|stated|described)\b
-    | \b(?:is|are|was|were)\s+(?:\w+ly\s+)?mentioned\b
-    | \bmentioned\s+in\s+the\s+(?:image|picture|photo|scene)\b
-    | \bobject\s+(?:detections?|annotations?)\b | \bdetected\s+objects?\b
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-
-
 def check_leaks(sentence: str, captions: tuple[str, ...]) -> tuple[Finding, ...]:
     """Find the first leak of a sentence.
 
     Words that a caption itself uses ("a cartoon with a caption") are part of the picture.
     """
     said = " ".join(captions).lower()
-    for leak in _LEAKS.finditer(sentence):
+    for leak in _SAYS["leaks"].finditer(sentence):
         words = leak.group().strip()
         if words.lower() not in said:
             detail = f"{words!r} speaks of the source; speak as someone who sees the picture"

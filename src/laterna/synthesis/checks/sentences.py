@@ -27,6 +27,7 @@ from laterna.scenes.vocabulary import (
     ObjectWords,
     WordSets,
     plural,
+    read_patterns,
     words_of,
 )
 from laterna.synthesis.checks.polarity import Polarity, first_hedge, is_verb, polarity_of
@@ -117,6 +118,7 @@ _POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+")
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<=\s)'[^']*'(?=[\s.,;!?]|$)")
 _HYPHENATED = re.compile(r"(?<=[a-z])-(?=[a-z]{3})", re.IGNORECASE)
+_ASKS = read_patterns(__package__, "sentences")
 _LONGEST_OTHER = max(len(phrase) for phrase in OTHER_THINGS)
 
 
@@ -228,46 +230,6 @@ def read_sentences(texts: Iterable[str], words: ObjectWords, kind: Kind) -> list
 
 _SHORT = 4
 """Words of a bare answer at most."""
-_EXISTENCE = re.compile(
-    r"^(?:is|are) there (?P<a>.+)|^(?:can|do) you (?:see|spot|notice) (?P<b>.+)"
-    r"|^does (?:the|this) (?:picture|image|photo|scene) (?:show|contain|include|have|feature) "
-    r"(?P<c>.+)|^(?:is|are) (?P<d>(?:an?|any) .+? )(?:visible|present|shown|pictured)\b.*",
-    re.IGNORECASE,
-)
-_IN_PICTURE = re.compile(
-    r"\s*(?:(?:visible|present|shown|here|anywhere)\s*)*"
-    r"(?:in (?:the|this) (?:picture|image|photo|photograph|scene))?\s*$",
-    re.IGNORECASE,
-)
-_HOW_MANY = re.compile(
-    r"^(?:how many|what is the number of|count the) (?P<things>.+?)"
-    r"(?P<rest> (?:are|is|can|do|does|have|has|in|were|could)\b.*)?$",
-    re.IGNORECASE,
-)
-_ALL_OF_THEM = re.compile(
-    r"^\s*(?:(?:are|is|can) )?(?:there|you see|be seen|visible|shown|depicted|pictured|present|"
-    r"we see|in total)?(?: visible| present| shown| depicted)?"
-    r"(?: (?:in|here)(?: (?:the|this) (?:picture|image|photo|photograph|scene))?)?\s*$",
-    re.IGNORECASE,
-)
-_COLOUR_OF = re.compile(r"^what colou?r is (?P<thing>the [a-z ]+)$", re.IGNORECASE)
-_WHERE = re.compile(
-    r"^(?:where|in which part)\b.*?\b(?:is|can) (?P<thing>the [a-z -]+?)"
-    r"(?: be (?:found|seen)| located| positioned| situated)?"
-    r"(?: in (?:the|this) (?:picture|image|photo|scene))?$",
-    re.IGNORECASE,
-)
-_WHAT_AT = re.compile(
-    r"^(?:what|which (?:object|thing|animal))(?: is| can be seen)"
-    r" (?P<place>(?:on|at|in) the (?:top|bottom|left|right|cent(?:re|er)|middle)\b.*)$",
-    re.IGNORECASE,
-)  # fmt: skip
-_RELATION = re.compile(
-    r"^(?:is|does|are) (?P<thing>the .+?)(?: stand| lie| sit)? "
-    r"(?P<relation>(?:to the (?:left|right) of|above|below)\b.+)$",
-    re.IGNORECASE,
-)
-_WH = re.compile(r"^(?:what|which|where|who|whose|why|how|when)\b", re.IGNORECASE)
 
 
 class Statements(NamedTuple):
@@ -287,7 +249,7 @@ def read_statements(exchange: Exchange, words: ObjectWords, kind: Kind) -> State
     rest = _without_bare(answer) if folded is not None else answer
     sentences = read_sentences([*said, rest] if rest else said, words, kind)
     presumed = []
-    if question and _WH.match(question) and kind not in ("negative", "refusal"):
+    if question and _ASKS["wh"].match(question) and kind not in ("negative", "refusal"):
         # what the answer denies is not taken for granted; what it affirms is checked there
         told = {n.category for s in sentences for n in s.namings if n.polarity != "uncertain"}
         for sentence in read_sentences([exchange.question], words, kind):
@@ -324,33 +286,33 @@ def _fold(question: str, answer: str) -> str | None:
     if not short:
         return None
     bare = " ".join(spoken)
-    if found := _HOW_MANY.match(question):
+    if found := _ASKS["how_many"].match(question):
         number = bare.removeprefix("there are ").removeprefix("there is ")
         if not all(word in _W.counting or read_number(word) is not None for word in number.split()):
             return None
         bare = number + (" of" if number.split()[-1] in ("pair", "trio") else "")
         rest = found["rest"] or ""
-        everything = _ALL_OF_THEM.match(rest) is not None
+        everything = _ASKS["all_of_them"].match(rest) is not None
         things = found["things"]
         return f"There are {bare} {things}." if everything else f"{bare} {things} {rest}."
-    if found := _COLOUR_OF.match(question):
+    if found := _ASKS["colour_of"].match(question):
         return f"{found['thing']} is {bare.removeprefix('it is ')}."
-    if found := _WHERE.match(question):
+    if found := _ASKS["where"].match(question):
         return f"{found['thing']} is {_at(bare)}."
-    if found := _WHAT_AT.match(question):
+    if found := _ASKS["what_at"].match(question):
         return f"There is a {bare} {found['place']}."
     return None
 
 
 def _fold_yes_no(question: str, yes: bool) -> str | None:
-    if found := _EXISTENCE.match(question):
+    if found := _ASKS["existence"].match(question):
         thing = next(group for group in found.groups() if group)
         if yes:
             return f"There is {thing}."
         bare = re.sub(r"^(?:an?|any|some) ", "", thing, flags=re.IGNORECASE)
-        bare = _IN_PICTURE.sub("", bare)
+        bare = _ASKS["in_picture"].sub("", bare)
         return f"There is no {bare}."
-    if found := _RELATION.match(question):
+    if found := _ASKS["relation"].match(question):
         return f"{found['thing']} is {'' if yes else 'not '}{found['relation']}."
     return None
 
