@@ -11,16 +11,15 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record, Scene
 from laterna.scenes.annotations import Problem, stream_scenes
-from laterna.synthesis.budget import Budget, Forecast, Prices
-from laterna.synthesis.builder import BuildResult, RecordBuilder, Task
-from laterna.synthesis.checks.judge import OpenJudge, judging_usage
+from laterna.synthesis.budget import Forecast, Prices
+from laterna.synthesis.builder import BuildResult, RecordBuilder
+from laterna.synthesis.checks.judge import judging_usage, open_judge
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import make_teacher
-from laterna.synthesis.teachers.base import Identity, RemoteTeacher, Teacher, request_key
-from laterna.synthesis.teachers.cached import CachedTeacher
-from laterna.synthesis.teachers.remote import IDENTITIES, is_remote, open_budget, open_teacher
+from laterna.synthesis.teachers.base import Identity, Teacher, request_key
+from laterna.synthesis.teachers.remote import IDENTITIES, is_remote, open_teacher
 
 _AHEAD = 8192
 """Results that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
@@ -120,28 +119,30 @@ class Run:
     def _ask(self, ledger: Ledger) -> Iterator[BuildResult]:
         """Yield the results of a teacher whose answers are kept in a ledger."""
         job = self._job
-        budget = open_budget(job, ledger)
-        with asyncio.Runner() as runner, OpenJudge(job, ledger, runner) as judging:
-            recorded, teacher = runner.run(_open(job, ledger, budget))
-            teachers = dict.fromkeys(job.kinds, recorded)
-            builder = RecordBuilder(job, teachers, recorded.key, judging.judge)
-            scenes = _scenes(job, self.problems)
-            tasks = builder.tasks(self._mine(scenes))
-            work = OrderedWork(tasks, builder.make, at_once=teacher.at_once, ahead=_AHEAD)
+        with (
+            asyncio.Runner() as runner,
+            open_teacher(job, ledger, runner) as asked,
+            open_judge(job, ledger, runner) as (judge, judging),
+        ):
+            builder = RecordBuilder(job, dict.fromkeys(job.kinds, asked), asked.key, judge)
+            tasks = builder.tasks(self._mine(_scenes(job, self.problems)))
+            at_once = asked.teacher.at_once
+            work = OrderedWork(tasks, builder.make, at_once=at_once, ahead=_AHEAD)
             try:
                 while results := runner.run(work.next()):
                     yield from results
             finally:
-                runner.run(_close(work, teacher))
+                runner.run(work.stop())
                 ledger.refresh()
+                failures = asked.teacher.failures
                 self.calls = Calls(
-                    asked=recorded.asked + judging.asked,
-                    found=recorded.found + judging.found,
-                    judged=judging.counts,
-                    retries=dict(teacher.failures.counts),
-                    said=teacher.failures.said,
-                    estimated=budget.estimated(),
-                    spent=budget.spent(),
+                    asked=asked.asked + (judging.asked if judging else 0),
+                    found=asked.found + (judging.found if judging else 0),
+                    judged=judge.outcomes if judge else {},
+                    retries=dict(failures.counts),
+                    said=failures.said,
+                    estimated=asked.budget.estimated(),
+                    spent=asked.budget.spent(),
                 )
 
     def _mine(self, scenes: Iterator[Scene]) -> Iterator[tuple[int, Scene]]:
@@ -159,15 +160,6 @@ def _scenes(job: Job, problems: list[Problem]) -> Iterator[Scene]:
         pictures=job.pictures,
         view=job.view,
     )
-
-
-async def _open(job: Job, ledger: Ledger, budget: Budget) -> tuple[CachedTeacher, RemoteTeacher]:
-    return open_teacher(job, ledger, budget)
-
-
-async def _close(work: OrderedWork[Task, BuildResult], teacher: RemoteTeacher) -> None:
-    await work.stop()
-    await teacher.close()
 
 
 def forecast(job: Job) -> str:

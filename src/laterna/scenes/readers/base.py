@@ -100,6 +100,10 @@ class Source(NamedTuple):
     """File of captions that goes with it; None: as the format has it."""
     problems: list[Problem]
 
+    def drop(self, reason: str, where: str) -> None:
+        """Count something that is left out."""
+        self.problems.append(Problem(reason=reason, where=where))
+
     def note(self, reason: str, where: str) -> None:
         """Count something that was read otherwise than a person may expect."""
         self.problems.append(Problem(reason=reason, where=where, kept=True))
@@ -241,7 +245,7 @@ def usable_scenes(
         elif raw.id in seen:
             reason = "image id given twice"
         if reason:
-            source.problems.append(Problem(reason=reason, where=where))
+            source.drop(reason, where)
             continue
         seen.add(raw.id)
         captions = tuple(usable_captions(raw.captions, where, source.problems))
@@ -258,7 +262,7 @@ def usable_scenes(
             )
             continue
         reason = "picture without captions" if found.captioned else "picture without usable boxes"
-        source.problems.append(Problem(reason=reason, where=where))
+        source.drop(reason, where)
 
 
 def usable_captions(

@@ -14,7 +14,6 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
     Found,
-    Problem,
     RawBox,
     RawScene,
     Source,
@@ -104,23 +103,24 @@ def _rows(source: Source) -> Iterator[Row]:
         return
     with open_source(source.path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip() and (row := _row(line, f"{source.path} line {number}", source)):
-                yield row
+            found = _row(line, f"{source.path} line {number}", source) if line.strip() else None
+            if found:
+                yield found
 
 
 def _row(line: bytes, where: str, source: Source) -> Row | None:
     """Return a line's record; None, counted, where it is none."""
     try:
-        row = msgspec.json.decode(line)
+        row: object = msgspec.json.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         try:
             line.decode()
             row = decode_json(line, where)
         except (LaternaError, UnicodeDecodeError) as error:
             form = "JSON" if isinstance(error, LaternaError) else "UTF-8"
-            source.problems.append(Problem(reason=f"line that is no {form}", where=where))
+            source.drop(f"line that is no {form}", where)
             return None
     if isinstance(row, dict):
         return row
-    source.problems.append(Problem(reason="entry that is no object", where=where))
+    source.drop("entry that is no object", where)
     return None

@@ -13,7 +13,6 @@ from xml.etree.ElementTree import Element
 from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
     Found,
-    Problem,
     RawBox,
     RawScene,
     Source,
@@ -58,8 +57,7 @@ def _scenes(files: list[Path], source: Source) -> Iterator[RawScene]:
         except LaternaError as error:
             if len(files) == 1:
                 raise
-            reason = "file that is no XML"
-            source.problems.append(Problem(reason=reason, where=str(error)))
+            source.drop("file that is no XML", str(error))
             continue
         name = text_of(root.findtext("filename") or f"{file.stem}.jpg").replace("\\", "/")
         yield RawScene(

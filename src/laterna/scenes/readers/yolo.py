@@ -16,7 +16,6 @@ from laterna.errors import LaternaError
 from laterna.scenes.readers.base import (
     Corners,
     Found,
-    Problem,
     RawBox,
     RawScene,
     Source,
@@ -130,7 +129,7 @@ def _boxes(file: Path, names: dict[int, str], source: Source) -> Iterator[RawBox
     try:
         lines = read_whole(file).decode("utf-8", "replace").splitlines()
     except LaternaError as error:
-        source.problems.append(Problem(reason="file that cannot be read", where=str(error)))
+        source.drop("file that cannot be read", str(error))
         return
     for place, line in enumerate(lines, start=1):
         if not line.strip():

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from types import TracebackType
 from typing import Literal
 
 import msgspec
@@ -28,10 +28,10 @@ from laterna.synthesis.checks.sentences import read_number
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Endpoint, Job, check_job
-from laterna.synthesis.teachers.base import NoAnswer, RemoteTeacher, Teacher
+from laterna.synthesis.teachers.base import NoAnswer, Teacher
 from laterna.synthesis.teachers.cached import CachedTeacher
 from laterna.synthesis.teachers.foreign import estimate_tokens
-from laterna.synthesis.teachers.remote import open_budget, open_teacher
+from laterna.synthesis.teachers.remote import open_teacher
 
 ClaimKind = Literal["exists", "absent", "count", "side", "vertical", "place", "attribute", "action"]
 Mood = Literal["seen", "inferred", "purpose", "likeness", "generic"]
@@ -102,6 +102,11 @@ class Judge:
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
         self.counts: Counter[str] = Counter()
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """What came of the replies, by outcome."""
+        return dict(sorted(self.counts.items()))
 
     async def judge(self, scene: Scene, reply: Reply) -> Judgement:
         """Return the judgement of a reply; one with a `failure` where the judge gave none."""
@@ -274,60 +279,17 @@ def _response_format() -> dict[str, object]:
 _AHEAD = 1024
 
 
-class OpenJudge:
-    """The judge of a job, open as long as this is entered; none where the job names none."""
-
-    judge: Judge | None = None
-    spent: float | None = None
-
-    def __init__(self, job: Job, ledger: Ledger, runner: asyncio.Runner) -> None:
-        self._job, self._ledger, self._runner = job, ledger, runner
-        self._recorded: CachedTeacher | None = None
-        self._teacher: RemoteTeacher | None = None
-
-    def __enter__(self) -> OpenJudge:
-        """Open the judge's client, where there is one."""
-        if self._job.judge:
-            job = msgspec.structs.replace(
-                self._job, endpoint=judge_endpoint(self._job.endpoint, self._job.judge)
-            )
-            self._recorded, self._teacher = self._runner.run(self._open(job))
-            self.judge = Judge(self._recorded)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let go of its connections."""
-        if self._teacher is not None:
-            self._runner.run(self._teacher.close())
-
-    async def _open(self, job: Job) -> tuple[CachedTeacher, RemoteTeacher]:
-        budget = open_budget(job, self._ledger)
-        return open_teacher(job, self._ledger, budget)
-
-    @property
-    def at_once(self) -> int:
-        """Requests that it can make use of at the same time."""
-        return self._teacher.at_once if self._teacher else 1
-
-    @property
-    def asked(self) -> int:
-        """Requests that were paid for."""
-        return self._recorded.asked if self._recorded else 0
-
-    @property
-    def found(self) -> int:
-        """Requests that the ledger had the answer to."""
-        return self._recorded.found if self._recorded else 0
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What came of the replies, by outcome."""
-        return dict(sorted(self.judge.counts.items())) if self.judge else {}
+@contextmanager
+def open_judge(
+    job: Job, ledger: Ledger, runner: asyncio.Runner
+) -> Iterator[tuple[Judge | None, CachedTeacher | None]]:
+    """Give the judge of a job and whom it asks, behind the ledger; None where it names none."""
+    if not job.judge:
+        yield None, None
+        return
+    endpoint = judge_endpoint(job.endpoint, job.judge)
+    with open_teacher(msgspec.structs.replace(job, endpoint=endpoint), ledger, runner) as asked:
+        yield Judge(asked), asked
 
 
 def judge_replies(
@@ -343,19 +305,18 @@ def judge_replies(
     with (
         Ledger(job.ledger, create=job.teacher != "replay") as ledger,
         asyncio.Runner() as runner,
-        OpenJudge(job, ledger, runner) as opened,
+        open_judge(job, ledger, runner) as (judge, asked),
     ):
-        judge = opened.judge
-        assert judge is not None  # check_job saw to it that the job names one
+        assert judge and asked  # check_job saw to it that the job names one
 
         async def ask(one: tuple[Scene, Reply]) -> Judgement:
             return await judge.judge(*one)
 
-        work = OrderedWork(iter(replies), ask, at_once=opened.at_once, ahead=_AHEAD)
+        work = OrderedWork(iter(replies), ask, at_once=asked.teacher.at_once, ahead=_AHEAD)
         judgements: list[Judgement] = []
         try:
             while found := runner.run(work.next()):
                 judgements += found
         finally:
             runner.run(work.stop())
-        return judgements, opened.counts
+        return judgements, judge.outcomes

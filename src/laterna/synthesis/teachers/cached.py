@@ -21,16 +21,16 @@ class CachedTeacher:
     """
 
     def __init__(self, teacher: RemoteTeacher, ledger: Ledger, budget: Budget) -> None:
-        self._teacher = teacher
+        self.teacher = teacher
         self._ledger = ledger
-        self._budget = budget
+        self.budget = budget
         self._under_way: dict[str, asyncio.Future[Reply]] = {}
         self.asked = 0
         self.found = 0
 
     def key(self, messages: Sequence[Message]) -> str:
         """Return the ledger's key of a request."""
-        return request_key(self._teacher.identity, messages)
+        return request_key(self.teacher.identity, messages)
 
     async def complete(self, messages: Sequence[Message]) -> Reply:
         """Return the answer from the ledger, or ask for it; NoAnswer when none is to be had."""
@@ -51,8 +51,8 @@ class CachedTeacher:
             del self._under_way[key]
 
     async def _ask(self, key: str, messages: Sequence[Message]) -> Reply:
-        self._budget.check()
-        found = await self._ledger.claim(key, self._teacher.identity, messages)
+        self.budget.check()
+        found = await self._ledger.claim(key, self.teacher.identity, messages)
         if found is not None:
             self.found += 1
         return found or await self._pay(key, messages)
@@ -61,17 +61,17 @@ class CachedTeacher:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            reply = await self._teacher.complete(messages)
+            reply = await self.teacher.complete(messages)
         except Exception:
             await self._ledger.release(key)
             raise
         self.asked += 1
-        self._budget.pay(reply.usage)
+        self.budget.pay(reply.usage)
         try:
             seconds = reply.seconds or loop.time() - started
             return await self._ledger.record(key, reply, seconds)
         finally:
-            self._budget.committed(reply.usage)
+            self.budget.committed(reply.usage)
 
 
 class ReplayTeacher:

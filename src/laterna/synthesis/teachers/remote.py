@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from laterna.errors import LaternaError
 from laterna.synthesis.budget import Budget, Prices
@@ -38,13 +40,17 @@ def is_remote(name: str) -> bool:
     raise LaternaError(f"unknown teacher {name!r}; known are: {known}")
 
 
-def open_budget(job: Job, ledger: Ledger) -> Budget:
-    """Return what watches the budget of a job."""
+@contextmanager
+def open_teacher(job: Job, ledger: Ledger, runner: asyncio.Runner) -> Iterator[CachedTeacher]:
+    """Give the job's teacher behind the ledger; its connections end with the block."""
     model = IDENTITIES[job.teacher](job, ledger).model
-    return Budget(ledger, model, Prices(job.spending), job.spending.budget)
+    budget = Budget(ledger, model, Prices(job.spending), job.spending.budget)
 
+    async def make() -> RemoteTeacher:  # its client wants a running loop
+        return REMOTE_TEACHERS[job.teacher](job, ledger, budget)
 
-def open_teacher(job: Job, ledger: Ledger, budget: Budget) -> tuple[CachedTeacher, RemoteTeacher]:
-    """Return the job's teacher behind the ledger, and the teacher itself."""
-    teacher = REMOTE_TEACHERS[job.teacher](job, ledger, budget)
-    return CachedTeacher(teacher, ledger, budget), teacher
+    teacher = runner.run(make())
+    try:
+        yield CachedTeacher(teacher, ledger, budget)
+    finally:
+        runner.run(teacher.close())
