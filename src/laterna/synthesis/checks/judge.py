@@ -27,6 +27,7 @@ from laterna.synthesis.checks.positions import is_place, ruled_out
 from laterna.synthesis.checks.sentences import read_number
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
+from laterna.synthesis.prompts import read_prompt
 from laterna.synthesis.settings import Endpoint, Job, check_job
 from laterna.synthesis.teachers.base import NoAnswer, Teacher
 from laterna.synthesis.teachers.cached import CachedTeacher
@@ -37,27 +38,7 @@ ClaimKind = Literal["exists", "absent", "count", "side", "vertical", "place", "a
 Mood = Literal["seen", "inferred", "purpose", "likeness", "generic"]
 OTHER = "other"
 
-_SYSTEM = f"""\
-You take a text about a picture apart into its single claims. You do not judge whether they hold.
-
-For each claim write:
-- sentence: the sentence of the text that makes it, copied letter by letter;
-- kind: exists (something is there), absent (it is not there), count (how many there are), side \
-(left or right), vertical (above or below), place (a part of the picture), attribute (colour or \
-another quality), action (what is being done);
-- subject: what it is said of, one of the categories that are listed, or "{OTHER}";
-- object: for side and vertical the category that it stands beside, else "" (the picture itself);
-- value: a whole number in digits for count; left or right for side; above, below, top or bottom \
-for vertical; words such as "top left" or "center" for place; the quality for attribute; the doing \
-for action; the noun in the singular for exists and absent;
-- mood: seen (told as what the picture shows), inferred (a guess or conclusion), purpose (what \
-something is for, or is to come), likeness (it only looks like it, or depicts it), generic (said \
-of such things in general).
-
-Count only where all of a kind are counted. Leave out what is no claim about a picture. Answer \
-with JSON alone: {{"claims": [...]}}."""
-
-
+_SYSTEM = read_prompt("judge")
 _CATEGORY_TOKENS = 12
 _CLAIMS_A_REPLY = 2.2
 """Tokens of claims for each token of a reply, with one claim a sentence."""
