@@ -10,28 +10,13 @@ there: `existence`. What no rule finds is `other`; nothing is guessed.
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from laterna.analysis.mentions import WORDS
 from laterna.records import PICTURE_MARK
 from laterna.scenes.vocabulary import COLOURS, read_patterns
 
-Property = Literal[
-    "existence",
-    "count",
-    "colour",
-    "place",
-    "relation",
-    "action",
-    "text",
-    "texture",
-    "lighting",
-    "emotion",
-    "background",
-    "description",
-    "other",
-]
-
+Property = str
+"""A key of `PROPERTIES`."""
 PROPERTIES: dict[Property, str] = {
     "existence": "which things are there, and of what kind",
     "count": "how many there are",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -113,17 +113,15 @@ class RecordBuilder:
 
     async def make(self, task: Task) -> BuildResult:
         """Return the result of a task."""
-        number, scene, kind = task
+        scene, kind = task.scene, task.kind
         if kind == "caption":
-            records = tuple(_caption_records(scene))
-            return BuildResult(number=number, scene=scene.id, kind=kind, records=records)
+            return _result(task, records=tuple(_caption_records(scene)))
         try:
             proxy, messages = self.request(task)
         except PictureError:
-            reason = "picture cannot be measured"
-            return BuildResult(number=number, scene=scene.id, kind=kind, problem=reason)
+            return _result(task, problem="picture cannot be measured")
         if not proxy.text:
-            return self._left_out(task, "nothing to show the teacher", ())
+            return _result(task, problem="nothing to show the teacher")
         rejects: list[Reject] = []
         for _ in range(self._job.repair + 1):
             try:
@@ -131,9 +129,9 @@ class RecordBuilder:
             except NoAnswer as error:
                 finding = Finding(reason=error.reason, sentence="", detail=error.detail)
                 rejects.append(self._reject(task, messages, Verdict(findings=(finding,))))
-                return self._left_out(task, error.reason, rejects)
+                return _result(task, problem=error.reason, rejects=tuple(rejects))
             if not reply.text and self._key_of is None:
-                return self._left_out(task, "nothing certain to say", rejects)
+                return _result(task, problem="nothing certain to say", rejects=tuple(rejects))
             tidied = tidy(reply.text)
             clean = msgspec.structs.replace(reply, text=tidied.text)
             exchanges = read_exchanges(clean, kind)
@@ -143,10 +141,8 @@ class RecordBuilder:
             if verdict.accepted and isinstance(exchanges, tuple):
                 key = self._key_of(messages) if self._key_of else None
                 record = self._record(task, proxy, exchanges, key)
-                return BuildResult(
-                    number=number,
-                    scene=scene.id,
-                    kind=kind,
+                return _result(
+                    task,
                     records=(record,),
                     rejects=tuple(rejects),
                     checked=verdict.checked,
@@ -155,16 +151,8 @@ class RecordBuilder:
                 )
             rejects.append(self._reject(task, messages, verdict))
             messages = (*messages, *_repair(reply, verdict))
-        return self._left_out(task, rejects[-1].verdict.findings[0].reason, rejects)
-
-    def _left_out(self, task: Task, reason: str, rejects: Sequence[Reject]) -> BuildResult:
-        return BuildResult(
-            number=task.number,
-            scene=task.scene.id,
-            kind=task.kind,
-            problem=reason,
-            rejects=tuple(rejects),
-        )
+        reason = rejects[-1].verdict.findings[0].reason
+        return _result(task, problem=reason, rejects=tuple(rejects))
 
     def _reject(self, task: Task, messages: Sequence[Message], verdict: Verdict) -> Reject:
         key = self._key_of(messages) if self._key_of else None
@@ -190,6 +178,10 @@ class RecordBuilder:
                 ledger_key=key,
             ),
         )
+
+
+def _result(task: Task, **what: Any) -> BuildResult:
+    return BuildResult(number=task.number, scene=task.scene.id, kind=task.kind, **what)
 
 
 def _check(

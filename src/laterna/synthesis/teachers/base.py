@@ -31,19 +31,6 @@ class Failed(Record):
     """What came in place of an answer, where it may have been billed."""
 
 
-class Payer(Protocol):
-    """Who pays for calls: asked before each, and told of those that failed."""
-
-    def check(self) -> None:
-        """Raise NoAnswer when no further call may start."""
-
-    def affordable(self, estimates: Sequence[Usage]) -> int:
-        """Return how many of these calls, sent together, the budget is good for; at least one."""
-
-    async def failed(self, identity: Identity, failed: Failed) -> None:
-        """Keep account of a call that got no answer."""
-
-
 class Failures:
     """Calls that got no answer, counted by reason, with what was said first of each."""
 

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from laterna.errors import LaternaError
@@ -43,6 +43,9 @@ _OUR_FAULT = frozenset((401, 402, 403, 404, 405))
 """No other request would fare better: the key, the money, the address or the model is wrong."""
 _BILLED = frozenset((502, 504, *range(520, 528)))
 """A gateway gave up on a model that may have answered."""
+
+
+_T = TypeVar("_T")
 
 
 class Failure(Exception):  # noqa: N818  (most are tried again)
@@ -172,6 +175,23 @@ def give_up(base_url: str, failure: Failure) -> LaternaError:
         f"{base_url}: the endpoint refuses all requests ({failure}); see to the key, the address, "
         "the model or the quota; what was answered is in the ledger: run again"
     )
+
+
+async def try_again(call: Callable[[], Awaitable[_T]], tries: int, base_url: str) -> _T:
+    """Return what a call returns; tried again where it may succeed later.
+
+    Raises the Failure of the last try, and LaternaError where no request would fare better.
+    """
+    for number in range(tries):
+        try:
+            return await call()
+        except Failure as failure:
+            if failure.hopeless:
+                raise give_up(base_url, failure) from failure
+            if not failure.passing or number + 1 == tries:
+                raise
+            await asyncio.sleep(max(backoff(number), failure.wait))
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def may_pass(status: int) -> bool:
