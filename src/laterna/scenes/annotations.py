@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from laterna.errors import LaternaError
 from laterna.records import Record, Scene
@@ -25,28 +26,10 @@ class Annotations(Record):
     problems: tuple[Problem, ...]
 
 
-def read_annotations(
-    path: Path,
-    captions: Path | None = None,
-    *,
-    captionless: bool = False,
-    format: str = "auto",
-    pictures: Path | None = None,
-    view: View = "auto",
-) -> Annotations:
-    """Read all scenes of a file or folder, as `stream_scenes` does, and keep them in memory."""
+def read_annotations(path: Path, captions: Path | None = None, **options: Any) -> Annotations:
+    """Read all scenes of a file or folder into memory; the options are those of `stream_scenes`."""
     problems: list[Problem] = []
-    scenes = tuple(
-        stream_scenes(
-            path,
-            captions,
-            problems,
-            captionless=captionless,
-            format=format,
-            pictures=pictures,
-            view=view,
-        )
-    )
+    scenes = tuple(stream_scenes(path, captions, problems, **options))
     return Annotations(scenes=scenes, problems=tuple(problems))
 
 

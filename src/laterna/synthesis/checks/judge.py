@@ -76,6 +76,11 @@ class Judgement(Record):
     failure: str = ""
     """Why there is no judgement."""
 
+    @property
+    def verdict(self) -> Verdict:
+        """What was decided, in the form of the rules' own verdict."""
+        return Verdict(findings=self.findings, checked=self.decided, unchecked=self.undecided)
+
 
 class Judge:
     """Asks for the claims of replies and decides them; `counts` gathers what came of it."""
@@ -113,9 +118,7 @@ class Judge:
         if not verdict.accepted:
             return verdict
         found = await self.judge(scene, reply)
-        if found.failure:
-            return verdict
-        return Verdict(findings=found.findings, checked=found.decided, unchecked=found.undecided)
+        return verdict if found.failure else found.verdict
 
 
 def judge_endpoint(endpoint: Endpoint, model: str) -> Endpoint:
