@@ -58,8 +58,8 @@ def stream_scenes(
     were measured (see `orientation`).
 
     A file of COCO's is read at the call and its boxes and captions held in memory, in pieces what
-    other formats allow. Raises LaternaError when a file
-    is missing, is in no known form, or is broken; that no picture is usable shows at the end.
+    other formats allow. Raises LaternaError when a file is missing, is in no known form, or is
+    broken; that no picture is usable shows at the end.
     """
     path, reader = find_reader(path, format)
     if captions is not None and not captions.is_file():

@@ -58,7 +58,10 @@ class Calls(Record):
 
     def line(self) -> str:
         """Return what was asked, what failed and what it cost, as one line."""
-        failed = self._failed()
+        failed = "; ".join(
+            f"{number} {reason}" + (f' ("{self.said[reason]}")' if reason in self.said else "")
+            for reason, number in sorted(self.retries.items())
+        )
         line = f"asked {self.asked}, answered before {self.found}"
         line += f"; calls that failed: {failed}" if failed else ""
         judged = ", ".join(f"{number} {outcome}" for outcome, number in self.judged.items())
@@ -66,15 +69,6 @@ class Calls(Record):
         line += f"; ${self.spent:,.4f} in all" if self.spent is not None else ""
         told = f"{self.estimated} calls by estimate, as the endpoint did not say their tokens"
         return line + (f" ({told})" if self.estimated else "")
-
-    def _failed(self) -> str:
-        """Return the failed calls by reason, with what was said first of each."""
-        return "; ".join(
-            f'{number} {reason} ("{self.said[reason]}")'
-            if reason in self.said
-            else f"{number} {reason}"
-            for reason, number in sorted(self.retries.items())
-        )
 
 
 class Run:

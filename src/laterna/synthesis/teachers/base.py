@@ -60,17 +60,12 @@ class Identity(Record):
 class RemoteTeacher(Teacher, Protocol):
     """A teacher whose answers cost something, so that they are kept in a ledger."""
 
-    @property
-    def identity(self) -> Identity:
-        """Who is asked, and with what parameters."""
-
-    @property
-    def at_once(self) -> int:
-        """Requests that it can make use of at the same time."""
-
-    @property
-    def failures(self) -> Failures:
-        """Calls that got no answer, those that were tried again included."""
+    identity: Identity
+    """Who is asked, and with what parameters."""
+    at_once: int
+    """Requests that it can make use of at the same time."""
+    failures: Failures
+    """Calls that got no answer, those that were tried again included."""
 
     async def close(self) -> None:
         """Let go of connections."""
