@@ -33,7 +33,7 @@ _LABELS: dict[str, _Part] = {
     "ans": "answer", "respondent": "answer",
 }  # fmt: skip
 _COLONS = ":：﹕︰"
-_LABEL_WORDS = "|".join(sorted(_LABELS, key=len, reverse=True))
+_LABEL_WORDS = "|".join(sorted(_LABELS, key=len, reverse=True)).replace(" ", r"\ ")
 _SAYS = read_patterns(__package__, "parsing", labels=_LABEL_WORDS, colons=_COLONS)
 
 
