@@ -14,7 +14,8 @@ from PIL import ExifTags, Image
 from laterna.data.pictures import load_picture, picture_size
 from laterna.records import Box
 from laterna.scenes.annotations import Annotations, read_annotations
-from laterna.scenes.orientation import PictureFolders, Shape, View, turn_box, view_of
+from laterna.scenes.image_files import PictureFolders
+from laterna.scenes.orientation import Shape, View, turn_box, view_of
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment, enrich
 
 WIDTH, HEIGHT = 60, 40

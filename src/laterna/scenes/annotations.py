@@ -12,7 +12,8 @@ from typing import Any
 
 from laterna.errors import LaternaError
 from laterna.records import Record, Scene
-from laterna.scenes.orientation import PictureFolders, View
+from laterna.scenes.image_files import PictureFolders
+from laterna.scenes.orientation import View
 from laterna.scenes.readers import find_reader
 from laterna.scenes.readers.base import Problem, Source, Upright, usable_scenes
 

@@ -8,13 +8,10 @@ turns the boxes of a stored picture along with it.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import msgspec
-from PIL import ExifTags, Image, TiffImagePlugin
 
 from laterna.records import Box
 
@@ -91,57 +88,3 @@ def turn_box(box: Box, orientation: int) -> Box:
     return msgspec.structs.replace(
         box, x1=min(ax, bx), y1=min(ay, by), x2=max(ax, bx), y2=max(ay, by)
     )
-
-
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-"""What Pillow raises for files that it cannot open."""
-
-
-def shape_of(picture: Image.Image) -> Shape:
-    """Return the shape of a picture that is opened and not yet loaded."""
-    width, height = picture.size
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # its size is turned by Pillow already
-        tags = picture.tag_v2
-        width = int(tags[TiffImagePlugin.IMAGEWIDTH])
-        height = int(tags[TiffImagePlugin.IMAGELENGTH])
-    orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    return Shape(width, height, orientation if orientation in TURNS else 1)
-
-
-class PictureFolders:
-    """Finds the pictures of a source in the first of several folders that has them."""
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        """Look nowhere else."""
-        self._folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-
-    def shape(self, name: str) -> Shape | None:
-        """Return the shape of a picture; None where it is not there or cannot be opened."""
-        inside = PurePosixPath(name)
-        if not name or "\x00" in name or inside.is_absolute() or ".." in inside.parts:
-            return None
-        for folder in self._folders:
-            path = folder / inside
-            try:
-                if not path.is_file():
-                    continue
-                with Image.open(path) as picture:
-                    found = shape_of(picture)
-            except DAMAGE:
-                continue
-            # the next picture most likely lies in the same folder
-            self._folders.remove(folder)
-            self._folders.insert(0, folder)
-            return found
-        return None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from laterna.errors import LaternaError
-from laterna.scenes.orientation import DAMAGE, shape_of
+from laterna.scenes.image_files import DAMAGE, shape_of
 
 MAX_PIXELS = 89_478_485
 """Pillow's own threshold for a decompression bomb."""

@@ -24,7 +24,7 @@ from laterna.scenes.orientation import (
 )
 
 if TYPE_CHECKING:
-    from laterna.scenes.orientation import PictureFolders
+    from laterna.scenes.image_files import PictureFolders
 
 Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2."""

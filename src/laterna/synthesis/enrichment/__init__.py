@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Scene
-from laterna.scenes.orientation import ASPECT_SLACK, DAMAGE
+from laterna.scenes.image_files import DAMAGE
+from laterna.scenes.orientation import ASPECT_SLACK
 from laterna.synthesis.enrichment import colours, lighting, ocr, texture
 
 _KEPT = 64
