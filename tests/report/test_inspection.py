@@ -14,7 +14,7 @@ from laterna.recipe import SourceSettings
 from laterna.records import Finding, Verdict
 from laterna.report.inspection import Sample, Tally, inspect_set
 from laterna.scenes.annotations import read_scenes
-from laterna.synthesis.workshop import Reject
+from laterna.synthesis.builder import Reject
 
 CONTEXT = {
     "id": "7",

@@ -9,7 +9,7 @@ import pytest
 from laterna.errors import LaternaError
 from laterna.records import Usage
 from laterna.report.inspection import cost_lines, read_cost
-from laterna.synthesis.cost import Prices
+from laterna.synthesis.budget import Prices
 from laterna.synthesis.ledger_rows import Totals
 from laterna.synthesis.settings import Spending
 from laterna.synthesis.teachers.base import Identity

@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from laterna import files
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
-from laterna.synthesis import ledger_rows
-from laterna.synthesis.ledger import Claim, Ledger
+from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.teachers.base import Failed, Identity, request_key
 
 GPT = Identity(
@@ -32,7 +32,7 @@ REPLY = Reply(text="Yes.", finish_reason="stop", usage=Usage(prompt_tokens=7, co
 
 
 async def answer(ledger: Ledger, key: str = KEY) -> Reply:
-    assert await ledger.claim(key, GPT, MESSAGES) is Claim.OURS
+    assert await ledger.claim(key, GPT, MESSAGES) is None
     return await ledger.record(key, REPLY, 1.5)
 
 
@@ -93,30 +93,32 @@ def test_plain_sql_reads_what_was_sent_and_said(tmp_path: Path) -> None:
     assert json.loads(found[10])["parameters"] == {"n": 1}
 
 
-def test_what_one_run_holds_no_other_may_ask(tmp_path: Path) -> None:
+def test_while_one_run_writes_others_may_only_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOCK_WAIT", 0.0)
+
     async def both() -> None:
         with Ledger(tmp_path / "l") as one, Ledger(tmp_path / "l") as two:
-            assert await one.claim(KEY, GPT, MESSAGES) is Claim.OURS
-            assert await two.claim(KEY, GPT, MESSAGES) is Claim.HELD
-            assert await one.claim(KEY, GPT, MESSAGES) is Claim.OURS
-            await one.release(KEY)
-            assert await two.claim(KEY, GPT, MESSAGES) is Claim.OURS
-            await two.record(KEY, REPLY, 0.1)
-            assert await one.claim(KEY, GPT, MESSAGES) == REPLY
+            await answer(one)
+            assert two.find(KEY) == REPLY
+            with pytest.raises(LaternaError, match=r"/l: another run is at work there: .*process"):
+                await two.claim("other", GPT, MESSAGES)
+        with Ledger(tmp_path / "l") as later:
+            assert await later.claim("other", GPT, MESSAGES) is None
 
     asyncio.run(both())
 
 
 def test_a_closed_run_holds_nothing(tmp_path: Path) -> None:
-    async def claim(ledger: Ledger) -> object:
-        return await ledger.claim(KEY, GPT, MESSAGES)
+    path = tmp_path / "l"
+    with Ledger(path) as ledger:
+        assert asyncio.run(ledger.claim(KEY, GPT, MESSAGES)) is None
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM requests").fetchone() == (0,)
+    assert not (tmp_path / ".l.lock").exists()
 
-    for _ in range(2):
-        with Ledger(tmp_path / "l") as ledger:
-            assert asyncio.run(claim(ledger)) is Claim.OURS
 
-
-def test_what_a_killed_process_held_is_taken_over(tmp_path: Path) -> None:
+def test_what_a_killed_process_held_is_asked_again(tmp_path: Path) -> None:
     code = f"""
 import asyncio, time
 from pathlib import Path
@@ -135,40 +137,13 @@ time.sleep(60)
         env=os.environ | {"PYTHONPATH": source},
     )
     assert holder.stdout is not None
-    assert holder.stdout.readline() == b"Claim.OURS\n"
-
-    async def claims() -> None:
-        with Ledger(tmp_path / "l") as ledger:
-            assert await ledger.claim(KEY, GPT, MESSAGES) is Claim.HELD
-            # Not waited for: dead, though its number is still taken.
-            holder.send_signal(signal.SIGKILL)
-            time.sleep(0.2)
-            await ledger.do(lambda rows: rows.beat())
-            assert await ledger.claim(KEY, GPT, MESSAGES) is Claim.OURS
-
-    asyncio.run(claims())
+    assert holder.stdout.readline() == b"None\n"
+    holder.send_signal(signal.SIGKILL)
     holder.wait()
-
-
-def test_a_silent_process_of_another_machine_loses_its_claims(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "l"
-    far = ledger_rows.Owner(name="far/1/x", host="far", pid=1, started="")
-
-    async def claims() -> None:
-        with Ledger(path) as ledger, monkeypatch.context() as patched:
-            patched.setattr(ledger_rows, "this_process", lambda: far)
-            await ledger.claim(KEY, GPT, MESSAGES)
-            patched.undo()
-            with Ledger(path) as near:
-                assert await near.claim(KEY, GPT, MESSAGES) is Claim.HELD
-                late = time.time() + ledger_rows.LEASE_SECONDS + 1
-                patched.setattr(time, "time", lambda: late)
-                await near.do(lambda rows: rows.beat())
-                assert await near.claim(KEY, GPT, MESSAGES) is Claim.OURS
-
-    asyncio.run(claims())
+    held = sqlite3.connect(tmp_path / "l").execute("SELECT key, state FROM requests")
+    assert held.fetchall() == [(KEY, "claimed")]
+    with Ledger(tmp_path / "l") as ledger:
+        assert asyncio.run(answer(ledger)) == REPLY
 
 
 def test_of_two_answers_the_first_counts_and_both_are_paid(tmp_path: Path) -> None:
@@ -322,6 +297,10 @@ def test_a_ledger_of_version_1_keeps_its_answers(tmp_path: Path) -> None:
             opened.execute(f"ALTER TABLE {table} DROP COLUMN estimated")
         opened.execute("ALTER TABLE requests DROP COLUMN body")
         opened.execute("DROP TABLE failures")
+        opened.execute("CREATE TABLE owners (owner TEXT)")
+        for table in ("requests", "batches"):
+            opened.execute(f"ALTER TABLE {table} ADD COLUMN owner TEXT")
+        opened.execute("CREATE INDEX requests_claimed ON requests (owner)")
         opened.execute("PRAGMA user_version = 1")
     with Ledger(path) as ledger:
         assert ledger.find(KEY) == REPLY

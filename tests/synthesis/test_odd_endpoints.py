@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from laterna.errors import LaternaError
+from laterna.synthesis.builder import Reject
 from laterna.synthesis.run import Summary, rejects_file, synthesize
 from laterna.synthesis.settings import Endpoint, Spending
 from laterna.synthesis.teachers import batch as batch_module
 from laterna.synthesis.teachers import client
-from laterna.synthesis.workshop import Reject
 
 Start = Callable[..., Any]
 KEY = "sk-never-to-be-stored"

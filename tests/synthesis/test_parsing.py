@@ -104,6 +104,7 @@ FORMS = {
     "full-width colon": said("Question：", "Answer：", "\n===\n", " "),
     "user and assistant": said("User:", "Assistant:", "\n\n", " "),
     "human and AI": said("Human:", "AI:", "\n", " "),
+    "a curious person and you": said("Curious person:", "You:", "\n", " "),
     "person and you": said("Person:", "You:", "\n", " "),
     "headings": said("### Question", "### Answer", "\n\n", "\n"),
     "numbered headings": said("## Question {}", "## Answer {}", "\n\n", "\n"),

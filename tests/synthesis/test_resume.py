@@ -19,11 +19,11 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Message
+from laterna.synthesis.builder import Reject
 from laterna.synthesis.run import dry_run, rejects_file, synthesize
 from laterna.synthesis.settings import Endpoint, Job, Shard, Spending
 from laterna.synthesis.teachers.base import Identity
 from laterna.synthesis.teachers.openai import request_body
-from laterna.synthesis.workshop import Reject
 
 Start = Callable[..., Any]
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -133,11 +133,16 @@ def test_killed_twenty_times_and_resumed(
 def test_two_processes_on_one_ledger_ask_nothing_twice(
     start_stub: Start, some_contexts: Path, tmp_path: Path
 ) -> None:
+    """One writes to the ledger; the other says so, and run again finds every answer."""
     stub = start_stub("--delay", "0.02", "0.1")
     outs = [tmp_path / "one.json", tmp_path / "two.json"]
     runs = [begin(some_contexts, out, stub.url) for out in outs]
-    for run in runs:
-        finish(run)
+    for out, run in zip(outs, runs, strict=True):
+        said, _ = run.communicate(timeout=120)
+        if run.returncode:  # it waits 10 seconds for a run that is ending
+            assert run.returncode == 2
+            assert "l.sqlite: another run is at work there: synthesis (process" in said
+            finish(begin(some_contexts, out, stub.url))
     assert outs[0].read_bytes() == outs[1].read_bytes()
     stats = stub.stats()
     assert (stats["paid"], stats["twice"]) == (REQUESTS, 0)

@@ -14,9 +14,9 @@ from laterna.data.chat import SHIPPED_TEMPLATES
 from laterna.records import PICTURE_MARK, InstructionRecord, Record, Truth, Turn
 from laterna.scenes.facts import Facts, gather_facts
 from laterna.scenes.phrases import SHORT_ANSWER
+from laterna.scenes.sampling import shuffled
 from laterna.scenes.vocabulary import CATEGORIES as COCO_CATEGORIES
 from laterna.scenes.vocabulary import ObjectWords
-from laterna.synthesis.lots import shuffled
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import read_proxy, write_proxy

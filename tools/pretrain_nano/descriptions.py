@@ -21,7 +21,7 @@ from msgspec import structs
 from laterna.records import Box, Record, Toy, Truth
 from laterna.scenes.geometry import PLACES, place_of
 from laterna.scenes.phrases import at_place
-from laterna.synthesis.lots import pick, shuffled
+from laterna.scenes.sampling import pick, shuffled
 from laterna.world.captions import write_alt_text, write_captions
 
 SQUARES = 8

@@ -17,8 +17,8 @@ import numpy as np
 from laterna.records import Toy, Truth
 from laterna.scenes.geometry import PLACES, place_of, relation_holds
 from laterna.scenes.phrases import NUMBERS
+from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.vocabulary import plural
-from laterna.synthesis.lots import pick, shuffled
 from laterna.world.toys import CATEGORIES, COLOURS
 
 NOTHING = "none"

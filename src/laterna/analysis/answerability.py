@@ -31,30 +31,12 @@ from laterna.analysis.mentions import (
     read_text,
     subjects_of,
 )
-from laterna.analysis.properties import Property, bare_question
+from laterna.analysis.properties import QUESTIONS, Property, bare_question
 from laterna.records import Proxy, Record
 from laterna.scenes.vocabulary import CATEGORIES, COLOURS
 from laterna.synthesis.checks.polarity import is_denied
 
 _NUMBERS = NUMBER_WORDS | {str(number) for number in range(100)}
-_RELATED = re.compile(
-    r"\b(?:left of|right of|next to|besides?|behind|in front of|between|above|below|under|"
-    r"underneath|beneath|on top of|near|by|against|surrounded by|around|over|on|with|at)\b \w+"
-)
-_DENIAL = re.compile(
-    # an answer that opens with it: "No", "None that I can see"
-    r"^(?:no|nope|none|nothing|neither|never|not)\b|"
-    # of what the question named: "it isn't there", "there aren't any", "I can't see one"
-    r"\b(?:it|they|that|those|none|one)(?: (?:is|are|was|were|does|do|can)(?: not|n't)|'s not|"
-    r"'re not| cannot| can't)(?: \w+){0,2}? (?:there|here|visible|present|shown|seen|pictured|"
-    r"appear|in (?:it|the|this) ?(?:picture|image|photo|scene)?)\b|"
-    r"\bthere(?: (?:is|are)(?: no|n't)|'s no)(?:ne|t)?(?: any| one| a single one)?(?: \w+)?[.!]?$|"
-    r"\b(?:do not|don't|cannot|can't|could not|couldn't) (?:see|find|spot|notice) "
-    r"(?:it|one|any|them|that)\b|"
-    r"\b(?:is|are) (?:zero\b|missing[.!]?$)"
-)
-"""Wordings of a denial that do not name the thing; those that do are read by `is_denied`."""
-_YES_NO = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have)\b")
 
 
 class ProxyEvidence(Record):
@@ -126,7 +108,7 @@ def _held(told: ProxyEvidence) -> set[str]:
 def _existence(told: ProxyEvidence, asked: QAPair) -> bool:
     held = _held(told)
     subjects = set(asked.subjects)
-    if _YES_NO.match(asked.question.lower()) and subjects:
+    if QUESTIONS["yes_no"].match(asked.question.lower()) and subjects:
         if subjects & held:
             return True
         # Boxes are complete for the categories that were annotated, and for no other.
@@ -142,7 +124,7 @@ def _denies(answer: str, subjects: Set[str]) -> bool:
     words, mentions, _ = _read_answer(answer)
     if any(is_denied(words, one.first, one.last) for one in mentions if one.key in subjects):
         return True
-    return bool(_DENIAL.search(_plain(answer).lower()))
+    return bool(QUESTIONS["denial"].search(_plain(answer).lower()))
 
 
 def _read_answer(answer: str) -> ReadText:
@@ -198,13 +180,15 @@ def _relation(told: ProxyEvidence, asked: QAPair) -> bool:
     boxed = [key for key in told.boxes if key in concerned]
     if len(boxed) > 1 and (not asked.subjects or set(asked.subjects) & set(boxed)):
         return True
-    return _captioned(told, asked.subjects, lambda caption: bool(_RELATED.search(caption)))
+    return _captioned(
+        told, asked.subjects, lambda caption: bool(QUESTIONS["related"].search(caption))
+    )
 
 
 def _action(told: ProxyEvidence, asked: QAPair) -> bool:
     def acts(caption: str) -> bool:
         return any(
-            word in WORDS["actions"] or (word.endswith("ing") and word not in WORDS["no_actions"])
+            word in WORDS.actions or (word.endswith("ing") and word not in WORDS.no_actions)
             for word in re.findall(r"[a-z]+", caption)
         )
 
@@ -226,9 +210,9 @@ _RULES: dict[Property, Callable[[ProxyEvidence, QAPair], bool]] = {
     "relation": _relation,
     "action": _action,
     "text": _text,
-    "texture": _describing(WORDS["materials"], "texture"),
-    "lighting": _of_the_whole(WORDS["light"], "lighting"),
-    "emotion": _of_the_whole(WORDS["feelings"], "emotion"),
+    "texture": _describing(WORDS.materials, "texture"),
+    "lighting": _of_the_whole(WORDS.light, "lighting"),
+    "emotion": _of_the_whole(WORDS.feelings, "emotion"),
 }
 
 
@@ -242,7 +226,7 @@ def _places(caption: str, subjects: Collection[str]) -> bool:
     """Say whether a caption tells a place behind one of the subjects (anywhere, without)."""
     words, mentions, _ = read_text(caption)
     starts = [one.last for one in mentions if one.key in subjects] if subjects else [0]
-    return any(WORDS["locatives"].intersection(words[start:]) for start in starts)
+    return any(WORDS.locatives.intersection(words[start:]) for start in starts)
 
 
 def _captioned(told: ProxyEvidence, subjects: Collection[str], says: Callable[[str], bool]) -> bool:

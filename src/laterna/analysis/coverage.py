@@ -18,7 +18,7 @@ from laterna.analysis.answerability import (
 )
 from laterna.analysis.properties import PROPERTIES, Property, properties_of
 from laterna.records import PICTURE_MARK, InstructionRecord, Proxy, Record
-from laterna.synthesis.declining import declines
+from laterna.synthesis.refusal_detection import declines
 
 NO_KIND = "not said"
 """Stands for the kind of records whose source does not say it."""

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
-from importlib import resources
 from typing import NamedTuple
 
-import msgspec
-
 from laterna.scenes.phrases import NUMBERS
-from laterna.scenes.vocabulary import CATEGORIES, COLOURS, ObjectWords, words_of
+from laterna.scenes.vocabulary import CATEGORIES, COLOURS, ObjectWords, WordSets, words_of
 
-WORDS = {
-    name: frozenset(words.split())
-    for name, words in msgspec.toml.decode(
-        resources.files(__package__).joinpath("words.toml").read_bytes(), type=dict[str, str]
-    ).items()
-}
-"""Sets of words by name; the file says what each is for."""
+WORDS = WordSets(__package__, "questions")
 NUMBER_WORDS = frozenset(NUMBERS) | {"single", "pair", "couple", "trio", "dozen", "both"}
-_NAMES_NOTHING = WORDS["function_words"]
+_NAMES_NOTHING = WORDS.function_words
 _BE = frozenset("is are was were made that".split())
 
 
@@ -74,7 +65,7 @@ def subjects_of(question: str) -> list[str]:
         one.key
         for one in read_text(question).mentions
         # The fruit is asked about, the colour is asked for.
-        if one.key not in WORDS["asking"] and (one.known or one.key not in COLOURS)
+        if one.key not in WORDS.asking and (one.known or one.key not in COLOURS)
     )
     return list(dict.fromkeys(keys))
 

@@ -83,12 +83,12 @@ class Synthesize(Command, frozen=True, kw_only=True):
     def writes(self) -> Iterator[Writes]:
         """Name the records, and what a teacher that is asked leaves beside them."""
         from laterna.synthesis.run import ledger_file, rejects_file
-        from laterna.synthesis.teachers.asked import is_asked
+        from laterna.synthesis.teachers.remote import is_remote
 
         if self.dry_run:
             return
         yield Writes(self.out)
-        if is_asked(self.teacher):
+        if is_remote(self.teacher):
             yield Writes(rejects_file(self.out))
             if self.teacher != "replay":
                 yield Writes(self.ledger or ledger_file(self.out))

@@ -20,13 +20,13 @@ from laterna.recipe import SourceSettings
 from laterna.records import Finding, InstructionRecord, Reply, Scene, Verdict
 from laterna.report.parts import NamedTexts
 from laterna.report.synthesis_page import Example, Reason, Specimen, SynthesisContent
+from laterna.synthesis.budget import Prices
+from laterna.synthesis.builder import Reject
 from laterna.synthesis.checks import REASONS, check
-from laterna.synthesis.cost import Prices
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.ledger_rows import Totals
 from laterna.synthesis.parsing import Exchange, write_reply
 from laterna.synthesis.settings import Spending
-from laterna.synthesis.workshop import Reject
 
 EXAMPLES = 3
 """Sentences kept for each reason."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from laterna.errors import LaternaError
 from laterna.records import Record, Scene
@@ -26,28 +27,10 @@ class Annotations(Record):
     problems: tuple[Problem, ...]
 
 
-def read_annotations(
-    path: Path,
-    captions: Path | None = None,
-    *,
-    captionless: bool = False,
-    format: str = "auto",
-    pictures: Path | None = None,
-    view: View = "auto",
-) -> Annotations:
-    """Read all scenes of a file or folder, as `stream_scenes` does, and keep them in memory."""
+def read_annotations(path: Path, captions: Path | None = None, **options: Any) -> Annotations:
+    """Read all scenes of a file or folder into memory; the options are those of `stream_scenes`."""
     problems: list[Problem] = []
-    scenes = tuple(
-        stream_scenes(
-            path,
-            captions,
-            problems,
-            captionless=captionless,
-            format=format,
-            pictures=pictures,
-            view=view,
-        )
-    )
+    scenes = tuple(stream_scenes(path, captions, problems, **options))
     return Annotations(scenes=scenes, problems=tuple(problems))
 
 
@@ -76,8 +59,8 @@ def stream_scenes(
     were measured (see `orientation`).
 
     A file of COCO's is read at the call and its boxes and captions held in memory, in pieces what
-    other formats allow. Raises LaternaError when a file
-    is missing, is in no known form, or is broken; that no picture is usable shows at the end.
+    other formats allow. Raises LaternaError when a file is missing, is in no known form, or is
+    broken; that no picture is usable shows at the end.
     """
     path, reader = find_reader(path, format)
     if captions is not None and not captions.is_file():

@@ -15,6 +15,35 @@ from typing import NamedTuple
 import msgspec
 
 
+class WordSets:
+    """Sets of words by name, as a table of a package's `words.toml` lists them."""
+
+    def __init__(self, package: str, table: str) -> None:
+        """Read the table."""
+        content = resources.files(package).joinpath("words.toml").read_bytes()
+        found = msgspec.toml.decode(content, type=dict[str, dict[str, str]])[table]
+        self.__dict__.update((name, frozenset(words.split())) for name, words in found.items())
+
+    def __getattr__(self, name: str) -> frozenset[str]:
+        """Complain of words that the table lacks."""
+        raise AttributeError(f"no words {name!r} in the table")
+
+
+def read_patterns(package: str, table: str, **known: str) -> dict[str, re.Pattern[str]]:
+    """Return the regular expressions that a table of a package's `patterns.toml` holds, by name.
+
+    A list is of alternatives; `<name>` stands for an earlier one of the table, or for a `known`
+    one; a line break, with what indents the next line, says nothing.
+    """
+    content = resources.files(package).joinpath("patterns.toml").read_bytes()
+    found = msgspec.toml.decode(content, type=dict[str, dict[str, str | list[str]]])[table]
+    for name, one in found.items():
+        text = "|".join(part.lstrip() for part in ([one] if isinstance(one, str) else one))
+        text = re.sub(r"\n\s*", "", text)
+        known[name] = re.sub(r"<(\w+)>", lambda other: known.get(other[1], other[0]), text)
+    return {name: re.compile(known[name]) for name in found}
+
+
 class _Vocabulary(msgspec.Struct, forbid_unknown_fields=True):
     colours: str
     doubtful: str

@@ -1,6 +1,6 @@
 """Runs a job over a Ray Data cluster: a shard a task, each with a ledger of its own.
 
-The shards' drafts come back sorted into the scenes' order, so the file is the same as that of
+The shards' results come back sorted into the scenes' order, so the file is the same as that of
 one process. Budget and rates are shared out evenly among the shards that run at a time.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from laterna.errors import LaternaError
 from laterna.scenes.annotations import Problem
+from laterna.synthesis.builder import BuildResult
 from laterna.synthesis.engine import Calls, Run
 from laterna.synthesis.settings import Job, Shard
-from laterna.synthesis.workshop import Draft
 
 _GATHERED = 256
-"""Drafts a block of rows that a shard hands back."""
+"""Results a block of rows that a shard hands back."""
 _CLOSING = 2**62
 """Stands for the number of a scene in the last row of a shard, which holds its counts."""
 
@@ -49,8 +49,8 @@ class RayRun:
         self.problems: list[Problem] = []
         self.calls: Calls | None = None
 
-    def drafts(self) -> Iterator[Draft]:
-        """Yield the drafts in order, as the cluster has made them all."""
+    def results(self) -> Iterator[BuildResult]:
+        """Yield the results in order, as the cluster has made them all."""
         try:
             import ray
         except ImportError as error:
@@ -76,13 +76,13 @@ class RayRun:
                 raise
             raise LaternaError(str(cause)) from error
 
-    def _read(self, rows: Iterator[dict[str, Any]]) -> Iterator[Draft]:
-        """Yield the drafts in rows; keep what the shards counted."""
+    def _read(self, rows: Iterator[dict[str, Any]]) -> Iterator[BuildResult]:
+        """Yield the results in rows; keep what the shards counted."""
         for row in rows:
             if row["number"] == _CLOSING:
-                self._close(msgspec.json.decode(row["draft"], type=_Closing), row["place"])
+                self._close(msgspec.json.decode(row["result"], type=_Closing), row["place"])
             else:
-                yield msgspec.json.decode(row["draft"], type=Draft)
+                yield msgspec.json.decode(row["result"], type=BuildResult)
 
     def _close(self, closing: _Closing, shard: int) -> None:
         if shard == 1:  # every shard reads the whole source and meets the same problems
@@ -133,14 +133,14 @@ def share(job: Job, number: int, of: int) -> Job:
 
 
 def _shard_rows(job: bytes, number: int, of: int) -> Iterator[dict[str, Any]]:
-    """Do one shard and yield its drafts as blocks of rows, then what it counted."""
+    """Do one shard and yield its results as blocks of rows, then what it counted."""
     whole = msgspec.json.decode(
         job, type=Job, dec_hook=lambda kind, value: Path(value) if kind is Path else value
     )
     run = Run(share(whole, number, of))
     block: list[tuple[int, int, bytes]] = []
-    for place, draft in enumerate(run.drafts()):
-        block.append((draft.number, place, msgspec.json.encode(draft)))
+    for place, result in enumerate(run.results()):
+        block.append((result.number, place, msgspec.json.encode(result)))
         if len(block) == _GATHERED:
             yield _columns(block)
             block = []
@@ -149,6 +149,6 @@ def _shard_rows(job: bytes, number: int, of: int) -> Iterator[dict[str, Any]]:
 
 
 def _columns(rows: list[tuple[int, int, bytes]]) -> dict[str, Any]:
-    numbers, places, drafts = zip(*rows, strict=True)
-    content = np.array(drafts, dtype=object)
-    return {"number": np.array(numbers), "place": np.array(places), "draft": content}
+    numbers, places, results = zip(*rows, strict=True)
+    content = np.array(results, dtype=object)
+    return {"number": np.array(numbers), "place": np.array(places), "result": content}

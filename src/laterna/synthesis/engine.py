@@ -1,4 +1,4 @@
-"""Runs a job in this process: the scenes of its shard in, drafts out, in the scenes' order."""
+"""Runs a job in this process: the scenes of its shard in, results out, in the scenes' order."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record, Scene
 from laterna.scenes.annotations import Problem, stream_scenes
-from laterna.synthesis.checks.judge import judging_usage
-from laterna.synthesis.checks.judging import OpenJudge
-from laterna.synthesis.cost import Forecast, Prices, Purse
+from laterna.synthesis.budget import Forecast, Prices
+from laterna.synthesis.builder import BuildResult, RecordBuilder
+from laterna.synthesis.checks.judge import judging_usage, open_judge
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import make_teacher
-from laterna.synthesis.teachers.asked import IDENTITIES, is_asked, open_purse, open_teacher
-from laterna.synthesis.teachers.base import AskedTeacher, Identity, Teacher, request_key
-from laterna.synthesis.teachers.recorded import Recorded
-from laterna.synthesis.workshop import Draft, Task, Workshop
+from laterna.synthesis.teachers.base import Identity, Teacher, request_key
+from laterna.synthesis.teachers.remote import IDENTITIES, is_remote, open_teacher
 
 _AHEAD = 8192
-"""Drafts that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
+"""Results that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
 
 
 class Calls(Record):
@@ -60,7 +58,10 @@ class Calls(Record):
 
     def line(self) -> str:
         """Return what was asked, what failed and what it cost, as one line."""
-        failed = self._failed()
+        failed = "; ".join(
+            f"{number} {reason}" + (f' ("{self.said[reason]}")' if reason in self.said else "")
+            for reason, number in sorted(self.retries.items())
+        )
         line = f"asked {self.asked}, answered before {self.found}"
         line += f"; calls that failed: {failed}" if failed else ""
         judged = ", ".join(f"{number} {outcome}" for outcome, number in self.judged.items())
@@ -69,32 +70,23 @@ class Calls(Record):
         told = f"{self.estimated} calls by estimate, as the endpoint did not say their tokens"
         return line + (f" ({told})" if self.estimated else "")
 
-    def _failed(self) -> str:
-        """Return the failed calls by reason, with what was said first of each."""
-        return "; ".join(
-            f'{number} {reason} ("{self.said[reason]}")'
-            if reason in self.said
-            else f"{number} {reason}"
-            for reason, number in sorted(self.retries.items())
-        )
-
 
 class Run:
     """One job in this process.
 
-    `drafts` may be gone through once; `problems` of the annotations and `calls` are whole
+    `results` may be gone through once; `problems` of the annotations and `calls` are whole
     afterwards.
     """
 
     def __init__(self, job: Job) -> None:
         """Prepare; raise LaternaError for an unknown teacher."""
         self._job = job
-        self._asked = is_asked(job.teacher)
+        self._asked = is_remote(job.teacher)
         self.problems: list[Problem] = []
         self.calls: Calls | None = None
 
-    def drafts(self) -> Iterator[Draft]:
-        """Yield the drafts in order, few of them in memory at a time."""
+    def results(self) -> Iterator[BuildResult]:
+        """Yield the results in order, few of them in memory at a time."""
         if not self._asked:
             yield from self._compose()
             return
@@ -103,8 +95,8 @@ class Run:
         with Ledger(self._job.ledger, create=self._job.teacher != "replay") as ledger:
             yield from self._ask(ledger)
 
-    def _compose(self) -> Iterator[Draft]:
-        """Yield the drafts of a teacher that works here, at no cost."""
+    def _compose(self) -> Iterator[BuildResult]:
+        """Yield the results of a teacher that works here, at no cost."""
         job = self._job
         scenes = tuple(_scenes(job, self.problems))
         annotated = {box.category for scene in scenes for box in scene.boxes}
@@ -113,36 +105,38 @@ class Run:
             for kind in job.kinds
             if kind != "caption"
         }
-        workshop = Workshop(job, teachers)
+        builder = RecordBuilder(job, teachers)
         with asyncio.Runner() as runner:
-            for task in workshop.tasks(self._mine(iter(scenes))):
-                yield runner.run(workshop.make(task))
+            for task in builder.tasks(self._mine(iter(scenes))):
+                yield runner.run(builder.make(task))
 
-    def _ask(self, ledger: Ledger) -> Iterator[Draft]:
-        """Yield the drafts of a teacher whose answers are kept in a ledger."""
+    def _ask(self, ledger: Ledger) -> Iterator[BuildResult]:
+        """Yield the results of a teacher whose answers are kept in a ledger."""
         job = self._job
-        purse = open_purse(job, ledger)
-        with asyncio.Runner() as runner, OpenJudge(job, ledger, runner) as judging:
-            recorded, teacher = runner.run(_open(job, ledger, purse))
-            teachers = dict.fromkeys(job.kinds, recorded)
-            workshop = Workshop(job, teachers, recorded.key, judging.judge)
-            scenes = _scenes(job, self.problems)
-            tasks = workshop.tasks(self._mine(scenes))
-            work = OrderedWork(tasks, workshop.make, at_once=teacher.at_once, ahead=_AHEAD)
+        with (
+            asyncio.Runner() as runner,
+            open_teacher(job, ledger, runner) as asked,
+            open_judge(job, ledger, runner) as (judge, judging),
+        ):
+            builder = RecordBuilder(job, dict.fromkeys(job.kinds, asked), asked.key, judge)
+            tasks = builder.tasks(self._mine(_scenes(job, self.problems)))
+            at_once = asked.teacher.at_once
+            work = OrderedWork(tasks, builder.make, at_once=at_once, ahead=_AHEAD)
             try:
-                while drafts := runner.run(work.next()):
-                    yield from drafts
+                while results := runner.run(work.next()):
+                    yield from results
             finally:
-                runner.run(_close(work, teacher))
+                runner.run(work.stop())
                 ledger.refresh()
+                failures = asked.teacher.failures
                 self.calls = Calls(
-                    asked=recorded.asked + judging.asked,
-                    found=recorded.found + judging.found,
-                    judged=judging.counts,
-                    retries=dict(teacher.failures.counts),
-                    said=teacher.failures.said,
-                    estimated=purse.estimated(),
-                    spent=purse.spent(),
+                    asked=asked.asked + (judging.asked if judging else 0),
+                    found=asked.found + (judging.found if judging else 0),
+                    judged=judge.outcomes if judge else {},
+                    retries=dict(failures.counts),
+                    said=failures.said,
+                    estimated=asked.budget.estimated(),
+                    spent=asked.budget.spent(),
                 )
 
     def _mine(self, scenes: Iterator[Scene]) -> Iterator[tuple[int, Scene]]:
@@ -162,21 +156,12 @@ def _scenes(job: Job, problems: list[Problem]) -> Iterator[Scene]:
     )
 
 
-async def _open(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, AskedTeacher]:
-    return open_teacher(job, ledger, purse)
-
-
-async def _close(work: OrderedWork[Task, Draft], teacher: AskedTeacher) -> None:
-    await work.stop()
-    await teacher.close()
-
-
 def forecast(job: Job) -> str:
     """Return what a job would ask, cost and take, as one line; nothing is asked or written.
 
     Of the requests it counts the first of each record; repairs come on top.
     """
-    if not is_asked(job.teacher):
+    if not is_remote(job.teacher):
         return f"the teacher {job.teacher!r} works here: it asks nobody and costs nothing"
     if job.ledger is None:
         raise LaternaError(f"the teacher {job.teacher!r} needs a ledger")
@@ -191,13 +176,13 @@ def forecast(job: Job) -> str:
 def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:
     known = [total for total in ledger.totals if total.identity == identity] if ledger else []
     counted = Forecast(known[0] if known else None)
-    workshop = Workshop(job, {})
+    builder = RecordBuilder(job, {})
     numbered = enumerate(_scenes(job, []))
     mine = (pair for pair in numbered if job.shard.holds(pair[0]))
-    for task in workshop.tasks(mine):
+    for task in builder.tasks(mine):
         if task.kind == "caption":
             continue
-        proxy, messages = workshop.request(task)
+        proxy, messages = builder.request(task)
         if not proxy.text:
             continue
         reply = ledger.find(request_key(identity, messages)) if ledger else None

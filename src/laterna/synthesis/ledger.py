@@ -1,10 +1,10 @@
 """The ledger: every request that was paid for and its answer, in one SQLite file.
 
 A request is claimed before it is sent and answered afterwards; its key is a digest of all that
-is sent. What was answered is never asked again, by this run, a later one, or another process on
-the same file. One thread writes: it gathers what waits for `GATHER_SECONDS` and commits it
-together, synced to disk, and only then does an answer count as given. A kill therefore loses
-nothing but the calls in flight.
+is sent. What was answered is never asked again. One run at a time writes to a file (any may read),
+so that what is claimed and not answered is what a run that was killed had in flight. In it one
+thread writes: it gathers what waits for `GATHER_SECONDS` and commits it together, synced to disk,
+and only then does an answer count as given. A kill therefore loses nothing but those calls.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.files import held
 from laterna.records import Message, Reply
 from laterna.synthesis import ledger_rows
-from laterna.synthesis.ledger_rows import Claim, Rows, Totals
+from laterna.synthesis.ledger_rows import Rows, Totals
 from laterna.synthesis.teachers.base import Identity
 
-__all__ = ["Claim", "Ledger", "Totals"]
+__all__ = ["Ledger", "Totals"]
 
 GATHER_SECONDS = 0.02
 """How long writes wait for company: fewer commits, each of which waits for the disk."""
-BEAT_SECONDS = 5.0
-"""How often a run says that it lives."""
 _BUSY_SECONDS = 60.0
 """How long a commit waits for that of another process."""
 
@@ -47,8 +46,8 @@ _Waiting = tuple[asyncio.Future[object], object]
 class Ledger:
     """An open ledger; close it, or use it in a `with` block.
 
-    `totals` is what the whole file's answers come to, other processes' included, as of the last
-    commit. Raises LaternaError for a file that is no ledger.
+    `totals` is what the whole file's answers come to as of the last commit. Raises LaternaError
+    for a file that is no ledger.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
@@ -86,15 +85,12 @@ class Ledger:
 
     async def claim(
         self, key: str, identity: Identity, messages: Sequence[Message]
-    ) -> Reply | Claim:
-        """Return the answer, or claim the request for this run, or tell that another holds it."""
+    ) -> Reply | None:
+        """Return the answer, or note that the request is about to be asked."""
         return await self.do(lambda rows: rows.claim(key, identity, messages))
 
     async def record(self, key: str, reply: Reply, seconds: float) -> Reply:
-        """Keep the answer to a claimed request; return once it is safe on disk.
-
-        Returns the answer that counts: the first, should another process have asked too.
-        """
+        """Keep the answer to a claimed request; return the first that came, once it is on disk."""
         return await self.do(lambda rows: rows.record(key, reply, seconds))
 
     async def release(self, key: str) -> None:
@@ -102,7 +98,10 @@ class Ledger:
         await self.do(lambda rows: rows.release(key))
 
     async def do(self, step: Callable[[Rows], _T]) -> _T:
-        """Run a step in the next transaction and return its result once that is committed."""
+        """Run a step in the next transaction and return its result once that is committed.
+
+        Raises LaternaError where it fails, and where another run writes to the file.
+        """
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="ledger", daemon=True)
             self._thread.start()
@@ -114,7 +113,7 @@ class Ledger:
         return result
 
     def refresh(self) -> None:
-        """Read `totals` anew: another process may have answered since the last commit."""
+        """Read `totals` anew: another run may have answered since the last commit."""
         with self._reading():
             self.totals = ledger_rows.totals(self._reader)
 
@@ -139,56 +138,44 @@ class Ledger:
         try:
             self._write_until_told()
         except BaseException as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
-            self._dead = LaternaError(f"{self.path}: the ledger can be written no more: {error}")
+            told = f"{self.path}: the ledger can be written no more: {error}"
+            self._dead = error if isinstance(error, LaternaError) else LaternaError(told)
             while not self._steps.empty():
                 step = self._steps.get_nowait()
                 self._at_hand += [step] if step else []
             _tell([(future, self._dead) for _, future in self._at_hand if future])
 
     def _write_until_told(self) -> None:
-        connection = _connect(self.path)
-        rows = Rows(connection, ledger_rows.this_process())
-        beaten = 0.0
-        open_ = True
-        while open_:
-            steps, open_ = self._gather()
-            beat = time.monotonic() - beaten > BEAT_SECONDS
-            if beat:
-                beaten = time.monotonic()
-            self._commit(connection, rows, steps, beat=beat)
-        self._commit(connection, rows, [(Rows.leave, None)], beat=False)
-        connection.close()
+        with held(self.path, "synthesis"), closing(_connect(self.path)) as connection:
+            rows = Rows(connection)
+            open_ = True
+            while open_:
+                steps, open_ = self._gather()
+                self._commit(connection, rows, steps)
+            self._commit(connection, rows, [(Rows.release, None)])
 
     def _gather(self) -> tuple[list[tuple[_Step, asyncio.Future[object] | None]], bool]:
-        """Return the steps that came together, none after a silence, and whether to go on."""
+        """Wait for steps and return those that came together, and whether to go on."""
         steps: list[tuple[_Step, asyncio.Future[object] | None]] = []
         self._at_hand = steps
-        with suppress(queue.Empty):
-            first = self._steps.get(timeout=BEAT_SECONDS)
-            if first is None:
-                return steps, False
-            steps.append(first)
+        step = self._steps.get()
+        if step is not None:
             time.sleep(GATHER_SECONDS)
-            while True:
-                step = self._steps.get_nowait()
-                if step is None:
-                    return steps, False
+        with suppress(queue.Empty):
+            while step is not None:
                 steps.append(step)
-        return steps, True
+                step = self._steps.get_nowait()
+        return steps, step is not None
 
     def _commit(
         self,
         connection: sqlite3.Connection,
         rows: Rows,
         steps: Sequence[tuple[_Step, asyncio.Future[object] | None]],
-        *,
-        beat: bool,
     ) -> None:
         """Run steps in one transaction; then, and not before, tell those who wait."""
         try:
             connection.execute("BEGIN IMMEDIATE")
-            if beat:
-                rows.beat()
             results = [self._step(connection, rows, step) for step, _ in steps]
             totals = ledger_rows.totals(connection)
             connection.execute("COMMIT")

@@ -7,14 +7,10 @@ sent, all that came back, and what it used.
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from enum import Enum
-from pathlib import Path
+from importlib import resources
 
 import msgspec
 
@@ -23,64 +19,16 @@ from laterna.synthesis.teachers.base import Failed, Identity
 from laterna.synthesis.teachers.foreign import NoReply, read_reply
 
 APPLICATION = 0x4C415452  # "LATR", in the file's header
-VERSION = 2
+VERSION = 3
 FAILED_BYTES = 64 * 2**10
 """So much is kept of the first body of each reason that holds no answer."""
-LEASE_SECONDS = 120.0
-"""How long a process of another machine may be silent before its claims are taken over."""
+_REMEMBERED = 1000
+"""Row numbers kept in mind; the openings of repairs are all different."""
 
-_SCHEMA = f"""
-PRAGMA application_id = {APPLICATION};
-CREATE TABLE identities (
-    id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE,
-    answers INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
-    completion_tokens INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0);
-CREATE TABLE openings (
-    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, messages TEXT NOT NULL);
-CREATE TABLE owners (
-    owner TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, started TEXT NOT NULL,
-    seen REAL NOT NULL);
-CREATE TABLE batches (
-    tag TEXT PRIMARY KEY, identity INTEGER NOT NULL, owner TEXT NOT NULL,
-    batch_id TEXT, collected INTEGER NOT NULL DEFAULT 0, made_at REAL NOT NULL);
-CREATE TABLE requests (
-    key TEXT PRIMARY KEY, identity INTEGER NOT NULL, opening INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('claimed', 'answered')), owner TEXT, batch TEXT,
-    claimed_at REAL NOT NULL, answered_at REAL, seconds REAL, finish_reason TEXT,
-    prompt_tokens INTEGER, completion_tokens INTEGER, last_message TEXT NOT NULL, reply TEXT);
-CREATE INDEX requests_of_batch ON requests (batch) WHERE batch IS NOT NULL;
-CREATE INDEX requests_claimed ON requests (owner) WHERE state = 'claimed';
-"""
-"""What version 1 had; the columns and tables since then are added to new ledgers as to old ones."""
-
-_SINCE = f"""
-PRAGMA user_version = {VERSION};
-ALTER TABLE requests ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE requests ADD COLUMN body BLOB;
-ALTER TABLE identities ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;
-CREATE TABLE failures (
-    identity INTEGER NOT NULL, reason TEXT NOT NULL, said TEXT NOT NULL, calls INTEGER NOT NULL,
-    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-    estimated INTEGER NOT NULL, body BLOB, PRIMARY KEY (identity, reason));
-DROP VIEW IF EXISTS calls;
-CREATE VIEW calls AS
-    SELECT key, state, json_extract(identities.identity, '$.model') AS model,
-        json_extract(identities.identity, '$.base_url') AS base_url, identities.identity,
-        json_insert(openings.messages, '$[#]', json(last_message)) AS messages,
-        reply, finish_reason, requests.prompt_tokens, requests.completion_tokens,
-        requests.estimated, claimed_at, answered_at, requests.seconds, batch
-    FROM requests JOIN identities ON identities.id = requests.identity
-        JOIN openings ON openings.id = requests.opening;
-"""
-"""`body` is the answer as it came, from which it is read; `reply` and the rest are for SQL."""
-
-
-class Claim(Enum):
-    """What came of claiming a request that has no answer yet."""
-
-    OURS = "ours"
-    HELD = "held"
-    """A process that lives is asking it."""
+_STEPS = (
+    resources.files(__package__).joinpath("ledger.sql").read_text("utf-8").split("-- version ")[1:]
+)
+"""What makes each version of the one before, its number first."""
 
 
 class Totals(Record):
@@ -95,88 +43,51 @@ class Totals(Record):
     """What calls without an answer may have been billed for."""
 
 
-class Owner(Record):
-    """One run that holds claims: a process, told apart from later ones of the same number."""
-
-    name: str
-    host: str
-    pid: int
-    started: str
-
-
-def this_process() -> Owner:
-    """Return an owner for a new run in this process."""
-    host, pid = socket.gethostname(), os.getpid()
-    name = f"{host}/{pid}/{os.urandom(6).hex()}"
-    return Owner(name=name, host=host, pid=pid, started=_started(pid))
-
-
 def create(connection: sqlite3.Connection) -> None:
-    """Make the tables in an empty file, or what a file of version 1 lacks; two may try at once."""
+    """Make the tables in an empty file, or what one of an earlier version lacks; two may try."""
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    script = "" if version == VERSION else _SINCE if version else _SCHEMA + _SINCE
-    for statement in filter(str.strip, script.split(";\n")):
-        connection.execute(statement)
+    for step in _STEPS[version:]:
+        for statement in step.partition("\n")[2].split(";"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 
 class Rows:
     """Statements on one connection, all run inside a transaction of the caller's."""
 
-    def __init__(self, connection: sqlite3.Connection, owner: Owner) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._owner = owner
         self._numbers: dict[str, int] = {}
 
     def forget(self) -> None:
         """Forget what was looked up: the transaction it belongs to was undone."""
         self._numbers.clear()
 
-    def beat(self) -> None:
-        """Say that this owner lives, and strike out those that do not."""
-        owner, now = self._owner, time.time()
-        self._connection.execute(
-            "INSERT INTO owners VALUES (?, ?, ?, ?, ?) ON CONFLICT (owner) DO UPDATE SET seen = ?",
-            (owner.name, owner.host, owner.pid, owner.started, now, now),
-        )
-        rows = self._connection.execute("SELECT owner, host, pid, started, seen FROM owners")
-        for name, host, pid, started, seen in rows.fetchall():
-            local = host == owner.host
-            dead = (local and not _lives(pid, started)) or now - seen > LEASE_SECONDS
-            if dead and name != owner.name:
-                self._connection.execute("DELETE FROM owners WHERE owner = ?", (name,))
-
-    def claim(self, key: str, identity: Identity, messages: Sequence[Message]) -> Reply | Claim:
-        """Claim a request for this owner, unless it is answered or held by one that lives."""
+    def claim(self, key: str, identity: Identity, messages: Sequence[Message]) -> Reply | None:
+        """Return the answer to a request, or note that it is about to be asked."""
         *before, last = messages
         self._connection.execute(
-            "INSERT INTO requests (key, identity, opening, state, owner, claimed_at, last_message)"
-            " VALUES (?, ?, ?, 'claimed', ?, ?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET owner = excluded.owner,"
-            "   claimed_at = excluded.claimed_at"
-            " WHERE state = 'claimed' AND requests.owner NOT IN (SELECT owner FROM owners)",
+            "INSERT INTO requests (key, identity, opening, state, claimed_at, last_message)"
+            " VALUES (?, ?, ?, 'claimed', ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET claimed_at = excluded.claimed_at"
+            " WHERE state = 'claimed'",
             (
                 key,
                 self._identity(identity),
                 self._opening(before),
-                self._owner.name,
                 time.time(),
                 msgspec.json.encode(last).decode(),
             ),
         )
-        reply = find(self._connection, key)
-        if reply is not None:
-            return reply
-        statement = "SELECT owner FROM requests WHERE key = ?"
-        (holder,) = self._connection.execute(statement, (key,)).fetchone()
-        return Claim.OURS if holder == self._owner.name else Claim.HELD
+        return find(self._connection, key)
 
     def record(self, key: str, reply: Reply, seconds: float) -> Reply:
         """Keep an answer; return the one that counts, which is the first that came."""
         usage = reply.usage
         kept = self._connection.execute(
-            "UPDATE requests SET state = 'answered', owner = NULL, answered_at = ?, seconds = ?,"
+            "UPDATE requests SET state = 'answered', answered_at = ?, seconds = ?,"
             " finish_reason = ?, prompt_tokens = ?, completion_tokens = ?, estimated = ?,"
             " reply = ?, body = ? WHERE key = ? AND state = 'claimed'",
             (
@@ -228,28 +139,19 @@ class Rows:
             ),
         )
 
-    def release(self, key: str) -> None:
-        """Give a claim of this owner back, unanswered, unless it waits in a batch."""
+    def release(self, key: str | None = None) -> None:
+        """Give a claim back unanswered, or all of them; not those that wait in a batch."""
         self._connection.execute(
-            "DELETE FROM requests"
-            " WHERE key = ? AND state = 'claimed' AND owner = ? AND batch IS NULL",
-            (key, self._owner.name),
+            "DELETE FROM requests WHERE state = 'claimed' AND batch IS NULL"
+            " AND key = coalesce(?, key)",
+            (key,),
         )
-
-    def leave(self) -> None:
-        """Give back all claims of this owner but those that wait in a batch, and strike it out."""
-        self._connection.execute(
-            "DELETE FROM requests WHERE owner = ? AND state = 'claimed' AND batch IS NULL",
-            (self._owner.name,),
-        )
-        self._connection.execute("DELETE FROM owners WHERE owner = ?", (self._owner.name,))
 
     def plan_batch(self, tag: str, identity: Identity, keys: Sequence[str]) -> None:
         """Note that these requests are about to be sent as one batch, told by its tag."""
-        number = self._identity(identity)
         self._connection.execute(
-            "INSERT INTO batches (tag, identity, owner, made_at) VALUES (?, ?, ?, ?)",
-            (tag, number, self._owner.name, time.time()),
+            "INSERT INTO batches (tag, identity, made_at) VALUES (?, ?, ?)",
+            (tag, self._identity(identity), time.time()),
         )
         rows = [(tag, key) for key in keys]
         self._connection.executemany("UPDATE requests SET batch = ? WHERE key = ?", rows)
@@ -265,12 +167,11 @@ class Rows:
             "UPDATE requests SET batch = NULL WHERE batch = ? AND state = 'claimed'", (tag,)
         )
 
-    def adopt_batches(self, identity: Identity) -> list[tuple[str, str | None, list[str]]]:
-        """Take over the open batches of owners that live no more: tag, endpoint's name, keys."""
+    def open_batches(self, identity: Identity) -> list[tuple[str, str | None, list[str]]]:
+        """Return the batches that are not collected: tag, the endpoint's name, keys."""
         found = self._connection.execute(
-            "UPDATE batches SET owner = ? WHERE identity = ? AND NOT collected"
-            " AND owner NOT IN (SELECT owner FROM owners) RETURNING tag, batch_id",
-            (self._owner.name, self._identity(identity)),
+            "SELECT tag, batch_id FROM batches WHERE identity = ? AND NOT collected",
+            (self._identity(identity),),
         ).fetchall()
         waiting = "SELECT key FROM requests WHERE batch = ? AND state = 'claimed'"
         return [
@@ -300,10 +201,6 @@ class Rows:
                 self._numbers.clear()
             (self._numbers[name],) = row.fetchone()
         return self._numbers[name]
-
-
-_REMEMBERED = 1000
-"""Row numbers kept in mind; the openings of repairs are all different."""
 
 
 def find(connection: sqlite3.Connection, key: str) -> Reply | None:
@@ -353,22 +250,3 @@ def totals(connection: sqlite3.Connection) -> tuple[Totals, ...]:
         )
         for identity, answers, read, written, estimated, seconds, *lost in rows
     )
-
-
-def _started(pid: int) -> str:
-    """Return when a process started, where the system tells; "gone" for one that has ended."""
-    with suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "gone" if fields[0] in ("Z", "X") else fields[19]
-    return ""
-
-
-def _lives(pid: int, started: str) -> bool:
-    """Tell whether a process of this machine still is the one that started then."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _started(pid) == started

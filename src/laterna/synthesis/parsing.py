@@ -15,11 +15,11 @@ refused.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from laterna.errors import LaternaError
+from laterna.scenes.vocabulary import read_patterns
 
 _RULE = "\n===\n"
 _Part = Literal["question", "answer"]
@@ -33,32 +33,8 @@ _LABELS: dict[str, _Part] = {
     "ans": "answer", "respondent": "answer",
 }  # fmt: skip
 _COLONS = ":：﹕︰"
-_LABEL = re.compile(
-    rf"""^(?P<before>(?:[-•>\#*_(\[<【]|\d{{1,3}}[.)][ \t]|[ \t])*)
-    (?P<word>{"|".join(sorted(_LABELS, key=len, reverse=True))})
-    (?P<number>[ \t]?[\#(]?[ \t]?\d{{1,3}}\)?)?
-    (?P<after>[*_)\]>】 \t]*)
-    (?P<sign>[{_COLONS}]|[.)\-–—](?=[ \t])|(?<=[\]>】])|$)
-    (?P<rest>.*)$""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_INLINE = re.compile(rf"(?<=[?？])[ \t]+(?=[*_]*(?:answer|a)(?: ?\d+)?[*_]* ?[{_COLONS}])", re.I)
-"""Where an answer's label stands behind its question on one line."""
-_FLAT = re.compile(r"[ \t]={3,}[ \t]")
-"""A rule in a reply whose line ends were lost."""
-_NUMBERED = re.compile(
-    r"^[ \t]*(?:[*_]*\d{1,3}[.)][*_]*[ \t]+[*_]*|\*\*)(?P<rest>[^\s*_].*[?？])[*_]*[ \t]*$"
-)
-_SIGNS = re.compile(
-    r"^[ \t]*(?:={3,}|-{3,}|\*{3,}|_{3,}|~{3,}|(?:[*-] ){2,}[*-]|"
-    r"[\#*_]*[ \t]?(?:turn|exchange|pair|round|dialogue|conversation|example|q ?& ?a)[ \t]?\#?\d+"
-    r"[*_]*[.:]?[*_]*)[ \t]*$",
-    re.IGNORECASE,
-)
-"""Lines that part and say nothing: rules, "Exchange 2:"."""
-_RULE_LINE = re.compile(r"^[ \t]*={3,}[ \t]*$")
-_CLOSERS = re.compile(r"^[*_)\]]+(?=\s|$)")
-_CLOSING_TAG = re.compile(r"</(?:question|answer|q|a|user|assistant)>[ \t]*$", re.IGNORECASE)
+_LABEL_WORDS = "|".join(sorted(_LABELS, key=len, reverse=True)).replace(" ", r"\ ")
+_SAYS = read_patterns(__package__, "parsing", labels=_LABEL_WORDS, colons=_COLONS)
 
 
 class Exchange(NamedTuple):
@@ -94,7 +70,7 @@ def parse_reply(text: str) -> tuple[Exchange, ...]:
 
 def label_of(line: str) -> tuple[_Part, str] | None:
     """Return what a line opens and the text behind its label; None where it opens nothing."""
-    match = _LABEL.match(line)
+    match = _SAYS["label"].match(line)
     if match is None:
         return None
     word, sign, rest = match["word"].lower(), match["sign"], match["rest"]
@@ -105,13 +81,13 @@ def label_of(line: str) -> tuple[_Part, str] | None:
         if not (spelt or match["number"] or (dressed and not sign)):
             return None
     if any(mark in match["before"] for mark in "*_(["):
-        rest = _CLOSERS.sub("", rest)  # of the label alone: "**Question:** …"
+        rest = _SAYS["closers"].sub("", rest)  # of the label alone: "**Question:** …"
     return _LABELS[word], rest.strip()
 
 
 def _parts(text: str) -> list[tuple[_Part, str]]:
     """Return the labelled parts of a text in their order."""
-    lines = _INLINE.sub("\n", _FLAT.sub(_RULE, text.strip())).splitlines()
+    lines = _SAYS["inline"].sub("\n", _SAYS["flat"].sub(_RULE, text.strip())).splitlines()
     labels = [label_of(line) for line in lines]
     numbered = not any(labels)
     if numbered:
@@ -124,9 +100,9 @@ def _parts(text: str) -> list[tuple[_Part, str]]:
             parts.append((part, [rest]))
             if numbered:
                 parts.append(("answer", []))
-        elif _SIGNS.match(line):
+        elif _SAYS["signs"].match(line):
             if parts and "".join(parts[-1][1]).strip():
-                rule = "===" if _RULE_LINE.match(line) else "another"
+                rule = "===" if _SAYS["rule_line"].match(line) else "another"
             continue
         elif not line.strip():
             if parts:
@@ -151,13 +127,13 @@ def _unlabelled(line: str, parts: list[tuple[_Part, list[str]]], rule: str) -> _
 
 def bare_question(line: str) -> tuple[_Part, str] | None:
     """Return the question that a numbered or a bold line is, where no line has a label."""
-    match = _NUMBERED.match(line)
+    match = _SAYS["numbered"].match(line)
     return ("question", match["rest"]) if match else None
 
 
 def _undressed(lines: list[str]) -> str:
     """Return a part's text without the dress of its label and of the whole."""
-    text = "\n".join(_CLOSING_TAG.sub("", line) for line in lines).strip()
+    text = "\n".join(_SAYS["closing_tag"].sub("", line) for line in lines).strip()
     for mark in ("**", "__"):  # one half of it dressed the label: "**Question:** …"
         if text.count(mark) % 2:
             text = text.removeprefix(mark) if text.startswith(mark) else text.removesuffix(mark)

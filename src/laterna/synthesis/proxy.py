@@ -14,8 +14,8 @@ from pathlib import Path
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Kind, Proxy, Scene
-from laterna.synthesis.corners import write_corners
 from laterna.synthesis.enrichment import Line, enrich, is_enrichment
+from laterna.synthesis.enrichment.base import write_corners
 
 _BOX_LINE = re.compile(r"^(?P<category>.+): \[(?P<corners>[0-9.]+(?:, [0-9.]+){3})\]$")
 

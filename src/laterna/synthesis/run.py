@@ -15,6 +15,7 @@ from laterna.files import insist_replaceable, write_atomically
 from laterna.progress import followed
 from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
 from laterna.scenes.annotations import Problem
+from laterna.synthesis.builder import CAPTION_QUESTION, BuildResult, Reject
 from laterna.synthesis.checks import NearDuplicates
 from laterna.synthesis.cluster import RayRun
 from laterna.synthesis.engine import Calls, Run, forecast
@@ -28,8 +29,7 @@ from laterna.synthesis.settings import (
     Spending,
     check_job,
 )
-from laterna.synthesis.teachers.asked import is_asked
-from laterna.synthesis.workshop import CAPTION_QUESTION, Draft, Reject
+from laterna.synthesis.teachers.remote import is_remote
 
 __all__ = [
     "CAPTION_QUESTION",
@@ -143,12 +143,12 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "l
     counter = _Counter(job, run)
     nothing: LaternaError | None = None
     with ExitStack() as files:
-        if is_asked(job.teacher):
+        if is_remote(job.teacher):
             aside = files.enter_context(write_atomically(rejects_file(out)))
             counter.rejects = files.enter_context(aside.open("wb"))
-        drafts = followed(run.drafts(), "synthesis")
+        results = followed(run.results(), "synthesis")
         try:
-            write_records(out, counter.records(drafts), form)
+            write_records(out, counter.records(results), form)
         except _NothingMadeError as error:
             nothing = error  # the rejects, which say why, are kept
     if nothing:
@@ -167,7 +167,7 @@ def ledger_file(out: Path) -> Path:
 
 
 def _with_ledger(job: Job, out: Path) -> Job:
-    if job.ledger is not None or not is_asked(job.teacher):
+    if job.ledger is not None or not is_remote(job.teacher):
         return job
     return msgspec.structs.replace(job, ledger=ledger_file(out))
 
@@ -177,12 +177,12 @@ class _NothingMadeError(LaternaError):
 
 
 class _Counter:
-    """Passes on the records of drafts in their order; sorts out repeats and counts the rest."""
+    """Passes on the records of results in their order; sorts out repeats and counts the rest."""
 
     def __init__(self, job: Job, run: Run | RayRun) -> None:
         self._job, self._run = job, run
         # Scribe's sentences are few and repeat by design; a language model's should not.
-        self._earlier = NearDuplicates() if is_asked(job.teacher) else None
+        self._earlier = NearDuplicates() if is_remote(job.teacher) else None
         self.rejects: BinaryIO | None = None
         self._scenes, self._last = 0, -1
         self._made: Counter[str] = Counter()
@@ -192,24 +192,24 @@ class _Counter:
         self._stripped: Counter[str] = Counter()
         self._repaired = self._checked = self._unchecked = 0
 
-    def records(self, drafts: Iterable[Draft]) -> Iterator[InstructionRecord]:
+    def records(self, results: Iterable[BuildResult]) -> Iterator[InstructionRecord]:
         """Yield the records; raise LaternaError at the end when there was none."""
-        for draft in drafts:
-            self._scenes += draft.number != self._last
-            self._last = draft.number
-            for reject in draft.rejects:
+        for result in results:
+            self._scenes += result.number != self._last
+            self._last = result.number
+            for reject in result.rejects:
                 self._reject(reject)
-            if draft.problem:
-                self._leave_out(draft, draft.problem)
+            if result.problem:
+                self._leave_out(result, result.problem)
                 continue
-            if self._repeats(draft):
+            if self._repeats(result):
                 continue
-            self._repaired += bool(draft.rejects)
-            self._stripped.update(draft.stripped)
-            self._checked += draft.checked
-            self._unchecked += draft.unchecked
-            self._made[draft.kind] += len(draft.records)
-            yield from draft.records
+            self._repaired += bool(result.rejects)
+            self._stripped.update(result.stripped)
+            self._checked += result.checked
+            self._unchecked += result.unchecked
+            self._made[result.kind] += len(result.records)
+            yield from result.records
         if not self._made.total():
             raise _NothingMadeError(f"{self._job.annotations}: {self._why_nothing()}")
 
@@ -238,22 +238,22 @@ class _Counter:
             unchecked=self._unchecked,
         )
 
-    def _repeats(self, draft: Draft) -> bool:
-        """Tell whether a draft says almost what an earlier one said; then it is rejected."""
-        if self._earlier is None or draft.kind == "caption":
+    def _repeats(self, result: BuildResult) -> bool:
+        """Tell whether a result says almost what an earlier one said; then it is rejected."""
+        if self._earlier is None or result.kind == "caption":
             return False
-        (record,) = draft.records
+        (record,) = result.records
         said = "\n".join(turn.text for turn in record.turns if turn.role == "assistant")
         if not self._earlier.add(said):
             return False
         key = record.provenance.ledger_key if record.provenance else None
         verdict = Verdict(findings=(Finding(reason="near-duplicate", sentence=said),))
-        self._reject(Reject(id=record.id, kind=draft.kind, ledger_key=key, verdict=verdict))
-        self._leave_out(draft, "near-duplicate")
+        self._reject(Reject(id=record.id, kind=result.kind, ledger_key=key, verdict=verdict))
+        self._leave_out(result, "near-duplicate")
         return True
 
-    def _leave_out(self, draft: Draft, reason: str) -> None:
-        where = f"picture {draft.scene}, {draft.kind}"
+    def _leave_out(self, result: BuildResult, reason: str) -> None:
+        where = f"picture {result.scene}, {result.kind}"
         self._problems.append(Problem(reason=reason, where=where))
 
     def _reject(self, reject: Reject) -> None:

@@ -19,73 +19,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from laterna.records import Finding
+from laterna.scenes.vocabulary import read_patterns
 from laterna.synthesis.parsing import bare_question, label_of
 
-_TAGS = r"think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad"
-_OPEN = rf"(?:<(?:{_TAGS})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>)"
-_CLOSE = rf"(?:</(?:{_TAGS})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>)"
-_THOUGHT = re.compile(rf"{_OPEN}(?:(?!{_OPEN}).)*?{_CLOSE}", re.DOTALL | re.IGNORECASE)
-_OPENS, _CLOSES = re.compile(_OPEN, re.IGNORECASE), re.compile(_CLOSE, re.IGNORECASE)
-_FINAL = re.compile(r"<\|channel\|>\s*final\s*(?:<\|[^|>]*\|>)*", re.IGNORECASE)
-"""Where a model that writes into channels (gpt-oss) begins the answer proper."""
-_ROLE = r"(?:assistant|model|final)(?=\s|$)"
-_SPECIAL = (
-    r"(?:<[|｜][^|｜<>\n]{1,40}[|｜]>|</?s>|</?(?:bos|eos|pad|unk|start_of_turn|end_of_turn|"
-    r"image|start_of_image)>|\[/?(?:INST|BOS|EOS|PAD|IMG|OUT)\]|<</?SYS>>|"
-    r"<unused\d+>|<0x[0-9A-F]{2}>)"
-)
-_WRAPPER = r"</?(?:answer|output|response|final)>"
-_LEADING = re.compile(
-    rf"^(?:\s*(?:{_SPECIAL}(?:{_ROLE})?|{_WRAPPER}(?!.*<(?:question|q)>)))+", re.I
-)
-_TRAILING = re.compile(rf"(?:(?:{_SPECIAL}|{_WRAPPER})\s*)+\Z", re.IGNORECASE)
-_ANYWHERE = re.compile(_SPECIAL, re.IGNORECASE)
+_SAYS = read_patterns(__package__, "tidying")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]|(?<!\\S)\ufffd+(?!\\S)"
-)
-_FENCE = re.compile(r"^\s{0,3}(?:```|~~~)[\w+-]*\s*$|^```[ \t]?|```\s*\Z", re.MULTILINE)
-_HEADING = re.compile(r"^\s{0,3}(?:#{1,6}\s+\S.{0,99}|(?:\*\*|__)[^*_\n.?]{1,80}(?:\*\*|__):?)\s*$")
-_BOLD = re.compile(r"(\*\*|__)(?=\S)([^\n]+?)(?<=\S)\1")
-_WRITING = (
-    r"(?=[^\n]*\b(?:descriptions?|conversations?|dialogues?|questions?|answers?|q&a|responses?|"
-    r"reply|replies|output|captions?|images?|pictures?|photos?|requests?|versions?|examples?)\b)"
-)
-"""What a preamble speaks of."""
-_GREETING = (
-    r"(?:(?:sure(?: thing)?|certainly|of course|absolutely|definitely|great|okay|ok|alright|"
-    r"understood|got it|no problem|happy to help|gladly|as requested)\s*[.!:,]+\s*)"
-)
-_OFFER = (
-    rf"(?:{_WRITING}(?:here(?:['’]s|\s+is|\s+are|\s+you\s+go)|below\s+(?:is|are)|"
-    r"the\s+following\s+(?:is|are)|this\s+is\s+an?\s+(?:detailed\s+)?(?:description|conversation)|"
-    r"i(?:['’]d\s+be|\s+would\s+be|['’]m|\s+am)\s+(?:happy|glad)\s+to|"
-    r"(?:let\s+me|i(?:['’]ll|\s+will|\s+can))\s+(?:describe|write|give|provide|create|generate))"
-    r"[^\n:：]{0,200}(?:[:：][*_ \t]*|[.!]?(?=\s*\n)))"
-)
-_TITLE = rf"(?:{_WRITING}[^\n.:?!]{{1,60}}[:：][ \t]*(?=\n))"
-_CAPTION = (
-    r"(?:(?:the\s+|a\s+)?(?:(?:image|picture|photo|scene|detailed|full|long)\s+)*"
-    r"(?:description|caption|conversation|dialogue|output)\s*[:：]\s*)"
-)
-_PREAMBLE = re.compile(
-    rf"^\s*(?:{_GREETING}?{_OFFER}\s*{_CAPTION}?|{_GREETING}{_CAPTION}?|{_CAPTION}|{_TITLE})",
-    re.IGNORECASE,
-)
-_REMARK = re.compile(
-    r"\n\s*(?:(?:i\s+)?hope\s+(?:this|that)\s+(?:helps|meets|is|works)|(?:please\s+)?(?:let\s+me\s+"
-    r"know|feel\s+free\s+to)|would\s+you\s+like\s+(?:me|to)|if\s+you(?:['’]d\s+like|\s+would\s+like|"
-    r"\s+have\s+(?:any|more)|\s+need\s+(?:any|more|me)|\s+want\s+me)|is\s+there\s+anything\s+else|"
-    r"\(?note:|end\s+of\s+(?:the\s+)?(?:conversation|description))[^\n]*\Z",
-    re.IGNORECASE,
-)
-_ALOUD = re.compile(
-    r"^\W*(?:(?:ok(?:ay)?|alright|hmm+|so|well|first|now)\b[\s,.…]*)*(?:"
-    r"let(?:['’]s|\s+me|\s+us)\s+(?:think|see|start|begin|look|try|break|analy[sz]e|figure|write|"
-    r"create)|the\s+user\s+(?:wants|asks|asked|is\s+asking|has|gave|provided|needs)|"
-    r"(?:i|we)\s+(?:need|have|must|should|want|am\s+asked|are\s+asked|['’]m\s+asked)\s+(?:to\s+)?"
-    r"(?:write|create|generate|describe|answer|produce|come\s+up|make|provide|respond))\b",
-    re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _COMMON = frozenset(
@@ -122,12 +62,12 @@ def tidy(text: str) -> Tidied:
     rules: tuple[tuple[str, Callable[[str], str]], ...] = (
         ("invisible characters", lambda said: _INVISIBLE.sub("", said)),
         ("thoughts", _without_thoughts),
-        ("special tokens", lambda said: _TRAILING.sub("", _LEADING.sub("", said))),
-        ("code fences", lambda said: _FENCE.sub("", said)),
+        ("special tokens", lambda said: _SAYS["trailing"].sub("", _SAYS["leading"].sub("", said))),
+        ("code fences", lambda said: _SAYS["fence"].sub("", said)),
         ("preambles", _without_preamble),
         ("headings", _without_headings),
         ("preambles", _without_preamble),
-        ("closing remarks", lambda said: _REMARK.sub("", said)),
+        ("closing remarks", lambda said: _SAYS["remark"].sub("", said)),
         ("bold type", _without_bold),
     )
     for name, rule in rules:
@@ -140,12 +80,12 @@ def tidy(text: str) -> Tidied:
 
 def faults(text: str) -> tuple[Finding, ...]:
     """Find what must not be trained on in a tidied reply, whatever was asked."""
-    if _OPENS.search(text):
+    if _SAYS["opens"].search(text):
         return (finding("unclosed thought", text, "it begins to think and never answers"),)
-    special = _ANYWHERE.search(text)
+    special = _SAYS["anywhere"].search(text)
     if special:
         return (finding("special token", text, f"{special.group()!r} in the middle of it"),)
-    aloud = _ALOUD.match(text)
+    aloud = _SAYS["aloud"].match(text)
     if aloud:
         return (finding("thinking aloud", text, f"{aloud.group().strip()!r} is no answer"),)
     why = gibberish(text)
@@ -202,30 +142,30 @@ def _scripts(text: str) -> set[str]:
 
 
 def _without_thoughts(text: str) -> str:
-    parts = _FINAL.split(text)
+    parts = _SAYS["final"].split(text)
     text = parts[-1]
     for _ in range(_DEEPEST_THOUGHT):
-        text = _THOUGHT.sub("", text)
-    closed = list(_CLOSES.finditer(text))
+        text = _SAYS["thought"].sub("", text)
+    closed = list(_SAYS["closes"].finditer(text))
     return text[closed[-1].end() :] if closed else text
 
 
 def _without_preamble(text: str) -> str:
     if label_of(text.partition("\n")[0]):
         return text
-    rest = _PREAMBLE.sub("", text, count=1).lstrip()
+    rest = _SAYS["preamble"].sub("", text, count=1).lstrip()
     return rest[:1].upper() + rest[1:] if rest != text else text
 
 
 def _without_headings(text: str) -> str:
     lines = text.split("\n")
-    kept = [line for line in lines if label_of(line) or not _HEADING.match(line)]
+    kept = [line for line in lines if label_of(line) or not _SAYS["heading"].match(line)]
     return "\n".join(kept) if len(kept) < len(lines) else text
 
 
 def _without_bold(text: str) -> str:
     return "\n".join(
-        line if label_of(line) or bare_question(line) else _BOLD.sub(r"\2", line)
+        line if label_of(line) or bare_question(line) else _SAYS["bold"].sub(r"\2", line)
         for line in text.split("\n")
     )
 

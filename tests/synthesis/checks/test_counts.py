@@ -7,7 +7,7 @@ import pytest
 from laterna.records import Box, Reply, Scene
 from laterna.scenes.vocabulary import ObjectWords, words_of
 from laterna.synthesis.checks import check
-from laterna.synthesis.checks.numbers import count_of
+from laterna.synthesis.checks.sentences import count_of
 
 WORDS = ObjectWords(("dog", "sheep", "bus", "person", "bed", "scissors", "clock"))
 

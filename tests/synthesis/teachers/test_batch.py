@@ -12,6 +12,7 @@ from laterna.errors import LaternaError
 from laterna.synthesis.run import Summary, synthesize
 from laterna.synthesis.settings import Endpoint
 from laterna.synthesis.teachers import batch as module
+from laterna.synthesis.teachers import client
 
 Start = Callable[..., Any]
 
@@ -153,7 +154,7 @@ def test_an_endpoint_that_refuses_a_batch_is_told_without_the_key(
 def test_retry_after_is_honoured_by_the_batch_api_too(
     start_stub: Start, some_contexts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "backoff", lambda number: 0.0)
+    monkeypatch.setattr(client, "backoff", lambda number: 0.0)
     stub = start_stub("--busy", "2", "--retry-after", "0.8")
     started = time.monotonic()
     summary = make(some_contexts, stub.url, tmp_path / "o.json")

@@ -13,6 +13,7 @@ import pytest
 
 from laterna.records import Kind, Message, Usage
 from laterna.scenes.annotations import read_annotations
+from laterna.synthesis.builder import RecordBuilder, Task
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers.foreign import (
     NoReply,
@@ -25,7 +26,6 @@ from laterna.synthesis.teachers.foreign import (
     without_key,
 )
 from laterna.synthesis.tidying import faults, foreign, tidy
-from laterna.synthesis.workshop import Task, Workshop
 
 KEY = "sk-abcdefgh-12345678"
 
@@ -242,11 +242,11 @@ def test_numbers_are_counted_by_the_digit_and_prose_by_four_characters() -> None
 @pytest.mark.slow
 def test_estimates_hold_against_real_tokenizers(contexts_file: Path) -> None:
     scenes = read_annotations(contexts_file).scenes
-    workshop = Workshop(Job(annotations=contexts_file), {})
+    builder = RecordBuilder(Job(annotations=contexts_file), {})
     kinds: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
     for count in tokenizers().values():
         for kind in kinds:
-            asked = [workshop.request(Task(n, scene, kind)) for n, scene in enumerate(scenes)]
+            asked = [builder.request(Task(n, scene, kind)) for n, scene in enumerate(scenes)]
             shown = [proxy.text for proxy, _ in asked]
             chats = [message.content for _, messages in asked for message in messages]
             for texts in (shown, chats):

@@ -100,6 +100,10 @@ class Source(NamedTuple):
     """File of captions that goes with it; None: as the format has it."""
     problems: list[Problem]
 
+    def drop(self, reason: str, where: str) -> None:
+        """Count something that is left out."""
+        self.problems.append(Problem(reason=reason, where=where))
+
     def note(self, reason: str, where: str) -> None:
         """Count something that was read otherwise than a person may expect."""
         self.problems.append(Problem(reason=reason, where=where, kept=True))
@@ -138,6 +142,17 @@ def numbers(values: object, many: int = 4) -> tuple[float, ...] | None:
     return None if None in found else tuple(found)  # type: ignore[arg-type]
 
 
+def corners(values: object) -> Corners | None:
+    """Return four finite numbers as the corners of a box; None for anything else."""
+    return numbers(values)  # type: ignore[return-value]
+
+
+def corners_of_size(values: object) -> Corners | None:
+    """Return the corners of a box that is given as x, y, width and height."""
+    found = corners(values)
+    return found and (found[0], found[1], found[0] + found[2], found[1] + found[3])
+
+
 def bounds(points: Sequence[float]) -> Corners | None:
     """Return the box around points x, y, x, y, …; None where there are fewer than two."""
     across, down = points[0::2], points[1::2]
@@ -161,6 +176,17 @@ def text_of(value: object) -> str:
 def entries(value: object) -> list[Mapping[str, object]]:
     """Return the objects of a list of JSON, passing over anything else."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def objects_in(
+    values: Iterable[object], where: str, problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield the objects among values with their places, from 1; count what is none."""
+    for place, one in enumerate(values, start=1):
+        if isinstance(one, dict):
+            yield place, one
+        else:
+            problems.append(Problem(reason="entry that is no object", where=f"{where} {place}"))
 
 
 def category_name(value: object) -> str:
@@ -219,7 +245,7 @@ def usable_scenes(
         elif raw.id in seen:
             reason = "image id given twice"
         if reason:
-            source.problems.append(Problem(reason=reason, where=where))
+            source.drop(reason, where)
             continue
         seen.add(raw.id)
         captions = tuple(usable_captions(raw.captions, where, source.problems))
@@ -236,7 +262,7 @@ def usable_scenes(
             )
             continue
         reason = "picture without captions" if found.captioned else "picture without usable boxes"
-        source.problems.append(Problem(reason=reason, where=where))
+        source.drop(reason, where)
 
 
 def usable_captions(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from laterna.scenes.readers.base import Found, Problem, RawScene, Source, text_of
+from laterna.scenes.readers.base import Found, RawScene, Source, text_of
 from laterna.scenes.readers.files import not_text, open_source, open_table, peek
 
 _TOKEN = re.compile(r"(?P<name>[^\t]+)#\d+\t(?P<caption>.*)")
@@ -63,8 +63,7 @@ def _tokens(source: Source) -> Iterator[tuple[str, str]]:
             if found:
                 yield found["name"].strip(), found["caption"]
             elif line.strip():
-                where = f"{source.path} line {number}"
-                source.problems.append(Problem(reason="line that is no caption", where=where))
+                source.drop("line that is no caption", f"{source.path} line {number}")
 
 
 def _rows(source: Source, delimiter: str, name: int, caption: int) -> Iterator[tuple[str, str]]:
@@ -74,5 +73,4 @@ def _rows(source: Source, delimiter: str, name: int, caption: int) -> Iterator[t
             if len(row) > max(name, caption) and text_of(row[name]):
                 yield text_of(row[name]), row[caption]
             elif row:
-                where = f"{source.path} line {number}"
-                source.problems.append(Problem(reason="line that is no caption", where=where))
+                source.drop("line that is no caption", f"{source.path} line {number}")

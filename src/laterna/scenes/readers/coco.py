@@ -23,22 +23,7 @@ import msgspec
 from msgspec import UNSET
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Corners,
-    Found,
-    Problem,
-    RawBox,
-    RawScene,
-    Source,
-    bounds,
-    category_name,
-    choose_split,
-    entries,
-    number,
-    numbers,
-    text_of,
-    usable_captions,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.coco_entries import (
     NO_OUTLINE,
     Annotation,
@@ -87,7 +72,7 @@ def looks_like(path: Path) -> bool:
     return bool(lists) or first
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return the scenes of a COCO file or folder, in the order of its images.
 
     Raises LaternaError when a file is missing or not in COCO's form.
@@ -97,7 +82,7 @@ def read(source: Source) -> Found:
         boxed, worded = _named(path, _PUBLISHED), _named(path, _CAPTIONS)
         if not boxed and not worded:
             raise LaternaError(f"{path}: no file of COCO's names in it, as instances.json is one")
-        path = choose_split(boxed or worded, source)
+        path = base.choose_split(boxed or worded, source)
         source = source._replace(path=path)
     beside = captions or (None if _split(path)[1] else _captions_of(path))
     return _Coco(source, beside).found()
@@ -136,7 +121,7 @@ def _captions_of(instances: Path) -> Path | None:
 class _Coco:
     """The lists of an instances file and of a captions file, joined by image."""
 
-    def __init__(self, source: Source, captions: Path | None) -> None:
+    def __init__(self, source: base.Source, captions: Path | None) -> None:
         self._source = source
         self._path, self._problems = source.path, source.problems
         lists = load_lists(self._path, self._problems)
@@ -159,7 +144,7 @@ class _Coco:
             self._complete(worded.images)
             self._add(worded.annotations, captions)
 
-    def found(self) -> Found:
+    def found(self) -> base.Found:
         """Return the scenes, and where the pictures lie: in the folder's own name, or `images`."""
         if not self._captioned:
             self._source.note("no captions found: read without", str(self._path))
@@ -168,7 +153,7 @@ class _Coco:
         inside = [
             base / name for base in (root, here) for name in ("images", part, f"images/{part}")
         ]
-        return Found(
+        return base.Found(
             self._path,
             self._scenes(),
             captioned=self._captioned,
@@ -177,13 +162,13 @@ class _Coco:
             folders=(*inside, root, here, root.parent),
         )
 
-    def _scenes(self) -> Iterator[RawScene]:
+    def _scenes(self) -> Iterator[base.RawScene]:
         for index, image in enumerate(self._images):
             name = _file_name(image)
-            yield RawScene(
-                id=text_of(image.id),
+            yield base.RawScene(
+                id=base.text_of(image.id),
                 picture=name,
-                where=f"image {text_of(image.id)} ({name})",
+                where=f"image {base.text_of(image.id)} ({name})",
                 width=image.width,
                 height=image.height,
                 captions=self._captions[index],
@@ -198,9 +183,9 @@ class _Coco:
                 self._images.append(image)
                 continue
             reason = "image id given twice" if key in self._index else "image without a file name"
-            where = f"{self._path}: image {text_of(image.id)} ({_file_name(image)})"
+            where = f"{self._path}: image {base.text_of(image.id)} ({_file_name(image)})"
             reason = "image without an id" if key is None else reason
-            self._problems.append(Problem(reason=reason, where=where))
+            self._problems.append(base.Problem(reason=reason, where=where))
 
     def _complete(self, images: Sequence[Image]) -> None:
         """Take sizes from the captions file where the instances file has none."""
@@ -209,7 +194,7 @@ class _Coco:
             if index is None:
                 continue
             image = self._images[index]
-            if not ((number(image.width) or 0) > 0 and (number(image.height) or 0) > 0):
+            if not ((base.number(image.width) or 0) > 0 and (base.number(image.height) or 0) > 0):
                 image.width, image.height = other.width, other.height
 
     def _named_categories(self, categories: Sequence[Category]) -> dict[object, tuple[str, str]]:
@@ -217,11 +202,11 @@ class _Coco:
         named: dict[object, tuple[str, str]] = {}
         for category in categories:
             name, key = _plain_name(category), _key(category.id)
-            where = f"{self._path}: category {text_of(category.id)}"
+            where = f"{self._path}: category {base.text_of(category.id)}"
             if not name:
-                self._problems.append(Problem(reason="category without a name", where=where))
+                self._problems.append(base.Problem(reason="category without a name", where=where))
             if key in named and name != named[key][0]:
-                self._problems.append(Problem(reason="category id given twice", where=where))
+                self._problems.append(base.Problem(reason="category id given twice", where=where))
                 continue
             if key is not None:
                 named[key] = (name, "stuff region" if category.isthing == 0 else "")
@@ -248,11 +233,11 @@ class _Coco:
                 continue
             if worded:
                 self._captioned = True
-                where = f"{path}: caption {text_of(one.id)}"
+                where = f"{path}: caption {base.text_of(one.id)}"
                 if one.is_rejected is True or one.is_precanned is True:
                     self._problem("caption that its dataset rejects", path, kind, one)
                     continue
-                self._captions[index] += usable_captions([one.caption], where, self._problems)
+                self._captions[index] += base.usable_captions([one.caption], where, self._problems)
             if not worded or one.bbox is not UNSET:
                 self._boxes[index].append(one)
 
@@ -268,33 +253,32 @@ class _Coco:
     def _problem(
         self, reason: str, path: Path, kind: str, one: Annotation, *, kept: bool = False
     ) -> None:
-        where = f"{path}: {kind} {text_of(one.id)}"
-        self._problems.append(Problem(reason=reason, where=where, kept=kept))
+        where = f"{path}: {kind} {base.text_of(one.id)}"
+        self._problems.append(base.Problem(reason=reason, where=where, kept=kept))
 
-    def _parts(self, one: Annotation) -> Iterator[RawBox]:
+    def _parts(self, one: Annotation) -> Iterator[base.RawBox]:
         """Yield the box of an annotation, or the boxes of a panoptic picture's segments."""
         if one.segments_info is None:
             yield self._box(one)
-        for part in entries(one.segments_info):
+        for part in base.entries(one.segments_info):
             yield self._box(build(Annotation, part))
 
-    def _box(self, one: Annotation) -> RawBox:
+    def _box(self, one: Annotation) -> base.RawBox:
         name, fault = self._categories.get(_key(one.category_id), ("", "unknown category"))
         fault, corners = fault or _crowd(one), None
         if not fault:
             corners, fault = self._corners(one)
-        return RawBox(one.id, name, corners, fault)
+        return base.RawBox(one.id, name, corners, fault)
 
     def _where(self, one: Annotation) -> str:
-        return f"{self._path}: annotation {text_of(one.id)}"
+        return f"{self._path}: annotation {base.text_of(one.id)}"
 
-    def _corners(self, one: Annotation) -> tuple[Corners | None, str]:
-        values = numbers(one.bbox)
-        if values is not None:
-            x, y, across, down = values
+    def _corners(self, one: Annotation) -> tuple[base.Corners | None, str]:
+        found = base.corners_of_size(one.bbox)
+        if found is not None:
             if str in set(map(type, one.bbox)):
                 self._source.note("box whose numbers are text", self._where(one))
-            return (x, y, x + across, y + down), ""
+            return found, ""
         outline = _outline(one.segmentation)
         if outline is not None:
             self._source.note("box taken from its outline", self._where(one))
@@ -308,7 +292,7 @@ def _crowd(one: Annotation) -> str:
     for flag in (one.iscrowd, one.isgroupof):
         if isinstance(flag, str) and flag.strip().lower() in ("true", "false"):
             flag = flag.strip().lower() == "true"
-        value = 0.0 if flag is None else number(flag)
+        value = 0.0 if flag is None else base.number(flag)
         if value is None:
             return "crowd flag that is no number"
         if value > 0:
@@ -316,7 +300,7 @@ def _crowd(one: Annotation) -> str:
     return ""
 
 
-def _outline(segmentation: object) -> Corners | None:
+def _outline(segmentation: object) -> base.Corners | None:
     """Return the box around polygons; None for anything else, as run lengths are."""
     if isinstance(segmentation, msgspec.Raw):
         try:
@@ -324,8 +308,8 @@ def _outline(segmentation: object) -> Corners | None:
         except (msgspec.MsgspecError, RecursionError):
             return None
     polygons = segmentation if isinstance(segmentation, list) else []
-    found = [numbers(one, len(one)) for one in polygons if isinstance(one, list)]
-    return bounds([value for polygon in found if polygon for value in polygon])
+    found = [base.numbers(one, len(one)) for one in polygons if isinstance(one, list)]
+    return base.bounds([value for polygon in found if polygon for value in polygon])
 
 
 def _key(value: object) -> object:
@@ -343,7 +327,7 @@ def _plain_name(category: Category) -> str:
     name = category.name
     if category.synset and isinstance(name, str):
         name = name.partition("_(")[0].replace("_", " ")
-    return category_name(name)
+    return base.category_name(name)
 
 
 def _file_name(image: Image) -> str:
@@ -351,11 +335,11 @@ def _file_name(image: Image) -> str:
 
     LVIS splits COCO's pictures anew, so that its validation set lies in two of COCO's folders.
     """
-    name = text_of(image.file_name)
+    name = base.text_of(image.file_name)
     if name or not isinstance(image.coco_url, str):
         return name
     try:
-        path = PurePosixPath(urlsplit(text_of(image.coco_url)).path)
+        path = PurePosixPath(urlsplit(base.text_of(image.coco_url)).path)
     except ValueError:
         return ""
     return str(PurePosixPath(*path.parts[-2:])) if path.name else ""
@@ -365,7 +349,7 @@ def _are_relative(annotations: Iterable[Annotation]) -> bool:
     """Tell boxes in 0..1 from boxes in pixels, by all of a file's boxes together."""
     broken = False
     for one in annotations:
-        for value in numbers(one.bbox) or ():
+        for value in base.numbers(one.bbox) or ():
             if value > 1:
                 return False
             broken = broken or not value.is_integer()

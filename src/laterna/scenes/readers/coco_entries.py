@@ -5,7 +5,6 @@ Fields may hold anything: what is wrong with an entry is for `coco` to say, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import Problem
+from laterna.scenes.readers.base import Problem, objects_in
 from laterna.scenes.readers.files import decode_json, read_large
 from laterna.scenes.readers.foreign import refuse
 
@@ -113,15 +112,4 @@ def _entries(raw: object, kind: type[_T], where: str, problems: list[Problem]) -
         return []
     if not isinstance(raw, list):
         raise LaternaError(f"{where}: no list, as COCO's form has it")
-    return list(_built(raw, kind, where, problems))
-
-
-def _built(
-    raw: Iterable[object], kind: type[_T], where: str, problems: list[Problem]
-) -> Iterator[_T]:
-    for place, one in enumerate(raw, start=1):
-        if isinstance(one, dict):
-            yield build(kind, one)
-        else:
-            reason = "entry that is no object"
-            problems.append(Problem(reason=reason, where=f"{where}, entry {place}"))
+    return [build(kind, one) for _, one in objects_in(raw, f"{where}, entry", problems)]

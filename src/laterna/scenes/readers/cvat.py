@@ -7,18 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Corners,
-    Found,
-    RawBox,
-    RawScene,
-    Source,
-    bounds,
-    category_name,
-    number,
-    numbers,
-    text_of,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import peek, read_xml
 
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
@@ -29,7 +18,7 @@ def looks_like(path: Path) -> bool:
     return b"<annotations>" in peek(_file(path)).content
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return the scenes of all images; raises LaternaError for tracks, which a video has."""
     path = _file(source.path)
     root = read_xml(path)
@@ -38,18 +27,18 @@ def read(source: Source) -> Found:
             f"{path}: tracks through a video; export the task as 'CVAT for images 1.1' or COCO"
         )
     folders = (path.parent / "images", path.parent)
-    return Found(path, _scenes(root, source, path), folders=folders)
+    return base.Found(path, _scenes(root, source, path), folders=folders)
 
 
 def _file(path: Path) -> Path:
     return path / "annotations.xml" if path.is_dir() else path
 
 
-def _scenes(root: Element, source: Source, path: Path) -> Iterator[RawScene]:
+def _scenes(root: Element, source: base.Source, path: Path) -> Iterator[base.RawScene]:
     for image in root.iterfind("image"):
-        name = text_of(image.get("name"))
-        yield RawScene(
-            id=text_of(image.get("id")) or name,
+        name = base.text_of(image.get("name"))
+        yield base.RawScene(
+            id=base.text_of(image.get("id")) or name,
             picture=name,
             where=f"image {name}",
             width=image.get("width"),
@@ -62,21 +51,20 @@ def _scenes(root: Element, source: Source, path: Path) -> Iterator[RawScene]:
         )
 
 
-def _box(shape: Element, where: str, path: Path, source: Source) -> RawBox:
-    category, corners, fault = category_name(shape.get("label")), None, ""
+def _box(shape: Element, where: str, path: Path, source: base.Source) -> base.RawBox:
+    category, found, fault = base.category_name(shape.get("label")), None, ""
     if shape.tag == "polygon":
-        corners = _around(shape.get("points", ""))
-        fault = "" if corners else "outline that is no numbers"
-        if corners:
+        found = _around(shape.get("points", ""))
+        fault = "" if found else "outline that is no numbers"
+        if found:
             source.note("box taken from its outline", f"{path}: {where}")
-    elif number(shape.get("rotation") or 0) != 0:
+    elif base.number(shape.get("rotation") or 0) != 0:
         fault = "box that is turned"
     else:
-        found = numbers([shape.get(name) for name in _CORNERS])
-        corners = (found[0], found[1], found[2], found[3]) if found else None
-    return RawBox(where, category, corners, fault)
+        found = base.corners([shape.get(name) for name in _CORNERS])
+    return base.RawBox(where, category, found, fault)
 
 
-def _around(points: str) -> Corners | None:
+def _around(points: str) -> base.Corners | None:
     values = points.replace(";", ",").split(",")
-    return bounds(numbers(values, len(values)) or ())
+    return base.bounds(base.numbers(values, len(values)) or ())

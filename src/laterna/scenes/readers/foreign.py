@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from laterna.errors import LaternaError
 from laterna.scenes.readers.files import Head, peek
@@ -15,85 +16,36 @@ _LOOKED_AT = 100
 """Files of a folder that are looked into."""
 
 
-class _Form(NamedTuple):
-    known_by: Callable[[Head], bool]
+class _Form(msgspec.Struct, forbid_unknown_fields=True):
     advice: str
     """What it looks like, and what to do."""
+    starts: tuple[str, ...] = ()
+    keys: frozenset[str] = frozenset()
+    columns: tuple[str, ...] = ()
+
+    def fits(self, head: Head) -> bool:
+        """Tell a file by how it begins, by keys that one of its objects has together, or by names
+        in its first line.
+        """
+        if self.columns:
+            return all(name in head.line.lower() for name in self.columns)
+        start = head.content.lstrip().lower().decode("latin-1")
+        told = any(self.keys <= keys for keys in head.keys.values())
+        return start.startswith(self.starts) if self.starts else told
 
 
-def _starts(*starts: bytes) -> Callable[[Head], bool]:
-    return lambda head: head.content.lstrip().lower().startswith(starts)
-
-
-def _keys(*names: str) -> Callable[[Head], bool]:
-    """Tell by keys that one of the file's objects has together."""
-    return lambda head: any(set(names) <= keys for keys in head.keys.values())
-
-
-def _columns(*names: str) -> Callable[[Head], bool]:
-    """Tell a table by names in its first line."""
-    return lambda head: all(name in head.line.lower() for name in names)
-
-
+_FORMS = msgspec.toml.decode(
+    resources.files(__package__).joinpath("foreign.toml").read_bytes(),
+    type=dict[str, tuple[_Form, ...]],
+)["forms"]
 _TO_COCO = "export it as COCO (instances.json and captions.json)"
-_FORMS = (
-    _Form(_starts(b"version https://git-lfs"), "a pointer of Git LFS; fetch it with git lfs pull"),
-    _Form(_starts(b"<!doctype html", b"<html"), "a web page; fetch the file itself again"),
-    _Form(_starts(b"pk\x03\x04"), "a zip archive; unpack it and name the folder"),
-    _Form(_starts(b"par1"), f"a Parquet table; {_TO_COCO} or write JSON lines of contexts"),
-    _Form(_starts(b"\xff\xd8\xff", b"\x89png"), "a picture; name the annotations, not a picture"),
-    _Form(_starts(b"%pdf"), f"a PDF; {_TO_COCO}"),
-    _Form(_starts(b"\x80\x03", b"\x80\x04", b"\x80\x05"), f"a pickle, never opened; {_TO_COCO}"),
-    _Form(
-        _keys("image_id", "score"),
-        "a COCO results list (detections), which names no pictures; name the annotations that it "
-        "was made for",
-    ),
-    _Form(
-        _keys("image_id", "caption"),
-        "a list of captions without pictures' names (COCO's results); put it as `annotations` into "
-        "an object with the `images` of its dataset",
-    ),
-    _Form(
-        _keys("regions", "id"),
-        "Visual Genome's region descriptions, which speak of parts of pictures; name objects.json",
-    ),
-    _Form(_keys("conversations"), "instruction records; give them to train or inspect instead"),
-    _Form(_keys("messages"), "instruction records; give them to train or inspect instead"),
-    _Form(
-        _keys("sentences", "filename"),
-        "Karpathy's splits; write a table `image,caption` of its sentences",
-    ),
-    _Form(_keys("shapes", "imagePath"), f"a labelme file; {_TO_COCO} (labelme2coco)"),
-    _Form(_keys("_via_img_metadata"), f"a VIA project; {_TO_COCO} in VIA itself"),
-    _Form(_keys("shape_attributes"), f"VIA's JSON; {_TO_COCO} in VIA itself"),
-    _Form(_keys("image", "annotations"), f"CreateML's JSON; {_TO_COCO}"),
-    _Form(_keys("name", "labels"), f"BDD100K's or Scalabel's JSON; {_TO_COCO} (to_coco)"),
-    _Form(_keys("data_row"), f"Labelbox' JSON lines; {_TO_COCO}"),
-    _Form(_keys("items", "categories"), f"Datumaro's JSON; {_TO_COCO} (datum convert -f coco)"),
-    _Form(_keys("ref_id", "sent_ids"), f"referring expressions (RefCOCO); {_TO_COCO}"),
-    _Form(_keys("classTitle"), f"Supervisely's JSON; {_TO_COCO}"),
-    _Form(_keys("task_id", "params"), f"Scale's JSON; {_TO_COCO}"),
-    _Form(_keys("filepath", "ground_truth"), f"FiftyOne's JSON; {_TO_COCO} (COCODetectionDataset)"),
-    _Form(_keys("file_name", "objects"), f"an image folder's metadata.jsonl; {_TO_COCO}"),
-    _Form(
-        _keys("file_name", "text"),
-        "an image folder's metadata.jsonl with captions; write a table `image,caption` of it",
-    ),
-    _Form(_columns("region_shape_attributes"), f"VIA's CSV; {_TO_COCO} in VIA itself"),
-    _Form(
-        _columns("xmin", "ymin", "xmax", "ymax", ","),
-        f"a table of boxes (TensorFlow's, Roboflow's CSV); {_TO_COCO} or Pascal VOC",
-    ),
-    _Form(_starts(b"imagesource:"), f"DOTA's turned boxes; {_TO_COCO}"),
-    _Form(_keys("image", "question"), "questions and answers; they are no annotations"),
-)
 
 
 def foreign_form(path: Path) -> str:
     """Return what a file looks like that no reader reads, and what to do; "" where unknown."""
     head = peek(path)
-    return next((form.advice for form in _FORMS if form.known_by(head)), "")
+    found = next((form.advice for form in _FORMS if form.fits(head)), "")
+    return found.replace("<to COCO>", _TO_COCO)
 
 
 def refuse(path: Path, known: str) -> LaternaError:

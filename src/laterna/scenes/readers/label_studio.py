@@ -10,18 +10,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Found,
-    Problem,
-    RawBox,
-    RawScene,
-    Source,
-    category_name,
-    entries,
-    number,
-    numbers,
-    text_of,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import peek, read_json
 
 Row = Mapping[str, object]
@@ -38,7 +27,7 @@ def looks_like(path: Path) -> bool:
     return whole or ("image" in item and short)
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return the scenes in the export's order; raises LaternaError when it is no list."""
     tasks = read_json(source.path)
     tasks = [tasks] if isinstance(tasks, dict) else tasks
@@ -46,7 +35,7 @@ def read(source: Source) -> Found:
         raise LaternaError(f"{source.path}: no list of tasks, as Label Studio exports them")
     scenes = list(_scenes(tasks, source))
     folder = source.path.parent
-    return Found(
+    return base.Found(
         source.path,
         scenes=iter(scenes),
         captioned=any(scene.captions for scene in scenes),
@@ -55,24 +44,20 @@ def read(source: Source) -> Found:
     )
 
 
-def _scenes(tasks: list[object], source: Source) -> Iterator[RawScene]:
-    for place, task in enumerate(tasks, start=1):
-        if not isinstance(task, dict):
-            where = f"{source.path}: entry {place}"
-            source.problems.append(Problem(reason="entry that is no object", where=where))
-            continue
+def _scenes(tasks: list[object], source: base.Source) -> Iterator[base.RawScene]:
+    for place, task in base.objects_in(tasks, f"{source.path}: entry", source.problems):
         data = task.get("data")
         name = _name(data if isinstance(data, dict) else task)
         results = list(_results(task))
-        yield RawScene(
-            id=text_of(task.get("id")) or name,
+        yield base.RawScene(
+            id=base.text_of(task.get("id")) or name,
             picture=name,
-            where=f"task {text_of(task.get('id')) or place}",
+            where=f"task {base.text_of(task.get('id')) or place}",
             width=next((one.get("original_width") for one, _ in results), None),
             height=next((one.get("original_height") for one, _ in results), None),
             captions=[text for _, value in results for text in _texts(value.get("text"))],
             boxes=[
-                _box(value, f"task {text_of(task.get('id')) or place}, box {order}")
+                _box(value, f"task {base.text_of(task.get('id')) or place}, box {order}")
                 for order, (_, value) in enumerate(results, start=1)
                 if "rectanglelabels" in value
             ],
@@ -83,7 +68,7 @@ def _name(data: Row) -> str:
     """Return a picture's file name from its address, that of local storage included."""
     value = data.get("image") or data.get("img") or data.get("file_upload")
     try:
-        address = urlsplit(text_of(value))
+        address = urlsplit(base.text_of(value))
     except ValueError:
         return ""
     local = parse_qs(address.query).get("d", [""])[0]
@@ -92,11 +77,11 @@ def _name(data: Row) -> str:
 
 def _results(task: Row) -> Iterator[tuple[Row, Row]]:
     """Yield what the first annotation that was not cancelled says, and the values in it."""
-    for one in entries(task.get("label")):
+    for one in base.entries(task.get("label")):
         yield one, one
-    done = entries(task.get("annotations") or task.get("completions"))
+    done = base.entries(task.get("annotations") or task.get("completions"))
     for annotation in [one for one in done if not one.get("was_cancelled")][:1]:
-        for result in entries(annotation.get("result")):
+        for result in base.entries(annotation.get("result")):
             value = result.get("value")
             if isinstance(value, dict):
                 yield result, value
@@ -108,13 +93,11 @@ def _texts(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _box(value: Row, where: str) -> RawBox:
+def _box(value: Row, where: str) -> base.RawBox:
     labels = value.get("rectanglelabels")
-    category = category_name(labels[0] if isinstance(labels, list) and labels else labels)
-    found = numbers([value.get(name) for name in ("x", "y", "width", "height")])
-    if number(value.get("rotation") or 0) != 0:
-        return RawBox(where, category, None, "box that is turned")
-    if found is None:
-        return RawBox(where, category, None)
-    x, y, across, down = (part / 100 for part in found)
-    return RawBox(where, category, (x, y, x + across, y + down))
+    category = base.category_name(labels[0] if isinstance(labels, list) and labels else labels)
+    found = base.numbers([value.get(name) for name in ("x", "y", "width", "height")])
+    turned = base.number(value.get("rotation") or 0) != 0
+    parts = None if found is None or turned else [part / 100 for part in found]
+    fault = "box that is turned" if turned else ""
+    return base.RawBox(where, category, base.corners_of_size(parts), fault)

@@ -12,17 +12,7 @@ from pathlib import Path
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Corners,
-    Found,
-    Problem,
-    RawBox,
-    RawScene,
-    Source,
-    category_name,
-    numbers,
-    text_of,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import Head, decode_json, open_source, peek, read_json
 
 Row = dict[str, object]
@@ -42,32 +32,34 @@ def _has(head: Head, keys: set[str]) -> bool:
     return any(keys <= head.keys.get(place, frozenset()) for place in ("", "item"))
 
 
-def read_contexts(source: Source) -> Found:
+def read_contexts(source: base.Source) -> base.Found:
     """Return the scenes of LLaVA's contexts."""
-    return _found(source, "image", "instances", _context_corners)
+    return _found(source, "image", "instances", lambda box: box.get("bbox"))
 
 
-def read_scene_lines(source: Source) -> Found:
+def read_scene_lines(source: base.Source) -> base.Found:
     """Return our own scenes; they are checked like any other."""
-    return _found(source, "picture", "boxes", _own_corners)
+    return _found(
+        source, "picture", "boxes", lambda box: [box.get(name) for name in ("x1", "y1", "x2", "y2")]
+    )
 
 
 def _found(
-    source: Source, picture: str, boxes: str, corners: Callable[[Row], Corners | None]
-) -> Found:
+    source: base.Source, picture: str, boxes: str, numbers_of: Callable[[Row], object]
+) -> base.Found:
     if not source.path.is_file():
         raise LaternaError(f"{source.path}: no such file of records")
-    return Found(
+    return base.Found(
         source.path,
         scenes=(
-            RawScene(
-                id=text_of(row.get("id")),
-                picture=text_of(row.get(picture)),
-                where=f"record {text_of(row.get('id'))}",
+            base.RawScene(
+                id=base.text_of(row.get("id")),
+                picture=base.text_of(row.get(picture)),
+                where=f"record {base.text_of(row.get('id'))}",
                 width=row.get("width"),
                 height=row.get("height"),
                 captions=_list(row.get("captions")),
-                boxes=_boxes(row, boxes, corners),
+                boxes=_boxes(row, boxes, numbers_of),
             )
             for row in _rows(source)
         ),
@@ -83,55 +75,47 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _boxes(row: Row, key: str, corners: Callable[[Row], Corners | None]) -> Iterator[RawBox]:
+def _boxes(row: Row, key: str, numbers_of: Callable[[Row], object]) -> Iterator[base.RawBox]:
     for place, box in enumerate(_list(row.get(key)), start=1):
-        name = f"record {text_of(row.get('id'))}, box {place}"
+        name = f"record {base.text_of(row.get('id'))}, box {place}"
         if isinstance(box, dict):
-            yield RawBox(name, category_name(box.get("category")), corners(box))
+            yield base.RawBox(
+                name, base.category_name(box.get("category")), base.corners(numbers_of(box))
+            )
         else:
-            yield RawBox(name, "", None, "entry that is no object")
+            yield base.RawBox(name, "", None, "entry that is no object")
 
 
-def _context_corners(box: Row) -> Corners | None:
-    return numbers(box.get("bbox"))  # type: ignore[return-value]
-
-
-def _own_corners(box: Row) -> Corners | None:
-    return numbers([box.get(name) for name in ("x1", "y1", "x2", "y2")])  # type: ignore[return-value]
-
-
-def _rows(source: Source) -> Iterator[Row]:
+def _rows(source: base.Source) -> Iterator[Row]:
     """Yield the records of JSON lines, of a JSON list, or one that runs over several lines."""
     start = peek(source.path).content.strip()
     # a first line that is cut, or a list's, begins something that runs on
     if start[:1] == b"[" or start.partition(b"\n")[0].strip() == b"{":
         content = read_json(source.path)
-        for place, row in enumerate(content if isinstance(content, list) else [content], start=1):
-            if isinstance(row, dict):
-                yield row
-            else:
-                where = f"{source.path}: record {place}"
-                source.problems.append(Problem(reason="entry that is no object", where=where))
+        rows = content if isinstance(content, list) else [content]
+        for _, row in base.objects_in(rows, f"{source.path}: record", source.problems):
+            yield row
         return
     with open_source(source.path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip() and (row := _row(line, f"{source.path} line {number}", source)):
-                yield row
+            found = _row(line, f"{source.path} line {number}", source) if line.strip() else None
+            if found:
+                yield found
 
 
-def _row(line: bytes, where: str, source: Source) -> Row | None:
+def _row(line: bytes, where: str, source: base.Source) -> Row | None:
     """Return a line's record; None, counted, where it is none."""
     try:
-        row = msgspec.json.decode(line)
+        row: object = msgspec.json.decode(line)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         try:
             line.decode()
             row = decode_json(line, where)
         except (LaternaError, UnicodeDecodeError) as error:
             form = "JSON" if isinstance(error, LaternaError) else "UTF-8"
-            source.problems.append(Problem(reason=f"line that is no {form}", where=where))
+            source.drop(f"line that is no {form}", where)
             return None
     if isinstance(row, dict):
         return row
-    source.problems.append(Problem(reason="entry that is no object", where=where))
+    source.drop("entry that is no object", where)
     return None

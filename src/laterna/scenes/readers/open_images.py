@@ -9,18 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Corners,
-    Found,
-    RawBox,
-    RawScene,
-    Source,
-    category_name,
-    choose_split,
-    number,
-    numbers,
-    text_of,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import open_table, peek
 
 _CORNERS = ("XMin", "YMin", "XMax", "YMax")
@@ -32,7 +21,7 @@ def looks_like(path: Path) -> bool:
     return any(set(_COLUMNS) <= set(peek(file).line.split(",")) for file in _files(path).values())
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return the scenes in the order in which the table names them.
 
     Raises LaternaError when the classes' names are not beside it: codes as /m/01g317 say nothing.
@@ -40,15 +29,15 @@ def read(source: Source) -> Found:
     files = _files(source.path)
     if not files:
         raise LaternaError(f"{source.path}: no table in it, as *-annotations-bbox.csv is one")
-    path = choose_split(files, source)
+    path = base.choose_split(files, source)
     names = _class_names(path.parent)
-    boxes: dict[str, list[RawBox]] = {}
+    boxes: dict[str, list[base.RawBox]] = {}
     for image, box in _rows(path, names):
         boxes.setdefault(image, []).append(box)
-    return Found(
+    return base.Found(
         path,
         scenes=(
-            RawScene(id=image, picture=f"{image}.jpg", where=f"image {image}", boxes=found)
+            base.RawScene(id=image, picture=f"{image}.jpg", where=f"image {image}", boxes=found)
             for image, found in boxes.items()
         ),
         relative=True,
@@ -76,10 +65,10 @@ def _class_names(folder: Path) -> dict[str, str]:
             "beside its table of boxes"
         )
     with open_table(files[0]) as rows:
-        return {row[0].strip(): category_name(row[1]) for row in rows if len(row) > 1}
+        return {row[0].strip(): base.category_name(row[1]) for row in rows if len(row) > 1}
 
 
-def _rows(path: Path, names: dict[str, str]) -> Iterator[tuple[str, RawBox]]:
+def _rows(path: Path, names: dict[str, str]) -> Iterator[tuple[str, base.RawBox]]:
     with open_table(path) as rows:
         head = [name.strip() for name in next(rows, [])]
         if missing := [name for name in _COLUMNS if name not in head]:
@@ -89,11 +78,10 @@ def _rows(path: Path, names: dict[str, str]) -> Iterator[tuple[str, RawBox]]:
             if not row:
                 continue
             cells = {name: row[place] if place < len(row) else "" for name, place in places.items()}
-            label = text_of(cells["LabelName"])
+            label = base.text_of(cells["LabelName"])
             fault = "" if label in names else "unknown category"
-            if (number(cells.get("IsGroupOf", 0)) or 0) > 0:
+            if (base.number(cells.get("IsGroupOf", 0)) or 0) > 0:
                 fault = "crowd region"
-            found = numbers([cells[name] for name in _CORNERS])
-            corners: Corners | None = (found[0], found[1], found[2], found[3]) if found else None
-            box = RawBox(f"line {line}", names.get(label, ""), corners, fault)
-            yield text_of(cells["ImageID"]), box
+            found = base.corners([cells[name] for name in _CORNERS])
+            box = base.RawBox(f"line {line}", names.get(label, ""), found, fault)
+            yield base.text_of(cells["ImageID"]), box

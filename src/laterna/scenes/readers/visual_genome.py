@@ -9,17 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Found,
-    Problem,
-    RawBox,
-    RawScene,
-    Source,
-    category_name,
-    entries,
-    numbers,
-    text_of,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import peek, read_json
 
 
@@ -28,17 +18,17 @@ def looks_like(path: Path) -> bool:
     return {"image_id", "objects"} <= peek(_file(path)).keys.get("item", frozenset())
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return the scenes in the file's order; raises LaternaError when it is no list."""
     path = _file(source.path)
     pictures = read_json(path)
     if not isinstance(pictures, list):
         raise LaternaError(f"{path}: no list of pictures, as Visual Genome's objects.json is")
     sizes = path.with_name("image_data.json")
-    data = entries(read_json(sizes)) if sizes.is_file() else []
-    known = {text_of(image.get("image_id") or image.get("id")): image for image in data}
+    data = base.entries(read_json(sizes)) if sizes.is_file() else []
+    known = {base.text_of(image.get("image_id") or image.get("id")): image for image in data}
     folder = path.parent
-    return Found(
+    return base.Found(
         path,
         scenes=_scenes(pictures, known, source),
         folders=(folder, folder / "images", folder / "VG_100K", folder / "VG_100K_2"),
@@ -50,39 +40,32 @@ def _file(path: Path) -> Path:
 
 
 def _scenes(
-    pictures: list[object], known: dict[str, Mapping[str, object]], source: Source
-) -> Iterator[RawScene]:
-    for place, picture in enumerate(pictures, start=1):
-        if not isinstance(picture, dict):
-            where = f"{source.path}: entry {place}"
-            source.problems.append(Problem(reason="entry that is no object", where=where))
-            continue
-        number = text_of(picture.get("image_id"))
+    pictures: list[object], known: dict[str, Mapping[str, object]], source: base.Source
+) -> Iterator[base.RawScene]:
+    for _, picture in base.objects_in(pictures, f"{source.path}: entry", source.problems):
+        number = base.text_of(picture.get("image_id"))
         image = known.get(number, {})
-        yield RawScene(
+        yield base.RawScene(
             id=number,
             picture=_name(number, image.get("url") or picture.get("image_url")),
             where=f"image {number}",
             width=image.get("width"),
             height=image.get("height"),
-            boxes=(_box(thing, number) for thing in entries(picture.get("objects"))),
+            boxes=(_box(thing, number) for thing in base.entries(picture.get("objects"))),
         )
 
 
 def _name(number: str, url: object) -> str:
     """Return `VG_100K_2/1.jpg` of a picture's address, as LLaVA's sets name it, or `1.jpg`."""
-    parts = PurePosixPath(text_of(url).partition("?")[0]).parts[-2:]
+    parts = PurePosixPath(base.text_of(url).partition("?")[0]).parts[-2:]
     if len(parts) == 2 and parts[0].startswith("VG_100K"):
         return "/".join(parts)
     return f"{number}.jpg" if number else ""
 
 
-def _box(thing: Mapping[str, object], picture: str) -> RawBox:
+def _box(thing: Mapping[str, object], picture: str) -> base.RawBox:
     names = thing.get("names") or [thing.get("name")]
-    category = category_name(names[0] if isinstance(names, list) and names else names)
-    found = numbers([thing.get(name) for name in ("x", "y", "w", "h")])
-    where = f"image {picture}, object {text_of(thing.get('object_id') or thing.get('id'))}"
-    if found is None:
-        return RawBox(where, category, None)
-    x, y, across, down = found
-    return RawBox(where, category, (x, y, x + across, y + down))
+    category = base.category_name(names[0] if isinstance(names, list) and names else names)
+    found = base.corners_of_size([thing.get(name) for name in ("x", "y", "w", "h")])
+    where = f"image {picture}, object {base.text_of(thing.get('object_id') or thing.get('id'))}"
+    return base.RawBox(where, category, found)

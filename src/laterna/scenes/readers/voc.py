@@ -11,16 +11,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Found,
-    Problem,
-    RawBox,
-    RawScene,
-    Source,
-    category_name,
-    numbers,
-    text_of,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import peek, read_xml
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -31,13 +22,13 @@ def looks_like(path: Path) -> bool:
     return any(b"<annotation>" in peek(file).content for file in _files(path)[:1])
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return one scene a file, in the order of the files' names."""
     files = _files(source.path)
     if not files:
         raise LaternaError(f"{source.path}: no .xml files in it, as Pascal VOC has them")
     folder = files[0].parent
-    return Found(
+    return base.Found(
         source.path,
         scenes=_scenes(files, source),
         folders=(folder.parent / "JPEGImages", folder.parent / "images", folder, folder.parent),
@@ -51,18 +42,17 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _scenes(files: list[Path], source: Source) -> Iterator[RawScene]:
+def _scenes(files: list[Path], source: base.Source) -> Iterator[base.RawScene]:
     for file in files:
         try:
             root = read_xml(file)
         except LaternaError as error:
             if len(files) == 1:
                 raise
-            reason = "file that is no XML"
-            source.problems.append(Problem(reason=reason, where=str(error)))
+            source.drop("file that is no XML", str(error))
             continue
-        name = text_of(root.findtext("filename") or f"{file.stem}.jpg").replace("\\", "/")
-        yield RawScene(
+        name = base.text_of(root.findtext("filename") or f"{file.stem}.jpg").replace("\\", "/")
+        yield base.RawScene(
             id=file.stem,
             picture=PurePosixPath(name).name,
             where=file.name,
@@ -75,12 +65,12 @@ def _scenes(files: list[Path], source: Source) -> Iterator[RawScene]:
         )
 
 
-def _box(thing: Element, where: str) -> RawBox:
-    category = category_name(thing.findtext("name"))
-    values = numbers([thing.findtext(f"bndbox/{name}") for name in _CORNERS])
+def _box(thing: Element, where: str) -> base.RawBox:
+    category = base.category_name(thing.findtext("name"))
+    values = base.numbers([thing.findtext(f"bndbox/{name}") for name in _CORNERS])
     if values is None:
         missing = thing.find("bndbox") is None
         fault = "annotation without a box" if missing else "box that is no four numbers"
-        return RawBox(where, category, None, fault)
+        return base.RawBox(where, category, None, fault)
     x1, y1, x2, y2 = values
-    return RawBox(where, category, (max(0.0, x1 - 1), max(0.0, y1 - 1), x2, y2))
+    return base.RawBox(where, category, (max(0.0, x1 - 1), max(0.0, y1 - 1), x2, y2))

@@ -13,19 +13,7 @@ from pathlib import Path
 import yaml
 
 from laterna.errors import LaternaError
-from laterna.scenes.readers.base import (
-    Corners,
-    Found,
-    Problem,
-    RawBox,
-    RawScene,
-    Source,
-    bounds,
-    category_name,
-    choose_split,
-    number,
-    numbers,
-)
+from laterna.scenes.readers import base
 from laterna.scenes.readers.files import peek, read_whole
 
 _NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
@@ -44,7 +32,7 @@ def looks_like(path: Path) -> bool:
     return any(not line or _LINE.fullmatch(line) for line in lines)
 
 
-def read(source: Source) -> Found:
+def read(source: base.Source) -> base.Found:
     """Return one scene a file of labels, in the order of their names.
 
     Raises LaternaError when there are no labels or no class names.
@@ -53,11 +41,11 @@ def read(source: Source) -> Found:
     named, labels = _names_file(source.path), _labels(root)
     if not labels or named is None:
         raise LaternaError(f"{root}: no labels/*.txt with a data.yaml or classes.txt beside them")
-    folder = choose_split(labels, source)
+    folder = base.choose_split(labels, source)
     names = _class_names(named)
     pictures = _pictures(folder)
     scenes = _scenes(folder, pictures, names, source)
-    return Found(folder, scenes, relative=True, folders=(pictures,))
+    return base.Found(folder, scenes, relative=True, folders=(pictures,))
 
 
 def _names_file(path: Path) -> Path | None:
@@ -94,7 +82,7 @@ def _pictures(labels: Path) -> Path:
 def _class_names(path: Path) -> dict[int, str]:
     content = read_whole(path).decode("utf-8", "replace")
     if path.suffix not in (".yaml", ".yml"):
-        return dict(enumerate(map(category_name, content.splitlines())))
+        return dict(enumerate(map(base.category_name, content.splitlines())))
     try:
         data = yaml.safe_load(content)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
@@ -104,13 +92,13 @@ def _class_names(path: Path) -> dict[int, str]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
         raise LaternaError(f"{path}: no `names` of the classes in it")
-    keyed = ((number(key), name) for key, name in names.items())
-    return {int(key): category_name(name) for key, name in keyed if key is not None}
+    keyed = ((base.number(key), name) for key, name in names.items())
+    return {int(key): base.category_name(name) for key, name in keyed if key is not None}
 
 
 def _scenes(
-    folder: Path, pictures: Path, names: dict[int, str], source: Source
-) -> Iterator[RawScene]:
+    folder: Path, pictures: Path, names: dict[int, str], source: base.Source
+) -> Iterator[base.RawScene]:
     for file in sorted(folder.glob("*.txt")):
         if file.name in _NAMES:
             continue
@@ -118,7 +106,7 @@ def _scenes(
         suffix = next(suffixes, "")
         if not suffix:
             source.note("picture not found, taken to be a .jpg", str(file))
-        yield RawScene(
+        yield base.RawScene(
             id=file.stem,
             picture=f"{file.stem}{suffix or '.jpg'}",
             where=file.name,
@@ -126,26 +114,26 @@ def _scenes(
         )
 
 
-def _boxes(file: Path, names: dict[int, str], source: Source) -> Iterator[RawBox]:
+def _boxes(file: Path, names: dict[int, str], source: base.Source) -> Iterator[base.RawBox]:
     try:
         lines = read_whole(file).decode("utf-8", "replace").splitlines()
     except LaternaError as error:
-        source.problems.append(Problem(reason="file that cannot be read", where=str(error)))
+        source.drop("file that cannot be read", str(error))
         return
     for place, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         kind, *rest = line.split()
-        known = number(kind)
+        known = base.number(kind)
         category = names.get(int(known)) if known is not None else None
-        values = numbers(rest, len(rest)) or ()
+        values = base.numbers(rest, len(rest)) or ()
         fault = "unknown category" if category is None else ""
-        yield RawBox(f"{file.name}, line {place}", category or "", _corners(values), fault)
+        yield base.RawBox(f"{file.name}, line {place}", category or "", _corners(values), fault)
 
 
-def _corners(values: tuple[float, ...]) -> Corners | None:
+def _corners(values: tuple[float, ...]) -> base.Corners | None:
     """Return the corners of a box, with its confidence or without, or of an outline."""
     if len(values) in (4, 5):
         x, y, across, down = values[:4]
         return x - across / 2, y - down / 2, x + across / 2, y + down / 2
-    return bounds(values) if len(values) >= 6 and len(values) % 2 == 0 else None
+    return base.bounds(values) if len(values) >= 6 and len(values) % 2 == 0 else None

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from laterna.records import Finding, Kind, Reply, Scene, Verdict
-from laterna.synthesis.checks.colours import check_colours
-from laterna.synthesis.checks.counts import check_counts
+from laterna.synthesis.checks.claims import check_colours, check_counts, check_objects
 from laterna.synthesis.checks.evidence import Evidence, gather_evidence
 from laterna.synthesis.checks.form import (
     check_answered,
     check_declined,
     check_finish,
+    check_giveaway,
+    check_leaks,
     read_exchanges,
 )
-from laterna.synthesis.checks.leaks import check_giveaway, check_leaks
-from laterna.synthesis.checks.objects import check_objects
-from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.positions import check_positions
 from laterna.synthesis.checks.sentences import (
     Sentence,
@@ -22,6 +20,7 @@ from laterna.synthesis.checks.sentences import (
     read_statements,
     sentences_of,
 )
+from laterna.synthesis.checks.verdicts import Outcome, total
 from laterna.synthesis.parsing import Exchange
 
 _CLAIMS = (check_objects, check_counts, check_colours, check_positions)

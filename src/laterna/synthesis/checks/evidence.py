@@ -15,40 +15,16 @@ from laterna.scenes.vocabulary import (
     SUPERCATEGORIES,
     Mention,
     ObjectWords,
+    WordSets,
     words_of,
 )
-from laterna.synthesis.checks.numbers import count_of
-from laterna.synthesis.checks.sentences import check_words, means_all, plain
+from laterna.synthesis.checks.sentences import check_words, count_of, means_all, plain
+
+_W = WordSets(__package__, "evidence")
 
 _MANY = 10
 """From so many boxes on, more may have been left unannotated or drawn as one crowd region."""
-_VAGUE = frozenset(
-    """several many group groups crowd crowds herd herds flock flocks bunch bunches row
-    rows lot lots pile piles dozens few some multiple various numerous variety
-    assorted assortment couple pair pairs stack stacks other others collection array
-    full filled covered crowded audience team teams families family number lined
-    line lines set sets surrounded packed different all every more topped loaded""".split()
-)
-"""Words of captions after which boxes are only a lower bound of what they stand with."""
-_ARRANGED = frozenset(
-    """row rows line lines lined group groups pile piles piled stack stacks stacked pairs herd flock
-    others everywhere dozens bunch crowd""".split()
-)
-"""Those that may stand behind what they speak of: "cars parked in a row"."""
-_BUSY = frozenset("busy crowded traffic packed congested bustling".split())
-"""Words of places where more people and vehicles may be than are boxed."""
-_STOPS = frozenset(
-    """with by on in at near next beside behind above below under over from into through
-    along across between around inside outside while that which who is are was were
-    has have sits sit stands stand lies lie . ; : ! ? , and or""".split()
-)
-_LEADING_ON = frozenset("full filled covered lined surrounded packed crowded topped loaded".split())
-"""After these, "with", "by" and "in" lead on to what there is much of."""
-_CONTENTS = frozenset("flower flowers coffee tea wine beer".split())
-"""These tell of what holds them, but not of how many of those there are."""
 _REACH = 7
-_ARTICLES = frozenset("a an one two three the his her another".split())
-"""These begin a new thing in a list: of "several people and a dog" the people are several."""
 
 
 class Number(NamedTuple):
@@ -124,9 +100,9 @@ def _vague(spoken: tuple[str, ...], mentions: tuple[Mention, ...]) -> Iterable[s
     inside = {at: one for one in mentions for at in range(one.first, one.last)}
     for at, word in enumerate(spoken):
         after = spoken[at + 1 : at + 2]
-        if word in _BUSY and at not in inside and after not in (("sign",), ("signs",)):
+        if word in _W.busy and at not in inside and after not in (("sign",), ("signs",)):
             yield from (*SUPERCATEGORIES["vehicle"], "person")
-        if word not in _VAGUE and word not in _ARRANGED:
+        if word not in _W.vague and word not in _W.arranged:
             continue
         if at in inside:  # "a crowd", "a family", "a couple of people"
             if inside[at].category == "person":
@@ -134,7 +110,7 @@ def _vague(spoken: tuple[str, ...], mentions: tuple[Mention, ...]) -> Iterable[s
             continue
         ahead = list(_spoken_of(spoken, at, inside))
         yield from ahead
-        if not ahead and word in _ARRANGED and after != ("of",):
+        if not ahead and word in _W.arranged and after != ("of",):
             behind = [one for one in mentions if one.last <= at]
             yield from (one.category for one in behind[-1:])
 
@@ -146,7 +122,7 @@ def _spoken_of(spoken: tuple[str, ...], at: int, inside: dict[int, Mention]) -> 
     while step < min(len(spoken), end):
         word = spoken[step]
         if step in inside or word in BROADER:
-            yield from () if word in _CONTENTS else BROADER.get(word, ())
+            yield from () if word in _W.contents else BROADER.get(word, ())
             if step in inside:
                 yield inside[step].category
                 step = inside[step].last - 1
@@ -155,9 +131,9 @@ def _spoken_of(spoken: tuple[str, ...], at: int, inside: dict[int, Mention]) -> 
             if word not in (",", "and"):
                 return
             listing = True
-        elif word in _STOPS or (found and word in _ARTICLES):
+        elif word in _W.stops or (found and word in _W.articles):
             one = spoken[step + 1 : step + 2] in (("a",), ("an",))  # "topped with a laptop"
-            leads = spoken[at] in _LEADING_ON and word in ("with", "by", "in") and not one
+            leads = spoken[at] in _W.leading_on and word in ("with", "by", "in") and not one
             goes_on = listing and word == "and"
             if not leads and not goes_on:
                 return

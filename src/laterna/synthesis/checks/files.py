@@ -10,13 +10,12 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.files import write_atomically, write_lines
-from laterna.records import Finding, Kind, Record, Reply, Scene
+from laterna.records import Finding, Kind, Record, Reply, Scene, Verdict
 from laterna.scenes.annotations import read_annotations
 from laterna.synthesis.checks.checker import check
 from laterna.synthesis.checks.duplicates import NearDuplicates
 from laterna.synthesis.checks.form import BARE_KINDS
-from laterna.synthesis.checks.judge import Judgement
-from laterna.synthesis.checks.judging import judge_replies
+from laterna.synthesis.checks.judge import Judgement, judge_replies
 from laterna.synthesis.parsing import Exchange, write_reply
 from laterna.synthesis.settings import Job
 
@@ -104,22 +103,12 @@ def check_files(
             problems.append(f"{where}: no context of id {name}")
             continue
         verdict = check(scenes[name], reply, kind)
-        findings = verdict.findings
         if seen.setdefault(kind, NearDuplicates()).add(reply.text):
             detail = "it nearly repeats an earlier reply of its kind"
             repeat = Finding(reason="near-duplicate", sentence=reply.text[:200], detail=detail)
-            findings = (*findings, repeat)
-        lines.append(
-            CheckedReply(
-                id=name,
-                kind=kind,
-                accepted=not findings,
-                findings=findings,
-                checked=verdict.checked,
-                unchecked=verdict.unchecked,
-            )
-        )
-        if not findings:
+            verdict = msgspec.structs.replace(verdict, findings=(*verdict.findings, repeat))
+        lines.append(_line(name, kind, verdict))
+        if verdict.accepted:
             to_judge.append((scenes[name], reply))
     if not lines:
         raise LaternaError(
@@ -135,18 +124,23 @@ def check_files(
     return _summary(out, lines, problems, judged)
 
 
+def _line(
+    name: str, kind: Kind, verdict: Verdict, judgement: Judgement | None = None
+) -> CheckedReply:
+    return CheckedReply(
+        id=name,
+        kind=kind,
+        accepted=verdict.accepted,
+        judgement=judgement,
+        **msgspec.structs.asdict(verdict),
+    )
+
+
 def _judged(line: CheckedReply, judgement: Judgement) -> CheckedReply:
     """Return the line of an accepted reply with what its claims came to."""
-    line = msgspec.structs.replace(line, judgement=judgement)
-    if judgement.failure:
-        return line  # a judge's failure is no verdict: that of the rules stands
-    return msgspec.structs.replace(
-        line,
-        accepted=not judgement.findings,
-        findings=judgement.findings,
-        checked=judgement.decided,
-        unchecked=judgement.undecided,
-    )
+    if judgement.failure:  # it is no verdict: that of the rules stands
+        return msgspec.structs.replace(line, judgement=judgement)
+    return _line(line.id, line.kind, judgement.verdict, judgement)
 
 
 def _summary(

@@ -1,45 +1,29 @@
-"""Whether a reply is whole, in the form of its kind, and an answer at all."""
+"""Whether a reply is whole, in the form of its kind, an answer at all, and lets nothing out.
+
+Two things get out: that the picture was read and not seen, and, in a question of reasoning, what
+is to be seen, which it retells instead of asking for a look.
+"""
 
 from __future__ import annotations
 
 import re
 
 from laterna.records import Finding, Kind, Reply
-from laterna.synthesis.declining import declines
+from laterna.scenes.vocabulary import COLOURS, WordSets, read_patterns, words_of
+from laterna.synthesis.checks.evidence import Evidence
+from laterna.synthesis.checks.sentences import Sentence, count_of
 from laterna.synthesis.parsing import Exchange, ReplyError, label_of, parse_reply
+from laterna.synthesis.refusal_detection import declines
 from laterna.synthesis.tidying import faults, finding, tidy
+
+_W = WordSets(__package__, "form")
 
 BARE_KINDS: frozenset[Kind] = frozenset(("caption", "detail"))
 """Kinds whose reply is the bare answer; the others are questions with answers."""
 _MAY_BE_SORRY: frozenset[Kind] = frozenset(("negative", "refusal"))
-_FINISHED = frozenset((
-    "stop", "stop_sequence", "stop_token", "eos", "eos_token", "end", "end_turn", "end_of_turn",
-    "complete", "completed", "finish", "finished", "done", "normal", "finish_reason_stop",
-))  # fmt: skip
-"""Finish reasons of endpoints that mean that the reply is whole, in small letters; nothing else
-does. None at all is taken for whole where the text ends as a sentence does."""
 _LIMIT = re.compile(r"length|max.*tokens|token.*limit")
 _ENDING = re.compile(r"[.!?…。！？:)\]\"'”’*|`]\s*$")
-
-_APOLOGY = re.compile(
-    r"""^\W*(?:i['’]?m\s+(?:very\s+|really\s+)?sorry | i\s+am\s+(?:very\s+|really\s+)?sorry
-        | sorry\b | my\s+apologies | i\s+apologi[sz]e | unfortunately,?\s+i\b)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_NO_SIGHT = re.compile(
-    r"""\b(?: as\s+an?\s+(?:ai|artificial\s+intelligence|(?:large\s+)?language\s+model|text)\b
-        | i\s+(?:cannot|can['’]t|can\s+not|am\s+unable\s+to|am\s+not\s+able\s+to|do\s+not|don['’]t)
-          \s+(?:actually\s+|directly\s+)?
-          (?:see|view|process|access|analy[sz]e|display|have\s+access\s+to)
-          \s+(?:the\s+|an\s+|any\s+|this\s+|that\s+|your\s+)?(?:image|picture|photo|visual)
-        | (?:your|the)\s+message\s+(?:is|was|appears\s+to\s+be|seems\s+to\s+be)\s+empty
-        | no\s+(?:image|picture|photo)\s+(?:was|is|has\s+been)\s+
-          (?:provided|attached|uploaded|given)
-        | (?:please|could\s+you|can\s+you)\s+(?:provide|upload|share|attach|send)\s+
-          (?:the\s+|an\s+|a\s+|me\s+|more\s+|your\s+|some\s+)*
-          (?:image|picture|photo|context|information|details|description))""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_SAYS = read_patterns(__package__, "form")
 
 
 def read_exchanges(reply: Reply, kind: Kind) -> tuple[Exchange, ...] | Finding:
@@ -75,7 +59,7 @@ def _bare(text: str) -> tuple[Exchange, ...] | Finding:
 def check_finish(reply: Reply) -> tuple[Finding, ...]:
     """Find a reply that is not finished, with its last words."""
     reason, text = reply.finish_reason.strip().lower(), reply.text.strip()
-    if reason in _FINISHED or (not reason and (not text or _ENDING.search(text))):
+    if reason in _W.finished or (not reason and (not text or _ENDING.search(text))):
         return ()
     last = text[-160:]
     if not reason:
@@ -89,8 +73,8 @@ def check_finish(reply: Reply) -> tuple[Finding, ...]:
 
 def check_answered(text: str, kind: Kind) -> tuple[Finding, ...]:
     """Find an apology or a remark about not seeing in the place of an answer."""
-    sorry = None if kind in _MAY_BE_SORRY else _APOLOGY.search(text)
-    blind = None if kind == "refusal" else _NO_SIGHT.search(text)
+    sorry = None if kind in _MAY_BE_SORRY else _SAYS["apology"].search(text)
+    blind = None if kind == "refusal" else _SAYS["no_sight"].search(text)
     found = sorry or blind
     if found is None:
         return ()
@@ -104,3 +88,55 @@ def check_declined(answer: str, kind: Kind) -> tuple[Finding, ...]:
         return ()
     detail = "the answer must decline: say first that you cannot do it, then why"
     return (Finding(reason="not declined", sentence=answer.strip()[:300], detail=detail),)
+
+
+def check_leaks(sentence: str, captions: tuple[str, ...]) -> tuple[Finding, ...]:
+    """Find the first leak of a sentence.
+
+    Words that a caption itself uses ("a cartoon with a caption") are part of the picture.
+    """
+    said = " ".join(captions).lower()
+    for leak in _SAYS["leaks"].finditer(sentence):
+        words = leak.group().strip()
+        if words.lower() not in said:
+            detail = f"{words!r} speaks of the source; speak as someone who sees the picture"
+            return (Finding(reason="source leak", sentence=sentence, detail=detail),)
+    return ()
+
+
+_DETAILS = 3
+"""So many details told (objects, numbers, colours) leave little to look for."""
+_RETOLD = 0.8
+_LEAST_WORDS = 6
+"""A question gives a caption away that retells so large a share of at least so many words."""
+
+
+def check_giveaway(question: Sentence, evidence: Evidence) -> tuple[Finding, ...]:
+    """Find a question that names three details of the picture or retells a caption."""
+    details = {
+        naming.category for naming in question.namings if naming.category in evidence.held
+    } & evidence.held
+    told = len(details)
+    for naming in question.namings:
+        if naming.category not in evidence.held:
+            continue
+        before = question.words[max(0, naming.first - 2) : naming.first]
+        told += bool(COLOURS.intersection(before))
+        told += count_of(question.words, naming.mention) is not None
+    if told >= _DETAILS:
+        names = ", ".join(sorted(details))
+        return (_given_away(question, f"the question tells of {names}, and how they are"),)
+    asked = {_stem(word) for word in question.words if word not in _W.small}
+    for caption in evidence.captions:
+        words = {_stem(word) for word in words_of(caption) if word not in _W.small}
+        if len(words) >= _LEAST_WORDS and len(words & asked) >= _RETOLD * len(words):
+            return (_given_away(question, f"the question retells {caption.strip()!r}"),)
+    return ()
+
+
+def _stem(word: str) -> str:
+    return word[:-1] if word.endswith("s") and len(word) > 3 else word
+
+
+def _given_away(question: Sentence, detail: str) -> Finding:
+    return Finding(reason="given away", sentence=question.text, detail=detail)

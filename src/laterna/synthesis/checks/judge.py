@@ -9,49 +9,36 @@ is never a verdict.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
 import msgspec
 
+from laterna.errors import LaternaError
 from laterna.records import Finding, Message, Record, Reply, Scene, Usage, Verdict
 from laterna.scenes.vocabulary import COLOURS, words_of
-from laterna.synthesis.checks.colours import contradict
-from laterna.synthesis.checks.counts import decide_count
+from laterna.synthesis.checks.claims import contradict, decide_count
 from laterna.synthesis.checks.evidence import Evidence, gather_evidence
-from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.positions import is_place, ruled_out
-from laterna.synthesis.settings import Endpoint
+from laterna.synthesis.checks.sentences import read_number
+from laterna.synthesis.ledger import Ledger
+from laterna.synthesis.pipeline import OrderedWork
+from laterna.synthesis.prompts import read_prompt
+from laterna.synthesis.settings import Endpoint, Job, check_job
 from laterna.synthesis.teachers.base import NoAnswer, Teacher
+from laterna.synthesis.teachers.cached import CachedTeacher
 from laterna.synthesis.teachers.foreign import estimate_tokens
+from laterna.synthesis.teachers.remote import open_teacher
 
 ClaimKind = Literal["exists", "absent", "count", "side", "vertical", "place", "attribute", "action"]
 Mood = Literal["seen", "inferred", "purpose", "likeness", "generic"]
 OTHER = "other"
 
-_SYSTEM = f"""\
-You take a text about a picture apart into its single claims. You do not judge whether they hold.
-
-For each claim write:
-- sentence: the sentence of the text that makes it, copied letter by letter;
-- kind: exists (something is there), absent (it is not there), count (how many there are), side \
-(left or right), vertical (above or below), place (a part of the picture), attribute (colour or \
-another quality), action (what is being done);
-- subject: what it is said of, one of the categories that are listed, or "{OTHER}";
-- object: for side and vertical the category that it stands beside, else "" (the picture itself);
-- value: a whole number in digits for count; left or right for side; above, below, top or bottom \
-for vertical; words such as "top left" or "center" for place; the quality for attribute; the doing \
-for action; the noun in the singular for exists and absent;
-- mood: seen (told as what the picture shows), inferred (a guess or conclusion), purpose (what \
-something is for, or is to come), likeness (it only looks like it, or depicts it), generic (said \
-of such things in general).
-
-Count only where all of a kind are counted. Leave out what is no claim about a picture. Answer \
-with JSON alone: {{"claims": [...]}}."""
-
-
+_SYSTEM = read_prompt("judge")
 _CATEGORY_TOKENS = 12
 _CLAIMS_A_REPLY = 2.2
 """Tokens of claims for each token of a reply, with one claim a sentence."""
@@ -89,6 +76,11 @@ class Judgement(Record):
     failure: str = ""
     """Why there is no judgement."""
 
+    @property
+    def verdict(self) -> Verdict:
+        """What was decided, in the form of the rules' own verdict."""
+        return Verdict(findings=self.findings, checked=self.decided, unchecked=self.undecided)
+
 
 class Judge:
     """Asks for the claims of replies and decides them; `counts` gathers what came of it."""
@@ -96,6 +88,11 @@ class Judge:
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
         self.counts: Counter[str] = Counter()
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """What came of the replies, by outcome."""
+        return dict(sorted(self.counts.items()))
 
     async def judge(self, scene: Scene, reply: Reply) -> Judgement:
         """Return the judgement of a reply; one with a `failure` where the judge gave none."""
@@ -121,9 +118,7 @@ class Judge:
         if not verdict.accepted:
             return verdict
         found = await self.judge(scene, reply)
-        if found.failure:
-            return verdict
-        return Verdict(findings=found.findings, checked=found.decided, unchecked=found.undecided)
+        return verdict if found.failure else found.verdict
 
 
 def judge_endpoint(endpoint: Endpoint, model: str) -> Endpoint:
@@ -263,3 +258,49 @@ def _response_format() -> dict[str, object]:
         "type": "json_schema",
         "json_schema": {"name": "claims", "strict": True, "schema": schema},
     }
+
+
+_AHEAD = 1024
+
+
+@contextmanager
+def open_judge(
+    job: Job, ledger: Ledger, runner: asyncio.Runner
+) -> Iterator[tuple[Judge | None, CachedTeacher | None]]:
+    """Give the judge of a job and whom it asks, behind the ledger; None where it names none."""
+    if not job.judge:
+        yield None, None
+        return
+    endpoint = judge_endpoint(job.endpoint, job.judge)
+    with open_teacher(msgspec.structs.replace(job, endpoint=endpoint), ledger, runner) as asked:
+        yield Judge(asked), asked
+
+
+def judge_replies(
+    job: Job, replies: Sequence[tuple[Scene, Reply]]
+) -> tuple[list[Judgement], dict[str, int]]:
+    """Return a judgement for each reply, in order, and what came of them by outcome.
+
+    The job names the judge, how it is asked, and the ledger that keeps its answers.
+    """
+    check_job(job)
+    if job.ledger is None:
+        raise LaternaError("a judge needs a ledger: name the file with --ledger")
+    with (
+        Ledger(job.ledger, create=job.teacher != "replay") as ledger,
+        asyncio.Runner() as runner,
+        open_judge(job, ledger, runner) as (judge, asked),
+    ):
+        assert judge and asked  # check_job saw to it that the job names one
+
+        async def ask(one: tuple[Scene, Reply]) -> Judgement:
+            return await judge.judge(*one)
+
+        work = OrderedWork(iter(replies), ask, at_once=asked.teacher.at_once, ahead=_AHEAD)
+        judgements: list[Judgement] = []
+        try:
+            while found := runner.run(work.next()):
+                judgements += found
+        finally:
+            runner.run(work.stop())
+        return judgements, judge.outcomes

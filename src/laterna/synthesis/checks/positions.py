@@ -13,56 +13,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from laterna.records import Box, Finding
+from laterna.scenes.vocabulary import WordSets, read_patterns
 from laterna.synthesis.checks.evidence import Evidence
-from laterna.synthesis.checks.outcome import Outcome, total
 from laterna.synthesis.checks.sentences import Naming, Sentence
+from laterna.synthesis.checks.verdicts import Outcome, total
+
+_W = WordSets(__package__, "positions")
 
 CLEAR = 0.05
 """Centres must lie apart by more than this share of the picture to be called apart."""
-_LIMITING = frozenset("with of in on at near by beside behind and or not no nor while as".split())
-_PLACE_WORDS = frozenset(
-    """left right above below top bottom upper lower corner center centre middle background
-    foreground behind front underneath beneath under between leftmost rightmost""".split()
-)
-_PICTURE = r"(?:image|picture|photo|photograph|frame|scene|composition)"
-_NOT_IN_NP = "|".join(sorted(_LIMITING | {"a", "the"}))
-_NP = rf"(?:a|an|the|this|one|single|lone) (?:(?!(?:{_NOT_IN_NP}) )[a-z]+ ){{0,2}}<\d+>"
-_BE = (
-    r"(?:(?:that|which) )?(?:(?:is|was|can be|appears|stands|sits|lies|rests|hangs|flies|floats) )?"
-    r"(?:(?:also|just|clearly|slightly|directly|immediately|located|positioned|placed|situated|"
-    r"seen|visible|found|standing|sitting|lying|resting|hanging|parked|over) ){0,3}"
-)
-_SIDE = (
-    r"(?:(?:to|on|at) the (?:far |immediate )?(?P<side>left|right)(?: hand)?(?: side)?"
-    r"|(?P<near>left|right))"
-)
-_RELATION = rf"(?:{_SIDE} of|(?P<down>above|below))"
-_AT = (
-    r"(?:on|at|in|to|near|along) the (?:far |very )?(?P<place>(?:top|upper|bottom|lower) "
-    r"(?:left|right|middle|cent(?:er|re))|left|right|top|bottom|cent(?:er|re)|middle)(?: hand)?"
-    rf"(?: side| half| part| portion| edge| corner| area)?(?P<of> of the {_PICTURE})?"
-)
-_DEPTH = r"(?:(?:towards?|in|at) the (?:back|front|background|foreground) (?:, |and )?)?"
-_LEAD = (
-    r"(?:(?:there|one|we|you|i) (?:is|stands|sits|sees|see|can see) "
-    rf"|the {_PICTURE} (?:shows|features|has) )?"
-)
-_START = r"(?:^|(?<=[.;:,] ))(?:and |then |also |here |just |directly |over )?"
-_END = r"(?= ?(?:[.;:!?]|$)|,? (?:and|while|with|which|where)\b| ,)"
-_SEES = "is|stands|sits|lies|hangs|sees|see|can see|can be seen"
-_SEEN = (
-    rf"(?: ,)? (?:(?:(?:there|one|we|you|i) )?(?:{_SEES}) (?P<a>{_NP})"
-    rf"|(?P<a2>{_NP}) (?:is|can be seen|stands|sits|lies))"
-)
-_FORMS = tuple(
-    re.compile(form)
-    for form in (
-        rf"{_START}{_LEAD}(?P<a>{_NP}) {_BE}(?P<no>not )?{_RELATION} (?P<b>{_NP}){_END}",
-        rf"{_START}{_RELATION} (?P<b>{_NP}){_SEEN}(?= )",
-        rf"{_START}{_LEAD}(?P<a>{_NP}) (?:, )?{_BE}{_DEPTH}{_AT}{_END}",
-        rf"{_START}{_AT}{_SEEN}(?= )",
-    )
-)
+_SAYS = read_patterns(__package__, "positions")
+_FORMS = tuple(_SAYS[name] for name in ("related", "related_first", "placed", "placed_first"))
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 _SPAN = {"left": -1, "top": -1, "upper": -1, "right": 1, "bottom": 1, "lower": 1}
 _MIDDLE = frozenset(("center", "centre", "middle"))
@@ -82,7 +43,7 @@ class _Claim(NamedTuple):
 def check_positions(sentence: Sentence, evidence: Evidence) -> Outcome:
     """Find places and relations that the boxes rule out."""
     claims = list(_claims(sentence))
-    told = sum(word in _PLACE_WORDS for word in sentence.words)
+    told = sum(word in _W.place_words for word in sentence.words)
     read = sum(len(claim.words.split()) for claim in claims)
     contrast = {word for claim in claims if claim.bare for word in claim.words.split()}
     loose = contrast >= _ACROSS or bool(told > read and _ACROSS & set(sentence.words) > contrast)

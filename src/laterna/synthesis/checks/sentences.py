@@ -16,24 +16,109 @@ from laterna.records import Kind
 from laterna.scenes.vocabulary import (
     CATEGORIES,
     CHECK_SYNONYMS,
+    COLLECTIVES,
     COMPOUND_HEADS,
     DOUBTFUL,
     KIND_NAMES,
     OTHER_THINGS,
+    TENS,
+    UNITS,
     Mention,
     ObjectWords,
+    WordSets,
     plural,
+    read_patterns,
     words_of,
 )
-from laterna.synthesis.checks.numbers import read_number
 from laterna.synthesis.checks.polarity import Polarity, first_hedge, is_verb, polarity_of
 from laterna.synthesis.parsing import Exchange
+
+_W = WordSets(__package__, "sentences")
+
+NUMBER_WORDS = {word: number for number, word in enumerate(UNITS)} | TENS
+_REACH = 5
+
+
+class Counted(NamedTuple):
+    """The number that counts a mention."""
+
+    value: int
+    first: int
+    """Index of the number's first word."""
+    at_least: bool = False
+    """There may be more: "another", "both"."""
+
+
+def read_number(word: str) -> int | None:
+    """Return the number that a word tells; None for other words."""
+    if word.isdigit() and len(word) <= 3:
+        return int(word)
+    return NUMBER_WORDS.get(word)
+
+
+def count_of(spoken: tuple[str, ...], mention: Mention) -> Counted | None:
+    """Return the number that counts a mention, or None.
+
+    Colours, sizes and the like may stand between: "three small brown dogs". A number above one
+    before a singular counts nothing ("the 22 bus"), nor does one before a plural.
+    """
+    if mention.category in _W.paired:
+        return None
+    for at in range(mention.first - 1, max(-1, mention.first - 1 - _REACH), -1):
+        found = _number_at(spoken, at, mention)
+        if found is not None:
+            agrees = mention.plural == (found.value != 1) or mention.category in _W.invariant
+            agrees = agrees or (
+                found.value == 1 and at == mention.first - 1
+            )  # "how many dogs? one"
+            beside = spoken[at + 1 : at + 2] == (",",)  # "the other one, a dog"
+            return found if (agrees or found.at_least) and not beside else None
+        if spoken[at] not in _W.between:
+            return None
+    return None
+
+
+def several_at(spoken: tuple[str, ...], mention: Mention) -> bool:
+    """Tell whether a vague word claims more than one of a mention."""
+    return mention.plural and bool(_W.more_than_one.intersection(spoken[: mention.first][-3:]))
+
+
+def _number_at(spoken: tuple[str, ...], at: int, mention: Mention) -> Counted | None:
+    word, before = spoken[at], spoken[at - 1] if at else ""
+    if word == "of" and before in COLLECTIVES:
+        return _collective(spoken, at - 1)
+    if word in ("dozen", "hundred"):
+        return _collective(spoken, at)
+    if word in _W.single:
+        return None if mention.category == "bed" else Counted(1, at)
+    if word in _W.at_least_two:
+        return Counted(2, at, at_least=True)
+    value = read_number(word)
+    if value is None or before in _W.names_no_number:
+        return None
+    if before == "." and spoken[at - 2 : at - 1] and read_number(spoken[at - 2]) is not None:
+        return None
+    if value < 10 and before in TENS:
+        return Counted(TENS[before] + value, at - 1)
+    return Counted(value, at)
+
+
+def _collective(spoken: tuple[str, ...], at: int) -> Counted | None:
+    """Read "a pair", "two dozen", "half a dozen" that ends at an index."""
+    value = COLLECTIVES[spoken[at]]
+    before = spoken[max(0, at - 2) : at]
+    if before == ("half", "a"):
+        return Counted(value // 2, at - 2)
+    times = read_number(before[-1]) if before else None
+    return Counted(value * (times or 1), at - 1 if times else at)
+
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
 _POSSESSIVE = re.compile(r"(?<=[a-z])'s\b|(?<=s)'(?=\s)", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+")
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|(?<=\s)'[^']*'(?=[\s.,;!?]|$)")
 _HYPHENATED = re.compile(r"(?<=[a-z])-(?=[a-z]{3})", re.IGNORECASE)
+_ASKS = read_patterns(__package__, "sentences")
 _LONGEST_OTHER = max(len(phrase) for phrase in OTHER_THINGS)
 
 
@@ -94,7 +179,7 @@ def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
         if is_verb(spoken, mention) or mention.last - 1 in joined:
             continue
         phrase = " ".join(spoken[mention.first : mention.last])
-        if spoken[mention.last : mention.last + 1] == ("s",) and phrase in _OWNERS:
+        if spoken[mention.last : mention.last + 1] == ("s",) and phrase in _W.owners:
             continue
         several = mention._replace(plural=mention.plural or phrase.endswith("people"))
         namings.append(
@@ -113,10 +198,6 @@ def read_sentence(text: str, words: ObjectWords, kind: Kind) -> Sentence:
         # "Cats hunt birds": whoever speaks of cats in general speaks of birds in general
         namings = [one._replace(polarity="uncertain") for one in namings]
     return Sentence(text, spoken, tuple(namings))
-
-
-_OWNERS = frozenset("bird birds men women children kids driver fisherman lady ladies kid".split())
-"""Whose things are named after them: "a bird's-eye view", "the men's room"."""
 
 
 def _joined(said: str) -> set[int]:
@@ -149,48 +230,6 @@ def read_sentences(texts: Iterable[str], words: ObjectWords, kind: Kind) -> list
 
 _SHORT = 4
 """Words of a bare answer at most."""
-_EXISTENCE = re.compile(
-    r"^(?:is|are) there (?P<a>.+)|^(?:can|do) you (?:see|spot|notice) (?P<b>.+)"
-    r"|^does (?:the|this) (?:picture|image|photo|scene) (?:show|contain|include|have|feature) "
-    r"(?P<c>.+)|^(?:is|are) (?P<d>(?:an?|any) .+? )(?:visible|present|shown|pictured)\b.*",
-    re.IGNORECASE,
-)
-_IN_PICTURE = re.compile(
-    r"\s*(?:(?:visible|present|shown|here|anywhere)\s*)*"
-    r"(?:in (?:the|this) (?:picture|image|photo|photograph|scene))?\s*$",
-    re.IGNORECASE,
-)
-_HOW_MANY = re.compile(
-    r"^(?:how many|what is the number of|count the) (?P<things>.+?)"
-    r"(?P<rest> (?:are|is|can|do|does|have|has|in|were|could)\b.*)?$",
-    re.IGNORECASE,
-)
-_ALL_OF_THEM = re.compile(
-    r"^\s*(?:(?:are|is|can) )?(?:there|you see|be seen|visible|shown|depicted|pictured|present|"
-    r"we see|in total)?(?: visible| present| shown| depicted)?"
-    r"(?: (?:in|here)(?: (?:the|this) (?:picture|image|photo|photograph|scene))?)?\s*$",
-    re.IGNORECASE,
-)
-_COLOUR_OF = re.compile(r"^what colou?r is (?P<thing>the [a-z ]+)$", re.IGNORECASE)
-_COUNTING = frozenset("a half pair trio dozen only just exactly".split())
-"""Words of a bare answer to "how many", besides numbers."""
-_WHERE = re.compile(
-    r"^(?:where|in which part)\b.*?\b(?:is|can) (?P<thing>the [a-z -]+?)"
-    r"(?: be (?:found|seen)| located| positioned| situated)?"
-    r"(?: in (?:the|this) (?:picture|image|photo|scene))?$",
-    re.IGNORECASE,
-)
-_WHAT_AT = re.compile(
-    r"^(?:what|which (?:object|thing|animal))(?: is| can be seen)"
-    r" (?P<place>(?:on|at|in) the (?:top|bottom|left|right|cent(?:re|er)|middle)\b.*)$",
-    re.IGNORECASE,
-)  # fmt: skip
-_RELATION = re.compile(
-    r"^(?:is|does|are) (?P<thing>the .+?)(?: stand| lie| sit)? "
-    r"(?P<relation>(?:to the (?:left|right) of|above|below)\b.+)$",
-    re.IGNORECASE,
-)
-_WH = re.compile(r"^(?:what|which|where|who|whose|why|how|when)\b", re.IGNORECASE)
 
 
 class Statements(NamedTuple):
@@ -210,7 +249,7 @@ def read_statements(exchange: Exchange, words: ObjectWords, kind: Kind) -> State
     rest = _without_bare(answer) if folded is not None else answer
     sentences = read_sentences([*said, rest] if rest else said, words, kind)
     presumed = []
-    if question and _WH.match(question) and kind not in ("negative", "refusal"):
+    if question and _ASKS["wh"].match(question) and kind not in ("negative", "refusal"):
         # what the answer denies is not taken for granted; what it affirms is checked there
         told = {n.category for s in sentences for n in s.namings if n.polarity != "uncertain"}
         for sentence in read_sentences([exchange.question], words, kind):
@@ -247,33 +286,33 @@ def _fold(question: str, answer: str) -> str | None:
     if not short:
         return None
     bare = " ".join(spoken)
-    if found := _HOW_MANY.match(question):
+    if found := _ASKS["how_many"].match(question):
         number = bare.removeprefix("there are ").removeprefix("there is ")
-        if not all(word in _COUNTING or read_number(word) is not None for word in number.split()):
+        if not all(word in _W.counting or read_number(word) is not None for word in number.split()):
             return None
         bare = number + (" of" if number.split()[-1] in ("pair", "trio") else "")
         rest = found["rest"] or ""
-        everything = _ALL_OF_THEM.match(rest) is not None
+        everything = _ASKS["all_of_them"].match(rest) is not None
         things = found["things"]
         return f"There are {bare} {things}." if everything else f"{bare} {things} {rest}."
-    if found := _COLOUR_OF.match(question):
+    if found := _ASKS["colour_of"].match(question):
         return f"{found['thing']} is {bare.removeprefix('it is ')}."
-    if found := _WHERE.match(question):
+    if found := _ASKS["where"].match(question):
         return f"{found['thing']} is {_at(bare)}."
-    if found := _WHAT_AT.match(question):
+    if found := _ASKS["what_at"].match(question):
         return f"There is a {bare} {found['place']}."
     return None
 
 
 def _fold_yes_no(question: str, yes: bool) -> str | None:
-    if found := _EXISTENCE.match(question):
+    if found := _ASKS["existence"].match(question):
         thing = next(group for group in found.groups() if group)
         if yes:
             return f"There is {thing}."
         bare = re.sub(r"^(?:an?|any|some) ", "", thing, flags=re.IGNORECASE)
-        bare = _IN_PICTURE.sub("", bare)
+        bare = _ASKS["in_picture"].sub("", bare)
         return f"There is no {bare}."
-    if found := _RELATION.match(question):
+    if found := _ASKS["relation"].match(question):
         return f"{found['thing']} is {'' if yes else 'not '}{found['relation']}."
     return None
 

@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from laterna.records import Box
-from laterna.synthesis.corners import write_corners
-from laterna.synthesis.enrichment.extra import import_extra
+from laterna.synthesis.enrichment.base import import_extra, write_corners
 
 PREFIX = "printed text: "
 SURE = 0.8

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from laterna.records import Box
-from laterna.synthesis.corners import write_corners
-from laterna.synthesis.enrichment.extra import import_extra
+from laterna.synthesis.enrichment.base import import_extra, write_corners
 
 PREFIX = "texture of "
 ROUGH_FROM = 0.124

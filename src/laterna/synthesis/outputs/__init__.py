@@ -10,17 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.files import write_atomically
+from laterna.files import write_atomically, write_lines
 from laterna.records import InstructionRecord
 from laterna.synthesis.outputs.base import Writer
-from laterna.synthesis.outputs.jsonl import write_jsonl
 from laterna.synthesis.outputs.llava import write_llava
 from laterna.synthesis.outputs.messages import write_messages
 from laterna.synthesis.outputs.parquet import write_parquet
 
 OUTPUTS: dict[str, Writer] = {
     "llava": write_llava,
-    "jsonl": write_jsonl,
+    "jsonl": write_lines,  # our own `InstructionRecord`, one a line: everything is kept as it is
     "parquet": write_parquet,
     "messages": write_messages,
 }

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord
 
-
-class Writer(Protocol):
-    """Writes records to a new file, one by one, and returns how many."""
-
-    def __call__(self, path: Path, records: Iterable[InstructionRecord]) -> int:
-        """Write the records to `path` in their order."""
+Writer = Callable[[Path, Iterable[InstructionRecord]], int]
+"""Writes records to a new file, one by one in their order, and returns how many."""
 
 
 def require_usual_loss(record: InstructionRecord, form: str) -> None:

@@ -36,6 +36,11 @@ def build_messages(kind: Kind, proxy_text: str, prompts: Path | None = None) -> 
     return (*_opening(kind, prompts), Message(role="user", content=proxy_text))
 
 
+def read_prompt(name: str) -> str:
+    """Return the system message of one of our own folders, as the judge's."""
+    return _text(_OURS / name / _SYSTEM)
+
+
 @cache
 def detail_questions(prompts: Path | None = None) -> tuple[str, ...]:
     """Return the paraphrases of the question that a description answers, one a line of the file.

@@ -31,19 +31,6 @@ class Failed(Record):
     """What came in place of an answer, where it may have been billed."""
 
 
-class Payer(Protocol):
-    """Who pays for calls: asked before each, and told of those that failed."""
-
-    def check(self) -> None:
-        """Raise NoAnswer when no further call may start."""
-
-    def affordable(self, estimates: Sequence[Usage]) -> int:
-        """Return how many of these calls, sent together, the budget is good for; at least one."""
-
-    async def failed(self, identity: Identity, failed: Failed) -> None:
-        """Keep account of a call that got no answer."""
-
-
 class Failures:
     """Calls that got no answer, counted by reason, with what was said first of each."""
 
@@ -70,20 +57,15 @@ class Identity(Record):
     """Every parameter that is sent besides model and messages, as JSON."""
 
 
-class AskedTeacher(Teacher, Protocol):
+class RemoteTeacher(Teacher, Protocol):
     """A teacher whose answers cost something, so that they are kept in a ledger."""
 
-    @property
-    def identity(self) -> Identity:
-        """Who is asked, and with what parameters."""
-
-    @property
-    def at_once(self) -> int:
-        """Requests that it can make use of at the same time."""
-
-    @property
-    def failures(self) -> Failures:
-        """Calls that got no answer, those that were tried again included."""
+    identity: Identity
+    """Who is asked, and with what parameters."""
+    at_once: int
+    """Requests that it can make use of at the same time."""
+    failures: Failures
+    """Calls that got no answer, those that were tried again included."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -17,10 +17,11 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
+from laterna.synthesis.budget import Budget
 from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.settings import Endpoint
-from laterna.synthesis.teachers.base import Failed, Failures, NoAnswer, Payer, request_key
-from laterna.synthesis.teachers.client import Failure, backoff, give_up, may_pass, open_client
+from laterna.synthesis.teachers.base import Failed, Failures, NoAnswer, request_key
+from laterna.synthesis.teachers.client import Failure, may_pass, open_client, try_again
 from laterna.synthesis.teachers.foreign import (
     NoReply,
     estimate_tokens,
@@ -69,13 +70,13 @@ class BatchTeacher:
     `failures` counts rows that came back without an answer (expired, failed), and failed calls.
     """
 
-    def __init__(self, endpoint: Endpoint, ledger: Ledger, payer: Payer) -> None:
+    def __init__(self, endpoint: Endpoint, ledger: Ledger, budget: Budget) -> None:
         self.identity = openai_identity(endpoint)
         self.at_once = endpoint.batch_size
         self.failures = Failures()
         self._endpoint = endpoint
         self._ledger = ledger
-        self._payer = payer
+        self._budget = budget
         self._client = open_client(endpoint)
         self._start: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -116,7 +117,7 @@ class BatchTeacher:
 
     async def _adopt(self) -> None:
         """Take over the batches of runs that ended before them, and begin to send our own."""
-        found = await self._ledger.do(lambda rows: rows.adopt_batches(self.identity))
+        found = await self._ledger.do(lambda rows: rows.open_batches(self.identity))
         for tag, batch_id, keys in found:
             self._at_endpoint.update(keys)
             self._begin(self._resume(tag, batch_id, keys))
@@ -174,7 +175,7 @@ class BatchTeacher:
         """Return those of the keys that the budget is good for, beside those at the endpoint."""
         before = [key for key in self._at_endpoint if key in self._messages]
         estimates = [self._guess(key) for key in (*before, *keys)]
-        return keys[: max(0, self._payer.affordable(estimates) - len(before))]
+        return keys[: max(0, self._budget.affordable(estimates) - len(before))]
 
     def _guess(self, key: str) -> Usage:
         messages = self._messages.get(key, ())
@@ -184,7 +185,7 @@ class BatchTeacher:
 
     async def _ask(self, keys: list[str]) -> None:
         try:
-            self._payer.check()
+            self._budget.check()
         except NoAnswer as error:
             self._at_endpoint.difference_update(keys)
             self._refuse(keys, error.reason, error.detail)
@@ -342,7 +343,7 @@ class BatchTeacher:
 
     async def _failed(self, failed: Failed) -> None:
         self.failures.add(failed.reason, failed.said)
-        await self._payer.failed(self.identity, failed)
+        await self._budget.failed(self.identity, failed)
 
     def _refuse(self, keys: Sequence[str], reason: str, detail: str) -> None:
         for key in keys:
@@ -352,7 +353,8 @@ class BatchTeacher:
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]], kind: type[_T]) -> _T:
         """Return what a call returns; try again what may pass, raise LaternaError at the rest."""
-        for number in range(self._endpoint.tries):
+
+        async def once() -> _T:
             try:
                 return read_as(kind, (await call()).content)
             except Failure as error:
@@ -361,16 +363,15 @@ class BatchTeacher:
                 said = without_key(error.said, self._client.api_key)
                 failure = Failure("broken answer", said)
             await self._failed(Failed(reason=failure.reason, said=failure.said))
-            if failure.hopeless:
-                raise give_up(self.identity.base_url, failure) from failure
-            if not failure.passing:
-                break
-            if number + 1 < self._endpoint.tries:
-                await asyncio.sleep(max(backoff(number), failure.wait))
-        raise LaternaError(
-            f"{self.identity.base_url}: the batch API gives no answer ({failure}); batches that "
-            "are sent go on there: run again to collect them"
-        ) from failure
+            raise failure
+
+        try:
+            return await try_again(once, self._endpoint.tries, self.identity.base_url)
+        except Failure as failure:
+            raise LaternaError(
+                f"{self.identity.base_url}: the batch API gives no answer ({failure}); batches "
+                "that are sent go on there: run again to collect them"
+            ) from failure
 
 
 class _Made(Exception):  # noqa: N818

@@ -1,4 +1,4 @@
-"""The official client behind bounds: every call ends in time, every body is of bounded size.
+"""The official client behind bounds: in calls in flight and a minute, in time, in size.
 
 Whatever goes wrong with a call comes out as one `Failure`, which says what the endpoint said,
 whether another try may help, and whether the call may have been billed all the same.
@@ -12,7 +12,9 @@ import math
 import random
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from laterna.errors import LaternaError
@@ -33,11 +35,17 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds before the second try, doubled for each further one up to the longest."""
 _LONGEST_WISH = 600.0
 """The longest Retry-After that is honoured as it is, in seconds."""
+_BURST_SECONDS = 1.0
+"""Unused allowance that may be caught up at once, in seconds of the rate: endpoints that
+promise a rate a minute also look at shorter spans."""
 _TRIED_AGAIN = frozenset((408, 409, 425, 429))
 _OUR_FAULT = frozenset((401, 402, 403, 404, 405))
 """No other request would fare better: the key, the money, the address or the model is wrong."""
 _BILLED = frozenset((502, 504, *range(520, 528)))
 """A gateway gave up on a model that may have answered."""
+
+
+_T = TypeVar("_T")
 
 
 class Failure(Exception):  # noqa: N818  (most are tried again)
@@ -169,6 +177,23 @@ def give_up(base_url: str, failure: Failure) -> LaternaError:
     )
 
 
+async def try_again(call: Callable[[], Awaitable[_T]], tries: int, base_url: str) -> _T:
+    """Return what a call returns; tried again where it may succeed later.
+
+    Raises the Failure of the last try, and LaternaError where no request would fare better.
+    """
+    for number in range(tries):
+        try:
+            return await call()
+        except Failure as failure:
+            if failure.hopeless:
+                raise give_up(base_url, failure) from failure
+            if not failure.passing or number + 1 == tries:
+                raise
+            await asyncio.sleep(max(backoff(number), failure.wait))
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
 def may_pass(status: int) -> bool:
     """Tell whether a request that failed with this HTTP status may succeed later."""
     return status in _TRIED_AGAIN or status >= 500
@@ -193,3 +218,66 @@ def _wish(text: str | None, unit: float = 1.0) -> float:
         except (ValueError, OverflowError):
             return 0.0
     return min(max(0.0, seconds), _LONGEST_WISH) if math.isfinite(seconds) else 0.0
+
+
+class RateLimiter:
+    """A token bucket: lets through so much a minute, in the order of asking.
+
+    It keeps the time at which all that was let through is paid for, and may run ahead of it by
+    the burst only; an amount larger than the burst passes and is paid for by those after it.
+    """
+
+    def __init__(
+        self,
+        per_minute: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Prepare a bucket; `per_minute` 0 lets everything through."""
+        self._seconds_each = 60 / per_minute if per_minute else 0.0
+        self._clock = clock
+        self._sleep = sleep
+        self._paid_until = clock()
+
+    async def take(self, amount: float = 1) -> None:
+        """Wait until this amount may pass."""
+        if not self._seconds_each:
+            return
+        now = self._clock()
+        start = max(self._paid_until, now - _BURST_SECONDS)
+        self._paid_until = start + amount * self._seconds_each
+        if start > now:
+            await self._sleep(start - now)
+
+    def settle(self, difference: float) -> None:
+        """Correct an amount that was taken by estimate: what it was more (or less) in truth."""
+        self._paid_until += difference * self._seconds_each
+
+
+class Limits:
+    """The three limits of one endpoint together."""
+
+    def __init__(
+        self,
+        concurrency: int,
+        requests_per_minute: float = 0,
+        tokens_per_minute: float = 0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Prepare the limits; a rate of 0 is no limit."""
+        self._slots = asyncio.Semaphore(concurrency)
+        self._requests = RateLimiter(requests_per_minute, clock, sleep)
+        self._tokens = RateLimiter(tokens_per_minute, clock, sleep)
+
+    @asynccontextmanager
+    async def slot(self, tokens: float) -> AsyncIterator[None]:
+        """Hold one call in flight, of so many tokens by estimate; wait until it may start."""
+        async with self._slots:
+            await self._requests.take()
+            await self._tokens.take(tokens)
+            yield
+
+    def settle(self, estimated: float, used: float) -> None:
+        """Tell how many tokens a call used in truth."""
+        self._tokens.settle(used - estimated)

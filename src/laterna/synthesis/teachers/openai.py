@@ -6,18 +6,18 @@ The client's transport is aiohttp and its own retries are off: a call costs abou
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 import msgspec
 
 from laterna.errors import LaternaError
 from laterna.records import Message, Reply, Usage
-from laterna.synthesis.limits import Limits
+from laterna.synthesis.budget import Budget
 from laterna.synthesis.settings import Endpoint, read_parameters
-from laterna.synthesis.teachers.base import Failed, Failures, Identity, NoAnswer, Payer
-from laterna.synthesis.teachers.client import Failure, backoff, give_up, no_reply, open_client
+from laterna.synthesis.teachers.base import Failed, Failures, Identity, NoAnswer
+from laterna.synthesis.teachers.client import Failure, Limits, no_reply, open_client, try_again
 from laterna.synthesis.teachers.foreign import NoReply, estimate_tokens, read_reply
 
 _FAILURES_IN_A_ROW = 20
@@ -55,16 +55,16 @@ def request_body(identity: Identity, messages: Sequence[Message]) -> bytes:
 class OpenAITeacher:
     """Asks one endpoint within its limits, and tries again what may succeed later.
 
-    `payer` is asked right before each call, and told of every call that failed.
+    The budget is asked right before each call, and told of every call that failed.
     """
 
-    def __init__(self, endpoint: Endpoint, payer: Payer) -> None:
+    def __init__(self, endpoint: Endpoint, budget: Budget) -> None:
         self.identity = openai_identity(endpoint)
         # More than may be in flight: while some wait for the ledger, others are on their way.
         self.at_once = 2 * endpoint.concurrency + 16
         self.failures = Failures()
         self._tries = endpoint.tries
-        self._payer = payer
+        self._budget = budget
         self._limits = Limits(
             endpoint.concurrency, endpoint.requests_per_minute, endpoint.tokens_per_minute
         )
@@ -81,9 +81,11 @@ class OpenAITeacher:
         body = request_body(self.identity, messages)
         estimate = estimate_tokens(messages)
         last: Failure | None = None
-        for number in range(self._tries):
+
+        async def call() -> Reply:
+            nonlocal last
             try:
-                reply = await self._call(body, estimate)
+                return await self._call(body, estimate)
             except NoAnswer as forbidden:
                 if last is None:
                     raise
@@ -91,21 +93,20 @@ class OpenAITeacher:
                 raise NoAnswer(forbidden.reason, detail) from last
             except Failure as failure:
                 last = failure
-                if failure.hopeless:
-                    raise give_up(self.identity.base_url, failure) from failure
-                if not failure.passing or number + 1 == self._tries:
-                    self._give_up(failure)
-                await asyncio.sleep(max(backoff(number), failure.wait))
-            else:
-                self._failed_in_a_row = 0
-                return reply
-        raise AssertionError("unreachable: the last try returns or raises")
+                raise
+
+        try:
+            reply = await try_again(call, self._tries, self.identity.base_url)
+        except Failure as failure:
+            self._give_up(failure)
+        self._failed_in_a_row = 0
+        return reply
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    def _give_up(self, failure: Failure) -> None:
+    def _give_up(self, failure: Failure) -> NoReturn:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
             raise LaternaError(
@@ -117,7 +118,7 @@ class OpenAITeacher:
     async def _call(self, body: bytes, estimate: int) -> Reply:
         tokens = estimate + self._usual_reply
         async with self._limits.slot(tokens):
-            self._payer.check()
+            self._budget.check()
             started = time.monotonic()
             try:
                 reply = await self._post(body, estimate)
@@ -128,7 +129,7 @@ class OpenAITeacher:
                 failed = Failed(
                     reason=failure.reason, said=failure.said, used=used, body=failure.body
                 )
-                await self._payer.failed(self.identity, failed)
+                await self._budget.failed(self.identity, failed)
                 raise
             seconds = time.monotonic() - started
         if not reply.usage.estimated:

@@ -18,18 +18,10 @@ from laterna.scenes.phrases import SHORT_ANSWER, at_place, with_article
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords, plural
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.teachers.scribe.conversation import TURNS, compose_conversation
-from laterna.synthesis.teachers.scribe.wordings import (
-    COLOUR_QUESTIONS,
-    COUNT_QUESTIONS,
-    EXISTENCE_QUESTIONS,
-    KIND_AT_PLACE_QUESTIONS,
-    KIND_OF_COLOUR_QUESTIONS,
-    PLACE_QUESTIONS,
-    RELATION_QUESTIONS,
-)
+from laterna.synthesis.teachers.scribe.wordings import QUESTIONS
 
 WORDS = ObjectWords(CATEGORIES)
-COUNTS = tuple(phrase.split("{")[0] for phrase in COUNT_QUESTIONS)
+COUNTS = tuple(phrase.split("{")[0] for phrase in QUESTIONS["count"])
 
 
 def box(category: str, x: float, y: float) -> Box:
@@ -127,12 +119,12 @@ _FIELDS = {
     "relation": "|".join(RELATIONS),
 }
 FORMS = {
-    "existence": EXISTENCE_QUESTIONS,
-    "count": COUNT_QUESTIONS,
-    "colour": COLOUR_QUESTIONS,
-    "place": PLACE_QUESTIONS,
-    "kind": KIND_AT_PLACE_QUESTIONS + KIND_OF_COLOUR_QUESTIONS,
-    "relation": RELATION_QUESTIONS,
+    "existence": QUESTIONS["existence"],
+    "count": QUESTIONS["count"],
+    "colour": QUESTIONS["colour"],
+    "place": QUESTIONS["place"],
+    "kind": QUESTIONS["kind_at_place"] + QUESTIONS["kind_of_colour"],
+    "relation": QUESTIONS["relation"],
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from laterna.records import Kind, Message, Reply
 from laterna.scenes.facts import Facts, gather_facts
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
-from laterna.synthesis.parsing import write_reply
+from laterna.synthesis.parsing import Exchange, write_reply
 from laterna.synthesis.proxy import proxy_digest, read_proxy
 from laterna.synthesis.teachers.scribe.conversation import compose_conversation
 from laterna.synthesis.teachers.scribe.detail import compose_detail
@@ -42,30 +42,16 @@ class Scribe:
         facts = gather_facts(captions, boxes, self._words, self._categories)
         digest = int(proxy_digest(text)[:16], 16)
         rng = np.random.default_rng([self._seed, _COMPOSER_NUMBER[self._kind], digest])
-        return Reply(text=_COMPOSERS[self._kind](facts, rng), finish_reason="stop")
+        made = _COMPOSERS[self._kind](facts, rng)
+        reply = made if isinstance(made, str) else write_reply(made)
+        return Reply(text=reply, finish_reason="stop")
 
 
-def _conversation(facts: Facts, rng: np.random.Generator) -> str:
-    return write_reply(compose_conversation(facts, rng))
-
-
-def _reasoning(facts: Facts, rng: np.random.Generator) -> str:
-    return write_reply(compose_reasoning(facts, rng))
-
-
-def _negative(facts: Facts, rng: np.random.Generator) -> str:
-    return write_reply(compose_negative(facts, rng))
-
-
-def _refusal(facts: Facts, rng: np.random.Generator) -> str:
-    return write_reply(compose_refusal(facts, rng))
-
-
-_COMPOSERS: dict[Kind, Callable[[Facts, np.random.Generator], str]] = {
-    "conversation": _conversation,
+_COMPOSERS: dict[Kind, Callable[[Facts, np.random.Generator], str | list[Exchange]]] = {
+    "conversation": compose_conversation,
     "detail": compose_detail,
-    "reasoning": _reasoning,
-    "negative": _negative,
-    "refusal": _refusal,
+    "reasoning": compose_reasoning,
+    "negative": compose_negative,
+    "refusal": compose_refusal,
 }
 _COMPOSER_NUMBER = {kind: number for number, kind in enumerate(_COMPOSERS)}

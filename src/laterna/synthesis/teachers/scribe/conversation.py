@@ -1,35 +1,33 @@
-"""Composes conversations: short questions with certain answers about what is there."""
+"""Composes conversations: short questions with certain answers about what is there.
+
+Where there are no boxes, captions alone settle what kind of thing is there, and no more. Nothing
+is counted, placed or denied then: captions leave out most of what a picture holds. Nothing is
+asked by yes or no either: where no answer can be no, yes would be learned for every question.
+Captions also err, so only what most of them name is spoken of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from laterna.scenes.facts import Facts, place_if_certain, places_near
+from laterna.scenes.facts import Facts, Thing, place_if_certain, places_near
 from laterna.scenes.geometry import relation_holds
-from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, with_article
-from laterna.scenes.vocabulary import plural
-from laterna.synthesis.lots import pick, shuffled
+from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, listed, with_article
+from laterna.scenes.sampling import pick, shuffled
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.teachers.scribe.captioned import compose_captioned
-from laterna.synthesis.teachers.scribe.wordings import (
-    COLOUR_QUESTIONS,
-    COUNT_QUESTIONS,
-    EXISTENCE_QUESTIONS,
-    KIND_AT_PLACE_QUESTIONS,
-    KIND_OF_COLOUR_QUESTIONS,
-    PLACE_QUESTIONS,
-    RELATION_QUESTIONS,
-)
+from laterna.synthesis.teachers.scribe.wordings import QUESTIONS, WORDINGS
 
-_T = TypeVar("_T")
 TURNS = 6
 """Exchanges of a conversation at most."""
 SHORT_SHARE = 0.75
 """Share of the questions that ask for the bare answer."""
+CAPTIONED_EXCHANGES, CAPTIONED_SHORT_SHARE = 3, 0.5
+"""The same of what captions alone settle."""
 FRESH_FIRST = 0.6
 """Share of the conversations that begin with what may not be asked later."""
 SEVERAL_FIRST = 0.8
@@ -53,6 +51,9 @@ class _Candidate(NamedTuple):
     """The answer to whether something is there; None where that is not the question."""
 
 
+_Writer = Callable[[Facts, np.random.Generator], list[_Candidate]]
+
+
 def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
@@ -61,7 +62,7 @@ def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchang
     boxes it is the conversation that captions alone settle.
     """
     if not facts.things:
-        return compose_captioned(facts, rng)
+        return _captioned(facts, rng)
     queues = [writer(facts, rng) for writer in _WRITERS]
     chosen: list[_Candidate] = []
     spoken_of: set[str] = set()
@@ -122,12 +123,12 @@ def _existence(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     present = shuffled(facts.present, rng)
     absent = shuffled(facts.absent, rng)
     for yes, no in zip(present[:2], absent[:2], strict=False):
-        asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(yes))
+        asked = _ask("existence", rng, a_thing=with_article(yes))
         told = f"Yes, there is {with_article(yes)}."
         candidates.append(
             _Candidate((yes,), _exchange(asked, "yes", told, rng), fresh=True, exists=True)
         )
-        asked = _ask(EXISTENCE_QUESTIONS, rng, a_thing=with_article(no))
+        asked = _ask("existence", rng, a_thing=with_article(no))
         told = "No, there is none in the picture."
         candidates.append(_Candidate((no,), _exchange(asked, "no", told, rng), exists=False))
     return shuffled(candidates, rng)
@@ -138,7 +139,7 @@ def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     counted = shuffled(tuple(facts.counts.items()), rng)
     counted.sort(key=lambda item: item[1])  # the last are taken first: one of a kind is common
     for category, number in counted:
-        asked = _ask(COUNT_QUESTIONS, rng, things=plural(category))
+        asked = _ask("count", rng, things=plural(category))
         several = f"There are {NUMBERS[number]} {plural(category)}."
         told = f"There is one {category}." if number == 1 else several
         exchange = _exchange(asked, NUMBERS[number], told, rng)
@@ -146,28 +147,26 @@ def _count(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     return candidates
 
 
-def _colour(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
-    candidates = []
-    for category in shuffled(tuple(facts.single()), rng):
-        colour = facts.colour_of(category)
-        if colour:
-            asked = _ask(COLOUR_QUESTIONS, rng, thing=category)
-            told = f"The {category} is {colour}."
-            exchange = _exchange(asked, colour, told, rng)
-            candidates.append(_Candidate((category,), exchange))
-    return candidates
+def _quality(
+    name: str, answer_of: Callable[[Facts, str, Thing], str | None], phrase: Callable[[str], str]
+) -> _Writer:
+    """Return the writer of questions for what there is one of, answered with one word."""
+
+    def write(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+        candidates = []
+        for category, thing in shuffled(tuple(facts.single().items()), rng):
+            answer = answer_of(facts, category, thing)
+            if answer:
+                asked = _ask(name, rng, thing=category)
+                told = f"The {category} is {phrase(answer)}."
+                candidates.append(_Candidate((category,), _exchange(asked, answer, told, rng)))
+        return candidates
+
+    return write
 
 
-def _place(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
-    candidates = []
-    for category, thing in shuffled(tuple(facts.single().items()), rng):
-        place = place_if_certain(thing)
-        if place:
-            asked = _ask(PLACE_QUESTIONS, rng, thing=category)
-            told = f"The {category} is {at_place(place)}."
-            exchange = _exchange(asked, place, told, rng)
-            candidates.append(_Candidate((category,), exchange))
-    return candidates
+_colour = _quality("colour", lambda facts, category, _: facts.colour_of(category), str)
+_place = _quality("place", lambda _, __, thing: place_if_certain(thing), at_place)
 
 
 def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
@@ -176,11 +175,11 @@ def _kind(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         place = place_if_certain(thing)
         others = (other for other in facts.things if other is not thing)
         if place and not any(place in places_near(other) for other in others):
-            asked = _ask(KIND_AT_PLACE_QUESTIONS, rng, place=at_place(place))
+            asked = _ask("kind_at_place", rng, place=at_place(place))
             told = f"There is {with_article(thing.category)} {at_place(place)}."
             candidates.append(_naming(thing.category, asked, told, rng))
     for colour, category in _owners_of_colours(facts).items():
-        asked = _ask(KIND_OF_COLOUR_QUESTIONS, rng, colour=colour)
+        asked = _ask("kind_of_colour", rng, colour=colour)
         told = f"The {colour} object is {with_article(category)}."
         candidates.append(_naming(category, asked, told, rng))
     return shuffled(candidates, rng)
@@ -218,7 +217,7 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
             holds = relation_holds(relation, thing.box, other.box)
             if holds is None:
                 continue
-            asked = _ask(RELATION_QUESTIONS, rng, thing=name, relation=relation, other=other_name)
+            asked = _ask("relation", rng, thing=name, relation=relation, other=other_name)
             sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
             answer = "Yes" if holds else "No"
             exchange = _exchange(asked, answer.lower(), f"{answer}, {sentence}", rng)
@@ -226,22 +225,44 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     return shuffled(candidates, rng)
 
 
-_WRITERS: tuple[Callable[[Facts, np.random.Generator], list[_Candidate]], ...] = (
-    _existence,
-    _count,
-    _colour,
-    _place,
-    _kind,
-    _relation,
-)
+def _captioned(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+    """Return questions about kinds, or one about all where none can be asked."""
+    groups: dict[str, list[str]] = {}
+    for category in facts.present:
+        groups.setdefault(SUPERCATEGORY_OF.get(category, ""), []).append(category)
+    alone = [
+        (WORDINGS.nouns[group], members[0])
+        for group, members in groups.items()
+        # Of two kinds, either would be the answer.
+        if group in WORDINGS.nouns and len(members) == 1 and members[0] in facts.agreed
+    ]
+    exchanges = []
+    for noun, category in shuffled(alone, rng)[:CAPTIONED_EXCHANGES]:
+        asked = _ask("kind", rng, noun=noun)
+        told = f"The picture shows {_named(category, facts)}."
+        exchanges.append(_exchange(asked, category, told, rng, CAPTIONED_SHORT_SHARE))
+    if exchanges:
+        return exchanges
+    asked = _ask("all", rng)
+    named = [_named(category, facts) for category in facts.present if category in facts.agreed]
+    return [Exchange(asked, f"One can see {listed(named)}.")] if named else []
+
+
+def _named(category: str, facts: Facts) -> str:
+    return plural(category) if facts.agreed[category] else with_article(category)
+
+
+_WRITERS = (_existence, _count, _colour, _place, _kind, _relation)
 _FRESH = (_existence, _count, _kind)
 
 
-def _ask(phrases: Sequence[str], rng: np.random.Generator, **words: str) -> str:
-    return pick(phrases, rng).format(**words)
+def _ask(name: str, rng: np.random.Generator, **words: str) -> str:
+    return pick(QUESTIONS[name], rng).format(**words)
 
 
-def _exchange(question: str, short: str, told: str, rng: np.random.Generator) -> Exchange:
-    if rng.random() < SHORT_SHARE:
+def _exchange(
+    question: str, short: str, told: str, rng: np.random.Generator, share: float = SHORT_SHARE
+) -> Exchange:
+    if rng.random() < share:
         return Exchange(question + SHORT_ANSWER, short)
     return Exchange(question, told)

@@ -5,36 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.scenes.facts import Facts, place_if_certain
-from laterna.scenes.geometry import relation_holds
+from laterna.scenes.geometry import RELATIONS, relation_holds
 from laterna.scenes.phrases import NUMBERS, at_place, listed, with_article
+from laterna.scenes.sampling import pick
 from laterna.scenes.vocabulary import plural
-from laterna.synthesis.lots import pick
-
-_OPENINGS = (
-    "The picture shows {things}.",
-    "In the picture one finds {things}.",
-    "One can see {things} here.",
-)
-_PLACED = (
-    "The {thing} is {place}.",
-    "{Place} there is the {thing}.",
-    "The {thing} stands {place}.",
-)
+from laterna.synthesis.teachers.scribe.wordings import ANSWERS
 
 
 def compose_detail(facts: Facts, rng: np.random.Generator) -> str:
     """Return a description of several sentences; empty where nothing is certain."""
     if not facts.present:
         return ""
-    opening = pick(_OPENINGS, rng)
-    sentences = [opening.format(things=listed(_groups(facts)))]
-    sentences += _placed(facts, rng)
-    sentences += _related(facts, rng)
-    return " ".join(sentences)
-
-
-def _groups(facts: Facts) -> list[str]:
-    return [_group(category, facts) for category in facts.present]
+    groups = listed([_group(category, facts) for category in facts.present])
+    opening = pick(ANSWERS["opening"], rng).format(things=groups)
+    return " ".join((opening, *_placed(facts, rng), *_related(facts, rng)))
 
 
 def _group(category: str, facts: Facts) -> str:
@@ -57,15 +41,10 @@ def _placed(facts: Facts, rng: np.random.Generator) -> list[str]:
     for category, thing in facts.single().items():
         place = place_if_certain(thing)
         if place:
-            phrase = pick(_PLACED, rng)
-            words = at_place(place)
-            sentences.append(
-                phrase.format(
-                    thing=_coloured(category, facts),
-                    place=words,
-                    Place=words[0].upper() + words[1:],
-                )
-            )
+            words, named = at_place(place), _coloured(category, facts)
+            phrase = pick(ANSWERS["placed"], rng)
+            upper = words[0].upper() + words[1:]
+            sentences.append(phrase.format(thing=named, place=words, Place=upper))
     return sentences
 
 
@@ -76,7 +55,7 @@ def _related(facts: Facts, rng: np.random.Generator) -> list[str]:
         return []
     first, second = rng.permutation(len(single))[:2]
     (name, thing), (other_name, other) = single[first], single[second]
-    for relation in ("to the left of", "to the right of", "above", "below"):
+    for relation in RELATIONS:
         if relation_holds(relation, thing.box, other.box):
             return [f"The {name} is {relation} the {other_name}."]
     return []

@@ -1,44 +1,50 @@
-"""The words in which the offline teacher puts its questions.
-
-Fields of the wordings: {a_thing} "a dog", {thing} "dog", {things} "dogs", {colour} "red",
-{place} "at the top left", {relation} "to the left of", {other} "cup".
-"""
+"""The words in which the offline teacher writes: `wordings.toml` tells their fields."""
 
 from __future__ import annotations
 
-EXISTENCE_QUESTIONS = (
-    "Is there {a_thing} in the picture?",
-    "Can you see {a_thing}?",
-    "Does the picture show {a_thing}?",
-    "Is {a_thing} visible here?",
+from importlib import resources
+
+import msgspec
+
+from laterna.records import Record
+
+
+class Thought(Record):
+    """A question about a use or a nature, and why some things meet it."""
+
+    questions: tuple[str, ...]
+    because: str
+    """Ends the answer; true of one thing and of several."""
+
+
+class Request(Record):
+    """What is asked for, and why it is declined."""
+
+    requests: tuple[str, ...]
+    act: str
+    because: str
+
+
+class Absent(Record):
+    """What may be said to be absent, and how."""
+
+    alike: tuple[frozenset[str], ...]
+    never_sure: frozenset[str]
+    plural_only: frozenset[str]
+
+
+class Wordings(Record):
+    """All of the file; `thoughts` and `requests` by "kinds" (supercategories) and "things"."""
+
+    questions: dict[str, tuple[str, ...]]
+    answers: dict[str, tuple[str, ...]]
+    nouns: dict[str, str]
+    absent: Absent
+    thoughts: dict[str, dict[str, Thought]]
+    requests: dict[str, dict[str, Request]]
+
+
+WORDINGS = msgspec.toml.decode(
+    resources.files(__package__).joinpath("wordings.toml").read_bytes(), type=Wordings
 )
-COUNT_QUESTIONS = (
-    "How many {things} are there?",
-    "How many {things} can you see?",
-    "What is the number of {things} in the picture?",
-    "Count the {things}. How many are there?",
-)
-COLOUR_QUESTIONS = (
-    "What colour is the {thing}?",
-    "What is the colour of the {thing}?",
-    "Which colour does the {thing} have?",
-)
-PLACE_QUESTIONS = (
-    "Where is the {thing}?",
-    "Where in the picture is the {thing}?",
-    "In which part of the picture can the {thing} be found?",
-)
-KIND_AT_PLACE_QUESTIONS = (
-    "What is {place}?",
-    "What can be seen {place}?",
-    "Which object is {place}?",
-)
-KIND_OF_COLOUR_QUESTIONS = (
-    "What is the {colour} object?",
-    "Which object is {colour}?",
-    "What kind of thing is the {colour} one?",
-)
-RELATION_QUESTIONS = (
-    "Is the {thing} {relation} the {other}?",
-    "Does the {thing} stand {relation} the {other}?",
-)
+QUESTIONS, ANSWERS = WORDINGS.questions, WORDINGS.answers

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from laterna.synthesis.lots import pick, shuffled
+from laterna.scenes.sampling import pick, shuffled
 
 
 def test_every_option_is_as_likely() -> None:

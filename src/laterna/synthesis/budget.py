@@ -93,7 +93,7 @@ class BudgetSpent(NoAnswer):
         super().__init__("not asked: the budget is spent", f"${budget}")
 
 
-class Purse:
+class Budget:
     """Watches the budget: asked before each call, told after each answer and each failure.
 
     Counts the whole ledger, so that a run resumed with the same budget does not spend it again,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,12 +22,12 @@ from laterna.records import (
     Turn,
     Verdict,
 )
+from laterna.scenes.sampling import pick
 from laterna.synthesis.checks import check
 from laterna.synthesis.checks.form import read_exchanges
 from laterna.synthesis.checks.judge import Judge
-from laterna.synthesis.checks.repair import repair_message
+from laterna.synthesis.checks.verdicts import repair_message
 from laterna.synthesis.enrichment import PictureError
-from laterna.synthesis.lots import pick
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import build_proxy, proxy_digest
@@ -57,7 +57,7 @@ class Reject(Record):
     verdict: Verdict
 
 
-class Draft(Record):
+class BuildResult(Record):
     """What came of a task: records, or the reason why there is none."""
 
     number: int
@@ -74,8 +74,8 @@ class Draft(Record):
     """What was taken off around the answer, by name."""
 
 
-class Workshop:
-    """Makes drafts of tasks; `key_of` gives the ledger's key of a request, where there is one.
+class RecordBuilder:
+    """Makes results of tasks; `key_of` gives the ledger's key of a request, where there is one.
 
     A `judge` is asked about every reply that the rules accept.
     """
@@ -111,19 +111,17 @@ class Workshop:
         )
         return proxy, build_messages(task.kind, proxy.text, job.prompts)
 
-    async def make(self, task: Task) -> Draft:
-        """Return the draft of a task."""
-        number, scene, kind = task
+    async def make(self, task: Task) -> BuildResult:
+        """Return the result of a task."""
+        scene, kind = task.scene, task.kind
         if kind == "caption":
-            records = tuple(_caption_records(scene))
-            return Draft(number=number, scene=scene.id, kind=kind, records=records)
+            return _result(task, records=tuple(_caption_records(scene)))
         try:
             proxy, messages = self.request(task)
         except PictureError:
-            reason = "picture cannot be measured"
-            return Draft(number=number, scene=scene.id, kind=kind, problem=reason)
+            return _result(task, problem="picture cannot be measured")
         if not proxy.text:
-            return self._left_out(task, "nothing to show the teacher", ())
+            return _result(task, problem="nothing to show the teacher")
         rejects: list[Reject] = []
         for _ in range(self._job.repair + 1):
             try:
@@ -131,9 +129,9 @@ class Workshop:
             except NoAnswer as error:
                 finding = Finding(reason=error.reason, sentence="", detail=error.detail)
                 rejects.append(self._reject(task, messages, Verdict(findings=(finding,))))
-                return self._left_out(task, error.reason, rejects)
+                return _result(task, problem=error.reason, rejects=tuple(rejects))
             if not reply.text and self._key_of is None:
-                return self._left_out(task, "nothing certain to say", rejects)
+                return _result(task, problem="nothing certain to say", rejects=tuple(rejects))
             tidied = tidy(reply.text)
             clean = msgspec.structs.replace(reply, text=tidied.text)
             exchanges = read_exchanges(clean, kind)
@@ -143,10 +141,8 @@ class Workshop:
             if verdict.accepted and isinstance(exchanges, tuple):
                 key = self._key_of(messages) if self._key_of else None
                 record = self._record(task, proxy, exchanges, key)
-                return Draft(
-                    number=number,
-                    scene=scene.id,
-                    kind=kind,
+                return _result(
+                    task,
                     records=(record,),
                     rejects=tuple(rejects),
                     checked=verdict.checked,
@@ -155,16 +151,8 @@ class Workshop:
                 )
             rejects.append(self._reject(task, messages, verdict))
             messages = (*messages, *_repair(reply, verdict))
-        return self._left_out(task, rejects[-1].verdict.findings[0].reason, rejects)
-
-    def _left_out(self, task: Task, reason: str, rejects: Sequence[Reject]) -> Draft:
-        return Draft(
-            number=task.number,
-            scene=task.scene.id,
-            kind=task.kind,
-            problem=reason,
-            rejects=tuple(rejects),
-        )
+        reason = rejects[-1].verdict.findings[0].reason
+        return _result(task, problem=reason, rejects=tuple(rejects))
 
     def _reject(self, task: Task, messages: Sequence[Message], verdict: Verdict) -> Reject:
         key = self._key_of(messages) if self._key_of else None
@@ -190,6 +178,10 @@ class Workshop:
                 ledger_key=key,
             ),
         )
+
+
+def _result(task: Task, **what: Any) -> BuildResult:
+    return BuildResult(number=task.number, scene=task.scene.id, kind=task.kind, **what)
 
 
 def _check(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from laterna.synthesis.declining import declines
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.prompts import build_messages
+from laterna.synthesis.refusal_detection import declines
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Message, Usage
-from laterna.synthesis.cost import BudgetSpent, Forecast, Prices, Purse, estimate_tokens
+from laterna.synthesis.budget import Budget, BudgetSpent, Forecast, Prices, estimate_tokens
 from laterna.synthesis.ledger import Ledger, Totals
 from laterna.synthesis.settings import Endpoint, Spending
 from laterna.synthesis.teachers.base import Identity
@@ -59,24 +59,24 @@ def test_a_bad_table_is_named(tmp_path: Path, text: str, complaint: str) -> None
 def test_the_purse_counts_what_is_not_committed_yet(tmp_path: Path) -> None:
     prices = Prices(Spending(input_price=2.5, output_price=10.0))
     with Ledger(tmp_path / "l") as ledger:
-        purse = Purse(ledger, "gpt", prices, 3.0)
-        purse.check()
-        purse.pay(USED)
-        assert purse.spent() == pytest.approx(3.5)
+        budget = Budget(ledger, "gpt", prices, 3.0)
+        budget.check()
+        budget.pay(USED)
+        assert budget.spent() == pytest.approx(3.5)
         with pytest.raises(BudgetSpent, match=r"the budget is spent: \$3.0"):
-            purse.check()
-        purse.committed(USED)
-        assert purse.spent() == pytest.approx(0.0)
+            budget.check()
+        budget.committed(USED)
+        assert budget.spent() == pytest.approx(0.0)
         ledger.totals = (totals("gpt"),)
         with pytest.raises(BudgetSpent):
-            purse.check()
+            budget.check()
 
 
 def test_a_budget_needs_prices(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l") as ledger:
         with pytest.raises(LaternaError, match="a budget needs the price of 'gpt'"):
-            Purse(ledger, "gpt", Prices(Spending()), 1.0)
-        assert Purse(ledger, "gpt", Prices(Spending()), None).spent() == 0
+            Budget(ledger, "gpt", Prices(Spending()), 1.0)
+        assert Budget(ledger, "gpt", Prices(Spending()), None).spent() == 0
 
 
 def test_a_forecast_adds_up() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from laterna.synthesis.limits import Limits, Pace
+from laterna.synthesis.teachers.client import Limits, RateLimiter
 
 
 class FakeClock:
@@ -22,7 +22,7 @@ class FakeClock:
 
 def test_a_rate_a_minute_is_kept_and_a_second_of_it_may_be_caught_up() -> None:
     clock = FakeClock()
-    pace = Pace(120, clock, clock.sleep)
+    pace = RateLimiter(120, clock, clock.sleep)
 
     async def take(number: int) -> list[float]:
         times = []
@@ -39,7 +39,7 @@ def test_a_rate_a_minute_is_kept_and_a_second_of_it_may_be_caught_up() -> None:
 
 def test_a_large_amount_passes_and_is_paid_for_by_those_after_it() -> None:
     clock = FakeClock()
-    pace = Pace(600, clock, clock.sleep)
+    pace = RateLimiter(600, clock, clock.sleep)
 
     async def take() -> list[float]:
         times = []
@@ -53,7 +53,7 @@ def test_a_large_amount_passes_and_is_paid_for_by_those_after_it() -> None:
 
 def test_estimates_are_settled() -> None:
     clock = FakeClock()
-    pace = Pace(60, clock, clock.sleep)
+    pace = RateLimiter(60, clock, clock.sleep)
 
     async def take() -> float:
         await pace.take(30)
@@ -66,7 +66,7 @@ def test_estimates_are_settled() -> None:
 
 def test_no_rate_is_no_limit() -> None:
     clock = FakeClock()
-    asyncio.run(Pace(0, clock, clock.sleep).take(1e9))
+    asyncio.run(RateLimiter(0, clock, clock.sleep).take(1e9))
     assert clock.now == 100
 
 
