@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from tyro.conf import Positional
 
+from laterna.choices import KeysOf
 from laterna.commands.base import Command, Reads, Writes, made_of
 
 
@@ -22,10 +23,11 @@ class Export(Command, frozen=True, kw_only=True):
     """Checkpoint folder, or anything else that `laterna import` takes."""
     folder: Positional[Path]
     """Folder to write."""
-    to: Literal["hf", "gguf"]
+    to: Annotated[str, KeysOf("laterna.model.exporters:EXPORTS")]
     """The format."""
-    precision: Literal["f32", "f16", "bf16"] | None = None
-    """Of the weights; left out: f32 for hf, f16 for gguf, which has no bf16 here."""
+    precision: str | None = None
+    """Of the weights: `f32`, `f16` or `bf16`. Default: f32 for hf, f16 for gguf, which has no bf16
+    here."""
 
     overwrite: bool = False
     """Replace an export of other making that stands there."""

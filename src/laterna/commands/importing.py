@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, Reads, Writes, made_of
+from laterna.commands.base import Command, Reads, TemplateName, Writes, made_of
 from laterna.files import Made
 
 
@@ -25,7 +25,7 @@ class Import(Command, frozen=True, kw_only=True):
     """Base language model of a projector or of adapters alone; left out: as the source says."""
     vision: str = ""
     """Folder or hub id of an original LLaVA's encoder; left out: as the source says."""
-    template: str = ""
+    template: TemplateName = ""
     """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; left out: the source's own where
     it has one, `vicuna_v1` where it has none."""
     fit: str = ""

@@ -18,7 +18,7 @@ from laterna.synthesis.ledger import Ledger
 from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import make_teacher
-from laterna.synthesis.teachers.asked import IDENTITIES, is_asked, open_purse, open_teacher
+from laterna.synthesis.teachers.asked import ASKED_TEACHERS, is_asked, open_purse, open_teacher
 from laterna.synthesis.teachers.base import AskedTeacher, Identity, Teacher, request_key
 from laterna.synthesis.teachers.recorded import Recorded
 from laterna.synthesis.workshop import Draft, Task, Workshop
@@ -183,9 +183,9 @@ def forecast(job: Job) -> str:
     if not job.ledger.is_file():
         if job.teacher == "replay":
             raise LaternaError(f"{job.ledger}: no such ledger")
-        return _forecast(job, None, IDENTITIES[job.teacher](job, None))
+        return _forecast(job, None, ASKED_TEACHERS[job.teacher].identity(job, None))
     with Ledger(job.ledger) as ledger:
-        return _forecast(job, ledger, IDENTITIES[job.teacher](job, ledger))
+        return _forecast(job, ledger, ASKED_TEACHERS[job.teacher].identity(job, ledger))
 
 
 def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:

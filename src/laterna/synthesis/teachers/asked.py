@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from laterna.errors import LaternaError
 from laterna.synthesis.cost import Prices, Purse
@@ -16,19 +17,33 @@ from laterna.synthesis.teachers.openai import OpenAITeacher, openai_identity
 from laterna.synthesis.teachers.recorded import Recorded
 from laterna.synthesis.teachers.replay import ReplayTeacher, replay_identity
 
-ASKED_TEACHERS: dict[str, Callable[[Job, Ledger, Purse], AskedTeacher]] = {
-    "openai": lambda job, _, purse: OpenAITeacher(job.endpoint, purse),
-    "batch": lambda job, ledger, purse: BatchTeacher(job.endpoint, ledger, purse),
-    "local": lambda job, _, purse: LocalTeacher(job.endpoint, purse.check),
-    "replay": lambda job, ledger, _: ReplayTeacher(job.endpoint, ledger),
+
+class Asked(NamedTuple):
+    """A teacher that is asked: what opens it, and who it is."""
+
+    open: Callable[[Job, Ledger, Purse], AskedTeacher]
+    identity: Callable[[Job, Ledger | None], Identity]
+    """Who would be asked, without opening anything: what a dry run needs."""
+
+
+ASKED_TEACHERS: dict[str, Asked] = {
+    "openai": Asked(
+        lambda job, _, purse: OpenAITeacher(job.endpoint, purse),
+        lambda job, _: openai_identity(job.endpoint),
+    ),
+    "batch": Asked(
+        lambda job, ledger, purse: BatchTeacher(job.endpoint, ledger, purse),
+        lambda job, _: openai_identity(job.endpoint),
+    ),
+    "local": Asked(
+        lambda job, _, purse: LocalTeacher(job.endpoint, purse.check),
+        lambda job, _: local_identity(job.endpoint),
+    ),
+    "replay": Asked(
+        lambda job, ledger, _: ReplayTeacher(job.endpoint, ledger),
+        lambda job, ledger: replay_identity(job.endpoint, ledger),
+    ),
 }
-IDENTITIES: dict[str, Callable[[Job, Ledger | None], Identity]] = {
-    "openai": lambda job, _: openai_identity(job.endpoint),
-    "batch": lambda job, _: openai_identity(job.endpoint),
-    "local": lambda job, _: local_identity(job.endpoint),
-    "replay": lambda job, ledger: replay_identity(job.endpoint, ledger),
-}
-"""Who would be asked, without opening anything: what a dry run needs."""
 
 
 def is_asked(name: str) -> bool:
@@ -41,11 +56,11 @@ def is_asked(name: str) -> bool:
 
 def open_purse(job: Job, ledger: Ledger) -> Purse:
     """Return what watches the budget of a job."""
-    model = IDENTITIES[job.teacher](job, ledger).model
+    model = ASKED_TEACHERS[job.teacher].identity(job, ledger).model
     return Purse(ledger, model, Prices(job.spending), job.spending.budget)
 
 
 def open_teacher(job: Job, ledger: Ledger, purse: Purse) -> tuple[Recorded, AskedTeacher]:
     """Return the job's teacher behind the ledger, and the teacher itself."""
-    teacher = ASKED_TEACHERS[job.teacher](job, ledger, purse)
+    teacher = ASKED_TEACHERS[job.teacher].open(job, ledger, purse)
     return Recorded(teacher, ledger, purse), teacher
