@@ -148,34 +148,17 @@ def tiny_tokenizer() -> Any:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
     """Folders `vision` (CLIP, 3 layers, 4 patches) and `language` (Llama, 2 layers), random."""
     import torch
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
+    from transformers import LlamaForCausalLM
+
+    from .tiny import clip_config, llama_config, save_clip
 
     folder = tmp_path_factory.mktemp("models")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vision = CLIPVisionModel(
-            CLIPVisionConfig(
-                hidden_size=24,
-                intermediate_size=48,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                image_size=28,
-                patch_size=14,
-            )
-        )
+        save_clip(folder / "vision", clip_config())
         language = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tiny_tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
+            llama_config(
+                len(tiny_tokenizer),
                 num_key_value_heads=2,
                 max_position_embeddings=256,
                 initializer_range=0.2,  # so that random answers differ with what they are asked
@@ -184,9 +167,6 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -
                 pad_token_id=tiny_tokenizer.pad_token_id,
             )
         )
-    vision.save_pretrained(folder / "vision")
-    side = {"height": 28, "width": 28}
-    CLIPImageProcessorPil(size=side, crop_size=side).save_pretrained(folder / "vision")
     language.save_pretrained(folder / "language")
     tiny_tokenizer.save_pretrained(folder / "language")
     return folder
