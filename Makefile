@@ -36,7 +36,7 @@ test: lint
 
 # Those that need neither torch nor transformers, and are not even read with them.
 test-fast: $(INSTALLED)
-	$(VENV)/bin/pytest -m unit $(PYTEST_FLAGS)
+	$(VENV)/bin/pytest -m unit $(PARALLEL) $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow $(PYTEST_FLAGS)

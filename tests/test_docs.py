@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(laterna [^`\n]*)`")
+OURS = re.compile(r"`((?:[a-z_]+/)+[\w-]+\.(?:py|toml|sh|jinja))`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|src=\"([^\"]+)\"")
 
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -63,6 +64,15 @@ def fault(words: list[str]) -> str:
 def test_every_link_leads_to_a_file(page: Path) -> None:
     found = links(page.read_text(encoding="utf-8"))
     assert [target for target in found if not (page.parent / target).exists()] == []
+
+
+@page
+def test_every_file_of_ours_is_there(page: Path) -> None:
+    named = OURS.findall(page.read_text(encoding="utf-8"))
+    folders = [ROOT / name for name in ("src", "tests", "tools", "benchmarks")]
+    files = [str(path) for folder in folders for path in folder.rglob("*.*")]
+    gone = [name for name in named if not any(path.endswith(f"/{name}") for path in files)]
+    assert [name for name in gone if not Path(name).stem == "NAME"] == []
 
 
 @page
