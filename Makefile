@@ -16,8 +16,10 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 DEMO_FLAGS :=
 PYTEST_FLAGS :=
+# One process a core; neighbours stay together, for they share what takes long to make.
+PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo real-small test test-slow test-gguf lint format clean
+.PHONY: demo real-small test test-fast test-slow test-extras test-gguf lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
@@ -30,10 +32,19 @@ real-small: $(INSTALLED)
 	cd runs/real-small && PATH=$(CURDIR)/$(VENV)/bin:$$PATH $(CURDIR)/tools/real_small/run.sh $(abspath $(COCO))
 
 test: lint
-	$(VENV)/bin/pytest -m 'not slow' $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m 'not slow' $(PARALLEL) $(PYTEST_FLAGS)
+
+# Those that need neither torch nor transformers, and are not even read with them.
+test-fast: $(INSTALLED)
+	$(VENV)/bin/pytest -m unit $(PARALLEL) $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/pytest -m slow $(PYTEST_FLAGS)
+
+# What `dev` leaves out, for Ray is large and bitsandbytes wants a GPU: their tests skip elsewhere.
+test-extras: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,ray,bitsandbytes,trackio]'
+	$(VENV)/bin/pytest $(PYTEST_FLAGS) $$(grep -rlE '\b(ray|bitsandbytes|trackio)\b' --include='test_*.py' tests)
 
 # Builds llama.cpp from source the first time: 6 minutes on two idle cores.
 test-gguf: $(INSTALLED)

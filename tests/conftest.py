@@ -1,6 +1,8 @@
 """Set before anything imports torch: threads that soon sleep while they wait, and no network.
 
-The fixtures make an assistant of real classes in its smallest form, from real folders on disk.
+Every test is of one kind, which is seen from what it imports: `unit` needs neither torch nor
+transformers, `gpu` lies in tests/gpu, and the others are `model`. The fixtures make an assistant
+of real classes in its smallest form, from real folders on disk.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from import_closure import closure
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from laterna.model.vlm import VisionLanguageModel
     from laterna.recipe import Recipe
@@ -38,10 +44,62 @@ TEMPLATE = (
     "{% else %}{{ turn['content'] + ' ' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+HERE = Path(__file__).parent
+HEAVY = {"torch", "transformers"}
+
+
+@cache
+def is_light(file: Path) -> bool:
+    """Whether neither a test file nor a conftest between it and this one needs torch."""
+    between = [folder / "conftest.py" for folder in file.parents if HERE in folder.parents]
+    read = [file, *(path for path in between if path.is_file())]
+    return not any(closure(path).foreign & HEAVY for path in read)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `-m unit` leaves out."""
+    unit_alone = config.getoption("markexpr") == "unit"
+    return (
+        True
+        if unit_alone and collection_path.suffix == ".py" and not is_light(collection_path)
+        else None
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test its kind."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if HERE / "gpu" in item.path.parents:
+            item.add_marker("gpu")
+            if not has_gpu():
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        elif is_light(item.path) and "tiny_tokenizer" not in fixtures:
+            item.add_marker("unit")
+        else:
+            item.add_marker("model")
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Fail a unit test that brings torch in all the same."""
+    before = HEAVY & sys.modules.keys()
+    yield
+    brought = HEAVY & sys.modules.keys() - before
+    if brought and item.get_closest_marker("unit"):
+        pytest.fail(f"a unit test imported {', '.join(sorted(brought))}")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is remembered of files is not written into the user's cache."""
     os.environ["LATERNA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
@@ -90,34 +148,17 @@ def tiny_tokenizer() -> Any:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
     """Folders `vision` (CLIP, 3 layers, 4 patches) and `language` (Llama, 2 layers), random."""
     import torch
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
+    from transformers import LlamaForCausalLM
+
+    from .tiny import clip_config, llama_config, save_clip
 
     folder = tmp_path_factory.mktemp("models")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vision = CLIPVisionModel(
-            CLIPVisionConfig(
-                hidden_size=24,
-                intermediate_size=48,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                image_size=28,
-                patch_size=14,
-            )
-        )
+        save_clip(folder / "vision", clip_config())
         language = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tiny_tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
+            llama_config(
+                len(tiny_tokenizer),
                 num_key_value_heads=2,
                 max_position_embeddings=256,
                 initializer_range=0.2,  # so that random answers differ with what they are asked
@@ -126,9 +167,6 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -
                 pad_token_id=tiny_tokenizer.pad_token_id,
             )
         )
-    vision.save_pretrained(folder / "vision")
-    side = {"height": 28, "width": 28}
-    CLIPImageProcessorPil(size=side, crop_size=side).save_pretrained(folder / "vision")
     language.save_pretrained(folder / "language")
     tiny_tokenizer.save_pretrained(folder / "language")
     return folder

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, dataclass_transform
 
 import msgspec
 
+from laterna.choices import KeysOf
 from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
@@ -34,7 +35,7 @@ Saving = Literal["bf16", "checkpointing", "compile"]
 OptimiserName = Literal["adamw", "adamw8bit", "muon"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
-TrackerName = Literal["tensorboard", "trackio"]
+TrackerName = Annotated[str, KeysOf("laterna.training.tracking:TRACKERS")]
 KINDS = {"int": "a whole number", "float": "a number"}
 SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from laterna.data.batches import collate
 from laterna.data.packing import epoch_families, epoch_order, plan_batches, plan_packs
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+
+from ..tiny import llama_config
 
 
 def sample_of(name: str, length: int, picture: bool = False, tokens: int = 4) -> Sample:
@@ -105,15 +107,7 @@ def test_rows_of_like_length_share_a_batch() -> None:
 @pytest.fixture(scope="module")
 def language() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-    )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(llama_config(64, max_position_embeddings=128)).eval()
 
 
 def logits_of(language: LlamaForCausalLM, batch: Batch) -> torch.Tensor:

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
     CLIPImageProcessorPil,
-    CLIPVisionConfig,
     CLIPVisionModel,
     LlavaConfig,
 )
@@ -27,6 +26,8 @@ from laterna.model.vision import VisionTower
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings
 from laterna.records import PICTURE_TOKEN, Pack, Sample, Turn
+
+from ..tiny import clip_config
 
 IMAGE_TOKEN = 97
 """An id of the tiny vocabulary that no text here holds: a picture in transformers' LLaVA."""
@@ -174,14 +175,7 @@ def test_greedy_answers_of_a_mixed_batch_agree(
 @pytest.mark.parametrize(("side", "tokens"), [(224, 256), (336, 576)])
 def test_tokens_at_the_real_shape(side: int, tokens: int) -> None:
     """ViT-L/14 and a 7B language model's width, on the meta device."""
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=side,
-        patch_size=14,
-    )
+    vision = clip_config(1024, 4096, 24, 16, side)
     square = {"height": side, "width": side}
     processor = CLIPImageProcessorPil(size=square, crop_size=square)
     with torch.device("meta"):

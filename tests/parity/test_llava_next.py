@@ -14,7 +14,6 @@ from PIL import Image
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
-    CLIPVisionModel,
     LlavaNextConfig,
     LlavaNextProcessor,
 )
@@ -31,6 +30,8 @@ from laterna.model.checkpoint import load_checkpoint, save_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, VisionSettings
 from laterna.records import Turn
+
+from ..tiny import clip_config, save_clip
 
 SIDE, PATCH = 84, 14
 GRIDS = VisionSettings(source="").grids
@@ -61,18 +62,8 @@ class Pair(NamedTuple):
 def anyres_recipe(tiny_recipe: Recipe, tmp_path: Path) -> Recipe:
     """The tiny recipe with an encoder of 6 × 6 patches, so that there is something to unpad."""
     torch.manual_seed(1)
-    config = CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=SIDE,
-        patch_size=PATCH,
-    )
-    CLIPVisionModel(config).save_pretrained(tmp_path / "vision")
-    square = {"height": SIDE, "width": SIDE}
-    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(tmp_path / "vision")
-    vision = VisionSettings(source=str(tmp_path / "vision"), fit="anyres")
+    source = save_clip(tmp_path / "vision", clip_config(layers=2, side=SIDE))
+    vision = VisionSettings(source=str(source), fit="anyres")
     return msgspec.structs.replace(tiny_recipe, vision=vision)
 
 

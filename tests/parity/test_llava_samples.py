@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoProcessor, LlamaConfig, LlamaForCausalLM
+from transformers import AutoProcessor, LlamaForCausalLM
 
 import laterna
 from laterna.data.chat import UnusableError, load_template
@@ -29,6 +29,8 @@ from laterna.model.language.tokenizer import read_tokenizer
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import PICTURE_MARK, InstructionRecord, Sample, Turn
 from laterna.records import PICTURE_TOKEN as IMAGE
+
+from ..tiny import llama_config
 
 VECTORS = Path(__file__).parents[3] / "shared/data/vectors/llava_samples.jsonl"
 IGNORED = -100
@@ -167,14 +169,7 @@ def imported(
     """An original LLaVA folder with `tokenizer.model`, imported, and exported to Hugging Face."""
     folder = tmp_path_factory.mktemp("original")
     write_tokenizer(folder, legacy=request.param)
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-    )
+    config = llama_config(32_000, 16, 16, layers=1, heads=2, max_position_embeddings=512)
     said = config.to_dict() | {
         "model_type": "llava",
         "mm_vision_tower": str(tiny_models / "vision"),

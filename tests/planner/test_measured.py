@@ -22,6 +22,8 @@ from laterna.planner.assumptions import Assumptions, Lengths
 from laterna.planner.plan import plan_recipe
 from laterna.recipe import Recipe, load_recipe
 
+from ..tiny import clip_config, llama_config, save_clip
+
 ALLOWED = 0.15
 
 
@@ -60,10 +62,6 @@ def write_models(folder: Path) -> None:
     import torch
     from transformers import (
         AutoTokenizer,
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        CLIPVisionModel,
-        LlamaConfig,
         LlamaForCausalLM,
     )
 
@@ -71,25 +69,8 @@ def write_models(folder: Path) -> None:
 
     torch.manual_seed(0)
     side = 112
-    vision = CLIPVisionConfig(
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        image_size=side,
-        patch_size=14,
-    )
-    language = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=10,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-    )
-    CLIPVisionModel(vision).save_pretrained(folder / "vision")
-    square = {"height": side, "width": side}
-    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder / "vision")
+    save_clip(folder / "vision", clip_config(256, 1024, layers=6, heads=4, side=side))
+    language = llama_config(8192, 512, 1408, layers=10, heads=8, num_key_value_heads=4)
     LlamaForCausalLM(language).save_pretrained(folder / "language")
     AutoTokenizer.from_pretrained(BUILTIN["nano-llama"]).save_pretrained(folder / "language")
 

@@ -106,7 +106,6 @@ def test_a_recipe_file_with_a_number_that_is_not_finite_is_refused(
     ("line", "words"),
     [
         ("evaluate d --data d --limit -1", "--limit -1: give a whole number of at least 0"),
-        ("evaluate d --data d --task vqa", "vqa: no such task; the tasks are: boxes, world"),
         ("evaluate d --data none", "none: no such folder"),
         ("chat d --max-new-tokens 0", "--max-new-tokens 0: give a whole number of at least 1"),
         ("chat d --picture none.png", "none.png: no such file"),

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 
+from laterna.choices import KeysOf
 from laterna.errors import LaternaError
 from laterna.files import Made, insist_replaceable, insist_same_or_asked, recover, resolved
 from laterna.recipe import Recipe, StageName, insist_bounds
@@ -25,6 +26,10 @@ STAGES: dict[str, tuple[StageName, ...]] = {
     "both": ("align", "instruct"),
 }
 """What `--stage` may be, and the stages that it means, in order."""
+StageChoice = Annotated[str, KeysOf("laterna.commands.base:STAGES")]
+FormatName = Annotated[str, KeysOf("laterna.scenes.readers:READERS", also=("auto",))]
+"""Form of annotations."""
+TemplateName = Annotated[str, KeysOf("laterna.data.template:SHIPPED_TEMPLATES", also=("own",))]
 LISTED = 20
 """Left-out records shown one by one; the closing line counts all of them by reason."""
 

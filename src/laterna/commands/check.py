@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import arg
 
+from laterna.choices import KeysOf
 from laterna.commands.base import Command, Reads, Writes, show_some
 from laterna.synthesis.settings import Endpoint, Job, Spending
 
@@ -27,7 +28,7 @@ class Check(Command, frozen=True, kw_only=True):
     judge: str = ""
     """Model that lists each reply's claims, so that boxes and captions decide them too; one request
     a reply. Left out: the rules alone."""
-    judge_by: Literal["openai", "batch", "replay"] = "openai"
+    judge_by: Annotated[str, KeysOf("laterna.synthesis.settings:JUDGED_TEACHERS")] = "openai"
     """How the judge is asked: one by one, through the batch API, or from a ledger alone."""
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()

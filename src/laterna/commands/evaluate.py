@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from laterna.choices import KeysOf
 from laterna.commands.base import Command, Reads, Where, Writes, show_some
 from laterna.files import write_atomically, write_json, write_lines
 from laterna.recipe import Number, Seed
@@ -20,7 +21,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
     data: Path
     """Dataset folder that the task asks about."""
-    task: str = "world"
+    task: Annotated[str, KeysOf("laterna.evaluation.tasks:TASKS")] = "world"
     """What is asked: `world`, the tabletop world's questions by kind, or `boxes`, what the boxes
     of any COCO-format dataset decide."""
     limit: Number = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, Reads, Writes, made_of
+from laterna.choices import KeysOf
+from laterna.commands.base import Command, Reads, TemplateName, Writes, made_of
 from laterna.files import Made
 
 
@@ -26,7 +27,7 @@ class Import(Command, frozen=True, kw_only=True):
     """Base language model of a projector or of adapters alone; left out: as the source says."""
     vision: str = ""
     """Folder or hub id of an original LLaVA's encoder; left out: as the source says."""
-    template: str = ""
+    template: TemplateName = ""
     """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; left out: the source's own where
     it has one, `vicuna_v1` where it has none."""
     fit: str = ""
@@ -93,10 +94,11 @@ class Export(Command, frozen=True, kw_only=True):
     """Checkpoint folder, or anything else that `laterna import` takes."""
     folder: Positional[Path]
     """Folder to write."""
-    to: Literal["hf", "gguf"]
+    to: Annotated[str, KeysOf("laterna.model.exporters:EXPORTS")]
     """The format."""
-    precision: Literal["f32", "f16", "bf16"] | None = None
-    """Of the weights; left out: f32 for hf, f16 for gguf, which has no bf16 here."""
+    precision: str | None = None
+    """Of the weights: `f32`, `f16` or `bf16`. Default: f32 for hf, f16 for gguf, which has no bf16
+    here."""
 
     overwrite: bool = False
     """Replace an export of other making that stands there."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
-from laterna.commands.base import Command, Reads, Writes, show_some
+from laterna.choices import KeysOf
+from laterna.commands.base import Command, FormatName, Reads, TemplateName, Writes, show_some
 from laterna.recipe import Number, Seed, SourceSettings
 from laterna.records import Scene
 from laterna.scenes.orientation import View
-from laterna.scenes.readers import FormatName
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ class Inspect(Command, frozen=True, kw_only=True):
     file: Positional[str]
     """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
     dataset, or `hub:OWNER/NAME`."""
-    form: str = "auto"
+    form: Annotated[str, KeysOf("laterna.data.sources:FORMS", also=("auto",))] = "auto"
     """What a row is: `records`, `conversations`, `messages`, `texts`, `alpaca`, `vqa`; `auto` sees
     it from the columns."""
     subset: str = ""
@@ -70,7 +70,7 @@ class Inspect(Command, frozen=True, kw_only=True):
     """Checkpoint whose tokenizer and chat template `--masks` uses."""
     tokenizer: str = "builtin:nano-llama"
     """The tokenizer that `--masks` uses without a checkpoint, named as `language.source` is."""
-    template: str = "own"
+    template: TemplateName = "own"
     """Chat template that `--masks` uses without a checkpoint: `own`, or a shipped one."""
 
     def reads(self) -> Iterator[Reads]:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from laterna.choices import KeysOf
 from laterna.commands.base import Command, Reads, Where
+from laterna.errors import LaternaError
 from laterna.recipe import Number, Seed
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from laterna.lab.blind_spots import BlindSpot
 
 
 class Lab(Command, frozen=True, kw_only=True):
-    """Run an experiment on an assistant."""
+    """Run an experiment on an assistant, or list the experiments."""
 
-    experiment: Positional[Literal["blind-spots"]]
-    """`blind-spots`: how well it answers about what the text proxy leaves out."""
-    model: Positional[str]
+    experiment: Positional[Annotated[str, KeysOf("laterna.lab:EXPERIMENTS")] | None] = None
+    """What to find out. Default: only list what there is to find out, and in how many minutes."""
+    model: Positional[str] = ""
     """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
-    data: Path
+    data: Path | None = None
     """Dataset folder of the tabletop world."""
     limit: Number = 0
     """Pictures at most; 0: all."""
@@ -34,26 +31,30 @@ class Lab(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoint and the dataset."""
+        if self.experiment is None:
+            return
+        if not self.model or self.data is None:
+            raise LaternaError(
+                f"laterna lab {self.experiment}: name a model and its data, as in "
+                f"`laterna lab {self.experiment} CHECKPOINT --data FOLDER`"
+            )
         yield from (Reads(Path(self.model), kind="maybe"), Reads(self.data, kind="folder"))
 
     def run(self) -> str:
-        """Call `laterna.lab` and show the table."""
+        """Run an experiment of `laterna.lab` and show its table, or show which there are."""
         from rich.console import Console
+        from rich.table import Table
 
-        from laterna.lab.blind_spots import blind_spots
+        from laterna.lab import EXPERIMENTS, Subject
 
+        if self.experiment is None or self.data is None:
+            table = Table("experiment", "question", "minutes", "needs")
+            for name, one in EXPERIMENTS.items():
+                table.add_row(name, one.question, f"{one.minutes:g}", one.needs)
+            Console().print(table)
+            return ""
         assistant = self.where.load(self.model)
-        spots = blind_spots(assistant, self.data, limit=self.limit, seed=self.seed)
-        Console().print(_blind_spot_table(spots))
-        return f"measured {len(spots)} blind spots of {self.model} on {self.data}"
-
-
-def _blind_spot_table(spots: Sequence[BlindSpot]) -> Table:
-    """Show what the assistant and a probe of its encoder know of each property."""
-    from rich.table import Table
-
-    table = Table("property", "asked", "probe", "probe, labels shuffled", "chance", "questions")
-    for spot in spots:
-        shares = (spot.asked, spot.probe, spot.shuffled, spot.chance)
-        table.add_row(spot.name, *(f"{share:.3f}" for share in shares), str(spot.questions))
-    return table
+        subject = Subject(assistant, self.data, self.limit, self.seed)
+        found = EXPERIMENTS[self.experiment].run(subject)
+        Console().print(found.table)
+        return f"{found.line} of {self.model} on {self.data}"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from tyro.conf import Fixed, Positional, Suppress, arg
 
-from laterna.commands.base import STAGES, Command, Reads, Writes
+from laterna.choices import KeysOf
+from laterna.commands.base import STAGES, Command, Reads, StageChoice, Writes
 from laterna.errors import LaternaError
 from laterna.files import write_json
 from laterna.recipe import Amount, Count, PartShare, Recipe, StageName, checked, load_recipe
@@ -28,9 +29,9 @@ class Plan(Command, frozen=True, kw_only=True):
 
     recipe: Positional[str]
     """TOML file, or name of a shipped recipe."""
-    stage: Literal["align", "instruct", "both"] = "both"
+    stage: StageChoice = "both"
     """Which stage to plan."""
-    gpu: str | None = None
+    gpu: Annotated[str, KeysOf("laterna.planner.hardware:GPUS")] | None = None
     """Kind of GPU, such as H100-80GB; left out: all that are known."""
     gpus: Count = 1
     """GPUs that share each step."""

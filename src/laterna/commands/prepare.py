@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
-from laterna.commands.base import STAGES, Command, Reads, Writes, recipe_reads
+from laterna.commands.base import STAGES, Command, Reads, StageChoice, Writes, recipe_reads
 from laterna.recipe import Workers, load_recipe
 
 
@@ -21,7 +20,7 @@ class Prepare(Command, frozen=True, kw_only=True):
 
     recipe: Positional[str]
     """TOML file, or name of a shipped recipe."""
-    stage: Literal["align", "instruct", "both"] = "both"
+    stage: StageChoice = "both"
     """Whose records to prepare."""
     workers: Workers = 0
     """Processes that do it; 0: as many as there are cores."""

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from tyro.conf import arg
 
-from laterna.commands.base import Command, Reads, Writes, show_some
+from laterna.choices import KeysOf
+from laterna.commands.base import Command, FormatName, Reads, Writes, show_some
 from laterna.recipe import Seed
 from laterna.records import Kind
 from laterna.scenes.orientation import View
-from laterna.scenes.readers import FormatName
 from laterna.synthesis.settings import Endpoint, Job, Spending, read_shard
+
+TeacherName = Annotated[
+    str,
+    KeysOf(
+        "laterna.synthesis.teachers:TEACHERS", "laterna.synthesis.teachers.remote:REMOTE_TEACHERS"
+    ),
+]
+EnrichmentName = Annotated[str, KeysOf("laterna.synthesis.enrichment:ENRICHMENTS")]
 
 
 class Synthesize(Command, frozen=True, kw_only=True):
@@ -33,7 +41,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """COCO captions file; default: the one beside the annotations."""
     captionless: bool = False
     """Where the annotations have captions, keep pictures that have boxes and no caption too."""
-    teacher: Literal["scribe", "openai", "batch", "local", "replay"] = "scribe"
+    teacher: TeacherName = "scribe"
     """Who composes the records: `scribe` works offline from the text proxy alone; `openai` asks
     any compatible endpoint, `batch` its batch API, `local` a model on this machine; `replay`
     answers from a ledger."""
@@ -44,7 +52,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
     does not."""
     prompts: Path | None = None
     """Folder of prompts to use instead of our own, in the same layout (LLaVA's)."""
-    enrich: tuple[Literal["ocr", "lighting", "colours", "texture"], ...] = ()
+    enrich: tuple[EnrichmentName, ...] = ()
     """What to measure from the pictures and show to the teacher besides."""
     pictures: Path | None = None
     """Folder of the pictures, for `--enrich` and `--view`; default: the one beside the
@@ -52,7 +60,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
     view: View = "auto"
     """Where EXIF turns a picture: whether its boxes were measured on the `stored` pixels or on the
     `turned` picture; `auto` sees it from the annotated width and height."""
-    form: Literal["llava", "jsonl", "parquet", "messages"] = "llava"
+    form: Annotated[str, KeysOf("laterna.synthesis.outputs:OUTPUTS")] = "llava"
     """Form of the file."""
     seed: Seed = 0
     """Seed of the teacher's choices."""
@@ -69,7 +77,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
     """Only say how many requests, tokens, dollars and hours it would take; ask nothing."""
     shard: str = "1/1"
     """Part of the pictures to do, as i/n; each part has its own OUT."""
-    engine: Literal["local", "ray"] = "local"
+    engine: Annotated[str, KeysOf("laterna.synthesis.run:ENGINES")] = "local"
     """Where to do it: in this process, or over a Ray cluster (`pip install laterna[ray]`)."""
 
     def reads(self) -> Iterator[Reads]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Fixed, Positional, Suppress, arg
 
-from laterna.commands.base import RUNS, STAGES, Command, Reads, Writes, recipe_reads
+from laterna.commands.base import RUNS, STAGES, Command, Reads, StageChoice, Writes, recipe_reads
 from laterna.files import Made
 from laterna.recipe import Recipe, load_recipe
 
@@ -23,7 +23,7 @@ class Train(Command, frozen=True, kw_only=True):
 
     recipe: Positional[str]
     """TOML file, or name of a shipped recipe."""
-    stage: Literal["align", "instruct", "both"] = "both"
+    stage: StageChoice = "both"
     """Which stage to train; `both`: the second starts from the checkpoint of the first."""
     out: Path | None = None
     """Folder for the checkpoints OUT/align and OUT/instruct; left out: runs/NAME."""

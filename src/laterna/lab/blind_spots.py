@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from laterna.data.pictures.opening import load_picture
@@ -27,6 +28,7 @@ from laterna.evaluation.run import AnswerFunction, ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
 from laterna.inference.assistant import Assistant
+from laterna.lab.experiment import Finding, Subject
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Box, Question, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
@@ -62,6 +64,17 @@ class Case(NamedTuple):
     label: str
     box: Box | None
     """Where to look; None: the whole picture."""
+
+
+def run(subject: Subject) -> Finding:
+    """Measure a subject's blind spots: a row for each property."""
+    assistant, data, limit, seed = subject
+    spots = blind_spots(assistant, data, limit=limit, seed=seed)
+    table = Table("property", "asked", "probe", "probe, labels shuffled", "chance", "questions")
+    for spot in spots:
+        shares = (spot.asked, spot.probe, spot.shuffled, spot.chance)
+        table.add_row(spot.name, *(f"{share:.3f}" for share in shares), str(spot.questions))
+    return Finding(table, f"measured {len(spots)} blind spots")
 
 
 class _Property(NamedTuple):

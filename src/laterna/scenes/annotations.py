@@ -53,8 +53,8 @@ def stream_scenes(
 
     `captions` names the captions file; by default the one that the format has beside the boxes.
     A source without any captions is read without; where it has some, `captionless` keeps the
-    pictures that have boxes and none. `format` is one of `FORMATS`. Boxes come out as they lie
-    on the picture that a person sees: where `pictures`, or the folders that the format has
+    pictures that have boxes and none. `format` is `auto` or a key of `READERS`. Boxes come out as
+    they lie on the picture that a person sees: where `pictures`, or the folders that the format has
     beside its annotations, hold a picture that EXIF turns, `view` says on which view its boxes
     were measured (see `orientation`).
 

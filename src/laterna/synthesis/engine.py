@@ -19,7 +19,7 @@ from laterna.synthesis.pipeline import OrderedWork
 from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers import make_teacher
 from laterna.synthesis.teachers.base import Identity, Teacher, request_key
-from laterna.synthesis.teachers.remote import IDENTITIES, is_remote, open_teacher
+from laterna.synthesis.teachers.remote import REMOTE_TEACHERS, is_remote, open_teacher
 
 _AHEAD = 8192
 """Results that may wait for an earlier one: a minute of a busy endpoint's answers, about 40 MB."""
@@ -168,9 +168,9 @@ def forecast(job: Job) -> str:
     if not job.ledger.is_file():
         if job.teacher == "replay":
             raise LaternaError(f"{job.ledger}: no such ledger")
-        return _forecast(job, None, IDENTITIES[job.teacher](job, None))
+        return _forecast(job, None, REMOTE_TEACHERS[job.teacher].identity(job, None))
     with Ledger(job.ledger) as ledger:
-        return _forecast(job, ledger, IDENTITIES[job.teacher](job, ledger))
+        return _forecast(job, ledger, REMOTE_TEACHERS[job.teacher].identity(job, ledger))
 
 
 def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import msgspec
 
@@ -42,7 +42,6 @@ __all__ = [
     "synthesize",
 ]
 
-EngineName = Literal["local", "ray"]
 ENGINES: dict[str, type[Run] | type[RayRun]] = {"local": Run, "ray": RayRun}
 """Where the work is done: in this process, or mapped over a Ray Data cluster."""
 
@@ -130,12 +129,14 @@ def dry_run(job: Job, out: Path) -> str:
     return forecast(_with_ledger(job, out))
 
 
-def run_job(job: Job, out: Path, *, form: str = "llava", engine: EngineName = "local") -> Summary:
+def run_job(job: Job, out: Path, *, form: str = "llava", engine: str = "local") -> Summary:
     """Do a job and write its records to `out`, and its rejects beside; return what was made.
 
     The bytes depend on the job and the answers alone: not on the order in which answers came,
     nor on how often the run was killed and begun again.
     """
+    if engine not in ENGINES:
+        raise LaternaError(f"unknown engine {engine!r}; known are: {', '.join(ENGINES)}")
     check_job(job)
     insist_replaceable(out)
     job = _with_ledger(job, out)

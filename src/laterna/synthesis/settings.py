@@ -13,7 +13,6 @@ from laterna.errors import LaternaError
 from laterna.recipe import Amount, Count, Seed, Share, insist_bounds
 from laterna.records import Kind, Record
 from laterna.scenes.orientation import View
-from laterna.scenes.readers import FormatName
 
 KINDS: tuple[Kind, ...] = (
     "caption", "conversation", "detail", "reasoning", "negative", "refusal",
@@ -146,7 +145,7 @@ class Job(Record):
     captions: Path | None = None
     captionless: bool = False
     """Of a source with captions, keep pictures that have boxes and no caption too."""
-    format: FormatName = "auto"
+    format: str = "auto"
     """Form of the annotations; `auto`: seen from what they hold."""
     view: View = "auto"
     """On which view of a picture that EXIF turns its boxes were measured."""

@@ -12,13 +12,14 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
-    CLIPVisionConfig,
     CLIPVisionModel,
 )
 
 from laterna.errors import LaternaError
 from laterna.model.vision import load_vision
 from laterna.recipe import VisionSettings
+
+from ...tiny import clip_config
 
 
 def states(folder: Path, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -87,14 +88,7 @@ def test_frozen_tower_keeps_no_graph_and_a_trained_one_reaches_every_weight(
 
 
 def test_the_vision_half_of_a_whole_clip_is_taken(tmp_path: Path) -> None:
-    vision = CLIPVisionConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-    )
+    vision = clip_config(8, 8, layers=2)
     text = CLIPTextConfig(
         hidden_size=8,
         intermediate_size=8,

@@ -6,24 +6,33 @@ A format is one file in this folder and one line in `EXPORTS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from laterna.choices import late
 from laterna.errors import LaternaError
 from laterna.files import Made, write_atomically
-from laterna.model.exporters.gguf import export_gguf, insist_gguf
-from laterna.model.exporters.hf import export_hf
-from laterna.model.exporters.parts import precision_of
-from laterna.model.vlm import VisionLanguageModel
 
-EXPORTS: dict[str, Callable[[VisionLanguageModel, Path, str], None]] = {
-    "hf": export_hf,
-    "gguf": export_gguf,
+if TYPE_CHECKING:
+    from laterna.model.vlm import VisionLanguageModel
+
+
+class Export(NamedTuple):
+    """A format that assistants are written in."""
+
+    write: Callable[[VisionLanguageModel, Path, str], None]
+    """Writes an assistant into a new folder, in a precision."""
+    precisions: tuple[str, ...]
+    """Of the weights; the first is the usual one."""
+    package: str = ""
+    """What must be installed, which is an extra of the same name too."""
+
+
+EXPORTS: dict[str, Export] = {
+    "hf": Export(late("laterna.model.exporters.hf:export_hf"), ("f32", "f16", "bf16")),
+    "gguf": Export(late("laterna.model.exporters.gguf:export_gguf"), ("f16", "f32"), "gguf"),
 }
-"""By format: writes an assistant into a new folder in a precision (empty: the usual one)."""
-
-
-PRECISIONS = {"hf": ("f32", "f16", "bf16"), "gguf": ("f16", "f32")}
-"""Of the weights, by format; the first is the usual one."""
 
 
 def insist_possible(to: str, precision: str) -> None:
@@ -32,9 +41,14 @@ def insist_possible(to: str, precision: str) -> None:
     """
     if to not in EXPORTS:
         raise LaternaError(f"{to!r}: no such export format; use one of {', '.join(EXPORTS)}")
-    precision_of(precision, PRECISIONS[to])
-    if to == "gguf":
-        insist_gguf()
+    known, package = EXPORTS[to].precisions, EXPORTS[to].package
+    if precision and precision not in known:
+        raise LaternaError(f"precision {precision!r}: this format has {', '.join(known)}")
+    if package and find_spec(package) is None:
+        raise LaternaError(
+            f"an export to {to} needs the package `{package}`; "
+            f"run `pip install 'laterna[{package}]'`"
+        )
 
 
 def export_made(to: str, of: Mapping[str, str] | None = None) -> Made:
@@ -61,5 +75,5 @@ def export(
     insist_possible(to, precision)
     made = export_made(to, of)
     with write_atomically(folder, made, overwrite=overwrite) as aside:
-        EXPORTS[to](assistant, aside, precision)
+        EXPORTS[to].write(assistant, aside, precision or EXPORTS[to].precisions[0])
     return folder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from laterna.data.pictures.fitting import CLIP_MEAN_COLOUR
-from laterna.errors import LaternaError, package
+from laterna.errors import LaternaError
 from laterna.model.exporters.gguf_text import add_tensor, gguf_writer, write_text_half
 from laterna.model.exporters.parts import (
     Layer,
@@ -29,19 +29,13 @@ TEXT_FILE = "model.gguf"
 PICTURE_FILE = "mmproj.gguf"
 
 
-def insist_gguf() -> None:
-    """Raise LaternaError where the package that writes GGUF is missing."""
-    package("gguf", "gguf", "writing GGUF")
-
-
 def export_gguf(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> None:
     """Write the pair of files to a new folder; precision `f16` (default) or `f32`.
 
-    In `f16` the matrices are halved; norms and biases stay `f32`. Raises LaternaError when the
-    package `gguf` is missing, and for what llama.cpp's LLaVA cannot hold.
+    In `f16` the matrices are halved; norms and biases stay `f32`. Raises LaternaError for what
+    llama.cpp's LLaVA cannot hold.
     """
     dtype = precision_of(precision, ("f16", "f32"))
-    insist_gguf()
     folder.mkdir()
     write_picture_half(assistant, folder / PICTURE_FILE, dtype)
     write_text_half(assistant, folder / TEXT_FILE, dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
@@ -18,10 +19,29 @@ from laterna.model.language.adapters import CONFIG_FILE, has_lora, merge_lora
 from laterna.model.pretrained import found_in, json_of
 from laterna.model.vlm import VisionLanguageModel
 
-LAYOUTS: dict[str, Callable[[str, Options], VisionLanguageModel]] = {
-    "llava-hf": load_llava_hf,
-    "original": load_original,
+
+class Layout(NamedTuple):
+    """One way of laying an assistant out in a folder."""
+
+    looks_like: Callable[[dict[str, Any]], bool]
+    """Tells by a folder's config.json whether it is laid out so."""
+    marked_by: str
+    """The same in words, for whoever has a folder that is none."""
+    read: Callable[[str, Options], VisionLanguageModel]
+    """Reads a folder or hub id."""
+
+
+LAYOUTS: dict[str, Layout] = {
+    "llava-hf": Layout(
+        lambda config: config.get("model_type") == "llava" and "vision_config" in config,
+        "type 'llava' with a `vision_config`",
+        load_llava_hf,
+    ),
+    "original": Layout(
+        lambda config: "mm_vision_tower" in config, "an `mm_vision_tower`", load_original
+    ),
 }
+"""Asked in this order."""
 
 
 def read_model(
@@ -43,7 +63,7 @@ def read_model(
         if options != Options():
             raise LaternaError(f"{name}: a Laterna checkpoint says all this itself; name it alone")
         return load_checkpoint(name)
-    return LAYOUTS[layout_of(name)](name, options)
+    return LAYOUTS[layout_of(name)].read(name, options)
 
 
 def layout_of(source: str) -> str:
@@ -65,14 +85,13 @@ def layout_of(source: str) -> str:
             "folder, an original LLaVA folder, or a hub id of one of the latter two"
         )
     config = json_of(source, "config.json")
-    if config.get("model_type") == "llava" and "vision_config" in config:
-        return "llava-hf"
-    if "mm_vision_tower" in config:
-        return "original"
+    for name, layout in LAYOUTS.items():
+        if layout.looks_like(config):
+            return name
+    known = "; ".join(f"{name}: {layout.marked_by}" for name, layout in LAYOUTS.items())
     raise LaternaError(
-        f"{source}: its config.json is of type {config.get('model_type')!r}, which is no LLaVA: a "
-        "llava-hf folder is of type 'llava' with a `vision_config`, an original one has an "
-        "`mm_vision_tower`"
+        f"{source}: its config.json is of type {config.get('model_type')!r}, which is no LLaVA. "
+        f"Known layouts, by their config.json: {known}"
     )
 
 

@@ -8,7 +8,6 @@ own published names.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from laterna.errors import LaternaError
 from laterna.scenes.readers import (
@@ -26,7 +25,7 @@ from laterna.scenes.readers.base import Reader
 from laterna.scenes.readers.files import open_source
 from laterna.scenes.readers.foreign import refuse
 
-__all__ = ["FORMATS", "READERS", "FormatName", "find_reader"]
+__all__ = ["READERS", "find_reader"]
 
 # COCO's boxes are relative to the stored pixels, as pycocotools has them, and so are VOC's and
 # Open Images'. CVAT and Label Studio draw on the turned picture, as browsers show it; trainers of
@@ -51,12 +50,6 @@ READERS: dict[str, Reader] = {
 
 _LOOKED_AT = 100
 """Files of a folder without published names that are looked into."""
-FORMATS = ("auto", *READERS)
-"""What `--format` may be."""
-if TYPE_CHECKING:
-    FormatName = str
-else:
-    FormatName = Literal[FORMATS]
 
 
 def find_reader(path: Path, name: str = "auto") -> tuple[Path, Reader]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from laterna.errors import LaternaError
 from laterna.synthesis.budget import Budget, Prices
@@ -17,19 +18,33 @@ from laterna.synthesis.teachers.cached import CachedTeacher, ReplayTeacher, repl
 from laterna.synthesis.teachers.local import LocalTeacher, local_identity
 from laterna.synthesis.teachers.openai import OpenAITeacher, openai_identity
 
-REMOTE_TEACHERS: dict[str, Callable[[Job, Ledger, Budget], RemoteTeacher]] = {
-    "openai": lambda job, _, budget: OpenAITeacher(job.endpoint, budget),
-    "batch": lambda job, ledger, budget: BatchTeacher(job.endpoint, ledger, budget),
-    "local": lambda job, _, budget: LocalTeacher(job.endpoint, budget.check),
-    "replay": lambda job, ledger, _: ReplayTeacher(job.endpoint, ledger),
+
+class Remote(NamedTuple):
+    """A teacher that is asked: what opens it, and who it is."""
+
+    open: Callable[[Job, Ledger, Budget], RemoteTeacher]
+    identity: Callable[[Job, Ledger | None], Identity]
+    """Who would be asked, without opening anything: what a dry run needs."""
+
+
+REMOTE_TEACHERS: dict[str, Remote] = {
+    "openai": Remote(
+        lambda job, _, budget: OpenAITeacher(job.endpoint, budget),
+        lambda job, _: openai_identity(job.endpoint),
+    ),
+    "batch": Remote(
+        lambda job, ledger, budget: BatchTeacher(job.endpoint, ledger, budget),
+        lambda job, _: openai_identity(job.endpoint),
+    ),
+    "local": Remote(
+        lambda job, _, budget: LocalTeacher(job.endpoint, budget.check),
+        lambda job, _: local_identity(job.endpoint),
+    ),
+    "replay": Remote(
+        lambda job, ledger, _: ReplayTeacher(job.endpoint, ledger),
+        lambda job, ledger: replay_identity(job.endpoint, ledger),
+    ),
 }
-IDENTITIES: dict[str, Callable[[Job, Ledger | None], Identity]] = {
-    "openai": lambda job, _: openai_identity(job.endpoint),
-    "batch": lambda job, _: openai_identity(job.endpoint),
-    "local": lambda job, _: local_identity(job.endpoint),
-    "replay": lambda job, ledger: replay_identity(job.endpoint, ledger),
-}
-"""Who would be asked, without opening anything: what a dry run needs."""
 
 
 def is_remote(name: str) -> bool:
@@ -43,11 +58,11 @@ def is_remote(name: str) -> bool:
 @contextmanager
 def open_teacher(job: Job, ledger: Ledger, runner: asyncio.Runner) -> Iterator[CachedTeacher]:
     """Give the job's teacher behind the ledger; its connections end with the block."""
-    model = IDENTITIES[job.teacher](job, ledger).model
+    model = REMOTE_TEACHERS[job.teacher].identity(job, ledger).model
     budget = Budget(ledger, model, Prices(job.spending), job.spending.budget)
 
     async def make() -> RemoteTeacher:  # its client wants a running loop
-        return REMOTE_TEACHERS[job.teacher](job, ledger, budget)
+        return REMOTE_TEACHERS[job.teacher].open(job, ledger, budget)
 
     teacher = runner.run(make())
     try:

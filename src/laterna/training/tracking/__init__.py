@@ -1,8 +1,8 @@
 """Trackers: programs that draw a run's figures while it trains, one file each.
 
 A recipe names those it wants in `run.trackers`; none is needed, for `metrics.jsonl` holds all.
-A new one is a file here with a `Tracker`, a line in `TRACKERS`, its name in `TrackerName`
-and an extra of the same name in pyproject.toml.
+A new one is a file here with a `Tracker` and a line in `TRACKERS`, by the name of the package that
+it needs, which is an extra of the same name in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from laterna.errors import LaternaError
-from laterna.recipe import TrackerName
 from laterna.training.tracking.base import TrackedRun, Tracker
 from laterna.training.tracking.tensorboard import TensorBoardTracker
 from laterna.training.tracking.trackio import TrackioTracker
 
-TRACKERS: dict[TrackerName, Callable[[TrackedRun], Tracker]] = {
+TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoardTracker,
     "trackio": TrackioTracker,
 }
 """What each name opens; it is also the name of the package that must be installed."""
 
 
-def insist_installed(names: Sequence[TrackerName]) -> None:
-    """Raise LaternaError, saying how to install it, for a tracker whose package is not there."""
+def insist_installed(names: Sequence[str]) -> None:
+    """Raise LaternaError for an unknown tracker, and for one whose package is not there."""
     for name in names:
+        if name not in TRACKERS:
+            known = ", ".join(TRACKERS)
+            raise LaternaError(f"run.trackers: {name}: no such tracker; known are: {known}")
         if find_spec(name) is None:
             raise LaternaError(
                 f"run.trackers: {name} is not installed; pip install 'laterna[{name}]', or leave "

@@ -1,0 +1,69 @@
+"""What an option may be, read from the dictionary of pieces that holds it and written nowhere else.
+
+A dictionary that many commands look at imports no torch: `late` leaves a piece's own module unread
+until the piece is used.
+
+`Annotated[str, KeysOf("laterna.evaluation.tasks:TASKS")]` is a text that the command line holds
+against the dictionary's keys. The dictionary is imported when its own command is read: the help of
+every other command answers without it, and a piece that was added meanwhile is among the choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+
+class KeysOf(PrimitiveConstructorSpec[str]):
+    """Choices of the command line: the keys of dictionaries, as MODULE:NAME, and those of `also`.
+
+    Whoever uses the value looks it up himself: a text from a recipe, or from Python, was held
+    against nothing.
+    """
+
+    nargs = 1
+
+    def __init__(self, *places: str, also: tuple[str, ...] = ()) -> None:
+        self.places = places
+        self.also = also
+
+    # Two are the same only if they are one: a comparison of their choices would import them.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The keys, in the dictionaries' order."""
+        named = [place.partition(":") for place in self.places]
+        keys = [key for module, _, name in named for key in getattr(import_module(module), name)]
+        return (*self.also, *keys)
+
+    @property
+    def metavar(self) -> str:
+        """The choices as the help shows them."""
+        return "{" + ",".join(self.choices) + "}"
+
+    def instance_from_str(self, words: list[str]) -> str:
+        """Return the word itself; tyro has held it against the choices."""
+        return words[0]
+
+    def is_instance(self, value: Any) -> bool:
+        """Tell whether a default is one that can be shown."""
+        return isinstance(value, str)
+
+    def str_from_instance(self, value: str) -> list[str]:
+        """Return the word as it is typed."""
+        return [value]
+
+
+def late(place: str) -> Callable[..., Any]:
+    """Return the function MODULE:NAME, whose module is imported when it is first called."""
+    module, _, name = place.partition(":")
+
+    def call(*args: Any, **named: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **named)
+
+    return call

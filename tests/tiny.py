@@ -1,0 +1,49 @@
+"""Configurations of CLIP and Llama in a line, for models of random weights of any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+)
+
+
+def clip_config(
+    width: int = 24, inner: int = 48, layers: int = 3, heads: int = 2, side: int = 28
+) -> CLIPVisionConfig:
+    """A CLIP encoder with patches of 14 pixels; `side` is that of its pictures."""
+    return CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        image_size=side,
+        patch_size=14,
+    )
+
+
+def save_clip(folder: Path, config: CLIPVisionConfig) -> Path:
+    """Write a random encoder of a configuration, with its picture processor."""
+    CLIPVisionModel(config).save_pretrained(folder)
+    square = {"height": config.image_size, "width": config.image_size}
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+def llama_config(
+    vocabulary: int, width: int = 32, inner: int = 64, layers: int = 2, heads: int = 4, **more: Any
+) -> LlamaConfig:
+    """A Llama; `more` are further arguments of its configuration."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        **more,
+    )
