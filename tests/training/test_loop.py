@@ -13,11 +13,11 @@ from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, RunSettings
 from laterna.records import Batch, Pack, Sample
-from laterna.training.feed import FAULTS, Step
-from laterna.training.figures import StepFigures
+from laterna.training.dataloader import FAULTS, Step
 from laterna.training.learner import Learner, Progress, lr_factor
 from laterna.training.loop import train_steps
 from laterna.training.stages import apply_stage
+from laterna.training.throughput import StepFigures
 
 
 def text_batch(number: int) -> Batch:

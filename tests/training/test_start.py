@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from laterna.errors import LaternaError
 from laterna.recipe import ConnectorSettings, Recipe
-from laterna.training.start import begin
+from laterna.training.setup import begin
 
 
 def mlp_of_llava() -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Fused attention on the meta device: what it keeps and what it costs, without computing it.
+"""Fused attention on the meta device: what it keeps, without computing it.
 
 torch has fused kernels for real devices alone; on meta its attention falls apart into matrices
 of scores, which no device that we plan for holds in memory. This operator keeps what the fused
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 from transformers import AttentionInterface
 
 from laterna.model.attention.varlen import LIST
@@ -93,22 +92,3 @@ def _backward(ctx: Any, grad: Tensor, _grad_of_sums: Tensor) -> tuple[Tensor | N
 
 
 attention.register_autograd(_backward, setup_context=_keep)
-
-
-@register_flop_formula(torch.ops.laterna.attention)
-def _flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Count scores and mixing over all pairs: what a causal kernel skips is counted too."""
-    rows, heads, asking, width = query
-    return int(2 * rows * heads * asking * key[2] * (width + value[3]))
-
-
-@register_flop_formula(torch.ops.laterna.attention_backward)
-def _backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Count the four products of the backward pass; scores made once more are not counted."""
-    del grad
-    rows, heads, asking, width = query
-    return int(4 * rows * heads * asking * key[2] * (width + value[3]))
-
-
-ATTENTION_OPS = (torch.ops.laterna.attention, torch.ops.laterna.attention_backward)
-"""The operators whose FLOPs grow quadratically with the tokens."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from laterna.errors import LaternaError
-from laterna.planner.rehearsal import Rehearsal, count_cache, count_reading
+from laterna.model.cost import StepCost
+from laterna.planner.rehearsal import Rehearsal, count_cache
 from laterna.records import Record
 
 SIDES = (224, 336, 448, 672, 1024)
@@ -24,9 +25,9 @@ class Resolution(Record):
     """Of the language model reading them, what grows quadratically."""
 
 
-def resolutions(rehearsal: Rehearsal) -> tuple[Resolution, ...]:
+def resolutions(rehearsal: Rehearsal, forward: StepCost) -> tuple[Resolution, ...]:
     """Return the table for the usual sizes and the encoder's own, those left out that the
-    connector cannot take.
+    connector cannot take; `forward` is what a forward pass costs.
 
     Whether the encoder itself takes other sizes than its own is another question: many do not.
     """
@@ -48,7 +49,7 @@ def resolutions(rehearsal: Rehearsal) -> tuple[Resolution, ...]:
                 patches=patches,
                 tokens=tokens,
                 cache=count_cache(rehearsal, tokens),
-                attention_flops=count_reading(rehearsal, tokens).attention,
+                attention_flops=round(forward.pair * tokens**2),
             )
         )
     return tuple(found)

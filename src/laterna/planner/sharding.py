@@ -27,7 +27,7 @@ class Share(Record):
 
 
 def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int) -> Share:
-    """Return what sharding leaves elsewhere, as `training.sharding` shards.
+    """Return what sharding leaves elsewhere, as `training.parallel` shards.
 
     A vision tower that does not train stays whole. Layers of the language model are gathered one
     by one; what lies outside them is gathered once and stays. A gradient is whole until it has

@@ -13,7 +13,7 @@ from laterna.records import Answer, Record, Score
 from laterna.report.curves import loss_curve
 from laterna.report.parts import NamedTexts, jpeg_uri, page_environment, share, shrink
 from laterna.scenes.phrases import SHORT_ANSWER
-from laterna.training.figures import SampleAnswer, StepFigures
+from laterna.training.throughput import SampleAnswer, StepFigures
 
 THUMBNAIL_SIDE = 336
 """Longest side, in pixels, of the pictures inside the page."""

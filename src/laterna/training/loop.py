@@ -12,12 +12,11 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
-from laterna.training.feed import FAULTS, Lost, Step
-from laterna.training.figures import HeldOut, StepFigures
+from laterna.training.dataloader import FAULTS, Lost, Step
 from laterna.training.learner import Learner, Progress, diverged, named_few
-from laterna.training.meter import UNKNOWN, Meter
 from laterna.training.objective import count_targets, empty_batch
-from laterna.training.sharding import gradient_norm, reducing
+from laterna.training.parallel import gradient_norm, reducing
+from laterna.training.throughput import UNKNOWN, HeldOut, Meter, StepFigures
 
 
 def _never(_step: int) -> HeldOut | None:
@@ -133,10 +132,11 @@ def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
             (part * ranks.count).backward()
             learner.clock.after_backward()
         loss += part.detach()
-    norm = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
+    norm_s = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
     flops = meter.flops(step.batches, step.length)
+    own_loss, norm = torch.stack([loss, norm_s.to(loss)]).tolist()  # a GPU is awaited here alone
     whole_loss, flops, vision, *counts = ranks.total(
-        [float(loss), flops, learner.clock.take_seconds() / ranks.count]
+        [own_loss, flops, learner.clock.take_seconds() / ranks.count]
         + [step.tokens, step.tokens - step.length, step.pictures]
         + [step.faulty.get(reason, 0) for reason in FAULTS]
     )

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 
 from laterna.errors import LaternaError
 from laterna.recipe import TrackerName
-from laterna.training.tracking.base import TrackedRun, Tracker
-from laterna.training.tracking.tensorboard import TensorBoardTracker
-from laterna.training.tracking.trackio import TrackioTracker
+from laterna.training.telemetry import TrackedRun, Tracker
+from laterna.training.trackers.tensorboard import TensorBoardTracker
+from laterna.training.trackers.trackio import TrackioTracker
 
 TRACKERS: dict[TrackerName, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoardTracker,
