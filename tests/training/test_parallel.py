@@ -14,8 +14,9 @@ import torch
 
 import laterna
 from laterna.model.vlm import VisionLanguageModel
-from laterna.recipe import Recipe
+from laterna.recipe import LoraSettings, PartSettings, Recipe
 from laterna.training.parallel import without_weights
+from laterna.training.stages import apply_stage
 
 CPU = torch.device("cpu")
 
@@ -40,6 +41,18 @@ def test_a_model_without_weights_travels_and_shares_nothing(
     assert torch.equal(
         sent.connector.state_dict()["layers.0.weight"], before["connector.layers.0.weight"]
     )
+
+
+def test_adapters_travel_too(tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe) -> None:
+    """As a stage has them that goes on from a checkpoint with adapters."""
+    adapted = msgspec.structs.replace(
+        tiny_recipe.instruct, language=PartSettings(mode="lora", lr=1e-3)
+    )
+    recipe = msgspec.structs.replace(tiny_recipe, instruct=adapted, lora=LoraSettings(r=4, alpha=8))
+    summary = apply_stage(tiny_assistant, recipe, "instruct")
+    hollow = without_weights(tiny_assistant, tiny_assistant.language)
+    sent = pickle.loads(pickle.dumps(hollow))
+    assert apply_stage(sent, recipe, "instruct") == summary
 
 
 @pytest.mark.slow

@@ -279,7 +279,8 @@ class _StagePlanner:
         forward, training = (count_flops(one, row, self.pictures.typical) for one in self.cost)
         flops = sum(training.values()) / counted
         quadratic = row.pairs(self.pictures.typical.tokens) * self.cost.training.pair
-        share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus)
+        mixed = self.given.precision == "mixed"
+        share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus, mixed=mixed)
         kept, checkpointed = (
             self._memory(share, load, again=passes > 1, checkpointed=mode) for mode in (False, True)
         )

@@ -20,6 +20,7 @@ from laterna.model.checkpoint import MANIFEST, read_manifest
 from laterna.model.importers.files import tensors_of
 from laterna.recipe import PartName, Recipe, StageName, StageSettings, VisionSettings
 from laterna.training.parallel import Ranks
+from laterna.training.resume import HOW
 from laterna.training.trackers import insist_installed
 
 PROJECTOR_FILE = "mm_projector.bin"
@@ -196,17 +197,17 @@ def _flat(recipe: Recipe, stage: StageName) -> dict[str, object]:
     """
     told = msgspec.to_builtins(recipe)
     other: StageName = "instruct" if stage == "align" else "align"
-    for name in (other, "run", "threads", "prepared", "feature_cache"):
+    for name in (other, *HOW):
         del told[name]
-    flat: dict[str, object] = {}
-    left = list(told.items())
-    while left:
-        name, value = left.pop(0)
+    return dict(_named(told))
+
+
+def _named(settings: dict[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
         if isinstance(value, dict):
-            left = [(f"{name}.{key}", one) for key, one in value.items()] + left
+            yield from _named(value, f"{before}{name}.")
         else:
-            flat[name] = value
-    return flat
+            yield before + name, value
 
 
 def _remove_unfinished(out: Path) -> None:

@@ -86,12 +86,12 @@ class PrefixFusion(nn.Module):
         rows, given = images_rmd.shape[:2]
         embedding = language.get_input_embeddings()
         # Every place has an embedding; one new tensor and a gradient, as `masked_scatter` has.
-        ids_rt = torch.empty(rows, given + text, dtype=torch.long, device=images_rmd.device)
+        ids_rt = torch.zeros(rows, given + text, dtype=torch.long, device=images_rmd.device)
         embeds_rtd = embedding(ids_rt)
         embeds_rtd = torch.cat([images_rmd.to(embeds_rtd.dtype), embeds_rtd[:, given:]], dim=1)
         output = language.get_decoder()(
             inputs_embeds=embeds_rtd,
-            position_ids=torch.empty_like(ids_rt),
+            position_ids=torch.zeros_like(ids_rt),
             attention_mask=mask,
             use_cache=cache,
         )
