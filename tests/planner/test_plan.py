@@ -13,11 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe, build_on_meta
 from laterna.model.cost import cost_of
-from laterna.planner.assumptions import Assumptions, Lengths
-from laterna.planner.filling import fill_step
+from laterna.planner.assumptions import Assumptions, Lengths, fill_step
 from laterna.planner.plan import plan_recipe
-from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops
-from laterna.planner.resolutions import resolutions
+from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, resolutions
 from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
 from laterna.records import Batch
 from laterna.training.objective import Objective

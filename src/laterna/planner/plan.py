@@ -14,8 +14,15 @@ from laterna.model.build import build_on_meta
 from laterna.model.cost import Cost, cost_of
 from laterna.model.published import with_published
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
-from laterna.planner.filling import fill_step, records_together
+from laterna.planner.assumptions import (
+    EXACT,
+    FORMATS,
+    LENGTHS,
+    Assumptions,
+    Lengths,
+    fill_step,
+    records_together,
+)
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
 from laterna.planner.pictures import Picture, Pictures, filled_grids, stage_pictures
 from laterna.planner.rehearsal import (
@@ -23,12 +30,13 @@ from laterna.planner.rehearsal import (
     Bytes,
     Load,
     Rehearsal,
+    Resolution,
     count_bytes,
     count_cache,
     count_flops,
+    resolutions,
     told_what_fails,
 )
-from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record

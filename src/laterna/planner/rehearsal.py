@@ -1,4 +1,5 @@
-"""One training step on the meta device: its memory at the fullest moment, and its FLOPs by part.
+"""One training step on the meta device: its memory at the fullest moment, its FLOPs by part, and
+what larger pictures cost: tokens and cache grow as their area, attention as its square.
 
 The parts, torch's own backward pass and the loss are those of a real run; only the places where a
 run looks at numbers (which token is a picture, which is a target) are told instead.
@@ -22,8 +23,7 @@ from laterna.errors import LaternaError
 from laterna.model.attention.varlen import LIST
 from laterna.model.cost import META, StepCost
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.attention import rehearse_attention
-from laterna.planner.memory import LiveBytes, weights_and_buffers
+from laterna.planner.memory import LiveBytes, rehearse_attention, weights_and_buffers
 from laterna.planner.pictures import Picture, filled_grids
 from laterna.recipe import PartName
 from laterna.records import Record
@@ -255,3 +255,51 @@ def told_what_fails() -> Iterator[None]:
             f"this recipe cannot be planned: one of its models decides by numbers what to compute, "
             f"which a rehearsal without numbers cannot follow: {reason}"
         ) from error
+
+
+SIDES = (224, 336, 448, 672, 1024)
+"""Sides in pixels: LLaVA's, LLaVA-1.5's, twice each, and a large one."""
+
+
+class Resolution(Record):
+    """Square pictures of one size, cut into patches of the encoder's size."""
+
+    side: int
+    """Pixels."""
+    patches: int
+    tokens: int
+    """In the language model's context."""
+    cache: int
+    """Bytes that they take in the KV cache."""
+    attention_flops: int
+    """Of the language model reading them, what grows quadratically."""
+
+
+def resolutions(rehearsal: Rehearsal, forward: StepCost) -> tuple[Resolution, ...]:
+    """Return the table for the usual sizes and the encoder's own, those left out that the
+    connector cannot take; `forward` is what a forward pass costs.
+
+    Whether the encoder itself takes other sizes than its own is another question: many do not.
+    """
+    tower = rehearsal.vision
+    grid = round((tower.patches - int(tower.class_token)) ** 0.5)
+    pixels = rehearsal.side / grid  # a side of 1024 with patches of 14 is 73 whole patches
+    found = []
+    for side in sorted({*SIDES, rehearsal.side}):
+        patches = int(side / pixels) ** 2 + int(tower.class_token)
+        try:
+            tokens = rehearsal.connector.tokens(patches)
+        except LaternaError:
+            continue
+        if not tokens:
+            continue
+        found.append(
+            Resolution(
+                side=side,
+                patches=patches,
+                tokens=tokens,
+                cache=count_cache(rehearsal, tokens),
+                attention_flops=round(forward.pair * tokens**2),
+            )
+        )
+    return tuple(found)
