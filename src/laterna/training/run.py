@@ -81,7 +81,8 @@ def train(
     with joined_ranks() as ranks, held_by_one(out, stage, ranks):
         run = open_run(recipe, stage, out, start, ranks)
         if run.is_done():
-            run.console.print(f"{out}: this very run was done before; remove it to train anew")
+            told = f"{out}: this very run was done before; remove it to train anew"
+            run.console.print(told, soft_wrap=True)
         else:
             if not overwrite:
                 insist_not_anothers(out, recipe, stage)
@@ -128,9 +129,8 @@ def _go_on(run: StageRun, found: Found, learner: Learner) -> None:
         run.console.print(remark, soft_wrap=True)
     if found.step:
         seconds = time.perf_counter() - began
-        run.console.print(
-            f"going on after step {found.step:,} of {learner.total:,} ({seconds:.1f} s)"
-        )
+        where = f"step {found.step:,} of {learner.total:,}"
+        run.console.print(f"going on after {where} ({seconds:.1f} s)")
 
 
 def _steps(run: StageRun, ready: Setup, learner: Learner) -> Iterator[StepFigures]:
