@@ -245,6 +245,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "lab",
         "report",
         "chat",
+        "serve",
         "import",
         "export",
     }
@@ -344,9 +345,10 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
     lines = capsys.readouterr().out.splitlines()
     cells = [line.strip("│┃ ").replace("┃", "│").split("│") for line in lines]
     rows = [[cell.strip() for cell in row] for row in cells]
-    assert ["kind", "questions", "assistant", "blank"] in rows
-    assert ["count", "4", "0.750", "0.250"] in rows
-    assert ["overall", "4", "0.750", "0.250"] in rows
+    assert ["kind", "questions", "assistant", "95 %", "blank"] in rows
+    # four answers, but about one image
+    assert ["count", "4", "0.750", "0.118 to 0.985", "0.250"] in rows
+    assert ["overall", "4", "0.750", "0.118 to 0.985", "0.250"] in rows
     assert lines.count("not asked: 2.png is gone") == 20
     assert lines[-2:] == [
         "not asked: 1 more",

@@ -142,6 +142,8 @@ def test_each_thing_replaces_only_its_like(tmp_path: Path) -> None:
         (other, film, "other: holds a book, not a film"),
         (other / "chapter" / "text", None, "text: is a part of the book"),
         (tmp_path / "pipe", None, "pipe is no plain file"),
+        (Path("/dev/stdout"), None, "stdout is no plain file"),  # may lead to a log
+        (Path("/dev/fd/1"), None, "fd/1 is no plain file"),
         (file / "below", None, "file is a file, nothing can be written in it"),
     ):
         with (
@@ -312,3 +314,8 @@ def test_what_a_folder_is_made_of_stands_in_it(tmp_path: Path) -> None:
     )
     (tmp_path / "book" / MADE).write_text("{")
     assert read_made(tmp_path / "book") is None
+
+
+def test_a_place_where_no_folder_can_be_made_ends_the_work(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files._locked(tmp_path / "removed" / "box", os.O_RDONLY, folder=True)

@@ -31,6 +31,7 @@ NAMED = 5
 LOCK_WAIT = 10.0
 """Seconds that a run waits for one that is ending."""
 BOX = re.compile(r"\.(?P<name>.+)\.part\d*", re.DOTALL)
+_STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +92,8 @@ def insist_replaceable(path: Path, made: Made | None = None) -> None:
     stands there is Laterna's own of the same kind, or empty, or (for a file) a file.
     """
     place = resolved(path)
+    if str(path.absolute()).startswith(_STREAMS):  # what it leads to may be a file, of a log say
+        raise LaternaError(f"{path} is no plain file; name another one to write")
     _insist_writable(path, place)
     if not os.path.lexists(place):
         return
@@ -363,9 +366,9 @@ def _locked(path: Path, flags: int, *, folder: bool = False) -> int | None:
     """
     while True:
         anew = not path.exists()
+        if folder:
+            path.mkdir(exist_ok=True)  # raises where no folder can ever be made
         try:
-            if folder:
-                path.mkdir(exist_ok=True)
             descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             if not folder:

@@ -201,3 +201,26 @@ def leftovers(place: Path) -> Iterator[Path]:
 def test_what_a_killed_process_had_moved_aside_is_found_by_who_reads_it(leftovers: Path) -> None:
     assert main(["synthesize", "--annotations", "align", "--out", "x.json"]) == 0
     assert len(list((leftovers / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_annotations_that_lie_beside_others_are_not_written_over(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in ("instances.json", "captions.json"):
+        shutil.copy(place / "drawn" / file, place)
+    before = contents(place)
+    line = filled(FILES[name], "captions.json")
+    if name == "synthesize":  # reads the captions without naming them
+        line[2] = "instances.json"
+    assert main(line) == 2
+    assert contents(place) == before
+    assert "captions.json: holds annotations (COCO (LVIS, VizWiz, nocaps)), which would" in said(
+        capsys
+    )
+
+
+@pytest.mark.parametrize("form", ["llava", "jsonl", "parquet", "messages"])
+def test_what_was_synthesized_may_be_made_again(form: str, place: Path) -> None:
+    line = [*filled(FILES["synthesize"], f"made.{form}"), "--form", form, "--kinds", "caption"]
+    assert [main(line), main(line)] == [0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from laterna.data.pictures import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
+from laterna.evaluation.statistics import wilson
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
 from laterna.model.build import build_from_recipe
@@ -177,6 +179,57 @@ def test_score_counts_over_all_and_by_kind() -> None:
     )
 
 
+def test_an_answer_without_a_score_is_in_no_sum_and_every_sum_has_its_interval() -> None:
+    given = [("count", 1.0), ("count", 0.0), ("count", math.nan), ("colour", math.nan)]
+    scores = score(
+        Answer(question=question(i, f"{i}.png", "b", kind), text="", score=value)
+        for i, (kind, value) in enumerate(given)
+    )
+    assert scores.overall == Score(name="overall", sum=1, total=2)
+    assert scores.kinds[1] == Score(name="count", sum=1, total=2)
+    assert scores.kinds[0].total == 0
+    assert scores.values == {"exact_match.accuracy": 0.5}
+    assert scores.intervals["count"] == scores.intervals["overall"] == wilson(0.5, 2)
+    assert scores.intervals["exact_match.accuracy"] == scores.intervals["overall"]
+    assert all(map(math.isnan, scores.intervals["colour"]))
+
+
+def test_every_value_of_a_metric_has_an_interval_but_counts() -> None:
+    answers = [
+        Answer(
+            question=question(i, f"{i // 2}.png", ("yes", "no")[i % 2]),
+            text="Yes." if i % 3 else "no",
+            score=float((i % 3 > 0) == (i % 2 == 0)),
+        )
+        for i in range(60)
+    ]
+    scores = score(answers, ("pope",))
+    assert scores.values["pope.f1"] == pytest.approx(40 / 70)
+    low, high = scores.intervals["pope.f1"]
+    assert 0.42 < low < 40 / 70 < high < 0.72
+    counts = {name for name, value in scores.values.items() if isinstance(value, int)}
+    assert counts == {"pope.lmms_eval_differs"}
+    assert set(scores.values) - set(scores.intervals) == counts
+
+
+def test_questions_about_one_picture_widen_the_interval() -> None:
+    def ends(pictures: Sequence[str]) -> tuple[float, float]:
+        answers = [
+            Answer(question=question(i, name, "b"), text="", score=float(i < 4))
+            for i, name in enumerate(pictures)
+        ]
+        return score(answers).intervals["overall"]
+
+    assert ends([f"{i}.png" for i in range(8)]) == wilson(0.5, 8)
+    low, high = ends([f"{i // 4}.png" for i in range(8)])
+    assert (low, high) == pytest.approx(wilson(0.5, 0.25 / ends_variance()), abs=1e-12)
+
+
+def ends_variance() -> float:
+    """Of a half, four right about one picture and four wrong about another: few are corrected."""
+    return 2 * (8 * 0.25 / 7 / 8 + (2 * 2.0**2 - 8 * 0.25) / 8**2)
+
+
 def world(folder: Path) -> Path:
     """A world of a red dog, a blue cup, and a picture that is missing."""
     truths = []
@@ -227,7 +280,7 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
     assert set(msgspec.to_builtins(found)) >= {"overall", "kinds", "controls"}
     table = score_table(evaluation)
     headers = [str(column.header) for column in table.columns]
-    assert headers == ["kind", "questions", "assistant", "blank", "before_instruct"]
+    assert headers == ["kind", "questions", "assistant", "95 %", "blank", "before_instruct"]
     assert list(table.columns[2].cells) == ["1.000", "0.000", "0.000", "0.000", "0.000", "0.200"]
 
 

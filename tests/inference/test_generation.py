@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +15,6 @@ from laterna.inference.generation import (
     Prompt,
     generate_answers,
     generate_tokens,
-    stream_answer,
 )
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import InstructionRecord, Turn
@@ -157,51 +154,15 @@ def test_a_models_own_repetition_penalty_is_not_applied(
     assert generate_tokens(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=12)) == before
 
 
-def test_a_stream_is_the_same_answer_in_pieces(tiny_assistant: VisionLanguageModel) -> None:
-    turns, pictures = PROMPTS[0]
-    pieces = list(stream_answer(tiny_assistant, turns, pictures, Decoding(max_new_tokens=24)))
-    expected = generate_answers(tiny_assistant, PROMPTS[:1], Decoding(max_new_tokens=24))[0]
-    assert "".join(pieces).strip() == expected
-    assert len(pieces) > 1
-
-
-def test_a_closed_stream_stops_the_generation(
-    tiny_assistant: VisionLanguageModel, monkeypatch: Any
-) -> None:
-    lengths = []
-    generate = tiny_assistant.language.generate
-
-    def counting(**inputs: Any) -> Any:
-        ids = generate(**inputs)
-        lengths.append(ids.shape[1])
-        return ids
-
-    monkeypatch.setattr(tiny_assistant.language, "generate", counting)
-    monkeypatch.setattr(VisionLanguageModel, "end_of_turn", lambda _: [-1])
-    stream = stream_answer(tiny_assistant, *PROMPTS[0], Decoding(max_new_tokens=2000))
-    assert len(list(islice(stream, 1))) == 1
-    stream.close()  # type: ignore[attr-defined]
-    assert lengths[0] < 2000
-
-
-def test_an_error_while_streaming_reaches_the_reader(
-    tiny_assistant: VisionLanguageModel, monkeypatch: Any
-) -> None:
-    def fail(**_: Any) -> Any:
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(tiny_assistant.language, "generate", fail)
-    with pytest.raises(MemoryError, match="no room"):
-        list(stream_answer(tiny_assistant, *PROMPTS[0], Decoding(max_new_tokens=8)))
-
-
 def test_a_prompt_beyond_the_models_positions_is_refused(
     tiny_assistant: VisionLanguageModel,
 ) -> None:
     """The tiny model has 256; an answer ends where they do, and never runs on in rubbish."""
     words = "apple " * 400
+    with pytest.raises(LaternaError, match="the model has 256 positions"):
+        Assistant(tiny_assistant).answer(None, words, max_new_tokens=8)
     with pytest.raises(LaternaError, match=r"prompt is \d{3,} tokens long.* has 256 positions"):
-        Assistant(tiny_assistant).answer(None, words)
+        generate_tokens(tiny_assistant, [prompt(words)], Decoding(max_new_tokens=8))
     with pytest.raises(LaternaError, match="has 256 positions"):
         next(Assistant(tiny_assistant).stream(None, words))
     many = next(n for n in range(400) if asked_length(tiny_assistant, n) > 250)

@@ -15,7 +15,7 @@ from laterna.files import write_lines
 from laterna.model.checkpoint import save_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, StageName
-from laterna.report.training import find_stages, run_content
+from laterna.report.training import find_evaluations, find_stages, run_content
 from laterna.training.throughput import HeldOut, SampleAnswer, StepFigures
 
 SAID = SampleAnswer(id="r7", prompt="What is it?", answer="<b>a cup</b>", truth="a clock")
@@ -70,6 +70,19 @@ def run(tmp_path: Path, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
     (folder / "captions.json").write_text('[{"id": 1}]')
     (folder / "broken.json").write_text("{")
     return folder
+
+
+def test_figures_without_a_number_are_shown_and_not_passed_over(run: Path) -> None:
+    undefined = {
+        "overall": None,
+        "kinds": {"colour": None},
+        "metrics": {"pope.precision": None},
+        "controls": {},
+        "questions": 8,
+    }
+    (run / "undefined.json").write_bytes(msgspec.json.encode(undefined))
+    (shown,) = [one for one in find_evaluations(run) if "undefined.json" in one.name]
+    assert [*shown.rows] == [("overall", "–"), ("colour", "–")]
 
 
 def test_the_page_shows_what_the_folder_holds(

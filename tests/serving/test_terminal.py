@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from laterna.errors import LaternaError
-from laterna.inference.generation import Decoding, generate_answers, stream_answer
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Decoding, generate_answers
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 from laterna.serving.terminal import COMMANDS, chat
@@ -179,7 +180,7 @@ def test_a_real_assistant_gives_the_answer_that_evaluation_would_score(
     picture: Path, tiny_assistant: VisionLanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chat(
-        partial(stream_answer, tiny_assistant, decoding=Decoding(max_new_tokens=6)),
+        partial(Assistant(tiny_assistant).stream_prompt, max_new_tokens=6),
         picture,
         "What is it?",
     )

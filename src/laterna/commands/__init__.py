@@ -21,6 +21,7 @@ from laterna.commands.lab import Lab
 from laterna.commands.plan import Plan, TunedPlan
 from laterna.commands.prepare import Prepare
 from laterna.commands.report import Report
+from laterna.commands.serve import Serve
 from laterna.commands.synthesize import Synthesize
 from laterna.commands.train import Train, TunedTrain
 from laterna.commands.world import World
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "lab": Lab,
     "report": Report,
     "chat": Chat,
+    "serve": Serve,
     "import": Import,
     "export": Export,
 }

@@ -150,6 +150,7 @@ def insist_on_places(command: Command) -> None:
                 raise LaternaError(f"{out.path} is a file; name a folder")
             continue
         insist_replaceable(out.path, out.made)
+        _insist_no_annotations(out)
         if out.made is not None and out.made.of:
             insist_same_or_asked(out.path, out.made, overwrite=out.overwrite)
 
@@ -183,6 +184,21 @@ def _insist_apart(out: Writes, read: Sequence[Reads]) -> None:
             )
         if not out.grows and source.is_relative_to(place):
             raise LaternaError(f"{out.path}: holds {one.path}, which is read; name another place")
+
+
+def _insist_no_annotations(out: Writes) -> None:
+    """Raise LaternaError where a file of annotations would be replaced: one that lies beside
+    another, as captions do, is read with it though nobody names it.
+    """
+    from laterna.scenes.readers import READERS
+
+    if out.made is None and out.path.is_file():
+        for reader in READERS.values():
+            if reader.looks_like(out.path):
+                raise LaternaError(
+                    f"{out.path}: holds annotations ({reader.form}), which would be lost; name "
+                    "another file"
+                )
 
 
 def show_some(what: str, messages: Sequence[str]) -> None:

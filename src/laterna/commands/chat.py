@@ -41,15 +41,14 @@ class Chat(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `laterna.serving.terminal`."""
-        from laterna.inference.generation import Decoding, stream_answer
         from laterna.serving.terminal import chat
 
-        decoding = Decoding(
+        stream = partial(
+            self.where.load(self.model).stream_prompt,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
         )
-        model = self.where.load(self.model).model
-        chat(partial(stream_answer, model, decoding=decoding), self.picture, self.prompt)
+        chat(stream, self.picture, self.prompt)
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -17,9 +18,11 @@ from rich.table import Table
 from laterna.data.pictures import MissingPictureError, load_picture, picture_size
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics import METRICS, find_metric
+from laterna.evaluation.metrics.base import Metric
+from laterna.evaluation.statistics import interval, value_intervals
 from laterna.evaluation.tasks import find_task
 from laterna.inference.assistant import Assistant
-from laterna.inference.generation import Decoding, Prompt, generate_answers
+from laterna.inference.generation import Decoding, Prompt
 from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.records import PICTURE_MARK, Answer, Question, Record, Score, Turn
@@ -28,7 +31,7 @@ T = TypeVar("T")
 
 
 class AnswerFunction(Protocol):
-    """Answers a batch of prompts; `inference.generation.generate_answers` is the real one."""
+    """Answers a batch of prompts, in the place of the assistant's engine."""
 
     def __call__(
         self, model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
@@ -61,6 +64,9 @@ class Scores(Record):
     kinds: tuple[Score, ...]
     values: dict[str, float]
     """What the task's metrics say of all answers, by name."""
+    intervals: dict[str, tuple[float, float]]
+    """Ends of the 95 % intervals of the kinds' means, of `overall` and of `values`, by name; whole
+    images are taken together. Counts and what is undefined have none."""
 
 
 class Control(Record):
@@ -91,6 +97,8 @@ class Accuracies(Record):
     kinds: dict[str, float]
     metrics: dict[str, float]
     """Each metric's values over all answers, as `METRIC.VALUE`."""
+    intervals: dict[str, tuple[float, float]]
+    """Ends of the 95 % intervals of the kinds, of `overall` and of `metrics`, by name."""
 
 
 class Figures(Record):
@@ -100,6 +108,7 @@ class Figures(Record):
     kinds: dict[str, float]
     metrics: dict[str, float]
     controls: dict[str, Accuracies]
+    intervals: dict[str, tuple[float, float]]
     questions: int
     """Questions answered; the accuracies are over these."""
     skipped: dict[str, int]
@@ -116,7 +125,7 @@ def evaluate(
     blank: bool = True,
     before_instruct: Assistant | None = None,
     batch: int = 64,
-    answer: AnswerFunction = generate_answers,
+    answer: AnswerFunction | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Evaluate an assistant on a task's questions about a dataset, greedily.
@@ -175,11 +184,12 @@ def ask(
     max_new_tokens: int = 16,
     blank: bool = False,
     batch: int = 64,
-    answer: AnswerFunction = generate_answers,
+    answer: AnswerFunction | None = None,
     progress: bool = True,
 ) -> Asked:
-    """Ask each question once, in batches of `batch`, images of successive questions decoded once.
+    """Ask each question once, images of successive questions decoded once.
 
+    The assistant's engine answers them as they come, or `answer` in batches of `batch`.
     `folder` holds the questions' images; with `blank` only their sizes are read, and one of the
     encoder's mean colour stands for each, as large as it, so that it takes as many tokens.
     Answers are scored by `metric`, a key of `METRICS`. Questions with an image that cannot be read
@@ -190,11 +200,10 @@ def ask(
     opened = _opened(assistant, questions, folder, blank, skipped)
     title = "asking with blank pictures" if blank else "asking"
     console = Console(stderr=True, quiet=not progress)  # where it stays out of what is piped on
+    decoding = Decoding(max_new_tokens=max_new_tokens)
     with shown_progress(title, total=len(questions), console=console) as shown:
-        for chunk in _chunks(opened, batch):
-            prompts = [_prompt(questions[index], images) for index, images in chunk]
-            texts = answer(assistant.model, prompts, Decoding(max_new_tokens=max_new_tokens))
-            said |= {index: text for (index, _), text in zip(chunk, texts, strict=True)}
+        for index, text in _answered(assistant, questions, opened, decoding, answer, batch):
+            said[index] = text
             shown.update(len(said) + len(skipped))
     order = sorted(said)
     asked, texts = [questions[index] for index in order], [said[index] for index in order]
@@ -211,25 +220,51 @@ def ask(
 def score(answers: Iterable[Answer], metrics: Sequence[str] = ("exact_match",)) -> Scores:
     """Add up the answers' scores over all and by kind, and ask each metric for its values.
 
-    The first of `metrics` has scored the answers; the others score their texts anew.
+    The first of `metrics` has scored the answers; the others score their texts anew. An answer
+    without a score is in none of the sums: its metric counts it.
     """
     answers = list(answers)
-    asked: Counter[str] = Counter()
-    sums: dict[str, float] = {}
-    for answer in answers:
-        kind = answer.question.kind
-        asked[kind] += 1
-        sums[kind] = sums.get(kind, 0.0) + answer.score
+    groups: dict[str, list[Answer]] = {answer.question.kind: [] for answer in answers}
+    scored = [answer for answer in answers if not math.isnan(answer.score)]
+    for answer in scored:
+        groups[answer.question.kind].append(answer)
+    unit = METRICS[metrics[0]].unit
+    ends = {
+        name: interval([one.score for one in own], [unit(one.question) for one in own])
+        for name, own in [*groups.items(), ("overall", scored)]
+    }
     values: dict[str, float] = {}
+    intervals = {name: (found.low, found.high) for name, found in ends.items()}
     for number, name in enumerate(metrics):
-        metric = METRICS[name]
         rated = answers if number == 0 else _rescored(answers, name)
-        values |= {f"{name}.{key}": value for key, value in metric.summarize(rated).items()}
+        own, around = _values(METRICS[name], rated)
+        values |= {f"{name}.{key}": value for key, value in own.items()}
+        intervals |= {f"{name}.{key}": found for key, found in around.items()}
+        if number == 0:  # its first value is what `overall` is the mean of
+            intervals[f"{name}.{next(iter(own))}"] = intervals["overall"]
     return Scores(
-        overall=Score(name="overall", sum=sum(sums.values()), total=asked.total()),
-        kinds=tuple(Score(name=kind, sum=sums[kind], total=asked[kind]) for kind in sorted(asked)),
+        overall=_sum("overall", scored),
+        kinds=tuple(_sum(kind, groups[kind]) for kind in sorted(groups)),
         values=values,
+        intervals=intervals,
     )
+
+
+def _values(
+    metric: Metric, answers: Sequence[Answer]
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Return what a metric says of all answers, and the ends of the intervals of it."""
+    units = [metric.unit(answer.question) for answer in answers]
+    intervals = value_intervals(
+        lambda some: metric.summarize([answers[number] for number in some]),
+        units,
+        groups=metric.groups,
+    )
+    return metric.summarize(answers), intervals
+
+
+def _sum(name: str, answers: Sequence[Answer]) -> Score:
+    return Score(name=name, sum=sum(answer.score for answer in answers), total=len(answers))
 
 
 def _rescored(answers: Sequence[Answer], name: str) -> list[Answer]:
@@ -246,6 +281,7 @@ def figures(evaluation: Evaluation) -> Figures:
         kinds=own.kinds,
         metrics=own.metrics,
         controls={control.name: accuracies(control.scores) for control in evaluation.controls},
+        intervals=own.intervals,
         questions=len(evaluation.answers),
         skipped=dict(Counter(skipped.reason for skipped in evaluation.skipped)),
     )
@@ -254,14 +290,19 @@ def figures(evaluation: Evaluation) -> Figures:
 def accuracies(scores: Scores) -> Accuracies:
     """Return scores as accuracies in 0..1."""
     kinds = {kind.name: kind.mean for kind in scores.kinds}
-    return Accuracies(overall=scores.overall.mean, kinds=kinds, metrics=scores.values)
+    return Accuracies(
+        overall=scores.overall.mean,
+        kinds=kinds,
+        metrics=scores.values,
+        intervals=scores.intervals,
+    )
 
 
 def score_table(evaluation: Evaluation) -> Table:
-    """Return accuracies by kind, the controls beside the assistant, for the terminal."""
+    """Return accuracies by kind with their intervals, the controls beside, for the terminal."""
     columns = [accuracies(evaluation.scores)]
     columns += [accuracies(control.scores) for control in evaluation.controls]
-    table = Table("kind", "questions", "assistant")
+    table = Table("kind", "questions", "assistant", "95 %")
     for control in evaluation.controls:
         table.add_column(control.name)
     rows = [
@@ -269,12 +310,19 @@ def score_table(evaluation: Evaluation) -> Table:
     ]
     rows.append((evaluation.scores.overall, [column.overall for column in columns]))
     for kind, shares in rows:
-        table.add_row(kind.name, str(kind.total), *(f"{share:.3f}" for share in shares))
+        table.add_row(kind.name, str(kind.total), *_cells(shares, columns[0], kind.name))
     for name in list(evaluation.scores.values)[1:]:  # the first is what the rows above are of
         shares = [column.metrics[name] for column in columns]
         asked = str(evaluation.scores.overall.total)
-        table.add_row(name, asked, *(f"{share:.3f}" for share in shares))
+        table.add_row(name, asked, *_cells(shares, columns[0], name))
     return table
+
+
+def _cells(shares: Sequence[float], own: Accuracies, name: str) -> list[str]:
+    """Return a row's figures with the first one's interval after it; counts without decimals."""
+    first, *others = (str(one) if isinstance(one, int) else f"{one:.3f}" for one in shares)
+    ends = " to ".join(f"{end:.3f}" for end in own.intervals.get(name, ()))
+    return [first, ends, *others]
 
 
 def _opened(
@@ -306,6 +354,33 @@ def _opened(
 def _prompt(question: Question, images: Sequence[Image.Image]) -> Prompt:
     marks = f"{PICTURE_MARK}\n" * len(images)
     return [Turn(role="user", text=marks + question.text)], images
+
+
+def _answered(
+    assistant: Assistant,
+    questions: Sequence[Question],
+    opened: Iterator[tuple[int, list[Image.Image]]],
+    decoding: Decoding,
+    answer: AnswerFunction | None,
+    batch: int,
+) -> Iterator[tuple[int, str]]:
+    """Yield each question's index with its answer, in the order of `opened`."""
+    if answer is None:
+        indices: list[int] = []
+
+        def prompts() -> Iterator[Prompt]:
+            for index, images in opened:
+                indices.append(index)
+                yield _prompt(questions[index], images)
+
+        completions = assistant.engine.answers(prompts(), decoding, fit=True)
+        for place, completion in enumerate(completions):
+            yield indices[place], completion.text.strip()
+        return
+    for chunk in _chunks(opened, batch):
+        asked = [_prompt(questions[index], images) for index, images in chunk]
+        texts = answer(assistant.model, asked, decoding)
+        yield from zip((index for index, _ in chunk), texts, strict=True)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from laterna.data.pictures import load_picture
 from laterna.errors import LaternaError
-from laterna.inference.generation import Decoding, Prompt, generate_answers, stream_answer
+from laterna.inference.engine import Engine
+from laterna.inference.generation import Prompt
+from laterna.inference.sampling import Decoding
 from laterna.model.build import place
 from laterna.model.checkpoint import save_checkpoint
 from laterna.model.exporters import export
@@ -25,16 +28,18 @@ ImageLike = Image.Image | Path | str | None
 Question = str | Sequence[Turn]
 """A question, or the turns of a chat so far, a user's last."""
 MAX_NEW_TOKENS = 256
-"""Longest answer in tokens, unless told otherwise."""
+"""Longest answer in tokens, unless told otherwise; a shorter one where no more fits."""
 
 
 class DecodingOptions(TypedDict, total=False):
     """Keywords of `Assistant.answer`, as it explains them."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None
     temperature: float
     top_p: float
+    top_k: int
     seed: int | None
+    stop: Sequence[str]
 
 
 class Assistant:
@@ -42,6 +47,19 @@ class Assistant:
 
     def __init__(self, model: VisionLanguageModel) -> None:
         self.model = model
+        self._engine: Engine | None = None
+        self._making = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """What answers: made when it is first asked for, and anew where the last one failed.
+
+        A server keeps the one that it was given, and sees by `alive` that it has failed.
+        """
+        with self._making:
+            if self._engine is None or not self._engine.alive:
+                self._engine = Engine(self.model)
+            return self._engine
 
     @overload
     def answer(
@@ -57,48 +75,63 @@ class Assistant:
         self,
         image: ImageLike | Sequence[tuple[ImageLike, Question]],
         question: Question | None = None,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        **decoding: Unpack[DecodingOptions],
     ) -> str | list[str]:
         """Answer a question about an image; a list of (image, question) pairs gives a list.
 
         An image stands before the first question, unless a turn has its `<image>` mark. With a
         `temperature` of 0 the likeliest token is taken each time; above, tokens are drawn among
-        the likeliest that together have the probability `top_p`, the same ones for one `seed`.
-        Raises LaternaError when an image cannot be read, or an argument cannot be meant.
+        the `top_k` likeliest (0: all) and the likeliest that together have the probability
+        `top_p`, the same ones for one `seed`. A text of `stop` ends the answer and is no part of
+        it. Raises LaternaError when an image cannot be read, an argument cannot be meant, or more
+        is asked than the model has positions for.
         """
-        decoding = Decoding(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
         if question is not None:
-            one = _prompt(image, question)
-            return generate_answers(self.model, [one], decoding)[0]
-        if isinstance(image, str | Path | Image.Image | None):
+            prompts = [_prompt(image, question)]
+        elif isinstance(image, str | Path | Image.Image | None):
             raise LaternaError(
                 "answer(image, question): a question is missing; a batch is one list of "
                 "(image, question) pairs"
             )
-        return generate_answers(self.model, [_prompt(*_pair(pair)) for pair in image], decoding)
+        else:
+            prompts = [_prompt(*_pair(pair)) for pair in image]
+        texts = list(self.answer_prompts(prompts, **decoding))
+        return texts if question is None else texts[0]
+
+    def answer_prompts(
+        self, prompts: Iterable[Prompt], **decoding: Unpack[DecodingOptions]
+    ) -> Iterator[str]:
+        """Yield the answers to prompts (turns and their opened images), in order, as `answer`.
+
+        Prompts are taken from their iterator a few at a time, so there may be any number of them.
+        """
+        asked, fit = _decoding(**decoding)
+        for answer in self.engine.answers(prompts, asked, fit=fit):
+            yield answer.text.strip()
 
     def stream(
-        self,
-        image: ImageLike,
-        question: Question,
-        *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        self, image: ImageLike, question: Question, **decoding: Unpack[DecodingOptions]
     ) -> Iterator[str]:
-        """Yield the answer that `answer` gives, in pieces as it is written."""
-        decoding = Decoding(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
+        """Yield the answer that `answer` gives, in pieces as it is written.
+
+        Closing the iterator early ends the writing.
+        """
         turns, images = _prompt(image, question)
-        yield from stream_answer(self.model, turns, images, decoding)
+        return self.stream_prompt(turns, images, **decoding)
+
+    def stream_prompt(
+        self,
+        turns: Sequence[Turn],
+        images: Sequence[Image.Image],
+        **decoding: Unpack[DecodingOptions],
+    ) -> Iterator[str]:
+        """Yield the answer to a chat whose `<image>` marks stand for opened images, in pieces."""
+        asked, fit = _decoding(**decoding)
+        request = self.engine.submit(turns, images, asked, fit=fit)
+        try:
+            yield from (event.text for event in request if event.text)
+        finally:
+            request.cancel()
 
     def logits(self, images: Sequence[Image.Image], text: str) -> Tensor:
         """Return the logits (tokens, vocabulary) over a text as it stands, without a template.
@@ -172,6 +205,27 @@ def load(
     """
     model = read_model(source, language=language, vision=vision, template=template, fit=fit)
     return Assistant(place(model, device, dtype))
+
+
+def _decoding(
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+) -> tuple[Decoding, bool]:
+    """Return how to choose tokens, and whether the longest answer may be shortened to fit."""
+    asked = Decoding(
+        max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+    )
+    return asked, max_new_tokens is None
 
 
 def _pair(pair: object) -> tuple[ImageLike, Question]:

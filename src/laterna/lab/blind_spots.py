@@ -27,7 +27,6 @@ from laterna.evaluation.run import AnswerFunction, ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
 from laterna.inference.assistant import Assistant
-from laterna.inference.generation import generate_answers
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Box, Question, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
@@ -76,7 +75,7 @@ def blind_spots(
     *,
     limit: int,
     seed: int,
-    answer: AnswerFunction = generate_answers,
+    answer: AnswerFunction | None = None,
     progress: bool = True,
 ) -> list[BlindSpot]:
     """Measure texture, lighting and sign text on a world dataset that was held out.

@@ -9,7 +9,6 @@ from typing import get_args
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.evaluation.run import Accuracies
 from laterna.model.checkpoint import MANIFEST, Manifest, insist_whole, read_manifest
 from laterna.recipe import PartName, StageName
 from laterna.records import Record
@@ -39,13 +38,17 @@ class Trained(Record):
     manifest: Manifest | None = None
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """The accuracies of an evaluation or of a control; None where no answer had a score."""
+
+    overall: float | None
+    kinds: dict[str, float | None]
+
+
+class Found(Shares, frozen=True, kw_only=True):
     """The figures of an evaluation, whatever else the file holds: a demo's holds more."""
 
-    overall: float
-    kinds: dict[str, float]
-    metrics: dict[str, float]
-    controls: dict[str, Accuracies]
+    controls: dict[str, Shares]
     questions: int
     skipped: dict[str, int] = {}
 
@@ -108,14 +111,10 @@ def find_evaluations(run: Path) -> Iterator[EvaluationShown]:
             found = msgspec.json.decode(path.read_bytes(), type=Found)
         except msgspec.DecodeError:
             continue  # some other file: its contents say so
-        columns = {
-            "assistant": Accuracies(overall=found.overall, kinds=found.kinds, metrics=found.metrics)
-        }
-        columns |= found.controls
-        rows = [("overall", *(_percent(one.overall) for one in columns.values()))]
+        columns: dict[str, Shares] = {"assistant": found, **found.controls}
+        rows = [("overall", *(_known(one.overall) for one in columns.values()))]
         for kind in found.kinds:
-            shares = (one.kinds.get(kind) for one in columns.values())
-            rows.append((kind, *("–" if share is None else _percent(share) for share in shares)))
+            rows.append((kind, *(_known(one.kinds.get(kind)) for one in columns.values())))
         yield EvaluationShown(
             name=f"Evaluation: {path.name}",
             questions=found.questions,
@@ -230,6 +229,10 @@ def _flat(settings: object, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{name}.")
         elif value not in (None, "", [], ()):
             yield f"{prefix}{name}", value if isinstance(value, str) else str(value)
+
+
+def _known(share: float | None) -> str:
+    return "–" if share is None else _percent(share)
 
 
 def _percent(share: float) -> str:

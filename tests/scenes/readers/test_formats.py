@@ -347,6 +347,10 @@ def test_vizwiz_by_folder_without_what_it_rejects(tmp_path: Path) -> None:
         (b'{"a.jpg": {"regions": [{"shape_attributes": {}, "x": 1}]}}', "VIA's JSON; export it"),
         (b'[{"image": "a.jpg", "annotations": [{"label": "dog"}]}]', "CreateML's JSON; export"),
         (b'[{"name": "a.jpg", "labels": [{"box2d": {}}]}]', "BDD100K's or Scalabel's JSON"),
+        (b'{"images": [{"filename": "a.jpg", "sentences": [{}]}]}', "Karpathy's splits; write"),
+        (b'{"objects": [{"classTitle": "dog", "points": {}}]}', "Supervisely's JSON; export it"),
+        (b"filename,file_size,region_shape_attributes\n", "VIA's CSV; export it as COCO"),
+        (b"filename,width,height,class,xmin,ymin,xmax,ymax\n", "a table of boxes"),
         (b"PK\x03\x04aaaa", "a zip archive; unpack it and name the folder"),
         (b"PAR1aaaa", "a Parquet table"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
@@ -357,6 +361,12 @@ def test_other_forms_are_told_with_a_way_out(tmp_path: Path, content: bytes, sai
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(LaternaError, match=f"file: looks like {said}"):
         read_annotations(tmp_path / "file")
+    with pytest.raises(LaternaError, match=f"; file in it looks like {said}"):
+        read_annotations(tmp_path)  # a folder is what such tools write
+    (tmp_path / "below").mkdir()
+    (tmp_path / "file").rename(tmp_path / "below" / "file")
+    with pytest.raises(LaternaError, match=f"; below/file in it looks like {said}"):
+        read_annotations(tmp_path)
 
 
 def test_an_unknown_form_is_shown_with_what_is_known(tmp_path: Path) -> None:

@@ -64,8 +64,18 @@ def open_dataset(where: str, *, subset: str, split: str, hub: bool) -> datasets.
                 opened = _split_of(opened, split, where)
             return opened.to_iterable_dataset()
         opened = datasets.load_dataset(where, subset or None, streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise LaternaError(f"{where}: cannot be opened as a dataset: {error}") from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        datasets.exceptions.DatasetsError,
+    ) as error:  # fmt: skip  (it guesses at whatever is there)
+        raise LaternaError(
+            f"{where or 'an empty name'}: cannot be opened as a dataset: {error}"
+        ) from error
     return _split_of(opened, split, where)
 
 

@@ -1,10 +1,8 @@
-"""Exact match: the answer is the truth, but for capitals, blanks and one closing full stop."""
+"""Equality with a reference, as forgiving as each definition says: ours, GQA's, SEED's letter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from laterna.evaluation.metrics.base import Metric, mean_score
+from laterna.evaluation.metrics.base import Metric, each, mean_score
 from laterna.records import Question
 
 
@@ -23,16 +21,35 @@ def exact_match(answer: str, truth: str) -> bool:
     return normalise(answer) == normalise(truth)
 
 
-def exact_matches(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
-    """Return 1 for each answer that is one of its question's references, else 0."""
-    return [
-        float(any(exact_match(answer, reference) for reference in question.references))
-        for question, answer in zip(questions, answers, strict=True)
-    ]
+def gqa_form(answer: str) -> str:
+    """Return an answer as GQA compares it: without full stops at its end, lower-case."""
+    return answer.rstrip(".").lower()
+
+
+def _exact(question: Question, answer: str) -> float:
+    return float(any(exact_match(answer, reference) for reference in question.references))
+
+
+def _gqa(question: Question, answer: str) -> float:
+    return float(gqa_form(answer) in question.references)
+
+
+def _letter(question: Question, answer: str) -> float:
+    return float(answer in question.references)
 
 
 EXACT_MATCH = Metric(
     definition="Laterna: equal but for capitals, white space and one closing full stop",
-    score=exact_matches,
+    score=each(_exact),
+    summarize=mean_score,
+)
+GQA = Metric(
+    definition="haotian-liu/LLaVA scripts/convert_gqa_for_eval.py at c121f04, then equality",
+    score=each(_gqa),
+    summarize=mean_score,
+)
+LETTER = Metric(
+    definition="haotian-liu/LLaVA scripts/convert_seed_for_submission.py at c121f04: equality",
+    score=each(_letter),
     summarize=mean_score,
 )

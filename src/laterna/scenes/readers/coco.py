@@ -64,6 +64,9 @@ _CAPTIONS = ("captions.json", "captions_*.json", "nocaps_*.json", "train.json|va
 _PLACES = (".", "annotations", "train", "valid", "test")
 """Where in a dataset's folder they lie; Roboflow has a folder a part."""
 
+_OTHERS = {"data", "result", "image", "messages", "conversations", "turns"}
+"""Keys beside `images` or `annotations` that other forms have: Label Studio's, records'."""
+
 
 def looks_like(path: Path) -> bool:
     """Tell a file whose outermost object has COCO's lists, or a folder with files named so."""
@@ -77,7 +80,9 @@ def looks_like(path: Path) -> bool:
     outer, item = head.keys.get("", frozenset()), head.keys.get("item", frozenset())
     if item & {"images", "licenses", "categories"}:
         return True  # the object stands in a list
-    lists = outer & {"images", "annotations"} and not outer & {"data", "result", "image"}
+    if "sentences" in head.keys.get("images.item", ()):
+        return False  # Karpathy's splits, which number nothing as COCO does
+    lists = outer & {"images", "annotations"} and not outer & _OTHERS
     first = bool(outer) and outer <= {"info", "licenses", "categories", "type"}
     return bool(lists) or first
 

@@ -1,0 +1,97 @@
+"""`laterna serve`: an assistant behind an OpenAI-compatible address."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from tyro.conf import Positional, arg
+
+from laterna.commands.base import Command, Reads, Where
+from laterna.errors import LaternaError
+from laterna.recipe import Count
+
+
+class Serve(Command, frozen=True, kw_only=True):
+    """Serve an assistant to clients of the OpenAI API, such as the `openai` package.
+
+    Without an API key in the environment it listens on this machine alone.
+    """
+
+    model: Positional[str]
+    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
+    host: str = "127.0.0.1"
+    """Address to listen at; others than this machine's own need an API key."""
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8000
+    """Port to listen at."""
+    name: str = ""
+    """The model's name in requests. Default: the last part of MODEL."""
+    key_variable: str = "LATERNA_API_KEY"
+    """Environment variable that holds the API key which requests must bring."""
+    max_concurrency: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    """Requests answered at once."""
+    queue: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 256
+    """Requests that may wait; more are told to come again (429)."""
+    allow_image_hosts: tuple[str, ...] = ()
+    """Hosts that images may be fetched from, such as `images.example.org` or `*.example.org`.
+    Default: none; images come as data URLs."""
+    answer_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 600.0
+    """Time after which an answer is ended where it stands."""
+    grace: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 30
+    """Seconds that requests in flight may take when the server is asked to end."""
+    cache_gb: Annotated[float, msgspec.Meta(gt=0, le=10_000)] | None = None
+    """Room for keys and values, in 10^9 bytes. Default: half of a GPU's free memory, 2 GiB else."""
+    threads: Count | None = None
+    """Threads for the model on a CPU. Default: torch's own choice."""
+    where: Annotated[Where, arg(name="")] = Where()
+
+    def reads(self) -> Iterator[Reads]:
+        """Name the model."""
+        self._require_key()
+        yield Reads(Path(self.model), kind="maybe")
+
+    def run(self) -> str:
+        """Call `laterna.serving.server`."""
+        from laterna.serving.server import Listening, serve
+
+        serve(
+            self.where.load(self.model).model,
+            Listening(
+                host=self.host,
+                port=self.port,
+                name=self.name or Path(self.model).name,
+                key=self._key(),
+                rows=self.max_concurrency,
+                queue=self.queue,
+                image_hosts=self.allow_image_hosts,
+                answer_seconds=self.answer_seconds,
+                grace=self.grace,
+                cache_bytes=None if self.cache_gb is None else round(self.cache_gb * 1e9),
+                threads=self.threads,
+            ),
+        )
+        return ""
+
+    def _key(self) -> str:
+        return os.environ.get(self.key_variable, "").strip()
+
+    def _require_key(self) -> None:
+        if self._key() or _is_own(self.host):
+            return
+        raise LaternaError(
+            f"--host {self.host}: anyone who reaches it could use the model; put an API key into "
+            f"the environment variable {self.key_variable}, or listen at 127.0.0.1"
+        )
+
+
+def _is_own(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,334 @@
+"""A key-value cache whose rows are requests, each of its own length; and prefixes kept of it.
+
+Shapes: r rows · t new tokens of a row · n new tokens of all rows · h heads · w columns looked at ·
+d width · v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from laterna.model.attention.shared_prefix import LEAK, LEAK_HALF, attention_window
+
+States = list[tuple[Tensor, Tensor]]
+"""Keys and values (h, t, d) of one row's tokens, by layer."""
+Ids = NDArray[np.int64]
+"""What stands in each position of a row: a token's id, or of an image's a number below 0."""
+_STEP = 64
+"""Rows are lengthened by multiples of this."""
+
+
+class _Aim(NamedTuple):
+    """Where one forward writes, and what it looks at."""
+
+    rows: slice | Tensor
+    """Rows that take part."""
+    width: int
+    """Columns that are looked at."""
+    row_n: Tensor
+    column_n: Tensor
+    """Where each new token goes."""
+    new_n: Tensor | None
+    """Which of the (r, t) tokens, laid end to end, are new; None: all."""
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
+    """One layer's keys and values; every row has its own place to write at."""
+
+    is_sliding = False
+
+    def __init__(self, slots: SlotCache) -> None:
+        super().__init__()
+        self._slots = slots
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make room as large as the cache says; zeros, for what is masked must be finite."""
+        self.keys, self.values = (
+            states.new_zeros(self._slots.rows, states.shape[1], self._slots.length, states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values (r, h, t, d); return those of the rows (r, h, w, d)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        aim = self._slots.aim
+        seen = []
+        for kept, states in ((self.keys, key_states), (self.values, value_states)):
+            new_nhd = states.transpose(1, 2).flatten(0, 1)
+            kept[aim.row_n, :, aim.column_n] = (
+                new_nhd if aim.new_n is None else new_nhd.index_select(0, aim.new_n)
+            )
+            seen.append(kept[aim.rows, :, : aim.width])
+        return seen[0], seen[1]
+
+    def resize(self) -> None:
+        """Take the cache's new size; what was written stays."""
+        if self.is_initialized:
+            self.keys, self.values = self._resized(self.keys), self._resized(self.values)
+
+    def _resized(self, kept: Tensor) -> Tensor:
+        rows, length = self._slots.rows, self._slots.length
+        grown = kept.new_zeros(rows, kept.shape[1], length, kept.shape[3])
+        rows, length = min(rows, kept.shape[0]), min(length, kept.shape[2])
+        grown[:rows, :, :length] = kept[:rows, :, :length]
+        return grown
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many columns are looked at, and where they begin."""
+        del query_length  # its tokens are written before they are looked at
+        return self._slots.aim.width, 0
+
+    def get_seq_length(self) -> int:
+        """Return how many columns are looked at."""
+        return self._slots.aim.width
+
+    def get_max_length(self) -> int:
+        """Return the columns that there is room for."""
+        return self._slots.length
+
+
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
+    """Keys and values of up to `rows` requests of up to `length` tokens."""
+
+    def __init__(self, layers: int) -> None:
+        self.rows, self.length = 0, 0
+        self.aim: _Aim = _aim([0], [0], [1], 1, torch.device("cpu"))
+        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+
+    @property
+    def token_bytes(self) -> int:
+        """Return what a token takes; 0 before the first forward."""
+        kept = [states for layer in self.layers if layer.is_initialized for states in _both(layer)]
+        return sum(one.shape[1] * one.shape[3] * one.element_size() for one in kept)
+
+    def reserve(self, rows: int, length: int, room: int) -> None:
+        """Make room for so many rows and tokens a row, at most `room` tokens in all.
+
+        More rows than are asked for are made where they fit, so that they are made seldom.
+        """
+        if rows <= self.rows and length <= self.length:
+            return
+        length = max(length, self.length if rows * self.length <= room else 0)
+        spare = 1 << (rows - 1).bit_length()
+        self.rows = max(rows, self.rows if self.rows * length <= room else 0)
+        self.rows = max(self.rows, spare if spare * length <= room else 0)
+        self.length = length
+        for layer in self.layers:
+            layer.resize()
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of a row to another."""
+        for layer in self.layers if length else ():
+            for kept in _both(layer):
+                kept[target, :, :length] = kept[source, :, :length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two rows."""
+        for layer in self.layers if length else ():
+            for kept in _both(layer):
+                before = kept[one, :, :length].clone()
+                kept[one, :, :length] = kept[other, :, :length]
+                kept[other, :, :length] = before
+
+    def read(self, row: int, length: int) -> States:
+        """Return a copy of the first `length` tokens of a row."""
+        return [
+            (layer.keys[row, :, :length].clone(), layer.values[row, :, :length].clone())
+            for layer in self.layers
+        ]
+
+    def write(self, row: int, states: States, length: int) -> None:
+        """Write the first `length` tokens of what `read` returned to a row."""
+        for layer, (keys, values) in zip(self.layers, states, strict=True):
+            layer.keys[row, :, :length] = keys[:, :length]
+            layer.values[row, :, :length] = values[:, :length]
+
+    def forward(
+        self,
+        language: Any,
+        embeds_rtd: Tensor,
+        rows: Sequence[int],
+        written: Sequence[int],
+        new: Sequence[int],
+    ) -> Tensor:
+        """Run new tokens behind those that rows hold; return the logits (r, v) at the last.
+
+        Row number `rows[i]` holds `written[i]` tokens, and the last `new[i]` of `embeds_rtd[i]`
+        come behind them: what stands before those is padding.
+        """
+        device = embeds_rtd.device
+        tokens = embeds_rtd.shape[1]
+        self.aim = _aim(rows, written, new, tokens, device)
+        first = torch.tensor([start + count for start, count in zip(written, new, strict=True)])
+        places_rt = (first[:, None] + torch.arange(-tokens, 0)).clamp_min(0)
+        hidden_rtw = torch.arange(self.aim.width) > places_rt[:, :, None]
+        mask = torch.zeros(hidden_rtw.shape, dtype=embeds_rtd.dtype)
+        mask.masked_fill_(hidden_rtw, torch.finfo(mask.dtype).min)
+        logits_rtv: Tensor = language(
+            inputs_embeds=embeds_rtd,
+            attention_mask=mask[:, None].to(device),
+            position_ids=places_rt.to(device),
+            past_key_values=self,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits_rtv[:, -1]
+
+
+def _both(layer: Any) -> tuple[Tensor, Tensor]:
+    return layer.keys, layer.values
+
+
+def _aim(
+    rows: Sequence[int],
+    written: Sequence[int],
+    new: Sequence[int],
+    tokens: int,
+    device: torch.device,
+) -> _Aim:
+    row_n: list[int] = []
+    column_n: list[int] = []
+    new_n: list[int] = []
+    for place, (row, start, count) in enumerate(zip(rows, written, new, strict=True)):
+        row_n += [row] * count
+        column_n += range(start, start + count)
+        new_n += range((place + 1) * tokens - count, (place + 1) * tokens)
+    adjoin = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+    return _Aim(
+        rows=slice(rows[0], rows[0] + len(rows)) if adjoin else torch.tensor(rows).to(device),
+        width=max(start + count for start, count in zip(written, new, strict=True)),
+        row_n=torch.tensor(row_n).to(device),
+        column_n=torch.tensor(column_n).to(device),
+        new_n=None if len(new_n) == len(rows) * tokens else torch.tensor(new_n).to(device),
+    )
+
+
+def rounded(length: int) -> int:
+    """Return the columns that a row of `length` tokens is given."""
+    return -(-length // _STEP) * _STEP
+
+
+def probe(language: Any) -> tuple[str, int]:
+    """Say why a language model's cache cannot be driven row by row (empty: it can), and what a
+    token takes in it, in bytes.
+
+    Its configuration is asked, and then it is tried, once: two rows of different lengths, written
+    in pieces, must give the logits that each gives alone and whole.
+    """
+    why = _refused_by_config(language.config)
+    if why:
+        return why, 0
+    cache = SlotCache(language.config.get_text_config().num_hidden_layers)
+    try:
+        apart, limit = _tried(language, cache)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        return f"it failed when it was tried ({type(e).__name__}: {str(e)[:120]})", 0
+    if apart <= limit:
+        return "", cache.token_bytes
+    return f"its logits differ by {apart:.1%} from those without a cache", 0
+
+
+def _refused_by_config(config: Any) -> str:
+    text = config.get_text_config()
+    window = attention_window(config)
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if config.is_encoder_decoder:
+        return "it is an encoder with a decoder"
+    if window is not None:
+        return f"some of its layers look back {window:,} tokens only"
+    if kinds:
+        return f"it has layers of other kinds than full attention ({', '.join(sorted(kinds))})"
+    if not getattr(text, "num_hidden_layers", 0):
+        return "its configuration does not say how many layers it has"
+    return ""
+
+
+@torch.no_grad()
+def _tried(language: Any, cache: SlotCache) -> tuple[float, float]:
+    """Return the largest difference as a share of the largest logit, and what is borne."""
+    table = language.get_input_embeddings().weight
+    noise = torch.Generator().manual_seed(0)
+    drawn = torch.randn(2, 9, table.shape[1], generator=noise).to(table) * table.float().std()
+    long, short = drawn[:1], drawn[1:, :6]
+    cache.reserve(2, 16, 32)
+    cache.forward(language, long[:, :5], [1], [0], [5])
+    both = torch.cat([short[:, :5], torch.nn.functional.pad(long[:, 5:8], (0, 0, 2, 0))])
+    given = [cache.forward(language, both, [0, 1], [0, 5], [5, 3])]
+    last = torch.cat([short[:, 5:], long[:, 8:]])
+    given.append(cache.forward(language, last, [0, 1], [5, 8], [1, 1]))
+    whole = [language(inputs_embeds=row, use_cache=False).logits[0] for row in (short, long)]
+    wanted = [torch.stack([whole[0][at], whole[1][at + 3]]) for at in (4, 5)]
+    apart = (torch.stack(given) - torch.stack(wanted)).abs().max() / torch.stack(wanted).abs().max()
+    return float(apart), LEAK if table.dtype == torch.float32 else LEAK_HALF
+
+
+def common(one: Ids, other: Ids, at_least: int = 0) -> int:
+    """Return how many positions two rows have in common from the start; 0 where it is fewer than
+    or as many as `at_least`, which is quickly seen.
+    """
+    length = min(len(one), len(other))
+    if length <= at_least or one[at_least] != other[at_least]:
+        return 0
+    differ = one[:length] != other[:length]
+    found = int(differ.argmax()) if differ.any() else length
+    return found if found > at_least else 0
+
+
+class PrefixStore:
+    """Rows of the cache that were answered, for what begins with the same positions.
+
+    Holds at most `limit` bytes and `most` rows; those that were not used for longest go first.
+    """
+
+    def __init__(self, limit: int, most: int = 64) -> None:
+        self.bytes = 0
+        self._limit, self._most = limit, most
+        self._kept: OrderedDict[bytes, tuple[Ids, States, int]] = OrderedDict()
+
+    def longest(self, ids: Ids, at_least: int = 0) -> tuple[int, States]:
+        """Return how much of a row is known, and where that is read from; 0 and nothing if not
+        more than `at_least`.
+        """
+        best, found = at_least, b""
+        for key, (known, _, _) in self._kept.items():
+            shared = common(ids, known, best)
+            if shared:
+                best, found = shared, key
+        if not found:
+            return 0, []
+        self._kept.move_to_end(found)
+        return best, self._kept[found][1]
+
+    def keep(self, ids: Ids, states: States) -> None:
+        """Keep a row, in the place of those that it goes on from."""
+        size = sum(keys.nbytes + values.nbytes for keys, values in states)
+        if size > self._limit:
+            return
+        for key, (known, _, _) in list(self._kept.items()):
+            if len(known) <= len(ids) and common(ids, known) == len(known):
+                self._drop(key)
+        self._kept[ids.tobytes()] = (ids, states, size)
+        self.bytes += size
+        while self.bytes > self._limit or len(self._kept) > self._most:
+            self._drop(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+        self.bytes = 0
+
+    def _drop(self, key: bytes) -> None:
+        self.bytes -= self._kept.pop(key)[2]

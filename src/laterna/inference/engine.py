@@ -1,0 +1,296 @@
+"""The engine: many questions at once, each answered as if it were alone.
+
+`submit` takes a question and returns a `Request`, whose answer comes in events or whole. A thread
+brings all of them on, step by step (`steps.py`), while there is something to do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import torch
+from PIL import Image
+
+from laterna.data.masking import tokenise_prompt
+from laterna.errors import LaternaError
+from laterna.inference.cache import probe
+from laterna.inference.generation import Prompt
+from laterna.inference.request import Completion, EngineStoppedError, Request
+from laterna.inference.sampling import Decoding
+from laterna.inference.steps import EngineSettings, OneByOne, Slots, Steps
+from laterna.model.vlm import VisionLanguageModel
+from laterna.records import PICTURE_TOKEN, Record, Turn
+
+LINGER = 0.5
+"""Seconds after which an idle engine's thread ends; the next question starts another."""
+
+
+class QueueFullError(LaternaError):
+    """As many requests wait as may: try again when some have been answered."""
+
+
+class TooLongError(LaternaError):
+    """A prompt and its longest answer are more than the model or the cache holds."""
+
+
+class EngineStats(Record):
+    """How the engine stands, and what it has done since it was made."""
+
+    running: int
+    waiting: int
+    cache_bytes_used: int
+    """Of the requests that are being answered."""
+    cache_use: float
+    """The same as a share of the room, 0..1."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Those of `prompt_tokens` that were found in the cache."""
+    generation_tokens: int
+    image_queries: int
+    image_hits: int
+    finished: dict[str, int]
+    """Requests by the reason for which they ended."""
+
+
+class Engine:
+    """Answers questions with a network, many at a time.
+
+    Every answer is what it would be alone: greedy ones token for token in float32, drawn ones for
+    the same seed. A language model whose cache cannot be driven row by row is answered by its own
+    `generate`, one request after another; `one_by_one` then says why.
+    """
+
+    def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
+        self.model = model
+        self.settings = settings or EngineSettings()
+        self.one_by_one, token_bytes = probe(model.language)
+        self._steps: Steps = (
+            OneByOne(model, self.settings)
+            if self.one_by_one
+            else Slots(model, self.settings, token_bytes)
+        )
+        text = model.language.config.get_text_config()
+        self._positions: int | None = getattr(text, "max_position_embeddings", None)
+        self._ends: tuple[object, frozenset[int]] = (None, frozenset())
+        self._weights = _weights(model)
+        self._lock = self._steps.lock
+        self._taken = 0
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes questions: false once it has failed or was closed."""
+        return self._error is None
+
+    def submit(
+        self,
+        turns: Sequence[Turn],
+        images: Sequence[Image.Image],
+        decoding: Decoding,
+        *,
+        deadline: float | None = None,
+        fit: bool = False,
+        watched: bool = True,
+    ) -> Request:
+        """Take a question: turns, the last a user's, and the images of their `<image>` marks.
+
+        It is given up after `deadline` seconds. With `fit` the answer may be as long as there is
+        room for, at most `max_new_tokens`. With `watched` false nobody sees the answer grow.
+        Raises QueueFullError, TooLongError, LaternaError for what cannot be asked, and
+        EngineStoppedError when the engine is no longer alive.
+        """
+        prompt = tokenise_prompt(turns, self.model.tokenizer, self.model.template)
+        self._require_place()
+        if prompt.count(PICTURE_TOKEN) != len(images):
+            raise LaternaError(
+                f"{prompt.count(PICTURE_TOKEN)} `<image>` marks but {len(images)} images; each "
+                "mark needs one image"
+            )
+        counted = [self.model.picture_tokens(*image.size) for image in images]
+        decoding = self._fitted(len(prompt) - len(images) + sum(counted), decoding, fit=fit)
+        self._forget_old_weights()
+        request = Request(
+            prompt,
+            [self._steps.images.take(image) for image in images],
+            decoding,
+            tokenizer=self.model.tokenizer,
+            ends=self._end_ids(),
+            device=self.model.device,
+            deadline=deadline,
+            watched=watched,
+        )
+        with self._lock:
+            self._require_place()
+            request.number = self._taken = self._taken + 1
+            self._steps.waiting.append(request)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)  # a thread within torch would abort the exit
+            self._lock.notify_all()
+        return request
+
+    def answers(
+        self, prompts: Iterable[Prompt], decoding: Decoding, *, fit: bool = False
+    ) -> Iterator[Completion]:
+        """Answer prompts in their order, many at once, as `submit` does.
+
+        Few more are taken than are being answered, so any number may come. Whoever stops
+        iterating cancels the others.
+        """
+        ahead: deque[Request] = deque()
+        most = min(2 * self.settings.rows, self.settings.queue)
+        try:
+            for turns, images in prompts:
+                if len(ahead) == most:
+                    yield ahead.popleft().result()
+                ahead.append(self._patiently(turns, images, decoding, fit))
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for request in ahead:
+                request.cancel()
+
+    def stats(self) -> EngineStats:
+        """Say how it stands."""
+        steps, counts = self._steps, self._steps.counts
+        limit = (steps.room or 0) * steps.token_bytes
+        return EngineStats(
+            running=len(steps.rows),
+            waiting=len(steps.waiting),
+            cache_bytes_used=steps.used_bytes,
+            cache_use=steps.used_bytes / limit if limit else 0.0,
+            prompt_tokens=counts["prompt_tokens"],
+            cached_tokens=counts["cached_tokens"],
+            generation_tokens=counts["generation_tokens"],
+            image_queries=steps.images.asked,
+            image_hits=steps.images.hits,
+            finished={
+                name.removeprefix("finished_"): count
+                for name, count in counts.items()
+                if name.startswith("finished_")
+            },
+        )
+
+    def close(self) -> None:
+        """Take no more questions, and fail those that are not answered yet."""
+        with self._lock:
+            thread = self._thread
+            self._error = self._error or EngineStoppedError("it was closed")
+            self._lock.notify_all()
+        if thread is not None:
+            thread.join()
+
+    def _patiently(
+        self, turns: Sequence[Turn], images: Sequence[Image.Image], decoding: Decoding, fit: bool
+    ) -> Request:
+        """Submit as soon as there is a place: others may be using the queue too."""
+        while True:
+            try:
+                return self.submit(turns, images, decoding, fit=fit, watched=False)
+            except QueueFullError:
+                with self._lock:
+                    self._lock.wait(timeout=0.05)
+
+    def _require_place(self) -> None:
+        if self._error is not None:
+            raise EngineStoppedError(f"the engine has stopped: {self._error}") from self._error
+        waiting = len(self._steps.waiting)
+        if waiting >= self.settings.queue:
+            raise QueueFullError(
+                f"{waiting} requests wait, which is all that may, and {len(self._steps.rows)} are "
+                "being answered; try again later"
+            )
+
+    def _fitted(self, prompt: int, decoding: Decoding, *, fit: bool) -> Decoding:
+        """Return a decoding whose longest answer fits. Raises TooLongError."""
+        limits = [
+            (self._positions, "the model has {:,} positions"),
+            (self._steps.room, "the cache has room for {:,} tokens (cache_bytes)"),
+        ]
+        known = [(limit, name) for limit, name in limits if limit is not None]
+        limit, name = min(known, default=(prompt + decoding.max_new_tokens, ""))
+        if prompt + decoding.max_new_tokens <= limit:
+            return decoding
+        if fit and prompt < limit:
+            return msgspec.structs.replace(decoding, max_new_tokens=limit - prompt)
+        raise TooLongError(
+            f"the prompt has {prompt:,} tokens and its answer may have "
+            f"{decoding.max_new_tokens:,}, but {name.format(limit)}; shorten the chat, or ask for "
+            "a shorter answer"
+        )
+
+    def _end_ids(self) -> frozenset[int]:
+        """Return the ids that end an answer; the template is rendered only when it is new."""
+        named = self.model.language.generation_config.eos_token_id
+        key = (self.model.template, str(named))
+        if self._ends[0] != key:
+            self._ends = key, frozenset(self.model.end_of_turn())
+        return self._ends[1]
+
+    def _forget_old_weights(self) -> None:
+        """Forget what was computed with other weights, if they changed while nothing was asked."""
+        steps = self._steps
+        with self._lock:
+            while not steps.idle:
+                if steps.waiting or any(row.finish is None for row in steps.rows):
+                    return
+                self._lock.wait(timeout=0.01)  # the last one's step is ending
+            now = _weights(self.model)
+            if now != self._weights:
+                self._weights = now
+                steps.forget()
+
+    def _run(self) -> None:
+        """Step while there is something to do; runs in the engine's thread."""
+        try:
+            while self._busy():
+                self._steps.step()
+        except BaseException as error:
+            self._stop(error)
+            raise  # to standard error, by threading's own hook
+
+    def _busy(self) -> bool:
+        """Say whether to go on, after waiting a moment for something to do."""
+        with self._lock:
+            if self._steps.idle and self.alive:
+                self._lock.notify_all()
+                self._lock.wait(timeout=LINGER)
+            if self._error is None and not self._steps.idle:
+                return True
+            if self._error is not None:
+                self._fail_all(self._error)
+            self._ended()
+            return False
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+            self._fail_all(self._error)
+            self._ended()
+
+    def _ended(self) -> None:
+        self._thread = None
+        atexit.unregister(self.close)
+
+    def _fail_all(self, error: BaseException) -> None:
+        for request in [*self._steps.rows, *self._steps.waiting]:
+            if request.finish is None:
+                request.fail(error)
+        self._steps.rows.clear()
+        self._steps.waiting.clear()
+
+
+@torch.no_grad()
+def _weights(model: Any) -> list[object]:
+    """Return a sample of a network's weights, by which it is seen that they were changed."""
+    parameters = list(model.parameters())
+    kinds: set[tuple[torch.dtype, torch.device]] = {(one.dtype, one.device) for one in parameters}
+    drawn = torch.stack([one.reshape(-1)[one.numel() // 2].float() for one in parameters])
+    return [sorted(map(str, kinds)), drawn.tolist()]

@@ -1,0 +1,243 @@
+"""One question on its way through the engine, and the ways to wait for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from laterna.inference.cache import Ids
+from laterna.inference.images import SeenImage
+from laterna.inference.sampling import AnswerText, Decoding, Sampler, Token, decode
+from laterna.records import PICTURE_TOKEN
+
+Finish = Literal["stop", "length", "cancelled", "deadline"]
+"""Why an answer ended: by itself or a stop text, by its longest length, or before its time."""
+
+
+class EngineStoppedError(RuntimeError):
+    """The engine failed or was closed before the answer was complete."""
+
+
+class Event(NamedTuple):
+    """What is new of an answer."""
+
+    text: str
+    """More of it, whole characters; may be empty."""
+    tokens: Sequence[Token]
+    """Those that the text is of; the last event's may hold one that ends the answer unseen."""
+    finish: Finish | None = None
+    """Set in the last event."""
+
+
+class Completion(NamedTuple):
+    """A whole answer."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    """All that were written; the end of turn is one, and so are those of a stop text."""
+    finish: Finish
+    prompt_tokens: int
+    cached_tokens: int
+    """Those of the prompt that an earlier request had left in the cache."""
+
+
+class Request:
+    """A question that the engine has taken; iterate over it (`for` or `async for`) for `Event`s.
+
+    Whoever stops iterating cancels it. With `watched` false no events are made, and `result` is
+    the one way to wait for the answer; it may then wait a little for the good of others.
+    Times are in seconds of `time.monotonic`, None where it has not come to that.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        images: Sequence[SeenImage],
+        decoding: Decoding,
+        *,
+        tokenizer: Any,
+        ends: frozenset[int],
+        device: torch.device,
+        deadline: float | None,
+        watched: bool,
+    ) -> None:
+        self.number = 0
+        """Place in the order of arrival."""
+        self.prompt, self.images, self.decoding, self.watched = prompt, images, decoding, watched
+        self.ids = _expanded(prompt, images)
+        self.sampler = Sampler(decoding, device)
+        self.arrived = time.monotonic()
+        self.until = None if deadline is None else self.arrived + deadline
+        self.admitted: float | None = None
+        self.answering: float | None = None
+        self.ended: float | None = None
+        self.written = 0
+        """Positions whose keys and values stand in the cache."""
+        self.cached = 0
+        self.embeds_td: Tensor | None = None
+        self.behind: Request | None = None
+        """One that is computing what this begins with, and is waited for."""
+        self.tokens: list[Token] = []
+        self.finish: Finish | None = None
+        self.cancelled = False
+        self._ends, self._tokenizer = ends, tokenizer
+        self._text = AnswerText(tokenizer, decoding.stop) if watched or decoding.stop else None
+        self._error: BaseException | None = None
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._wake: Callable[[], object] | None = None
+
+    @property
+    def need(self) -> int:
+        """Positions that it takes at most."""
+        return len(self.ids) + self.decoding.max_new_tokens
+
+    @property
+    def left(self) -> int:
+        """Positions of the prompt that are not yet written."""
+        return len(self.ids) - self.written
+
+    def cancel(self) -> None:
+        """End it before the engine's next step; what was written so far stays."""
+        self.cancelled = True
+
+    def overdue(self) -> Finish | None:
+        """Return why it is to end before its time, if it is."""
+        if self.cancelled:
+            return "cancelled"
+        return "deadline" if self.until is not None and time.monotonic() >= self.until else None
+
+    def take(self, token: Token) -> bool:
+        """Add a token to the answer; return whether it goes on."""
+        self.answering = self.answering or time.monotonic()
+        self.tokens.append(token)
+        if token.id in self._ends:
+            self.end("stop", token)
+            return False
+        piece: tuple[str, Sequence[Token]] = ("", ())
+        if self._text is not None:
+            piece = self._text.push(token)
+        if self._text is not None and self._text.stopped:
+            self.end("stop", None, piece)
+        elif len(self.tokens) == self.decoding.max_new_tokens:
+            self.end("length", None, piece)
+        elif self.watched:
+            self._tell(Event(*piece))
+        return self.finish is None
+
+    def end(
+        self,
+        finish: Finish,
+        token: Token | None = None,
+        piece: tuple[str, Sequence[Token]] = ("", ()),
+    ) -> None:
+        """Finish it: by a `token` that has no text, and with a last `piece` of text."""
+        text, tokens = piece
+        if self._text is not None and not self._text.stopped:
+            rest, others = self._text.end(token=token)
+            text, tokens = text + rest, [*tokens, *others]
+        if self._text is not None and self._text.stopped:
+            finish = "stop"
+        self.ended = time.monotonic()
+        self.finish = finish
+        self.embeds_td = None
+        self._done.set()
+        if self.watched:
+            self._tell(Event(text, tokens, finish))
+
+    def fail(self, error: BaseException) -> None:
+        """End it without an answer: every way to wait raises from `error`."""
+        self._error = error
+        self._done.set()
+        self._tell(None)
+
+    def result(self) -> Completion:
+        """Wait for the whole answer. Raises EngineStoppedError when it will never be complete.
+
+        Whoever is interrupted while waiting has cancelled it.
+        """
+        try:
+            self._done.wait()
+        except BaseException:
+            self.cancel()
+            raise
+        if self._error is not None or self.finish is None:
+            raise self._stopped()
+        text = decode(self._tokenizer, [t.id for t in self.tokens])
+        return Completion(
+            text=text if self._text is None else self._text.text,
+            tokens=tuple(self.tokens),
+            finish=self.finish,
+            prompt_tokens=len(self.ids),
+            cached_tokens=self.cached,
+        )
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield what is new of the answer, as it comes. Raises EngineStoppedError."""
+        try:
+            while True:
+                event = self._events.get()
+                if event is None:
+                    raise self._stopped()
+                yield event
+                if event.finish is not None:
+                    return
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield as `for` does, without a thread that waits."""
+        filled = asyncio.Event()
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, filled.set)
+        try:
+            while True:
+                filled.clear()
+                while not self._events.empty():
+                    event = self._events.get_nowait()
+                    if event is None:
+                        raise self._stopped()
+                    yield event
+                    if event.finish is not None:
+                        return
+                await filled.wait()
+        finally:
+            self._wake = None
+            self.cancel()
+
+    def _tell(self, event: Event | None) -> None:
+        self._events.put(event)
+        wake = self._wake
+        if wake is None:
+            return
+        try:
+            wake()
+        except RuntimeError:  # the loop has been closed: nobody will ever read on
+            self.cancel()
+
+    def _stopped(self) -> EngineStoppedError:
+        why = f"{type(self._error).__name__}: {self._error}"
+        stopped = EngineStoppedError(f"the engine stopped before the answer was complete ({why})")
+        stopped.__cause__ = self._error
+        return stopped
+
+
+def _expanded(prompt: Sequence[int], images: Sequence[SeenImage]) -> Ids:
+    """Return what stands in each position: an image's number in each that it takes."""
+    left = iter(images)
+    expanded: list[int] = []
+    for token in prompt:
+        if token == PICTURE_TOKEN:
+            image = next(left)
+            expanded += [image.number] * image.positions
+        else:
+            expanded.append(token)
+    return np.array(expanded, dtype=np.int64)

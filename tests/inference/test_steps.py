@@ -1,0 +1,310 @@
+"""Steps: any mixture of arrivals gives each its own answer, and what cannot be driven is named."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from laterna.inference import generation
+from laterna.inference.cache import probe
+from laterna.inference.engine import Engine, QueueFullError
+from laterna.inference.generation import Prompt, generate_answers
+from laterna.inference.request import Request
+from laterna.inference.sampling import Decoding
+from laterna.inference.steps import EngineSettings, Slots
+from laterna.model.vlm import VisionLanguageModel
+from laterna.records import Turn
+
+RED = Image.new("RGB", (28, 28), (255, 0, 0))
+BLUE = Image.new("RGB", (50, 20), (0, 0, 255))
+GREEN = Image.new("RGB", (20, 50), (0, 255, 0))
+
+
+def prompt(text: str, *images: Image.Image) -> Prompt:
+    return [Turn(role="user", text=text)], images
+
+
+PROMPTS = [
+    prompt("<image>\nWhat colour is the bicycle?", RED),
+    prompt("<image>\nWhat colour is the bicycle? And how many apples?", RED),
+    prompt("How many apples are there? " * 12),
+    prompt("<image>\nAnd <image>\nhere?", BLUE, RED),
+    prompt("<image>\nIs there a cup? " + "No. Yes. " * 20, GREEN),
+    prompt("What?"),
+]
+
+
+def ids_of(request: Request) -> list[int]:
+    return [token.id for token in request.result().tokens]
+
+
+@torch.no_grad()
+def recomputed(model: VisionLanguageModel, one: Prompt, length: int) -> list[int]:
+    embeds = generation._inputs(model, [one], None)["inputs_embeds"]
+    ids: list[int] = []
+    while len(ids) < length and not set(ids) & set(model.end_of_turn()):
+        logits = model.language(inputs_embeds=embeds, use_cache=False).logits
+        ids.append(int(logits[0, -1].argmax()))
+        new = model.language.get_input_embeddings()(torch.tensor([[ids[-1]]]))
+        embeds = torch.cat([embeds, new], dim=1)
+    return ids
+
+
+@pytest.fixture(scope="module")
+def expected(model: VisionLanguageModel) -> list[list[int]]:
+    """Each prompt's greedy answer, every token by a forward over all before it, without a cache."""
+    return [recomputed(model, one, 20) for one in PROMPTS]
+
+
+class ByHand(Engine):
+    """Steps when it is told to: a schedule is then the same each time."""
+
+    def submit(self, *arguments: Any, **options: Any) -> Request:
+        self._thread = threading.current_thread()  # no other is started
+        return super().submit(*arguments, **options)
+
+    def step(self) -> None:
+        self._steps.step()
+
+    def finish(self) -> None:
+        for _ in range(2000):
+            if self._steps.idle:
+                return
+            self.step()
+        raise AssertionError("it never ends")
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.integers(0, len(PROMPTS) - 1),  # which question
+        st.integers(1, 20),  # of how many tokens
+        st.integers(0, 6),  # steps before the next comes
+        st.sampled_from(["stay", "stay", "stay", "leave"]),
+        st.booleans(),  # watched
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    arrivals=arrivals,
+    rows=st.integers(1, 5),
+    chunk=st.sampled_from([1, 7, 40, 512]),
+    kept=st.sampled_from([0, 40_000, 10**8]),
+    attention=st.sampled_from(["sdpa", "eager"]),
+)
+def test_any_mixture_of_arrivals_gives_what_full_recomputation_gives(
+    model: VisionLanguageModel,
+    expected: list[list[int]],
+    arrivals: list[tuple[int, int, int, str, bool]],
+    rows: int,
+    chunk: int,
+    kept: int,
+    attention: str,
+) -> None:
+    model.language.set_attn_implementation(attention)
+    limits = EngineSettings(rows=rows, chunk=chunk, prefix_bytes=kept, image_bytes=kept)
+    engine = ByHand(model, limits)
+    taken = []
+    for which, length, steps, fate, watched in arrivals:
+        decoding = Decoding(max_new_tokens=length)
+        taken.append(engine.submit(*PROMPTS[which], decoding, watched=watched))
+        for _ in range(steps):
+            engine.step()
+        if fate == "leave":
+            taken[-1].cancel()
+    engine.finish()
+    for request, (which, length, _, fate, _) in zip(taken, arrivals, strict=True):
+        wanted = expected[which][:length]
+        ids = ids_of(request)
+        if fate == "leave" and request.finish == "cancelled":
+            assert ids == wanted[: len(ids)]
+        else:
+            assert ids == wanted
+            assert request.finish == ("length" if len(ids) == length else "stop")
+    model.language.set_attn_implementation("sdpa")
+    assert engine.stats().running == engine.stats().waiting == 0
+
+
+def test_many_images_are_encoded_in_batches(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    forward = type(model.vision).forward
+
+    def counting(self: Any, pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(type(model.vision), "forward", counting)
+    engine = ByHand(model, EngineSettings(image_batch=4))
+    shades = [Image.new("RGB", (28, 28), (value, 0, 0)) for value in range(0, 250, 50)]
+    for shade in [*shades, *shades]:
+        engine.submit(*prompt("<image>\nWhat?", shade), Decoding(max_new_tokens=2))
+    engine.finish()
+    assert encoded == [4, 1]
+
+
+def test_a_cancelled_or_late_request_frees_its_row(model: VisionLanguageModel) -> None:
+    engine = ByHand(model, EngineSettings(rows=1))
+    first = engine.submit(*PROMPTS[2], Decoding(max_new_tokens=100))
+    late = engine.submit(*PROMPTS[0], Decoding(max_new_tokens=4), deadline=0.0)
+    third = engine.submit(*PROMPTS[0], Decoding(max_new_tokens=4))
+    for _ in range(3):
+        engine.step()
+    assert (len(first.tokens), len(third.tokens)) == (3, 0)
+    assert late.result().finish == "deadline"
+    first.cancel()
+    engine.finish()
+    assert first.result().finish == "cancelled"
+    assert len(first.result().tokens) == 3
+    assert third.result().finish == "length"
+    assert engine.stats().finished == {"deadline": 1, "cancelled": 1, "length": 1}
+
+
+def test_a_long_prompt_does_not_stop_the_others(model: VisionLanguageModel) -> None:
+    engine = ByHand(model, EngineSettings(stall=0.0, stall_seconds=0.0))
+    short = engine.submit(*PROMPTS[0], Decoding(max_new_tokens=60))
+    engine.step()
+    long = engine.submit(*PROMPTS[4], Decoding(max_new_tokens=2))
+    steps = 0
+    while not long.tokens:
+        before = len(short.tokens)
+        engine.step()
+        assert len(short.tokens) == before + 1
+        steps += 1
+    assert steps >= len(long.ids) // 16  # pieces of at most 16 tokens
+    engine.finish()
+
+
+def test_the_cache_never_grows_past_its_room(model: VisionLanguageModel) -> None:
+    engine = ByHand(model, EngineSettings(cache_bytes=400 * 256))
+    requests = [engine.submit(*one, Decoding(max_new_tokens=20)) for one in PROMPTS * 3]
+    steps = engine._steps
+    assert isinstance(steps, Slots) and steps.token_bytes == 256  # 2 layers, 2 · 2 heads of 8
+    most = 0
+    while not steps.idle:
+        engine.step()
+        assert steps._cache.rows * steps._cache.length <= 400
+        most = max(most, len(steps.rows))
+    assert most > 1
+    assert all(request.finish for request in requests)
+
+
+def test_a_full_queue_says_so(model: VisionLanguageModel) -> None:
+    engine = ByHand(model, EngineSettings(rows=1, queue=2))
+    for _ in range(2):
+        engine.submit(*PROMPTS[5], Decoding(max_new_tokens=2))
+    with pytest.raises(QueueFullError, match="2 requests wait, which is all that may, and 0 are"):
+        engine.submit(*PROMPTS[5], Decoding(max_new_tokens=2))
+    engine.finish()
+    # A batch takes its places as they become free, however long it is.
+    completions = list(
+        Engine(model, EngineSettings(rows=1, queue=2)).answers(
+            PROMPTS * 2, Decoding(max_new_tokens=3)
+        )
+    )
+    assert [one.text.strip() for one in completions] == generate_answers(
+        model, PROMPTS * 2, Decoding(max_new_tokens=3)
+    )
+
+
+def languages() -> Iterator[tuple[str, str, Any]]:
+    from transformers import (
+        Gemma3TextConfig,
+        Lfm2Config,
+        MambaConfig,
+        MistralConfig,
+        OPTConfig,
+        Qwen2Config,
+    )
+
+    small = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    }
+    yield "", "qwen2", Qwen2Config(**small)
+    yield (
+        "",
+        "opt",
+        OPTConfig(
+            vocab_size=64,
+            hidden_size=32,
+            ffn_dim=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            word_embed_proj_dim=32,
+            max_position_embeddings=64,
+        ),
+    )
+    yield "look back 8 tokens only", "mistral", MistralConfig(**small, sliding_window=8)
+    yield "look back 8 tokens", "gemma3", Gemma3TextConfig(**small, head_dim=8, sliding_window=8)
+    kinds = ["conv", "full_attention"]
+    yield "other kinds than full attention (conv)", "lfm2", Lfm2Config(**small, layer_types=kinds)
+    yield (
+        "(linear_attention)",
+        "mamba",
+        MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4),
+    )
+
+
+@pytest.mark.parametrize(("why", "config"), [pytest.param(w, c, id=n) for w, n, c in languages()])
+def test_a_model_that_cannot_be_driven_row_by_row_is_named(why: str, config: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        language = AutoModelForCausalLM.from_config(config).eval()
+    reason, token_bytes = probe(language)
+    if why:
+        assert why in reason
+    else:
+        assert (reason, token_bytes > 0) == ("", True)
+
+
+def one_by_one(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setattr("laterna.inference.engine.probe", lambda _: ("it is a test", 0))
+    engine = Engine(model)
+    assert engine.one_by_one == "it is a test"
+    return engine
+
+
+def test_such_a_model_answers_by_generate_alike(
+    model: VisionLanguageModel, expected: Sequence[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = Decoding(max_new_tokens=10, temperature=1.1, seed=4, logprobs=1)
+    wanted = Engine(model).submit(*PROMPTS[3], drawing).result()
+    engine = one_by_one(model, monkeypatch)
+    requests = [engine.submit(*one, Decoding(max_new_tokens=20)) for one in PROMPTS]
+    assert [ids_of(request) for request in requests] == expected
+    drawn = engine.submit(*PROMPTS[3], drawing).result()
+    assert [token.id for token in drawn.tokens] == [token.id for token in wanted.tokens]
+    text = requests[2].result().text
+    stopped = engine.submit(*PROMPTS[2], Decoding(max_new_tokens=20, stop=(text[8:12],)))
+    assert stopped.result().text == text[: text.index(text[8:12])]
+    long = engine.submit(*PROMPTS[2], Decoding(max_new_tokens=150))
+    for _ in long:
+        break
+    assert long.result().finish == "cancelled"
+    assert len(long.result().tokens) < 150
+    engine.close()
+    assert engine.stats().finished["cancelled"] == 1
