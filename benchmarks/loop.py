@@ -31,15 +31,13 @@ import laterna.training.loop
 import laterna.training.run
 from laterna.recipe import Recipe, StageName, load_recipe
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
-from laterna.training.clock import VisionClock
-from laterna.training.distributed import Ranks
-from laterna.training.figures import speeds
 from laterna.training.learner import Learner
-from laterna.training.meter import Meter
 from laterna.training.objective import Objective
 from laterna.training.optimisers import Optimisers
+from laterna.training.parallel import Ranks
 from laterna.training.resume import States
 from laterna.training.telemetry import MetricsFile, StageBar, read_metrics
+from laterna.training.throughput import Meter, VisionClock, speeds
 from laterna.world.dataset import write_world
 
 WARM_UP = 5

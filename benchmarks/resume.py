@@ -126,6 +126,7 @@ def run_child(path: Path) -> None:
     import msgspec
 
     import laterna.training.run
+    import laterna.training.setup
     from laterna.data import preparation
     from laterna.recipe import Recipe
     from laterna.training.resume import States
@@ -148,7 +149,7 @@ def run_child(path: Path) -> None:
     preparation._fill = fill_quickly
     real_steps = laterna.training.run.train_steps
     laterna.training.run.train_steps = stepping
-    laterna.training.run.begin = told("model", laterna.training.run.begin)
+    laterna.training.setup.begin = told("model", laterna.training.setup.begin)
     States.find = told("find", States.find)  # type: ignore[method-assign]
     States.restore = told("restore", States.restore)  # type: ignore[method-assign]
     recipe = msgspec.json.decode(path.read_bytes(), type=Recipe)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from laterna.data.packing import plan_packs
 from laterna.model.attention.shared_prefix import before_targets
 from laterna.records import Batch, Pack, Sample
-from laterna.training import feed, run
+from laterna.training import dataloader, setup
 from laterna.training.objective import Objective
 
 ROWS = 4
@@ -36,7 +36,7 @@ def padded() -> Iterator[None]:
         mixed = [packs[int(place)] for place in order]
         return [mixed[first : first + ROWS] for first in range(0, len(mixed), ROWS)]
 
-    with patch.object(feed, "plan_batches", plan):
+    with patch.object(dataloader, "plan_batches", plan):
         yield
 
 
@@ -47,7 +47,7 @@ def not_shared() -> Iterator[None]:
     def separate(chosen: Sequence[Sample], stage: Any) -> list[Pack]:
         return plan_packs(chosen, row_tokens=stage.row_tokens, longest=stage.micro_tokens)
 
-    with patch.object(feed, "step_packs", separate):
+    with patch.object(dataloader, "step_packs", separate):
         yield
 
 
@@ -73,7 +73,7 @@ def all_logits() -> Iterator[None]:
 @contextmanager
 def all_layers() -> Iterator[None]:
     """Run every layer of the encoder, those behind the features too."""
-    real = run.begin
+    real = setup.begin
 
     def begin(recipe: Any, start: Path | None, known: Any = None) -> Any:
         assistant = real(recipe, start, known)
@@ -91,7 +91,7 @@ def all_layers() -> Iterator[None]:
         tower.forward = see
         return assistant
 
-    with patch.object(run, "begin", begin):
+    with patch.object(setup, "begin", begin):
         yield
 
 

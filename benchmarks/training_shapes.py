@@ -30,9 +30,9 @@ from laterna.recipe import (
     load_recipe,
 )
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
-from laterna.training.feed import Order, feed, fill_pixels
-from laterna.training.ready import prepare_stage
-from laterna.training.start import begin, fit_connector
+from laterna.training.dataloader import Order, feed, fill_pixels
+from laterna.training.prepare import prepare_stage
+from laterna.training.setup import begin, fit_connector
 from laterna.world.dataset import write_world
 from training_sides import Job
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from laterna.recipe import Recipe, StageName
 from laterna.records import PICTURE_TOKEN, Sample
-from laterna.training.figures import speeds
+from laterna.training.throughput import speeds
 from process_memory import forget_peak, in_memory
 
 IGNORED = -100
@@ -324,11 +324,11 @@ class EnoughError(Exception):
 
 def run_ours(job: Job) -> Measured:
     """Train by `laterna.training.run.train`, whose steps are told to the gauge."""
-    import laterna.training.run
+    from laterna.training import run, setup
     from training_parts import PARTS
 
     gauge = Gauge()
-    real_steps, real_cache = laterna.training.run.train_steps, laterna.training.run.cached_features
+    real_steps, real_cache = run.train_steps, setup.cached_features
     done: list[Any] = []
     fillings: list[Filling] = []
 
@@ -349,14 +349,12 @@ def run_ours(job: Job) -> Measured:
         return store
 
     with ExitStack() as patches, tempfile.TemporaryDirectory(dir=job.aside) as out:
-        patches.enter_context(patch.object(laterna.training.run, "train_steps", stepping))
-        patches.enter_context(patch.object(laterna.training.run, "cached_features", filling))
+        patches.enter_context(patch.object(run, "train_steps", stepping))
+        patches.enter_context(patch.object(setup, "cached_features", filling))
         for name in job.off:
             patches.enter_context(PARTS[name]())
         try:
-            laterna.training.run.train(
-                job.recipe, stage=job.stage, out=Path(out, "out"), start=job.start
-            )
+            run.train(job.recipe, stage=job.stage, out=Path(out, "out"), start=job.start)
         except EnoughError:
             pass
         else:

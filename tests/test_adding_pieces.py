@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from laterna.training.figures import StepFigures
+from laterna.training.trackers.base import TrackedRun
 from msgspec.structs import replace
 from PIL import Image
 from rich.table import Table
@@ -46,9 +48,7 @@ from laterna.scenes.readers.base import Found, RawScene, Reader
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment
 from laterna.synthesis.outputs import OUTPUTS
 from laterna.synthesis.teachers import TEACHERS
-from laterna.training.figures import StepFigures
-from laterna.training.tracking import TRACKERS
-from laterna.training.tracking.base import TrackedRun
+from laterna.training.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
 

@@ -54,7 +54,7 @@ from laterna.synthesis.prompts import build_messages
 from laterna.synthesis.proxy import proxy_digest, write_proxy
 from laterna.synthesis.run import KINDS, synthesize
 from laterna.synthesis.teachers import make_teacher
-from laterna.training.feed import fill_pixels
+from laterna.training.dataloader import fill_pixels
 from laterna.training.objective import Objective, count_targets
 from laterna.training.stages import PartSummary, apply_stage
 from laterna.world.dataset import write_world

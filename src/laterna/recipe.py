@@ -33,9 +33,11 @@ Grid = tuple[Annotated[int, msgspec.Meta(ge=1, le=64)], Annotated[int, msgspec.M
 Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
 OptimiserName = Literal["adamw", "adamw8bit", "muon"]
+Schedule = Literal["cosine", "constant", "constant_with_warmup"]
+Attention = Literal["sdpa", "flash_attention_2", "flex", "segments"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
-TrackerName = Annotated[str, KeysOf("laterna.training.tracking:TRACKERS")]
+TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
 KINDS = {"int": "a whole number", "float": "a number"}
 SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -197,6 +199,9 @@ class StageSettings(Settings):
     """Longest record, picture tokens included; longer ones are dropped and counted."""
     warmup: Share = 0.03
     """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
+    lr_scheduler_type: Schedule = "cosine"
+    """How the learning rate goes on after the warm-up: `cosine` falls to 0 (LLaVA),
+    `constant_with_warmup` stays; `constant` stays at its peak from the first step."""
     optimiser: OptimiserName = "adamw"
     """`adamw` (LLaVA); `adamw8bit`, which remembers in 8 bits (bitsandbytes); or `muon` for
     matrices, with AdamW beside it for all else."""
@@ -231,10 +236,10 @@ class StageSettings(Settings):
 class RunSettings(Settings):
     """How a run is carried out: none of these changes what is learned, so none hinders a resume."""
 
-    attention: Literal["sdpa", "flex", "segments"] = "sdpa"
-    """How the language model attends: torch's `sdpa`; `flex`, whose block masks skip what is
-    masked, and which trains on a GPU alone; or `segments`, which asks each sample of a row alone
-    and so skips it on a CPU."""
+    attention: Attention = "sdpa"
+    """How the language model attends: torch's `sdpa`; `flash_attention_2` (the package flash-attn,
+    with `bf16`) and `flex`, whose block masks skip what is masked, on a GPU alone; or `segments`,
+    which asks each sample of a row alone and so skips it on a CPU."""
     engine: Engine = "ddp"
     """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
     workers: Workers = 2

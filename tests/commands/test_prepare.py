@@ -14,8 +14,8 @@ from laterna.data import preparation
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe
 from laterna.recipe import load_recipe
-from laterna.training.feed import feed
-from laterna.training.ready import plan_stage
+from laterna.training.dataloader import feed
+from laterna.training.prepare import plan_stage
 
 
 def recipe_file(tmp_path: Path, tiny_models: Path) -> Path:

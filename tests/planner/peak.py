@@ -28,10 +28,10 @@ from laterna.data.packing import share_key
 from laterna.data.preparation import prepare
 from laterna.model.build import build_from_recipe
 from laterna.recipe import Recipe
-from laterna.training.feed import Order, feed, fill_pixels
+from laterna.training.dataloader import Order, feed, fill_pixels
 from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
-from laterna.training.run import set_attention
+from laterna.training.setup import set_attention
 from laterna.training.stages import apply_stage
 
 
@@ -51,7 +51,7 @@ def main(path: str, stage: Any, how: str) -> None:
         workers=1,
     )
     apply_stage(assistant, recipe, stage)
-    set_attention(assistant, recipe.run, settings)
+    set_attention(assistant, recipe, settings)
     learner = Learner(assistant, settings, total=settings.max_steps, savings=recipe.savings)
     fill = fill_pixels(assistant.prepare, prepared.pictures)
     steps = feed(prepared.samples, settings, seed=0, fill=fill)

@@ -12,11 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe, build_on_meta
-from laterna.planner.assumptions import Assumptions, Lengths
-from laterna.planner.filling import fill_step
+from laterna.model.cost import cost_of
+from laterna.planner.assumptions import Assumptions, Lengths, fill_step
 from laterna.planner.plan import plan_recipe
-from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, count_reading
-from laterna.planner.resolutions import resolutions
+from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, resolutions
 from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
 from laterna.records import Batch
 from laterna.training.objective import Objective
@@ -56,18 +55,20 @@ def test_llava_s_numbers_come_from_configurations_alone(
 
 
 def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) -> None:
-    rehearsal = Rehearsal(build_on_meta(llava(configs, 224, "linear")))
+    skeleton = build_on_meta(llava(configs, 224, "linear"))
+    rehearsal, forward = Rehearsal(skeleton), cost_of(skeleton).forward
     # 32 layers of keys and values, 4096 wide, in float32.
     assert count_cache(rehearsal, 256) == 256 * 32 * 2 * 4096 * 4
     assert count_cache(rehearsal, 5329) / count_cache(rehearsal, 256) == 5329 / 256
-    few, many = (count_reading(rehearsal, tokens).attention for tokens in (256, 5329))
+    few, many = (forward.pair * tokens**2 for tokens in (256, 5329))
     assert few == 32 * 4 * 256**2 * 4096
     assert many / few == pytest.approx(433, abs=0.5)
 
 
 def test_the_table_of_resolutions_counts_whole_patches(configs: Path) -> None:
     """Of 14 px; 73 of them fit into 1024."""
-    rows = resolutions(Rehearsal(build_on_meta(llava(configs, 336, "mlp"))))
+    skeleton = build_on_meta(llava(configs, 336, "mlp"))
+    rows = resolutions(Rehearsal(skeleton), cost_of(skeleton).forward)
     sides = {224: 256, 336: 576, 448: 1024, 672: 2304, 1024: 5329}
     assert {row.side: row.tokens for row in rows} == sides
     assert all(row.patches == row.tokens for row in rows)
@@ -102,7 +103,8 @@ def test_flops_and_weights_equal_those_of_the_real_objective(
     skeleton = build_on_meta(tiny_recipe)
     assert apply_stage(skeleton, tiny_recipe, stage) == summary  # type: ignore[arg-type]
     load = Load(rows=rows, pictures=1, text=text, targets=targets)
-    assert count_flops(Rehearsal(skeleton), load).total == counter.get_total_flops()
+    counted = count_flops(cost_of(skeleton).training, load, Rehearsal(skeleton).picture)
+    assert sum(counted.values()) == counter.get_total_flops()
 
 
 def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:

@@ -24,7 +24,7 @@ from laterna.report.page import (
     write_report,
 )
 from laterna.scenes.phrases import SHORT_ANSWER
-from laterna.training.figures import HeldOut, StepFigures
+from laterna.training.throughput import HeldOut, StepFigures
 
 
 def answer(number: int, kind: str, text: str, truth: str, picture: str | None = None) -> Answer:

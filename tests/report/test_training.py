@@ -16,7 +16,7 @@ from laterna.model.checkpoint import save_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, StageName
 from laterna.report.training import find_evaluations, find_stages, run_content
-from laterna.training.figures import HeldOut, SampleAnswer, StepFigures
+from laterna.training.throughput import HeldOut, SampleAnswer, StepFigures
 
 SAID = SampleAnswer(id="r7", prompt="What is it?", answer="<b>a cup</b>", truth="a clock")
 EVALUATION = {

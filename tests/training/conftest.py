@@ -14,7 +14,7 @@ from PIL import Image
 
 import laterna.training.run
 from laterna.recipe import Recipe, StageName
-from laterna.training.figures import StepFigures
+from laterna.training.throughput import StepFigures
 
 COLOURS = {"red": (230, 20, 20), "blue": (20, 20, 230), "green": (20, 200, 20)}
 QUESTION = "<image>\nWhat colour is it?"

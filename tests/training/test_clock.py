@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from laterna.training.clock import VisionClock
+from laterna.training.throughput import VisionClock
 
 
 class Slow(torch.autograd.Function):

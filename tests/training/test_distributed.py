@@ -24,9 +24,9 @@ from laterna.recipe import (
     RunSettings,
     load_recipe,
 )
-from laterna.training.figures import HeldOut
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
+from laterna.training.throughput import HeldOut
 
 from .conftest import interrupt
 

@@ -12,10 +12,10 @@ import torch
 
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, SourceSettings
-from laterna.training.figures import StepFigures
 from laterna.training.held_out import _resting
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
+from laterna.training.throughput import StepFigures
 
 from .conftest import interrupt
 

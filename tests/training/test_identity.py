@@ -19,7 +19,7 @@ from laterna.data.sources import tables
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.recipe import Recipe, RunSettings, SourceSettings
-from laterna.training.identity import run_digest
+from laterna.training.resume import run_digest
 from laterna.training.run import train
 
 from .conftest import interrupt

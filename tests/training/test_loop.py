@@ -13,11 +13,11 @@ from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, RunSettings
 from laterna.records import Batch, Pack, Sample
-from laterna.training.feed import FAULTS, Step
-from laterna.training.figures import StepFigures
+from laterna.training.dataloader import FAULTS, Step
 from laterna.training.learner import Learner, Progress, lr_factor
 from laterna.training.loop import train_steps
 from laterna.training.stages import apply_stage
+from laterna.training.throughput import StepFigures
 
 
 def text_batch(number: int) -> Batch:
@@ -129,3 +129,21 @@ def test_faulty_pictures_are_counted_up_to_a_limit(
     assert [next(found).faulty, next(found).faulty] == [2, 4]
     with pytest.raises(LaternaError, match=r"4 × picture missing, 2 × picture cannot be read.* 5;"):
         next(found)
+
+
+def test_constant_schedules_stay_at_the_peak() -> None:
+    warm = [lr_factor(step, 20, 0.2, "constant_with_warmup") for step in range(20)]
+    assert warm[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert warm[-1] == 1.0
+    assert {lr_factor(step, 20, 0.2, "constant") for step in range(20)} == {1.0}
+    assert lr_factor(19, 20, 0.2, "cosine") < 0.01
+
+
+def test_a_stage_takes_the_schedule_that_its_recipe_names(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
+) -> None:
+    apply_stage(tiny_assistant, tiny_recipe, "align")
+    stage = msgspec.structs.replace(tiny_recipe.align, lr_scheduler_type="constant")
+    learner = Learner(tiny_assistant, stage, total=9)
+    assert [learner.set_rates(step) for step in (0, 8)] == [1e-2, 1e-2]
+    assert {group["lr"] for group in learner.optimiser.groups} == {1e-2}

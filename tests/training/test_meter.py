@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from laterna.training.flops import StepCost
-from laterna.training.meter import UNKNOWN, Meter, matmul_peak
+from laterna.model.cost import StepCost
+from laterna.training.throughput import UNKNOWN, Meter, matmul_peak
 
 COST = StepCost(vision=0, connector=0, token=1, pair=0, target=0)
 

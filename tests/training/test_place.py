@@ -112,7 +112,7 @@ def test_a_start_that_is_none_is_one_sentence_before_anything_is_prepared(
 def test_records_that_are_not_there_are_said_before_a_model_is_read(
     short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laterna.training.run.begin", lambda *_: pytest.fail("read a model"))
+    monkeypatch.setattr("laterna.training.setup.begin", lambda *_: pytest.fail("read a model"))
     for changes in ({"data": "none.json"}, {"pictures": "none"}):
         with pytest.raises(LaternaError, match=r"none(\.json)?: no such file or folder"):
             train(with_stage(short, **changes), stage="align", out=tmp_path / "out")

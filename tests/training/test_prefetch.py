@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from laterna.training.prefetch import in_order
+from laterna.training.dataloader import in_order
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

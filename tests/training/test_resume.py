@@ -19,6 +19,7 @@ import torch
 
 import laterna.model.checkpoint
 import laterna.training.run
+import laterna.training.setup
 from laterna.data import fingerprints
 from laterna.data.pictures.files import PictureFolder
 from laterna.errors import LaternaError
@@ -32,10 +33,10 @@ from laterna.recipe import (
     StageName,
 )
 from laterna.training import resume
-from laterna.training.distributed import ALONE
-from laterna.training.figures import StepFigures
+from laterna.training.parallel import ALONE
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
+from laterna.training.throughput import StepFigures
 
 from .conftest import PowerCut, interrupt
 
@@ -138,7 +139,7 @@ def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
     real = fingerprints.sha256_of
     monkeypatch.setattr(fingerprints, "sha256_of", lambda path: read.append(path) or real(path))
     monkeypatch.setattr(PictureFolder, "find", lambda folder, name: read.append(folder / name))
-    monkeypatch.setattr(laterna.training.run, "fit_connector", lambda *_: pytest.fail("fitted"))
+    monkeypatch.setattr(laterna.training.setup, "fit_connector", lambda *_: pytest.fail("fitted"))
     train(short, stage="align", out=out)
     ours = [tmp_path / name for name in ("prepared", "features", "cut.state", ".cut.")]
     theirs = [path for path in read if not str(path).startswith(tuple(map(str, ours)))]

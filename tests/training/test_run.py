@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import laterna.training.run
+import laterna.training.setup
 from laterna.cli import main
 from laterna.data.chat import load_template
 from laterna.errors import LaternaError
@@ -258,7 +259,7 @@ def test_a_run_without_targets_refuses_to_start(recipe: Recipe, tmp_path: Path) 
 
 
 def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_path: Path) -> None:
-    real = laterna.training.run.prepare_stage
+    real = laterna.training.setup.prepare_stage
 
     def prepare(*args: Any, **kwargs: Any) -> Any:
         prepared = real(*args, **kwargs)
@@ -266,7 +267,7 @@ def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_pat
         return prepared
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laterna.training.run, "prepare_stage", prepare)
+        patch.setattr(laterna.training.setup, "prepare_stage", prepare)
         out = train(recipe, stage="align", out=tmp_path / "out")
     steps = read_metrics(out / "metrics.jsonl")
     assert steps[-1].faulty == 10  # once an epoch

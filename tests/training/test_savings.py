@@ -18,10 +18,9 @@ from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartSettings, Recipe, Saving, StageName
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
-from laterna.training import savings
-from laterna.training.identity import run_digest
-from laterna.training.learner import Learner
-from laterna.training.savings import SAVINGS
+from laterna.training import learner as savings
+from laterna.training.learner import SAVINGS, Learner
+from laterna.training.resume import run_digest
 from laterna.training.stages import apply_stage, layers_of
 
 

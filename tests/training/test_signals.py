@@ -15,7 +15,7 @@ import laterna
 
 DRIVER = """
 import os, signal, sys, time
-from laterna.training import signals
+from laterna.training import resume as signals
 signals.GRACE_SECONDS = 0.3
 first, last, left, slept = (int(number) for number in sys.argv[1:])
 with signals.stop_requests() as request:

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from laterna import progress
-from laterna.training.figures import StepFigures
 from laterna.training.telemetry import MetricsFile, StageBar, read_metrics, summary, watched
+from laterna.training.throughput import StepFigures
 
 FIGURES = [
     StepFigures(

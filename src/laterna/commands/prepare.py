@@ -35,14 +35,14 @@ class Prepare(Command, frozen=True, kw_only=True):
         yield Writes(Path(load_recipe(self.recipe).prepared), grows=True)
 
     def run(self) -> str:
-        """Call `laterna.training.ready`."""
+        """Call `laterna.training.prepare`."""
         from rich.console import Console
 
         from laterna.data.fingerprints import Fingerprints
         from laterna.data.preparation import FINGERPRINTS
         from laterna.model.build import language_positions, picture_counter
         from laterna.model.language.tokenizer import load_tokenizer
-        from laterna.training.ready import plan_stage, plan_table, prepare_stage
+        from laterna.training.prepare import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
         tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)

@@ -44,7 +44,7 @@ class Train(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the recipe, its records and models, and the start."""
-        from laterna.training.sensible import insist_sensible
+        from laterna.training.checks import insist_sensible
 
         settings, stages = self.settings_to_train(), STAGES[self.stage]
         insist_sensible(settings, stages)

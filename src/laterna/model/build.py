@@ -73,9 +73,15 @@ def build_on_meta(recipe: Recipe) -> VisionLanguageModel:
     says, without those that loading might add. Raises LaternaError when a configuration is missing
     or of a kind that is not supported.
     """
-    with torch.device("meta"):
+    return build_random(recipe, torch.device("meta"))
+
+
+def build_random(recipe: Recipe, device: torch.device) -> VisionLanguageModel:
+    """Build the network of `build_on_meta` on a device: weights drawn at random, to measure by."""
+    with device:
         vision = blank_vision(recipe.vision)
-        return join(recipe, vision, _blank_language(recipe.language), tokenizer=None, template="")
+        language = _blank_language(recipe.language)
+        return join(recipe, vision, language, tokenizer=None, template="", fresh=True)
 
 
 def join(

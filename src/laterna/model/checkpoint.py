@@ -71,7 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     adapters: tuple[PartName, ...] = ()
     """Parts whose adapters are inside, to be put on their weights."""
     run: str = ""
-    """Digest of all that decided the run (`training.identity`)."""
+    """Digest of all that decided the run (`training.resume`)."""
     sources: dict[PartName, str] = {}
     """What the sources held on this machine of the parts that are not inside."""
     files: dict[str, FileHash] = {}

@@ -101,7 +101,9 @@ class VisionLanguageModel(nn.Module):
         Raises LaternaError when features and tilings differ in number.
         """
         weight = next(self.connector.parameters())
-        tokens_bmd: Tensor = self.connector(features_bnd.to(weight.device, weight.dtype))
+        tokens_bmd: Tensor = self.connector(
+            features_bnd.to(weight.device, weight.dtype, non_blocking=True)
+        )
         if not tilings:
             return tokens_bmd.unbind()
         return join_tiles(tokens_bmd, tilings, self.connector.image_newline)
@@ -183,5 +185,5 @@ class VisionLanguageModel(nn.Module):
     def _images(self, batch: Batch) -> Sequence[Tensor]:
         features_bnd = batch.features_bnd
         if features_bnd is None and batch.pixels_bchw is not None:
-            features_bnd = self.vision(batch.pixels_bchw.to(self.device))
+            features_bnd = self.vision(batch.pixels_bchw.to(self.device, non_blocking=True))
         return [] if features_bnd is None else self.connect(features_bnd, batch.tilings)

@@ -1,4 +1,11 @@
-"""How many bytes are alive at every moment of a rehearsal."""
+"""How many bytes are alive at every moment of a rehearsal, and attention that keeps what it keeps.
+
+torch has fused attention for real devices alone; on meta it falls apart into matrices of scores,
+which no device that we plan for holds in memory. The operator here keeps what the fused kernels
+keep: queries, keys, values, output, a sum a query, and the mask as numbers.
+
+Shapes: r rows · h heads · t, u tokens asking and asked · d width of a head.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +13,12 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AttentionInterface
+
+from laterna.model.attention.varlen import LIST
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped base
@@ -57,3 +68,80 @@ def weights_and_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
     """Return all that modules hold, shared weights once."""
     held = {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
     return list(held.values())
+
+
+IMPLEMENTATION = "laterna_rehearsal"
+"""Its name among transformers' attention implementations."""
+
+
+def rehearse_attention(model: Any) -> None:
+    """Let a Hugging Face model on the meta device use the stand-in wherever it attends."""
+    AttentionInterface.register(IMPLEMENTATION, _attend)
+    model.set_attn_implementation(IMPLEMENTATION)
+
+
+def _attend(
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """Attend as transformers' `sdpa` does, some models naming the mask: (r, h, t, d) to (r, t, h,
+    d).
+    """
+    mask = attention_mask
+    shared = query.shape[1] // key.shape[1]
+    if mask is not None and mask.dtype == LIST:  # as long here as the keys of all segments
+        chosen = torch.empty(mask.shape[2], dtype=torch.long, device=key.device)
+        key, value = (states.index_select(2, chosen) for states in (key, value))
+        mask = None
+    if mask is not None and shared > 1:  # no fused kernel takes both shared keys and a mask
+        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+    numbers = None if mask is None else mask.to(query.dtype)  # the same where it is of numbers
+    output_rhtd, _sums = attention(query, key, value, numbers)
+    return output_rhtd.transpose(1, 2).contiguous(), None
+
+
+@torch.library.custom_op("laterna::attention", mutates_args=())
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return what fused attention returns: its output (r, h, t, d) and a sum a query (r, h, t)."""
+    raise NotImplementedError("attention is rehearsed on the meta device alone")
+
+
+@attention.register_fake
+def _shapes(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    del key, mask
+    sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+    # Laid out as (r, t, h, d), like the fused kernels' outputs: transposing it copies nothing.
+    rows, heads, tokens, _ = query.shape
+    output = query.new_empty(rows, tokens, heads, value.shape[-1]).transpose(1, 2)
+    return output, sums
+
+
+@torch.library.custom_op("laterna::attention_backward", mutates_args=())
+def attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value."""
+    raise NotImplementedError("attention is rehearsed on the meta device alone")
+
+
+@attention_backward.register_fake
+def _gradient_shapes(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    del grad
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+
+
+def _backward(ctx: Any, grad: Tensor, _grad_of_sums: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, *_kept = ctx.saved_tensors
+    return (*attention_backward(grad, query, key, value), None)
+
+
+attention.register_autograd(_backward, setup_context=_keep)

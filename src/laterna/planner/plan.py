@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.model.build import build_on_meta
+from laterna.model.cost import Cost, cost_of
 from laterna.model.sources import with_published
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.assumptions import EXACT, FORMATS, LENGTHS, Assumptions, Lengths
-from laterna.planner.filling import fill_step, records_together
+from laterna.planner.assumptions import (
+    EXACT,
+    FORMATS,
+    LENGTHS,
+    Assumptions,
+    Lengths,
+    fill_step,
+    records_together,
+)
 from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
 from laterna.planner.pictures import Picture, Pictures, filled_grids, stage_pictures
 from laterna.planner.rehearsal import (
     PARTS,
     Bytes,
-    Flops,
     Load,
     Rehearsal,
+    Resolution,
     count_bytes,
     count_cache,
     count_flops,
+    resolutions,
+    told_what_fails,
 )
-from laterna.planner.resolutions import Resolution, resolutions
 from laterna.planner.sharding import Share, share_of
-from laterna.recipe import Mode, PartName, Recipe, StageName
+from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.optimisers import insist_whole_weights, moment_bytes
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
-
-MANY_ROWS = 64
-"""Rows that FLOPs are counted over where a mean picture has no whole number of tiles."""
 
 
 class PartPlan(Record):
@@ -170,7 +177,8 @@ def plan_recipe(
     grids = filled_grids(skeleton)
     answering = Rehearsal(skeleton, grids[-1])
     weights = sum(one.nbytes for one in answering.parameters())
-    table = resolutions(answering)
+    with told_what_fails():
+        table = resolutions(answering, cost_of(skeleton).forward)
     longest = recipe.stage(stages[-1]).max_tokens
     cache = count_cache(answering, longest)
     known = {**LENGTHS, **(lengths or {})}
@@ -225,71 +233,89 @@ def _stage_planner(
     summary = apply_stage(skeleton, recipe, stage)
     cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
     pictures = stage_pictures(skeleton, recipe, stage, assumptions.tiles)
+    with told_what_fails():
+        cost = cost_of(skeleton)
+    if cached:
+        cost = Cost(*(one._replace(vision=0.0) for one in cost))
     return _StagePlanner(
-        recipe,
-        stage,
-        Rehearsal(skeleton, pictures.typical, sees=not cached),
-        summary,
-        assumptions,
-        lengths,
-        moment_bytes(skeleton, recipe.stage(stage)),
-        pictures,
+        recipe=recipe,
+        stage=stage,
+        rehearsal=Rehearsal(skeleton, pictures.typical, sees=not cached),
+        summary=summary,
+        cost=cost,
+        given=assumptions,
+        lengths=lengths,
+        moments=moment_bytes(skeleton, recipe.stage(stage)),
+        pictures=pictures,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
 class _StagePlanner:
-    """The figures of one stage, each from the rehearsal that shows it."""
+    """The figures of one stage, each from what shows it."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        stage: StageName,
-        rehearsal: Rehearsal,
-        summary: StageSummary,
-        assumptions: Assumptions,
-        lengths: Lengths,
-        moments: int,
-        pictures: Pictures,
-    ) -> None:
-        self.recipe = recipe
-        self.stage = stage
-        self.settings = recipe.stage(stage)
-        self.rehearsal = rehearsal
-        self.summary = summary
-        self.given = assumptions
-        self.lengths = lengths
-        self.moments = moments
-        self.pictures = pictures
-        self.typical, _ = self._fill(pictures.typical)
-        self.load, self.micro_batches = self._fill(pictures.largest)
-        self.together = records_together(self.settings, lengths, pictures.typical.tokens)
+    recipe: Recipe
+    stage: StageName
+    rehearsal: Rehearsal
+    summary: StageSummary
+    cost: Cost
+    given: Assumptions
+    lengths: Lengths
+    moments: int
+    """Bytes that the optimiser remembers."""
+    pictures: Pictures
+
+    @property
+    def settings(self) -> StageSettings:
+        return self.recipe.stage(self.stage)
+
+    @property
+    def together(self) -> int:
+        """Records that stand behind one picture."""
+        return records_together(self.settings, self.lengths, self.pictures.typical.tokens)
 
     def _fill(self, picture: Picture) -> tuple[Load, int]:
         load, passes = fill_step(self.settings, self.lengths, picture.tokens, gpus=self.given.gpus)
         return replace(load, segments=self.recipe.run.attention == "segments"), passes
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
-        in_row = self.typical.pictures * self.together
-        rows = 1 if float(self.pictures.typical.tiles).is_integer() else MANY_ROWS
-        text, targets = self.lengths.text * in_row, self.lengths.targets * in_row
-        row = replace(self.typical, rows=rows, text=text, targets=targets)
-        flops, counted = count_flops(self.rehearsal, row), rows * in_row
-        share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus)
-        kept, checkpointed = (self._memory(share, checkpointed=mode) for mode in (False, True))
+        typical, _ = self._fill(self.pictures.typical)
+        load, passes = self._fill(self.pictures.largest)
+        counted = typical.pictures * self.together
+        text, targets = self.lengths.text * counted, self.lengths.targets * counted
+        row = replace(typical, rows=1, text=text, targets=targets)
+        forward, training = (count_flops(one, row, self.pictures.typical) for one in self.cost)
+        flops = sum(training.values()) / counted
+        quadratic = row.pairs(self.pictures.typical.tokens) * self.cost.training.pair
+        mixed = self.given.precision == "mixed"
+        share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus, mixed=mixed)
+        kept, checkpointed = (
+            self._memory(share, load, again=passes > 1, checkpointed=mode) for mode in (False, True)
+        )
         checkpoints = "checkpointing" in self.recipe.savings
         memory = checkpointed if checkpoints else kept
         drawn = None if records is None else self._drawn(records)
         return StagePlan(
             stage=self.stage,
-            parts=self._parts(flops, counted),
+            parts=tuple(
+                PartPlan(
+                    part=part.part,
+                    mode=part.mode,
+                    weights=part.trained + part.frozen,
+                    trained=part.trained,
+                    forward_flops=forward[part.part] / counted,
+                    backward_flops=(training[part.part] - forward[part.part]) / counted,
+                )
+                for part in self.summary.parts
+            ),
             lengths=self.lengths,
             pictures=self.pictures,
             tokens=self.pictures.typical.tokens + self.lengths.text,
-            load=self.load,
-            micro_batches=self.micro_batches,
+            load=load,
+            micro_batches=passes,
             batch_records=self.settings.batch_records,
-            flops=flops.total / counted,
-            attention_flops=flops.attention / counted,
+            flops=flops,
+            attention_flops=quadratic / counted,
             checkpointed=checkpoints,
             memory=memory,
             memory_kept=kept,
@@ -299,29 +325,13 @@ class _StagePlanner:
             records=records,
             steps=None if drawn is None else math.ceil(drawn / self.settings.batch_records),
             gpus=tuple(
-                self._on(name, memory.total, checkpointed.total, flops.total / counted, drawn)
-                for name in gpus
+                self._on(name, memory.total, checkpointed.total, flops, drawn) for name in gpus
             ),
         )
 
-    def _parts(self, flops: Flops, records: int) -> tuple[PartPlan, ...]:
-        return tuple(
-            PartPlan(
-                part=part.part,
-                mode=part.mode,
-                weights=part.trained + part.frozen,
-                trained=part.trained,
-                forward_flops=flops.forward[part.part] / records,
-                backward_flops=flops.backward[part.part] / records,
-            )
-            for part in self.summary.parts
-        )
-
-    def _memory(self, share: Share, *, checkpointed: bool) -> Memory:
+    def _memory(self, share: Share, load: Load, *, again: bool, checkpointed: bool) -> Memory:
         with self.rehearsal.showing(self.pictures.largest):
-            found: Bytes = count_bytes(
-                self.rehearsal, self.load, again=self.micro_batches > 1, checkpointed=checkpointed
-            )
+            found: Bytes = count_bytes(self.rehearsal, load, again=again, checkpointed=checkpointed)
         activations = found.activations
         if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
             activations = max(activations, sum(found.kept.values()))
@@ -342,7 +352,7 @@ class _StagePlanner:
         return min(drawn, limit) if limit else drawn
 
     def _pictures_ahead(self) -> int:
-        """Return the bytes of the steps that wait or are being worked on (`training.prefetch`)."""
+        """Return the bytes of the steps that wait or are worked on (`training.dataloader`)."""
         steps = self.recipe.run.workers + 1
         rehearsal = self.rehearsal
         one = 3 * rehearsal.side**2

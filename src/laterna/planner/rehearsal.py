@@ -1,4 +1,5 @@
-"""One training step on the meta device: its FLOPs by part, and its memory at the fullest moment.
+"""One training step on the meta device: its memory at the fullest moment, its FLOPs by part, and
+what larger pictures cost: tokens and cache grow as their area, attention as its square.
 
 The parts, torch's own backward pass and the loss are those of a real run; only the places where a
 run looks at numbers (which token is a picture, which is a target) are told instead.
@@ -17,21 +18,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.errors import LaternaError
 from laterna.model.attention.varlen import LIST
+from laterna.model.cost import META, StepCost
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.attention import ATTENTION_OPS, rehearse_attention
-from laterna.planner.memory import LiveBytes, weights_and_buffers
+from laterna.planner.memory import LiveBytes, rehearse_attention, weights_and_buffers
 from laterna.planner.pictures import Picture, filled_grids
 from laterna.recipe import PartName
 from laterna.records import Record
 from laterna.training.objective import summed_loss
 
 PARTS: tuple[PartName, ...] = ("vision", "connector", "language")
-META = torch.device("meta")
 
 
 class Load(Record):
@@ -57,33 +55,15 @@ class Load(Record):
         shared = self.pictures * self.records * picture_tokens if self.records > 1 else 0
         return self.text + self.pictures * picture_tokens + shared
 
-    def seen(self, picture_tokens: int) -> float:
-        """Return the share of a row's pairs of tokens and keys that attention computes."""
-        if not self.segments:
-            return 1.0
+    def pairs(self, picture_tokens: int) -> float:
+        """Return the pairs of tokens and keys that attention computes, over all rows."""
         width = self.text + self.pictures * picture_tokens
+        if not self.segments:
+            return self.rows * width**2
         own = self.text / (self.pictures * self.records)
         both = picture_tokens + own
         family = picture_tokens**2 + self.records * own * both
-        computed = self.pictures * (family if self.records > 1 else both**2)
-        return computed / (width * self.keys(picture_tokens))
-
-
-class Flops(Record):
-    """Floating-point operations of a micro-batch; a multiplication with its addition is two.
-
-    The work of the model alone: what checkpointing makes once more is not in it, nor AdamW's.
-    """
-
-    forward: dict[PartName, int]
-    backward: dict[PartName, int]
-    attention: int
-    """Of all of these, the part that grows quadratically with the tokens."""
-
-    @property
-    def total(self) -> int:
-        """Forward and backward, all parts."""
-        return sum(self.forward.values()) + sum(self.backward.values())
+        return self.rows * self.pictures * (family if self.records > 1 else both**2)
 
 
 class Bytes(Record):
@@ -118,7 +98,7 @@ class Rehearsal(nn.Module):
         self.vision = skeleton.vision
         self.connector = skeleton.connector
         self.language = skeleton.language
-        self.decoder = skeleton.language.get_decoder()
+        self.fusion = skeleton.fusion
         self.head = skeleton.language.get_output_embeddings()
         self.sees = sees
         self.side = skeleton.prepare.size
@@ -156,16 +136,11 @@ class Rehearsal(nn.Module):
 
     def read(self, tokens_bmd: Tensor, load: Load) -> Tensor:
         """Return the decoder's states (r, t, d) over the rows of a micro-batch."""
-        width = load.text + load.pictures * self.picture_tokens
-        shape = (load.rows, width)
-        ids_rt = torch.empty(shape, dtype=torch.long, device=META)
-        embedded: Tensor = self.language.get_input_embeddings()(ids_rt)
-        joined_nd = self._join(tokens_bmd, load.rows * (width - load.text))
-        pictures_rtd = joined_nd.reshape(load.rows, width - load.text, -1)
-        text_rtd = embedded[:, width - load.text :]
-        # One new tensor and the embedding's gradient, as `masked_scatter` has them.
-        both_rtd = torch.cat([pictures_rtd.to(embedded.dtype), text_rtd], dim=1)
-        states_rtd: Tensor = self.decode(both_rtd, load)
+        given = load.pictures * self.picture_tokens
+        joined_nd = self._join(tokens_bmd, load.rows * given)
+        images_rmd = joined_nd.reshape(load.rows, given, -1)
+        mask = self._mask(load.rows, given + load.text, load)
+        states_rtd: Tensor = self.fusion.rehearse(self.language, images_rmd, load.text, mask=mask)
         return states_rtd
 
     def _join(self, tokens_bmd: Tensor, count: int) -> Tensor:
@@ -178,55 +153,39 @@ class Rehearsal(nn.Module):
         assert newline_d is not None, "the skeleton was built with one"
         return torch.cat([joined_nd, newline_d.expand(ends, -1)])
 
-    def decode(self, embedded_rtd: Tensor, load: Load | None = None, *, cache: bool = False) -> Any:
-        """Run the decoder with a mask that keeps samples apart, as rows of several lengths need.
-
-        It says what is seen, and of shared pictures what is added to the scores.
+    def _mask(self, rows: int, width: int, load: Load | None = None) -> Tensor:
+        """Return a mask that keeps samples apart, as rows of several lengths need one: it says what
+        is seen, and of shared pictures what is added to the scores.
         """
-        rows, width, _ = embedded_rtd.shape
-        output = self.decoder(
-            inputs_embeds=embedded_rtd,
-            position_ids=torch.empty(rows, width, dtype=torch.long, device=META),
-            attention_mask=self._mask(rows, width, load),
-            use_cache=cache,
-        )
-        return output.past_key_values if cache else output.last_hidden_state
-
-    def _mask(self, rows: int, width: int, load: Load | None) -> Tensor:
         if load is not None and load.segments:
             return torch.empty(1, 1, load.keys(self.picture_tokens), 2, dtype=LIST, device=META)
         kind = self.dtype if load is not None and load.records > 1 else torch.bool
         return torch.empty(rows, 1, width, width, dtype=kind, device=META)
 
-    def learn(self, states_rtd: Tensor, load: Load, *, whole: bool = False) -> Tensor:
-        """Return the loss; `whole`: all logits at once, so that none are made again."""
+    def learn(self, states_rtd: Tensor, load: Load) -> Tensor:
+        """Return the loss."""
         chosen = torch.empty(load.rows * load.targets, dtype=torch.long, device=META)
         labels_s = torch.empty_like(chosen)
         states_sd = states_rtd.flatten(0, 1)[chosen]
-        if whole:
-            logits_sv = self.head(states_sd)
-            return functional.cross_entropy(logits_sv.float(), labels_s, reduction="sum")
         return summed_loss(states_sd, labels_s, self.head, int(self.head.weight.shape[0]))
 
-    def forward(self, load: Load) -> Tensor:
-        """Return the loss of a micro-batch, to count FLOPs by."""
-        tokens_bmd = self.connector(self.look(load.rows * load.pictures))
-        return self.learn(self.read(tokens_bmd, load), load, whole=True)
+    def cache(self, tokens: int) -> Any:
+        """Return the keys and values that a row of so many tokens leaves."""
+        width = self.language.get_input_embeddings().embedding_dim
+        row_rtd = torch.empty(1, tokens, width, dtype=self.dtype, device=META)
+        mask = self._mask(1, tokens)
+        return self.fusion.rehearse(self.language, row_rtd, 0, mask=mask, cache=True)
 
 
-def count_flops(rehearsal: Rehearsal, load: Load) -> Flops:
-    """Return the FLOPs of a micro-batch, forward and backward."""
-    hidden = 1 - load.seen(rehearsal.picture_tokens)
-    with _told_what_fails(), FlopCounterMode(display=False) as counter:
-        loss = rehearsal(load)
-        forward = _by_part(counter, hidden)
-        loss.backward()
-        both = _by_part(counter, hidden)
-    rehearsal.zero_grad()
-    return Flops(
-        forward=forward,
-        backward={part: both[part] - forward[part] for part in PARTS},
-        attention=_attention(counter) - _hidden_attention(counter, hidden),
+def count_flops(cost: StepCost, load: Load, picture: Picture) -> dict[PartName, float]:
+    """Return the FLOPs by part of a micro-batch whose pictures are like that one."""
+    pictures = load.rows * load.pictures
+    return cost.by_part(
+        seen=pictures * picture.tiles,
+        connected=pictures * picture.tiles,
+        tokens=load.rows * load.text + pictures * picture.tokens,
+        pairs=load.pairs(picture.tokens),
+        targets=load.rows * load.targets,
     )
 
 
@@ -236,7 +195,7 @@ def count_bytes(rehearsal: Rehearsal, load: Load, *, again: bool, checkpointed: 
     `checkpointed`: of each layer only its input is kept, and the rest made again (language, and
     vision where it trains).
     """
-    with _told_what_fails(), _checkpointing(rehearsal, checkpointed), LiveBytes() as live:
+    with told_what_fails(), _checkpointing(rehearsal, checkpointed), LiveBytes() as live:
         live.add(weights_and_buffers([rehearsal]))
         weights = live.now
         marks: dict[PartName, int] = {}
@@ -259,48 +218,10 @@ def count_bytes(rehearsal: Rehearsal, load: Load, *, again: bool, checkpointed: 
 
 def count_cache(rehearsal: Rehearsal, tokens: int) -> int:
     """Return the bytes of the KV cache that a row of so many tokens leaves."""
-    with _told_what_fails(), torch.no_grad():
-        cache = rehearsal.decode(_row(rehearsal, tokens), cache=True)
+    with told_what_fails(), torch.no_grad():
+        cache = rehearsal.cache(tokens)
     kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(tensor.nbytes for tensor in kept)
-
-
-def count_reading(rehearsal: Rehearsal, tokens: int) -> Flops:
-    """Return the FLOPs of the language model's decoder over one row, forward alone."""
-    with _told_what_fails(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        rehearsal.decode(_row(rehearsal, tokens))
-    whole = counter.get_flop_counts()["Global"]
-    return Flops(
-        forward={"language": sum(whole.values())}, backward={}, attention=_attention(counter)
-    )
-
-
-def _row(rehearsal: Rehearsal, tokens: int) -> Tensor:
-    width = rehearsal.language.get_input_embeddings().embedding_dim
-    return torch.empty(1, tokens, width, dtype=rehearsal.dtype, device=META)
-
-
-def _attention(counter: FlopCounterMode, part: str = "Global") -> int:
-    counts = counter.get_flop_counts().get(part, {})
-    return sum(counts.get(op, 0) for op in ATTENTION_OPS)
-
-
-def _hidden_attention(counter: FlopCounterMode, share: float) -> int:
-    """Return what was counted of the language model's attention that is not computed."""
-    return round(share * (_attention(counter) - _attention(counter, "Rehearsal.vision")))
-
-
-def _by_part(counter: FlopCounterMode, hidden: float) -> dict[PartName, int]:
-    """Return each part's count; a share `hidden` of the language model's attention is left out."""
-    counts = counter.get_flop_counts()
-    whole, vision, connector = (
-        sum(counts.get(name, {}).values())
-        for name in ("Global", "Rehearsal.vision", "Rehearsal.connector")
-    )
-    # The counter does not see the backward pass leave a module called by keywords, as the decoder
-    # is: what it says of the decoder holds the connector's as well.
-    language = whole - vision - connector - _hidden_attention(counter, hidden)
-    return {"vision": vision, "connector": connector, "language": language}
 
 
 @contextmanager
@@ -324,7 +245,8 @@ def _checkpointing(rehearsal: Rehearsal, wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _told_what_fails() -> Iterator[None]:
+def told_what_fails() -> Iterator[None]:
+    """Say what torch cannot follow on shapes alone as a LaternaError."""
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
@@ -333,3 +255,51 @@ def _told_what_fails() -> Iterator[None]:
             f"this recipe cannot be planned: one of its models decides by numbers what to compute, "
             f"which a rehearsal without numbers cannot follow: {reason}"
         ) from error
+
+
+SIDES = (224, 336, 448, 672, 1024)
+"""Sides in pixels: LLaVA's, LLaVA-1.5's, twice each, and a large one."""
+
+
+class Resolution(Record):
+    """Square pictures of one size, cut into patches of the encoder's size."""
+
+    side: int
+    """Pixels."""
+    patches: int
+    tokens: int
+    """In the language model's context."""
+    cache: int
+    """Bytes that they take in the KV cache."""
+    attention_flops: int
+    """Of the language model reading them, what grows quadratically."""
+
+
+def resolutions(rehearsal: Rehearsal, forward: StepCost) -> tuple[Resolution, ...]:
+    """Return the table for the usual sizes and the encoder's own, those left out that the
+    connector cannot take; `forward` is what a forward pass costs.
+
+    Whether the encoder itself takes other sizes than its own is another question: many do not.
+    """
+    tower = rehearsal.vision
+    grid = round((tower.patches - int(tower.class_token)) ** 0.5)
+    pixels = rehearsal.side / grid  # a side of 1024 with patches of 14 is 73 whole patches
+    found = []
+    for side in sorted({*SIDES, rehearsal.side}):
+        patches = int(side / pixels) ** 2 + int(tower.class_token)
+        try:
+            tokens = rehearsal.connector.tokens(patches)
+        except LaternaError:
+            continue
+        if not tokens:
+            continue
+        found.append(
+            Resolution(
+                side=side,
+                patches=patches,
+                tokens=tokens,
+                cache=count_cache(rehearsal, tokens),
+                attention_flops=round(forward.pair * tokens**2),
+            )
+        )
+    return tuple(found)

@@ -26,8 +26,8 @@ class Share(Record):
     """Weights and gradients that are whole while they are needed."""
 
 
-def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int) -> Share:
-    """Return what sharding leaves elsewhere, as `training.sharding` shards.
+def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int, *, mixed: bool = False) -> Share:
+    """Return what sharding leaves elsewhere, as `training.parallel` shards.
 
     A vision tower that does not train stays whole. Layers of the language model are gathered one
     by one; what lies outside them is gathered once and stays. A gradient is whole until it has
@@ -43,9 +43,12 @@ def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int) -> Share:
     sizes = [sum(weight.nbytes for weight in layer.parameters()) for layer in layers]
     layer_gradients = [_trained(layer.parameters()) for layer in layers]
     weights, gradients = sum(weight.nbytes for weight in sharded), _trained(sharded)
+    kept = weights
+    if mixed:  # held in 32 bits and gathered in 16: those that train are with the optimiser's
+        kept = 2 * sum(weight.nbytes for weight in sharded if not weight.requires_grad)
     outside = weights - sum(sizes) + gradients - sum(layer_gradients)
     return Share(
-        weights_elsewhere=weights - weights // gpus,
+        weights_elsewhere=weights - kept // gpus,
         gradients_elsewhere=gradients - gradients // gpus,
         optimiser=1 / gpus,
         gathered=outside + AHEAD * max(sizes) + max(layer_gradients),

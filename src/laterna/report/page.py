@@ -12,7 +12,7 @@ from laterna.records import Answer, Record, Score
 from laterna.report.drawings import loss_curve
 from laterna.report.parts import NamedTexts, jpeg_uri, shrink, write_page
 from laterna.scenes.phrases import SHORT_ANSWER
-from laterna.training.figures import SampleAnswer, StepFigures
+from laterna.training.throughput import SampleAnswer, StepFigures
 
 THUMBNAIL_SIDE = 336
 """Longest side, in pixels, of the pictures inside the page."""

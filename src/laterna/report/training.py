@@ -20,9 +20,9 @@ from laterna.report.page import (
     duration,
 )
 from laterna.report.parts import NamedTexts, share
-from laterna.training.figures import StepFigures, speeds
 from laterna.training.resume import METRICS
 from laterna.training.telemetry import read_metrics
+from laterna.training.throughput import StepFigures, speeds
 
 SMALL = 1_000_000
 """Bytes up to which a JSON file beside the stages may be an evaluation's figures."""

@@ -20,11 +20,11 @@ from laterna.data.batches import collate
 from laterna.inference.generation import continue_from
 from laterna.model.attention.shared_prefix import plain_attention
 from laterna.records import PICTURE_TOKEN, Pack, Sample
-from laterna.training.feed import FaultyPictureError, Fill, feed
-from laterna.training.figures import HeldOut, SampleAnswer
+from laterna.training.dataloader import FaultyPictureError, Fill, feed
 from laterna.training.learner import Learner
 from laterna.training.objective import count_targets
-from laterna.training.sharding import is_sharded
+from laterna.training.parallel import is_sharded
+from laterna.training.throughput import HeldOut, SampleAnswer
 
 ANSWERS = 3
 """Records whose answers are written down, spread over what is held out."""

@@ -12,12 +12,11 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
-from laterna.training.feed import FAULTS, Lost, Step
-from laterna.training.figures import HeldOut, StepFigures
+from laterna.training.dataloader import FAULTS, Lost, Step
 from laterna.training.learner import Learner, Progress, diverged, named_few
-from laterna.training.meter import UNKNOWN, Meter
 from laterna.training.objective import count_targets, empty_batch
-from laterna.training.sharding import gradient_norm, reducing
+from laterna.training.parallel import gradient_norm, reducing
+from laterna.training.throughput import UNKNOWN, HeldOut, Meter, StepFigures
 
 
 def _never(_step: int) -> HeldOut | None:
@@ -57,34 +56,21 @@ def train_steps(
         _insist_within(limits, learner, done, step, lost)
         if done.finite:
             last, lost = step, []
-            figures = _figures(learner.progress, done, seconds, now - started, meter)
-            held_out = look(figures.step)
+            progress = learner.progress
+            held_out = look(progress.step)
             begun += time.perf_counter() - now  # the look is no part of the next step
-            yield replace(figures, held_out=held_out)
+            yield replace(
+                done.figures,
+                step=progress.step,
+                skipped=progress.skipped,
+                empty=progress.empty,
+                faulty=sum(progress.faulty.values()),
+                seconds=seconds,
+                model_seconds=now - started,
+                mfu=meter.mfu(done.figures.flops, seconds),
+                held_out=held_out,
+            )
     _insist_alive(learner, last)
-
-
-def _figures(
-    progress: Progress, done: Outcome, seconds: float, model_seconds: float, meter: Meter
-) -> StepFigures:
-    return StepFigures(
-        step=progress.step,
-        loss=done.loss,
-        lr=done.lr,
-        grad_norm=done.norm,
-        target_tokens=done.targets,
-        tokens=done.tokens,
-        padding=done.padding,
-        pictures=done.pictures,
-        skipped=progress.skipped,
-        empty=progress.empty,
-        faulty=sum(progress.faulty.values()),
-        seconds=seconds,
-        model_seconds=model_seconds,
-        vision_seconds=done.vision_seconds,
-        flops=done.flops,
-        mfu=meter.mfu(done.flops, seconds),
-    )
 
 
 def _insist_alive(learner: Learner, last: Step | None) -> None:
@@ -133,10 +119,11 @@ def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
             (part * ranks.count).backward()
             learner.clock.after_backward()
         loss += part.detach()
-    norm = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
+    norm_s = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
     flops = meter.flops(step.batches, step.length)
+    own_loss, norm = torch.stack([loss, norm_s.to(loss)]).tolist()  # a GPU is awaited here alone
     whole_loss, flops, vision, *counts = ranks.total(
-        [float(loss), flops, learner.clock.take_seconds() / ranks.count]
+        [own_loss, flops, learner.clock.take_seconds() / ranks.count]
         + [step.tokens, step.tokens - step.length, step.pictures]
         + [step.faulty.get(reason, 0) for reason in FAULTS]
     )
@@ -145,35 +132,29 @@ def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
         learner.optimiser.step()
     learner.optimiser.forget_gradients()
     tokens, padding, pictures, *faults = (int(count) for count in counts)
-    return Outcome(
-        finite=finite,
+    figures = StepFigures(
+        step=step.number + 1,
         loss=whole_loss,
-        norm=norm,
         lr=rate,
-        targets=int(targets),
+        grad_norm=norm,
+        target_tokens=int(targets),
         tokens=tokens,
         padding=padding,
         pictures=pictures,
+        seconds=0.0,
         vision_seconds=vision,
         flops=flops,
-        faulty=dict(zip(FAULTS, faults, strict=True)),
     )
+    return Outcome(finite, figures, dict(zip(FAULTS, faults, strict=True)))
 
 
 class Outcome(NamedTuple):
-    """What a step came to, over all ranks; fields as in `StepFigures`."""
+    """What a step came to, over all ranks."""
 
     finite: bool
     """Whether it was taken: it had targets, and neither loss nor gradient was not finite."""
-    loss: float
-    norm: float
-    lr: float
-    targets: int
-    tokens: int
-    padding: int
-    pictures: int
-    vision_seconds: float
-    flops: float
+    figures: StepFigures
+    """Of the step alone: neither times nor what was skipped before are known yet."""
     faulty: dict[str, int]
     """Records left out, by reason."""
 
@@ -182,8 +163,8 @@ def _after(progress: Progress, done: Outcome) -> Progress:
     return replace(
         progress,
         step=progress.step + 1,
-        skipped=progress.skipped + (not done.finite and done.targets > 0),
-        empty=progress.empty + (done.targets == 0),
+        skipped=progress.skipped + (not done.finite and done.figures.target_tokens > 0),
+        empty=progress.empty + (done.figures.target_tokens == 0),
         skipped_in_a_row=0 if done.finite else progress.skipped_in_a_row + 1,
         faulty={name: progress.faulty.get(name, 0) + count for name, count in done.faulty.items()},
     )
@@ -198,7 +179,7 @@ def _insist_within(
     row = progress.skipped_in_a_row
     if row <= limits.max_skipped:
         return
-    if not done.targets:
+    if not done.figures.target_tokens:
         named = f": {named_few(which)}" if which else ""
         raise LaternaError(
             f"step {progress.step}: none of its records is left, as in {row} steps in a row, for "
@@ -207,8 +188,9 @@ def _insist_within(
         )
     if row < progress.step:
         learner.insist_finite()
+    loss, norm = done.figures.loss, done.figures.grad_norm
     raise LaternaError(
-        f"step {progress.step}: loss {done.loss:g}, gradient norm {done.norm:g}: not finite, "
+        f"step {progress.step}: loss {loss:g}, gradient norm {norm:g}: not finite, "
         f"{row} steps in a row; in records {named_few(step.ids)}; "
         "lower the learning rate or look at these records"
     )

@@ -1,4 +1,4 @@
-"""Saved states: a run that was killed goes on from the newest whole one, bit for bit.
+"""Which run this is, and its saved states: one that was stopped or killed goes on, bit for bit.
 
     <folder>/<run>/step-00000040/   state.json      what it is: run, progress, checksums of files
                                     *.safetensors   weights that train, their moments, by shard
@@ -8,15 +8,22 @@ A state is written aside, flushed to the disk, and renamed, so one that has its 
 unless the disk lost it afterwards, which its checksums tell. Several ranks write their shards
 with torch's distributed checkpoint, and any other number of ranks can read them. Nothing in a
 state is a pickle. On several machines the folder must lie on a file system that all share.
+
+SIGTERM and SIGINT finish the step, save, and leave. Spot machines give little more time than that.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import msgspec
@@ -28,11 +35,24 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from laterna.data.fingerprints import FileHash, hash_all, read_signed, what_is_torn, write_signed
+from laterna.data.fingerprints import (
+    FileHash,
+    Fingerprints,
+    hash_all,
+    read_signed,
+    what_is_torn,
+    write_signed,
+)
+from laterna.data.preparation import FINGERPRINTS
+from laterna.data.sources import HUB
 from laterna.errors import LaternaError
 from laterna.files import flush, flush_tree
-from laterna.training.distributed import Ranks
-from laterna.training.learner import Learner, Progress
+from laterna.model import checkpoint as checkpoints
+from laterna.model.checkpoint import checkpoint_fingerprint, read_manifest
+from laterna.model.sources import WEIGHTS, base_fingerprint
+from laterna.recipe import PartName, Recipe, StageName
+from laterna.training.learner import CHANGES_RESULTS, Learner, Progress
+from laterna.training.parallel import Ranks
 from laterna.version import __version__
 
 FORMAT = 1
@@ -47,7 +67,7 @@ class StateManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     laterna: str
     """Version of Laterna that wrote it."""
     run: str
-    """Digest of the run that it belongs to (`training.identity`)."""
+    """Digest of the run that it belongs to (`run_digest`)."""
     progress: Progress
     files: dict[str, FileHash]
 
@@ -200,3 +220,99 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+HOW = ("run", "threads", "prepared", "feature_cache")
+"""Settings of how a run is carried out. Their names are left out too, so that a setting which a
+later version adds to `run` hinders no resume."""
+
+
+def run_digest(
+    recipe: Recipe, stage: StageName, start: Path | None, known: Fingerprints | None = None
+) -> str:
+    """Digest a stage's settings, data and first weights; equal digests mean equal results.
+
+    How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
+    are left out. Models count by what they hold, wherever they lie. Of the pictures only the names
+    count, but those that lie in a dataset's folder. `known` is what is known of files at this
+    start; None: they are looked at now. Raises LaternaError where a hub that data comes from does
+    not answer, and for a checkpoint to start from that is none.
+    """
+    known = known or Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
+    settings = msgspec.structs.replace(
+        recipe,
+        savings=tuple(sorted(CHANGES_RESULTS.intersection(recipe.savings))),
+        align=recipe.stage(stage),
+        instruct=recipe.stage(stage),
+    )
+    told = msgspec.to_builtins(settings)
+    for name in HOW:
+        del told[name]
+    weights, inside = _start(start, known)
+    for part in ("vision", "connector", "language"):
+        source = told[part]["source"]
+        told[part]["source"] = "" if part in inside else base_fingerprint(source, known) or source
+    digest = hashlib.sha256(msgspec.json.encode((stage, told, weights)))
+    for source in settings.align.mixture():
+        if source.data.startswith(HUB) or Path(source.data).exists():  # else others will say so
+            digest.update(known.of(source.data).encode())
+    return digest.hexdigest()
+
+
+def _start(start: Path | None, known: Fingerprints) -> tuple[str, tuple[PartName, ...]]:
+    """Return the fingerprint of what a stage starts from, and the parts that are whole in it."""
+    if start is None or not start.exists():
+        return "", ()
+    if (start / checkpoints.MANIFEST).is_file():
+        return checkpoint_fingerprint(start, known), read_manifest(start).parts
+    return known.of(str(start), WEIGHTS), ()
+
+
+GRACE_SECONDS = 25.0
+"""From the signal to the end of the process at the latest; spot machines are taken after 30."""
+
+
+class StopRequest:
+    """Whether the run was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def leave(self) -> None:
+        """End the process as the signal would have: status 130 for SIGINT, 143 for SIGTERM."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + (self.signal or signal.SIGTERM))
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn the first SIGTERM or SIGINT inside into a request; a second one ends at once.
+
+    A step that lasts longer than the grace time is given up: the process then ends with what was
+    saved before. Outside the main thread, where Python lets no one catch signals, nothing changes.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    timers: list[threading.Timer] = []
+
+    def asked(number: int, _frame: FrameType | None) -> None:
+        request.signal = number
+        signal.signal(number, before[signal.Signals(number)])
+        timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + number])
+        timer.daemon = True
+        timer.start()
+        timers.append(timer)
+
+    for number in before:
+        signal.signal(number, asked)
+    try:
+        yield request
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and what it keeps: its progress and `metrics.jsonl`."""
+"""What a run shows while it trains, and what it keeps: its bar, `metrics.jsonl`, and trackers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,49 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import msgspec
 from rich.console import Console
 
 from laterna.progress import Progress
-from laterna.training.figures import HeldOut, Speeds, StepFigures, speeds
-from laterna.training.tracking.base import Tracker
+from laterna.recipe import Recipe, StageName
+from laterna.training.throughput import HeldOut, Speeds, StepFigures, speeds
 
 SHOWN = 80
 """Letters of a held-out record's prompt and answers that are shown; `metrics.jsonl` has all."""
 LAST = 20
 """Steps over which the bar's figures are taken."""
+
+
+class TrackedRun(NamedTuple):
+    """One stage of a run, as trackers know it."""
+
+    recipe: Recipe
+    stage: StageName
+    out: Path
+    """The checkpoint that the stage will become."""
+    digest: str
+    """Digest of all that decides what the stage learns; the same when it goes on."""
+    done: int
+    """Steps done before: the run goes on after them, whatever was tracked beyond."""
+
+    @property
+    def title(self) -> str:
+        """A name that no other run has: its stage, and the beginning of its digest."""
+        return f"{self.stage}-{self.digest[:8]}"
+
+
+class Tracker(Protocol):
+    """Follows a run on its first rank: told every step when it is done, closed at the end."""
+
+    def step(self, figures: StepFigures) -> None:
+        """Take a step's figures."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left and let go; also when the run ends by an error."""
+        ...
 
 
 class StageBar:

@@ -21,7 +21,7 @@ from laterna.model.vision.feature_cache import cached_features
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Tiling, Turn
-from laterna.training.feed import fill_features, fill_pixels
+from laterna.training.dataloader import fill_features, fill_pixels
 
 NAMES = ("wide.png", "tall.png", "small.png")
 

@@ -15,7 +15,7 @@ from laterna.model.language.causal import load_language
 from laterna.model.language.quantize import count_weights, is_quantised, quantise
 from laterna.recipe import LoraSettings, Recipe, load_recipe
 from laterna.training.objective import Objective
-from laterna.training.sharding import shard
+from laterna.training.parallel import shard
 from laterna.training.stages import apply_stage, layers_of
 
 

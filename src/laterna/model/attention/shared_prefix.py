@@ -18,6 +18,8 @@ from laterna.records import Batch, Sharing
 
 FLEX = "flex_attention"
 """transformers' name of the attention that takes block masks."""
+FLASH = "flash_attention_2"
+"""Of the one that takes no mask, and tells samples apart in batches of one row alone."""
 LEAK, LEAK_HALF = 1e-3, 0.05
 """Largest difference, as a share of the largest state, between a sample in a row and alone; and
 the same where weights have 16 bits. One that is seen by another differs by much more."""
@@ -52,15 +54,21 @@ def sharing_mask(sharing: Sharing | None, position_ids_rt: Tensor, language: Any
 
 @contextmanager
 def plain_attention(language: Any) -> Iterator[None]:
-    """Let a language model whose attention takes block masks alone take any, meanwhile."""
-    if language.config._attn_implementation != FLEX:
+    """Let a language model whose attention is for training on a GPU take any mask, meanwhile."""
+    name = language.config._attn_implementation
+    if name not in (FLEX, FLASH):
         yield
         return
     language.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        language.set_attn_implementation(FLEX)
+        language.set_attn_implementation(name)
+
+
+def wants_one_row(language: Any) -> bool:
+    """Say whether a language model keeps packed samples apart only where a batch is one row."""
+    return bool(language.config._attn_implementation == FLASH)
 
 
 def before_targets(batch: Batch) -> Tensor:
@@ -125,7 +133,8 @@ def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
     first, second = drawn[:, :5], drawn[:, 5:]
     alone = torch.cat([_alone(language, first), _alone(language, second)], dim=1)
     row = _states(language, drawn, positions=[*range(5), *range(total - 5)])
-    limit = LEAK if table.dtype == torch.float32 else LEAK_HALF
+    in_half = table.dtype != torch.float32 or wants_one_row(language)
+    limit = LEAK_HALF if in_half else LEAK
     _compare(row, alone, limit, "packed rows (row_tokens)", window)
     if share_pictures:
         prefix, one, two = drawn[:, :5], drawn[:, 5:8], drawn[:, 8:]
@@ -155,12 +164,14 @@ def _states(
     language: Any, embeds_rtd: Tensor, positions: list[int], sharing: Sharing | None = None
 ) -> Tensor:
     places = torch.tensor([positions])
-    states: Tensor = language.get_decoder()(
-        inputs_embeds=embeds_rtd,
-        position_ids=places.to(embeds_rtd.device),
-        attention_mask=sharing_mask(sharing, places, language),
-        use_cache=False,
-    ).last_hidden_state
+    kind = embeds_rtd.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=wants_one_row(language)):
+        states: Tensor = language.get_decoder()(
+            inputs_embeds=embeds_rtd,
+            position_ids=places.to(embeds_rtd.device),
+            attention_mask=sharing_mask(sharing, places, language),
+            use_cache=False,
+        ).last_hidden_state
     return states.float()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
-from laterna.model.attention.shared_prefix import before_targets, sharing_mask
+from laterna.model.attention.shared_prefix import before_targets, sharing_mask, wants_one_row
 from laterna.records import PICTURE_TOKEN, Batch
 
 
@@ -53,23 +53,57 @@ class PrefixFusion(nn.Module):
 
         Samples that share an image see it and themselves, by a mask of their own. The restarted
         positions keep packed samples apart, but transformers builds its block-diagonal mask from
-        them only without attention mask and without cache.
+        them only without attention mask and without cache, and FlashAttention's only for one row.
         """
+        embeds_rtd = self.embed(language, batch, images)
+        positions_rt = batch.position_ids_rt.to(_device(language), non_blocking=True)
+        shape = embeds_rtd.shape
+        if wants_one_row(language):
+            embeds_rtd, positions_rt = embeds_rtd.flatten(0, 1)[None], positions_rt.flatten()[None]
         states: Tensor = language.get_decoder()(
-            inputs_embeds=self.embed(language, batch, images),
-            position_ids=batch.position_ids_rt.to(_device(language)),
+            inputs_embeds=embeds_rtd,
+            position_ids=positions_rt,
             attention_mask=sharing_mask(batch.sharing, batch.position_ids_rt, language),
             use_cache=False,
         ).last_hidden_state
-        return states
+        return states.reshape(*shape[:2], -1)
+
+    def rehearse(
+        self,
+        language: Any,
+        images_rmd: Tensor,
+        text: int,
+        *,
+        mask: Tensor | None = None,
+        cache: bool = False,
+    ) -> Any:
+        """Run the decoder over rows of images' tokens and `text` tokens more, by shapes alone.
+
+        For plans and counts on the meta device, where no number says which token is an image's. It
+        costs what `hidden_states` costs, with a `mask` as rows of several samples need one.
+        Returns the states (r, m + text, d), or with `cache` the keys and values left behind.
+        """
+        rows, given = images_rmd.shape[:2]
+        embedding = language.get_input_embeddings()
+        # Every place has an embedding; one new tensor and a gradient, as `masked_scatter` has.
+        ids_rt = torch.zeros(rows, given + text, dtype=torch.long, device=images_rmd.device)
+        embeds_rtd = embedding(ids_rt)
+        embeds_rtd = torch.cat([images_rmd.to(embeds_rtd.dtype), embeds_rtd[:, given:]], dim=1)
+        output = language.get_decoder()(
+            inputs_embeds=embeds_rtd,
+            position_ids=torch.zeros_like(ids_rt),
+            attention_mask=mask,
+            use_cache=cache,
+        )
+        return output.past_key_values if cache else output.last_hidden_state
 
     def target_states(
         self, language: Any, batch: Batch, images: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the states (s, d) that the target tokens are predicted from, and their ids (s)."""
         states_rtd = self.hidden_states(language, batch, images)
-        before_s = before_targets(batch).to(states_rtd.device)
-        labels_s = _targets(batch, states_rtd.device)[1]
+        before_s = before_targets(batch).to(states_rtd.device, non_blocking=True)
+        labels_s = _targets(batch)[1].to(states_rtd.device, non_blocking=True)
         return states_rtd.flatten(0, 1).index_select(0, before_s), labels_s
 
     def target_logits(
@@ -79,7 +113,7 @@ class PrefixFusion(nn.Module):
 
         For models whose logits are more than their head on the states (`VisionLanguageModel`).
         """
-        places_rt, labels_s = _targets(batch, _device(language))
+        places_rt, labels_s = (one.to(_device(language)) for one in _targets(batch))
         return self.logits_at(language, batch, images, places_rt), labels_s
 
     def logits_at(
@@ -144,9 +178,9 @@ def _merge(
             f"{', '.join(names)}: {places} image places but {given} image tokens; "
             "each `<image>` mark needs one image"
         )
-    mask_rt = image_mask_rt.to(_device(language))
+    mask_rt = image_mask_rt.to(_device(language), non_blocking=True)
     # Whatever id stands in an image's place lies outside the vocabulary or means nothing.
-    ids_rt = input_ids_rt.to(_device(language)).masked_fill(mask_rt, 0)
+    ids_rt = input_ids_rt.to(_device(language), non_blocking=True).masked_fill(mask_rt, 0)
     embeds_rtd: Tensor = language.get_input_embeddings()(ids_rt)
     if not images:
         return embeds_rtd
@@ -167,10 +201,13 @@ def _check_counts(batch: Batch, images: Sequence[Tensor]) -> None:
             )
 
 
-def _targets(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return which places (r, t) predict a target token, and the targets' ids (s)."""
-    targets_rt = batch.targets_rt[:, 1:].to(device)
-    labels_s = batch.input_ids_rt[:, 1:].to(device)[targets_rt]
+def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return which places (r, t) predict a target token, and the targets' ids (s).
+
+    Chosen where the batch lies, on the CPU: a GPU would have to be waited for to count them.
+    """
+    targets_rt = batch.targets_rt[:, 1:]
+    labels_s = batch.input_ids_rt[:, 1:][targets_rt]
     return nn.functional.pad(targets_rt, (0, 1)), labels_s
 
 

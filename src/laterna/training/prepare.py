@@ -21,7 +21,7 @@ from laterna.errors import LaternaError
 from laterna.progress import shown_progress
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Record
-from laterna.training.feed import Order, count_steps, step_packs
+from laterna.training.dataloader import Order, count_steps, step_packs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

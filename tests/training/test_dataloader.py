@@ -8,8 +8,8 @@ import torch
 
 from laterna.recipe import StageSettings
 from laterna.records import PICTURE_TOKEN, Batch, Sample
-from laterna.training.distributed import Ranks
-from laterna.training.feed import FaultyPictureError, Step, count_steps, feed
+from laterna.training.dataloader import FaultyPictureError, Step, count_steps, feed
+from laterna.training.parallel import Ranks
 
 STAGE = StageSettings(data="x", batch_records=4)
 SAMPLES = [

@@ -12,12 +12,11 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.recipe import Recipe, RunSettings
-from laterna.training.figures import StepFigures, named_figures
 from laterna.training.run import train
-from laterna.training.telemetry import read_metrics
-from laterna.training.tracking import insist_installed
-from laterna.training.tracking.base import TrackedRun
-from laterna.training.tracking.tensorboard import TensorBoardTracker
+from laterna.training.telemetry import TrackedRun, read_metrics
+from laterna.training.throughput import StepFigures, named_figures
+from laterna.training.trackers import insist_installed
+from laterna.training.trackers.tensorboard import TensorBoardTracker
 
 
 def figures(step: int, loss: float) -> StepFigures:
@@ -135,7 +134,7 @@ def test_a_run_that_breaks_closes_its_trackers(
 def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laterna.training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("laterna.training.trackers.find_spec", lambda name: None)
     insist_installed(())
     ours = msgspec.structs.replace(recipe, run=RunSettings(trackers=("tensorboard",)))
     with pytest.raises(LaternaError, match=r"tensorboard is not installed; pip install 'laterna\["):

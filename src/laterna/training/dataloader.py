@@ -1,4 +1,4 @@
-"""Which records go into which optimiser step, and as which batches.
+"""Which records go into which optimizer step, as which batches, made ahead of their use.
 
 Shapes: b pictures · c channels · h, w pixels · n features a picture · d width.
 """
@@ -6,15 +6,18 @@ Shapes: b pictures · c channels · h, w pixels · n features a picture · d wid
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from laterna.data.batches import collate
 from laterna.data.packing import (
@@ -32,9 +35,8 @@ from laterna.errors import LaternaError
 from laterna.model.vision.feature_cache import FeatureStore
 from laterna.recipe import StageSettings
 from laterna.records import Batch, Pack, Sample
-from laterna.training.distributed import ALONE, Ranks
 from laterna.training.objective import empty_batch
-from laterna.training.prefetch import in_order
+from laterna.training.parallel import ALONE, Ranks
 
 Fill = Callable[[Batch], Batch]
 """Gives a batch its pictures, as pixels or as features."""
@@ -181,7 +183,7 @@ def feed(
             plan_batches(packs[rank :: ranks.count], micro_tokens=stage.micro_tokens)
             for rank in range(ranks.count)
         ]
-        made = _make_step(step, dealt[ranks.rank], fill)
+        made = _make_step(step, dealt[ranks.rank], fill, ranks.device)
         if not even:
             return made
         missing = max(len(plan) for plan in dealt) - len(made.batches)
@@ -190,7 +192,9 @@ def feed(
     return in_order(make, range(first_step, count_steps(len(samples), stage)), workers)
 
 
-def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
+def _make_step(
+    number: int, plan: Sequence[Sequence[Pack]], fill: Fill, device: torch.device
+) -> Step:
     batches: list[Batch] = []
     lost: list[Lost] = []
     length = 0
@@ -198,7 +202,7 @@ def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
         rows = list(packs)
         while rows:
             try:
-                batches.append(fill(collate(rows)))
+                batches.append(_pinned(fill(collate(rows)), device))
             except FaultyPictureError as fault:
                 lost += (
                     Lost(sample.id, fault.picture, fault.reason)
@@ -215,6 +219,15 @@ def _make_step(number: int, plan: Sequence[Sequence[Pack]], fill: Fill) -> Step:
     return Step(
         number=number, batches=tuple(batches), length=length, faulty=faulty, lost=tuple(lost)
     )
+
+
+def _pinned(batch: Batch, device: torch.device) -> Batch:
+    """Put a batch for a GPU where it can be copied from while the GPU works."""
+    if device.type != "cuda":
+        return batch
+    tensors = ((name, getattr(batch, name)) for name in batch.__struct_fields__)
+    pinned = {name: one.pin_memory() for name, one in tensors if isinstance(one, Tensor)}
+    return msgspec.structs.replace(batch, **pinned)
 
 
 def fill_pixels(preparer: PicturePreparer, files: PictureFiles) -> Fill:
@@ -261,3 +274,31 @@ def fill_features(store: FeatureStore) -> Fill:
 
 def _drawn(records: int, stage: StageSettings) -> int:
     return max(1, round(records * stage.epochs))
+
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+def in_order(make: Callable[[In], Out], wanted: Iterable[In], workers: int) -> Iterator[Out]:
+    """Yield `make(one)` for each of `wanted`, in its order, as `map` does.
+
+    `workers` threads make the next `workers` things while the caller works on the one before; 0
+    makes each when it is asked for. Threads are enough: Pillow decodes and resizes, and torch
+    computes, without Python's lock. What `make` raises is raised when its turn comes, so
+    neither order nor outcome depends on the number of workers.
+    """
+    if workers == 0:
+        yield from map(make, wanted)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="laterna-batches")
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for one in wanted:
+            waiting.append(pool.submit(make, one))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

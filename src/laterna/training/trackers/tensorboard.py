@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from laterna.training.figures import StepFigures, named_figures
-from laterna.training.tracking.base import TrackedRun
+from laterna.training.telemetry import TrackedRun
+from laterna.training.throughput import StepFigures, named_figures
 
 
 class TensorBoardTracker:

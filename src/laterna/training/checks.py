@@ -1,17 +1,30 @@
-"""What a recipe says is meant and can be done here: told before anything is read or made."""
+"""What is refused before anything is read: settings that cannot be meant, files that are not there,
+and a place that another run holds or has finished in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
+import msgspec
+
 from laterna.data.sources import HUB
 from laterna.errors import LaternaError
+from laterna.files import held, recover, some
+from laterna.model.checkpoint import MANIFEST, read_manifest
+from laterna.model.pretrained import tensors_of
 from laterna.recipe import PartName, Recipe, StageName, StageSettings, VisionSettings
-from laterna.training.tracking import insist_installed
+from laterna.training.parallel import Ranks
+from laterna.training.resume import HOW
+from laterna.training.trackers import insist_installed
 
+PROJECTOR_FILE = "mm_projector.bin"
+"""The file in which LLaVA's stage 1 leaves its connector."""
 PARTS: tuple[PartName, ...] = get_args(PartName)
 SHORTEST = 4
 """Tokens that a record has at least: one that opens, one asked, one answered, one that ends."""
@@ -55,6 +68,26 @@ def insist_there(stage: StageSettings) -> None:
         for name in (source.data, source.pictures):
             if name and not name.startswith(HUB) and not Path(name).exists():
                 raise LaternaError(f"{name}: no such file or folder; it is to be trained on")
+
+
+def insist_start(recipe: Recipe, start: Path | None) -> None:
+    """Raise LaternaError where it is known before any model is read that `start` is none."""
+    if start is None:
+        return
+    recover(start)
+    if not start.exists():
+        raise LaternaError(f"{start}: no such start; name a checkpoint, or a file of weights")
+    if start.is_file():
+        if not tensors_of(str(start.parent), [start.name]):
+            raise LaternaError(f"{start}: holds no weights")
+    elif (start / MANIFEST).is_file() or not (start / PROJECTOR_FILE).is_file():
+        before = read_manifest(start).recipe
+        for name in ("vision", "connector", "language"):
+            if getattr(before, name) != getattr(recipe, name):
+                raise LaternaError(
+                    f"{start}: was trained with other [{name}] settings than recipe {recipe.name}; "
+                    "give both stages the same"
+                )
 
 
 def _insist_on_parts(recipe: Recipe, name: StageName) -> None:
@@ -112,3 +145,72 @@ def _insist_on_data(stage: StageSettings, name: StageName) -> None:
             f"{name}: row_tokens = {stage.row_tokens}, max_tokens = {stage.max_tokens}: shorter "
             f"than any record, which has {SHORTEST} tokens at least"
         )
+
+
+@contextmanager
+def held_by_one(out: Path, stage: StageName, ranks: Ranks) -> Iterator[None]:
+    """Hold the place of a checkpoint for all ranks of a run; rank 0 has the lock.
+
+    What a killed run had moved aside from it is put back. Raises LaternaError, on every rank, when
+    another run holds it.
+    """
+    with ExitStack() as stack:
+        refused: LaternaError | None = None
+        if ranks.first:
+            try:
+                stack.enter_context(held(out, f"training of stage {stage}"))
+                recover(out)
+                _remove_unfinished(out)
+            except LaternaError as error:
+                refused = error
+        if ranks.any(refused is not None):
+            raise refused or LaternaError(f"{out}: another run is at work there")
+        yield
+
+
+def insist_not_anothers(out: Path, recipe: Recipe, stage: StageName) -> None:
+    """Raise LaternaError, naming what differs, where `out` holds a finished checkpoint."""
+    if not (out / MANIFEST).is_file():
+        return
+    before = read_manifest(out)
+    differs = [] if before.stage != stage else _differences(before.recipe, recipe, stage)
+    what = f"stage {before.stage}" if before.stage != stage else some(differs)
+    raise LaternaError(
+        f"{out}: holds the finished checkpoint of another run, which would be lost; other is: "
+        f"{what or 'the data, or what it started from'}; name a new folder by --out, or replace it "
+        "by --overwrite"
+    )
+
+
+def _differences(before: Recipe, now: Recipe, stage: StageName) -> list[str]:
+    old, new = _flat(before, stage), _flat(now, stage)
+    return [
+        f"{name} {old.get(name, 'unset')!r}, now {new.get(name, 'unset')!r}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(recipe: Recipe, stage: StageName) -> dict[str, object]:
+    """Return a recipe's settings by their dotted names, without those of the other stage, of how a
+    run is carried out, and of where it keeps things.
+    """
+    told = msgspec.to_builtins(recipe)
+    other: StageName = "instruct" if stage == "align" else "align"
+    for name in (other, *HOW):
+        del told[name]
+    return dict(_named(told))
+
+
+def _named(settings: dict[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _named(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what killed runs were saving: no other run is at work here."""
+    for aside in out.with_name(f"{out.name}.state").glob("*/.*.part"):
+        shutil.rmtree(aside, ignore_errors=True)

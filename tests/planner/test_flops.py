@@ -11,17 +11,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from laterna.data.batches import collate
 from laterna.model.attention.varlen import attend_by_segments
 from laterna.model.build import build_on_meta
+from laterna.model.cost import StepCost, cost_of, count_cost
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.rehearsal import Load, Rehearsal
-from laterna.planner.rehearsal import count_flops as planned
+from laterna.planner.rehearsal import Load, Rehearsal, count_flops
 from laterna.recipe import LoraSettings, PartSettings, Recipe
 from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
-from laterna.training.flops import StepCost, count_cost
 from laterna.training.objective import Objective
 from laterna.training.stages import apply_stage
 
 FULL, LORA = PartSettings(mode="full", lr=1e-3), PartSettings(mode="lora", lr=1e-3)
 FROZEN, LAST = PartSettings(), PartSettings(mode="last-1", lr=1e-3)
+
+
+def planned(skeleton: VisionLanguageModel, load: Load) -> float:
+    picture = Rehearsal(skeleton).picture
+    return sum(count_flops(cost_of(skeleton).training, load, picture).values())
 
 
 def staged(recipe: Recipe, **parts: PartSettings) -> Recipe:
@@ -90,7 +94,7 @@ def test_the_cost_is_what_the_planner_says(
         cost = count_cost(tiny_assistant)
         load = Load(rows=2, pictures=1, text=10, targets=3)
         assert cost is not None
-        assert cost.of([batch((9, 9))], length=28) == planned(Rehearsal(skeleton), load).total
+        assert cost.of([batch((9, 9))], length=28) == planned(skeleton, load)
 
 
 def test_by_segments_a_row_costs_what_its_samples_cost_alone(
@@ -117,15 +121,15 @@ def test_by_segments_a_row_costs_what_its_samples_cost_alone(
     skeleton = build_on_meta(tiny_recipe)
     apply_stage(skeleton, tiny_recipe, "instruct")
     joined = Load(rows=1, pictures=2, text=20, targets=6, segments=True)
-    assert cost.of([row], length=28) == planned(Rehearsal(skeleton), joined).total
+    assert cost.of([row], length=28) == planned(skeleton, joined)
 
 
 def test_what_siblings_share_is_seen_by_each() -> None:
     load = Load(rows=1, pictures=2, text=2 * 3 * 10, targets=6, records=3, segments=True)
     computed = 2 * (4 * 4 + 3 * 10 * (4 + 10))
     assert load.keys(4) == 2 * (4 + 3 * (10 + 4))
-    assert load.seen(4) == computed / ((2 * 4 + 60) * load.keys(4))
-    assert msgspec.structs.replace(load, segments=False).seen(4) == 1
+    assert load.pairs(4) == computed
+    assert msgspec.structs.replace(load, segments=False).pairs(4) == (2 * 4 + 60) ** 2
 
 
 def test_padding_is_no_work_and_cached_features_are_not_seen() -> None:

@@ -11,8 +11,8 @@ import pytest
 from laterna.cli import main
 from laterna.errors import LaternaError
 from laterna.recipe import load_recipe, shipped_recipes
-from laterna.training import sensible
-from laterna.training.sensible import insist_sensible
+from laterna.training import checks as sensible
+from laterna.training.checks import insist_sensible
 
 NANO = load_recipe("nano")
 

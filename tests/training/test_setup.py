@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from laterna.errors import LaternaError
-from laterna.recipe import ConnectorSettings, Recipe
-from laterna.training.start import begin
+from laterna.model.vlm import VisionLanguageModel
+from laterna.recipe import Attention, ConnectorSettings, Recipe
+from laterna.training import setup
+from laterna.training.setup import begin, set_attention
 
 
 def mlp_of_llava() -> dict[str, torch.Tensor]:
@@ -91,3 +93,34 @@ def test_llavas_layers_are_taken_in_the_order_of_their_numbers(
     assert found == {
         f"layers.{number}.{kind}": number for number in range(6) for kind in ("weight", "bias")
     }
+
+
+@pytest.mark.parametrize("how", ["flex", "flash_attention_2"])
+def test_attention_for_a_gpu_is_refused_on_a_cpu(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, how: Attention
+) -> None:
+    recipe = attending(tiny_recipe, how)
+    with pytest.raises(LaternaError, match=f"'{how}': it cannot train on a CPU; use 'sdpa'"):
+        set_attention(tiny_assistant, recipe, recipe.instruct)
+
+
+def test_flash_attention_says_what_it_needs(
+    tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = torch.device("cuda")
+    recipe = attending(tiny_recipe, "flash_attention_2")
+    monkeypatch.setattr(setup, "find_spec", lambda _name: None)
+    with pytest.raises(LaternaError, match="needs the package flash-attn"):
+        set_attention(tiny_assistant, recipe, recipe.instruct, device=gpu)
+    monkeypatch.setattr(setup, "find_spec", lambda name: name)
+    with pytest.raises(LaternaError, match="add 'bf16' to savings"):
+        set_attention(tiny_assistant, recipe, recipe.instruct, device=gpu)
+    half = msgspec.structs.replace(recipe, savings=("bf16",))
+    shared = msgspec.structs.replace(half.instruct, share_pictures=True)
+    with pytest.raises(LaternaError, match="takes no mask, which share_pictures needs"):
+        set_attention(tiny_assistant, half, shared, device=gpu)
+
+
+def attending(recipe: Recipe, how: Attention) -> Recipe:
+    run = msgspec.structs.replace(recipe.run, attention=how)
+    return msgspec.structs.replace(recipe, run=run)

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from laterna.training.figures import StepFigures, named_figures
-from laterna.training.tracking.base import TrackedRun
+from laterna.training.telemetry import TrackedRun
+from laterna.training.throughput import StepFigures, named_figures
 
 
 class TrackioTracker:

@@ -1,0 +1,63 @@
+"""Where image tokens meet the text: in one row as in several, by numbers as by shapes alone."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from laterna.data.batches import collate
+from laterna.model.fusion import prefix
+from laterna.model.vlm import VisionLanguageModel
+from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+
+
+def sample(number: int, text: int) -> Sample:
+    return Sample(
+        id=str(number),
+        input_ids=(1, PICTURE_TOKEN, *range(10, 10 + text)),
+        targets=(False,) * (text - 1) + (True,) * 3,
+        picture_slots=(1,),
+        pictures=(f"{number}.png",),
+        picture_tokens=(4,),
+    )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two rows of two samples, the first of which is padded."""
+    samples = [sample(number, 5 + 3 * number) for number in range(4)]
+    rows = [Pack(samples=(samples[0], samples[1])), Pack(samples=(samples[2], samples[3]))]
+    return msgspec.structs.replace(collate(rows), features_bnd=torch.randn(4, 4, 24))
+
+
+@torch.no_grad()
+def test_rows_laid_end_to_end_have_the_states_that_they_have_apart(
+    tiny_assistant: VisionLanguageModel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FlashAttention needs them; by sdpa, which keeps samples apart in one row as well."""
+    apart = tiny_assistant.hidden_states(batch)
+    monkeypatch.setattr(prefix, "wants_one_row", lambda _language: True)
+    end_to_end = tiny_assistant.hidden_states(batch)
+    assert end_to_end.shape == apart.shape == (2, batch.input_ids_rt.shape[1], 32)
+    torch.testing.assert_close(end_to_end, apart, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_rehearsed_row_costs_what_a_real_one_costs(
+    tiny_assistant: VisionLanguageModel, batch: Batch
+) -> None:
+    tiny_assistant.language.set_attn_implementation("eager")
+    rows, width = batch.input_ids_rt.shape
+    with FlopCounterMode(display=False) as real:
+        tiny_assistant.hidden_states(batch)
+    images_rmd = torch.zeros(rows, 8, 32)
+    mask = torch.zeros(rows, 1, width, width)
+    with FlopCounterMode(display=False) as rehearsed:
+        states_rtd = tiny_assistant.fusion.rehearse(
+            tiny_assistant.language, images_rmd, width - 8, mask=mask
+        )
+    assert states_rtd.shape == (rows, width, 32)
+    connector = 2 * 4 * 4 * (24 * 32 + 32 * 32)
+    assert real.get_total_flops() - connector == rehearsed.get_total_flops() > 0
