@@ -1,9 +1,9 @@
 """Files and folders that are either whole or not there, and that never cost a user another one.
 
-All is written aside, in a folder `.NAME.part` beside (`new`, and while it is swapped `old`), and
-renamed. The folder is locked while its process lives, so what a killed one left is known and
-removed. A folder says of itself what it is and of what it was made (`MADE`), and is replaced only
-by the same made again, or where that is asked for.
+All is written aside, in a folder `.NAME.part` (`new`, and while it is swapped `old`), and renamed.
+The folder is locked while its process lives, so what a killed one left is known and removed. A
+folder says what it is and of what it was made (`MADE`), and only the same made again replaces it,
+or what is asked for.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ import msgspec
 from laterna.errors import LaternaError
 
 MADE = ".laterna-made.json"
-NAMED = 5
-"""Files or differences that a message names."""
-LOCK_WAIT = 10.0
-"""Seconds that a run waits for one that is ending."""
+NAMED = 5  # files or differences that a message names
+LOCK_WAIT = 10.0  # seconds that a run waits for one that is ending
 BOX = re.compile(r"\.(?P<name>.+)\.part\d*", re.DOTALL)
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
@@ -40,8 +38,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """Such as `checkpoint`."""
     of: Mapping[str, str] = {}
-    """All that it was made of, by name: equal means the same made again. Empty: not known, which
-    is never the same."""
+    """All that it was made of, by name: equal means the same again, empty is never the same."""
     later: tuple[str, ...] = ()
     """Names, as patterns, of files that Laterna itself puts into it afterwards."""
     files: tuple[str, ...] = ()
