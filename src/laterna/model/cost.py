@@ -180,9 +180,10 @@ def _plain_attention(model: VisionLanguageModel) -> Iterator[None]:
     """Let both models attend by products that torch counts, meanwhile."""
     with ExitStack() as stack:
         for part in (model.language, model.vision.model):
-            if hasattr(part, "set_attn_implementation"):
-                stack.callback(part.set_attn_implementation, part.config._attn_implementation)
-                part.set_attn_implementation("sdpa")
+            name = getattr(part.config, "_attn_implementation", None)
+            if name not in (None, "eager", "sdpa"):
+                stack.callback(part.set_attn_implementation, name)
+                part.set_attn_implementation("eager")  # which every model has
         yield
 
 
