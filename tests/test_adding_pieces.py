@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from laterna.training.figures import StepFigures
 from laterna.training.trackers.base import TrackedRun
 from msgspec.structs import replace
 from PIL import Image
@@ -48,6 +47,7 @@ from laterna.scenes.readers.base import Found, RawScene, Reader
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment
 from laterna.synthesis.outputs import OUTPUTS
 from laterna.synthesis.teachers import TEACHERS
+from laterna.training.throughput import StepFigures
 from laterna.training.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
