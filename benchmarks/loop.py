@@ -1,11 +1,11 @@
-"""What of a training step is neither forward, backward nor optimiser, part by part.
+"""What of a training step is neither forward, backward nor optimizer, part by part.
 
-    python benchmarks/loop.py [--steps 60] [--pictures 400] [--threads 1] [--cached] [--out FILE]
+    python benchmarks/loop.py [--steps 60] [--images 400] [--threads 1] [--cached] [--out FILE]
 
 Draws a world, trains both stages of the shipped nano recipe on it for so many steps, and times
 every part of a step on the thread that trains, by the clock and in that thread's CPU seconds. What
-other threads do meanwhile, who read pictures and make the next batches, is told beside it. The
-first steps are left out: they warm up. With `--cached` the encoder's features come from the disk,
+other threads do meanwhile, who read images and make the next batches, is told beside it. The
+first steps are default: they warm up. With `--cached` the encoder's features come from the disk,
 as in the demo.
 """
 
@@ -31,17 +31,17 @@ import laterna.training.loop
 import laterna.training.run
 from laterna.recipe import Recipe, StageName, load_recipe
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
-from laterna.training.learner import Learner
 from laterna.training.objective import Objective
-from laterna.training.optimisers import Optimisers
+from laterna.training.optimizers import Optimizers
 from laterna.training.parallel import Ranks
 from laterna.training.resume import States
 from laterna.training.telemetry import MetricsFile, StageBar, read_metrics
 from laterna.training.throughput import Meter, VisionClock, speeds
+from laterna.training.train_state import TrainState
 from laterna.world.dataset import write_world
 
 WARM_UP = 5
-MODEL = ("forward", "backward", "clip", "optimiser")
+MODEL = ("forward", "backward", "clip", "optimizer")
 """Parts that are not the loop's; all others are."""
 
 
@@ -93,9 +93,9 @@ def take_apart(parts: Parts) -> None:
         ("forward", Objective, "forward"),
         ("backward", torch.Tensor, "backward"),
         ("clip", loop, "gradient_norm"),
-        ("optimiser", Optimisers, "step"),
-        ("forget gradients", Optimisers, "forget_gradients"),
-        ("learning rates", Learner, "set_rates"),
+        ("optimizer", Optimizers, "step"),
+        ("forget gradients", Optimizers, "forget_gradients"),
+        ("learning rates", TrainState, "set_rates"),
         ("count targets", loop, "count_targets"),
         ("count FLOPs", Meter, "flops"),
         ("read the clock", VisionClock, "take_seconds"),
@@ -126,11 +126,11 @@ def take_apart(parts: Parts) -> None:
     run.feed, run.train_steps = fed, counted
 
 
-def drawn_recipe(folder: Path, name: str, *, pictures: int, steps: int) -> Recipe:
+def drawn_recipe(folder: Path, name: str, *, images: int, steps: int) -> Recipe:
     """Draw a world, write its records, and return a shipped recipe over them."""
     world = folder / "world"
     if not world.is_dir():
-        write_world(world, pictures=pictures, seed=0)
+        write_world(world, images=images, seed=0)
         synthesize(world, folder / "captions.json", kinds=("caption",), seed=0)
         synthesize(
             world,
@@ -144,7 +144,7 @@ def drawn_recipe(folder: Path, name: str, *, pictures: int, steps: int) -> Recip
         stage: replace(
             recipe.stage(stage),
             data=str(folder / f"{data}.json"),
-            pictures=str(world / "images"),
+            images=str(world / "images"),
             epochs=100.0,
             max_steps=steps,
         )
@@ -165,7 +165,7 @@ def machine() -> dict[str, Any]:
 
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Train both stages and return their figures."""
-    recipe = drawn_recipe(folder, "nano", pictures=given.pictures, steps=given.steps + WARM_UP)
+    recipe = drawn_recipe(folder, "nano", images=given.images, steps=given.steps + WARM_UP)
     cache = str(folder / "features") if given.cached else ""
     recipe = replace(recipe, threads=given.threads, feature_cache=cache)
     parts = Parts()
@@ -192,7 +192,7 @@ def main() -> None:
     """Measure and print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cached", action="store_true")
     parser.add_argument("--out", type=Path, default=None)
@@ -200,7 +200,7 @@ def main() -> None:
     before = machine()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), given)
-    settings = {"threads": given.threads, "cached": given.cached, "pictures": given.pictures}
+    settings = {"threads": given.threads, "cached": given.cached, "images": given.images}
     figures = before | settings | {"load_after": round(os.getloadavg()[0], 2)} | found
     text = json.dumps(figures, indent=2)
     if given.out:

@@ -10,7 +10,7 @@ on the machine disturb less, and the two take turns, so that these disturb both 
 it is the clock, and the per-record path comes first.
 
 Both read the same made-up two-turn records with the same tokenizer in the same run. The baseline is
-a re-implementation of the idea of LLaVA's `preprocess_v1`: a chat built as a string, tokenised
+a re-implementation of the idea of LLaVA's `preprocess_v1`: a chat built as a string, tokenized
 whole and again turn by turn to count what is masked, in torch tensors. It checks nothing.
 """
 
@@ -32,11 +32,11 @@ from transformers import AutoTokenizer
 
 from kinds import KINDS, make
 from laterna.data.chat import SHIPPED_TEMPLATES, load_template
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.recipe import SourceSettings
 
-WORDS = """a the picture shows two cats sitting on wooden table beside red bottle and small dog
+WORDS = """a the image shows two cats sitting on wooden table beside red bottle and small dog
 there is no banana left of cup man riding bicycle down street while woman holds umbrella
 near building
 """.split()
@@ -69,8 +69,8 @@ def rows(count: int, words: int, vocabulary: int = 0) -> list[dict[str, object]]
     return made
 
 
-def ids_with_picture(text: str, tokenizer: object) -> list[int]:
-    """Tokenise what stands before and after the picture, and put its id between."""
+def ids_with_image(text: str, tokenizer: object) -> list[int]:
+    """Tokenize what stands before and after the image, and put its id between."""
     first, *rest = [tokenizer(piece).input_ids for piece in text.split("<image>")]
     for piece in rest:
         first = [*first, -200, *piece]
@@ -78,13 +78,13 @@ def ids_with_picture(text: str, tokenizer: object) -> list[int]:
 
 
 def per_record(row: dict[str, object], tokenizer: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokenise and mask one record by counting the tokens of its pieces."""
+    """Tokenize and mask one record by counting the tokens of its pieces."""
     question, answer = (turn["value"] for turn in row["conversations"])
     opening = f"{SYSTEM}USER: {question} ASSISTANT: "
-    ids = torch.tensor(ids_with_picture(opening + answer + "</s>", tokenizer))
+    ids = torch.tensor(ids_with_image(opening + answer + "</s>", tokenizer))
     labels = ids.clone()
-    whole = len(ids_with_picture(opening + answer, tokenizer))
-    asked = len(ids_with_picture(opening, tokenizer)) - 2
+    whole = len(ids_with_image(opening + answer, tokenizer))
+    asked = len(ids_with_image(opening, tokenizer)) - 2
     labels[: 1 + asked] = -100
     labels[1 + whole :] = -100
     return ids, labels
@@ -159,7 +159,7 @@ def main() -> None:
             [SourceSettings(data=str(path))],
             tokenizer,
             template=load_template(given.template, tokenizer),
-            picture_tokens=SameTokens(tokens=576),
+            image_tokens=SameTokens(tokens=576),
             max_tokens=2048,
             folder=Path(folder, "prepared"),
             workers=given.workers,
@@ -167,7 +167,7 @@ def main() -> None:
         )
         tokens = prepared.lengths.mean() - 576 + 1
     rate, baseline = taken.rates()
-    print(f"{given.records:,} records of {tokens:.0f} tokens without the picture's; load {before}")
+    print(f"{given.records:,} records of {tokens:.0f} tokens without the image's; load {before}")
     print("seconds of", "CPU" if given.workers == 1 else "the clock")
     print(f"per record, one process: {baseline:,.0f} a second")
     print(f"laterna prepare, {given.workers} processes after the first part: {rate:,.0f} a second")

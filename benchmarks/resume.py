@@ -1,15 +1,15 @@
 """How long a killed run takes from its start to its first step, over data of a size to choose.
 
-    python benchmarks/resume.py [--records 665000] [--pictures 20000] [--folder FOLDER] [--cached]
+    python benchmarks/resume.py [--records 665000] [--images 20000] [--folder FOLDER] [--cached]
 
-Makes that many records about tiny pictures, trains a stage that shares pictures over them in a
+Makes that many records about tiny images, trains a stage that shares images over them in a
 process of its own, kills it with SIGKILL after its third step, runs the same command again, and
 prints what that took until a step was done, by the clock and in CPU seconds; of it, what imports,
 the model and the saved state took; and what is left. With `--cached` the encoder's features come
 from the cache on disk.
 
 How long it takes to prepare so many records is another question (`preparation.py`): here the first
-49 chunks of 512 rows are prepared, all pictures among them, and the parts that follow repeat them.
+49 chunks of 512 rows are prepared, all images among them, and the parts that follow repeat them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PREPARED = 3
 WORDS = "red blue cup plate apple lies stands beside behind small large table two".split()
 
 
-def write_data(folder: Path, records: int, pictures: int) -> Path:
-    """Write pictures of one colour each, and records of one caption about them in turn."""
+def write_data(folder: Path, records: int, images: int) -> Path:
+    """Write images of one colour each, and records of one caption about them in turn."""
     from PIL import Image
 
     images = folder / "images"
     images.mkdir(parents=True)
     draw = random.Random(0)
-    for number in range(pictures):
+    for number in range(images):
         colour = tuple(draw.randrange(256) for _ in range(3))
         Image.new("RGB", (16, 16), colour).save(images / f"{number:07}.png")
     path = folder / "records.json"
@@ -49,14 +49,14 @@ def write_data(folder: Path, records: int, pictures: int) -> Path:
         for number in range(records):
             text = " ".join(draw.choices(WORDS, k=12))
             turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": text}]
-            row = {"id": number, "image": f"{number % pictures:07}.png", "conversations": turns}
+            row = {"id": number, "image": f"{number % images:07}.png", "conversations": turns}
             file.write(("[" if number == 0 else ",\n") + json.dumps(row))
         file.write("]\n")
     return path
 
 
 def write_encoder(folder: Path) -> Path:
-    """Write a CLIP with random weights that is quick enough to see all pictures."""
+    """Write a CLIP with random weights that is quick enough to see all images."""
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -98,7 +98,7 @@ def write_recipe(folder: Path, data: Path, *, cached: bool) -> Path:
 
     nano = load_recipe("nano")
     align = msgspec.structs.replace(
-        nano.align, data=str(data), pictures=str(data.parent / "images"), max_steps=1000
+        nano.align, data=str(data), images=str(data.parent / "images"), max_steps=1000
     )
     recipe = msgspec.structs.replace(
         nano,
@@ -196,7 +196,7 @@ def main() -> None:
     """Make the data where it is not there yet, measure, and print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=665_000)
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--cached", action="store_true")
     parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
@@ -209,7 +209,7 @@ def main() -> None:
         data = folder / "data"
         path = data / "records.json"
         if not path.is_file():
-            write_data(data, given.records, given.pictures)
+            write_data(data, given.records, given.images)
             write_encoder(folder / "encoder")
         figures = measure(write_recipe(folder, path, cached=given.cached))
     for clock, parts in figures.items():

@@ -6,7 +6,7 @@
 Every setting trains in a process of its own: the shipped recipe's stage 2 on a drawn world, from
 fresh parts, as `laterna train` does it, and every setting sees the same steps, of `RECORDS`
 records where that says so. A step's CPU seconds
-are those of the whole process, reading pictures included; the first step is left out. Memory is the
+are those of the whole process, reading images included; the first step is left out. Memory is the
 most that the process held while it trained, beside what it held before the first step (weights,
 libraries, prepared records). "whole logits" makes those of every token, as a plain loss does. A
 setting that fails (`compile` without a C++ compiler, 8 bits without bitsandbytes) says why.
@@ -48,10 +48,10 @@ class Setting(NamedTuple):
     attention: str = ""
     """Empty: the recipe's."""
     rows: tuple[int, int] | None = None
-    """`row_tokens` and `micro_tokens`; None: the recipe's."""
+    """`pack_length` and `micro_batch_tokens`; None: the recipe's."""
     logits: str = "targets"
     """`targets`, in chunks; `at once`: the targets' without chunks; `whole`: every token's."""
-    optimiser: str = ""
+    optimizer: str = ""
     """Empty: the recipe's."""
 
 
@@ -64,8 +64,8 @@ SETTINGS: dict[str, Setting] = {
     "padded rows under a mask": Setting(attention="sdpa", rows=(0, 640)),
     "targets' logits at once": Setting(logits="at once"),
     "whole logits": Setting(logits="whole"),
-    "AdamW": Setting(optimiser="adamw"),
-    "AdamW in 8 bits": Setting(optimiser="adamw8bit"),
+    "AdamW": Setting(optimizer="adamw"),
+    "AdamW in 8 bits": Setting(optimizer="adamw8bit"),
     "compile": Setting(savings=("compile",)),
     "bf16 and compile": Setting(savings=("bf16", "compile")),
 }
@@ -77,12 +77,14 @@ def changed(recipe: Recipe, setting: Setting) -> Recipe:
         objective.Objective._loss = whole_loss  # type: ignore[method-assign]
     elif setting.logits == "at once":
         objective.LOGITS_AT_ONCE = 2**62
-    if setting.optimiser:
-        instruct = replace(recipe.instruct, optimiser=setting.optimiser)  # type: ignore[arg-type]
+    if setting.optimizer:
+        instruct = replace(recipe.instruct, optimizer=setting.optimizer)  # type: ignore[arg-type]
         recipe = replace(recipe, instruct=instruct)
     if setting.rows:
-        row_tokens, micro_tokens = setting.rows
-        rows = replace(recipe.instruct, row_tokens=row_tokens, micro_tokens=micro_tokens)
+        pack_length, micro_batch_tokens = setting.rows
+        rows = replace(
+            recipe.instruct, pack_length=pack_length, micro_batch_tokens=micro_batch_tokens
+        )
         recipe = replace(recipe, instruct=rows)
     attention: Any = setting.attention or recipe.run.attention
     run = replace(recipe.run, attention=attention, save_minutes=0)
@@ -91,9 +93,9 @@ def changed(recipe: Recipe, setting: Setting) -> Recipe:
 
 def run_child(name: str, setting: str, folder: Path, steps: int) -> None:
     """Train in this process, and print the figures."""
-    recipe = changed(drawn_recipe(folder, name, pictures=60, steps=steps), SETTINGS[setting])
-    batch = RECORDS.get(name, recipe.instruct.batch_records)
-    recipe = replace(recipe, instruct=replace(recipe.instruct, batch_records=batch))
+    recipe = changed(drawn_recipe(folder, name, images=60, steps=steps), SETTINGS[setting])
+    batch = RECORDS.get(name, recipe.instruct.global_batch_size)
+    recipe = replace(recipe, instruct=replace(recipe.instruct, global_batch_size=batch))
     real = laterna.training.run.train_steps
     seen: list[dict[str, float]] = []
     before: list[float] = []
@@ -159,7 +161,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as aside:
         folder = given.folder or Path(aside)
         for name in given.recipes:
-            drawn_recipe(folder, name, pictures=60, steps=1)
+            drawn_recipe(folder, name, images=60, steps=1)
             for _ in range(given.repeat):
                 for setting in given.only:
                     found = run_apart(name, setting, folder, given.steps)

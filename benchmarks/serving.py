@@ -54,8 +54,8 @@ from laterna.records import Turn
 CLIENTS = (1, 4, 16)
 QUESTIONS = (
     "What is on the table?",
-    "How many apples are there in the picture, and which colour is the largest of them?",
-    "Describe the picture.",
+    "How many apples are there in the image, and which colour is the largest of them?",
+    "Describe the image.",
     "Is there a banana to the left of the striped cup?",
 )
 SMOLLM2_135M = LlamaConfig(
@@ -204,7 +204,7 @@ def long_prompt(model: VisionLanguageModel, *, stall: float) -> dict[str, Any]:
 
     All eight get a token a step, so one is looked at, by the clock of the thread that steps.
     """
-    engine = Engine(model, EngineSettings(stall=stall, row_tokens=2560, rows=12))
+    engine = Engine(model, EngineSettings(stall=stall, pack_length=2560, rows=12))
     words = "What colour is the largest apple on the table? " * 400
     text = words[: 2000 * len(words) // len(model.tokenizer(words).input_ids)]
     watched = [engine.submit(*one, Decoding(max_new_tokens=500)) for one in prompts(8, 0)]

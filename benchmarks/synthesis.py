@@ -3,7 +3,7 @@
     python benchmarks/synthesis.py capacity      share of the endpoint's capacity at 256 in flight
     python benchmarks/synthesis.py many          158,000 requests: rate, memory, none lost or twice
     python benchmarks/synthesis.py failures      5 % of calls fail: the same, and what was retried
-    … --pictures N --out FILE                    smaller, and where the figures are written
+    … --images N --out FILE                    smaller, and where the figures are written
 
 Every run reports milliseconds of our own CPU a request, the ledger's thread, parsing and checks
 included. The file of figures is JSON.
@@ -30,10 +30,10 @@ STUB = Path(__file__).resolve().parents[1] / "tests" / "synthesis" / "stub_endpo
 CATEGORIES = ("dog", "cat", "person", "car", "bench", "kite", "cup", "book", "chair", "bird")
 KINDS = ("conversation", "detail", "reasoning")
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "capacity": {"pictures": 4_000, "stub": ("--delay", "1", "3"), "timeout": 60.0},
-    "many": {"pictures": 52_667, "stub": ("--bad", "0.02"), "timeout": 60.0},
+    "capacity": {"images": 4_000, "stub": ("--delay", "1", "3"), "timeout": 60.0},
+    "many": {"images": 52_667, "stub": ("--bad", "0.02"), "timeout": 60.0},
     "failures": {
-        "pictures": 4_000,
+        "images": 4_000,
         "stub": ("--delay", "1", "3", "--fail", "0.05", "--silence", "10"),
         "timeout": 10.0,
     },
@@ -41,11 +41,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 CONCURRENCY = 256
 
 
-def write_contexts(path: Path, pictures: int) -> None:
-    """Write pictures as a COCO-like source has them: five captions, seven boxes, all different."""
+def write_contexts(path: Path, images: int) -> None:
+    """Write images as a COCO-like source has them: five captions, seven boxes, all different."""
     rng = random.Random(0)
     with path.open("w") as file:
-        for number in range(pictures):
+        for number in range(images):
             names = rng.sample(CATEGORIES, 5)
             row = {
                 "id": number,
@@ -97,7 +97,7 @@ def start_stub(options: tuple[str, ...]) -> tuple[subprocess.Popen[str], str]:
     return stub, f"http://127.0.0.1:{stub.stdout.readline().strip()}"
 
 
-def measure(name: str, pictures: int) -> dict[str, Any]:
+def measure(name: str, images: int) -> dict[str, Any]:
     """Run one scenario and return its figures."""
     from laterna.synthesis.run import synthesize
     from laterna.synthesis.settings import Endpoint
@@ -109,7 +109,7 @@ def measure(name: str, pictures: int) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             contexts = Path(folder) / "contexts.jsonl"
-            write_contexts(contexts, pictures)
+            write_contexts(contexts, images)
             endpoint = Endpoint(
                 model="stub",
                 base_url=f"{address}/v1",
@@ -138,7 +138,7 @@ def measure(name: str, pictures: int) -> dict[str, Any]:
         "left_out": len(summary.problems),
         "paid": stats["paid"],
         "paid_twice": stats["twice"],
-        "lost": len(KINDS) * pictures + sum(summary.rejected.values()) - calls.asked,
+        "lost": len(KINDS) * images + sum(summary.rejected.values()) - calls.asked,
         "seconds": round(wall, 1),
         "requests_a_second": round(calls.asked / wall, 1),
         "cpu_ms_a_request": round(1000 * cpu / calls.asked, 2),
@@ -152,11 +152,11 @@ def main() -> None:
     """Measure what the command line names, print the figures and write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scenario", choices=SCENARIOS)
-    parser.add_argument("--pictures", type=int, default=0)
+    parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    pictures = options.pictures or SCENARIOS[options.scenario]["pictures"]
-    figures = measure(options.scenario, pictures)
+    images = options.images or SCENARIOS[options.scenario]["images"]
+    figures = measure(options.scenario, images)
     figures["machine"] = (
         f"{platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}"
     )

@@ -1,10 +1,10 @@
 """How fast and in how much memory both stages train, beside `Trainer` over Hugging Face's LLaVA.
 
     python benchmarks/training.py --replies FILE [--photographs FOLDER] [--shapes nano smollm2-135m]
-        [--stages align instruct] [--attention segments] [--row-tokens 1024] [--repeat 3]
+        [--stages align instruct] [--attention segments] [--pack-length 1024] [--repeat 3]
         [--sparing] [--out FILE]
 
-Both sides begin with the same weights and take the same optimiser steps over the same records; each
+Both sides begin with the same weights and take the same optimizer steps over the same records; each
 run is a process of its own, both sides in turn (`training_sides.py`). The baseline runs at the best
 of several batch sizes. Then our side runs again with cached features, and with one part switched
 off at a time (`training_parts.py`). Losses are compared in float32: for a shape in 16 bits by
@@ -12,7 +12,7 @@ another run of each side. `--sparing` runs ours as one does who lacks memory, to
 
 `--replies` is a JSON lines file of `{image, instruction, output}`, GPT-4's published answers, whose
 mix of lengths stage 2 has; without it stage 2 is left out. `--photographs` is a folder of JPEG
-files that stand for their pictures. `--out` takes the figures of one shape as JSON.
+files that stand for their images. `--out` takes the figures of one shape as JSON.
 
 On a machine with a GPU the shapes are LLaVA-1.5-7B's, and memory is what torch allocated there.
 That was written for such a machine and never run on one.
@@ -84,7 +84,7 @@ def run_apart(job: Job, threads: int) -> Measured:
 def sparing(recipe: Recipe, stage: StageName) -> dict[str, Recipe]:
     """Return the recipe as one sets it who lacks memory, by what is changed."""
     again = replace(recipe, savings=(*recipe.savings, "checkpointing"))
-    eight = replace(recipe.stage(stage), optimiser="adamw8bit")
+    eight = replace(recipe.stage(stage), optimizer="adamw8bit")
     return {
         "checkpointing": again,
         "checkpointing and AdamW in 8 bits": replace(again, **{stage: eight}),
@@ -150,7 +150,7 @@ def _cut(job: Job, steps: int) -> Job:
 def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
     """Run everything about one stage; return its figures."""
     bench = Bench(job, given.threads)
-    records = job.recipe.stage(job.stage).batch_records
+    records = job.recipe.stage(job.stage).global_batch_size
     batch, tried = bench.best_batch(records, given.batches)
     baseline: list[Measured] = []
     ours: list[Measured] = []
@@ -201,10 +201,10 @@ def measure_stage(job: Job, given: argparse.Namespace) -> dict[str, Any]:
 def _settings(job: Job) -> dict[str, Any]:
     stage = job.recipe.stage(job.stage)
     return {
-        "records_a_step": stage.batch_records,
+        "records_a_step": stage.global_batch_size,
         "attention": job.recipe.run.attention,
-        "row_tokens": stage.row_tokens,
-        "micro_tokens": stage.micro_tokens,
+        "pack_length": stage.pack_length,
+        "micro_batch_tokens": stage.micro_batch_tokens,
         "timed_steps": job.steps - 1,
     }
 
@@ -242,7 +242,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--attention", default="", help="ours, in the place of the recipe's")
-    parser.add_argument("--row-tokens", type=int, default=0, help="the same, one row a pass")
+    parser.add_argument("--pack-length", type=int, default=0, help="the same, one row a pass")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--no-parts", dest="parts", action="store_false")
     parser.add_argument("--sparing", action="store_true")
@@ -255,7 +255,7 @@ def parse() -> argparse.Namespace:
     if given.out and len(given.shapes) > 1:
         parser.error("--out takes the figures of one shape: name one by --shapes")
     if given.replies is None or not given.replies.is_file():
-        print(f"stage 2 is left out: no file of replies ({given.replies})")
+        print(f"stage 2 is default: no file of replies ({given.replies})")
         given.stages = [stage for stage in given.stages if stage != "instruct"]
     given.load = os.getloadavg()[0]
     return given
@@ -273,7 +273,7 @@ def main() -> None:
                 "instruct": write_instructions(folder, given.replies, given.photographs),
             }
             recipe = recipe_of(SHAPES[name], folder, data, given.threads)
-            recipe = with_rows(recipe, given.attention, given.row_tokens)
+            recipe = with_rows(recipe, given.attention, given.pack_length)
             stages: dict[str, Any] = {}
             for stage in given.stages:
                 job = make_job(SHAPES[name], recipe, stage, folder, given.steps)

@@ -86,15 +86,15 @@ def cached_figures(
     """Count the filling of the cache apart, and spread over some passes over the timed `steps`."""
     filling = cached[-1].filling
     assert filling is not None
-    shown = {name for step in steps for sample in step for name in sample.pictures}
-    filled = filling.cpu_seconds * len(shown) / filling.pictures
+    shown = {name for step in steps for sample in step for name in sample.images}
+    filled = filling.cpu_seconds * len(shown) / filling.images
     targets, seconds = cached[-1].targets, middle(cached, lambda one: one.cpu_seconds)
     base = middle(baseline, rate)
     return {
         **figures(cached),
         "beside_baseline_filling_apart": beside(cached, baseline),
         "filling": msgspec.to_builtins(filling),
-        "pictures_of_timed_steps": len(shown),
+        "images_of_timed_steps": len(shown),
         "by_cpu_seconds_beside_baseline_filling_spread_over_passes": {
             str(passes): round(passes * targets / (passes * seconds + filled) / base, 3)
             for passes in PASSES

@@ -1,7 +1,7 @@
 """What each part of our side brings, in `training.py`: one switched off at a time.
 
 Each is a context in which training does without it, over the same records in the same order.
-Shapes: b pictures · c channels · h, w pixels · n features a picture · d width · r rows · t tokens
+Shapes: b images · c channels · h, w pixels · n features an image · d width · r rows · t tokens
 of a row · s target tokens · v vocabulary.
 """
 
@@ -42,10 +42,10 @@ def padded() -> Iterator[None]:
 
 @contextmanager
 def not_shared() -> Iterator[None]:
-    """Compute a picture for each of its records."""
+    """Compute an image for each of its records."""
 
     def separate(chosen: Sequence[Sample], stage: Any) -> list[Pack]:
-        return plan_packs(chosen, row_tokens=stage.row_tokens, longest=stage.micro_tokens)
+        return plan_packs(chosen, pack_length=stage.pack_length, longest=stage.micro_batch_tokens)
 
     with patch.object(dataloader, "step_packs", separate):
         yield
@@ -58,7 +58,7 @@ def whole_loss(objective: Objective, batch: Batch) -> Tensor:
     logits_rtv = head(assistant.hidden_states(batch)).float()
     before_s = before_targets(batch).to(logits_rtv.device)
     logits_sv = logits_rtv.flatten(0, 1).index_select(0, before_s)
-    learned = batch.targets_rt[:, 1:]
+    learned = batch.loss_mask_rt[:, 1:]
     labels_s = batch.input_ids_rt[:, 1:][learned].to(logits_rtv.device)
     return functional.cross_entropy(logits_sv, labels_s, reduction="sum")
 
@@ -97,7 +97,7 @@ def all_layers() -> Iterator[None]:
 
 PARTS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "no padding": padded,
-    "shared pictures": not_shared,
+    "shared images": not_shared,
     "logits at targets": all_logits,
     "fewer vision layers": all_layers,
 }

@@ -39,10 +39,10 @@ from training_sides import Job
 RATES = {"align": (1e-3, 0.0), "instruct": (2e-5, 2e-5)}
 """Learning rates of connector and language model: LLaVA-1.5's for AdamW, on both sides."""
 CAPTIONED = 60
-"""Drawn pictures of stage 1, of five captions each."""
+"""Drawn images of stage 1, of five captions each."""
 FITTING_STEPS = 4
-"""As in training: steps whose pictures the connector is fitted to."""
-PICTURE_FOLDER = "images"
+"""As in training: steps whose images the connector is fitted to."""
+IMAGE_FOLDER = "images"
 
 
 class Shape(NamedTuple):
@@ -59,7 +59,7 @@ class Shape(NamedTuple):
     halves: bool = False
     """Computes in bfloat16."""
     records: dict[str, int] | None = None
-    """Records an optimiser step, by stage, where they are not the recipe's."""
+    """Records an optimizer step, by stage, where they are not the recipe's."""
     device: str = "cpu"
 
 
@@ -92,14 +92,12 @@ TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
 FEW = {"align": 10, "instruct": 6}
 """Records a step, so that a step of a larger model takes a minute at most on one core."""
 SHAPES: dict[str, Shape] = {
-    "nano": Shape("nano", "the shipped nano bases, 64 tokens a picture, float32"),
-    "nano-bf16": Shape(
-        "nano", "the shipped nano bases, 64 tokens a picture, bfloat16", halves=True
-    ),
+    "nano": Shape("nano", "the shipped nano bases, 64 tokens an image, float32"),
+    "nano-bf16": Shape("nano", "the shipped nano bases, 64 tokens an image, bfloat16", halves=True),
     "smollm2-135m": Shape(
         "smollm2-135m",
         "SmolLM2-135M's weights behind a CLIP ViT-B/16 at 224 px with random ones, 196 tokens a "
-        "picture, bfloat16",
+        "image, bfloat16",
         tower=VIT_B_16,
         halves=True,
         records=FEW,
@@ -107,7 +105,7 @@ SHAPES: dict[str, Shape] = {
     "smollm2-135m-f32": Shape(
         "smollm2-135m",
         "SmolLM2-135M's weights behind a CLIP ViT-B/16 at 224 px with random ones, 196 tokens a "
-        "picture, float32",
+        "image, float32",
         tower=VIT_B_16,
         records=FEW,
     ),
@@ -121,7 +119,7 @@ SHAPES: dict[str, Shape] = {
     "llava-1.5-7b": Shape(
         "llava-1.5-7b",
         "LLaVA-1.5-7B's shapes (ViT-L/14 at 336 px, Llama 7B) with random weights, 576 tokens a "
-        "picture, bfloat16",
+        "image, bfloat16",
         tower=VIT_L_14,
         language=LLAMA_7B,
         halves=True,
@@ -135,34 +133,34 @@ def shapes_for(device: str) -> list[str]:
     return [name for name, shape in SHAPES.items() if shape.device == device and name != "tiny"]
 
 
-def write_captions(folder: Path, pictures: int = CAPTIONED) -> Path:
-    """Write stage 1's records, five captions about each drawn picture; return the file."""
-    write_world(folder / "captioned", pictures=pictures, seed=1)
+def write_captions(folder: Path, images: int = CAPTIONED) -> Path:
+    """Write stage 1's records, five captions about each drawn image; return the file."""
+    write_world(folder / "captioned", images=images, seed=1)
     path = folder / "captions.json"
     synthesize(folder / "captioned", path, kinds=("caption",), seed=1)
-    (folder / PICTURE_FOLDER).mkdir(exist_ok=True)
-    return _with_pictures(folder, path, folder / "captioned" / PICTURE_FOLDER)
+    (folder / IMAGE_FOLDER).mkdir(exist_ok=True)
+    return _with_images(folder, path, folder / "captioned" / IMAGE_FOLDER)
 
 
 def write_instructions(folder: Path, replies: Path | None, photographs: Path | None) -> Path:
-    """Write stage 2's records: GPT-4's published answers, and as many about drawn pictures.
+    """Write stage 2's records: GPT-4's published answers, and as many about drawn images.
 
     An answer's own photograph is not at hand: one of the folder `photographs` stands for it, or a
-    drawn picture; equal names get equal pictures. Without `replies` all records are drawn ones.
+    drawn image; equal names get equal images. Without `replies` all records are drawn ones.
     """
     lines = replies.read_bytes().splitlines() if replies else []
     told = [msgspec.json.decode(line) for line in lines]
     names = list(dict.fromkeys(one["image"] for one in told))
-    write_world(folder / "told", pictures=max(15, 2 * len(names)), seed=2)
+    write_world(folder / "told", images=max(15, 2 * len(names)), seed=2)
     path = folder / "instructions.json"
     synthesize(folder / "told", path, kinds=INSTRUCTION_KINDS, seed=2, conversation_boxes=True)
-    (folder / PICTURE_FOLDER).mkdir(exist_ok=True)
-    _with_pictures(folder, path, folder / "told" / PICTURE_FOLDER)
+    (folder / IMAGE_FOLDER).mkdir(exist_ok=True)
+    _with_images(folder, path, folder / "told" / IMAGE_FOLDER)
     rows = msgspec.json.decode(path.read_bytes())
-    drawn = sorted((folder / "told" / PICTURE_FOLDER).iterdir())
+    drawn = sorted((folder / "told" / IMAGE_FOLDER).iterdir())
     shown = sorted(photographs.glob("*.jpg")) if photographs else drawn[::-1]
     for number, name in enumerate(names):
-        shutil.copyfile(shown[number % len(shown)], folder / PICTURE_FOLDER / name)
+        shutil.copyfile(shown[number % len(shown)], folder / IMAGE_FOLDER / name)
     kept = {row["image"]: None for row in rows}
     kept = dict.fromkeys(islice(kept, max(15, len(names))))
     rows = [row for row in rows if row["image"] in kept]
@@ -175,21 +173,21 @@ def write_instructions(folder: Path, replies: Path | None, photographs: Path | N
     return path
 
 
-def _with_pictures(folder: Path, path: Path, pictures: Path) -> Path:
-    """Copy a world's pictures beside the others, under names of its own."""
-    world = pictures.parent.name
+def _with_images(folder: Path, path: Path, images: Path) -> Path:
+    """Copy a world's images beside the others, under names of its own."""
+    world = images.parent.name
     rows = msgspec.json.decode(path.read_bytes())
     for row in rows:
         name = f"{world}-{row['image']}"
-        if not (folder / PICTURE_FOLDER / name).exists():
-            shutil.copyfile(pictures / row["image"], folder / PICTURE_FOLDER / name)
+        if not (folder / IMAGE_FOLDER / name).exists():
+            shutil.copyfile(images / row["image"], folder / IMAGE_FOLDER / name)
         row["image"] = name
     path.write_bytes(msgspec.json.encode(rows))
     return path
 
 
 def recipe_of(shape: Shape, folder: Path, data: dict[StageName, Path], threads: int) -> Recipe:
-    """Return a shape's recipe over the records: the shipped one, but for the same optimiser as the
+    """Return a shape's recipe over the records: the shipped one, but for the same optimizer as the
     baseline has, AdamW, and for workers, whom neither side has.
     """
     shipped = load_recipe(shape.recipe)
@@ -202,14 +200,14 @@ def recipe_of(shape: Shape, folder: Path, data: dict[StageName, Path], threads: 
     stages: dict[str, StageSettings] = {}
     for name, path in data.items():
         stage, (connector, decoder) = shipped.stage(name), RATES[name]
-        own = (shape.records or {}).get(name, stage.batch_records)
+        own = (shape.records or {}).get(name, stage.global_batch_size)
         stages[name] = replace(
             stage,
             data=str(path),
-            pictures=str(path.parent / PICTURE_FOLDER),
+            images=str(path.parent / IMAGE_FOLDER),
             epochs=100.0,
-            batch_records=own,
-            optimiser="adamw",
+            global_batch_size=own,
+            optimizer="adamw",
             connector=PartSettings(mode="full", lr=connector),
             language=PartSettings(mode="full", lr=decoder) if decoder else PartSettings(),
         )
@@ -228,13 +226,13 @@ def recipe_of(shape: Shape, folder: Path, data: dict[StageName, Path], threads: 
     )
 
 
-def with_rows(recipe: Recipe, attention: str, row_tokens: int) -> Recipe:
+def with_rows(recipe: Recipe, attention: str, pack_length: int) -> Recipe:
     """Return a recipe with another attention, and rows of so many tokens, one a forward pass."""
     if attention:
         recipe = replace(recipe, run=replace(recipe.run, attention=attention))
-    if not row_tokens:
+    if not pack_length:
         return recipe
-    rows = {"row_tokens": row_tokens, "micro_tokens": row_tokens}
+    rows = {"pack_length": pack_length, "micro_batch_tokens": pack_length}
     align, instruct = replace(recipe.align, **rows), replace(recipe.instruct, **rows)
     return replace(recipe, align=align, instruct=instruct)
 
@@ -263,7 +261,7 @@ def _write_language(folder: Path, settings: dict[str, int]) -> Path:
 
 
 def make_job(shape: Shape, recipe: Recipe, stage: StageName, folder: Path, steps: int) -> Job:
-    """Write what both sides of a stage begin with: weights, records in order, pictures."""
+    """Write what both sides of a stage begin with: weights, records in order, images."""
     recipe = replace(
         recipe,
         align=replace(recipe.align, max_steps=steps),
@@ -271,7 +269,7 @@ def make_job(shape: Shape, recipe: Recipe, stage: StageName, folder: Path, steps
     )
     assistant = begin(recipe, None)
     prepared = prepare_stage(
-        assistant.tokenizer, assistant.picture_tokens, recipe, stage, Console(quiet=True)
+        assistant.tokenizer, assistant.image_tokens, recipe, stage, Console(quiet=True)
     )
     folder = folder / stage
     if not (folder / "start").is_dir():
@@ -287,7 +285,7 @@ def make_job(shape: Shape, recipe: Recipe, stage: StageName, folder: Path, steps
         start=folder / "start",
         exported=folder / "exported",
         records=records,
-        pictures=Path(recipe.stage(stage).pictures),
+        images=Path(recipe.stage(stage).images),
         vocabulary=len(assistant.language.get_input_embeddings().weight),
         aside=folder,
     )
@@ -302,7 +300,7 @@ def _write_start(
     precision: str,
 ) -> None:
     """Fit the connector as training does, and write the assistant in both forms."""
-    fill = fill_pixels(assistant.prepare, prepared.pictures)
+    fill = fill_pixels(assistant.prepare, prepared.images)
     first = feed(prepared.samples, recipe.stage(stage), seed=recipe.seed, fill=fill)
     seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
     fit_connector(assistant, seen)

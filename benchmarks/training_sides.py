@@ -5,7 +5,7 @@ The baseline is what a user would write today: transformers' `Trainer` over
 `laterna.train`'s own run, stopped before it writes its checkpoint. Neither prefetches.
 
 The baseline is handed the ids and masks that preparation made, so that both learn the same tokens
-and neither spends time on tokenising; it reads and prepares its pictures as it goes, as ours does.
+and neither spends time on tokenizing; it reads and prepares its images as it goes, as ours does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from laterna.recipe import Recipe, StageName
-from laterna.records import PICTURE_TOKEN, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Sample
 from laterna.training.throughput import speeds
 from process_memory import forget_peak, in_memory
 
@@ -49,7 +49,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The same as a Hugging Face folder."""
     records: Path
     """The samples of each step."""
-    pictures: Path
+    images: Path
     vocabulary: int
     """Rows of the language model's embedding."""
     aside: Path
@@ -76,7 +76,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class Filling(msgspec.Struct, frozen=True, kw_only=True):
     """What filling the feature cache took."""
 
-    pictures: int
+    images: int
     cpu_seconds: float
     seconds: float
 
@@ -96,7 +96,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     vision_share: float | None = None
     """Of the seconds; ours alone."""
     outside_share: float | None = None
-    """Of the seconds, what is neither forward, backward nor optimiser; ours alone."""
+    """Of the seconds, what is neither forward, backward nor optimizer; ours alone."""
 
 
 class Gauge:
@@ -170,10 +170,10 @@ def run_side(job: Job) -> Measured:
 class PaddingCollator:
     """Samples to the tensors of a forward pass: padded to the longest, the prompt masked."""
 
-    def __init__(self, pictures: Path, processor: Any, picture_id: int, pad_id: int) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Path, processor: Any, image_id: int, pad_id: int) -> None:
+        self.images = images
         self.processor = processor
-        self.picture_id = picture_id
+        self.image_id = image_id
         self.pad_id = pad_id
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -185,8 +185,8 @@ class PaddingCollator:
         ids = [row + [self.pad_id] * (width - len(row)) for row, _ in rows]
         labels = [row + [IGNORED] * (width - len(row)) for _, row in rows]
         mask = [[1] * len(row) + [0] * (width - len(row)) for row, _ in rows]
-        names = [name for sample in samples for name in sample.pictures]
-        shown = [Image.open(self.pictures / name).convert("RGB") for name in names]
+        names = [name for sample in samples for name in sample.images]
+        shown = [Image.open(self.images / name).convert("RGB") for name in names]
         return {
             "input_ids": torch.tensor(ids),
             "attention_mask": torch.tensor(mask),
@@ -195,14 +195,14 @@ class PaddingCollator:
         }
 
     def _row(self, sample: Sample) -> tuple[list[int], list[int]]:
-        counts = iter(sample.picture_tokens)
+        counts = iter(sample.image_tokens)
         ids: list[int] = []
         labels: list[int] = []
         for token, learned in zip(sample.input_ids, sample.targets, strict=True):
-            is_picture = token == PICTURE_TOKEN
-            places = next(counts) if is_picture else 1
-            ids += [self.picture_id if is_picture else token] * places
-            labels += [token if learned and not is_picture else IGNORED] * places
+            is_image = token == IMAGE_TOKEN_INDEX
+            places = next(counts) if is_image else 1
+            ids += [self.image_id if is_image else token] * places
+            labels += [token if learned and not is_image else IGNORED] * places
         labels[0] = IGNORED
         return ids, labels
 
@@ -242,7 +242,7 @@ def run_baseline(job: Job) -> Measured:
             args=_arguments(job, len(steps[0]), out),
             data_collator=collator,
             train_dataset=[sample for step in steps for sample in step],
-            optimizers=_optimiser(job, model),
+            optimizers=_optimizer(job, model),
             callbacks=[Marks()],
         ).train()
     return gauge.measured(losses, [sum(map(count_targets, step)) for step in steps])
@@ -253,13 +253,13 @@ def _collator(
 ) -> PaddingCollator:
     """Undo what the export added: a row for `<image>`, whose logit would take part in the loss.
 
-    An id that no record holds stands for the picture instead, and another one for padding.
+    An id that no record holds stands for the image instead, and another one for padding.
     """
     model.resize_token_embeddings(job.vocabulary)
     held = {token for step in steps for sample in step for token in sample.input_ids}
-    picture_id, pad_id = [one for one in range(job.vocabulary - 1, -1, -1) if one not in held][:2]
-    model.config.image_token_id = picture_id
-    return PaddingCollator(job.pictures, processor.image_processor, picture_id, pad_id)
+    image_id, pad_id = [one for one in range(job.vocabulary - 1, -1, -1) if one not in held][:2]
+    model.config.image_token_id = image_id
+    return PaddingCollator(job.images, processor.image_processor, image_id, pad_id)
 
 
 def _batches(records: Sequence[int], batch: int) -> Iterator[list[int]]:
@@ -279,7 +279,7 @@ def _arguments(job: Job, records: int, out: str) -> Any:
         per_device_train_batch_size=job.batch,
         gradient_accumulation_steps=-(-records // job.batch),
         max_steps=job.steps,
-        max_grad_norm=job.recipe.stage(job.stage).clip,
+        max_grad_norm=job.recipe.stage(job.stage).max_grad_norm,
         bf16="bf16" in job.recipe.savings,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
@@ -291,10 +291,10 @@ def _arguments(job: Job, records: int, out: str) -> Any:
     )
 
 
-def _optimiser(job: Job, model: Any) -> tuple[Any, Any]:
-    """Free what the stage trains; return our optimiser and our schedule over it."""
-    from laterna.training.learner import lr_factor
-    from laterna.training.optimisers import BETAS
+def _optimizer(job: Job, model: Any) -> tuple[Any, Any]:
+    """Free what the stage trains; return our optimizer and our schedule over it."""
+    from laterna.training.optimizers import BETAS
+    from laterna.training.train_state import lr_factor
 
     stage = job.recipe.stage(job.stage)
     model.requires_grad_(False)
@@ -308,11 +308,11 @@ def _optimiser(job: Job, model: Any) -> tuple[Any, Any]:
             seen |= {id(weight) for weight in weights}
             groups.append({"params": weights, "lr": settings.lr})
     groups = [group for group in groups if group["params"]]
-    optimiser = torch.optim.AdamW(groups, betas=BETAS, weight_decay=stage.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=stage.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: lr_factor(step, job.steps, stage.warmup)
+        optimizer, lambda step: lr_factor(step, job.steps, stage.warmup_ratio)
     )
-    return optimiser, schedule
+    return optimizer, schedule
 
 
 # --- ours ------------------------------------------------------------------------------------
@@ -332,9 +332,9 @@ def run_ours(job: Job) -> Measured:
     done: list[Any] = []
     fillings: list[Filling] = []
 
-    def stepping(learner: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        gauge.begin(learner.objective)
-        for figures in real_steps(learner, *args, **kwargs):
+    def stepping(train_state: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        gauge.begin(train_state.objective)
+        for figures in real_steps(train_state, *args, **kwargs):
             gauge.mark()
             done.append(figures)
             if len(done) == job.steps:
@@ -345,7 +345,7 @@ def run_ours(job: Job) -> Measured:
         cpu, clock = time.process_time(), time.perf_counter()
         store = real_cache(tower, preparer, names, *args, **more)
         took = (time.process_time() - cpu, time.perf_counter() - clock)
-        fillings.append(Filling(pictures=len(names), cpu_seconds=took[0], seconds=took[1]))
+        fillings.append(Filling(images=len(names), cpu_seconds=took[0], seconds=took[1]))
         return store
 
     with ExitStack() as patches, tempfile.TemporaryDirectory(dir=job.aside) as out:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SENTENCES = (
     "A red bicycle stands beside two small apples on the table.",
-    "What colour is the bicycle? How many apples are there in the picture?",
+    "What colour is the bicycle? How many apples are there in the image?",
     "The bicycle is red, and there are two apples. Yes. No. One, three, four.",
     "Is there a banana to the left of the striped cup? There is no banana.",
     "Is it green, or blue? It is green. It is blue.",
@@ -186,8 +186,8 @@ def tiny_recipe(tiny_models: Path, tmp_path: Path) -> Recipe:
     def stage(**parts: PartSettings) -> StageSettings:
         return StageSettings(
             data=str(tmp_path / "records.json"),
-            pictures=str(tmp_path / "images"),
-            batch_records=4,
+            images=str(tmp_path / "images"),
+            global_batch_size=4,
             **parts,  # type: ignore[arg-type]
         )
 
@@ -205,7 +205,7 @@ def tiny_recipe(tiny_models: Path, tmp_path: Path) -> Recipe:
 
 @pytest.fixture
 def tiny_assistant(tiny_recipe: Recipe) -> VisionLanguageModel:
-    """An untrained assistant of the tiny models: 4 tokens a picture, widths 24 and 32."""
+    """An untrained assistant of the tiny models: 4 tokens an image, widths 24 and 32."""
     from laterna.model.build import build_from_recipe
 
     return build_from_recipe(tiny_recipe)
@@ -213,10 +213,10 @@ def tiny_assistant(tiny_recipe: Recipe) -> VisionLanguageModel:
 
 @pytest.fixture
 def answered(tiny_assistant: VisionLanguageModel) -> Callable[[str, str], Sample]:
-    """Makes a sample of one question about a picture of 32 by 32, by its name and answer."""
+    """Makes a sample of one question about an image of 32 by 32, by its name and answer."""
     from msgspec.structs import replace
 
-    from laterna.data.masking import tokenise
+    from laterna.data.masking import tokenize
     from laterna.records import InstructionRecord, Turn
 
     def make(name: str, answer: str) -> Sample:
@@ -224,8 +224,8 @@ def answered(tiny_assistant: VisionLanguageModel) -> Callable[[str, str], Sample
             Turn(role="user", text="<image>\nWhat is it?"),
             Turn(role="assistant", text=answer, loss=True),
         )
-        record = InstructionRecord(id=name, pictures=(name,), turns=turns)
-        made = tokenise(record, tiny_assistant.tokenizer, tiny_assistant.template)
-        return replace(made, picture_tokens=(tiny_assistant.picture_tokens(32, 32),))
+        record = InstructionRecord(id=name, images=(name,), turns=turns)
+        made = tokenize(record, tiny_assistant.tokenizer, tiny_assistant.template)
+        return replace(made, image_tokens=(tiny_assistant.image_tokens(32, 32),))
 
     return make

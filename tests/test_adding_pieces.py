@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from laterna.training.trackers.base import TrackedRun
+from laterna.training.report_to.base import TrackedRun
 from msgspec.structs import replace
 from PIL import Image
 from rich.table import Table
@@ -47,8 +47,8 @@ from laterna.scenes.readers.base import Found, RawScene, Reader
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment
 from laterna.synthesis.outputs import OUTPUTS
 from laterna.synthesis.teachers import TEACHERS
+from laterna.training.report_to import TRACKERS
 from laterna.training.throughput import StepFigures
-from laterna.training.trackers import TRACKERS
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,7 +70,7 @@ def temporary_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Mo
 
 @pytest.fixture
 def recipe(tiny_recipe: Recipe, tmp_path: Path) -> Recipe:
-    """The tiny recipe over four plain pictures; a stage takes one step."""
+    """The tiny recipe over four plain images; a stage takes one step."""
     (tmp_path / "images").mkdir()
     rows = []
     for number, colour in enumerate(("red", "blue", "red", "blue")):
@@ -107,7 +107,7 @@ def test_the_connector_that_contributing_shows_is_trained_and_answers(
         replace(recipe, connector=ConnectorSettings(kind="half")), tmp_path / "align"
     )
     assert type(assistant.model.connector) is made
-    assert assistant.model.picture_tokens(32, 32) == 2  # of 4 patches
+    assert assistant.model.image_tokens(32, 32) == 2  # of 4 patches
     assert isinstance(assistant.answer(tmp_path / "images" / "0.png", "Red?"), str)
 
 
@@ -131,7 +131,7 @@ def test_a_vision_family(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.Mon
     ViTModel(config).save_pretrained(source)
     ViTImageProcessorPil(size={"height": 42, "width": 42}).save_pretrained(source)
     assistant = trained(replace(recipe, vision=VisionSettings(source=source)), tmp_path / "align")
-    assert assistant.model.picture_tokens(32, 32) == 9
+    assert assistant.model.image_tokens(32, 32) == 9
     assert type(assistant.model.vision.model) is ViTModel
 
 
@@ -155,7 +155,7 @@ def test_a_tracker(
 
     temporary_module("listing", "")  # the package that the tracker needs
     monkeypatch.setitem(TRACKERS, "listing", Listing)
-    trained(replace(recipe, run=RunSettings(trackers=("listing",))), tmp_path / "align")
+    trained(replace(recipe, run=RunSettings(report_to=("listing",))), tmp_path / "align")
     assert told == ["align", 1, "closed"]
 
 
@@ -180,8 +180,8 @@ def test_a_reader_a_teacher_an_enrichment_and_an_output(
         path.write_text("\n".join(lines))
         return len(lines)
 
-    def width(picture: Image.Image, _: object) -> list[str]:
-        return [f"Width: {picture.width}"]
+    def width(image: Image.Image, _: object) -> list[str]:
+        return [f"Width: {image.width}"]
 
     monkeypatch.setitem(READERS, "words", Reader("words", lambda one: one.suffix == ".w", read))
     monkeypatch.setitem(TEACHERS, "counter", lambda kind, categories, seed: Counter())
@@ -191,7 +191,7 @@ def test_a_reader_a_teacher_an_enrichment_and_an_output(
     source.write_text("dog")
     Image.new("RGB", (31, 20)).save(tmp_path / "dog.png")
     chosen = "--format words --teacher counter --enrich width --form lines --kinds detail"
-    named = ["--annotations", str(source), "--pictures", str(tmp_path), "--out", str(out)]
+    named = ["--annotations", str(source), "--images", str(tmp_path), "--out", str(out)]
     assert main(["synthesize", *named, *chosen.split()]) == 0
     assert out.read_text() == "dog-detail: There are these lines: A dog. /  / Width: 31"
     with pytest.raises(SystemExit):
@@ -288,7 +288,7 @@ def test_a_layout_to_import(
     theirs.mkdir()
     (theirs / "config.json").write_text('{"mine": 1}')
     assert main(["import", str(theirs), str(ours)]) == 0
-    assert laterna.load(ours).model.picture_tokens(32, 32) == 4
+    assert laterna.load(ours).model.image_tokens(32, 32) == 4
     (theirs / "config.json").write_text('{"model_type": "other"}')
     assert main(["import", str(theirs), str(tmp_path / "no")]) == 2
     assert "mine: a `mine`" in capsys.readouterr().err

@@ -109,8 +109,8 @@ def test_settings_follow_the_recipe_and_options_keep_their_place() -> None:
         (["train", "nano", "--out", "o"], "captions.json: no such file or folder"),
         (["plan", "nano", "--vision.source", "no-tower"], "no-tower"),
         (
-            ["train", "nano", "--align.batch-records", "0"],
-            "laterna: --align.batch-records 0: give a whole number of at least 1",
+            ["train", "nano", "--align.global-batch-size", "0"],
+            "laterna: --align.global-batch-size 0: give a whole number of at least 1",
         ),
         (
             ["train", "nano", "--run.workers", "-1"],
@@ -165,9 +165,9 @@ def test_wrong_usage_exits_2(args: list[str], capsys: pytest.CaptureFixture[str]
 def test_errors_become_exit_statuses(
     raising: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raising(LaternaError("cup.jpg: not a picture; remove it"))
+    raising(LaternaError("cup.jpg: not an image; remove it"))
     assert main(["raise"]) == 2
-    assert capsys.readouterr().err == "laterna: cup.jpg: not a picture; remove it\n"
+    assert capsys.readouterr().err == "laterna: cup.jpg: not an image; remove it\n"
     raising(KeyboardInterrupt())
     assert main(["raise"]) == 130
     assert capsys.readouterr().err == "\nlaterna: interrupted\n"
@@ -216,7 +216,7 @@ def test_ctrl_c_ends_the_process_with_130_and_one_line(tmp_path: Path) -> None:
     # A shell starts what runs in its background deaf to Ctrl-C, and its children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        process = in_a_process("world", str(tmp_path / "world"), "--pictures", "5000")
+        process = in_a_process("world", str(tmp_path / "world"), "--images", "5000")
     finally:
         signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
@@ -255,12 +255,12 @@ def test_world_and_synthesize_end_in_what_they_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world, out = tmp_path / "world", tmp_path / "instruct.json"
-    assert main(["world", str(world), "--pictures", "4", "--seed", "1"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("drew 4 pictures")
+    assert main(["world", str(world), "--images", "4", "--seed", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("drew 4 images")
     assert len(list((world / "images").iterdir())) == 4
     assert main(["synthesize", "--annotations", str(world), "--out", str(out)]) == 0
     closing = capsys.readouterr().out.splitlines()[-1]
-    assert closing.startswith("4 pictures -> 4 conversation, 4 detail, 4 reasoning records in")
+    assert closing.startswith("4 images -> 4 conversation, 4 detail, 4 reasoning records in")
     assert len(json.loads(out.read_text(encoding="utf-8"))) == 12
 
 

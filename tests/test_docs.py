@@ -26,7 +26,7 @@ page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
 
 def links(text: str) -> list[str]:
-    """Relative targets of links and pictures."""
+    """Relative targets of links and images."""
     targets = [target for pair in LINK.findall(FENCED.sub("", text)) for target in pair if target]
     return [target for target in targets if "://" not in target and not target.startswith("mailto")]
 

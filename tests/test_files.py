@@ -71,7 +71,7 @@ def test_a_folder_is_replaced_by_the_same_made_again_or_where_it_is_asked_for(
     with pytest.raises(LaternaError, match=r"book of other making \(words 1, now 2\); .*overwrite"):
         write_book(path, "2")
     with pytest.raises(LaternaError, match="holds a book; name a new folder"):
-        files.insist_same_or_asked(path, Made(kind="book"))
+        files.require_same_or_asked(path, Made(kind="book"))
     assert read_book(path) == "1"
     write_book(path, "2", overwrite=True)
     assert read_book(path) == "2"

@@ -7,7 +7,7 @@ import pytest
 
 from ask_timm import ANSWERS, Answers, timm_row
 from ask_timm import ENCODERS as TIMM_ENCODERS
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
 from laterna.model.build import build_from_recipe
 from laterna.recipe import load_recipe
 from write_models_page import (
@@ -59,7 +59,7 @@ def test_one_layer_of_24_is_not_run_for_layer_minus_2() -> None:
 def test_the_nano_row_is_the_nano_assistant() -> None:
     assistant = build_from_recipe(load_recipe("nano"))
     row = nano_row()
-    assert SameTokens(tokens=row.tokens) == assistant.picture_tokens
+    assert SameTokens(tokens=row.tokens) == assistant.image_tokens
     assert row.width == assistant.vision.width
     assert row.run == sum(weight.numel() for weight in assistant.vision.parameters())
 

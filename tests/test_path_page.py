@@ -13,9 +13,9 @@ from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.proxy import proxy_digest
 from laterna.world.toys import LIGHTINGS, SIGN_WORDS, TEXTURES
 from write_path_page import (
+    IMAGE,
     MEASURED,
     PAGE,
-    PICTURE,
     SCENE,
     TOLERANCE,
     WorldSteps,
@@ -70,9 +70,9 @@ def test_the_page_says_what_the_code_does(written: str) -> None:
     assert disagreements(PAGE.read_text(encoding="utf-8"), written) == [], REWRITE
 
 
-def test_the_picture_is_the_one_that_the_code_draws(written: str, folder: Path) -> None:
+def test_the_image_is_the_one_that_the_code_draws(written: str, folder: Path) -> None:
     drawn = folder / "world" / "images" / f"{SCENE:06d}.png"
-    with Image.open(PICTURE) as ours, Image.open(drawn) as theirs:
+    with Image.open(IMAGE) as ours, Image.open(drawn) as theirs:
         assert ours.size == theirs.size == (112, 112)
         difference = np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)
     # A level, for the noise's last digit is the processor's.
@@ -119,7 +119,7 @@ def test_the_record_is_made_of_the_reply_that_is_shown(world: WorldSteps) -> Non
         (336, 576, "24 × 24 = 576 at 336 px"),
     ],
 )
-def test_the_page_pairs_picture_sizes_with_their_tokens(
+def test_the_page_pairs_image_sizes_with_their_tokens(
     written: str, side: int, tokens: int, words: str
 ) -> None:
     assert (side // 14) ** 2 == tokens

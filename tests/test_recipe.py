@@ -29,10 +29,10 @@ source = "v"
 source = "l"
 [align]
 data = "a.json"
-pictures = "images"
+images = "images"
 [instruct]
 data = "i.json"
-pictures = "images"
+images = "images"
 [instruct.connector]
 mode = "full"
 lr = 2e-5
@@ -97,9 +97,9 @@ def test_nano_is_shipped_and_follows_the_two_stages_of_llava() -> None:
 
 
 def test_a_mixture_takes_the_place_of_one_source(small: Path) -> None:
-    assert load_recipe(small).align.mixture() == (SourceSettings(data="a.json", pictures="images"),)
+    assert load_recipe(small).align.mixture() == (SourceSettings(data="a.json", images="images"),)
     sources = 'sources = [{data = "k.json", weight = 2}, {data = "hub:a/b", form = "messages"}]'
-    mixed = load_recipe(rewritten(small, 'data = "a.json"\npictures = "images"', sources)).align
+    mixed = load_recipe(rewritten(small, 'data = "a.json"\nimages = "images"', sources)).align
     assert mixed.mixture() == (
         SourceSettings(data="k.json", weight=2.0),
         SourceSettings(data="hub:a/b", form="messages"),
@@ -110,7 +110,11 @@ def test_values_and_defaults_of_a_file(small: Path) -> None:
     recipe = load_recipe(small)
     assert recipe.instruct.connector == PartSettings(mode="full", lr=2e-5)
     assert recipe.instruct.language == PartSettings(mode="frozen", lr=0.0)
-    assert (recipe.vision.layer, recipe.vision.fit, recipe.instruct.clip) == (-2, "pad", 1.0)
+    assert (recipe.vision.layer, recipe.vision.fit, recipe.instruct.max_grad_norm) == (
+        -2,
+        "pad",
+        1.0,
+    )
 
 
 def test_a_recipe_is_read_back_from_its_own_toml(small: Path, tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_unknown_key_fails_with_its_place(
         (
             'data = "a.json"',
             'data = "a.json"\nbatch_records = 0',
-            "Expected `int` >= 1 - at `$.align.batch_records`",
+            "Expected `int` >= 1 - at `$.align.global_batch_size`",
         ),
         (
             'data = "i.json"\n',
@@ -246,14 +250,14 @@ def test_the_recipes_of_llava_hold_the_published_values(
     )
     assert (recipe.connector.kind, recipe.connector.depth) == (connector, 2)
     assert recipe.savings == ("bf16", "checkpointing")
-    assert (align.batch_records, instruct.batch_records) == batches
+    assert (align.global_batch_size, instruct.global_batch_size) == batches
     assert (align.epochs, instruct.epochs) == epochs
     assert (align.connector.lr, instruct.connector.lr, instruct.language.lr) == rates
     assert (align.vision.mode, align.language.mode, instruct.vision.mode) == ("frozen",) * 3
     assert (recipe.vision.layer, recipe.vision.class_token) == (-2, False)
     for stage in (align, instruct):
-        assert (stage.warmup, stage.weight_decay, stage.max_tokens) == (0.03, 0.0, 2048)
-        assert (stage.optimiser, stage.clip, stage.max_steps) == ("adamw", 1.0, 0)
+        assert (stage.warmup_ratio, stage.weight_decay, stage.max_tokens) == (0.03, 0.0, 2048)
+        assert (stage.optimizer, stage.max_grad_norm, stage.max_steps) == ("adamw", 1.0, 0)
     assert instruct.language.mode == ("lora" if "lora" in name else "full")
     assert (recipe.lora.r, recipe.lora.alpha) == (128, 256)
 
@@ -273,11 +277,11 @@ def test_the_recipe_of_minigpt_4_holds_the_published_values() -> None:
     assert connector.count("queries", default=32) == 32
     assert recipe.savings == ("bf16",)  # `amp: True`, in the 16 bits that need no scaled loss
     # 5,000 steps in each of 4 epochs, of 64 pairs on each of 4 GPUs; warm-up over 5,000 steps.
-    assert (align.max_steps, align.batch_records) == (4 * 5000, 4 * 64)
-    assert (align.connector.lr, align.warmup * align.max_steps) == (1e-4, 5000)
+    assert (align.max_steps, align.global_batch_size) == (4 * 5000, 4 * 64)
+    assert (align.connector.lr, align.warmup_ratio * align.max_steps) == (1e-4, 5000)
     # 200 steps in each of 5 epochs, of 12 pairs; warm-up over 200 steps.
-    assert (instruct.epochs, instruct.max_steps, instruct.batch_records) == (5.0, 5 * 200, 12)
-    assert (instruct.connector.lr, instruct.warmup * instruct.max_steps) == (3e-5, 200)
+    assert (instruct.epochs, instruct.max_steps, instruct.global_batch_size) == (5.0, 5 * 200, 12)
+    assert (instruct.connector.lr, instruct.warmup_ratio * instruct.max_steps) == (3e-5, 200)
     for stage in (align, instruct):
         assert (stage.vision.mode, stage.language.mode) == ("frozen", "frozen")
-        assert (stage.optimiser, stage.weight_decay) == ("adamw", 0.05)
+        assert (stage.optimizer, stage.weight_decay) == ("adamw", 0.05)

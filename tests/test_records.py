@@ -7,8 +7,8 @@ import pytest
 
 from laterna import records
 from laterna.records import (
-    PICTURE_MARK,
-    PICTURE_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_TOKEN_INDEX,
     Box,
     InstructionRecord,
     Pack,
@@ -23,9 +23,9 @@ from laterna.records import (
 
 RECORD = InstructionRecord(
     id="7",
-    pictures=("000000000007.jpg",),
+    images=("000000000007.jpg",),
     turns=(
-        Turn(role="user", text=f"{PICTURE_MARK}\nHow many cups are there?"),
+        Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\nHow many cups are there?"),
         Turn(role="assistant", text="There are two cups.", loss=True),
     ),
     kind="conversation",
@@ -48,7 +48,7 @@ def test_a_record_survives_json() -> None:
 def test_a_truth_with_its_boxes_survives_json() -> None:
     box = Box(category="cup", x1=0.25, y1=0.5, x2=0.375, y2=0.75)
     toy = Toy(category="cup", colour="red", texture="rough", size="small", box=box)
-    truth = Truth(id="3", picture="3.png", lighting="dim", sign="OPEN", sign_box=box, toys=(toy,))
+    truth = Truth(id="3", image="3.png", lighting="dim", sign="OPEN", sign_box=box, toys=(toy,))
     assert msgspec.json.decode(msgspec.json.encode(truth), type=Truth) == truth
 
 
@@ -75,24 +75,24 @@ def test_accuracy_is_a_share_and_of_no_questions_not_a_number() -> None:
     assert nothing != nothing  # only a NaN differs from itself
 
 
-def test_no_vocabulary_holds_the_picture_token() -> None:
-    assert PICTURE_TOKEN < 0
+def test_no_vocabulary_holds_the_image_token() -> None:
+    assert IMAGE_TOKEN_INDEX < 0
 
 
-def test_a_samples_length_counts_its_pictures_tokens() -> None:
+def test_a_samples_length_counts_its_images_tokens() -> None:
     sample = Sample(
         id="7",
-        input_ids=(1, PICTURE_TOKEN, 5, PICTURE_TOKEN),
+        input_ids=(1, IMAGE_TOKEN_INDEX, 5, IMAGE_TOKEN_INDEX),
         targets=(False,) * 4,
-        picture_slots=(1, 3),
-        picture_tokens=(576, 30),
+        image_slots=(1, 3),
+        image_tokens=(576, 30),
     )
     assert sample.length == 2 + 576 + 30
     assert Pack(samples=(sample, sample)).length == 2 * 608
-    with pytest.raises(ValueError, match="sample 7: 1 picture token counts for 2 picture slots"):
-        msgspec.structs.replace(sample, picture_tokens=(576,))
-    with pytest.raises(ValueError, match="sample 7: the tokens of its pictures are not counted"):
-        _ = msgspec.structs.replace(sample, picture_tokens=()).length
+    with pytest.raises(ValueError, match="sample 7: 1 image token counts for 2 image slots"):
+        msgspec.structs.replace(sample, image_tokens=(576,))
+    with pytest.raises(ValueError, match="sample 7: the tokens of its images are not counted"):
+        _ = msgspec.structs.replace(sample, image_tokens=()).length
 
 
 def test_the_centre_of_a_box_is_its_middle() -> None:

@@ -16,7 +16,7 @@ from transformers import (
 def clip_config(
     width: int = 24, inner: int = 48, layers: int = 3, heads: int = 2, side: int = 28
 ) -> CLIPVisionConfig:
-    """A CLIP encoder with patches of 14 pixels; `side` is that of its pictures."""
+    """A CLIP encoder with patches of 14 pixels; `side` is that of its images."""
     return CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=inner,
@@ -28,7 +28,7 @@ def clip_config(
 
 
 def save_clip(folder: Path, config: CLIPVisionConfig) -> Path:
-    """Write a random encoder of a configuration, with its picture processor."""
+    """Write a random encoder of a configuration, with its image processor."""
     CLIPVisionModel(config).save_pretrained(folder)
     square = {"height": config.image_size, "width": config.image_size}
     CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)

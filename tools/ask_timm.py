@@ -60,7 +60,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def timm_row(name: str, layer: int) -> TimmRow:
-    """Build one model without memory, for the picture size of its weights, and ask its tower."""
+    """Build one model without memory, for the image size of its weights, and ask its tower."""
     from timm.models import get_pretrained_cfg
     from transformers import TimmWrapperConfig
 

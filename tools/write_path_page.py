@@ -1,4 +1,4 @@
-"""Write docs/path.md and its picture: one picture followed along the path by the real functions.
+"""Write docs/path.md and its image: one image followed along the path by the real functions.
 
 `python tools/write_path_page.py` rewrites both files. The words are in `path_page.md.jinja`, the
 values come from the package; tests/test_path_page.py holds the page to what the code does now.
@@ -21,12 +21,12 @@ from torch import Tensor
 
 from laterna.data.batches import collate
 from laterna.data.chat import Rendered, load_template, render
-from laterna.data.masking import PICTURE_SENTINEL, render_record, tokenise_rendered
+from laterna.data.images.files import ImageFolder
+from laterna.data.images.tokens import count_images
+from laterna.data.masking import IMAGE_SENTINEL, render_record, tokenize_rendered
 from laterna.data.packing import plan_packs
-from laterna.data.pictures.files import PictureFolder
-from laterna.data.pictures.tokens import count_pictures
 from laterna.data.sources import read_records
-from laterna.evaluation.metrics.exact_match import normalise
+from laterna.evaluation.metrics.exact_match import normalize
 from laterna.evaluation.run import ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, WORLD, read_truth, world_questions
@@ -37,8 +37,8 @@ from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import StageName, load_recipe
 from laterna.records import (
-    PICTURE_MARK,
-    PICTURE_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_TOKEN_INDEX,
     Answer,
     Batch,
     InstructionRecord,
@@ -61,14 +61,14 @@ from laterna.world.dataset import write_world
 
 TOOLS = Path(__file__).resolve().parent
 PAGE = TOOLS.parent / "docs" / "path.md"
-PICTURE = PAGE.with_name("path_picture.png")
+IMAGE = PAGE.with_name("path_image.png")
 MEASURED = re.compile(r"≈ (?P<value>-?\d+\.\d+|`[^`]*`)")
 """How the page marks what hangs on the base models' weights and on the processor's arithmetic."""
 TOLERANCE = 0.02
 
 SEED = 0
-WORLD_PICTURES = 60
-"""Enough for every category to stand in some picture, so that scribe knows what may be absent."""
+WORLD_IMAGES = 60
+"""Enough for every category to stand in some image, so that scribe knows what may be absent."""
 SCENE = 26
 """A sign, a horse, and two bananas: something to count, and something that is never told."""
 QUESTION_KIND = "count"
@@ -120,7 +120,7 @@ class ModelSteps(NamedTuple):
 def walk_world(folder: Path) -> WorldSteps:
     """Draw the world into `folder` and follow one scene to its instruction records."""
     world, made = folder / "world", folder / "instructions.json"
-    write_world(world, pictures=WORLD_PICTURES, seed=SEED)
+    write_world(world, images=WORLD_IMAGES, seed=SEED)
     scenes = read_annotations(world).scenes
     scene = next(scene for scene in scenes if scene.id == str(SCENE))
     proxy = write_proxy(scene.captions, scene.boxes)
@@ -147,16 +147,16 @@ def walk_world(folder: Path) -> WorldSteps:
 
 
 def walk_data(
-    record: InstructionRecord, template: str, assistant: VisionLanguageModel, pictures: Path
+    record: InstructionRecord, template: str, assistant: VisionLanguageModel, images: Path
 ) -> TextSteps:
-    """Render, tokenise and batch a record with the chat template of that name."""
+    """Render, tokenize and batch a record with the chat template of that name."""
     tokenizer = assistant.tokenizer
     position = assistant.recipe.image_position if assistant.recipe else "keep"
     rendered = render_record(record, tokenizer, load_template(template, tokenizer, position))
-    sample = tokenise_rendered(rendered, record, tokenizer)
-    sample = count_pictures(sample, assistant.picture_tokens, pictures)
-    packs = plan_packs([sample], row_tokens=0)
-    fill = fill_pixels(assistant.prepare, PictureFolder(pictures))
+    sample = tokenize_rendered(rendered, record, tokenizer)
+    sample = count_images(sample, assistant.image_tokens, images)
+    packs = plan_packs([sample], pack_length=0)
+    fill = fill_pixels(assistant.prepare, ImageFolder(images))
     return TextSteps(rendered, sample, fill(collate(packs)))
 
 
@@ -185,7 +185,7 @@ def walk_answer(world: WorldSteps, assistant: VisionLanguageModel) -> tuple[str,
     question = next(
         each
         for each in questions
-        if (each.images, each.kind) == ((world.scene.picture,), QUESTION_KIND)
+        if (each.images, each.kind) == ((world.scene.image,), QUESTION_KIND)
     )
     seen: list[Prompt] = []
 
@@ -195,10 +195,8 @@ def walk_answer(world: WorldSteps, assistant: VisionLanguageModel) -> tuple[str,
         seen.extend(prompts)
         return generate_answers(model, prompts, decoding)
 
-    pictures = world.folder / IMAGE_FOLDER
-    (given,) = ask(
-        Assistant(assistant), [question], pictures, answer=answer, progress=False
-    ).answers
+    images = world.folder / IMAGE_FOLDER
+    (given,) = ask(Assistant(assistant), [question], images, answer=answer, progress=False).answers
     ((turns, _),) = seen
     prompt = render(turns, assistant.tokenizer, assistant.template, continue_as_assistant=True)
     return prompt.text, given
@@ -209,9 +207,9 @@ def render_page(folder: Path) -> str:
     world = walk_world(folder)
     recipe = load_recipe("nano")
     assistant = build_from_recipe(recipe)
-    pictures = world.folder / IMAGE_FOLDER
-    text = walk_data(world.record, recipe.instruct.template, assistant, pictures)
-    caption = walk_data(world.caption, recipe.align.template, assistant, pictures)
+    images = world.folder / IMAGE_FOLDER
+    text = walk_data(world.record, recipe.instruct.template, assistant, images)
+    caption = walk_data(world.caption, recipe.align.template, assistant, images)
     prompt, answer = walk_answer(world, assistant)
     stages = [apply_stage(assistant, recipe, name).parts for name in STAGES]
     passed = walk_model(assistant, text.batch, caption.batch)
@@ -220,7 +218,7 @@ def render_page(folder: Path) -> str:
     return _page_template().render(
         seed=SEED,
         tolerance=TOLERANCE,
-        picture=PICTURE.name,
+        image=IMAGE.name,
         world=world,
         digest=proxy_digest(world.proxy),
         examples=sum(message.role == "assistant" for message in world.messages),
@@ -229,10 +227,10 @@ def render_page(folder: Path) -> str:
         text=text,
         caption=caption,
         sample=text.sample,
-        picture_token=PICTURE_TOKEN,
+        image_token=IMAGE_TOKEN_INDEX,
         opening=list(_opening(text.sample, assistant)),
         batch=text.batch,
-        picture_tokens=text.sample.picture_tokens[0],
+        image_tokens=text.sample.image_tokens[0],
         passed=passed,
         first_values=passed.features_bnd[0, 0, :4].tolist(),
         vocabulary=vocabulary,
@@ -283,8 +281,10 @@ def _opening(
     """Yield place, id, piece and whether it is learned, up to the end of the first answer."""
     last = list(zip(sample.targets, sample.targets[1:], strict=False)).index((True, False))
     for place, token in enumerate(sample.input_ids[: last + 1]):
-        mark = token == PICTURE_TOKEN
-        piece = PICTURE_MARK if mark else _newlines_shown(assistant.tokenizer.decode([token]))
+        mark = token == IMAGE_TOKEN_INDEX
+        piece = (
+            DEFAULT_IMAGE_TOKEN if mark else _newlines_shown(assistant.tokenizer.decode([token]))
+        )
         yield place, token, piece, sample.targets[place]
 
 
@@ -321,7 +321,7 @@ def _marked(rendered: Rendered) -> str:
 
 
 def _newlines_shown(text: str) -> str:
-    return text.replace(PICTURE_SENTINEL, PICTURE_MARK).replace("\n", "⏎")
+    return text.replace(IMAGE_SENTINEL, DEFAULT_IMAGE_TOKEN).replace("\n", "⏎")
 
 
 def _shape(tensor: Tensor) -> str:
@@ -344,7 +344,7 @@ FILTERS: dict[str, Callable[..., str]] = {
     "json_line": _json_line,
     "marked": _marked,
     "measured": _measured,
-    "normalise": normalise,
+    "normalize": normalize,
     "readable": _newlines_shown,
     "shape": _shape,
     "trains": _trains,
@@ -352,16 +352,16 @@ FILTERS: dict[str, Callable[..., str]] = {
 
 
 def main() -> None:
-    """Rewrite page and picture, each whole or not at all."""
+    """Rewrite page and image, each whole or not at all."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         page = render_page(folder)
-        picture = folder / "world" / IMAGE_FOLDER / f"{SCENE:06d}.png"
-        with write_atomically(PICTURE) as aside:
-            shutil.copyfile(picture, aside)
+        image = folder / "world" / IMAGE_FOLDER / f"{SCENE:06d}.png"
+        with write_atomically(IMAGE) as aside:
+            shutil.copyfile(image, aside)
     with write_atomically(PAGE) as aside:
         aside.write_text(page, encoding="utf-8")
-    print(f"wrote {PAGE} and {PICTURE}")
+    print(f"wrote {PAGE} and {IMAGE}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from laterna.records import (
 from laterna.version import __version__
 
 if TYPE_CHECKING:
-    from laterna.data.masking import tokenise
+    from laterna.data.masking import tokenize
     from laterna.evaluation.run import evaluate
     from laterna.inference.assistant import Assistant, load
     from laterna.scenes.annotations import read_scenes
@@ -53,7 +53,7 @@ __all__ = [
     "load",
     "load_recipe",
     "read_scenes",
-    "tokenise",
+    "tokenize",
     "train",
 ]
 
@@ -63,7 +63,7 @@ _LATE = {
     "evaluate": ("laterna.evaluation.run", "evaluate"),
     "load": ("laterna.inference.assistant", "load"),
     "read_scenes": ("laterna.scenes.annotations", "read_scenes"),
-    "tokenise": ("laterna.data.masking", "tokenise"),
+    "tokenize": ("laterna.data.masking", "tokenize"),
     "train": ("laterna.training.run", "train"),
 }
 """Name to its module and its name there, for those that would make `import laterna` slow."""

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import DisallowNone, PositionalMetavarFromFieldName
 
 from laterna.commands import COMMANDS, TUNED
-from laterna.commands.base import Command, insist_on_bounds, insist_on_places
+from laterna.commands.base import Command, require_command_bounds, require_places
 from laterna.errors import told
 from laterna.recipe import load_recipe
 
@@ -63,8 +63,8 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: Sequence[str]) -> None:
     try:
         command = parse(args)
-        insist_on_bounds(command)
-        insist_on_places(command)
+        require_command_bounds(command)
+        require_places(command)
         line = command.run()
         if line:
             print(line)

@@ -44,8 +44,8 @@ from laterna.world.dataset import write_world
 
 VERSIONED = ("laterna", "torch", "transformers", "tokenizers", "numpy", "pillow")
 NOTES = {
-    "assistant": "The assistant after both stages, asked about the picture.",
-    "blank": "The same assistant, every picture replaced by one of the encoder's mean colour.",
+    "assistant": "The assistant after both stages, asked about the image.",
+    "blank": "The same assistant, every image replaced by one of the encoder's mean colour.",
     "before_instruct": "The assistant after stage 1: its language model has never been tuned.",
 }
 
@@ -53,14 +53,14 @@ NOTES = {
 class Size(Record):
     """How much of everything a demo uses; 0 steps: as many as the recipe's epochs hold."""
 
-    train_pictures: int
-    held_out_pictures: int
+    train_images: int
+    held_out_images: int
     align_steps: int = 0
     instruct_steps: int = 0
 
 
-FULL = Size(train_pictures=3000, held_out_pictures=300)
-QUICK = Size(train_pictures=240, held_out_pictures=40, align_steps=12, instruct_steps=24)
+FULL = Size(train_images=3000, held_out_images=300)
+QUICK = Size(train_images=240, held_out_images=40, align_steps=12, instruct_steps=24)
 
 
 class Started(Record):
@@ -120,9 +120,9 @@ class _Demo:
         self._step("3 stage 1, align", self.align, self._train_align)
         self._step("4 stage 2, instruct", self.instruct, self._train_instruct)
         self._step("5 evaluate, report", self.page, self._evaluate)
-        example = self.held_out / IMAGE_FOLDER / f"{self.size.train_pictures:06d}.png"
+        example = self.held_out / IMAGE_FOLDER / f"{self.size.train_images:06d}.png"
         self.console.print("talk to it:", style="bold")
-        self.console.print(f"  laterna chat {self.instruct} --picture {example}", soft_wrap=True)
+        self.console.print(f"  laterna chat {self.instruct} --image {example}", soft_wrap=True)
         return self.page
 
     def _resume(self, asked: Started) -> Started:
@@ -163,23 +163,23 @@ class _Demo:
             aside.write_bytes(msgspec.json.encode(started))
 
     def _draw(self) -> str:
-        of = {"seed": str(self.seed), "pictures": str(self.size.train_pictures)}
+        of = {"seed": str(self.seed), "images": str(self.size.train_images)}
         with write_atomically(self.out / "world", Made(kind="demo's world", of=of)) as aside:
             shown = write_world(
                 aside / "train",
-                pictures=self.size.train_pictures,
+                images=self.size.train_images,
                 seed=self.seed,
                 workers=cores(),
             )
             held_out = write_world(
                 aside / "held_out",
-                pictures=self.size.held_out_pictures,
+                images=self.size.held_out_images,
                 seed=self.seed,
-                start=self.size.train_pictures,
+                start=self.size.train_images,
             )
         return (
-            f"drew {shown.pictures} pictures to learn from in {self.train_data} "
-            f"and {held_out.pictures} to be asked about in {self.held_out}"
+            f"drew {shown.images} images to learn from in {self.train_data} "
+            f"and {held_out.images} to be asked about in {self.held_out}"
         )
 
     def _synthesize(self) -> str:
@@ -196,7 +196,7 @@ class _Demo:
 
     def _recipe(self) -> Recipe:
         recipe = load_recipe("nano")
-        pictures = str(self.train_data / IMAGE_FOLDER)
+        images = str(self.train_data / IMAGE_FOLDER)
         return replace(
             recipe,
             seed=self.seed,
@@ -205,13 +205,13 @@ class _Demo:
             align=replace(
                 recipe.align,
                 data=str(self.captions),
-                pictures=pictures,
+                images=images,
                 max_steps=self.size.align_steps,
             ),
             instruct=replace(
                 recipe.instruct,
                 data=str(self.instructions),
-                pictures=pictures,
+                images=images,
                 max_steps=self.size.instruct_steps,
             ),
         )
@@ -260,8 +260,8 @@ class _Demo:
         return ReportContent(
             title="Laterna: the demo",
             summary=(
-                f"{self.size.train_pictures} drawn pictures to learn from, "
-                f"{report.questions} questions about {self.size.held_out_pictures} others. "
+                f"{self.size.train_images} drawn images to learn from, "
+                f"{report.questions} questions about {self.size.held_out_images} others. "
                 f"{report.overall:.1%} answered right by exact match."
             ),
             columns=tuple(
@@ -274,5 +274,5 @@ class _Demo:
             settings=(("seed", str(self.seed)), ("recipe", "nano")),
             seconds=tuple(report.seconds.items()),
             versions=tuple(report.versions.items()),
-            next_command=f"laterna chat {self.instruct} --picture PICTURE",
+            next_command=f"laterna chat {self.instruct} --image IMAGE",
         )

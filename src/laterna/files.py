@@ -52,20 +52,20 @@ def write_atomically(
     """Yield a path aside to write a file to, or with `made` a folder; rename it at the end.
 
     What stands at `path` is replaced only then, and at no moment is neither the old nor the new on
-    the disk. On an error nothing has changed. Raises LaternaError where `insist_replaceable` does,
+    the disk. On an error nothing has changed. Raises LaternaError where `require_replaceable` does,
     before and after the work.
     """
     place = resolved(path)
-    insist_replaceable(path, made)
+    require_replaceable(path, made)
     if made is not None:
-        insist_same_or_asked(path, made, overwrite=overwrite)
+        require_same_or_asked(path, made, overwrite=overwrite)
     place.parent.mkdir(parents=True, exist_ok=True)
     with _aside(place) as box:
         new, old = box / "new", box / "old"
         yield new
         if made is not None:
             _say_made(new, made)
-            insist_replaceable(path, made)
+            require_replaceable(path, made)
         if box.parent == place:
             _move_in(new, place)
         elif made is not None and place.is_dir() and any(place.iterdir()):
@@ -84,14 +84,14 @@ def resolved(path: Path) -> Path:
         raise LaternaError(f"{path}: no such place: {error}") from error
 
 
-def insist_replaceable(path: Path, made: Made | None = None) -> None:
+def require_replaceable(path: Path, made: Made | None = None) -> None:
     """Raise LaternaError unless a file, or with `made` a folder, can be written at `path` and what
     stands there is Laterna's own of the same kind, or empty, or (for a file) a file.
     """
     place = resolved(path)
     if str(path.absolute()).startswith(_STREAMS):  # what it leads to may be a file, of a log say
         raise LaternaError(f"{path} is no plain file; name another one to write")
-    _insist_writable(path, place)
+    _require_writable(path, place)
     if not os.path.lexists(place):
         return
     if made is None:
@@ -99,14 +99,14 @@ def insist_replaceable(path: Path, made: Made | None = None) -> None:
             raise LaternaError(f"{path} is a folder; name the file to write")
         if not place.is_file():
             raise LaternaError(f"{path} is no plain file; name another one to write")
-        _insist_no_part(path, place)
+        _require_no_part(path, place)
     elif not place.is_dir():
         raise LaternaError(f"{path} is a file; name a folder for the {made.kind}")
     elif inside := _inside(place):
-        _insist_ours(path, place, inside, made)
+        _require_ours(path, place, inside, made)
 
 
-def insist_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) -> None:
+def require_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) -> None:
     """Raise LaternaError, naming what differs, where another folder of its kind would be replaced
     that nobody asked to replace.
     """
@@ -218,7 +218,7 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMED]) + more
 
 
-def _insist_writable(path: Path, place: Path) -> None:
+def _require_writable(path: Path, place: Path) -> None:
     above = place if _stays(place) else next(one for one in place.parents if os.path.lexists(one))
     if not above.is_dir():
         raise LaternaError(f"{path}: {above} is a file, nothing can be written in it")
@@ -226,14 +226,14 @@ def _insist_writable(path: Path, place: Path) -> None:
         raise LaternaError(f"{path}: {above} may not be written to; name another place")
 
 
-def _insist_no_part(path: Path, place: Path) -> None:
+def _require_no_part(path: Path, place: Path) -> None:
     for folder in place.parents:
         made = read_made(folder)
         if made is not None and str(place.relative_to(folder)) in (MADE, *made.files):
             raise LaternaError(f"{path}: is a part of the {made.kind} {folder}; name another file")
 
 
-def _insist_ours(path: Path, place: Path, inside: list[str], made: Made) -> None:
+def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> None:
     before = read_made(place)
     if before is None:
         raise LaternaError(

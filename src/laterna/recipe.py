@@ -32,12 +32,12 @@ PartShare = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Grid = tuple[Annotated[int, msgspec.Meta(ge=1, le=64)], Annotated[int, msgspec.Meta(ge=1, le=64)]]
 Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
-OptimiserName = Literal["adamw", "adamw8bit", "muon"]
+OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 Schedule = Literal["cosine", "constant", "constant_with_warmup"]
 Attention = Literal["sdpa", "flash_attention_2", "flex", "segments"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
-TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
+TrackerName = Annotated[str, KeysOf("laterna.training.report_to:TRACKERS")]
 KINDS = {"int": "a whole number", "float": "a number"}
 SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -61,13 +61,13 @@ class VisionSettings(Settings):
     final_norm: bool = False
     """End with the encoder's closing layer norm, as BLIP-2 does; LLaVA: false."""
     image_size: Count | None = None
-    """Side of the prepared pictures in pixels, for encoders that take any; unset: their own."""
+    """Side of the prepared images in pixels, for encoders that take any; unset: their own."""
     fit: Fit = "pad"
-    """How a picture becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), `crop` to
+    """How an image becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), `crop` to
     its middle (CLIP), `resize` without regard to its proportions, or `anyres`: seen whole and
     again in tiles (LLaVA-NeXT)."""
     grids: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
-    """Under `anyres`, the grids that a picture may be tiled on, as rows and columns of the
+    """Under `anyres`, the grids that an image may be tiled on, as rows and columns of the
     encoder's squares; LLaVA-NeXT's five."""
 
 
@@ -84,7 +84,7 @@ class ConnectorSettings(Settings):
     merge_side: Count = 2
     """A `pool` merges squares of so many patches a side; 2 makes a quarter of the tokens."""
     queries: int | None = None
-    """Tokens a picture becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
+    """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
     blocks: int | None = None
     """Blocks of a `qformer` (unset: 12, BLIP-2) or `perceiver` (3, Idefics2)."""
     width: int | None = None
@@ -115,7 +115,7 @@ class LanguageSettings(Settings):
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
     template: str = "own"
     """`own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
-    quantise: Literal["", "4bit"] = ""
+    quantize: Literal["", "4bit"] = ""
     """`4bit` holds its layers' matrices in 4 bits (QLoRA, by bitsandbytes), for stages in which it
     is `frozen` or `lora`."""
 
@@ -149,10 +149,10 @@ class SourceSettings(Settings):
     data: str
     """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
     dataset, or `hub:OWNER/NAME`."""
-    pictures: str = ""
-    """Folder, zip or tar file that the records' picture names are relative to."""
+    images: str = ""
+    """Folder, zip or tar file that the records' image names are relative to."""
     allow_outside: bool = False
-    """Take pictures that lie outside the folder of `pictures` too: by whole paths, `..` or links.
+    """Take images that lie outside the folder of `images` too: by whole paths, `..` or links.
     Whoever writes the data can then name any file of this machine."""
     form: str = "auto"
     """What a row is: `records`, `conversations`, `messages`, `texts`, `alpaca`, `vqa`
@@ -171,43 +171,43 @@ class StageSettings(Settings):
 
     data: str = ""
     """Instruction records, as in `SourceSettings`; several sources: `sources` instead."""
-    pictures: str = ""
-    """Folder, zip or tar file that the records' picture names are relative to."""
+    images: str = ""
+    """Folder, zip or tar file that the records' image names are relative to."""
     allow_outside: bool = False
-    """Take pictures outside the folder of `pictures` too, as in `SourceSettings`."""
+    """Take images outside the folder of `images` too, as in `SourceSettings`."""
     sources: tuple[SourceSettings, ...] = ()
-    """A mixture of sources, each with its pictures and its weight, in the place of `data`."""
-    held_out: PartShare = 0.0
-    """Share of each source's pictures, drawn by lot, whose records are not trained on: their loss
-    shows how well the stage does on what it has not seen (`run.held_out_steps`)."""
+    """A mixture of sources, each with its images and its weight, in the place of `data`."""
+    validation: PartShare = 0.0
+    """Share of each source's images, drawn by lot, whose records are not trained on: their loss
+    shows how well the stage does on what it has not seen (`run.eval_steps`)."""
     template: str = "own"
     """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
     epochs: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1 in each stage."""
     max_steps: Number = 0
-    """Optimiser steps at most; 0: as many as the epochs hold."""
-    batch_records: Count = 128
-    """Records an optimiser step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
-    row_tokens: Number = 0
+    """Optimizer steps at most; 0: as many as the epochs hold."""
+    global_batch_size: Count = 128
+    """Records an optimizer step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
+    pack_length: Number = 0
     """Token budget of a packed row; 0: one record a row."""
-    share_pictures: bool = False
-    """Compute a picture's tokens once for all its records of a step: they stand in one row behind
+    shared_prefix: bool = False
+    """Compute an image's tokens once for all its records of a step: they stand in one row behind
     it without seeing each other. Changes the order of the records, not their loss."""
-    micro_tokens: Count = 16384
+    micro_batch_tokens: Count = 16384
     """Tokens a forward pass, padding included; larger steps are split into micro-batches."""
     max_tokens: Count = 2048
-    """Longest record, picture tokens included; longer ones are dropped and counted."""
-    warmup: Share = 0.03
+    """Longest record, image tokens included; longer ones are dropped and counted."""
+    warmup_ratio: Share = 0.03
     """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
     lr_scheduler_type: Schedule = "cosine"
     """How the learning rate goes on after the warm-up: `cosine` falls to 0 (LLaVA),
     `constant_with_warmup` stays; `constant` stays at its peak from the first step."""
-    optimiser: OptimiserName = "adamw"
+    optimizer: OptimizerName = "adamw"
     """`adamw` (LLaVA); `adamw8bit`, which remembers in 8 bits (bitsandbytes); or `muon` for
     matrices, with AdamW beside it for all else."""
     weight_decay: Amount = 0.0
-    """The optimiser's weight decay; LLaVA: 0."""
-    clip: Amount = 1.0
+    """The optimizer's weight decay; LLaVA: 0."""
+    max_grad_norm: Amount = 1.0
     """Largest gradient norm, 0: any; LLaVA (transformers' default): 1."""
     vision: PartSettings = PartSettings()
     """What the stage does with the vision encoder."""
@@ -221,10 +221,8 @@ class StageSettings(Settings):
             raise ValueError("give either `data` or `sources`")
 
     def mixture(self) -> tuple[SourceSettings, ...]:
-        """Return the sources: those of `sources`, or the one that `data` and `pictures` name."""
-        own = SourceSettings(
-            data=self.data, pictures=self.pictures, allow_outside=self.allow_outside
-        )
+        """Return the sources: those of `sources`, or the one that `data` and `images` name."""
+        own = SourceSettings(data=self.data, images=self.images, allow_outside=self.allow_outside)
         return self.sources or (own,)
 
     def part(self, name: PartName) -> PartSettings:
@@ -251,15 +249,15 @@ class RunSettings(Settings):
     keep: Count = 2
     """Saved states to keep, the newest."""
     max_skipped: Number = 3
-    """Steps in a row that may be skipped, for a loss or gradient that is not finite or for pictures
+    """Steps in a row that may be skipped, for a loss or gradient that is not finite or for images
     that are all missing."""
     max_faulty: Number = 100
-    """Records that may be left out for a picture that is missing or cannot be read, at preparation
+    """Records that may be left out for an image that is missing or cannot be read, at preparation
     and again while the stage trains, before the run stops."""
-    held_out_steps: Number = 0
-    """Steps between looks at the loss of what is held out (`held_out`, or a source of weight 0),
+    eval_steps: Number = 0
+    """Steps between looks at the loss of what is held out (`validation`, or a source of weight 0),
     and at a few answers; 0: at the end alone."""
-    trackers: tuple[TrackerName, ...] = ()
+    report_to: tuple[TrackerName, ...] = ()
     """Programs that draw the figures while the run trains, beside `metrics.jsonl`: `tensorboard`,
     `trackio`; each is an extra (`pip install 'laterna[tensorboard]'`)."""
     max_feature_gb: Amount = 50.0
@@ -330,7 +328,7 @@ def load_recipe(source: str | Path) -> Recipe:
         raise LaternaError(f"{path}: not valid TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise LaternaError(f"{path}: not valid TOML: it is not text in UTF-8") from error
-    insist_bounds(recipe, lambda place: f"{path}: {place}")
+    require_bounds(recipe, lambda place: f"{path}: {place}")
     return recipe
 
 
@@ -339,15 +337,15 @@ def checked(recipe: Recipe) -> Recipe:
 
     Raises LaternaError, naming the place of a wrong value.
     """
-    insist_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
+    require_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
     return recipe
 
 
-def insist_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
+def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
     """Hold settings that were put together in memory to the bounds of their types, and every
     number to being finite.
 
-    `told` makes words of the place of a wrong one, such as `align.batch_records`. Raises
+    `told` makes words of the place of a wrong one, such as `align.global_batch_size`. Raises
     LaternaError.
     """
     for place, number in _numbers(settings):

@@ -9,7 +9,7 @@
 Every arrow carries one of these frozen records; nothing else crosses a folder's border.
 
 Shape legend, used by the names of tensors in the whole package:
-    b pictures · c channels · h, w pixels · n patches a picture · m tokens a picture after the
+    b images · c channels · h, w pixels · n patches an image · m tokens an image after the
     connector · d width · r rows of a batch · t tokens of a row · s target tokens · v vocabulary
 """
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["caption", "conversation", "detail", "reasoning", "negative", "refusal"]
 
-PICTURE_MARK = "<image>"
-"""Where a picture stands in the text of a user turn, as LLaVA's files write it."""
+DEFAULT_IMAGE_TOKEN = "<image>"
+"""Where an image stands in the text of a user turn, as LLaVA's files write it."""
 
-PICTURE_TOKEN = -200
-"""The id that stands for a whole picture in `Sample.input_ids` (LLaVA's IMAGE_TOKEN_INDEX).
+IMAGE_TOKEN_INDEX = -200
+"""The id that stands for a whole image in `Sample.input_ids` (LLaVA's IMAGE_TOKEN_INDEX).
 
-It lies outside every vocabulary, so no text, whatever it says, can be taken for a picture.
+It lies outside every vocabulary, so no text, whatever it says, can be taken for an image.
 """
 
 
@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all records: immutable, named fields only, unknown fields fail on reading."""
 
 
-# --- world: what is truly in a drawn picture ------------------------------------------------
+# --- world: what is truly in a drawn image ------------------------------------------------
 
 
 class Toy(Record):
@@ -54,10 +54,10 @@ class Toy(Record):
 
 
 class Truth(Record):
-    """Everything that is true of one picture of the embedded world (a line of `truth.jsonl`)."""
+    """Everything that is true of one image of the embedded world (a line of `truth.jsonl`)."""
 
     id: str
-    picture: str
+    image: str
     lighting: str
     sign: str | None
     """The printed word, or None where there is no sign."""
@@ -65,11 +65,11 @@ class Truth(Record):
     toys: tuple[Toy, ...]
 
 
-# --- synthesis: annotated pictures become instructions --------------------------------------
+# --- synthesis: annotated images become instructions --------------------------------------
 
 
 class Box(Record):
-    """One annotated object; corners in 0..1 of the picture's own width and height."""
+    """One annotated object; corners in 0..1 of the image's own width and height."""
 
     category: str
     x1: float
@@ -79,16 +79,16 @@ class Box(Record):
 
     @property
     def centre(self) -> tuple[float, float]:
-        """The middle (x, y), in 0..1 of the picture's width and height."""
+        """The middle (x, y), in 0..1 of the image's width and height."""
         return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
 
 
 class Scene(Record):
-    """One annotated picture: all that a text-only teacher may be told about it."""
+    """One annotated image: all that a text-only teacher may be told about it."""
 
     id: str
-    picture: str
-    """File name, relative to the dataset's picture folder."""
+    image: str
+    """File name, relative to the dataset's image folder."""
     width: int | None
     """In pixels; None where the source gives only relative boxes."""
     height: int | None
@@ -97,7 +97,7 @@ class Scene(Record):
 
 
 class Proxy(Record):
-    """A picture as a text-only teacher sees it."""
+    """An image as a text-only teacher sees it."""
 
     text: str
     channels: tuple[str, ...]
@@ -180,14 +180,14 @@ class Provenance(Record):
 
 
 class InstructionRecord(Record):
-    """One training chat about zero or more pictures.
+    """One training chat about zero or more images.
 
-    User turns hold one `<image>` mark for each of `pictures`, in order.
+    User turns hold one `<image>` mark for each of `images`, in order.
     """
 
     id: str
-    pictures: tuple[str, ...]
-    """File names, relative to the picture folder."""
+    images: tuple[str, ...]
+    """File names, relative to the image folder."""
     turns: tuple[Turn, ...]
     kind: Kind | None = None
     """None where the source does not say."""
@@ -198,42 +198,42 @@ class InstructionRecord(Record):
 
 
 class Sample(Record):
-    """One tokenised chat; a picture is one `PICTURE_TOKEN`, whatever the connector makes of it.
+    """One tokenized chat; an image is one `IMAGE_TOKEN_INDEX`, whatever the connector makes of it.
 
-    Raises ValueError where picture tokens are given, but not one a slot.
+    Raises ValueError where image tokens are given, but not one a slot.
     """
 
     id: str
     input_ids: tuple[int, ...]
     targets: tuple[bool, ...]
     """As long as `input_ids`: True where the token is learned."""
-    picture_slots: tuple[int, ...]
-    """Positions in `input_ids` that hold `PICTURE_TOKEN`, one a picture."""
-    pictures: tuple[str, ...] = ()
-    picture_tokens: tuple[int, ...] = ()
-    """Tokens that each picture takes in the row, one a slot; preparation fills them in, from the
-    pictures' width and height (`data.pictures.tokens`). Empty while they are not known."""
+    image_slots: tuple[int, ...]
+    """Positions in `input_ids` that hold `IMAGE_TOKEN_INDEX`, one an image."""
+    images: tuple[str, ...] = ()
+    image_tokens: tuple[int, ...] = ()
+    """Tokens that each image takes in the row, one a slot; preparation fills them in, from the
+    images' width and height (`data.images.tokens`). Empty while they are not known."""
 
     def __post_init__(self) -> None:
-        if self.picture_tokens and len(self.picture_tokens) != len(self.picture_slots):
+        if self.image_tokens and len(self.image_tokens) != len(self.image_slots):
             raise ValueError(
-                f"sample {self.id}: {len(self.picture_tokens)} picture token counts for "
-                f"{len(self.picture_slots)} picture slots"
+                f"sample {self.id}: {len(self.image_tokens)} image token counts for "
+                f"{len(self.image_slots)} image slots"
             )
 
     @property
     def length(self) -> int:
-        """Tokens with the pictures expanded. Raises ValueError while those are not counted."""
+        """Tokens with the images expanded. Raises ValueError while those are not counted."""
         return self.length_of(len(self.input_ids))
 
     def length_of(self, ids: int) -> int:
-        """Return the tokens, pictures expanded, that the first `ids` of `input_ids` take.
+        """Return the tokens, images expanded, that the first `ids` of `input_ids` take.
 
-        Raises ValueError while the pictures' tokens are not counted.
+        Raises ValueError while the images' tokens are not counted.
         """
-        if len(self.picture_tokens) != len(self.picture_slots):
-            raise ValueError(f"sample {self.id}: the tokens of its pictures are not counted")
-        pairs = zip(self.picture_slots, self.picture_tokens, strict=True)
+        if len(self.image_tokens) != len(self.image_slots):
+            raise ValueError(f"sample {self.id}: the tokens of its images are not counted")
+        pairs = zip(self.image_slots, self.image_tokens, strict=True)
         return ids + sum(tokens - 1 for slot, tokens in pairs if slot < ids)
 
 
@@ -242,7 +242,7 @@ class Pack(Record):
 
     samples: tuple[Sample, ...]
     shared: tuple[int, ...] = ()
-    """Shared pictures: for each sample, how many of its first ids are those of the sample before
+    """Shared images: for each sample, how many of its first ids are those of the sample before
     it that has 0 here, and stand in the row once, there. Empty: every sample stands whole."""
 
     @property
@@ -253,28 +253,28 @@ class Pack(Record):
         return whole - sum(sample.length_of(ids) for sample, ids in pairs)
 
 
-class Sharing(Record):
-    """Who sees whom in rows whose samples share pictures, and what stands before what.
+class SharedPrefix(Record):
+    """Who sees whom in rows whose samples share images, and what stands before what.
 
     A token sees those before it of its own block, and of the block that its own `sees`: a
     sample's rest sees what it shares with its siblings, and never a sibling's rest.
     """
 
-    blocks_rt: Tensor
+    segment_ids_rt: Tensor
     """The block of each token, counted along the row."""
-    sees_rt: Tensor
+    attends_to_rt: Tensor
     """The other block that it sees; its own where there is none."""
-    previous_rt: Tensor
+    predicted_from_rt: Tensor
     """The place of the token that it follows, from whose state it is predicted."""
 
 
 class Tiling(Record):
-    """How AnyRes cuts one picture into the encoder's squares: whole, and on a grid."""
+    """How AnyRes cuts one image into the encoder's squares: whole, and on a grid."""
 
     rows: int
     columns: int
     width: int
-    """Of the picture as seen, in pixels: what of the grid is border follows from it."""
+    """Of the image as seen, in pixels: what of the grid is border follows from it."""
     height: int
 
     @property
@@ -287,26 +287,26 @@ class Batch(Record):
     """Rows ready for the model, right-padded to the longest.
 
     `position_ids_rt` restart at 0 with every sample (and with the padding), which is what keeps
-    the samples of a row from attending to each other. `targets_rt` marks the tokens to be
-    predicted, `picture_mask_rt` the places that connector outputs fill, in reading order the
-    `pictures`. One of `pixels_bchw` and `features_bnd` is given when there are pictures; with
-    `tilings`, one a picture, their rows are tiles.
+    the samples of a row from attending to each other. `loss_mask_rt` marks the tokens to be
+    predicted, `image_mask_rt` the places that connector outputs fill, in reading order the
+    `images`. One of `pixels_bchw` and `features_bnd` is given when there are images; with
+    `tilings`, one an image, their rows are tiles.
     """
 
     ids: tuple[str, ...]
     input_ids_rt: Tensor
     position_ids_rt: Tensor
-    targets_rt: Tensor
-    picture_mask_rt: Tensor
-    pictures: tuple[str, ...] = ()
-    picture_tokens: tuple[int, ...] = ()
-    """Places of each picture; what its features become is held against it."""
+    loss_mask_rt: Tensor
+    image_mask_rt: Tensor
+    images: tuple[str, ...] = ()
+    image_tokens: tuple[int, ...] = ()
+    """Places of each image; what its features become is held against it."""
     pixels_bchw: Tensor | None = None
     features_bnd: Tensor | None = None
     tilings: tuple[Tiling, ...] = ()
-    """How each picture is tiled; empty where every picture is one square."""
-    sharing: Sharing | None = None
-    """Where samples share pictures; their restarted positions do not tell siblings apart."""
+    """How each image is tiled; empty where every image is one square."""
+    sharing: SharedPrefix | None = None
+    """Where samples share images; their restarted positions do not tell siblings apart."""
 
 
 # --- evaluation: checkpoints become answers and scores --------------------------------------

@@ -28,7 +28,7 @@ def record(name: str, kind: Kind | None, *exchanges: tuple[str, str]) -> Instruc
         for question, answer in exchanges
         for role, text in (("user", question), ("assistant", answer))
     ]
-    return InstructionRecord(id=name, pictures=("1.png",), turns=tuple(turns), kind=kind)
+    return InstructionRecord(id=name, images=("1.png",), turns=tuple(turns), kind=kind)
 
 
 SET = [
@@ -110,5 +110,5 @@ def test_exchanges_pair_a_question_with_the_answer_that_follows() -> None:
         Turn(role="assistant", text=" A cup. ", loss=True),
         Turn(role="user", text="Unanswered?"),
     )
-    chat = InstructionRecord(id="1", pictures=("1.png",), turns=turns)
+    chat = InstructionRecord(id="1", images=("1.png",), turns=turns)
     assert list(exchanges_of(chat)) == [("What is it?", "A cup.")]

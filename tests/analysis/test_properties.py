@@ -31,7 +31,7 @@ CONVERSATION_LABELS: dict[str, Property] = {
 }
 """What each real conversation question asks, read by a person before any rule was written."""
 OTHER_LABELS: dict[str, Property] = {"detail": "description", "complex": "background"}
-"""So read, all 15 detail questions ask for the whole, all 15 reasoning ones beyond the picture."""
+"""So read, all 15 detail questions ask for the whole, all 15 reasoning ones beyond the image."""
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_question_has_every_property_that_a_rule_finds(question: str, expected
     assert properties_of(question) == tuple(expected.split())
 
 
-def test_form_orders_and_pictures_are_no_part_of_the_question() -> None:
+def test_form_orders_and_images_are_no_part_of_the_question() -> None:
     form = "\nAnswer the question using a single word or phrase."
     assert properties_of(f"How many cups are there?{form}") == ("count",)
     assert properties_of(f"Is it wet? {form}\n<image>") == ("other",)
@@ -93,7 +93,7 @@ def test_the_properties_come_in_the_order_of_the_tables() -> None:
 
 @pytest.mark.skipif(not REPLIES.is_file(), reason="the real GPT-4 replies are not here")
 def test_real_questions_are_told_as_a_person_tells_them() -> None:
-    """45 of 45 here; 43 of 45 on the questions of 15 further pictures, seen after the rules."""
+    """45 of 45 here; 43 of 45 on the questions of 15 further images, seen after the rules."""
     rows = [json.loads(line) for line in REPLIES.read_text(encoding="utf-8").splitlines()]
     labels = [OTHER_LABELS.get(row["type"]) or CONVERSATION_LABELS[row["id"]] for row in rows]
     right = [

@@ -7,22 +7,20 @@ from laterna.records import Box, InstructionRecord, Kind, Provenance, Scene, Tur
 from laterna.synthesis.proxy import proxy_digest, write_proxy
 
 CUP = Box(category="cup", x1=0.1, y1=0.2, x2=0.3, y2=0.4)
-SCENE = Scene(
-    id="7", picture="train/7.jpg", width=10, height=10, captions=("A cup.",), boxes=(CUP,)
-)
+SCENE = Scene(id="7", image="train/7.jpg", width=10, height=10, captions=("A cup.",), boxes=(CUP,))
 BARE, BOXED = "A cup.", "A cup.\n\ncup: [0.1, 0.2, 0.3, 0.4]"
 
 
 def record(
     kind: Kind | None,
-    picture: str | None = "train/7.jpg",
+    image: str | None = "train/7.jpg",
     text: str | None = None,
     channels: tuple[str, ...] = (),
 ) -> InstructionRecord:
     made = text and Provenance(teacher="t", proxy_digest=proxy_digest(text), channels=channels)
     return InstructionRecord(
         id="r",
-        pictures=(picture,) if picture else (),
+        images=(image,) if image else (),
         turns=(Turn(role="user", text="?"),),
         kind=kind,
         provenance=made or None,
@@ -53,19 +51,19 @@ def test_with_provenance_it_is_the_very_words() -> None:
 
 
 def test_a_file_name_is_enough_where_it_is_the_only_one() -> None:
-    assert shown_text(record(None, picture="coco/7.jpg")) == BOXED
-    twin = Scene(id="8", picture="val/7.jpg", width=1, height=1, captions=("B",), boxes=())
+    assert shown_text(record(None, image="coco/7.jpg")) == BOXED
+    twin = Scene(id="8", image="val/7.jpg", width=1, height=1, captions=("B",), boxes=())
     shown = ProxyLookup([SCENE, twin])
-    assert shown(record(None, picture="coco/7.jpg")) is None
+    assert shown(record(None, image="coco/7.jpg")) is None
     assert shown(record(None)) is not None
-    assert shown.scene(record(None, picture="val/7.jpg")) == twin
+    assert shown.scene(record(None, image="val/7.jpg")) == twin
 
 
 def test_what_cannot_be_known_is_counted_by_reason() -> None:
     shown = ProxyLookup([SCENE])
     unknown = [
-        record(None, picture="8.jpg"),
-        record(None, picture=None),
+        record(None, image="8.jpg"),
+        record(None, image=None),
         record("detail", text="Other words."),
         record("detail", text="x", channels=("caption", "", "ocr")),
     ]

@@ -25,7 +25,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
 def job(scripts: dict[str, ModuleType], folder: Path, stage: str) -> Any:
     shapes = scripts["training_shapes"]
     data = {
-        "align": shapes.write_captions(folder, pictures=6),
+        "align": shapes.write_captions(folder, images=6),
         "instruct": shapes.write_instructions(folder, None, None),
     }
     recipe = shapes.recipe_of(shapes.SHAPES["tiny"], folder, data, threads=1)
@@ -58,4 +58,4 @@ def test_a_part_that_is_switched_off_changes_no_loss(
     recipe = msgspec.structs.replace(made.recipe, feature_cache=str(tmp_path / "features"))
     cached = run(msgspec.structs.replace(made, recipe=recipe))
     assert cached.losses == pytest.approx(losses, abs=1e-4)
-    assert cached.filling.pictures == 15
+    assert cached.filling.images == 15

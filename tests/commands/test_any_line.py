@@ -19,11 +19,11 @@ NUMBERS = (
 ).split()
 WORDS = ["", " ", "=", "é\ud8ff", *"none None null world boxes hf {} a=b ../.. -".split()]
 SETTINGS = (
-    "seed threads align.epochs align.max-steps align.batch-records align.connector.lr align.clip "
-    "instruct.language.mode instruct.weight-decay instruct.row-tokens instruct.max-tokens "
+    "seed threads align.epochs align.max-steps align.global-batch-size align.connector.lr align.clip "
+    "instruct.language.mode instruct.weight-decay instruct.pack-length instruct.max-tokens "
     "vision.grids vision.layer vision.fit vision.image-size connector.kind connector.depth lora.r "
-    "run.workers run.keep run.held-out-steps run.engine feature-cache prepared align.data "
-    "align.held-out savings language.template language.quantise align.sources"
+    "run.workers run.keep run.eval-steps run.engine feature-cache prepared align.data "
+    "align.held-out savings language.template language.quantize align.sources"
 ).split()
 WHOLE = [*"-1 0 1 2 7".split(), "9" * 30, "-" + "9" * 30]
 FAST, MANY = 300, 3000
@@ -108,8 +108,8 @@ def any_line(draw: random.Random, places: list[str]) -> list[str]:
         for _ in range(draw.randrange(3)):
             pool = draw.choice([WHOLE, NUMBERS, WORDS, places])
             line += [f"--{draw.choice(SETTINGS)}", draw.choice(pool)]
-    if name == "world" and "--pictures" not in line:
-        line += ["--pictures", "1"]
+    if name == "world" and "--images" not in line:
+        line += ["--images", "1"]
     if draw.random() < 0.05:
         line.insert(draw.randrange(len(line) + 1), draw.choice([*WORDS, *NUMBERS, "--nothing"]))
     return line

@@ -15,7 +15,7 @@ from laterna.model.language.adapters import add_lora, has_lora
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings
 
-PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
+IMAGE = Image.new("RGB", (30, 40), (10, 200, 90))
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
 
 
@@ -30,8 +30,8 @@ def test_out_and_back(
     assert main(["import", hf, back]) == 0
     line = capsys.readouterr().out
     assert f"made the checkpoint {back} of {hf} (inside: connector, language, vision;" in line
-    assert "pictures: pad" in line
-    before, after = (laterna.load(folder).logits([PICTURE], TEXT) for folder in (checkpoint, back))
+    assert "images: pad" in line
+    before, after = (laterna.load(folder).logits([IMAGE], TEXT) for folder in (checkpoint, back))
     assert torch.equal(after[:, : before.shape[1]], before)
 
 

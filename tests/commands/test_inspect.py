@@ -89,7 +89,7 @@ def test_it_marks_what_is_learned(finished: Path, capsys: pytest.CaptureFixture[
 
 SAID = {"from": "gpt", "value": "A cup, no <image>."}
 FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
-    "sharegpt, several pictures": (
+    "sharegpt, several images": (
         {
             "conversations": [{"from": "user", "value": "<image>\n<image>\nTwo?"}, SAID],
             "images": ["a.png", "b.png"],
@@ -97,9 +97,9 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
         },
         [
             ("prompt", "<s>Be <brief>. USER: "),
-            ("picture", "▣"),
+            ("image", "▣"),
             ("prompt", "\n"),
-            ("picture", "▣"),
+            ("image", "▣"),
             ("prompt", "\nTwo? ASSISTANT:"),
             ("target", " A cup, no <image>.</s>"),
         ],
@@ -117,7 +117,7 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
         },
         [
             ("prompt", "<s> USER: Is "),  # LLaVA keeps the space of the empty system prompt
-            ("picture", "▣"),
+            ("image", "▣"),
             ("prompt", " é? ASSISTANT:"),
             ("target", " A cup, no <image>.</s>"),
             ("prompt", "USER: No? ASSISTANT:"),
@@ -142,9 +142,9 @@ FORMS: dict[str, tuple[object, list[tuple[str, str]]]] = {
         },
         [
             ("prompt", "<s> USER: Is "),  # LLaVA keeps the space of the empty system prompt
-            ("picture", "▣"),
+            ("image", "▣"),
             ("prompt", " as \n"),
-            ("picture", "▣"),
+            ("image", "▣"),
             ("prompt", " ASSISTANT:"),
             ("target", " 日本</s>"),
         ],
@@ -162,14 +162,14 @@ def test_the_page_of_masks_colours_every_form(
     asked = ["--masks", "3", "--template", "vicuna_v1", "--html", str(page)]
     assert main(["inspect", str(source), *asked]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].endswith(f"▣ a picture; made {page}")
+    assert out.splitlines()[-1].endswith(f"▣ an image; made {page}")
     text = page.read_text(encoding="utf-8").partition("</header>")[2]
     runs = re.findall(r'<span class="(\w+)">(.*?)</span>', text, re.DOTALL)
     pieces = [(part, re.findall(r"<i>(.*?)</i>", run, re.DOTALL)) for part, run in runs]
     assert [(part, html.unescape("".join(shown))) for part, shown in pieces] == expected
     counts = {kind: sum(len(shown) for part, shown in pieces if part == kind) for kind in NAMES}
-    assert counts["picture"] == sum(part == "picture" for part, _ in expected)
-    assert f"{counts['picture']} picture</h2>" in text
+    assert counts["image"] == sum(part == "image" for part, _ in expected)
+    assert f"{counts['image']} image</h2>" in text
     assert "<script" not in text and "<brief>" not in text
 
 

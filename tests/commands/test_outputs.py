@@ -15,7 +15,7 @@ from laterna.synthesis.run import synthesize
 from laterna.world.dataset import write_world
 
 FOLDERS: dict[str, list[str]] = {
-    "world": ["world", "OUT", "--pictures", "1"],
+    "world": ["world", "OUT", "--images", "1"],
     "import": ["import", "checkpoint", "OUT"],
     "export": ["export", "checkpoint", "OUT", "--to", "hf"],
     "export to gguf": ["export", "checkpoint", "OUT", "--to", "gguf"],
@@ -55,7 +55,7 @@ def filled(line: list[str], out: str) -> list[str]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with something of each kind that commands read."""
     folder = tmp_path_factory.mktemp("made")
-    write_world(folder / "drawn", pictures=1, seed=0)
+    write_world(folder / "drawn", images=1, seed=0)
     synthesize(folder / "drawn", folder / "records.json", kinds=("caption",))
     with write_atomically(folder / "checkpoint", Made(kind="checkpoint")) as aside:
         aside.mkdir()
@@ -151,11 +151,11 @@ def test_a_part_of_a_checkpoint_is_not_written_over(
 def test_a_folder_of_ours_with_a_foreign_file_survives_even_when_it_may_be_replaced(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_world(place / "align", pictures=1, seed=0)
+    write_world(place / "align", images=1, seed=0)
     (place / "align" / "thesis.tex").write_text("precious")
     before = contents(place)
     for more in ([], ["--overwrite"]):
-        assert main(["world", "align", "--pictures", "1", *more]) == 2
+        assert main(["world", "align", "--images", "1", *more]) == 2
         assert "holds other files than its world (thesis.tex)" in said(capsys)
         assert contents(place) == before
 
@@ -163,13 +163,13 @@ def test_a_folder_of_ours_with_a_foreign_file_survives_even_when_it_may_be_repla
 def test_another_of_its_kind_is_replaced_only_when_it_is_asked_for(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["world", "align", "--pictures", "1"]) == 0
-    assert main(["world", "align", "--pictures", "1"]) == 0
-    assert main(["world", "align", "--pictures", "2"]) == 2
-    assert "(pictures 1, now 2); name a new folder, or replace it by --overwrite" in said(capsys)
+    assert main(["world", "align", "--images", "1"]) == 0
+    assert main(["world", "align", "--images", "1"]) == 0
+    assert main(["world", "align", "--images", "2"]) == 2
+    assert "(images 1, now 2); name a new folder, or replace it by --overwrite" in said(capsys)
     assert main(["import", "drawn", "align"]) == 2
     assert "holds a world, not a checkpoint" in said(capsys)
-    assert main(["world", "align", "--pictures", "2", "--overwrite"]) == 0
+    assert main(["world", "align", "--images", "2", "--overwrite"]) == 0
     assert len(list((place / "align" / "images").iterdir())) == 2
 
 
@@ -189,11 +189,11 @@ def test_prepared_records_are_kept_in_no_folder_that_is_read(
 @pytest.fixture
 def leftovers(place: Path) -> Iterator[Path]:
     """What a process that was killed between its two renames leaves."""
-    write_world(place / "align", pictures=1, seed=0)
+    write_world(place / "align", images=1, seed=0)
     box = place / ".align.part"
     box.mkdir()
     (place / "align").rename(box / "old")
-    write_world(box / "new", pictures=2, seed=0)
+    write_world(box / "new", images=2, seed=0)
     yield place / "align"
     assert not box.exists()
 

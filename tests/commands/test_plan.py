@@ -15,7 +15,7 @@ def test_plan_prints_its_tables_and_writes_the_same_as_json(
 ) -> None:
     out = tmp_path / "plan.json"
     command = ["plan", "nano", "--gpu", "L4", "--records", "500", "1000", "--out", str(out)]
-    assert main([*command, "--instruct.batch-records", "8"]) == 0
+    assert main([*command, "--instruct.global-batch-size", "8"]) == 0
     printed = capsys.readouterr().out
     assert "stage align" in printed
     assert "1,955,136" in printed
@@ -23,8 +23,8 @@ def test_plan_prints_its_tables_and_writes_the_same_as_json(
     assert closing.startswith("planned align and instruct of nano: fits L4, ")
     assert closing.endswith(f"made {out}")
     plan = json.loads(out.read_text())
-    assert plan["picture_tokens"] == 64
-    assert [stage["batch_records"] for stage in plan["stages"]] == [60, 8]
+    assert plan["image_tokens"] == 64
+    assert [stage["global_batch_size"] for stage in plan["stages"]] == [60, 8]
     assert [part["trained"] for part in plan["stages"][0]["parts"]] == [0, 61824, 0]
 
 

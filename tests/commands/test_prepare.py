@@ -29,9 +29,9 @@ def recipe_file(tmp_path: Path, tiny_models: Path) -> Path:
         rows.append({"id": number, "image": f"{number}.png", "conversations": spoken})
     rows[3]["image"] = "gone.png"
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    source = f'data = "{tmp_path}/rows.json", pictures = "{tmp_path}/images"'
+    source = f'data = "{tmp_path}/rows.json", images = "{tmp_path}/images"'
     path = tmp_path / "recipe.toml"
-    stage = "batch_records = 4\nrow_tokens = 80\nconnector = {mode = 'full', lr = 1e-3}"
+    stage = "global_batch_size = 4\nrow_tokens = 80\nconnector = {mode = 'full', lr = 1e-3}"
     path.write_text(
         f'''
 name = "tiny"
@@ -56,7 +56,7 @@ def test_it_says_what_is_dropped_and_planned(
     path = recipe_file(tmp_path, tiny_models)
     assert main(["prepare", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "dropped 1: picture missing (record 3: " in out
+    assert "dropped 1: image missing (record 3: " in out
     lines = [" ".join(line.replace("│", " ").split()) for line in out.splitlines()]
     assert "records of an epoch 9" in lines and "records of an epoch 18" in lines
     assert "steps 3" in lines and "steps 5" in lines
@@ -85,7 +85,7 @@ def test_the_plan_is_what_training_feeds(
         recipe.instruct.mixture(),
         tiny_assistant.tokenizer,  # type: ignore[attr-defined]
         template=tiny_assistant.template,  # type: ignore[attr-defined]
-        picture_tokens=tiny_assistant.picture_tokens,  # type: ignore[attr-defined]
+        image_tokens=tiny_assistant.image_tokens,  # type: ignore[attr-defined]
         max_tokens=2048,
         folder=tmp_path / "prepared",
         workers=1,

@@ -24,9 +24,9 @@ CORPUS = [
     "A chat between a curious user and an artificial intelligence assistant.",
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "USER: What is on the table? ASSISTANT: There is a red cup beside the small dog.",
-    "The picture shows two cats, one striped and one smooth, on a wooden table.",
+    "The image shows two cats, one striped and one smooth, on a wooden table.",
     "How many apples are there? There are three apples on the left of the bottle.",
-    "No, there is no banana in the picture. It's 10:30, and the café is open!",
+    "No, there is no banana in the image. It's 10:30, and the café is open!",
 ] * 4
 ROLES = [
     "[INST] <<SYS>> <</SYS>>\n\n<image>\n [/INST] USER: ASSISTANT: </think>",

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import SHIPPED_TEMPLATES, Rendered, UnusableError, load_template, render
-from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.masking import tokenize, tokenize_prompt
 from laterna.data.preparation.tokens import check_record
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord, Sample, Turn
@@ -52,7 +52,7 @@ def test_llama_2_is_llavas(tokenizers: Tokenizers) -> None:
     assert learned(rendered) == [" A cup. </s>", " Yes. </s>"]
 
 
-def test_plain_is_the_picture_the_caption_and_a_newline(tokenizers: Tokenizers) -> None:
+def test_plain_is_the_image_the_caption_and_a_newline(tokenizers: Tokenizers) -> None:
     rendered = shipped("plain", tokenizers["metaspace"], TURNS[:2])
     assert rendered.text == "<s><image>A cup.\n"
     assert learned(rendered) == ["A cup.\n"]
@@ -114,7 +114,7 @@ def test_a_record_whose_answers_open_with_a_lead_is_kept(
     tokenizer = tokenizers["byte_level"]
     texts = zip(TURNS, ("What is it?", answers[0], "Red?", answers[1]), strict=True)
     turns = tuple(Turn(role=turn.role, text=text, loss=turn.loss) for turn, text in texts)
-    record = InstructionRecord(id="r1", pictures=(), turns=turns)
+    record = InstructionRecord(id="r1", images=(), turns=turns)
     sample = check_record(record, tokenizer, THINKING)
     assert isinstance(sample, Sample)
     said = [token for token, wanted in zip(sample.input_ids, sample.targets, strict=True) if wanted]
@@ -130,11 +130,11 @@ def test_a_space_that_is_a_token_of_its_own_is_learned(tokenizers: Tokenizers) -
         turns = (Turn(role="user", text="Hi."), Turn(role="assistant", text="日", loss=True))
         rendered = render(turns, tokenizer, template)
         assert learned(rendered)[0].startswith(" 日")
-        record = InstructionRecord(id="r1", pictures=(), turns=turns)
-        sample = tokenise(record, tokenizer, template)
+        record = InstructionRecord(id="r1", images=(), turns=turns)
+        sample = tokenize(record, tokenizer, template)
         at = sample.targets.index(True)
         assert tokenizer.convert_ids_to_tokens(sample.input_ids[at]) == space
-        assert sample.input_ids[:at] == tuple(tokenise_prompt(turns[:1], tokenizer, template))
+        assert sample.input_ids[:at] == tuple(tokenize_prompt(turns[:1], tokenizer, template))
         assert all(sample.targets[at:])
 
 
@@ -246,6 +246,6 @@ def test_a_thought_before_the_last_answer_alone_is_learned_with_it(tokenizers: T
     rendered = render(TURNS, tokenizer, LAST_THOUGHT)
     assert learned(rendered) == ["A cup.<|im_end|>", "<think>\n\n</think>\n\nYes.<|im_end|>"]
     words = [Turn(role=t.role, text=t.text.replace("<image>", ""), loss=t.loss) for t in TURNS]
-    record = InstructionRecord(id="r1", pictures=(), turns=tuple(words))
+    record = InstructionRecord(id="r1", images=(), turns=tuple(words))
     sample = check_record(record, tokenizer, LAST_THOUGHT)
     assert isinstance(sample, Sample)

@@ -11,16 +11,16 @@ from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import Rendered, UnusableError, load_template
 from laterna.data.masking import (
-    PICTURE_SENTINEL,
+    IMAGE_SENTINEL,
     check_targets,
     render_record,
-    tokenise,
-    tokenise_prompt,
-    tokenise_rendered,
-    tokenise_text,
+    tokenize,
+    tokenize_prompt,
+    tokenize_rendered,
+    tokenize_text,
 )
 from laterna.errors import LaternaError
-from laterna.records import PICTURE_TOKEN, InstructionRecord, Sample, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, InstructionRecord, Sample, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 
@@ -47,7 +47,7 @@ def record_of(*answers: str) -> InstructionRecord:
         mark = "" if number else "<image>\n"
         turns.append(Turn(role="user", text=f"{mark}What is there?"))
         turns.append(Turn(role="assistant", text=answer, loss=True))
-    return InstructionRecord(id="r1", pictures=("a.png",), turns=tuple(turns))
+    return InstructionRecord(id="r1", images=("a.png",), turns=tuple(turns))
 
 
 def said(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -70,7 +70,7 @@ def test_targets_are_the_answer_and_its_end(
     tokenizer = tokenizers[family]
     text = load_template(template, tokenizer)
     record = record_of(answer)
-    sample = tokenise(record, tokenizer, text)
+    sample = tokenize(record, tokenizer, text)
     (run,) = said(sample, tokenizer)
     assert run.strip() == (answer + end_of(template, tokenizer)).strip()
     assert check_targets(sample, render_record(record, tokenizer, text), record, tokenizer)
@@ -99,7 +99,7 @@ def test_decoded_targets_equal_the_answers_and_their_ends(
     text = load_template(template, tokenizer)
     record = record_of(*answers)
     rendered = render_record(record, tokenizer, text)
-    sample = tokenise_rendered(rendered, record, tokenizer)
+    sample = tokenize_rendered(rendered, record, tokenizer)
     end = end_of(template, tokenizer)
     assert [run.strip() for run in said(sample, tokenizer)] == [
         (answer + end).strip() for answer in answers
@@ -112,41 +112,41 @@ def test_ids_are_those_of_the_whole_text(family: str, tokenizers: Tokenizers) ->
     tokenizer = tokenizers[family]
     turns = record_of("The  cat.", "No.").turns
     words = tuple(Turn(role=t.role, text=t.text.replace("<image>", ""), loss=t.loss) for t in turns)
-    record = InstructionRecord(id="r1", pictures=(), turns=words)
+    record = InstructionRecord(id="r1", images=(), turns=words)
     text = render_record(record, tokenizer).text
-    assert list(tokenise(record, tokenizer).input_ids) == tokenizer.encode(
+    assert list(tokenize(record, tokenizer).input_ids) == tokenizer.encode(
         text, add_special_tokens=False
     )
 
 
 def test_a_token_that_straddles_the_border_is_a_target(tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers["byte_level"]
-    sample = tokenise(record_of("The cat."), tokenizer, load_template("vicuna_v1", tokenizer))
+    sample = tokenize(record_of("The cat."), tokenizer, load_template("vicuna_v1", tokenizer))
     first = sample.input_ids[sample.targets.index(True)]
     assert tokenizer.convert_ids_to_tokens(first) == "ĠThe"
 
 
-def test_a_picture_is_one_token_and_its_neighbours_are_as_beside_a_special_token(
+def test_a_image_is_one_token_and_its_neighbours_are_as_beside_a_special_token(
     tokenizers: Tokenizers,
 ) -> None:
     tokenizer = tokenizers["byte_level"]
     before = tokenizer.get_vocab()
     record = InstructionRecord(
         id="r1",
-        pictures=("a.png", "b.png"),
+        images=("a.png", "b.png"),
         turns=(
             Turn(role="user", text="Is <image> like<image>?"),
             Turn(role="assistant", text="An <image>", loss=True),
         ),
     )
-    sample = tokenise(record, tokenizer)
-    assert sample.pictures == ("a.png", "b.png")
-    assert [sample.input_ids[slot] for slot in sample.picture_slots] == [PICTURE_TOKEN] * 2
-    assert sample.input_ids.count(PICTURE_TOKEN) == 2
+    sample = tokenize(record, tokenizer)
+    assert sample.images == ("a.png", "b.png")
+    assert [sample.input_ids[slot] for slot in sample.image_slots] == [IMAGE_TOKEN_INDEX] * 2
+    assert sample.input_ids.count(IMAGE_TOKEN_INDEX) == 2
     pieces = "<|im_start|>user\nIs ", " like", "?<|im_end|>\n<|im_start|>assistant\nAn <image>"
     ids = [tokenizer.encode(piece, add_special_tokens=False) for piece in pieces]
     end = tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
-    expected = [*ids[0], PICTURE_TOKEN, *ids[1], PICTURE_TOKEN, *ids[2], *end]
+    expected = [*ids[0], IMAGE_TOKEN_INDEX, *ids[1], IMAGE_TOKEN_INDEX, *ids[2], *end]
     assert list(sample.input_ids) == expected
     assert tokenizer.get_vocab() == before, "the user's tokenizer must stay as it was"
 
@@ -159,32 +159,32 @@ def test_a_prompt_is_the_beginning_of_the_sample(
     tokenizer = tokenizers[family]
     text = load_template(template, tokenizer)
     record = record_of("The cat.")
-    ids = tokenise_prompt(record.turns[:1], tokenizer, text)
-    sample = tokenise(record, tokenizer, text)
-    assert ids.count(PICTURE_TOKEN) == 1
+    ids = tokenize_prompt(record.turns[:1], tokenizer, text)
+    sample = tokenize(record, tokenizer, text)
+    assert ids.count(IMAGE_TOKEN_INDEX) == 1
     assert sample.input_ids[: len(ids)] == tuple(ids)
     # what follows the prompt is what is learned: the model is asked as it was taught
     assert sample.targets.index(True) == len(ids)
 
 
-def test_a_text_is_tokenised_as_it_stands(tokenizers: Tokenizers) -> None:
+def test_a_text_is_tokenized_as_it_stands(tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers["metaspace"]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ids = tokenise_text("<s><image>The cat</s>", tokenizer)
-    assert [ids[0], ids[1], ids[-1]] == [bos, PICTURE_TOKEN, eos]
-    assert bos not in tokenise_text("The cat", tokenizer)
+    ids = tokenize_text("<s><image>The cat</s>", tokenizer)
+    assert [ids[0], ids[1], ids[-1]] == [bos, IMAGE_TOKEN_INDEX, eos]
+    assert bos not in tokenize_text("The cat", tokenizer)
 
 
 def test_a_wrong_mask_is_noticed(tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers["byte_level"]
     record = record_of("The cat.", "No.")
     rendered = render_record(record, tokenizer)
-    sample = tokenise_rendered(rendered, record, tokenizer)
+    sample = tokenize_rendered(rendered, record, tokenizer)
     at = sample.targets.index(True)
     for wrong in (at - 4, at, at + 1):
         targets = tuple(t != (place == wrong) for place, t in enumerate(sample.targets))
         changed = Sample(
-            id="r1", input_ids=sample.input_ids, targets=targets, picture_slots=sample.picture_slots
+            id="r1", input_ids=sample.input_ids, targets=targets, image_slots=sample.image_slots
         )
         assert not check_targets(changed, rendered, record, tokenizer), wrong
     moved = Rendered(text=rendered.text, spans=rendered.spans[:1])
@@ -198,7 +198,7 @@ def test_a_tokenizer_that_cannot_write_back_is_held_to_what_it_can(
     for answer, right in [("The cat.", True), ("The ﬁve  cats", True), ("The 日", False)]:
         record = record_of(answer)
         rendered = render_record(record, tokenizer)
-        sample = tokenise_rendered(rendered, record, tokenizer)
+        sample = tokenize_rendered(rendered, record, tokenizer)
         assert check_targets(sample, rendered, record, tokenizer) == right, answer
 
 
@@ -207,7 +207,7 @@ def test_answers_that_touch_are_one_run(tokenizers: Tokenizers) -> None:
     plain = load_template("plain", tokenizer)
     record = record_of("One.", "Two.")
     rendered = render_record(record, tokenizer, plain)
-    sample = tokenise_rendered(rendered, record, tokenizer)
+    sample = tokenize_rendered(rendered, record, tokenizer)
     assert said(sample, tokenizer) == ["One.\nTwo.\n"]
     assert check_targets(sample, rendered, record, tokenizer)
 
@@ -215,21 +215,21 @@ def test_answers_that_touch_are_one_run(tokenizers: Tokenizers) -> None:
 def test_what_cannot_be_used_is_named(tokenizers: Tokenizers) -> None:
     tokenizer = tokenizers["metaspace"]
     user = Turn(role="user", text="<image>")
-    with pytest.raises(UnusableError, match="record x: 1 <image> marks for 0 pictures"):
-        tokenise(InstructionRecord(id="x", pictures=(), turns=(user,)), tokenizer)
+    with pytest.raises(UnusableError, match="record x: 1 <image> marks for 0 images"):
+        tokenize(InstructionRecord(id="x", images=(), turns=(user,)), tokenizer)
     with pytest.raises(UnusableError, match=r"record r1: .*reserved character U\+F1A72"):
-        tokenise(record_of(f"a{PICTURE_SENTINEL}"), tokenizer)
+        tokenize(record_of(f"a{IMAGE_SENTINEL}"), tokenizer)
     with pytest.raises(UnusableError, match="record r1: turn 2 holds '</s>'"):
-        tokenise(record_of("a</s>"), tokenizer)
+        tokenize(record_of("a</s>"), tokenizer)
     words = "{% for m in messages if m['role'] == 'assistant' %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(UnusableError, match=r"record r1: .* wrote 0 pictures for 1 marks"):
-        tokenise(record_of("a"), tokenizer, words)
+    with pytest.raises(UnusableError, match=r"record r1: .* wrote 0 images for 1 marks"):
+        tokenize(record_of("a"), tokenizer, words)
     with pytest.raises(UnusableError, match="nothing to answer"):
-        tokenise_prompt(record_of("a").turns, tokenizer)
+        tokenize_prompt(record_of("a").turns, tokenizer)
 
 
 def test_a_tokenizer_without_template_or_offsets_is_named(tokenizers: Tokenizers) -> None:
     backend = tokenizers["metaspace"].backend_tokenizer
     bare = PreTrainedTokenizerFast(tokenizer_object=backend)
     with pytest.raises(LaternaError, match="has no chat template"):
-        tokenise(record_of("a"), bare)
+        tokenize(record_of("a"), bare)

@@ -1,7 +1,7 @@
 """Masks over every kind of tokenizer and every template: the answers and their ends, no more.
 
 What is expected is made here from the words alone, by string operations: no code that finds spans
-or tokenises is asked for it.
+or tokenizes is asked for it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from laterna.data.chat import UnusableError, load_template
-from laterna.data.masking import PICTURE_SENTINEL
+from laterna.data.masking import IMAGE_SENTINEL
 from laterna.data.preparation.tokens import check_record
 from laterna.recipe import LanguageSettings
-from laterna.records import PICTURE_MARK, PICTURE_TOKEN, InstructionRecord, Sample, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, InstructionRecord, Sample, Turn
 
 TEMPLATES = ["own", "plain", "vicuna_v1", "llama_2"]
 
@@ -61,7 +61,7 @@ class Kind(NamedTuple):
 ROLE_WORDS = [
     "USER: What? ASSISTANT: No.",
     "[INST] <<SYS>> [/INST]",
-    "a <image> is no picture <image>",
+    "a <image> is no image <image>",
     "assistant",
     "</think>",
     "  leading and trailing  ",
@@ -90,7 +90,7 @@ ASSIGNED = TEXTS | st.text(
 )
 """SmolLM2 lacks 21 of 256 bytes: those of some control characters and of planes without any."""
 TAUGHT = st.sampled_from(ROLE_WORDS) | st.lists(
-    st.sampled_from("the cat table banana picture, There's café 10:30! No.\n".split(" ")),
+    st.sampled_from("the cat table banana image, There's café 10:30! No.\n".split(" ")),
     max_size=6,
 ).map(" ".join)
 """Words of which no character is unknown to a tokenizer that was taught on our few lines."""
@@ -116,7 +116,7 @@ every_template = pytest.mark.parametrize("template", TEMPLATES)
 
 
 class Pair(NamedTuple):
-    """A tokenizer, and a copy to which a picture is a special token of its own."""
+    """A tokenizer, and a copy to which an image is a special token of its own."""
 
     tokenizer: PreTrainedTokenizerFast
     reference: PreTrainedTokenizerFast
@@ -130,7 +130,7 @@ def of_kind(tokenizers: dict[str, PreTrainedTokenizerFast]) -> Callable[[str], P
     def get(kind: str) -> Pair:
         tokenizer = smollm2() if kind == "smollm2" else tokenizers[kind]
         reference = deepcopy(tokenizer)
-        reference.add_tokens([AddedToken(PICTURE_SENTINEL, special=True, normalized=False)])
+        reference.add_tokens([AddedToken(IMAGE_SENTINEL, special=True, normalized=False)])
         return Pair(tokenizer, reference)
 
     return get
@@ -147,22 +147,22 @@ def smollm2() -> PreTrainedTokenizerFast:
 
 @st.composite
 def chats(draw: st.DrawFn, words: st.SearchStrategy[str], template: str) -> InstructionRecord:
-    """A chat of one to three exchanges, with or without system prompt and pictures.
+    """A chat of one to three exchanges, with or without system prompt and images.
 
-    Under `plain` it begins with a picture, as in LLaVA's stage 1, or there may be no prompt.
+    Under `plain` it begins with an image, as in LLaVA's stage 1, or there may be no prompt.
     """
     turns = [Turn(role="system", text=draw(words))] if draw(st.booleans()) else []
-    pictures = 0
+    images = 0
     for number in range(draw(st.integers(1, 3))):
         marks = ["<image>\n", "<image> and <image> ", "\n<image>"]
         if number or template != "plain":
             marks += ["", ""]
         asked = draw(st.sampled_from(marks)) + draw(words)
-        pictures += asked.count(PICTURE_MARK)
+        images += asked.count(DEFAULT_IMAGE_TOKEN)
         turns.append(Turn(role="user", text=asked))
         turns.append(Turn(role="assistant", text=draw(words), loss=True))
-    names = tuple(f"{number}.png" for number in range(pictures))
-    return InstructionRecord(id="r", pictures=names, turns=tuple(turns))
+    names = tuple(f"{number}.png" for number in range(images))
+    return InstructionRecord(id="r", images=names, turns=tuple(turns))
 
 
 def end_of(template: str, kind: str, tokenizer: PreTrainedTokenizerFast) -> str:
@@ -190,7 +190,7 @@ def whole_text(record: InstructionRecord, tokenizer: PreTrainedTokenizerFast, te
     messages = [
         {
             "role": turn.role,
-            "content": turn.text.replace(PICTURE_MARK, PICTURE_SENTINEL)
+            "content": turn.text.replace(DEFAULT_IMAGE_TOKEN, IMAGE_SENTINEL)
             if turn.role == "user"
             else turn.text,
         }
@@ -198,15 +198,15 @@ def whole_text(record: InstructionRecord, tokenizer: PreTrainedTokenizerFast, te
     ]
     return str(
         tokenizer.apply_chat_template(
-            messages, tokenize=False, chat_template=template, picture_mark=PICTURE_SENTINEL
+            messages, tokenize=False, chat_template=template, image_mark=IMAGE_SENTINEL
         )
     )
 
 
 def by_pieces(text: str, tokenizer: PreTrainedTokenizerFast, mark: int) -> list[int]:
-    """The ids of the pieces between pictures, each a text of its own, as LLaVA makes them."""
+    """The ids of the pieces between images, each a text of its own, as LLaVA makes them."""
     ids: list[int] = []
-    for number, piece in enumerate(text.split(PICTURE_SENTINEL)):
+    for number, piece in enumerate(text.split(IMAGE_SENTINEL)):
         ids += [mark] if number else []
         ids += tokenizer.encode(piece, add_special_tokens=False)
     return ids
@@ -226,7 +226,7 @@ def check_masks(record: InstructionRecord, kind: str, template: str, pair: Pair)
         return
     assert isinstance(sample, Sample), sample
     runs = [tokenizer.decode(ids) for ids in learned(sample)]
-    if template == "plain":  # nothing stands between its answers, where no picture does
+    if template == "plain":  # nothing stands between its answers, where no image does
         assert squeezed("".join(map(writes, runs))) == squeezed(
             "".join(writes(answer + end) for answer in answers)
         )
@@ -235,8 +235,8 @@ def check_masks(record: InstructionRecord, kind: str, template: str, pair: Pair)
         assert [writes(run.strip()).strip() for run in runs] == expected
         assert [ids[-1] for ids in learned(sample)] == [tokenizer.eos_token_id] * len(answers)
     unmasked = whole_text(record, tokenizer, text)
-    mark = reference.convert_tokens_to_ids(PICTURE_SENTINEL)
-    ids = [mark if token == PICTURE_TOKEN else token for token in sample.input_ids]
+    mark = reference.convert_tokens_to_ids(IMAGE_SENTINEL)
+    ids = [mark if token == IMAGE_TOKEN_INDEX else token for token in sample.input_ids]
     assert ids == by_pieces(unmasked, reference, mark)
     whole = KINDS[kind].whole
     assert whole(reference.decode(ids)) == whole(unmasked)
@@ -279,7 +279,7 @@ def test_an_answer_that_a_kind_cannot_write_is_refused_by_name(
     kind: str, answer: str, of_kind: Callable[[str], Pair]
 ) -> None:
     turns = (Turn(role="user", text="What?"), Turn(role="assistant", text=answer, loss=True))
-    record = InstructionRecord(id="r", pictures=(), turns=turns)
+    record = InstructionRecord(id="r", images=(), turns=turns)
     tokenizer = of_kind(kind).tokenizer
     found = check_record(record, tokenizer, load_template("vicuna_v1", tokenizer))
     assert isinstance(found, UnusableError)

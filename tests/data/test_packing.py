@@ -11,24 +11,24 @@ from transformers import LlamaForCausalLM
 
 from laterna.data.batches import collate
 from laterna.data.packing import epoch_families, epoch_order, plan_batches, plan_packs
-from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
 
 from ..tiny import llama_config
 
 
-def sample_of(name: str, length: int, picture: bool = False, tokens: int = 4) -> Sample:
+def sample_of(name: str, length: int, image: bool = False, tokens: int = 4) -> Sample:
     generator = torch.Generator().manual_seed(sum(map(ord, name)) + length)
     ids = torch.randint(1, 60, (length,), generator=generator).tolist()
-    slots = (1,) if picture else ()
-    if picture:
-        ids[1] = PICTURE_TOKEN
+    slots = (1,) if image else ()
+    if image:
+        ids[1] = IMAGE_TOKEN_INDEX
     targets = tuple(place >= length // 2 for place in range(length))
     return Sample(
         id=name,
         input_ids=tuple(ids),
         targets=targets,
-        picture_slots=slots,
-        picture_tokens=(tokens,) if picture else (),
+        image_slots=slots,
+        image_tokens=(tokens,) if image else (),
     )
 
 
@@ -45,62 +45,62 @@ def test_the_order_of_an_epoch_is_a_permutation_by_seed_and_epoch() -> None:
 
 @given(st.lists(st.integers(-1, 6), max_size=30), st.integers(0, 3))
 def test_families_are_permuted_and_their_samples_stay_in_order(
-    pictures: list[int], epoch: int
+    images: list[int], epoch: int
 ) -> None:
     families: dict[object, list[int]] = {}
-    for number, picture in enumerate(pictures):
-        families.setdefault(f"alone {number}" if picture < 0 else picture, []).append(number)
+    for number, image in enumerate(images):
+        families.setdefault(f"alone {number}" if image < 0 else image, []).append(number)
     groups = list(families.values())
     expected = [one for group in epoch_order(len(groups), 5, epoch) for one in groups[group]]
-    found = epoch_families(np.array(pictures, np.int64), 5, epoch)
+    found = epoch_families(np.array(images, np.int64), 5, epoch)
     assert found.tolist() == expected
 
 
 def test_without_a_budget_each_sample_has_its_row() -> None:
     samples = [sample_of("a", 3), sample_of("b", 9)]
-    packs = plan_packs(samples, row_tokens=0)
+    packs = plan_packs(samples, pack_length=0)
     assert names(packs) == [["a"], ["b"]]
 
 
 def test_the_longest_come_first_each_into_the_first_row_with_room() -> None:
     lengths = {"a": 3, "b": 7, "c": 2, "d": 6, "e": 12, "f": 4}
     samples = [sample_of(name, length) for name, length in lengths.items()]
-    packs = plan_packs(samples, row_tokens=10)
+    packs = plan_packs(samples, pack_length=10)
     assert names(packs) == [["e"], ["b", "a"], ["d", "f"], ["c"]]
 
 
-def test_pictures_count_with_their_tokens() -> None:
+def test_images_count_with_their_tokens() -> None:
     for tokens, rows in [(4, [["a"], ["b"]]), (3, [["a", "b"]])]:
-        samples = [sample_of("a", 5, picture=True, tokens=tokens), sample_of("b", 3)]
-        assert names(plan_packs(samples, row_tokens=10)) == rows
+        samples = [sample_of("a", 5, image=True, tokens=tokens), sample_of("b", 3)]
+        assert names(plan_packs(samples, pack_length=10)) == rows
 
 
 @settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(2, 30), max_size=20),
-    row_tokens=st.integers(0, 50),
-    micro_tokens=st.integers(1, 120),
+    pack_length=st.integers(0, 50),
+    micro_batch_tokens=st.integers(1, 120),
 )
 def test_plans_keep_every_sample_and_their_budgets(
-    lengths: list[int], row_tokens: int, micro_tokens: int
+    lengths: list[int], pack_length: int, micro_batch_tokens: int
 ) -> None:
     samples = [sample_of(f"s{place}", length) for place, length in enumerate(lengths)]
-    packs = plan_packs(samples, row_tokens=row_tokens)
+    packs = plan_packs(samples, pack_length=pack_length)
     assert sorted(name for pack in names(packs) for name in pack) == sorted(s.id for s in samples)
-    if row_tokens:
+    if pack_length:
         for pack in packs:
-            assert pack.length <= row_tokens or len(pack.samples) == 1
-    batches = plan_batches(packs, micro_tokens=micro_tokens)
+            assert pack.length <= pack_length or len(pack.samples) == 1
+    batches = plan_batches(packs, micro_batch_tokens=micro_batch_tokens)
     assert sorted(p for b in batches for p in names(b)) == sorted(names(packs))
     for batch in batches:
         longest = max(pack.length for pack in batch)
-        assert len(batch) == 1 or len(batch) * longest <= micro_tokens
+        assert len(batch) == 1 or len(batch) * longest <= micro_batch_tokens
 
 
 def test_rows_of_like_length_share_a_batch() -> None:
     samples = [sample_of(f"{length}", length) for length in (4, 20, 5, 19)]
-    packs = plan_packs(samples, row_tokens=0)
-    batches = plan_batches(packs, micro_tokens=40)
+    packs = plan_packs(samples, pack_length=0)
+    batches = plan_batches(packs, micro_batch_tokens=40)
     assert [names(batch) for batch in batches] == [[["20"], ["19"]], [["5"], ["4"]]]
 
 
@@ -123,7 +123,7 @@ def logits_of(language: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 
 def loss_of(language: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Sum over the targets of minus the log probability, each from the state before it."""
-    targets = batch.targets_rt[:, 1:]
+    targets = batch.loss_mask_rt[:, 1:]
     logits = logits_of(language, batch)[:, :-1][targets]
     return torch.nn.functional.cross_entropy(
         logits, batch.input_ids_rt[:, 1:][targets], reduction="sum"
@@ -134,7 +134,7 @@ SAMPLES = [sample_of("a", 9), sample_of("b", 6), sample_of("c", 11), sample_of("
 
 
 def test_packed_rows_give_the_loss_and_logits_of_separate_ones(language: LlamaForCausalLM) -> None:
-    packs = plan_packs(SAMPLES, row_tokens=20)
+    packs = plan_packs(SAMPLES, pack_length=20)
     assert names(packs) == [["c", "a"], ["b", "d"]]
     packed = collate(packs)
     alone = [collate([Pack(samples=(sample,))]) for sample in SAMPLES]

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from laterna.data import chat
 from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError, load_template, render
-from laterna.data.masking import SHARED, check_record, tokenise, tokenise_prompt
-from laterna.data.preparation.tokens import Tokeniser
+from laterna.data.masking import SHARED, check_record, tokenize, tokenize_prompt
+from laterna.data.preparation.tokens import SampleTokenizer
 from laterna.data.remarks import remarks
 from laterna.data.template import Renderer, image_first
 from laterna.records import InstructionRecord, Sample, Turn
@@ -82,7 +82,7 @@ def test_nothing_is_said_of_the_shipped_ones(name: str, tokenizers: Tokenizers) 
 
 def record_of(answer: str) -> InstructionRecord:
     turns = (Turn(role="user", text="What?"), Turn(role="assistant", text=answer, loss=True))
-    return InstructionRecord(id="r", pictures=(), turns=turns)
+    return InstructionRecord(id="r", images=(), turns=turns)
 
 
 def test_an_answer_that_melts_into_the_template_is_refused_by_name(
@@ -93,14 +93,14 @@ def test_an_answer_that_melts_into_the_template_is_refused_by_name(
     for answer, kept in (("A cup.", True), ("\n\nA cup.", False), ("A cup.\n\n", True)):
         found = check_record(record_of(answer), breaks, CHATML)
         assert isinstance(found, Sample) == kept
-        together = Tokeniser(breaks, CHATML).tokenise([record_of("A."), record_of(answer)])[1]
+        together = SampleTokenizer(breaks, CHATML).tokenize([record_of("A."), record_of(answer)])[1]
         if kept:
             assert not isinstance(together, UnusableError)
             continue
         assert isinstance(found, UnusableError) and found.reason == SHARED
         assert isinstance(together, UnusableError) and together.reason == SHARED
         with pytest.raises(UnusableError, match="record r: the tokenizer joins the first or last"):
-            tokenise(record_of(answer), breaks, CHATML)
+            tokenize(record_of(answer), breaks, CHATML)
 
 
 @pytest.mark.parametrize("template", [CHATML, FALCON, NO_END, THINKS, LAST_END])
@@ -112,9 +112,9 @@ def test_the_prompt_is_the_beginning_of_what_is_trained(
     turns: tuple[Turn, ...] = ()
     for asked, answer in (("What?", "A cup."), ("Red?", "Yes, it is."), ("Big?", "No.")):
         turns += (Turn(role="user", text=asked),)
-        prompt = tokenise_prompt(turns, tokenizer, template)
+        prompt = tokenize_prompt(turns, tokenizer, template)
         turns += (Turn(role="assistant", text=answer, loss=True),)
-        record = InstructionRecord(id="r", pictures=(), turns=turns)
+        record = InstructionRecord(id="r", images=(), turns=turns)
         sample = check_record(record, tokenizer, template)
         if isinstance(sample, Sample):
             assert list(sample.input_ids[: len(prompt)]) == prompt
@@ -148,11 +148,11 @@ def test_a_long_chat_costs_as_much_an_exchange_as_a_short_one(
         for number in range(exchanges):
             turns.append(Turn(role="user", text=f"How many cups in row {number}?"))
             turns.append(Turn(role="assistant", text=f"There are {number % 7}.", loss=True))
-        record = InstructionRecord(id="r", pictures=(), turns=tuple(turns))
-        tokeniser = Tokeniser(tokenizer, text)
-        tokeniser.tokenise([record_of("A cup.")])
+        record = InstructionRecord(id="r", images=(), turns=tuple(turns))
+        tokenizer = SampleTokenizer(tokenizer, text)
+        tokenizer.tokenize([record_of("A cup.")])
         counted[0] = 0
-        (found,) = tokeniser.tokenise([record])
+        (found,) = tokenizer.tokenize([record])
         assert not isinstance(found, UnusableError) or found.reason == SHARED
         rendered[exchanges] = counted[0]
     assert rendered[160] < 5 * rendered[40]
@@ -179,6 +179,6 @@ def test_a_template_moves_an_image_to_the_front(moved: str, tokenizers: Tokenize
         )
         assert found == wanted
     asked = [Turn(role="user", text=moved)]
-    assert tokenise_prompt(asked, tokenizer, template) == tokenise_prompt(
+    assert tokenize_prompt(asked, tokenizer, template) == tokenize_prompt(
         [kept[0]], tokenizer, plain
     )

@@ -16,18 +16,17 @@ from laterna.records import Question
 from laterna.scenes.phrases import SHORT_ANSWER
 
 Annotated = tuple[str, float, float]
-"""Category and centre of a box of a fifth of the picture's sides; a `*` before: a crowd region."""
+"""Category and centre of a box of a fifth of the image's sides; a `*` before: a crowd region."""
 
 
 def write_coco(
     folder: Path,
-    pictures: Sequence[Sequence[Annotated]],
+    images: Sequence[Sequence[Annotated]],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Path:
-    names = sorted({name.strip("*") for boxes in pictures for name, _, _ in boxes})
+    names = sorted({name.strip("*") for boxes in images for name, _, _ in boxes})
     images = [
-        {"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100}
-        for i in range(len(pictures))
+        {"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100} for i in range(len(images))
     ]
     annotations = [
         {
@@ -36,7 +35,7 @@ def write_coco(
             "bbox": [200 * (x - 0.1), 100 * (y - 0.1), 40, 20],
             "iscrowd": int(name.startswith("*")),
         }
-        for i, boxes in enumerate(pictures)
+        for i, boxes in enumerate(images)
         for name, x, y in boxes
     ]
     folder.mkdir(exist_ok=True)
@@ -60,7 +59,7 @@ def asked(questions: Sequence[Question], kind: str) -> set[tuple[str, str]]:
     return {(q.id, q.references[0]) for q in questions if q.kind == kind}
 
 
-def test_existence_is_asked_of_a_picture_with_it_and_of_one_without_in_the_same_words(
+def test_existence_is_asked_of_a_image_with_it_and_of_one_without_in_the_same_words(
     tmp_path: Path,
 ) -> None:
     folder = write_coco(tmp_path, [[("dog", 0.2, 0.5)], [("cup", 0.5, 0.5)], [("dog", 0.5, 0.5)]])
@@ -68,7 +67,7 @@ def test_existence_is_asked_of_a_picture_with_it_and_of_one_without_in_the_same_
     assert {q.kind for q in questions} == {"existence"}
     told = asked(questions, "existence")
     assert {("1-existence-dog", "no"), ("1-existence-cup", "yes")} < told
-    assert len(told) == 4  # one pair a category: the cup is in one picture, missing in one of two
+    assert len(told) == 4  # one pair a category: the cup is in one image, missing in one of two
     assert [q.images[0] for q in questions] == [q.id[0] + ".jpg" for q in questions]
     for name in ("dog", "cup"):
         texts = {q.text for q in questions if q.id.endswith(name)}
@@ -76,12 +75,12 @@ def test_existence_is_asked_of_a_picture_with_it_and_of_one_without_in_the_same_
         assert f"a {name}" in texts.pop().removesuffix(SHORT_ANSWER)
 
 
-def test_a_kind_that_every_picture_has_is_not_asked_for(tmp_path: Path) -> None:
+def test_a_kind_that_every_image_has_is_not_asked_for(tmp_path: Path) -> None:
     folder = write_coco(tmp_path, [[("dog", 0.2, 0.5)], [("dog", 0.2, 0.5)]])
     assert box_questions(folder, limit=0, seed=0) == []
 
 
-def test_counts_differ_from_picture_to_picture(tmp_path: Path) -> None:
+def test_counts_differ_from_image_to_image(tmp_path: Path) -> None:
     dogs = [("dog", 0.15, 0.5), ("dog", 0.5, 0.5), ("dog", 0.85, 0.5)]
     folder = write_coco(tmp_path, [dogs[:1], dogs[:1], dogs[:3], [("cup", 0.5, 0.5)]])
     questions = [q for q in box_questions(folder, limit=0, seed=0) if q.kind == "count"]
@@ -107,21 +106,21 @@ def test_a_relation_is_asked_both_ways_round_and_only_where_it_is_clear(tmp_path
     assert left.text.replace("left", "right") == right.text
 
 
-def test_of_a_picture_two_relations_are_asked_at_most(tmp_path: Path) -> None:
+def test_of_a_image_two_relations_are_asked_at_most(tmp_path: Path) -> None:
     row = [("dog", 0.1, 0.5), ("cup", 0.4, 0.5), ("bus", 0.6, 0.5), ("tv", 0.9, 0.5)]
     questions = box_questions(write_coco(tmp_path, [row]), limit=0, seed=0)
     assert Counter(q.references[0] for q in questions) == {"yes": 2, "no": 2}
 
 
 def test_what_captions_name_or_dispute_is_not_asked(tmp_path: Path) -> None:
-    pictures = [[("dog", 0.2, 0.5)], [("cup", 0.5, 0.5)], [("dog", 0.2, 0.5), ("dog", 0.6, 0.5)]]
+    images = [[("dog", 0.2, 0.5)], [("cup", 0.5, 0.5)], [("dog", 0.2, 0.5), ("dog", 0.6, 0.5)]]
     plain = [["A dog."], ["A cup."], ["Two dogs."]]
-    with_them = box_questions(write_coco(tmp_path, pictures, plain), limit=0, seed=0)
+    with_them = box_questions(write_coco(tmp_path, images, plain), limit=0, seed=0)
     assert asked(with_them, "existence") >= {("1-existence-dog", "no")}
     assert {truth for _, truth in asked(with_them, "count")} == {"one", "two"}
     # The dog beside the cup has no box; the two boxes are three dogs, a caption says.
     told = [["A dog."], ["A cup and a puppy."], ["Three dogs."]]
-    questions = box_questions(write_coco(tmp_path, pictures, told), limit=0, seed=0)
+    questions = box_questions(write_coco(tmp_path, images, told), limit=0, seed=0)
     assert {about for about, _ in asked(questions, "existence")} <= {
         f"{i}-existence-cup" for i in range(3)
     }
@@ -135,7 +134,7 @@ def test_a_crowd_region_makes_its_kind_unsure(tmp_path: Path) -> None:
     two = [("dog", 0.2, 0.5), ("dog", 0.8, 0.5)]
     questions = box_questions(write_coco(tmp_path, [one, crowd, only_crowd, two]), limit=0, seed=0)
     about_dogs = {(q.kind, q.images[0][0]) for q in questions if q.id.endswith("dog")}
-    # Dogs are in every picture, if only as a crowd; how many is sure in the first and the last.
+    # Dogs are in every image, if only as a crowd; how many is sure in the first and the last.
     assert about_dogs - {("relation", "0")} == {("count", "0"), ("count", "3")}
     assert {q.images[0][0] for q in questions if q.kind == "relation"} == {"0"}
 
@@ -144,11 +143,11 @@ def test_a_crowd_region_makes_its_kind_unsure(tmp_path: Path) -> None:
 def many(tmp_path: Path) -> Path:
     rng = random.Random(0)
     names = ("dog", "cup", "bus", "tv", "orange")
-    pictures = [
+    images = [
         [(rng.choice(names), 0.1 + 0.2 * k, 0.2 + 0.1 * (i % 7)) for k in range(1 + i % 5)]
         for i in range(60)
     ]
-    return write_coco(tmp_path, pictures)
+    return write_coco(tmp_path, images)
 
 
 def test_the_same_answer_to_the_same_words_earns_half_at_most(many: Path) -> None:

@@ -1,4 +1,4 @@
-"""Asking and scoring: every picture once, skips by reason, controls over the same questions."""
+"""Asking and scoring: every image once, skips by reason, controls over the same questions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from laterna.data.pictures.fitting import blank
+from laterna.data.images.fitting import blank
 from laterna.errors import LaternaError
 from laterna.evaluation import run
 from laterna.evaluation.run import ask, evaluate, figures, score, score_table
@@ -29,13 +29,13 @@ GREY = (122, 116, 104)
 
 
 def assistant(name: str = "tuned") -> Assistant:
-    """Stands for a model: all that asking needs of it is its blank picture."""
+    """Stands for a model: all that asking needs of it is its blank image."""
     prepare = SimpleNamespace(blank=lambda width, height: blank((width, height)))
     return cast(Assistant, SimpleNamespace(model=SimpleNamespace(name=name, prepare=prepare)))
 
 
 class Seer:
-    """Answers with the colour of the picture's first pixel, and remembers its batches."""
+    """Answers with the colour of the image's first pixel, and remembers its batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[Prompt]] = []
@@ -47,91 +47,87 @@ class Seer:
         if getattr(model, "name", "") == "untuned":
             return ["what?"] * len(prompts)
         names = {RED: "Red.", BLUE: "blue", GREY: "grey"}
-        return [names[pictures[0].getpixel((0, 0))] for _, pictures in prompts]
+        return [names[images[0].getpixel((0, 0))] for _, images in prompts]
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for name, colour in (("red.png", RED), ("blue.png", BLUE)):
         Image.new("RGB", (8, 8), colour).save(folder / name)
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     return folder
 
 
-def question(number: int, picture: str, truth: str, kind: str = "colour") -> Question:
-    return Question(
-        id=str(number), images=(picture,), kind=kind, text="Which?", references=(truth,)
-    )
+def question(number: int, image: str, truth: str, kind: str = "colour") -> Question:
+    return Question(id=str(number), images=(image,), kind=kind, text="Which?", references=(truth,))
 
 
-def test_answers_come_in_the_order_of_the_questions(pictures: Path) -> None:
+def test_answers_come_in_the_order_of_the_questions(images: Path) -> None:
     names = ["red.png", "blue.png", "red.png", "blue.png", "blue.png"]
     questions = [question(i, name, "red") for i, name in enumerate(names)]
     seer = Seer()
-    asked = ask(assistant(), questions, pictures, batch=2, answer=seer, progress=False)
+    asked = ask(assistant(), questions, images, batch=2, answer=seer, progress=False)
     assert [a.question for a in asked.answers] == questions
     assert [a.text for a in asked.answers] == ["Red.", "blue", "Red.", "blue", "blue"]
     assert [a.score for a in asked.answers] == [True, False, True, False, False]
     assert [len(prompts) for prompts in seer.batches] == [2, 2, 1]
 
 
-def test_a_prompt_is_one_user_turn_with_the_picture_before_the_question(pictures: Path) -> None:
+def test_a_prompt_is_one_user_turn_with_the_image_before_the_question(images: Path) -> None:
     seer = Seer()
-    ask(assistant(), [question(0, "red.png", "red")], pictures, answer=seer, progress=False)
+    ask(assistant(), [question(0, "red.png", "red")], images, answer=seer, progress=False)
     ((turns, shown),) = seer.batches[0]
     assert [(turn.role, turn.text) for turn in turns] == [("user", "<image>\nWhich?")]
-    assert [picture.size for picture in shown] == [(8, 8)]
+    assert [image.size for image in shown] == [(8, 8)]
 
 
-def test_each_picture_is_decoded_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
     def load(path: Path) -> Image.Image:
         opened.append(path.name)
         return Image.open(path).convert("RGB")
 
-    monkeypatch.setattr(run, "load_picture", load)
+    monkeypatch.setattr(run, "load_image", load)
     questions = [question(i, ("red.png", "blue.png")[i % 2], "red") for i in range(20)]
-    ask(assistant(), questions, pictures, batch=3, answer=Seer(), progress=False)
+    ask(assistant(), questions, images, batch=3, answer=Seer(), progress=False)
     assert opened == ["blue.png", "red.png"]
 
 
-def test_unreadable_pictures_are_skipped_with_their_reason(pictures: Path) -> None:
+def test_unreadable_images_are_skipped_with_their_reason(images: Path) -> None:
     names = ["gone.png", "red.png", "text.png", "gone.png"]
     questions = [question(i, name, "red") for i, name in enumerate(names)]
-    asked = ask(assistant(), questions, pictures, answer=Seer(), progress=False)
+    asked = ask(assistant(), questions, images, answer=Seer(), progress=False)
     assert [a.question.id for a in asked.answers] == ["1"]
     assert [(s.question.id, s.reason) for s in asked.skipped] == [
-        ("0", "picture missing"),
-        ("2", "picture cannot be read"),
-        ("3", "picture missing"),
+        ("0", "image missing"),
+        ("2", "image cannot be read"),
+        ("3", "image missing"),
     ]
-    assert str(pictures / "text.png") in asked.skipped[1].message
+    assert str(images / "text.png") in asked.skipped[1].message
 
 
-def test_blank_pictures_are_as_large_as_those_they_stand_for(pictures: Path) -> None:
-    Image.new("RGB", (30, 7), RED).save(pictures / "wide.png")
+def test_blank_images_are_as_large_as_those_they_stand_for(images: Path) -> None:
+    Image.new("RGB", (30, 7), RED).save(images / "wide.png")
     names = ["red.png", "wide.png", "gone.png", "text.png"]
     questions = [question(number, name, "red") for number, name in enumerate(names)]
     seer = Seer()
-    asked = ask(assistant(), questions, pictures, blank=True, answer=seer, progress=False)
+    asked = ask(assistant(), questions, images, blank=True, answer=seer, progress=False)
     assert [a.text for a in asked.answers] == ["grey", "grey"]
     assert [shown.size for _, (shown,) in seer.batches[0]] == [(8, 8), (30, 7)]
     reasons = [(s.question.id, s.reason) for s in asked.skipped]
-    assert reasons == [("2", "picture missing"), ("3", "picture cannot be read")]
+    assert reasons == [("2", "image missing"), ("3", "image cannot be read")]
 
 
-def test_under_anyres_a_blank_picture_takes_as_many_tokens(
-    pictures: Path, tiny_recipe: Recipe
-) -> None:
+def test_under_anyres_a_blank_image_takes_as_many_tokens(images: Path, tiny_recipe: Recipe) -> None:
     grids = ((1, 2), (2, 1), (2, 2))
     vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres", grids=grids)
     tiled = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
     sizes = [(60, 20), (20, 60), (50, 50)]
     for width, height in sizes:
-        Image.new("RGB", (width, height), RED).save(pictures / f"{width}.png")
+        Image.new("RGB", (width, height), RED).save(images / f"{width}.png")
     questions = [question(number, f"{side}.png", "red") for number, (side, _) in enumerate(sizes)]
     seen: list[int] = []
 
@@ -144,22 +140,20 @@ def test_under_anyres_a_blank_picture_takes_as_many_tokens(
         return ["red"] * len(prompts)
 
     for plain in (False, True):
-        ask(Assistant(tiled), questions, pictures, blank=plain, answer=count, progress=False)
-    counted = [tiled.picture_tokens(*size) for size in sorted(sizes)]  # as the names are sorted
+        ask(Assistant(tiled), questions, images, blank=plain, answer=count, progress=False)
+    counted = [tiled.image_tokens(*size) for size in sorted(sizes)]  # as the names are sorted
     assert counted == [16, 24, 14]
     assert seen == counted * 2
 
 
-def test_the_engine_answers_what_batches_by_generate_do(
-    tiny_recipe: Recipe, pictures: Path
-) -> None:
+def test_the_engine_answers_what_batches_by_generate_do(tiny_recipe: Recipe, images: Path) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, fit="anyres", grids=((1, 2), (2, 1)))
     tiled = Assistant(build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision)))
-    Image.new("RGB", (60, 20), BLUE).save(pictures / "wide.png")
+    Image.new("RGB", (60, 20), BLUE).save(images / "wide.png")
     names = ["red.png", "wide.png", "blue.png", "gone.png"] * 3
     questions = [question(number, name, "red") for number, name in enumerate(names)]
-    by_engine = ask(tiled, questions, pictures, progress=False)
-    by_generate = ask(tiled, questions, pictures, answer=generate_answers, batch=5, progress=False)
+    by_engine = ask(tiled, questions, images, progress=False)
+    by_generate = ask(tiled, questions, images, answer=generate_answers, batch=5, progress=False)
     assert by_engine == by_generate
     assert len({answer.text for answer in by_engine.answers}) > 1
     assert len(by_engine.skipped) == 3
@@ -167,7 +161,7 @@ def test_the_engine_answers_what_batches_by_generate_do(
     assert tiled.engine.stats().image_hits == 6
 
 
-def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
+def test_a_wrong_number_of_answers_is_no_answer(images: Path) -> None:
     def one_short(
         _: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
     ) -> list[str]:
@@ -177,7 +171,7 @@ def test_a_wrong_number_of_answers_is_no_answer(pictures: Path) -> None:
         ask(
             assistant(),
             [question(0, "red.png", "red")],
-            pictures,
+            images,
             answer=one_short,
             progress=False,
         )
@@ -229,11 +223,11 @@ def test_every_value_of_a_metric_has_an_interval_but_counts() -> None:
     assert set(scores.values) - set(scores.intervals) == counts
 
 
-def test_questions_about_one_picture_widen_the_interval() -> None:
-    def ends(pictures: Sequence[str]) -> tuple[float, float]:
+def test_questions_about_one_image_widen_the_interval() -> None:
+    def ends(images: Sequence[str]) -> tuple[float, float]:
         answers = [
             Answer(question=question(i, name, "b"), text="", score=float(i < 4))
-            for i, name in enumerate(pictures)
+            for i, name in enumerate(images)
         ]
         return score(answers).intervals["overall"]
 
@@ -243,12 +237,12 @@ def test_questions_about_one_picture_widen_the_interval() -> None:
 
 
 def ends_variance() -> float:
-    """Of a half, four right about one picture and four wrong about another: few are corrected."""
+    """Of a half, four right about one image and four wrong about another: few are corrected."""
     return 2 * (8 * 0.25 / 7 / 8 + (2 * 2.0**2 - 8 * 0.25) / 8**2)
 
 
 def world(folder: Path) -> Path:
-    """A world of a red dog, a blue cup, and a picture that is missing."""
+    """A world of a red dog, a blue cup, and an image that is missing."""
     truths = []
     for name, category in (("red", "dog"), ("blue", "cup"), ("gone", "cat")):
         box = Box(category=category, x1=0.1, y1=0.1, x2=0.3, y2=0.3)
@@ -256,7 +250,7 @@ def world(folder: Path) -> Path:
         truths.append(
             Truth(
                 id=name,
-                picture=f"{name}.png",
+                image=f"{name}.png",
                 lighting="dim",
                 sign=None,
                 sign_box=None,
@@ -267,16 +261,16 @@ def world(folder: Path) -> Path:
     return folder
 
 
-def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> None:
+def test_evaluate_sets_controls_beside_the_same_questions(images: Path) -> None:
     evaluation = evaluate(
         assistant(),
         "world",
-        world(pictures.parent),
+        world(images.parent),
         before_instruct=assistant("untuned"),
         answer=Seer(),
         progress=False,
     )
-    # Colour is the only kind that the seer can answer: two pictures, both right.
+    # Colour is the only kind that the seer can answer: two images, both right.
     assert [(k.name, k.sum, k.total) for k in evaluation.scores.kinds] == [
         ("colour", 2, 2),
         ("count", 0, 2),
@@ -293,7 +287,7 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
     assert found.kinds["colour"] == 1.0
     assert found.controls["blank"].kinds["colour"] == 0.0
     assert found.questions == 10
-    assert found.skipped == {"picture missing": 5}
+    assert found.skipped == {"image missing": 5}
     assert set(msgspec.to_builtins(found)) >= {"overall", "kinds", "controls"}
     table = score_table(evaluation)
     headers = [str(column.header) for column in table.columns]
@@ -301,17 +295,17 @@ def test_evaluate_sets_controls_beside_the_same_questions(pictures: Path) -> Non
     assert list(table.columns[2].cells) == ["1.000", "0.000", "0.000", "0.000", "0.000", "0.200"]
 
 
-def test_evaluate_without_a_readable_picture_or_a_known_task_says_so(tmp_path: Path) -> None:
-    with pytest.raises(LaternaError, match=r"none of the images.*red\.png: no such picture"):
+def test_evaluate_without_a_readable_image_or_a_known_task_says_so(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match=r"none of the images.*red\.png: no such image"):
         evaluate(assistant(), "world", world(tmp_path), answer=Seer(), progress=False)
     with pytest.raises(LaternaError, match="the tasks are: boxes, world"):
         evaluate(assistant(), "vqa", tmp_path, answer=Seer(), progress=False)
 
 
 def test_a_real_assistant_is_evaluated_end_to_end(
-    pictures: Path, tiny_assistant: VisionLanguageModel
+    images: Path, tiny_assistant: VisionLanguageModel
 ) -> None:
-    dataset = world(pictures.parent)
+    dataset = world(images.parent)
     first, again = (
         evaluate(
             Assistant(tiny_assistant),

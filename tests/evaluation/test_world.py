@@ -32,7 +32,7 @@ def scene(*toys: Toy, sign_at: tuple[float, float] | None = None) -> Truth:
         sign_box = Box(category="sign", x1=x - 0.1, y1=y - 0.05, x2=x + 0.1, y2=y + 0.05)
     return Truth(
         id="7",
-        picture="7.png",
+        image="7.png",
         lighting="dim",
         sign="STOP" if sign_box else None,
         sign_box=sign_box,
@@ -193,18 +193,18 @@ def test_every_answer_is_true_by_an_independent_reading(
     assert {question.kind for question in questions} == set(KINDS)
     for question in questions:
         truth = by_id[question.id.rpartition("-")[0]]
-        assert question.images[0] == truth.picture
+        assert question.images[0] == truth.image
         assert question.references[0] == reading(question, truth), question
 
 
-def test_answers_are_as_balanced_as_the_pictures_allow(tmp_path: Path, truths: list[Truth]) -> None:
+def test_answers_are_as_balanced_as_the_images_allow(tmp_path: Path, truths: list[Truth]) -> None:
     questions = world_questions(write_truth(tmp_path, truths), limit=0, seed=1)
     given = {kind: Counter(q.references[0] for q in questions if q.kind == kind) for kind in KINDS}
     for kind in ("existence", "relation"):
         assert abs(given[kind]["yes"] - given[kind]["no"]) <= 1
     assert set(given["place"]) == set(geometry.PLACES.values())
     assert max(given["colour"].values()) < 1.3 * min(given["colour"].values())
-    # Several of a kind are rarer than one alone; each picture that has them asks about them.
+    # Several of a kind are rarer than one alone; each image that has them asks about them.
     many = sum(max(Counter(t.category for t in x.toys).values()) >= 3 for x in truths)
     assert sum(given["count"][number] for number in ("three", "four", "five")) >= 0.9 * many
     most_common = sum(max(counts.values()) for counts in given.values()) / len(questions)

@@ -11,14 +11,14 @@ from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Attention, Recipe
-from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample, Turn
 from laterna.training.dataloader import Step, _pinned
-from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
 from laterna.training.parallel import Ranks
 from laterna.training.setup import set_attention
 from laterna.training.stages import apply_stage
 from laterna.training.throughput import StepFigures
+from laterna.training.train_state import TrainState
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -26,11 +26,11 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def sample(number: int, text: int) -> Sample:
     return Sample(
         id=str(number),
-        input_ids=(1, PICTURE_TOKEN, *range(10, 10 + text)),
+        input_ids=(1, IMAGE_TOKEN_INDEX, *range(10, 10 + text)),
         targets=(False,) * (text - 1) + (True,) * 3,
-        picture_slots=(1,),
-        pictures=(f"{number}.png",),
-        picture_tokens=(4,),
+        image_slots=(1,),
+        images=(f"{number}.png",),
+        image_tokens=(4,),
     )
 
 
@@ -48,17 +48,17 @@ def trained(recipe: Recipe, device: torch.device, steps: int = 3) -> list[StepFi
     set_attention(model, recipe, recipe.instruct)
     apply_stage(model, recipe, "instruct")
     ranks = Ranks(rank=0, count=1, device=device)
-    learner = Learner(model, recipe.instruct, total=9, ranks=ranks, savings=recipe.savings)
+    train_state = TrainState(model, recipe.instruct, total=9, ranks=ranks, savings=recipe.savings)
     made = [_pinned(batch(number), device) for number in range(steps)]
     given = [
         Step(number=number, batches=(one,), length=one.input_ids_rt.numel(), faulty={})
         for number, one in enumerate(made)
     ]
-    return list(train_steps(learner, given, recipe.run, seed=0))
+    return list(train_steps(train_state, given, recipe.run, seed=0))
 
 
 def attending(recipe: Recipe, how: Attention) -> Recipe:
-    stage = msgspec.structs.replace(recipe.instruct, row_tokens=64)
+    stage = msgspec.structs.replace(recipe.instruct, pack_length=64)
     return msgspec.structs.replace(
         recipe, run=msgspec.structs.replace(recipe.run, attention=how), instruct=stage
     )

@@ -16,7 +16,7 @@ def model(tiny_models: Path) -> VisionLanguageModel:
     from laterna.recipe import LanguageSettings, Recipe, StageSettings, VisionSettings
 
     torch.manual_seed(0)
-    nowhere = StageSettings(data="none", pictures="none")
+    nowhere = StageSettings(data="none", images="none")
     return build_from_recipe(
         Recipe(
             name="tiny",

@@ -93,7 +93,7 @@ def test_what_cannot_be_meant_is_refused(
 
 
 def test_what_is_no_image_or_question_is_refused(assistant: Assistant, tmp_path: Path) -> None:
-    with pytest.raises(LaternaError, match=r"gone\.png: no such picture"):
+    with pytest.raises(LaternaError, match=r"gone\.png: no such image"):
         assistant.answer(str(tmp_path / "gone.png"), BARE)
     with pytest.raises(LaternaError, match="an image of type int"):
         assistant.answer(3, BARE)  # type: ignore[call-overload]

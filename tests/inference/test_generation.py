@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from laterna.data.masking import tokenise, tokenise_prompt
+from laterna.data.masking import tokenize, tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import (
@@ -24,8 +24,8 @@ BLUE = Image.new("RGB", (50, 20), (0, 0, 255))
 QUESTION = "<image>\nWhat colour is the bicycle?"
 
 
-def prompt(text: str, *pictures: Image.Image) -> Prompt:
-    return [Turn(role="user", text=text)], pictures
+def prompt(text: str, *images: Image.Image) -> Prompt:
+    return [Turn(role="user", text=text)], images
 
 
 PROMPTS = [
@@ -44,15 +44,15 @@ def test_a_prompt_is_token_for_token_what_training_put_before_the_answer(
         Turn(role="user", text="How many?"),
         Turn(role="assistant", text="There are two.", loss=True),
     )
-    record = InstructionRecord(id="r", pictures=("p.png",), turns=turns)
-    sample = tokenise(record, tiny_assistant.tokenizer, tiny_assistant.template)
+    record = InstructionRecord(id="r", images=("p.png",), turns=turns)
+    sample = tokenize(record, tiny_assistant.tokenizer, tiny_assistant.template)
     starts = [
         place
         for place, target in enumerate(sample.targets)
         if target and not sample.targets[place - 1]
     ]
     for asked, start in zip((turns[:1], turns[:3]), starts, strict=True):
-        ids = tokenise_prompt(asked, tiny_assistant.tokenizer, tiny_assistant.template)
+        ids = tokenize_prompt(asked, tiny_assistant.tokenizer, tiny_assistant.template)
         assert tuple(ids) == sample.input_ids[:start]
 
 
@@ -61,9 +61,9 @@ def test_all_that_follows_the_prompt_is_learned(tiny_assistant: VisionLanguageMo
         Turn(role="user", text="What is it?"),
         Turn(role="assistant", text="Zebra.", loss=True),  # no token of the vocabulary is " Z"
     )
-    record = InstructionRecord(id="r", pictures=(), turns=turns)
-    sample = tokenise(record, tiny_assistant.tokenizer, tiny_assistant.template)
-    asked = tokenise_prompt(turns[:1], tiny_assistant.tokenizer, tiny_assistant.template)
+    record = InstructionRecord(id="r", images=(), turns=turns)
+    sample = tokenize(record, tiny_assistant.tokenizer, tiny_assistant.template)
+    asked = tokenize_prompt(turns[:1], tiny_assistant.tokenizer, tiny_assistant.template)
     assert all(sample.targets[len(asked) :])
 
 
@@ -97,7 +97,7 @@ def test_the_answer_is_the_greedy_continuation_of_the_logits(
     assert given[: len(expected)] == expected
 
 
-def test_known_features_stand_in_for_pictures(tiny_assistant: VisionLanguageModel) -> None:
+def test_known_features_stand_in_for_images(tiny_assistant: VisionLanguageModel) -> None:
     with torch.no_grad():
         features = tiny_assistant.vision(tiny_assistant.prepare([RED, BLUE, RED]))
     unseen: list[Prompt] = [(turns, ()) for turns, _ in PROMPTS]
@@ -106,7 +106,7 @@ def test_known_features_stand_in_for_pictures(tiny_assistant: VisionLanguageMode
     ) == generate_tokens(tiny_assistant, PROMPTS, Decoding(max_new_tokens=8))
 
 
-def test_a_picture_in_several_prompts_is_encoded_once(
+def test_a_image_in_several_prompts_is_encoded_once(
     tiny_assistant: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = [
@@ -114,21 +114,21 @@ def test_a_picture_in_several_prompts_is_encoded_once(
     ]
     see, seen = tiny_assistant.encode_images, list[int]()
 
-    def counted(pictures: Sequence[Image.Image]) -> Sequence[Tensor]:
-        seen.append(len(pictures))
-        return see(pictures)
+    def counted(images: Sequence[Image.Image]) -> Sequence[Tensor]:
+        seen.append(len(images))
+        return see(images)
 
     monkeypatch.setattr(tiny_assistant, "encode_images", counted)
     assert generate_tokens(tiny_assistant, PROMPTS, Decoding(max_new_tokens=8)) == alone
     assert seen == [2]  # red stands in two prompts
 
 
-@pytest.mark.parametrize("pictures", [(), (RED, RED)])
-def test_a_mark_without_its_picture_is_refused(
-    tiny_assistant: VisionLanguageModel, pictures: tuple[Image.Image, ...]
+@pytest.mark.parametrize("images", [(), (RED, RED)])
+def test_a_mark_without_its_image_is_refused(
+    tiny_assistant: VisionLanguageModel, images: tuple[Image.Image, ...]
 ) -> None:
     with pytest.raises(LaternaError, match="1 `<image>` marks but"):
-        generate_answers(tiny_assistant, [prompt(QUESTION, *pictures)], Decoding(max_new_tokens=4))
+        generate_answers(tiny_assistant, [prompt(QUESTION, *images)], Decoding(max_new_tokens=4))
 
 
 def test_an_answer_stops_at_the_end_of_turn(tiny_assistant: VisionLanguageModel) -> None:
@@ -175,4 +175,4 @@ def test_a_prompt_beyond_the_models_positions_is_refused(
 
 def asked_length(assistant: VisionLanguageModel, words: int) -> int:
     turns, _ = prompt("apple " * words)
-    return len(tokenise_prompt(turns, assistant.tokenizer, assistant.template))
+    return len(tokenize_prompt(turns, assistant.tokenizer, assistant.template))

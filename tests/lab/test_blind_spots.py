@@ -22,9 +22,9 @@ from laterna.lab.blind_spots import (
     blind_spots,
     box_pool,
     grid_side,
+    image_features,
     mean_max_pool,
     mean_pool,
-    picture_features,
     probe_accuracy,
 )
 from laterna.model.vlm import VisionLanguageModel
@@ -83,7 +83,7 @@ def test_pooling_by_value() -> None:
 
 def test_features_must_be_a_square_grid() -> None:
     assert grid_side(64) == 8
-    with pytest.raises(LaternaError, match=r"65 features a picture.*class_token"):
+    with pytest.raises(LaternaError, match=r"65 features an image.*class_token"):
         grid_side(65)
 
 
@@ -94,7 +94,7 @@ def truth(index: int) -> Truth:
     sign = ("STOP", "OPEN")[index // 2 % 2] if index % 2 else None
     return Truth(
         id=str(index),
-        picture=f"{index}.png",
+        image=f"{index}.png",
         lighting="dim" if index % 5 < 2 else "bright",
         sign=sign,
         sign_box=Box(category="sign", x1=0.0, y1=0.0, x2=0.25, y2=0.25) if sign else None,
@@ -103,20 +103,20 @@ def truth(index: int) -> Truth:
 
 
 def draw(folder: Path, truths: Sequence[Truth]) -> Path:
-    """Draw 4×4 pictures: red tells the texture in the middle, green the light, blue the sign."""
+    """Draw 4×4 images: red tells the texture in the middle, green the light, blue the sign."""
     (folder / "images").mkdir()
     for scene in truths:
         pixels = np.zeros((4, 4, 3), dtype=np.uint8)
         pixels[1:3, 1:3, 0] = 100 * TEXTURES.index(scene.toys[0].texture)
         pixels[:, :, 1] = 200 if scene.lighting == "bright" else 60
         pixels[0, 0, 2] = {"STOP": 250, "OPEN": 120, None: 0}[scene.sign]
-        Image.fromarray(pixels).save(folder / "images" / scene.picture)
+        Image.fromarray(pixels).save(folder / "images" / scene.image)
     (folder / "truth.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, truths)))
     return folder
 
 
-def see(pictures: Sequence[Image.Image]) -> Tensor:
-    return torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures]) / 255
+def see(images: Sequence[Image.Image]) -> Tensor:
+    return torch.stack([torch.from_numpy(np.array(image)) for image in images]) / 255
 
 
 @pytest.fixture
@@ -164,22 +164,22 @@ def test_questions_name_the_toy_and_the_choices(tmp_path: Path, assistant: Assis
     blind_spots(assistant, dataset, limit=46, seed=0, answer=remember, progress=False)
     assert asked == {
         f"<image>\nIs the cup smooth, rough or striped?{SHORT_ANSWER}",
-        f"<image>\nIs the light in the picture bright or dim?{SHORT_ANSWER}",
+        f"<image>\nIs the light in the image bright or dim?{SHORT_ANSWER}",
         f"<image>\nWhich word is on the sign?{SHORT_ANSWER}",
     }
     assert set(PROPERTIES) == {"texture", "lighting", "sign"}
 
 
-def test_too_few_pictures_are_told(tmp_path: Path, assistant: Assistant) -> None:
+def test_too_few_images_are_told(tmp_path: Path, assistant: Assistant) -> None:
     dataset = draw(tmp_path, [truth(index) for index in range(30)])
-    with pytest.raises(LaternaError, match="15 of 30 pictures show a sign, the probe needs 20"):
+    with pytest.raises(LaternaError, match="15 of 30 images show a sign, the probe needs 20"):
         blind_spots(assistant, dataset, limit=0, seed=0, answer=always_bright, progress=False)
 
 
-def test_pictures_that_are_not_square_are_told(tmp_path: Path, assistant: Assistant) -> None:
+def test_images_that_are_not_square_are_told(tmp_path: Path, assistant: Assistant) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "wide.png")
     with pytest.raises(LaternaError, match=r"wide\.png: not square"):
-        picture_features(assistant.model, tmp_path, ["wide.png"])
+        image_features(assistant.model, tmp_path, ["wide.png"])
 
 
 def test_a_real_assistant_is_measured_and_left_as_it_was(

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from laterna.errors import LaternaError
 from laterna.model.attention.shared_prefix import (
     attention_window,
-    insist_on_packing,
-    sharing_mask,
+    require_packing,
+    shared_prefix_mask,
 )
-from laterna.model.attention.varlen import attend_by_segments
-from laterna.records import Sharing
+from laterna.model.attention.varlen import use_varlen_attention
+from laterna.records import SharedPrefix
 
 
 def windowed(kind: str) -> Any:
@@ -45,11 +45,11 @@ def test_windows_are_kept_by_segments_and_found_where_a_mask_of_ours_would_lose_
 ) -> None:
     language = windowed(kind)
     assert attention_window(language.config) == 24
-    insist_on_packing(language, share_pictures=False)
-    with pytest.raises(LaternaError, match=r"share_pictures.* the 24 tokens that some of its"):
-        insist_on_packing(language, share_pictures=True)
-    attend_by_segments(language)
-    insist_on_packing(language, share_pictures=True)
+    require_packing(language, shared_prefix=False)
+    with pytest.raises(LaternaError, match=r"shared_prefix.* the 24 tokens that some of its"):
+        require_packing(language, shared_prefix=True)
+    use_varlen_attention(language)
+    require_packing(language, shared_prefix=True)
 
 
 @pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
@@ -63,17 +63,17 @@ def test_states_and_gradients_under_a_window_are_those_alone(kind: str) -> None:
     expected = torch.cat([siblings[0], siblings[1][:, 10:]], dim=1)
     weights = [weight for weight in decoder.layers.parameters() if weight.requires_grad]
     gradients = torch.autograd.grad(expected.square().sum(), weights)
-    attend_by_segments(language)
-    sharing = Sharing(
-        blocks_rt=torch.tensor([[0] * 10 + [1] * 5 + [2] * 40]),
-        sees_rt=torch.zeros(1, 55, dtype=torch.long),
-        previous_rt=torch.zeros(1, 55, dtype=torch.long),
+    use_varlen_attention(language)
+    sharing = SharedPrefix(
+        segment_ids_rt=torch.tensor([[0] * 10 + [1] * 5 + [2] * 40]),
+        attends_to_rt=torch.zeros(1, 55, dtype=torch.long),
+        predicted_from_rt=torch.zeros(1, 55, dtype=torch.long),
     )
     positions = torch.tensor([[*range(15), *range(10, 50)]])
     found = decoder(
         inputs_embeds=embeds,
         position_ids=positions,
-        attention_mask=sharing_mask(sharing, positions, language),
+        attention_mask=shared_prefix_mask(sharing, positions, language),
         use_cache=False,
     ).last_hidden_state
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -86,10 +86,10 @@ def test_states_and_gradients_under_a_window_are_those_alone(kind: str) -> None:
 def test_segments_refuse_what_they_cannot_compute() -> None:
     """Gemma 2 caps its scores."""
     language = windowed("gemma2")
-    insist_on_packing(language, share_pictures=False)
-    attend_by_segments(language)
+    require_packing(language, shared_prefix=False)
+    use_varlen_attention(language)
     with pytest.raises(LaternaError, match=r"'segments' cannot compute .* \(softcap\); set run"):
-        insist_on_packing(language, share_pictures=False)
+        require_packing(language, shared_prefix=False)
 
 
 def test_a_window_that_is_switched_off_is_none() -> None:

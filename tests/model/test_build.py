@@ -1,12 +1,12 @@
-"""Parts from their configurations alone: they count a picture's tokens as the assistant does."""
+"""Parts from their configurations alone: they count an image's tokens as the assistant does."""
 
 from __future__ import annotations
 
 import pytest
 from msgspec.structs import replace
 
-from laterna.data.pictures.tokens import SameTokens
-from laterna.model.build import build_from_recipe, picture_counter
+from laterna.data.images.tokens import SameTokens
+from laterna.model.build import build_from_recipe, image_counter
 from laterna.recipe import ConnectorSettings, Recipe, load_recipe
 
 
@@ -25,10 +25,10 @@ def test_the_counter_is_that_of_the_assistant(
 ) -> None:
     vision = replace(tiny_recipe.vision, fit=fit, grids=((1, 2), (2, 1)))
     recipe = replace(tiny_recipe, vision=vision, connector=connector)
-    counter = picture_counter(recipe)
-    assert counter == build_from_recipe(recipe).picture_tokens
+    counter = image_counter(recipe)
+    assert counter == build_from_recipe(recipe).image_tokens
     assert [counter(56, 28), counter(28, 56)] == tokens
 
 
 def test_the_shipped_assistant_needs_no_weights_to_be_counted() -> None:
-    assert picture_counter(load_recipe("nano")) == SameTokens(tokens=64)
+    assert image_counter(load_recipe("nano")) == SameTokens(tokens=64)

@@ -23,7 +23,7 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LoraSettings, PartName, Recipe
 
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
-PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
+IMAGE = Image.new("RGB", (30, 40), (10, 200, 90))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_all_parts_come_back_as_they_were(
     changed.template += "{# ours #}"
     folder = save(tmp_path / "out", changed, tiny_recipe)
     again = load_checkpoint(folder)
-    assert torch.equal(again.logits([PICTURE], TEXT), changed.logits([PICTURE], TEXT))
+    assert torch.equal(again.logits([IMAGE], TEXT), changed.logits([IMAGE], TEXT))
     assert again.template == changed.template
     assert again.changed == changed.changed
     assert again.tokenizer(TEXT).input_ids == changed.tokenizer(TEXT).input_ids

@@ -55,7 +55,7 @@ def test_every_shipped_recipe_plans_without_a_network(name: str) -> None:
         "smollm2-135m": (49, None, 134_515_008),
         "nano": (64, 61_824, 1_955_136),
     }[name]
-    assert plan.picture_tokens == expected[0]
+    assert plan.image_tokens == expected[0]
     assert expected[1] in (None, connector)
     assert language == expected[2]
     if name.startswith("llava"):

@@ -11,14 +11,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from laterna.inference.assistant import Assistant
 from laterna.model.attention import varlen as segments
-from laterna.model.attention.varlen import attend_by_segments, count_pairs, segment_list
+from laterna.model.attention.varlen import count_pairs, segment_list, use_varlen_attention
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import Sharing
+from laterna.records import SharedPrefix
 
-TWO_SIBLINGS = Sharing(
-    blocks_rt=torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, 2, 2, 2]]),
-    sees_rt=torch.tensor([[0, 0, 0, 0, 0, 0], [0, 0, 0, 2, 2, 2]]),
-    previous_rt=torch.zeros(2, 6, dtype=torch.long),
+TWO_SIBLINGS = SharedPrefix(
+    segment_ids_rt=torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, 2, 2, 2]]),
+    attends_to_rt=torch.tensor([[0, 0, 0, 0, 0, 0], [0, 0, 0, 2, 2, 2]]),
+    predicted_from_rt=torch.zeros(2, 6, dtype=torch.long),
 )
 POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 2], [0, 1, 2, 0, 1, 2]])
 
@@ -50,8 +50,8 @@ def test_it_is_attention_under_the_mask(heads: int) -> None:
     module = SimpleNamespace(num_key_value_groups=4 // heads, is_causal=True)
     listed = segment_list(TWO_SIBLINGS, POSITIONS)
     ours, _ = segments._attend(module, query, key, value, listed, scaling=0.3)
-    same = TWO_SIBLINGS.blocks_rt[:, :, None] == TWO_SIBLINGS.blocks_rt[:, None]
-    other = TWO_SIBLINGS.sees_rt[:, :, None] == TWO_SIBLINGS.blocks_rt[:, None]
+    same = TWO_SIBLINGS.segment_ids_rt[:, :, None] == TWO_SIBLINGS.segment_ids_rt[:, None]
+    other = TWO_SIBLINGS.attends_to_rt[:, :, None] == TWO_SIBLINGS.segment_ids_rt[:, None]
     mask = (same | other).tril()[:, None]
     keys, values = (one.repeat_interleave(4 // heads, dim=1) for one in (key, value))
     theirs = scaled_dot_product_attention(query, keys, values, mask, scale=0.3).transpose(1, 2)
@@ -81,7 +81,7 @@ def test_masks_are_pieces_of_a_few_large_ones() -> None:
 
 
 def test_answers_are_those_of_sdpa(tiny_assistant: VisionLanguageModel) -> None:
-    picture = Image.new("RGB", (28, 28), "red")
-    expected = Assistant(tiny_assistant).answer(picture, "Is it red?", max_new_tokens=8)
-    attend_by_segments(tiny_assistant.language)
-    assert Assistant(tiny_assistant).answer(picture, "Is it red?", max_new_tokens=8) == expected
+    image = Image.new("RGB", (28, 28), "red")
+    expected = Assistant(tiny_assistant).answer(image, "Is it red?", max_new_tokens=8)
+    use_varlen_attention(tiny_assistant.language)
+    assert Assistant(tiny_assistant).answer(image, "Is it red?", max_new_tokens=8) == expected

@@ -6,33 +6,33 @@ import torch
 from PIL import Image
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenise
-from laterna.data.pictures.tokens import count_pictures
+from laterna.data.images.tokens import count_images
+from laterna.data.masking import tokenize
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import InstructionRecord, Pack, Sample, Turn
 
-PICTURE = Image.new("RGB", (40, 30), (200, 30, 30))
+IMAGE = Image.new("RGB", (40, 30), (200, 30, 30))
 
 
-def sample(assistant: VisionLanguageModel, number: int, pictures: int = 1) -> Sample:
+def sample(assistant: VisionLanguageModel, number: int, images: int = 1) -> Sample:
     record = InstructionRecord(
         id=f"record-{number}",
-        pictures=tuple(f"{number}-{index}.png" for index in range(pictures)),
+        images=tuple(f"{number}-{index}.png" for index in range(images)),
         turns=(
-            Turn(role="user", text="<image>\n" * pictures + "What colour is it?" * number),
+            Turn(role="user", text="<image>\n" * images + "What colour is it?" * number),
             Turn(role="assistant", text="It is red." * number, loss=True),
         ),
     )
-    counter = assistant.picture_tokens
-    return count_pictures(tokenise(record, assistant.tokenizer), counter, None)
+    counter = assistant.image_tokens
+    return count_images(tokenize(record, assistant.tokenizer), counter, None)
 
 
-def test_picture_tokens_are_known_before_running(tiny_assistant: VisionLanguageModel) -> None:
-    assert tiny_assistant.picture_tokens(40, 30) == 4
-    features = tiny_assistant.vision(tiny_assistant.prepare([PICTURE]))
+def test_image_tokens_are_known_before_running(tiny_assistant: VisionLanguageModel) -> None:
+    assert tiny_assistant.image_tokens(40, 30) == 4
+    features = tiny_assistant.vision(tiny_assistant.prepare([IMAGE]))
     assert tiny_assistant.connector(features).shape == (1, 4, 32)
 
 
@@ -47,28 +47,28 @@ def test_the_connector_is_seeded_and_nothing_else_is_drawn(tiny_recipe: Recipe) 
     assert not torch.equal(first["layers.0.weight"], other["layers.0.weight"])
 
 
-def test_embedding_puts_each_picture_where_its_mark_stands(
+def test_embedding_puts_each_image_where_its_mark_stands(
     tiny_assistant: VisionLanguageModel,
 ) -> None:
-    one, two = sample(tiny_assistant, 1), sample(tiny_assistant, 2, pictures=2)
+    one, two = sample(tiny_assistant, 1), sample(tiny_assistant, 2, images=2)
     batch = collate([Pack(samples=(one,)), Pack(samples=(two,))])
     features = torch.randn(3, 4, 24)
     embedded = tiny_assistant.embed(msgspec.structs.replace(batch, features_bnd=features))
     expected = tiny_assistant.connector(features)
     table = tiny_assistant.language.get_input_embeddings().weight
-    places = [(0, one.picture_slots[0])]
-    places += [(1, two.picture_slots[0]), (1, two.picture_slots[1] + 3)]
-    for picture, (row, place) in enumerate(places):
-        torch.testing.assert_close(embedded[row, place : place + 4], expected[picture])
+    places = [(0, one.image_slots[0])]
+    places += [(1, two.image_slots[0]), (1, two.image_slots[1] + 3)]
+    for image, (row, place) in enumerate(places):
+        torch.testing.assert_close(embedded[row, place : place + 4], expected[image])
         assert torch.equal(embedded[row, place - 1], table[batch.input_ids_rt[row, place - 1]])
         assert torch.equal(embedded[row, place + 4], table[batch.input_ids_rt[row, place + 4]])
 
 
 @pytest.mark.parametrize("given", [0, 1, 3])
-def test_too_few_or_too_many_pictures_name_the_records(
+def test_too_few_or_too_many_images_name_the_records(
     tiny_assistant: VisionLanguageModel, given: int
 ) -> None:
-    batch = collate([Pack(samples=(sample(tiny_assistant, 1, pictures=2),))])
+    batch = collate([Pack(samples=(sample(tiny_assistant, 1, images=2),))])
     features = torch.zeros(given, 4, 24) if given else None
     with pytest.raises(LaternaError, match=rf"record-1: 8 image places but {4 * given} image"):
         tiny_assistant.embed(msgspec.structs.replace(batch, features_bnd=features))
@@ -99,15 +99,15 @@ def test_packed_samples_do_not_see_each_other(tiny_assistant: VisionLanguageMode
 def test_target_logits_are_those_of_the_whole_row(tiny_assistant: VisionLanguageModel) -> None:
     one = sample(tiny_assistant, 1)
     batch = collate([Pack(samples=(one,))])
-    batch = msgspec.structs.replace(batch, pixels_bchw=tiny_assistant.prepare([PICTURE]))
+    batch = msgspec.structs.replace(batch, pixels_bchw=tiny_assistant.prepare([IMAGE]))
     whole = tiny_assistant.language(inputs_embeds=tiny_assistant.embed(batch)).logits[0]
     logits, _ = tiny_assistant.target_logits(batch)
-    places = batch.targets_rt[0].nonzero()[:, 0]
+    places = batch.loss_mask_rt[0].nonzero()[:, 0]
     torch.testing.assert_close(logits, whole[places - 1], atol=1e-5, rtol=0)
     assert len(logits) == sum(one.targets)
 
 
-def test_logits_over_a_text_without_pictures_are_the_language_models(
+def test_logits_over_a_text_without_images_are_the_language_models(
     tiny_assistant: VisionLanguageModel,
 ) -> None:
     text = "<s>USER: How many apples? ASSISTANT: Two"

@@ -20,27 +20,27 @@ from laterna.records import Turn
 
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
 NOISE = np.random.default_rng(5).integers(0, 255, (40, 28, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(NOISE)
+IMAGE = Image.fromarray(NOISE)
 
 
 @pytest.fixture
-def insist_on_equality() -> Callable[..., None]:
+def require_equality() -> Callable[..., None]:
     """Holds two assistants against each other: logits over a text, and greedy tokens."""
 
-    def insist(
+    def require(
         ours: VisionLanguageModel | Assistant,
         theirs: VisionLanguageModel | Assistant,
         tolerance: float = 0.0,
     ) -> None:
         models = [one.model if isinstance(one, Assistant) else one for one in (ours, theirs)]
-        before, after = (model.logits([PICTURE], TEXT) for model in models)
+        before, after = (model.logits([IMAGE], TEXT) for model in models)
         width = min(before.shape[1], after.shape[1])
         torch.testing.assert_close(after[:, :width], before[:, :width], atol=tolerance, rtol=0)
-        prompt = [([Turn(role="user", text="<image>\nHow many?")], [PICTURE])]
+        prompt = [([Turn(role="user", text="<image>\nHow many?")], [IMAGE])]
         answers = [generate_tokens(model, prompt, Decoding(max_new_tokens=16)) for model in models]
         assert answers[0] == answers[1]
 
-    return insist
+    return require
 
 
 @pytest.fixture(params=["linear", "mlp"])

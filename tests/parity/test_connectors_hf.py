@@ -66,7 +66,7 @@ def small_blip2(folder: Path) -> Any:
     return blip
 
 
-def test_picture_to_embeddings_equal_blip2(tmp_path: Path) -> None:
+def test_image_to_embeddings_equal_blip2(tmp_path: Path) -> None:
     """Encoder, closing norm, class token kept, Q-Former and projection: all of BLIP-2's eye."""
     blip = small_blip2(tmp_path)
     pixels = torch.randn(2, 3, 28, 28)
@@ -89,7 +89,7 @@ def test_picture_to_embeddings_equal_blip2(tmp_path: Path) -> None:
         found = connector(tower(pixels))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert found.std() > 1e-2
-    assert (found[0] - found[1]).abs().max() > 1e-3  # it depends on the picture
+    assert (found[0] - found[1]).abs().max() > 1e-3  # it depends on the image
 
 
 @pytest.mark.parametrize(("width", "heads", "keys"), [(1024, 4, 1), (512, 2, 2)])

@@ -52,9 +52,7 @@ def with_vision(recipe: Recipe, folder: Path, **changes: Any) -> Recipe:
     return msgspec.structs.replace(recipe, vision=vision)
 
 
-def test_the_picture_file_has_every_key(
-    tiny_assistant: VisionLanguageModel, tmp_path: Path
-) -> None:
+def test_the_image_file_has_every_key(tiny_assistant: VisionLanguageModel, tmp_path: Path) -> None:
     found = keys(exported(tiny_assistant, tmp_path) / "mmproj.gguf")
     processor = tiny_assistant.vision.processor
     close = {"clip.vision.attention.layer_norm_epsilon": 1e-5}
@@ -85,7 +83,7 @@ def test_the_picture_file_has_every_key(
     }
 
 
-def test_the_picture_file_has_every_tensor(
+def test_the_image_file_has_every_tensor(
     tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     found = tensors(exported(tiny_assistant, tmp_path) / "mmproj.gguf")
@@ -244,7 +242,7 @@ def test_a_spare_row_is_an_unused_token(
         ({"fit": "anyres"}, "'anyres' cannot be exported: llama.cpp's LLaVA reads"),
     ],
 )
-def test_pictures_that_the_format_reads_otherwise_are_refused(
+def test_images_that_the_format_reads_otherwise_are_refused(
     tiny_recipe: Recipe, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, **changes)

@@ -22,7 +22,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from laterna.data.masking import tokenise_prompt
+from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, generate_tokens
@@ -31,7 +31,7 @@ from laterna.model.exporters.hf import export_hf
 from laterna.model.language.adapters import add_lora, has_lora
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
-from laterna.records import PICTURE_TOKEN, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, Turn
 
 TEXT = "<s>USER: <image>\nWhat colour is it? <image> ASSISTANT: Red"
 
@@ -51,8 +51,8 @@ def exported(assistant: VisionLanguageModel, folder: Path) -> tuple[Any, Any]:
     return model, AutoProcessor.from_pretrained(folder, backend="pil")
 
 
-def insist_on_equality(assistant: VisionLanguageModel, folder: Path) -> None:
-    """Compare logits over a text with two pictures, and greedy answers, with the exported."""
+def require_equality(assistant: VisionLanguageModel, folder: Path) -> None:
+    """Compare logits over a text with two images, and greedy answers, with the exported."""
     model, processor = exported(assistant, folder)
     shown = noise(2)
     inputs = processor(images=shown, text=TEXT, add_special_tokens=False, return_tensors="pt")
@@ -89,7 +89,7 @@ def built(recipe: Recipe, **connector: Any) -> VisionLanguageModel:
 def test_logits_and_answers_are_equal(
     tiny_recipe: Recipe, tmp_path: Path, connector: dict[str, Any]
 ) -> None:
-    insist_on_equality(built(tiny_recipe, **connector), tmp_path / "out")
+    require_equality(built(tiny_recipe, **connector), tmp_path / "out")
 
 
 def test_tied_embeddings_stay_tied(
@@ -102,7 +102,7 @@ def test_tied_embeddings_stay_tied(
     tiny_tokenizer.save_pretrained(tmp_path / "tied")
     language = msgspec.structs.replace(tiny_recipe.language, source=str(tmp_path / "tied"))
     assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, language=language))
-    insist_on_equality(assistant, tmp_path / "out")
+    require_equality(assistant, tmp_path / "out")
     model, _ = exported(assistant, tmp_path / "again")
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
 
@@ -117,7 +117,7 @@ def test_adapters_are_merged_and_the_assistant_keeps_them(
             if ".lora_B." in name:
                 torch.nn.init.normal_(weight, std=0.1)
     tiny_assistant.eval()
-    insist_on_equality(tiny_assistant, tmp_path / "out")
+    require_equality(tiny_assistant, tmp_path / "out")
     assert all(has_lora(module) for module in tiny_assistant.adaptable().values())
 
 
@@ -128,12 +128,12 @@ def test_the_layer_and_the_class_token_go_along(
 ) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, layer=layer, class_token=class_token)
     assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
-    insist_on_equality(assistant, tmp_path / "out")
+    require_equality(assistant, tmp_path / "out")
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "resize"])
 @pytest.mark.parametrize("size", [(40, 28), (17, 61), (28, 28), (300, 200)])
-def test_the_processor_prepares_pictures_and_chats_as_laterna_does(
+def test_the_processor_prepares_images_and_chats_as_laterna_does(
     tiny_recipe: Recipe, tmp_path: Path, fit: Any, size: tuple[int, int]
 ) -> None:
     vision = msgspec.structs.replace(tiny_recipe.vision, fit=fit)
@@ -154,11 +154,11 @@ def test_the_processor_prepares_pictures_and_chats_as_laterna_does(
     )
     assert torch.equal(inputs["pixel_values"], assistant.prepare(shown))
     ids = assistant.fusion.expand(
-        tokenise_prompt(turns, assistant.tokenizer, assistant.template), [4]
+        tokenize_prompt(turns, assistant.tokenizer, assistant.template), [4]
     )
     image = processor.image_token_id
     assert inputs["input_ids"][0].tolist() == [
-        image if token == PICTURE_TOKEN else token for token in ids
+        image if token == IMAGE_TOKEN_INDEX else token for token in ids
     ]
 
 
@@ -166,14 +166,14 @@ def test_the_folder_states_what_the_engines_ask_for(
     tiny_assistant: VisionLanguageModel, tmp_path: Path
 ) -> None:
     model, processor = exported(tiny_assistant, tmp_path / "out")
-    config, pictures = model.config, processor.image_processor
+    config, images = model.config, processor.image_processor
     assert config.vision_feature_layer == -2
     assert config.vision_feature_select_strategy == "default"
     assert config.projector_hidden_act == "gelu"
     assert config.image_seq_length == 4
     assert config.image_token_index == processor.image_token_id == len(tiny_assistant.tokenizer)
     assert (processor.patch_size, processor.num_additional_image_tokens) == (14, 1)
-    assert (pictures.do_pad, pictures.do_center_crop) == (True, False)
+    assert (images.do_pad, images.do_center_crop) == (True, False)
     assert model.generation_config.eos_token_id == [tiny_assistant.tokenizer.eos_token_id]
     assert "<image>" not in tiny_assistant.tokenizer.get_vocab()
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
@@ -217,7 +217,7 @@ def test_other_encoders_of_the_format_go_along(
     processor(size=side, crop_size=side).save_pretrained(tmp_path / "vision")
     vision = msgspec.structs.replace(tiny_recipe.vision, source=str(tmp_path / "vision"))
     assistant = build_from_recipe(msgspec.structs.replace(tiny_recipe, vision=vision))
-    insist_on_equality(assistant, tmp_path / "out")
+    require_equality(assistant, tmp_path / "out")
 
 
 def test_what_the_format_lacks_is_refused_with_the_reason(

@@ -24,7 +24,7 @@ from laterna.recipe import LanguageSettings, Recipe
 MARK = "▁"
 SENTENCES = (
     "A red bicycle stands beside two small apples on the table.",
-    "What colour is the bicycle? How many apples are there in the picture?",
+    "What colour is the bicycle? How many apples are there in the image?",
     "Is there a banana to the left of the striped cup? There is no banana.",
 )
 TEXTS = (

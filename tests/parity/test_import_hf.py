@@ -22,8 +22,8 @@ from laterna.model.vlm import VisionLanguageModel
 Insist = Callable[..., None]
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
 NOISE = np.random.default_rng(5).integers(0, 255, (40, 28, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(NOISE)
-# As llava-hf's folders carry it: pieces, pictures first.
+IMAGE = Image.fromarray(NOISE)
+# As llava-hf's folders carry it: pieces, images first.
 PIECES_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] != 'system' %}"
     "{{ message['role'].upper() + ': '}}{% endif %}"
@@ -39,14 +39,14 @@ PIECES_TEMPLATE = (
 
 
 def test_what_was_exported_comes_back(
-    either: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
+    either: VisionLanguageModel, tmp_path: Path, require_equality: Insist
 ) -> None:
     again = laterna.load(Assistant(either).export(tmp_path / "hf", to="hf"))
-    insist_on_equality(either, again)
+    require_equality(either, again)
     assert again.model.recipe is not None
     assert again.model.recipe.connector == either.recipe.connector  # type: ignore[union-attr]
     assert again.model.prepare.fit == "pad"
-    insist_on_equality(either, laterna.load(again.save(tmp_path / "ours")))
+    require_equality(either, laterna.load(again.save(tmp_path / "ours")))
 
 
 def classic(folder: Path) -> None:
@@ -67,11 +67,11 @@ def classic(folder: Path) -> None:
 
 
 def test_the_classic_names_are_read(
-    tiny_assistant: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, require_equality: Insist
 ) -> None:
     folder = Assistant(tiny_assistant).export(tmp_path / "hf", to="hf")
     classic(folder)
-    insist_on_equality(tiny_assistant, laterna.load(folder))
+    require_equality(tiny_assistant, laterna.load(folder))
 
 
 def as_published(folder: Path) -> None:
@@ -106,9 +106,9 @@ def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
     classic(folder)
     as_published(folder)
     again = load(folder, fit="pad")
-    assert torch.equal(again.model.prepare([PICTURE]), tiny_assistant.prepare([PICTURE]))
-    assert torch.equal(again.logits([PICTURE], TEXT)[:, :100],
-                       tiny_assistant.logits([PICTURE], TEXT)[:, :100])  # fmt: skip
+    assert torch.equal(again.model.prepare([IMAGE]), tiny_assistant.prepare([IMAGE]))
+    assert torch.equal(again.logits([IMAGE], TEXT)[:, :100],
+                       tiny_assistant.logits([IMAGE], TEXT)[:, :100])  # fmt: skip
     asked = "USER: <image>\nWhat is it? ASSISTANT:"
     turns = [{"role": "user", "content": "<image>\nWhat is it?"}]
     rendered = again.model.tokenizer.apply_chat_template(
@@ -118,8 +118,8 @@ def test_a_published_folder_is_padded_where_asked_and_asked_as_it_says(
     cropped = load(folder)
     assert cropped.model.prepare.fit == "crop"
     processor = CLIPImageProcessorPil.from_pretrained(folder)
-    theirs = processor(PICTURE, return_tensors="pt")["pixel_values"]
-    assert torch.equal(cropped.model.prepare([PICTURE]), theirs)
+    theirs = processor(IMAGE, return_tensors="pt")["pixel_values"]
+    assert torch.equal(cropped.model.prepare([IMAGE]), theirs)
     vicuna = load(folder, fit="pad", template="vicuna_v1")
     assert vicuna.model.template.startswith("{#- Vicuna")
 
@@ -135,10 +135,10 @@ def test_a_foreign_model_says_the_same_here(
             weight.add_(0.05 * torch.randn_like(weight))
     model.save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    inputs = processor(images=[PICTURE], text=TEXT, add_special_tokens=False, return_tensors="pt")
+    inputs = processor(images=[IMAGE], text=TEXT, add_special_tokens=False, return_tensors="pt")
     with torch.no_grad():
         theirs = model.eval()(**inputs).logits[0]
-    ours = laterna.load(folder).logits([PICTURE], TEXT)
+    ours = laterna.load(folder).logits([IMAGE], TEXT)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -184,16 +184,16 @@ def test_a_folder_that_is_none_of_them_is_said_to_be_none(
 
 
 def test_names_decide_nothing(
-    tiny_assistant: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, require_equality: Insist
 ) -> None:
     folder = Assistant(tiny_assistant).export(tmp_path / "liuhaotian-llava-lora-laterna", to="hf")
-    insist_on_equality(tiny_assistant, laterna.load(folder))
+    require_equality(tiny_assistant, laterna.load(folder))
 
 
 def test_a_checkpoint_of_ours_says_all_itself(
-    tiny_assistant: VisionLanguageModel, tmp_path: Path, insist_on_equality: Insist
+    tiny_assistant: VisionLanguageModel, tmp_path: Path, require_equality: Insist
 ) -> None:
     folder = Assistant(tiny_assistant).save(tmp_path / "ours")
-    insist_on_equality(tiny_assistant, laterna.load(folder))
+    require_equality(tiny_assistant, laterna.load(folder))
     with pytest.raises(LaternaError, match="says all this itself"):
         load(folder, fit="pad")

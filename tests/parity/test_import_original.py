@@ -93,25 +93,25 @@ def test_a_whole_original_model(
     either: VisionLanguageModel,
     make: Callable[[VisionLanguageModel], Maker],
     tmp_path: Path,
-    insist_on_equality: Insist,
+    require_equality: Insist,
 ) -> None:
     maker = make(either)
     maker.config()
     maker.shards()
     maker.tokenizer()
     again = laterna.load(maker.folder)
-    insist_on_equality(either, again)
+    require_equality(either, again)
     assert again.model.template == either.template  # the tokenizer's own
     assert again.model.changed == {"connector", "language"}
     hf = laterna.load(Assistant(either).export(tmp_path / "hf", to="hf"))
-    insist_on_equality(hf, again)
-    insist_on_equality(either, laterna.load(again.save(tmp_path / "ours")))
+    require_equality(hf, again)
+    require_equality(either, laterna.load(again.save(tmp_path / "ours")))
 
 
 def test_safetensors_are_read_too(
     tiny_assistant: VisionLanguageModel,
     make: Callable[[VisionLanguageModel], Maker],
-    insist_on_equality: Insist,
+    require_equality: Insist,
 ) -> None:
     maker = make(tiny_assistant)
     maker.config(model_type="llava_llama")
@@ -119,13 +119,13 @@ def test_safetensors_are_read_too(
     weights = {**tiny_assistant.language.state_dict(), **maker.projector()}
     save_file({name: weight.clone() for name, weight in weights.items()},
               maker.folder / "model.safetensors")  # fmt: skip
-    insist_on_equality(tiny_assistant, laterna.load(maker.folder))
+    require_equality(tiny_assistant, laterna.load(maker.folder))
 
 
 def test_an_encoder_inside_takes_the_place_of_the_named_one(
     tiny_assistant: VisionLanguageModel,
     make: Callable[[VisionLanguageModel], Maker],
-    insist_on_equality: Insist,
+    require_equality: Insist,
 ) -> None:
     with torch.no_grad():
         for weight in tiny_assistant.vision.parameters():
@@ -139,7 +139,7 @@ def test_an_encoder_inside_takes_the_place_of_the_named_one(
     maker.shards(inside)
     maker.tokenizer()
     again = laterna.load(maker.folder)
-    insist_on_equality(tiny_assistant, again)
+    require_equality(tiny_assistant, again)
     assert again.model.changed == {"connector", "language", "vision"}
 
 
@@ -148,7 +148,7 @@ def test_a_projector_alone_goes_on_its_base(
     make: Callable[[VisionLanguageModel], Maker],
     tiny_models: Path,
     tmp_path: Path,
-    insist_on_equality: Insist,
+    require_equality: Insist,
 ) -> None:
     maker = make(either)
     maker.config(_name_or_path="./checkpoints/vicuna-on-another-machine")
@@ -156,11 +156,11 @@ def test_a_projector_alone_goes_on_its_base(
     with pytest.raises(LaternaError, match="vicuna-on-another-machine: cannot read"):
         load(maker.folder)
     again = load(maker.folder, language=str(tiny_models / "language"))
-    insist_on_equality(either, again)
+    require_equality(either, again)
     assert again.model.changed == {"connector"}
     saved = again.save(tmp_path / "ours")
     assert not (saved / "language").exists()
-    insist_on_equality(either, laterna.load(saved))
+    require_equality(either, laterna.load(saved))
 
 
 def test_adapters_and_what_trained_beside_them(
@@ -168,7 +168,7 @@ def test_adapters_and_what_trained_beside_them(
     make: Callable[[VisionLanguageModel], Maker],
     tiny_models: Path,
     tmp_path: Path,
-    insist_on_equality: Insist,
+    require_equality: Insist,
 ) -> None:
     torch.manual_seed(3)
     add_lora(tiny_assistant.language, LoraSettings(r=4, alpha=8))
@@ -187,13 +187,13 @@ def test_adapters_and_what_trained_beside_them(
     beside = maker.projector("base_model.model.model.mm_projector.")
     torch.save(beside, maker.folder / "non_lora_trainables.bin")
     again = laterna.load(maker.folder)
-    insist_on_equality(tiny_assistant, again)
+    require_equality(tiny_assistant, again)
     assert has_lora(again.model.language)
-    insist_on_equality(tiny_assistant, laterna.load(again.save(tmp_path / "ours")))
+    require_equality(tiny_assistant, laterna.load(again.save(tmp_path / "ours")))
     merge_adapters(again.model)
     assert not has_lora(again.model.language)
-    insist_on_equality(tiny_assistant, again, tolerance=1e-5)
-    insist_on_equality(again, laterna.load(again.save(tmp_path / "merged")))
+    require_equality(tiny_assistant, again, tolerance=1e-5)
+    require_equality(again, laterna.load(again.save(tmp_path / "merged")))
 
 
 class Hostile:
@@ -223,7 +223,7 @@ def test_a_pickle_of_more_than_tensors_is_not_run(
         ({"mm_use_im_start_end": True}, "puts <im_start> and <im_end>"),
         ({"mm_projector_type": "ldpnet"}, "a projector of type 'ldpnet'"),
         ({"mm_projector_type": "mlp3x_gelu"}, "a mlp3x_gelu projector has the weights 0.weight"),
-        ({"image_aspect_ratio": "anyres"}, "reads pictures in tiles"),
+        ({"image_aspect_ratio": "anyres"}, "reads images in tiles"),
         ({"mm_vision_tower": None}, "names no vision encoder .mm_vision_tower is null"),
         ({"mm_vision_select_feature": "all"}, "mm_vision_select_feature = 'all'"),
         ({"model_type": "llava_mpt"}, "of type 'llava_mpt'; known are llava, llava_llama"),

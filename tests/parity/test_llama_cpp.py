@@ -2,7 +2,7 @@
 
 llama.cpp's LLaVA graph, as built into llama-cpp-python 0.3.36, puts the class token behind the
 patches but its position before theirs, and hands on rows 1 to n (its issue #25814). A file cannot
-mend that, so pictures are compared in the order that the reader turns out to have: `first` is
+mend that, so images are compared in the order that the reader turns out to have: `first` is
 CLIP's own, and what a mended reader has.
 """
 
@@ -70,7 +70,7 @@ def pair(
 
 
 def scenes(side: int) -> list[Image.Image]:
-    """Pictures of the encoder's own size, so that nothing is resized: noise, and large squares."""
+    """Images of the encoder's own size, so that nothing is resized: noise, and large squares."""
     random = np.random.default_rng(0)
     fine = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
     coarse = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -78,17 +78,17 @@ def scenes(side: int) -> list[Image.Image]:
     return [Image.fromarray(fine), Image.fromarray(coarse)]
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
 
 
 @torch.no_grad()
-def features_in_order(assistant: VisionLanguageModel, picture: Image.Image, order: str) -> Tensor:
+def features_in_order(assistant: VisionLanguageModel, image: Image.Image, order: str) -> Tensor:
     """Return the encoder's features (1, n, d) with the class token `first` or `last` in the row."""
     model = assistant.vision.model
-    embedded = model.embeddings(assistant.prepare([picture]))
+    embedded = model.embeddings(assistant.prepare([image]))
     positions = model.embeddings.position_embedding.weight
     tokens = embedded - positions
     if order == "last":
@@ -98,14 +98,14 @@ def features_in_order(assistant: VisionLanguageModel, picture: Image.Image, orde
     return hidden[:, 1:]
 
 
-def encoded(pair: Pair, picture: Image.Image) -> Tensor:
-    """Return what the reader makes of a picture: embeddings (n, d_language)."""
+def encoded(pair: Pair, image: Image.Image) -> Tensor:
+    """Return what the reader makes of an image: embeddings (n, d_language)."""
     settings = mtmd.mtmd_context_params_default()
-    settings.use_gpu, settings.n_threads, settings.warmup = False, 1, False
+    settings.use_gpu, settings.n_threads, settings.warmup_ratio = False, 1, False
     context = mtmd.mtmd_init_from_file(
         str(pair.folder / "mmproj.gguf").encode(), pair.llama.model, settings
     )
-    data = bytearray(png(picture))
+    data = bytearray(png(image))
     buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
     bitmap = mtmd.mtmd_helper_bitmap_init_from_buf(context, buffer, len(data), False)
     text = mtmd.mtmd_input_text()
@@ -135,24 +135,24 @@ def encoded(pair: Pair, picture: Image.Image) -> Tensor:
 
 
 @torch.no_grad()
-def gaps(pair: Pair, picture: Image.Image) -> dict[str, float]:
+def gaps(pair: Pair, image: Image.Image) -> dict[str, float]:
     """Return the largest difference of the reader's embeddings from ours, by order."""
-    theirs = encoded(pair, picture)
+    theirs = encoded(pair, image)
     ours = {
-        order: pair.assistant.connector(features_in_order(pair.assistant, picture, order))[0]
+        order: pair.assistant.connector(features_in_order(pair.assistant, image, order))[0]
         for order in ("first", "last")
     }
     return {order: float((theirs - embeddings).abs().max()) for order, embeddings in ours.items()}
 
 
 def test_the_order_first_is_the_encoders_own(nano: VisionLanguageModel) -> None:
-    (picture, _) = scenes(nano.prepare.size)
+    (image, _) = scenes(nano.prepare.size)
     with torch.no_grad():
-        own = nano.vision(nano.prepare([picture]))
-    torch.testing.assert_close(features_in_order(nano, picture, "first"), own, atol=1e-5, rtol=0)
+        own = nano.vision(nano.prepare([image]))
+    torch.testing.assert_close(features_in_order(nano, image, "first"), own, atol=1e-5, rtol=0)
 
 
-def test_text_is_tokenised_and_continued_as_by_laterna(pair: Pair) -> None:
+def test_text_is_tokenized_and_continued_as_by_laterna(pair: Pair) -> None:
     text = "<s>USER: What is on the table, are there 23 red apples? ASSISTANT: There are"
     ids = pair.assistant.tokenizer(text, add_special_tokens=False).input_ids
     assert pair.llama.tokenize(text.encode(), add_bos=False, special=True) == ids
@@ -164,29 +164,29 @@ def test_text_is_tokenised_and_continued_as_by_laterna(pair: Pair) -> None:
     assert np.abs(theirs - ours).max() < (1e-4 if precise else 2e-2)
 
 
-def test_a_picture_becomes_the_same_embeddings(pair: Pair) -> None:
+def test_a_image_becomes_the_same_embeddings(pair: Pair) -> None:
     precise = pair.folder.parent.name.startswith("f32")
-    for picture in scenes(pair.assistant.prepare.size):
-        found = gaps(pair, picture)
+    for image in scenes(pair.assistant.prepare.size):
+        found = gaps(pair, image)
         nearest = min(found, key=lambda order: found[order])
         assert found[nearest] < (5e-3 if precise else 2e-2), found
         assert max(found.values()) > 0.5, found  # the test can tell them apart
 
 
-def test_the_chat_handler_describes_a_picture_token_for_token(pair: Pair) -> None:
+def test_the_chat_handler_describes_a_image_token_for_token(pair: Pair) -> None:
     assistant = pair.assistant
     handler = Handler(str(pair.folder / "mmproj.gguf"), verbose=False)
     pair.llama.chat_handler = handler
-    for picture in scenes(assistant.prepare.size):
-        found = gaps(pair, picture)
+    for image in scenes(assistant.prepare.size):
+        found = gaps(pair, image)
         order = min(found, key=lambda name: found[name])
-        features = features_in_order(assistant, picture, order)
+        features = features_in_order(assistant, image, order)
         for question in QUESTIONS:
             turns = [Turn(role="user", text=f"<image>\n{question}")]
             (ours,) = generate_tokens(
                 assistant, [(turns, [])], Decoding(max_new_tokens=24), features_bnd=features
             )
-            theirs = described(pair.llama, picture, question)
+            theirs = described(pair.llama, image, question)
             text = assistant.tokenizer.decode(ours, skip_special_tokens=True)
             assert theirs == text
             assert text.strip()
@@ -205,8 +205,8 @@ class Handler(chat_format.Llava15ChatHandler):  # type: ignore[misc,name-defined
     )
 
 
-def described(llama: Any, picture: Image.Image, question: str) -> str:
-    url = "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+def described(llama: Any, image: Image.Image, question: str) -> str:
+    url = "data:image/png;base64," + base64.b64encode(png(image)).decode()
     content = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": question},

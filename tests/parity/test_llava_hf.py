@@ -19,18 +19,18 @@ from transformers import (
 from transformers import LlavaForConditionalGeneration as Llava
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenise_prompt, tokenise_text
+from laterna.data.masking import tokenize_prompt, tokenize_text
 from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.connectors import build_connector
 from laterna.model.vision import VisionTower
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings
-from laterna.records import PICTURE_TOKEN, Pack, Sample, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, Pack, Sample, Turn
 
 from ..tiny import clip_config
 
 IMAGE_TOKEN = 97
-"""An id of the tiny vocabulary that no text here holds: a picture in transformers' LLaVA."""
+"""An id of the tiny vocabulary that no text here holds: an image in transformers' LLaVA."""
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def llava(tiny_assistant: VisionLanguageModel, tiny_models: Path) -> Any:
     return model
 
 
-def pictures(count: int) -> list[Image.Image]:
+def images(count: int) -> list[Image.Image]:
     random = np.random.default_rng(5)
     return [
         Image.fromarray(random.integers(0, 255, (40, 28, 3), dtype=np.uint8)) for _ in range(count)
@@ -63,18 +63,18 @@ def pictures(count: int) -> list[Image.Image]:
 
 def expanded(ids: list[int]) -> torch.Tensor:
     assert IMAGE_TOKEN not in ids
-    repeated = [[IMAGE_TOKEN] * 4 if token == PICTURE_TOKEN else [token] for token in ids]
+    repeated = [[IMAGE_TOKEN] * 4 if token == IMAGE_TOKEN_INDEX else [token] for token in ids]
     return torch.tensor([[token for tokens in repeated for token in tokens]])
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_logits_agree(tiny_assistant: VisionLanguageModel, llava: Any, count: int) -> None:
     text = "<s>USER: " + "<image>\n" * count + "What colour is the bicycle? ASSISTANT: Red"
-    shown = pictures(count)
+    shown = images(count)
     ours = tiny_assistant.logits(shown, text)
     with torch.no_grad():
         theirs = llava(
-            input_ids=expanded(tokenise_text(text, tiny_assistant.tokenizer)),
+            input_ids=expanded(tokenize_text(text, tiny_assistant.tokenizer)),
             pixel_values=tiny_assistant.prepare(shown),
         ).logits[0]
     assert ours.shape == theirs.shape
@@ -86,7 +86,7 @@ TEXTS = {
     "<s>USER: <image> and <image> ASSISTANT: Two": 2,
     "<s>USER: Is there a banana to the left of the cup? ASSISTANT: No": 0,
 }
-"""Chats of different lengths, with the number of their pictures."""
+"""Chats of different lengths, with the number of their images."""
 
 
 def padded(rows: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,9 +105,9 @@ def padded(rows: list[torch.Tensor], side: str) -> tuple[torch.Tensor, torch.Ten
 def test_batches_agree_on_both_padding_sides(
     tiny_assistant: VisionLanguageModel, llava: Any, side: str
 ) -> None:
-    shown = pictures(3)
+    shown = images(3)
     tokenizer = tiny_assistant.tokenizer
-    rows = [expanded(tokenise_text(text, tokenizer)) for text in TEXTS]
+    rows = [expanded(tokenize_text(text, tokenizer)) for text in TEXTS]
     assert len({row.shape[1] for row in rows}) == 3
     ids, mask = padded(rows, side)
     with torch.no_grad():
@@ -130,22 +130,22 @@ def test_batches_agree_on_both_padding_sides(
 
 
 def sample(text: str, tokenizer: Any) -> Sample:
-    ids = tokenise_text(text, tokenizer)
-    slots = tuple(place for place, token in enumerate(ids) if token == PICTURE_TOKEN)
+    ids = tokenize_text(text, tokenizer)
+    slots = tuple(place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX)
     return Sample(
         id=text,
         input_ids=tuple(ids),
         targets=(False,) * len(ids),
-        picture_slots=slots,
-        picture_tokens=(4,) * len(slots),
-        pictures=tuple(str(slot) for slot in slots),
+        image_slots=slots,
+        image_tokens=(4,) * len(slots),
+        images=tuple(str(slot) for slot in slots),
     )
 
 
 def test_greedy_answers_of_a_mixed_batch_agree(
     tiny_assistant: VisionLanguageModel, llava: Any
 ) -> None:
-    shown = pictures(3)
+    shown = images(3)
     prompts = [
         ([Turn(role="user", text="<image>\nWhat colour is it?")], shown[:1]),
         ([Turn(role="user", text="<image> or <image>: which is striped?")], shown[1:]),
@@ -154,7 +154,7 @@ def test_greedy_answers_of_a_mixed_batch_agree(
     ours = generate_tokens(tiny_assistant, prompts, Decoding(max_new_tokens=24))
     tokenizer = tiny_assistant.tokenizer
     template = tiny_assistant.template
-    rows = [expanded(tokenise_prompt(turns, tokenizer, template)) for turns, _ in prompts]
+    rows = [expanded(tokenize_prompt(turns, tokenizer, template)) for turns, _ in prompts]
     ids, mask = padded(rows, "left")
     with torch.no_grad():
         whole = llava.generate(
@@ -188,22 +188,22 @@ def test_tokens_at_the_real_shape(side: int, tokens: int) -> None:
         ours = connector(tower(pixels))
     assert connector.tokens(tower.patches) == tokens
     assert ours.shape == (2, tokens, 4096)
-    assert [tuple(picture.shape) for picture in theirs] == [(tokens, 4096)] * 2
+    assert [tuple(image.shape) for image in theirs] == [(tokens, 4096)] * 2
 
 
 def test_greedy_answers_agree_token_for_token(
     tiny_assistant: VisionLanguageModel, llava: Any
 ) -> None:
-    shown = pictures(3)
+    shown = images(3)
     questions = ["What colour is it?", "Is there a banana? Look at all of it.", "How many?"]
     prompts = [
-        ([Turn(role="user", text=f"<image>\n{question}")], [picture])
-        for question, picture in zip(questions, shown, strict=True)
+        ([Turn(role="user", text=f"<image>\n{question}")], [image])
+        for question, image in zip(questions, shown, strict=True)
     ]
     ours = generate_tokens(tiny_assistant, prompts, Decoding(max_new_tokens=24))
     tokenizer = tiny_assistant.tokenizer
     for answer, (turns, one) in zip(ours, prompts, strict=True):
-        ids = expanded(tokenise_prompt(turns, tokenizer, tiny_assistant.template))
+        ids = expanded(tokenize_prompt(turns, tokenizer, tiny_assistant.template))
         with torch.no_grad():
             whole = llava.generate(
                 input_ids=ids,

@@ -22,8 +22,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
-from laterna.data.pictures.fitting import PicturePreparer
-from laterna.data.pictures.tokens import best_tiling, tiled_tokens
+from laterna.data.images.fitting import ImagePreparer
+from laterna.data.images.tokens import best_tiling, tiled_tokens
 from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
@@ -48,10 +48,10 @@ class Pair(NamedTuple):
     theirs: Any
     processor: Any
 
-    def inputs(self, pictures: list[Image.Image], text: str) -> Any:
-        """Return what their processor makes of pictures and a text."""
+    def inputs(self, images: list[Image.Image], text: str) -> Any:
+        """Return what their processor makes of images and a text."""
         made = self.processor(
-            images=pictures, text=text, return_tensors="pt", add_special_tokens=False
+            images=images, text=text, return_tensors="pt", add_special_tokens=False
         )
         assert not (made["input_ids"] == IMAGE_TOKEN).any()
         made["input_ids"][made["input_ids"] == self.processor.image_token_id] = IMAGE_TOKEN
@@ -118,15 +118,15 @@ def noise(size: tuple[int, int]) -> Image.Image:
 def test_features_and_counts_agree_for_fifty_sizes(pair: Pair) -> None:
     counts = set()
     for size in sizes(50):
-        picture = noise(size)
-        inputs = pair.inputs([picture], MARK)
+        image = noise(size)
+        inputs = pair.inputs([image], MARK)
         expected = pair.theirs.model.get_image_features(
             inputs["pixel_values"], inputs["image_sizes"]
         ).pooler_output[0]
-        (tokens,) = pair.ours.encode_images([picture])
+        (tokens,) = pair.ours.encode_images([image])
         assert tokens.shape == expected.shape, size
         torch.testing.assert_close(tokens, expected, atol=1e-5, rtol=0)
-        counted = pair.ours.picture_tokens(*size)
+        counted = pair.ours.image_tokens(*size)
         places = int((inputs["input_ids"] == IMAGE_TOKEN).sum())
         assert counted == places == len(tokens), size
         counts.add(counted)
@@ -134,12 +134,12 @@ def test_features_and_counts_agree_for_fifty_sizes(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def test_logits_agree_with_pictures_of_several_sizes_in_one_text(pair: Pair) -> None:
-    pictures = [noise((200, 90)), noise((60, 300))]
+def test_logits_agree_with_images_of_several_sizes_in_one_text(pair: Pair) -> None:
+    images = [noise((200, 90)), noise((60, 300))]
     text = f"<s>USER: {MARK}\n{MARK}\nWhat colour is it? ASSISTANT: Red"
-    inputs = pair.inputs(pictures, text)
+    inputs = pair.inputs(images, text)
     expected = pair.theirs(**inputs).logits[0]
-    ours = pair.ours.logits(pictures, text)
+    ours = pair.ours.logits(images, text)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
@@ -150,11 +150,11 @@ def test_greedy_answers_agree_token_for_token(pair: Pair) -> None:
     ]
     ours = generate_tokens(pair.ours, prompts, Decoding(max_new_tokens=16))
     tokenizer = pair.ours.tokenizer
-    for answer, (turns, pictures) in zip(ours, prompts, strict=True):
+    for answer, (turns, images) in zip(ours, prompts, strict=True):
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": turns[0].text}], tokenize=False, add_generation_prompt=True
         )
-        inputs = pair.inputs(pictures, text)
+        inputs = pair.inputs(images, text)
         with torch.no_grad():
             whole = pair.theirs.generate(
                 **inputs,
@@ -171,9 +171,9 @@ def test_a_checkpoint_holds_the_newline(pair: Pair, anyres_recipe: Recipe, tmp_p
     save_checkpoint(tmp_path / "saved", pair.ours, anyres_recipe, stage="align", figures={})
     again = load_checkpoint(tmp_path / "saved")
     assert torch.equal(again.connector.image_newline, pair.ours.connector.image_newline)
-    picture = noise((200, 90))
+    image = noise((200, 90))
     with torch.no_grad():
-        assert torch.equal(again.encode_images([picture])[0], pair.ours.encode_images([picture])[0])
+        assert torch.equal(again.encode_images([image])[0], pair.ours.encode_images([image])[0])
 
 
 def test_counts_at_the_real_shape() -> None:
@@ -188,8 +188,8 @@ def test_counts_at_the_real_shape() -> None:
     assert counts[(1920, 400)] == 576 + 16 * 72 + 16
 
 
-def test_tiles_are_normalised_as_the_encoder_wants() -> None:
+def test_tiles_are_normalized_as_the_encoder_wants() -> None:
     processor = CLIPImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    white = PicturePreparer(processor, "anyres", GRIDS)([Image.new("RGB", (448, 224), "white")])
+    white = ImagePreparer(processor, "anyres", GRIDS)([Image.new("RGB", (448, 224), "white")])
     assert white.shape == (3, 3, 224, 224)
     assert white.min() == white.max() == 1.0

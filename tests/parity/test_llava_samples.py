@@ -22,13 +22,13 @@ from transformers import AutoProcessor, LlamaForCausalLM
 
 import laterna
 from laterna.data.chat import UnusableError, load_template
-from laterna.data.masking import check_record, tokenise_prompt
-from laterna.data.preparation.tokens import Tokeniser, runs_of
+from laterna.data.masking import check_record, tokenize_prompt
+from laterna.data.preparation.tokens import SampleTokenizer, runs_of
 from laterna.model.exporters.gguf_text import prefixes_space, scores
 from laterna.model.language.tokenizer import read_tokenizer
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import PICTURE_MARK, InstructionRecord, Sample, Turn
-from laterna.records import PICTURE_TOKEN as IMAGE
+from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Sample, Turn
+from laterna.records import IMAGE_TOKEN_INDEX as IMAGE
 
 from ..tiny import llama_config
 
@@ -49,7 +49,7 @@ PIECES_TEMPLATE = (
     "{{ content['text'] + ' '}}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-"""As llava-hf's folders have it: pieces, pictures first, no BOS and no end of turn."""
+"""As llava-hf's folders have it: pieces, images first, no BOS and no end of turn."""
 
 
 def model_file() -> Path | None:
@@ -112,8 +112,8 @@ def turns_of(row: Row) -> list[Turn]:
 
 def record_of(row: Row) -> InstructionRecord:
     turns = turns_of(row)
-    pictures = sum(turn.text.count(PICTURE_MARK) for turn in turns)
-    return InstructionRecord(id=row["case"], pictures=("a.jpg",) * pictures, turns=tuple(turns))
+    images = sum(turn.text.count(DEFAULT_IMAGE_TOKEN) for turn in turns)
+    return InstructionRecord(id=row["case"], images=("a.jpg",) * images, turns=tuple(turns))
 
 
 def labels(sample: Sample) -> list[int]:
@@ -139,7 +139,7 @@ def misfits(tokenizers: dict[bool, Any]) -> Iterator[str]:
             yield f"{name}: labels"
         if "prompt_ids" in row:
             keep = load_template(row["template"], tokenizer)
-            if tokenise_prompt(turns_of(row)[:-1], tokenizer, keep) != row["prompt_ids"]:
+            if tokenize_prompt(turns_of(row)[:-1], tokenizer, keep) != row["prompt_ids"]:
                 yield f"{name}: prompt"
 
 
@@ -152,7 +152,9 @@ def test_many_at_once_come_to_the_same(llama: dict[bool, Any]) -> None:
     for legacy, name in product((True, False), ("vicuna_v1", "llama_2", "plain")):
         own = [row for row in rows() if (row["legacy"], row["template"]) == (legacy, name)]
         template = load_template(name, llama[legacy], "first")
-        together = Tokeniser(llama[legacy], template).tokenise([record_of(row) for row in own] * 2)
+        together = SampleTokenizer(llama[legacy], template).tokenize(
+            [record_of(row) for row in own] * 2
+        )
         for row, one in zip(own * 2, together, strict=True):
             assert not isinstance(one, UnusableError), (row["case"], one)
             assert list(one.input_ids) == row["train_input_ids"]
@@ -200,7 +202,7 @@ def test_exported_and_read_again_the_tokens_are_llavas(
         assert not list(misfits({legacy: one.tokenizer}))
         for row in rows():
             if row["legacy"] == legacy and row["template"] == "vicuna_v1":
-                ids = tokenise_prompt(turns_of(row)[:-1], one.tokenizer, one.template)
+                ids = tokenize_prompt(turns_of(row)[:-1], one.tokenizer, one.template)
                 assert ids == row["prompt_ids"]
 
 
@@ -233,7 +235,7 @@ def test_a_llava_hf_folder_gets_its_bos_from_the_tokenizer(
     (folder / "chat_template.jinja").write_text(PIECES_TEMPLATE)
     again = laterna.load(folder).model
     turns = [Turn(role="user", text="<image>\nWhat is it?")]
-    ids = tokenise_prompt(turns, again.tokenizer, again.template)
+    ids = tokenize_prompt(turns, again.tokenizer, again.template)
     text = "USER: <image>\nWhat is it? ASSISTANT:"
     before, behind = (assistant.tokenizer(piece).input_ids for piece in text.split("<image>"))
     assert ids == [*before, IMAGE, *behind[1:]]

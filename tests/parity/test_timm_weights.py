@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.images.fitting import ImagePreparer
 from laterna.model.vision import VisionTower, load_vision
 from laterna.recipe import VisionSettings
 
@@ -59,8 +59,8 @@ def test_the_features_are_the_packages_own(
     states: list[torch.Tensor] = []
     blocks = whole.model.get_submodule("net._blocks")
     blocks[-1].register_forward_hook(lambda module, args, out: states.append(out))
-    pixels = PicturePreparer(tower.processor, "pad")(photographs)
-    assert torch.allclose(pixels, PicturePreparer(whole.processor, "pad")(photographs), atol=1e-6)
+    pixels = ImagePreparer(tower.processor, "pad")(photographs)
+    assert torch.allclose(pixels, ImagePreparer(whole.processor, "pad")(photographs), atol=1e-6)
     with torch.no_grad():
         whole(pixels)
         found = tower(pixels)
@@ -77,7 +77,7 @@ def test_timm_itself_sees_what_is_on_them(
     from timm.data import ImageNetInfo
 
     with torch.no_grad():
-        best = net(PicturePreparer(tower.processor, "crop")(photographs)).argmax(dim=1)
+        best = net(ImagePreparer(tower.processor, "crop")(photographs)).argmax(dim=1)
     info = ImageNetInfo()
     cat, cup = (info.index_to_description(int(index)).lower() for index in best)
     assert "cat" in cat

@@ -5,7 +5,7 @@
 `tensors` is the most that torch's own CPU allocator gave out at once, from the profiler's record
 of every allocation; `resident` is how far the process grew from before its models were there.
 Also printed, of the records of these steps: the mean and the longest text, and the targets' mean,
-in tokens; and how many there are about a picture.
+in tokens; and how many there are about an image.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from laterna.data.preparation import prepare
 from laterna.model.build import build_from_recipe
 from laterna.recipe import Recipe
 from laterna.training.dataloader import Order, feed, fill_pixels
-from laterna.training.learner import Learner
 from laterna.training.loop import train_steps
 from laterna.training.setup import set_attention
 from laterna.training.stages import apply_stage
+from laterna.training.train_state import TrainState
 
 
 def main(path: str, stage: Any, how: str) -> None:
@@ -45,19 +45,19 @@ def main(path: str, stage: Any, how: str) -> None:
         settings.mixture(),
         assistant.tokenizer,
         template=load_template(settings.template, assistant.tokenizer),
-        picture_tokens=assistant.picture_tokens,
+        image_tokens=assistant.image_tokens,
         max_tokens=settings.max_tokens,
         folder=Path(recipe.prepared),
         workers=1,
     )
     apply_stage(assistant, recipe, stage)
     set_attention(assistant, recipe, settings)
-    learner = Learner(assistant, settings, total=settings.max_steps, savings=recipe.savings)
-    fill = fill_pixels(assistant.prepare, prepared.pictures)
+    train_state = TrainState(assistant, settings, total=settings.max_steps, savings=recipe.savings)
+    fill = fill_pixels(assistant.prepare, prepared.images)
     steps = feed(prepared.samples, settings, seed=0, fill=fill)
 
     def run() -> None:
-        for _ in train_steps(learner, steps, recipe.run, seed=0):
+        for _ in train_steps(train_state, steps, recipe.run, seed=0):
             pass
 
     held = {id(one): one for one in (*assistant.parameters(), *assistant.buffers())}
@@ -66,14 +66,14 @@ def main(path: str, stage: Any, how: str) -> None:
     order = Order(prepared.samples, settings, 0)
     numbers = [number for step in range(settings.max_steps) for number in order.of_step(step)]
     samples = [prepared.samples[number] for number in numbers]
-    texts = [sample.length - sum(sample.picture_tokens) for sample in samples]
+    texts = [sample.length - sum(sample.image_tokens) for sample in samples]
     targets = [sum(sample.targets) for sample in samples]
     figures = {
         "peak": peak,
         "text": sum(texts) / len(texts),
         "longest": max(texts),
         "targets": sum(targets) / len(targets),
-        "per_picture": len(texts) / len({share_key(sample) or sample.id for sample in samples}),
+        "per_image": len(texts) / len({share_key(sample) or sample.id for sample in samples}),
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 

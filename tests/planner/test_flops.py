@@ -9,13 +9,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.data.batches import collate
-from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.attention.varlen import use_varlen_attention
 from laterna.model.build import build_on_meta
 from laterna.model.cost import StepCost, cost_of, count_cost
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.rehearsal import Load, Rehearsal, count_flops
+from laterna.planner.dry_run import DryRun, Load, count_flops
 from laterna.recipe import LoraSettings, PartSettings, Recipe
-from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
 from laterna.training.objective import Objective
 from laterna.training.stages import apply_stage
 
@@ -24,8 +24,8 @@ FROZEN, LAST = PartSettings(), PartSettings(mode="last-1", lr=1e-3)
 
 
 def planned(skeleton: VisionLanguageModel, load: Load) -> float:
-    picture = Rehearsal(skeleton).picture
-    return sum(count_flops(cost_of(skeleton).training, load, picture).values())
+    image = DryRun(skeleton).image
+    return sum(count_flops(cost_of(skeleton).training, load, image).values())
 
 
 def staged(recipe: Recipe, **parts: PartSettings) -> Recipe:
@@ -36,16 +36,16 @@ def staged(recipe: Recipe, **parts: PartSettings) -> Recipe:
 def sample(text: int) -> Sample:
     return Sample(
         id=f"r{text}",
-        input_ids=(1, PICTURE_TOKEN, *range(10, 10 + text)),
+        input_ids=(1, IMAGE_TOKEN_INDEX, *range(10, 10 + text)),
         targets=(False,) * (text - 1) + (True,) * 3,
-        picture_slots=(1,),
-        pictures=("p.png",),
-        picture_tokens=(4,),
+        image_slots=(1,),
+        images=("p.png",),
+        image_tokens=(4,),
     )
 
 
 def batch(texts: tuple[int, ...]) -> Batch:
-    """Rows of one picture of four tokens and some text, its last three tokens learned."""
+    """Rows of one image of four tokens and some text, its last three tokens learned."""
     samples = [sample(text) for text in texts]
     pixels = torch.zeros(len(texts), 3, 28, 28)
     made = collate([Pack(samples=(one,)) for one in samples])
@@ -92,7 +92,7 @@ def test_the_cost_is_what_the_planner_says(
         apply_stage(tiny_assistant, tiny_recipe, stage)
         apply_stage(skeleton, tiny_recipe, stage)
         cost = count_cost(tiny_assistant)
-        load = Load(rows=2, pictures=1, text=10, targets=3)
+        load = Load(rows=2, images=1, text=10, targets=3)
         assert cost is not None
         assert cost.of([batch((9, 9))], length=28) == planned(skeleton, load)
 
@@ -100,14 +100,14 @@ def test_the_cost_is_what_the_planner_says(
 def test_by_segments_a_row_costs_what_its_samples_cost_alone(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
-    """Two pictures in one row as in two, by the planner, by the meter and by torch."""
+    """Two images in one row as in two, by the planner, by the meter and by torch."""
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     apart = batch((9, 9))
     samples = [sample(text) for text in (9, 9)]
     row = collate([Pack(samples=tuple(samples))])
     row = msgspec.structs.replace(row, pixels_bchw=apart.pixels_bchw)
     under_a_mask = count_cost(tiny_assistant)
-    attend_by_segments(tiny_assistant.language)
+    use_varlen_attention(tiny_assistant.language)
     cost = count_cost(tiny_assistant)
     assert cost is not None
     assert under_a_mask is not None
@@ -120,12 +120,12 @@ def test_by_segments_a_row_costs_what_its_samples_cost_alone(
     assert under_a_mask.of([row], length=28) > under_a_mask.of([apart], length=28)
     skeleton = build_on_meta(tiny_recipe)
     apply_stage(skeleton, tiny_recipe, "instruct")
-    joined = Load(rows=1, pictures=2, text=20, targets=6, segments=True)
+    joined = Load(rows=1, images=2, text=20, targets=6, segments=True)
     assert cost.of([row], length=28) == planned(skeleton, joined)
 
 
 def test_what_siblings_share_is_seen_by_each() -> None:
-    load = Load(rows=1, pictures=2, text=2 * 3 * 10, targets=6, records=3, segments=True)
+    load = Load(rows=1, images=2, text=2 * 3 * 10, targets=6, records=3, segments=True)
     computed = 2 * (4 * 4 + 3 * 10 * (4 + 10))
     assert load.keys(4) == 2 * (4 + 3 * (10 + 4))
     assert load.pairs(4) == computed

@@ -34,7 +34,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from laterna.world.dataset import write_world
 
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, pictures=120, seed=0, start=0)
+    write_world(folder, images=120, seed=0, start=0)
     synthesize(folder, folder / "c.llava.json", kinds=("caption",), seed=0)
     synthesize(folder, folder / "i.llava.json", kinds=INSTRUCTION_KINDS, seed=0)
     return folder
@@ -46,7 +46,7 @@ def over_world(recipe: Recipe, world: Path) -> Recipe:
         stage: replace(
             recipe.stage(stage),  # type: ignore[arg-type]
             data=str(world / file),
-            pictures=str(world / "images"),
+            images=str(world / "images"),
             max_steps=2,
             epochs=1.0,
         )
@@ -82,10 +82,10 @@ def recipes(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder = tmp_path_factory.mktemp("mid")
     write_models(folder)
     alone = {
-        stage: replace(nano.stage(stage), share_pictures=False, optimiser="adamw")  # type: ignore[arg-type]
+        stage: replace(nano.stage(stage), shared_prefix=False, optimizer="adamw")  # type: ignore[arg-type]
         for stage in ("align", "instruct")
     }
-    alone["align"] = replace(alone["align"], batch_records=24)
+    alone["align"] = replace(alone["align"], global_batch_size=24)
     mid = replace(
         nano,
         **alone,
@@ -133,7 +133,7 @@ def test_the_planned_memory_is_within_15_percent_of_the_measured_peak(
 ) -> None:
     recipe = recipes[name]
     measured = measure(recipe, stage, how, tmp_path)
-    names = ("text", "targets", "longest", "per_picture")
+    names = ("text", "targets", "longest", "per_image")
     lengths = Lengths(**{key: round(measured[key]) for key in names})
     plan = plan_recipe(
         recipe,
@@ -142,7 +142,7 @@ def test_the_planned_memory_is_within_15_percent_of_the_measured_peak(
         lengths={stage: lengths},
         gpu="H100-80GB",
     ).stages[0]
-    planned = plan.memory.total + plan.pictures_ahead
+    planned = plan.memory.total + plan.images_ahead
     found = f"planned {planned / 2**20:.1f} MiB, measured {measured['peak'] / 2**20:.1f} MiB"
     print(f"{name} {stage} {how}: {found}")  # noqa: T201
     assert planned == pytest.approx(measured["peak"], rel=ALLOWED), found

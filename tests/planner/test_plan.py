@@ -14,12 +14,12 @@ from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe, build_on_meta
 from laterna.model.cost import cost_of
 from laterna.planner.assumptions import Assumptions, Lengths, fill_step
+from laterna.planner.dry_run import DryRun, Load, count_cache, count_flops, resolutions
 from laterna.planner.plan import plan_recipe
-from laterna.planner.rehearsal import Load, Rehearsal, count_cache, count_flops, resolutions
 from laterna.recipe import ConnectorSettings, Recipe, VisionSettings, load_recipe
 from laterna.records import Batch
 from laterna.training.objective import Objective
-from laterna.training.optimisers import Optimisers
+from laterna.training.optimizers import Optimizers
 from laterna.training.stages import apply_stage
 
 
@@ -30,7 +30,7 @@ def llava(configs: Path, side: int, kind: str) -> Recipe:
         nano,
         vision=VisionSettings(source=str(configs / f"clip-{side}")),
         connector=uses,
-        instruct=replace(nano.instruct, optimiser="adamw"),  # fsdp keeps no whole matrices
+        instruct=replace(nano.instruct, optimizer="adamw"),  # fsdp keeps no whole matrices
         language=replace(nano.language, source=str(configs / "vicuna-7b")),
     )
 
@@ -47,7 +47,7 @@ def test_llava_s_numbers_come_from_configurations_alone(
         name: sum(weight.numel() for weight in part.parameters())
         for name, part in skeleton.parts().items()
     }
-    assert Rehearsal(skeleton).picture_tokens == patches
+    assert DryRun(skeleton).image_tokens == patches
     assert (count["connector"], count["language"]) == (connector, 6_738_415_616)
     whole = sum(weight.numel() for weight in skeleton.vision.weights().values())
     assert whole == pytest.approx(303e6, rel=0.003)
@@ -56,10 +56,10 @@ def test_llava_s_numbers_come_from_configurations_alone(
 
 def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) -> None:
     skeleton = build_on_meta(llava(configs, 224, "linear"))
-    rehearsal, forward = Rehearsal(skeleton), cost_of(skeleton).forward
+    dry_run, forward = DryRun(skeleton), cost_of(skeleton).forward
     # 32 layers of keys and values, 4096 wide, in float32.
-    assert count_cache(rehearsal, 256) == 256 * 32 * 2 * 4096 * 4
-    assert count_cache(rehearsal, 5329) / count_cache(rehearsal, 256) == 5329 / 256
+    assert count_cache(dry_run, 256) == 256 * 32 * 2 * 4096 * 4
+    assert count_cache(dry_run, 5329) / count_cache(dry_run, 256) == 5329 / 256
     few, many = (forward.pair * tokens**2 for tokens in (256, 5329))
     assert few == 32 * 4 * 256**2 * 4096
     assert many / few == pytest.approx(433, abs=0.5)
@@ -68,7 +68,7 @@ def test_cache_is_linear_and_attention_quadratic_in_the_tokens(configs: Path) ->
 def test_the_table_of_resolutions_counts_whole_patches(configs: Path) -> None:
     """Of 14 px; 73 of them fit into 1024."""
     skeleton = build_on_meta(llava(configs, 336, "mlp"))
-    rows = resolutions(Rehearsal(skeleton), cost_of(skeleton).forward)
+    rows = resolutions(DryRun(skeleton), cost_of(skeleton).forward)
     sides = {224: 256, 336: 576, 448: 1024, 672: 2304, 1024: 5329}
     assert {row.side: row.tokens for row in rows} == sides
     assert all(row.patches == row.tokens for row in rows)
@@ -83,17 +83,17 @@ def test_flops_and_weights_equal_those_of_the_real_objective(
 ) -> None:
     assistant = build_from_recipe(tiny_recipe)
     summary = apply_stage(assistant, tiny_recipe, stage)  # type: ignore[arg-type]
-    rows, picture, text, targets = 3, assistant.connector.tokens(assistant.vision.patches), 13, 7
-    width = picture + text
-    mask = (torch.arange(width) < picture).expand(rows, width)
+    rows, image, text, targets = 3, assistant.connector.tokens(assistant.vision.patches), 13, 7
+    width = image + text
+    mask = (torch.arange(width) < image).expand(rows, width)
     learned = (torch.arange(width) >= width - targets).expand(rows, width)
     batch = Batch(
         ids=("a", "b", "c"),
         input_ids_rt=torch.ones(rows, width, dtype=torch.long),
         position_ids_rt=torch.arange(width).expand(rows, width),
-        targets_rt=learned,
-        picture_mask_rt=mask,
-        pictures=("a", "b", "c"),
+        loss_mask_rt=learned,
+        image_mask_rt=mask,
+        images=("a", "b", "c"),
         pixels_bchw=torch.zeros(rows, 3, 28, 28),
     )
     # Only its plain form of attention is counted by torch on a CPU.
@@ -102,17 +102,17 @@ def test_flops_and_weights_equal_those_of_the_real_objective(
         objective(batch).backward()
     skeleton = build_on_meta(tiny_recipe)
     assert apply_stage(skeleton, tiny_recipe, stage) == summary  # type: ignore[arg-type]
-    load = Load(rows=rows, pictures=1, text=text, targets=targets)
-    counted = count_flops(cost_of(skeleton).training, load, Rehearsal(skeleton).picture)
+    load = Load(rows=rows, images=1, text=text, targets=targets)
+    counted = count_flops(cost_of(skeleton).training, load, DryRun(skeleton).image)
     assert sum(counted.values()) == counter.get_total_flops()
 
 
 def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:
     settings = replace(
         load_recipe("nano").instruct,
-        batch_records=16,
-        row_tokens=0,
-        micro_tokens=1000,
+        global_batch_size=16,
+        pack_length=0,
+        micro_batch_tokens=1000,
         max_tokens=2048,
     )
     load, passes = fill_step(settings, Lengths(text=36, targets=20, longest=90), 64, gpus=1)
@@ -123,24 +123,24 @@ def test_a_step_is_filled_with_typical_records_padded_to_the_longest() -> None:
         fill_step(settings, Lengths(text=36, targets=20, longest=90), 2048, gpus=1)
 
 
-def test_shared_pictures_stand_once_before_all_their_records() -> None:
+def test_shared_images_stand_once_before_all_their_records() -> None:
     nano = load_recipe("nano").align
-    align = replace(nano, batch_records=60, row_tokens=0, micro_tokens=2000)
-    lengths = Lengths(text=20, targets=15, longest=50, per_picture=5)
+    align = replace(nano, global_batch_size=60, pack_length=0, micro_batch_tokens=2000)
+    lengths = Lengths(text=20, targets=15, longest=50, per_image=5)
     load, passes = fill_step(align, lengths, 64, gpus=1)
     # 12 families of 64 + 5 × 20 tokens, padded to one with a record of 50 while 2000 hold them.
-    assert load == Load(rows=12, pictures=1, text=2000 // 12 - 64, targets=75, records=5)
+    assert load == Load(rows=12, images=1, text=2000 // 12 - 64, targets=75, records=5)
     assert passes == 1
-    load, passes = fill_step(replace(align, micro_tokens=110), lengths, 64, gpus=1)
+    load, passes = fill_step(replace(align, micro_batch_tokens=110), lengths, 64, gpus=1)
     assert (load.rows, load.text, load.targets, passes) == (1, 46, 30, 30)  # two records a row
-    load, passes = fill_step(replace(align, share_pictures=False), lengths, 64, gpus=1)
-    assert load == Load(rows=23, pictures=1, text=20 + 2, targets=15)
+    load, passes = fill_step(replace(align, shared_prefix=False), lengths, 64, gpus=1)
+    assert load == Load(rows=23, images=1, text=20 + 2, targets=15)
     assert passes == 3
 
 
-def test_shared_pictures_make_a_record_cheaper_by_what_they_share(tiny_recipe: Recipe) -> None:
-    align = replace(tiny_recipe.align, share_pictures=True, batch_records=20)
-    lengths = Lengths(text=10, targets=8, longest=10, per_picture=5)
+def test_shared_images_make_a_record_cheaper_by_what_they_share(tiny_recipe: Recipe) -> None:
+    align = replace(tiny_recipe.align, shared_prefix=True, global_batch_size=20)
+    lengths = Lengths(text=10, targets=8, longest=10, per_image=5)
     alone, shared = (
         plan_recipe(
             replace(tiny_recipe, align=one),
@@ -148,25 +148,25 @@ def test_shared_pictures_make_a_record_cheaper_by_what_they_share(tiny_recipe: R
             stages=["align"],
             lengths={"align": lengths},
         ).stages[0]
-        for one in (replace(align, share_pictures=False), align)
+        for one in (replace(align, shared_prefix=False), align)
     )
     vision, _, language = (part.forward_flops for part in alone.parts)
     assert shared.parts[0].forward_flops == vision / 5
     assert shared.parts[2].forward_flops < language
-    assert shared.pictures_ahead == alone.pictures_ahead / 5
+    assert shared.images_ahead == alone.images_ahead / 5
 
 
 def test_muon_remembers_one_number_a_weight_of_a_matrix(tiny_recipe: Recipe) -> None:
-    recipe = replace(tiny_recipe, instruct=replace(tiny_recipe.instruct, optimiser="muon"))
+    recipe = replace(tiny_recipe, instruct=replace(tiny_recipe.instruct, optimizer="muon"))
     adamw, muon = (
-        plan_recipe(one, Assumptions(), stages=["instruct"]).stages[0].memory.optimiser
+        plan_recipe(one, Assumptions(), stages=["instruct"]).stages[0].memory.optimizer
         for one in (tiny_recipe, recipe)
     )
     assistant = build_from_recipe(recipe)
     apply_stage(assistant, recipe, "instruct")
-    optimisers = Optimisers(assistant, recipe.instruct)
+    optimizers = Optimizers(assistant, recipe.instruct)
     weights = [weight for weight in assistant.parameters() if weight.requires_grad]
-    held = [one for weight in weights for one in optimisers.moments(weight).values()]
+    held = [one for weight in weights for one in optimizers.moments(weight).values()]
     assert muon == sum(one.nbytes for one in held) < adamw
     assert adamw == 8 * sum(weight.numel() for weight in weights)
 
@@ -175,7 +175,7 @@ def test_muon_under_fsdp_is_refused_as_training_refuses_it(tiny_recipe: Recipe) 
     recipe = replace(
         tiny_recipe,
         run=replace(tiny_recipe.run, engine="fsdp"),
-        instruct=replace(tiny_recipe.instruct, optimiser="muon"),
+        instruct=replace(tiny_recipe.instruct, optimizer="muon"),
     )
     with pytest.raises(LaternaError, match='"muon" needs whole weights, which fsdp does not'):
         plan_recipe(recipe, Assumptions(gpus=2), gpu="L4")
@@ -184,7 +184,7 @@ def test_muon_under_fsdp_is_refused_as_training_refuses_it(tiny_recipe: Recipe) 
 
 
 def test_4_bits_are_not_planned(tiny_recipe: Recipe) -> None:
-    packed = replace(tiny_recipe, language=replace(tiny_recipe.language, quantise="4bit"))
+    packed = replace(tiny_recipe, language=replace(tiny_recipe.language, quantize="4bit"))
     with pytest.raises(LaternaError, match="models in 4 bits cannot be planned yet"):
         plan_recipe(packed, Assumptions(), gpu="L4")
 
@@ -204,7 +204,7 @@ def test_hours_and_money_follow_from_flops_rate_and_price(tiny_recipe: Recipe) -
     assert row.hours == pytest.approx(1e9 * stage.flops / (19.5e12 * 0.5 * 2) / 3600)
     assert row.money == pytest.approx(row.hours * 2 * 3)
     assert (row.fits, row.fits_checkpointed) == (True, True)
-    assert stage.memory.optimiser == 8 * stage.parts[1].trained
+    assert stage.memory.optimizer == 8 * stage.parts[1].trained
 
 
 def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
@@ -219,8 +219,8 @@ def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
         for engine in ("ddp", "fsdp")
     )
     trained = 6_738_415_616 + 20_979_712
-    assert (ddp.optimiser, ddp.gradients) == (12 * trained, 4 * trained)
-    assert fsdp.optimiser == ddp.optimiser // 8
+    assert (ddp.optimizer, ddp.gradients) == (12 * trained, 4 * trained)
+    assert fsdp.optimizer == ddp.optimizer // 8
     assert fsdp.gradients == pytest.approx(ddp.gradients / 8, rel=1e-6)
     assert fsdp.weights < ddp.weights / 6
 

@@ -24,7 +24,7 @@ def test_the_curve_is_one_svg_element_and_the_same_each_time() -> None:
     assert element.tag == "{http://www.w3.org/2000/svg}svg"
     assert "Stage 1 <align> & more" in [node.text for node in element.iter()]
     words = {node.text for node in element.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"optimiser step", "loss (nats a token)", "each step", "mean of 2 steps"} <= words
+    assert {"optimizer step", "loss (nats a token)", "each step", "mean of 2 steps"} <= words
 
 
 def test_the_loss_on_what_was_held_out_stands_beside_that_of_the_steps() -> None:

@@ -40,7 +40,7 @@ def finished(tmp_path: Path) -> Path:
     path = tmp_path / "set.json"
     rows = [
         row("good", "What colour is the cat?", "The cat is black."),
-        row("bad", "What is in the picture?", "There is an elephant beside the cat."),
+        row("bad", "What is in the image?", "There is an elephant beside the cat."),
         row("elsewhere", "Is it bright?", "Yes.", image="8.jpg"),
     ]
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -67,10 +67,10 @@ def test_with_annotations_every_record_is_held_against_them(
 ) -> None:
     (tmp_path / "7.jpg").touch()
     found = inspect_set(
-        SourceSettings(data=str(finished)), scenes=read_scenes(contexts), pictures=tmp_path
+        SourceSettings(data=str(finished)), scenes=read_scenes(contexts), images=tmp_path
     )
     assert (found.coverage.records, found.coverage.with_proxy, found.checked) == (3, 2, 2)
-    assert found.unknown_proxies == (("picture not annotated", 1),)
+    assert found.unknown_proxies == (("image not annotated", 1),)
     assert [(reason.name, reason.count) for reason in found.found] == [("absent object", 1)]
     (example,) = found.found[0].examples
     assert example.record == "bad"
@@ -79,9 +79,9 @@ def test_with_annotations_every_record_is_held_against_them(
     assert good.verdict is not None and good.verdict.accepted
     assert bad.verdict is not None and not bad.verdict.accepted
     assert good.proxy is not None and good.proxy.channels == ("caption", "", "box")
-    assert good.picture == tmp_path / "7.jpg"
+    assert good.image == tmp_path / "7.jpg"
     assert [box.category for box in good.boxes] == ["cat"]
-    assert (elsewhere.picture, elsewhere.proxy, elsewhere.verdict) == (None, None, None)
+    assert (elsewhere.image, elsewhere.proxy, elsewhere.verdict) == (None, None, None)
 
 
 def test_the_rejects_of_a_run_are_counted_by_reason(finished: Path, tmp_path: Path) -> None:
@@ -160,10 +160,8 @@ def test_rows_that_are_no_records_are_counted_and_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../out.png", "{}/out.png", "pipe"])
-def test_the_page_shows_no_picture_from_outside_and_opens_no_pipe(
-    name: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / "pictures"
+def test_the_page_shows_no_image_from_outside_and_opens_no_pipe(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
     os.mkfifo(folder / "pipe")
     (tmp_path / "out.png").write_bytes(b"")
@@ -171,5 +169,5 @@ def test_the_page_shows_no_picture_from_outside_and_opens_no_pipe(
     row = {"id": 1, "image": name.format(tmp_path), "conversations": said}
     path = tmp_path / "set.json"
     path.write_text(json.dumps([row]), encoding="utf-8")
-    (specimen,) = inspect_set(SourceSettings(data=str(path)), pictures=folder).specimens
-    assert specimen.picture is None
+    (specimen,) = inspect_set(SourceSettings(data=str(path)), images=folder).specimens
+    assert specimen.image is None

@@ -24,13 +24,13 @@ from laterna.report.page import (
     write_report,
 )
 from laterna.scenes.phrases import SHORT_ANSWER
-from laterna.training.throughput import HeldOut, StepFigures
+from laterna.training.throughput import StepFigures, Validation
 
 
-def answer(number: int, kind: str, text: str, truth: str, picture: str | None = None) -> Answer:
+def answer(number: int, kind: str, text: str, truth: str, image: str | None = None) -> Answer:
     question = Question(
         id=f"{number:03d}-{kind}",
-        images=(picture or f"{number:03d}.png",),
+        images=(image or f"{number:03d}.png",),
         kind=kind,
         text=f"Question {number}?{SHORT_ANSWER}",
         references=(truth,),
@@ -48,7 +48,7 @@ CONTROLS = [answer(i, kind, "no", "yes") for i, kind in enumerate(["colour", "co
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(4):
@@ -57,7 +57,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_stage_s_figures_give_its_curve() -> None:
-    look = HeldOut(loss=1.5, target_tokens=9, records=2, seconds=0.1)
+    look = Validation(loss=1.5, target_tokens=9, records=2, seconds=0.1)
     steps = [
         StepFigures(
             step=step,
@@ -66,17 +66,17 @@ def test_a_stage_s_figures_give_its_curve() -> None:
             grad_norm=1.0,
             target_tokens=9,
             tokens=20,
-            pictures=2,
+            images=2,
             seconds=0.5,
-            held_out=look if step == 2 else None,
+            validation=look if step == 2 else None,
         )
         for step in (1, 2)
     ]
     curve = curve_of("align", steps)
-    assert (curve.losses, curve.held_out) == ((2.0, 1.0), ((2, 1.5),))
+    assert (curve.losses, curve.validation) == ((2.0, 1.0), ((2, 1.5),))
 
 
-def content(pictures: Path) -> ReportContent:
+def content(images: Path) -> ReportContent:
     return ReportContent(
         title="A run & its <figures>",
         summary="Drawn, taught and asked.",
@@ -88,8 +88,8 @@ def content(pictures: Path) -> ReportContent:
             Curve(name="Stage 1", losses=(3.0, 2.0, 1.0)),
             Curve(name="Stage 2", losses=(2.0, 1.0)),
         ),
-        examples=choose_examples(ANSWERS, pictures),
-        skipped=("9.png: no such picture",),
+        examples=choose_examples(ANSWERS, images),
+        skipped=("9.png: no such image",),
         settings=(("align.connector.lr", "0.001"),),
         seconds=(("draw", 4.24), ("train", 185.0)),
         versions=(("torch", "2.13.0"),),
@@ -115,8 +115,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def page(tmp_path: Path, pictures: Path) -> Page:
-    write_report(tmp_path / "report.html", content(pictures))
+def page(tmp_path: Path, images: Path) -> Page:
+    write_report(tmp_path / "report.html", content(images))
     return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
@@ -139,7 +139,7 @@ def test_the_table_sets_the_controls_beside_the_assistant(page: Page) -> None:
     assert "overall 50.0 % 2 of 4 0.0 % 0 of 1" in table
     assert "colour 50.0 % 1 of 2 0.0 % 0 of 1" in table
     assert "count 50.0 % 1 of 2 – 0 of 0" in table
-    assert "Left out of the scores: 9.png: no such picture" in page.text
+    assert "Left out of the scores: 9.png: no such image" in page.text
 
 
 def test_right_and_wrong_are_told_in_words(page: Page) -> None:
@@ -158,7 +158,7 @@ def test_the_rest_of_the_run_is_there(page: Page) -> None:
     assert "laterna chat runs/demo/assistant" in page.text
 
 
-def test_pictures_lie_inside_the_page_as_small_jpegs(page: Page) -> None:
+def test_images_lie_inside_the_page_as_small_jpegs(page: Page) -> None:
     sources = [attributes["src"] or "" for tag, attributes in page.tags if tag == "img"]
     assert len(sources) == 4
     data = base64.b64decode(sources[0].partition(",")[2])
@@ -166,16 +166,16 @@ def test_pictures_lie_inside_the_page_as_small_jpegs(page: Page) -> None:
         assert (thumbnail.format, thumbnail.size) == ("JPEG", (336, 168))
 
 
-def test_the_same_content_gives_the_same_bytes(tmp_path: Path, pictures: Path) -> None:
-    write_report(tmp_path / "a.html", content(pictures))
-    write_report(tmp_path / "b.html", content(pictures))
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path, images: Path) -> None:
+    write_report(tmp_path / "a.html", content(images))
+    write_report(tmp_path / "b.html", content(images))
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_a_missing_picture_leaves_no_page(tmp_path: Path, pictures: Path) -> None:
-    whole = content(pictures)
-    (pictures / "002.png").unlink()
-    with pytest.raises(LaternaError, match=r"002\.png: no such picture"):
+def test_a_missing_image_leaves_no_page(tmp_path: Path, images: Path) -> None:
+    whole = content(images)
+    (images / "002.png").unlink()
+    with pytest.raises(LaternaError, match=r"002\.png: no such image"):
         write_report(tmp_path / "report.html", whole)
     assert not (tmp_path / "report.html").exists()
 
@@ -186,18 +186,18 @@ def test_an_empty_run_still_has_a_page(tmp_path: Path) -> None:
     assert "Bare" in (tmp_path / "bare.html").read_text(encoding="utf-8")
 
 
-def test_examples_take_kinds_in_turn_and_a_picture_once() -> None:
+def test_examples_take_kinds_in_turn_and_a_image_once() -> None:
     answers = [answer(i, "colour", "a", "b") for i in range(40)]
-    answers += [answer(100 + i, "count", "a", "a", picture=f"{i:03d}.png") for i in range(40)]
+    answers += [answer(100 + i, "count", "a", "a", image=f"{i:03d}.png") for i in range(40)]
     chosen = choose_examples(answers, Path("images"), count=10, seed=1)
     assert [example.kind for example in chosen] == ["colour", "count"] * 5
-    assert len({example.picture for example in chosen}) == 10
+    assert len({example.image for example in chosen}) == 10
     assert chosen == choose_examples(answers[::-1], Path("images"), count=10, seed=1)
     assert chosen != choose_examples(answers, Path("images"), count=10, seed=2)
     assert len(choose_examples(answers, Path("images"), count=99, seed=1)) == 40
     first = choose_examples(answers[:1], Path("images"))[0]
     assert first == Example(
-        picture=Path("images/000.png"),
+        image=Path("images/000.png"),
         kind="colour",
         question="Question 0?",
         answer="a",

@@ -15,7 +15,7 @@ from laterna.errors import LaternaError
 from laterna.records import Box, Finding, InstructionRecord, Proxy, Turn, Verdict
 from laterna.report.synthesis_page import (
     AT_ONCE,
-    PICTURE_SIDE,
+    IMAGE_SIDE,
     PROXY_LINES,
     Example,
     Reason,
@@ -31,7 +31,7 @@ PROXY = Proxy(
 )
 RECORD = InstructionRecord(
     id="7-conversation",
-    pictures=("7.png",),
+    images=("7.png",),
     turns=(
         Turn(role="user", text="<image>\nWhat colour is the cup?"),
         Turn(role="assistant", text="It is <b>red</b>.", loss=True),
@@ -44,7 +44,7 @@ FINDING = Finding(reason="absent object", sentence="A <dog> sits there.", detail
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "7.png"
     Image.new("RGB", (960, 480), "white").save(path)
     return path
@@ -57,10 +57,10 @@ def counted(*records: InstructionRecord) -> Coverage:
     return counter.result()
 
 
-def content(picture: Path | None, **changed: object) -> SynthesisContent:
+def content(image: Path | None, **changed: object) -> SynthesisContent:
     specimen = Specimen(
         record=RECORD,
-        picture=picture,
+        image=image,
         boxes=(Box(category="cup", x1=0.1, y1=0.2, x2=0.9, y2=0.8),),
         proxy=PROXY,
         verdict=Verdict(findings=(FINDING,), checked=3, unchecked=2),
@@ -75,7 +75,7 @@ def content(picture: Path | None, **changed: object) -> SynthesisContent:
         "title": "Instructions in <a> & b",
         "coverage": counted(RECORD),
         "annotated": True,
-        "unknown_proxies": (("picture not annotated", 2),),
+        "unknown_proxies": (("image not annotated", 2),),
         "checked": 10,
         "found": (reason,),
         "rejects": (),
@@ -99,21 +99,21 @@ def row(page: str, name: str) -> list[str]:
     return [re.sub(r"<[^>]+>", "", cell).strip() for cell in cells]
 
 
-def test_the_page_shows_the_figures(picture: Path, tmp_path: Path) -> None:
-    page = written(tmp_path, content(picture))
+def test_the_page_shows_the_figures(image: Path, tmp_path: Path) -> None:
+    page = written(tmp_path, content(image))
     assert row(page, "colour") == ["1", "50.0 %", "", "0", "1", "0", "0"]
     assert row(page, "lighting") == ["1", "50.0 %", "", "0", "0", "1", "0"]
     assert row(page, "count") == ["0", "0.0 %", "", "0", "0", "0", "0"]
     assert "158,000" in page
-    assert "2: picture not annotated." in page
+    assert "2: image not annotated." in page
     assert "<strong>absent object</strong>: 5" in page
     assert "(50.0 %)" in page
     assert "✗ rejected; 3 claims checked, 2 could not be" in page
     assert page.count("<svg") == 2
 
 
-def test_proxy_reply_and_verdict_stand_side_by_side(picture: Path, tmp_path: Path) -> None:
-    page = written(tmp_path, content(picture))
+def test_proxy_reply_and_verdict_stand_side_by_side(image: Path, tmp_path: Path) -> None:
+    page = written(tmp_path, content(image))
     lines = re.findall(r'<li><span class="channel">(.*?)</span> <span>(.*?)</span></li>', page)
     assert lines == [
         ("caption", "A &lt;red&gt; cup."),
@@ -126,22 +126,22 @@ def test_proxy_reply_and_verdict_stand_side_by_side(picture: Path, tmp_path: Pat
     assert "&lt;image&gt;" not in page
 
 
-def test_the_page_needs_nothing_from_outside(picture: Path, tmp_path: Path) -> None:
-    page = written(tmp_path, content(picture))
-    assert page == written(tmp_path, content(picture))
+def test_the_page_needs_nothing_from_outside(image: Path, tmp_path: Path) -> None:
+    page = written(tmp_path, content(image))
+    assert page == written(tmp_path, content(image))
     sources = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
     drawn = [source for source in sources if source.startswith("data:image/jpeg;base64,")]
     assert sources == drawn
     assert "<script" not in page
     assert "url(http" not in page
     with Image.open(io.BytesIO(base64.b64decode(drawn[0].partition(",")[2]))) as shown:
-        assert shown.size == (PICTURE_SIDE, PICTURE_SIDE // 2)
+        assert shown.size == (IMAGE_SIDE, IMAGE_SIDE // 2)
 
 
 def test_a_long_proxy_is_folded_and_a_very_long_one_cut_with_its_count(tmp_path: Path) -> None:
     lines = [f"cup: [0.0, 0.0, 0.1, 0.{number:03}]" for number in range(1, 81)]
     long = Proxy(text="\n".join(["", *lines]), channels=("", *["box"] * 80))
-    specimen = Specimen(record=RECORD, picture=None, boxes=(), proxy=long, verdict=None)
+    specimen = Specimen(record=RECORD, image=None, boxes=(), proxy=long, verdict=None)
     page = written(tmp_path, content(None, specimens=(specimen,)))
     before, _, folded = page.partition("<details")
     folded, _, after = folded.partition("</details>")
@@ -155,7 +155,7 @@ def test_a_long_proxy_is_folded_and_a_very_long_one_cut_with_its_count(tmp_path:
 
 
 def test_what_was_not_given_is_said(tmp_path: Path) -> None:
-    bare = Specimen(record=RECORD, picture=None, boxes=(), proxy=None, verdict=None)
+    bare = Specimen(record=RECORD, image=None, boxes=(), proxy=None, verdict=None)
     shown = content(
         None,
         annotated=False,
@@ -182,9 +182,9 @@ def test_a_set_without_questions_is_an_error(tmp_path: Path) -> None:
 
 
 def test_boxes_are_drawn_where_they_are_in_a_colour_a_category() -> None:
-    picture = Image.new("RGB", (101, 101), "white")
+    image = Image.new("RGB", (101, 101), "white")
     draw_boxes(
-        picture,
+        image,
         (
             Box(category="cup", x1=0.1, y1=0.3, x2=0.5, y2=0.6),
             Box(category="dog", x1=0.6, y1=0.3, x2=0.9, y2=0.6),
@@ -192,24 +192,24 @@ def test_boxes_are_drawn_where_they_are_in_a_colour_a_category() -> None:
         ),
     )
     first, second = (228, 87, 46), (31, 95, 139)
-    assert picture.getpixel((10, 45)) == first
-    assert picture.getpixel((50, 45)) == first
-    assert picture.getpixel((30, 60)) == first
-    assert picture.getpixel((60, 45)) == second
-    assert picture.getpixel((10, 80)) == first
-    assert picture.getpixel((30, 45)) == (255, 255, 255)
+    assert image.getpixel((10, 45)) == first
+    assert image.getpixel((50, 45)) == first
+    assert image.getpixel((30, 60)) == first
+    assert image.getpixel((60, 45)) == second
+    assert image.getpixel((10, 80)) == first
+    assert image.getpixel((30, 45)) == (255, 255, 255)
 
 
 def test_a_name_that_would_lie_on_another_is_left_out_unless_it_is_the_first() -> None:
-    picture = Image.new("RGB", (100, 100), "white")
+    image = Image.new("RGB", (100, 100), "white")
     boxes = (
         Box(category="cup", x1=0.1, y1=0.3, x2=0.9, y2=0.9),
         Box(category="dog", x1=0.12, y1=0.32, x2=0.5, y2=0.6),
         Box(category="cup", x1=0.14, y1=0.34, x2=0.3, y2=0.5),
     )
-    draw_boxes(picture, boxes)
+    draw_boxes(image, boxes)
     first, second = (228, 87, 46), (31, 95, 139)
-    assert picture.getpixel((10, 17)) == first, "the large cup is named"
-    assert picture.getpixel((13, 30)) == second, "the dog, which has no other name, lies on it"
-    assert picture.getpixel((14, 45)) == first, "the small cup is drawn"
-    assert picture.getpixel((13, 20)) == second, "and not named once more"
+    assert image.getpixel((10, 17)) == first, "the large cup is named"
+    assert image.getpixel((13, 30)) == second, "the dog, which has no other name, lies on it"
+    assert image.getpixel((14, 45)) == first, "the small cup is drawn"
+    assert image.getpixel((13, 20)) == second, "and not named once more"

@@ -16,7 +16,7 @@ from laterna.model.checkpoint import save_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, StageName
 from laterna.report.training import find_evaluations, find_stages, run_content
-from laterna.training.throughput import HeldOut, SampleAnswer, StepFigures
+from laterna.training.throughput import SampleAnswer, StepFigures, Validation
 
 SAID = SampleAnswer(id="r7", prompt="What is it?", answer="<b>a cup</b>", truth="a clock")
 EVALUATION = {
@@ -25,12 +25,12 @@ EVALUATION = {
     "metrics": {"exact_match.accuracy": 0.75},
     "controls": {"blank": {"overall": 0.25, "kinds": {"colour": 0.25}, "metrics": {}}},
     "questions": 8,
-    "skipped": {"picture missing": 2},
+    "skipped": {"image missing": 2},
 }
 
 
 def figures(step: int, loss: float) -> StepFigures:
-    look = HeldOut(loss=loss + 0.5, target_tokens=9, records=2, seconds=0.1, answers=(SAID,))
+    look = Validation(loss=loss + 0.5, target_tokens=9, records=2, seconds=0.1, answers=(SAID,))
     return StepFigures(
         step=step,
         loss=loss,
@@ -39,13 +39,13 @@ def figures(step: int, loss: float) -> StepFigures:
         target_tokens=100,
         tokens=400,
         padding=40,
-        pictures=3,
+        images=3,
         skipped=step,
         seconds=0.5,
         model_seconds=0.48,
         vision_seconds=0.1,
         mfu=0.2,
-        held_out=look if step == 2 else None,
+        validation=look if step == 2 else None,
     )
 
 
@@ -101,10 +101,10 @@ def test_the_page_shows_what_the_folder_holds(
     assert "connector full 1,234 0 0.01" in text
     assert "vision frozen 0 – –" in text
     for line in (
-        "optimiser steps 3 2",
+        "optimizer steps 3 2",
         "seconds a step 0.500 0.500",
         "target tokens a second 200 200",
-        "pictures a second 6.0 6.0",
+        "images a second 6.0 6.0",
         "padding, of the tokens 10.0 % 10.0 %",
         "vision tower, of a step 20.0 % 20.0 %",
         "loop, of a step 4.0 % 4.0 %",
@@ -115,9 +115,9 @@ def test_the_page_shows_what_the_folder_holds(
     assert "after step 2; spread" in text
     assert "What is it? &lt;b&gt;a cup&lt;/b&gt; a clock" in text
     assert "overall 75.0 % 25.0 % colour 100.0 % 25.0 % count 50.0 % –" in text
-    assert "8 questions answered; 2 not asked: picture missing." in text
-    assert "align.batch_records 4" in text
-    assert f"laterna chat {run / 'align'} --picture PICTURE" in text
+    assert "8 questions answered; 2 not asked: image missing." in text
+    assert "align.global_batch_size 4" in text
+    assert f"laterna chat {run / 'align'} --image IMAGE" in text
     assert html.count("Evaluation: ") == 1
 
 
@@ -132,7 +132,7 @@ def test_stages_come_in_the_order_of_training(
     content = run_content(run)
     assert dict(content.settings)["seed"] == "9 (before: 3)"
     assert dict(content.settings)["name"] == "tiny"
-    assert content.next_command == f"laterna chat {run / 'a second try'} --picture PICTURE"
+    assert content.next_command == f"laterna chat {run / 'a second try'} --image IMAGE"
     assert [stage.name for stage in find_stages(run / "a second try")] == [
         "a second try (instruct)"
     ]

@@ -32,7 +32,7 @@ def contexts_file() -> Path:
 
 @pytest.fixture
 def coco_mini() -> Path:
-    """80 real COCO train2017 pictures with their annotations, in COCO's own form."""
+    """80 real COCO train2017 images with their annotations, in COCO's own form."""
     return shared("data/coco_mini")
 
 
@@ -108,7 +108,7 @@ CONTEXTS = [
 SCENES = [
     {
         "id": number,
-        "picture": f"{number}.jpg",
+        "image": f"{number}.jpg",
         "width": 200,
         "height": 100,
         "captions": ["A dog."],

@@ -16,7 +16,7 @@ Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 def coco() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two pictures, a dog in the first, a cat in the second; instances and captions."""
+    """Two images, a dog in the first, a cat in the second; instances and captions."""
     images = [
         {"id": 7, "file_name": "seven.jpg", "width": 200, "height": 100, "license": 3},
         {"id": 8, "file_name": "eight.jpg", "width": 100, "height": 100},
@@ -53,7 +53,7 @@ def test_coco_pixels_become_relative_corners(tmp_path: Path) -> None:
     assert found.scenes == (
         Scene(
             id="7",
-            picture="seven.jpg",
+            image="seven.jpg",
             width=200,
             height=100,
             captions=("A dog.", "Someone's dog."),
@@ -62,7 +62,7 @@ def test_coco_pixels_become_relative_corners(tmp_path: Path) -> None:
         ),
         Scene(
             id="8",
-            picture="eight.jpg",
+            image="eight.jpg",
             width=100,
             height=100,
             captions=("A cat.",),
@@ -92,8 +92,8 @@ def _set(index: int, key: str, value: object) -> Change:
         (_set(0, "image_id", 99), "annotation without an image entry"),
         (_set(0, "category_id", 99), "unknown category"),
         (_set(0, "iscrowd", 1), "crowd region"),
-        (_set(0, "bbox", [250, 10, 60, 50]), "box outside the picture"),
-        (_set(0, "bbox", [-70, 10, 60, 50]), "box outside the picture"),
+        (_set(0, "bbox", [250, 10, 60, 50]), "box outside the image"),
+        (_set(0, "bbox", [-70, 10, 60, 50]), "box outside the image"),
         (_set(0, "bbox", None), "annotation without a box"),
         (_set(0, "bbox", []), "annotation without a box"),
         (_set(0, "bbox", [1, 2, 3]), "box that is no four numbers"),
@@ -123,21 +123,21 @@ def test_a_rounding_error_outside_is_clipped_and_no_more(tmp_path: Path) -> None
     assert found.scenes[0].boxes == (Box(category="dog", x1=0, y1=0, x2=1, y2=1),)
 
 
-def test_a_picture_without_a_size_has_no_boxes(tmp_path: Path) -> None:
+def test_a_image_without_a_size_has_no_boxes(tmp_path: Path) -> None:
     def change(instances: dict[str, Any], captions: dict[str, Any]) -> None:
         instances["images"][0]["width"] = 0
 
-    assert reasons(read_annotations(write_coco(tmp_path, change))) == ["picture without a size"]
+    assert reasons(read_annotations(write_coco(tmp_path, change))) == ["image without a size"]
 
 
-def test_a_picture_without_captions_and_a_stray_caption_are_left_out(tmp_path: Path) -> None:
+def test_a_image_without_captions_and_a_stray_caption_are_left_out(tmp_path: Path) -> None:
     def change(instances: dict[str, Any], captions: dict[str, Any]) -> None:
         captions["annotations"][1]["image_id"] = 99
 
     found = read_annotations(write_coco(tmp_path, change))
     assert [(p.reason, p.where.partition(": ")[2]) for p in found.problems] == [
         ("caption of an unknown image", "caption 12"),
-        ("picture without captions", "image 8 (eight.jpg)"),
+        ("image without captions", "image 8 (eight.jpg)"),
     ]
     assert [scene.id for scene in found.scenes] == ["7"]
 
@@ -158,7 +158,7 @@ def test_of_two_images_with_one_id_the_first_counts(tmp_path: Path) -> None:
 
     found = read_annotations(write_coco(tmp_path, change))
     assert reasons(found) == ["image id given twice"]
-    assert [scene.picture for scene in found.scenes] == ["seven.jpg", "eight.jpg"]
+    assert [scene.image for scene in found.scenes] == ["seven.jpg", "eight.jpg"]
 
 
 def context(**changes: object) -> str:
@@ -187,7 +187,7 @@ def test_context_lines(tmp_path: Path) -> None:
     found = read_annotations(file)
     assert found.scenes[0] == Scene(
         id="5",
-        picture="five.jpg",
+        image="five.jpg",
         width=None,
         height=None,
         captions=("A dog.",),
@@ -195,8 +195,8 @@ def test_context_lines(tmp_path: Path) -> None:
     )
     assert [scene.id for scene in found.scenes] == ["5", "b", "d"]
     assert [(p.reason, p.where) for p in found.problems] == [
-        ("box cut at the picture's edge", f"{file}: record b, box 1"),
-        ("picture without captions", f"{file}: record c"),
+        ("box cut at the image's edge", f"{file}: record b, box 1"),
+        ("image without captions", f"{file}: record c"),
         ("caption without words", f"{file}: record d"),
     ]
     assert list(read_scenes(str(file))) == list(found.scenes)
@@ -223,11 +223,11 @@ def test_a_broken_later_line_is_named_by_number(tmp_path: Path) -> None:
         (context()[:60].encode(), "broken or cut JSON"),
         (
             b'{"images": [], "annotations": [], "categories": []}',
-            r"no usable picture in it \(caption of an unknown image\)",
+            r"no usable image in it \(caption of an unknown image\)",
         ),
         (context(captions=[]).encode(), r"in no known form \(an object with captions, id, image"),
     ],
-    ids=["empty", "blank", "picture", "truncated", "list", "cut context", "no images", "no words"],
+    ids=["empty", "blank", "image", "truncated", "list", "cut context", "no images", "no words"],
 )
 def test_an_unusable_file_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
     write_coco(tmp_path)

@@ -13,18 +13,18 @@ from laterna.scenes.annotations import read_annotations
 
 CROWD = {"crowd region": 1}
 BASE = (6, 63, 30, CROWD)
-"""COCO's six pictures: 63 boxes and a crowd, 30 captions."""
+"""COCO's six images: 63 boxes and a crowd, 30 captions."""
 
 READ: dict[str, tuple[int, int, int, dict[str, int]]] = {
     "01_base": BASE,
     "01b_coco_layout": BASE,
     "02_no_size": BASE,  # the captions file has the sizes
-    "02b_no_size_both": (6, 0, 30, {"picture without a size": 63} | CROWD),
+    "02b_no_size_both": (6, 0, 30, {"image without a size": 63} | CROWD),
     "03b_bbox_null": (6, 63, 30, {"box taken from its outline": 3} | CROWD),
     "03c_bbox_strings": (6, 63, 30, {"box whose numbers are text": 3} | CROWD),
     "03e_bbox_nan": BASE,  # NaN is elsewhere than in the boxes
-    "03f_bbox_neg": (6, 63, 30, {"box cut at the picture's edge": 3} | CROWD),
-    "03h_bbox_normalised": BASE,
+    "03f_bbox_neg": (6, 63, 30, {"box cut at the image's edge": 3} | CROWD),
+    "03h_bbox_normalized": BASE,
     "03i_segmentation_only": (6, 63, 30, {"box taken from its outline": 63} | CROWD),
     "05_mixed_ids": BASE,
     "05b_id_padded_captions": BASE,
@@ -78,21 +78,21 @@ READ: dict[str, tuple[int, int, int, dict[str, int]]] = {
     "bug_resized": (1, 2, 1, {}),
     "bug_swapped_exif": (1, 2, 1, {}),
     "bug_text_bbox": (2, 4, 2, {"box whose numbers are text": 1}),
-    "bug_zero_size": (2, 0, 2, {"picture without a size": 3}),
+    "bug_zero_size": (2, 0, 2, {"image without a size": 3}),
     "contexts.jsonl": (1, 2, 1, {}),
     "contexts_bom.jsonl": (1, 2, 1, {}),
     "contexts_crlf.jsonl": (2, 4, 2, {}),
     "contexts_null_caps.jsonl": (1, 2, 1, {"caption that is no text": 1}),
     "contexts_xywh_pixels.jsonl": (1, 0, 1, {"box not in 0..1": 1}),
 }
-"""Case to its pictures, boxes and captions, and to what is counted by reason."""
+"""Case to its images, boxes and captions, and to what is counted by reason."""
 
 REFUSED = {
     "22b_empty": r"instances\.json: the file is empty$",
-    "22c_emptydir": r"22c_emptydir: a folder without annotations \(it holds 0 pictures and 1 other",
-    "24c_caption_blank": r"no usable picture in it \(caption without words, .*--captionless keeps",
+    "22c_emptydir": r"22c_emptydir: a folder without annotations \(it holds 0 images and 1 other",
+    "24c_caption_blank": r"no usable image in it \(caption without words, .*--captionless keeps",
     "bug_results_list": r"instances\.json: looks like a COCO results list \(detections\), which",
-    "contexts_latin1.jsonl": r"no usable picture in it \(line that is no UTF-8\)$",
+    "contexts_latin1.jsonl": r"no usable image in it \(line that is no UTF-8\)$",
 }
 """Case to the sentence that it ends in."""
 

@@ -132,7 +132,7 @@ def test_an_orange_is_not_absent_where_the_word_is_doubtful() -> None:
         ((0.8, 0.45, 0.9, 0.55), "right"),
         ((0.3, 0.1, 0.4, 0.2), None),  # x 0.35 is 0.017 from a border
         ((0.1, 0.6, 0.2, 0.7), None),  # y 0.65 likewise
-        ((0.2, 0.4, 0.8, 0.6), None),  # wider than half the picture
+        ((0.2, 0.4, 0.8, 0.6), None),  # wider than half the image
         ((0.4, 0.2, 0.6, 0.8), None),  # taller
     ],
 )

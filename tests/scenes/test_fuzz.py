@@ -97,7 +97,7 @@ def fuzz(seed: int, samples: dict[str, Path]) -> bool:
     finally:
         victim.write_bytes(whole)
     for scene in scenes:
-        assert scene.id and scene.picture, seed
+        assert scene.id and scene.image, seed
         assert all(0 <= box.x1 < box.x2 <= 1 and 0 <= box.y1 < box.y2 <= 1 for box in scene.boxes)
         assert all(box.category for box in scene.boxes), seed
     kept = msgspec.json.encode([*scenes, *problems])  # half a surrogate pair would not be

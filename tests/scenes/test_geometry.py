@@ -22,7 +22,7 @@ def at(x: float, y: float) -> Box:
     return box(x - 0.05, y - 0.05, x + 0.05, y + 0.05)
 
 
-def test_places_are_thirds_of_the_picture() -> None:
+def test_places_are_thirds_of_the_image() -> None:
     assert [third(value) for value in (0.0, 0.33, 0.34, 0.66, 0.67, 1.0)] == [0, 0, 1, 1, 2, 2]
     assert len(set(PLACES.values())) == 9
     assert place_of(0.1, 0.1) == "top left"
@@ -36,7 +36,7 @@ def test_near_a_border_between_thirds() -> None:
     assert near_border(0.34, 0.5, margin=0.04)
     assert near_border(0.5, 0.63, margin=0.04)
     assert not near_border(0.5, 0.1, margin=0.04)
-    assert not near_border(0.0, 1.0, margin=0.04), "the picture's edge is no border of thirds"
+    assert not near_border(0.0, 1.0, margin=0.04), "the image's edge is no border of thirds"
 
 
 def test_overlap_of_boxes() -> None:
@@ -55,7 +55,7 @@ def test_relations_hold_where_the_offset_is_clear(relation: str, holds: bool | N
     assert relation_holds(relation, at(0.2, 0.5), at(0.8, 0.55)) is holds
 
 
-def test_relations_down_the_picture() -> None:
+def test_relations_down_the_image() -> None:
     assert relation_holds("above", at(0.5, 0.1), at(0.5, 0.9)) is True
     assert relation_holds("below", at(0.5, 0.1), at(0.5, 0.9)) is False
 

@@ -1,4 +1,4 @@
-"""Boxes lie where a person sees the thing, whichever way up its picture is stored."""
+"""Boxes lie where a person sees the thing, whichever way up its image is stored."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from laterna.data.pictures.opening import load_picture, picture_size
+from laterna.data.images.opening import image_size, load_image
 from laterna.records import Box
 from laterna.scenes.annotations import Annotations, read_annotations
-from laterna.scenes.image_files import PictureFolders
+from laterna.scenes.image_files import ImageFolders
 from laterna.scenes.orientation import Shape, View, turn_box, view_of
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment, enrich
 
 WIDTH, HEIGHT = 60, 40
 MARK = Box(category="mark", x1=0.05, y1=0.1, x2=0.25, y2=0.35)
-"""Where the stored picture is black: near its top left, wider than high."""
+"""Where the stored image is black: near its top left, wider than high."""
 
 
 def draw(path: Path, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
-    """Write a white picture with a black mark, stored as a camera held some way would."""
-    picture = Image.new("RGB", size, "white")
-    picture.paste("black", pixels(MARK, size))
+    """Write a white image with a black mark, stored as a camera held some way would."""
+    image = Image.new("RGB", size, "white")
+    image.paste("black", pixels(MARK, size))
     exif = Image.Exif()
     if orientation:
         exif[ExifTags.Base.Orientation] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
 
 
 def seen(path: Path) -> tuple[int, int, int, int]:
-    """Return the corners of what is black in a picture as training and evaluation open it."""
-    down, across = np.nonzero(np.asarray(load_picture(path).convert("L")) < 128)
+    """Return the corners of what is black in an image as training and evaluation open it."""
+    down, across = np.nonzero(np.asarray(load_image(path).convert("L")) < 128)
     return (
         int(across.min()),
         int(down.min()),
@@ -61,9 +61,9 @@ def read(
     box: tuple[int, int, int, int],
     *,
     view: View = "auto",
-    pictures: Path | None = None,
+    images: Path | None = None,
 ) -> Annotations:
-    """Read a COCO folder with one picture of an annotated size and one box (corners in pixels)."""
+    """Read a COCO folder with one image of an annotated size and one box (corners in pixels)."""
     x1, y1, x2, y2 = box
     instances = {
         "images": [{"id": 1, "file_name": "1.png", "width": size[0], "height": size[1]}],
@@ -75,13 +75,13 @@ def read(
     captions = [{"id": 1, "image_id": 1, "caption": "A mark."}]
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "captions.json").write_text(json.dumps({"annotations": captions}))
-    return read_annotations(folder, view=view, pictures=pictures)
+    return read_annotations(folder, view=view, images=images)
 
 
 @pytest.mark.parametrize("orientation", range(9))
-def test_a_box_is_turned_along_with_its_picture(tmp_path: Path, orientation: int) -> None:
+def test_a_box_is_turned_along_with_its_image(tmp_path: Path, orientation: int) -> None:
     draw(tmp_path / "1.png", orientation)
-    size = picture_size(tmp_path / "1.png")
+    size = image_size(tmp_path / "1.png")
     turned = turn_box(MARK, orientation or 1)
     assert pixels(turned, size) == seen(tmp_path / "1.png")
     assert turned.category == "mark"
@@ -93,10 +93,10 @@ def test_a_box_is_turned_along_with_its_picture(tmp_path: Path, orientation: int
 def test_the_annotated_size_tells_the_view(
     tmp_path: Path, orientation: int, scale: int, measured: Literal["stored", "turned"]
 ) -> None:
-    """`scale`: the annotations were made on a picture of three times the size."""
+    """`scale`: the annotations were made on an image of three times the size."""
     path = tmp_path / "images" / "1.png"
     draw(path, orientation)
-    shown = picture_size(path)
+    shown = image_size(path)
     size = (WIDTH, HEIGHT) if measured == "stored" else shown
     box = pixels(MARK, size) if measured == "stored" else seen(path)
     tells = orientation in (5, 6, 7, 8)
@@ -131,10 +131,10 @@ def test_what_the_size_cannot_tell_is_the_formats_own_view(tmp_path: Path) -> No
 
 
 def test_a_tool_that_mistakes_the_size_is_put_right_by_the_setting(tmp_path: Path) -> None:
-    """Label Studio's COCO export has boxes of the turned picture under the stored one's size."""
+    """Label Studio's COCO export has boxes of the turned image under the stored one's size."""
     path = tmp_path / "images" / "1.png"
     draw(path, 6)
-    shown = picture_size(path)
+    shown = image_size(path)
     x1, y1, x2, y2 = (corner / side for corner, side in zip(seen(path), shown * 2, strict=True))
     box = (round(x1 * WIDTH), round(y1 * HEIGHT), round(x2 * WIDTH), round(y2 * HEIGHT))
     (scene,) = read(tmp_path, (WIDTH, HEIGHT), box, view="turned").scenes
@@ -142,37 +142,37 @@ def test_a_tool_that_mistakes_the_size_is_put_right_by_the_setting(tmp_path: Pat
     assert np.allclose(pixels(scene.boxes[0], shown), seen(path), atol=1)
 
 
-def test_a_missing_size_is_the_pictures_own(tmp_path: Path) -> None:
+def test_a_missing_size_is_the_images_own(tmp_path: Path) -> None:
     path = tmp_path / "images" / "1.png"
     for orientation in (1, 6):
         draw(path, orientation)
         found = read(tmp_path, (None, None), pixels(MARK, (WIDTH, HEIGHT)))
         assert found.problems == ()
-        assert pixels(found.scenes[0].boxes[0], picture_size(path)) == seen(path)
+        assert pixels(found.scenes[0].boxes[0], image_size(path)) == seen(path)
 
 
-def test_boxes_of_a_picture_of_another_shape_are_left_out_and_named(tmp_path: Path) -> None:
+def test_boxes_of_a_image_of_another_shape_are_left_out_and_named(tmp_path: Path) -> None:
     draw(tmp_path / "images" / "1.png", 1)
     found = read(tmp_path, (40, 60), (1, 1, 9, 9))
     assert (found.scenes[0].captions, found.scenes[0].boxes) == (("A mark.",), ())
     assert [(one.reason, one.scene, one.category) for one in found.problems] == [
-        ("picture of another shape than its annotation says", "1", "mark")
+        ("image of another shape than its annotation says", "1", "mark")
     ]
 
 
 @pytest.mark.parametrize("name", ["1.png", "../1.png", "/1.png", "\x00"])
-def test_pictures_are_looked_for_in_their_folder_alone(tmp_path: Path, name: str) -> None:
+def test_images_are_looked_for_in_their_folder_alone(tmp_path: Path, name: str) -> None:
     draw(tmp_path / "1.png", 6)
     (tmp_path / "images").mkdir()
-    assert PictureFolders([tmp_path / "images"]).shape(name) is None
-    assert PictureFolders([tmp_path / "images", tmp_path]).shape("1.png") == (WIDTH, HEIGHT, 6)
+    assert ImageFolders([tmp_path / "images"]).shape(name) is None
+    assert ImageFolders([tmp_path / "images", tmp_path]).shape("1.png") == (WIDTH, HEIGHT, 6)
 
 
-def test_enrichment_measures_the_picture_that_boxes_were_turned_to(
+def test_enrichment_measures_the_image_that_boxes_were_turned_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def darkest(picture: Image.Image, boxes: tuple[Box, ...]) -> list[str]:
-        inside = picture.convert("L").crop(pixels(boxes[0], picture.size))
+    def darkest(image: Image.Image, boxes: tuple[Box, ...]) -> list[str]:
+        inside = image.convert("L").crop(pixels(boxes[0], image.size))
         return [f"darkest {inside.getextrema()}"]
 
     monkeypatch.setitem(ENRICHMENTS, "inside", Enrichment(darkest, "darkest "))
@@ -183,7 +183,7 @@ def test_enrichment_measures_the_picture_that_boxes_were_turned_to(
     assert [line.text for line in enrich(scene, ["inside"], path.parent)] == ["darkest (0, 0)"]
 
 
-def test_the_reports_of_turned_and_of_resized_pictures(
+def test_the_reports_of_turned_and_of_resized_images(
     shared_input: Callable[[str], Path],
 ) -> None:
     """Red dog at the left and blue cat at the right of the stored pixels."""
@@ -195,8 +195,8 @@ def test_the_reports_of_turned_and_of_resized_pictures(
         (scene,) = read_annotations(folder).scenes
         assert (scene.width, scene.height) == size
         assert pixels(scene.boxes[0], size) == dog
-        picture = load_picture(folder / "images" / scene.picture)
+        image = load_image(folder / "images" / scene.image)
         for box, level in zip(scene.boxes, (0, 2), strict=True):
-            x, y = (box.x1 + box.x2) / 2 * picture.width, (box.y1 + box.y2) / 2 * picture.height
-            colour = picture.getpixel((round(x), round(y)))
+            x, y = (box.x1 + box.x2) / 2 * image.width, (box.y1 + box.y2) / 2 * image.height
+            colour = image.getpixel((round(x), round(y)))
             assert isinstance(colour, tuple) and colour[level] == max(colour) > 150, (case, box)

@@ -21,7 +21,7 @@ from laterna.serving.terminal import COMMANDS, chat
 
 
 class Echo:
-    """Answers "[how many turns, how many pictures]" in two pieces, and remembers the turns."""
+    """Answers "[how many turns, how many images]" in two pieces, and remembers the turns."""
 
     def __init__(self) -> None:
         self.asked: list[list[Turn]] = []
@@ -29,44 +29,44 @@ class Echo:
     def __call__(
         self,
         turns: Sequence[Turn],
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
     ) -> Iterator[str]:
         self.asked.append(list(turns))
         yield f" [{len(turns)} turns,"
-        yield f" {len(pictures)} pictures]"
+        yield f" {len(images)} images]"
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "a cat.png"
     Image.new("RGB", (8, 8)).save(path)
     return path
 
 
 def converse(
-    monkeypatch: pytest.MonkeyPatch, typed: str, streamer: Echo, picture: Path | None = None
+    monkeypatch: pytest.MonkeyPatch, typed: str, streamer: Echo, image: Path | None = None
 ) -> str:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     written = io.StringIO()
     # `input` writes its prompt to standard output, which is of no interest here.
     console = Console(file=written, highlight=False, width=80)
-    chat(streamer, picture, None, console=console)
+    chat(streamer, image, None, console=console)
     return written.getvalue()
 
 
 def test_a_prompt_prints_its_answer_and_nothing_else(
-    picture: Path, capsys: pytest.CaptureFixture[str]
+    image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     echo = Echo()
-    chat(echo, picture, "What is it?")
-    assert capsys.readouterr() == ("[1 turns, 1 pictures]\n", "")
+    chat(echo, image, "What is it?")
+    assert capsys.readouterr() == ("[1 turns, 1 images]\n", "")
     assert echo.asked == [[Turn(role="user", text="<image>\nWhat is it?")]]
 
 
-def test_without_a_picture_there_is_no_mark(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_image_there_is_no_mark(capsys: pytest.CaptureFixture[str]) -> None:
     echo = Echo()
     chat(echo, None, "Hello")
-    assert capsys.readouterr().out == "[1 turns, 0 pictures]\n"
+    assert capsys.readouterr().out == "[1 turns, 0 images]\n"
     assert echo.asked == [[Turn(role="user", text="Hello")]]
 
 
@@ -77,7 +77,7 @@ def test_a_long_answer_is_not_wrapped_and_its_markup_not_interpreted(
 
     def streamer(
         turns: Sequence[Turn],
-        pictures: Sequence[Image.Image],
+        images: Sequence[Image.Image],
     ) -> Iterator[str]:
         yield from (answer[:4], answer[4:])
 
@@ -85,18 +85,18 @@ def test_a_long_answer_is_not_wrapped_and_its_markup_not_interpreted(
     assert capsys.readouterr().out == answer + "\n"
 
 
-def test_a_conversation_remembers_its_turns(monkeypatch: pytest.MonkeyPatch, picture: Path) -> None:
+def test_a_conversation_remembers_its_turns(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
     echo = Echo()
-    written = converse(monkeypatch, "one\n\ntwo\n/quit\nthree\n", echo, picture)
+    written = converse(monkeypatch, "one\n\ntwo\n/quit\nthree\n", echo, image)
     assert echo.asked[1] == [
         Turn(role="user", text="<image>\none"),
-        Turn(role="assistant", text="[1 turns, 1 pictures]"),
+        Turn(role="assistant", text="[1 turns, 1 images]"),
         Turn(role="user", text="two"),
     ]
     assert len(echo.asked) == 2
     assert written.splitlines()[0] == COMMANDS
-    assert "assistant:  [1 turns, 1 pictures]\n" in written
-    assert "assistant:  [3 turns, 1 pictures]\n" in written
+    assert "assistant:  [1 turns, 1 images]\n" in written
+    assert "assistant:  [3 turns, 1 images]\n" in written
     assert written.endswith("Goodbye.\n")
 
 
@@ -114,37 +114,37 @@ def test_an_interrupt_ends_politely(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written.endswith("half an \nGoodbye.\n")
 
 
-def test_reset_keeps_the_picture_and_forgets_the_turns(
-    monkeypatch: pytest.MonkeyPatch, picture: Path
+def test_reset_keeps_the_image_and_forgets_the_turns(
+    monkeypatch: pytest.MonkeyPatch, image: Path
 ) -> None:
     echo = Echo()
-    converse(monkeypatch, "one\n/reset\ntwo\n", echo, picture)
+    converse(monkeypatch, "one\n/reset\ntwo\n", echo, image)
     assert echo.asked[1] == [Turn(role="user", text="<image>\ntwo")]
 
 
-def test_a_new_picture_begins_a_new_conversation(
-    monkeypatch: pytest.MonkeyPatch, picture: Path
+def test_a_new_image_begins_a_new_conversation(
+    monkeypatch: pytest.MonkeyPatch, image: Path
 ) -> None:
     echo = Echo()
-    written = converse(monkeypatch, f"one\n/picture {picture}\ntwo\n", echo)
+    written = converse(monkeypatch, f"one\n/image {image}\ntwo\n", echo)
     assert [turn.text for turn in echo.asked[1]] == ["<image>\ntwo"]
-    assert f"A new conversation, about {picture}." in written
+    assert f"A new conversation, about {image}." in written
 
 
-def test_a_bad_picture_or_command_is_told_and_the_chat_goes_on(
-    monkeypatch: pytest.MonkeyPatch, picture: Path
+def test_a_bad_image_or_command_is_told_and_the_chat_goes_on(
+    monkeypatch: pytest.MonkeyPatch, image: Path
 ) -> None:
     echo = Echo()
-    typed = "one\n/picture gone.png\n/picture\n/pictures x\nan <image> typed\ntwo\n"
-    written = converse(monkeypatch, typed, echo, picture)
-    assert "gone.png: no such picture" in written
-    assert "/picture: not a command." in written
-    assert "/pictures x: not a command." in written
-    assert "<image> stands for a picture and cannot be typed" in written
-    # The failures left no trace: the third turn follows the first exchange, on the old picture.
+    typed = "one\n/image gone.png\n/image\n/images x\nan <image> typed\ntwo\n"
+    written = converse(monkeypatch, typed, echo, image)
+    assert "gone.png: no such image" in written
+    assert "/image: not a command." in written
+    assert "/images x: not a command." in written
+    assert "<image> stands for an image and cannot be typed" in written
+    # The failures left no trace: the third turn follows the first exchange, on the old image.
     assert [turn.text for turn in echo.asked[1]] == [
         "<image>\none",
-        "[1 turns, 1 pictures]",
+        "[1 turns, 1 images]",
         "two",
     ]
 
@@ -156,12 +156,12 @@ def test_an_error_of_the_model_is_told_and_its_question_forgotten(
         def __call__(
             self,
             turns: Sequence[Turn],
-            pictures: Sequence[Image.Image],
+            images: Sequence[Image.Image],
         ) -> Iterator[str]:
             if not self.asked:
                 self.asked.append([])
                 raise LaternaError("the prompt is too long")
-            return super().__call__(turns, pictures)
+            return super().__call__(turns, images)
 
     streamer = FailsOnce()
     written = converse(monkeypatch, "one\ntwo\n", streamer)
@@ -169,19 +169,19 @@ def test_an_error_of_the_model_is_told_and_its_question_forgotten(
     assert streamer.asked[1] == [Turn(role="user", text="two")]
 
 
-def test_a_bad_picture_at_the_start_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(LaternaError, match=r"gone\.png: no such picture"):
+def test_a_bad_image_at_the_start_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LaternaError, match=r"gone\.png: no such image"):
         chat(Echo(), tmp_path / "gone.png", "What is it?")
     with pytest.raises(LaternaError, match="cannot be typed"):
         chat(Echo(), None, "<image> What is it?")
 
 
 def test_a_real_assistant_gives_the_answer_that_evaluation_would_score(
-    picture: Path, tiny_assistant: VisionLanguageModel, capsys: pytest.CaptureFixture[str]
+    image: Path, tiny_assistant: VisionLanguageModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chat(
         partial(Assistant(tiny_assistant).stream_prompt, max_new_tokens=6),
-        picture,
+        image,
         "What is it?",
     )
     turns = [Turn(role="user", text="<image>\nWhat is it?")]

@@ -30,7 +30,7 @@ def contexts_file() -> Path:
 
 @pytest.fixture
 def coco_mini() -> Path:
-    """80 real COCO train2017 pictures with their annotations, in COCO's own form."""
+    """80 real COCO train2017 images with their annotations, in COCO's own form."""
     return _shared("coco_mini")
 
 
@@ -80,12 +80,12 @@ def start_stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StubEn
 
 @pytest.fixture
 def some_contexts(tmp_path: Path) -> Path:
-    """24 pictures in LLaVA's context lines, no two alike."""
+    """24 images in LLaVA's context lines, no two alike."""
     rows = [
         {
             "id": number,
             "image": f"{number}.jpg",
-            "captions": [f"A dog and {number + 2} kites.", f"Picture {number} of a dog."],
+            "captions": [f"A dog and {number + 2} kites.", f"Image {number} of a dog."],
             "instances": [{"category": "dog", "bbox": [0.1, 0.1, 0.3, 0.3 + number / 100]}],
         }
         for number in range(24)

@@ -77,7 +77,7 @@ def test_examples_pass_our_own_checks(kind: Kind) -> None:
     for number, (context, reply) in enumerate(zip(messages[1:-1:2], messages[2:-1:2], strict=True)):
         captions, boxes = read_proxy(context.content)
         scene = Scene(
-            id=f"{number}", picture="a.jpg", width=None, height=None, captions=captions, boxes=boxes
+            id=f"{number}", image="a.jpg", width=None, height=None, captions=captions, boxes=boxes
         )
         verdict = check(scene, Reply(text=reply.content, finish_reason="stop"), kind)
         assert verdict.findings == ()

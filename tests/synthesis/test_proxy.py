@@ -71,13 +71,13 @@ def test_what_each_kind_is_shown_of_real_contexts(contexts_file: Path, name: str
 
 def cup_scene(*captions: str) -> Scene:
     box = Box(category="cup", x1=0.25, y1=0.0, x2=0.75, y2=1.0)
-    return Scene(id="1", picture="cup.png", width=80, height=40, captions=captions, boxes=(box,))
+    return Scene(id="1", image="cup.png", width=80, height=40, captions=captions, boxes=(box,))
 
 
 def test_enrichments_follow_the_boxes_and_scribe_reads_past_them(tmp_path: Path) -> None:
     Image.new("RGB", (80, 40), (20, 20, 120)).save(tmp_path / "cup.png")
     asked = ("lighting", "colours", "texture")
-    proxy = build_proxy(cup_scene("A cup."), "detail", enrichments=asked, pictures=tmp_path)
+    proxy = build_proxy(cup_scene("A cup."), "detail", enrichments=asked, images=tmp_path)
     assert proxy.text == (
         "A cup.\n\ncup: [0.25, 0.0, 0.75, 1.0]\nlighting: dim\ndominant colours: blue\n"
         "texture of cup [0.25, 0.0, 0.75, 1.0]: smooth"
@@ -86,7 +86,7 @@ def test_enrichments_follow_the_boxes_and_scribe_reads_past_them(tmp_path: Path)
     assert len(proxy.channels) == len(proxy.text.split("\n"))
     assert read_proxy(proxy.text) == (("A cup.",), cup_scene().boxes)
     bare = build_proxy(
-        cup_scene("A cup."), "conversation", enrichments=("lighting",), pictures=tmp_path
+        cup_scene("A cup."), "conversation", enrichments=("lighting",), images=tmp_path
     )
     assert bare.text == "A cup.\n\nlighting: dim"
     assert bare.channels == ("caption", "", "lighting")

@@ -28,7 +28,7 @@ from laterna.synthesis.teachers.openai import request_body
 Start = Callable[..., Any]
 SOURCE = str(Path(__file__).parents[2] / "src")
 REQUESTS = 72
-"""24 pictures in three kinds; some of the replies are bad, and asked again once."""
+"""24 images in three kinds; some of the replies are bad, and asked again once."""
 CONCURRENCY = 8
 
 
@@ -230,7 +230,7 @@ def test_rejected_replies_are_mended_by_asking_again(
 def test_a_reply_said_before_is_left_out_with_its_words(
     start_stub: Start, some_contexts: Path, tmp_path: Path
 ) -> None:
-    """Two pictures of the same captions and boxes are one request, and one record."""
+    """Two images of the same captions and boxes are one request, and one record."""
     line = some_contexts.read_text().splitlines()[0]
     twin = msgspec.json.decode(line) | {"id": "000000999999", "image": "twin.jpg"}
     pair = tmp_path / "pair.jsonl"
@@ -240,7 +240,7 @@ def test_a_reply_said_before_is_left_out_with_its_words(
     summary = make(pair, out, stub.url, kinds=("detail",))
     assert (summary.records, summary.rejected) == ({"detail": 1}, {"near-duplicate": 1})
     assert [(p.reason, p.where) for p in summary.problems] == [
-        ("near-duplicate", "picture 000000999999, detail")
+        ("near-duplicate", "image 000000999999, detail")
     ]
     assert stub.stats()["paid"] == 1
     (record,) = msgspec.json.decode(out.read_bytes())

@@ -33,7 +33,7 @@ KITE = {
     "captions": ["A kite."],
     "instances": [{"category": "kite", "bbox": [0.1, 0.1, 0.2, 0.2]}],
 }
-"""Gives the first picture something to be without."""
+"""Gives the first image something to be without."""
 SUNNY = {"id": "x", "image": "x.jpg", "captions": ["A sunny day."], "instances": []}
 PLURALS = {"person": "people", "mouse": "mice", "knife": "knives", "sheep": "sheep"}
 SYNONYMS = {
@@ -67,7 +67,7 @@ def test_records_of_one_context(tmp_path: Path) -> None:
     summary = synthesize(write_contexts(tmp_path, CONTEXT, KITE), out, kinds=kinds)
     assert summary.records == {"caption": 2, "conversation": 2, "detail": 2, "reasoning": 2}
     assert summary.line() == (
-        "2 pictures -> 2 caption, 2 conversation, 2 detail, 2 reasoning records in " + str(out)
+        "2 images -> 2 caption, 2 conversation, 2 detail, 2 reasoning records in " + str(out)
     )
     rows = {row["kind"]: row for row in read(out) if row["image"] == "five.jpg"}
     assert rows["caption"]["conversations"] == [
@@ -101,7 +101,7 @@ def test_boxes_can_be_shown_to_the_teacher_of_conversations(tmp_path: Path) -> N
     assert "colour" not in out.read_text()
 
 
-def test_pictures_without_captions_are_told_by_their_boxes(tmp_path: Path) -> None:
+def test_images_without_captions_are_told_by_their_boxes(tmp_path: Path) -> None:
     file = write_contexts(tmp_path, CONTEXT | {"captions": []}, KITE | {"captions": []})
     out = tmp_path / "records.json"
     job = Job(annotations=file, captionless=True)
@@ -114,11 +114,11 @@ def test_pictures_without_captions_are_told_by_their_boxes(tmp_path: Path) -> No
     assert run.dry_run(
         msgspec.structs.replace(job, teacher="openai", endpoint=Endpoint(model="m")), out
     ).startswith("nothing asked; to ask: 4 requests (2 detail, 2 reasoning)")
-    with pytest.raises(LaternaError, match=r"no usable picture in it \(picture without captions\)"):
+    with pytest.raises(LaternaError, match=r"no usable image in it \(image without captions\)"):
         run.run_job(msgspec.structs.replace(job, captionless=False), out)
 
 
-def test_the_picture_stands_once_before_or_after_the_first_question(tmp_path: Path) -> None:
+def test_the_image_stands_once_before_or_after_the_first_question(tmp_path: Path) -> None:
     rows = [CONTEXT | {"id": number, "captions": [f"Dog {number}."]} for number in range(30)]
     out = tmp_path / "records.json"
     synthesize(write_contexts(tmp_path, *rows), out, conversation_boxes=True)
@@ -165,9 +165,9 @@ def test_a_bad_reply_is_left_out_and_counted(
     out = tmp_path / "records.json"
     kinds: tuple[Kind, ...] = ("caption", "reasoning")
     summary = synthesize(write_contexts(tmp_path, CONTEXT), out, teacher="parrot", kinds=kinds)
-    assert [(p.reason, p.where) for p in summary.problems] == [(reason, "picture 5, reasoning")]
+    assert [(p.reason, p.where) for p in summary.problems] == [(reason, "image 5, reasoning")]
     assert summary.records == {"caption": 1, "reasoning": 0}
-    assert summary.line().endswith(f"; left out: 1 {reason}")
+    assert summary.line().endswith(f"; default: 1 {reason}")
     with pytest.raises(LaternaError, match=r"contexts\.jsonl: no record could be made of it"):
         synthesize(write_contexts(tmp_path, CONTEXT), out, teacher="parrot", kinds=("reasoning",))
 
@@ -237,7 +237,7 @@ def names_in(text: str) -> set[str]:
 
 def assert_grounded(annotations: Path, out: Path) -> set[str]:
     """Read answers and sources by the test's own eyes; return all that the answers named."""
-    scenes = {scene.picture: scene for scene in read_annotations(annotations).scenes}
+    scenes = {scene.image: scene for scene in read_annotations(annotations).scenes}
     named: set[str] = set()
     for row in read(out):
         scene = scenes[row["image"]]

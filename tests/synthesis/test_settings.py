@@ -16,7 +16,7 @@ from laterna.synthesis.settings import (
 )
 
 
-def test_shards_part_the_pictures() -> None:
+def test_shards_part_the_images() -> None:
     shards = [read_shard(f"{number}/3") for number in (1, 2, 3)]
     assert shards[0] == Shard(number=1, of=3)
     assert [[n for n in range(7) if shard.holds(n)] for shard in shards] == [

@@ -14,7 +14,7 @@ from laterna.synthesis.tidying import faults, foreign, tidy
 
 TEXT = "A dog stands beside a cat on the grass."
 THOUGHT = "Okay, the user wants a description. I will write about the dog."
-REQUEST = "You are looking at one picture. Describe it at length, as someone who sees it."
+REQUEST = "You are looking at one image. Describe it at length, as someone who sees it."
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ REQUEST = "You are looking at one picture. Describe it at length, as someone who
         (f"```markdown\n{TEXT}\n```", ("code fences",)),
         (f"```{TEXT}```", ("code fences",)),
         (f"Sure! Here is a detailed description of the image:\n\n{TEXT}", ("preambles",)),
-        (f"Certainly! Here's the description of the picture: {TEXT}", ("preambles",)),
+        (f"Certainly! Here's the description of the image: {TEXT}", ("preambles",)),
         (f"Of course!\n\n{TEXT}", ("preambles",)),
         (f"Absolutely, here is your detailed image caption.\n{TEXT}", ("preambles",)),
         (f"I'd be happy to help with a description.\n\n{TEXT}", ("preambles",)),

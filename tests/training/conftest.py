@@ -1,4 +1,4 @@
-"""A recipe over real files that trains in a second: plain pictures, each named by its colour."""
+"""A recipe over real files that trains in a second: plain images, each named by its colour."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def interrupt(recipe: Recipe, stage: StageName, out: Path, step: int) -> None:
 
 @pytest.fixture(scope="session")
 def colours() -> dict[str, tuple[int, int, int]]:
-    """What the pictures of `recipe` show."""
+    """What the images of `recipe` show."""
     return COLOURS
 
 
 @pytest.fixture(scope="session")
 def question() -> str:
-    """What is asked about every picture of `recipe`."""
+    """What is asked about every image of `recipe`."""
     return QUESTION
 
 
 @pytest.fixture
 def recipe(tiny_recipe: Recipe, tmp_path: Path) -> Recipe:
-    """The tiny recipe with 12 plain pictures, each of one colour that its answer names."""
+    """The tiny recipe with 12 plain images, each of one colour that its answer names."""
     images = tmp_path / "images"
     images.mkdir()
     random = np.random.default_rng(1)
@@ -67,7 +67,7 @@ def recipe(tiny_recipe: Recipe, tmp_path: Path) -> Recipe:
         rows.append({"id": number, "image": f"{number}.png", "conversations": turns})
     (tmp_path / "records.json").write_text(json.dumps(rows))
     stages = {
-        name: msgspec.structs.replace(tiny_recipe.stage(name), epochs=10, row_tokens=64)
+        name: msgspec.structs.replace(tiny_recipe.stage(name), epochs=10, pack_length=64)
         for name in ("align", "instruct")
     }
     stages["instruct"] = msgspec.structs.replace(stages["instruct"], epochs=20)

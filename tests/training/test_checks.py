@@ -12,7 +12,7 @@ from laterna.cli import main
 from laterna.errors import LaternaError
 from laterna.recipe import load_recipe, shipped_recipes
 from laterna.training import checks as sensible
-from laterna.training.checks import insist_sensible
+from laterna.training.checks import require_sensible
 
 NANO = load_recipe("nano")
 
@@ -31,12 +31,12 @@ NANO = load_recipe("nano")
             "feature_cache = 'f' keeps the features of an encoder that stays as it is, but "
             "instruct.vision.mode = `lora-last-2` trains it",
         ),
-        ("--language.quantise 4bit", "instruct.language.mode = `full`: matrices in 4 bits do not"),
-        ("--align.row-tokens 3", "align: row_tokens = 3, max_tokens = 2048: shorter than any"),
-        ("--instruct.max-tokens 1", "instruct: row_tokens = 2560, max_tokens = 1: shorter than"),
+        ("--language.quantize 4bit", "instruct.language.mode = `full`: matrices in 4 bits do not"),
+        ("--align.pack-length 3", "align: pack_length = 3, max_tokens = 2048: shorter than any"),
+        ("--instruct.max-tokens 1", "instruct: pack_length = 2560, max_tokens = 1: shorter than"),
         ("--vision.grids 1 1", "vision.grids are for vision.fit = 'anyres', which is 'pad'"),
         ("--language.template plain", "instruct.template = 'own' but language.template = 'plain'"),
-        ("--run.held-out-steps 5", "run.held_out_steps = 5, but nothing is held out"),
+        ("--run.eval-steps 5", "run.eval_steps = 5, but nothing is held out"),
         ("--align.connector.lr nan", "--align.connector.lr nan: not a finite number"),
         ("--align.weight-decay inf", "--align.weight-decay inf: not a finite number"),
         ("--align.epochs 0", "--align.epochs 0.0: give a number above 0"),
@@ -66,16 +66,16 @@ def test_what_cannot_be_meant_is_one_sentence(
 
 
 def test_shipped_recipes_are_sensible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensible, "_insist_on_packages", lambda *_: None)
+    monkeypatch.setattr(sensible, "_require_packages", lambda *_: None)
     for name in shipped_recipes():
-        insist_sensible(load_recipe(name), ["align", "instruct"])
+        require_sensible(load_recipe(name), ["align", "instruct"])
 
 
 @pytest.mark.parametrize(
     ("package", "extra", "changes"),
     [
         ("peft", "adapters", {"language": {"mode": "lora", "lr": 1e-4}}),
-        ("bitsandbytes", "bitsandbytes", {"optimiser": "adamw8bit"}),
+        ("bitsandbytes", "bitsandbytes", {"optimizer": "adamw8bit"}),
     ],
 )
 def test_a_package_that_is_missing_is_said_first(
@@ -85,8 +85,8 @@ def test_a_package_that_is_missing_is_said_first(
     stage = msgspec.convert(msgspec.to_builtins(NANO.instruct) | changes, type(NANO.instruct))
     recipe = msgspec.structs.replace(NANO, instruct=stage)
     with pytest.raises(LaternaError, match=rf"needs the package {package}; .*laterna\[{extra}\]"):
-        insist_sensible(recipe, ["instruct"])
-    insist_sensible(recipe, ["align"])
+        require_sensible(recipe, ["instruct"])
+    require_sensible(recipe, ["align"])
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
@@ -108,9 +108,9 @@ def test_a_recipe_file_with_a_number_that_is_not_finite_is_refused(
         ("evaluate d --data d --limit -1", "--limit -1: give a whole number of at least 0"),
         ("evaluate d --data none", "none: no such folder"),
         ("chat d --max-new-tokens 0", "--max-new-tokens 0: give a whole number of at least 1"),
-        ("chat d --picture none.png", "none.png: no such file"),
+        ("chat d --image none.png", "none.png: no such file"),
         ("lab blind-spots d --data d --seed -1", "--seed -1: give a whole number of at least 0"),
-        ("world w --pictures 0", "--pictures 0: give a whole number of at least 1"),
+        ("world w --images 0", "--images 0: give a whole number of at least 1"),
         ("demo --seed 99999999999", "--seed 99999999999: give a whole number of at most"),
         ("plan nano --mfu nan", "--mfu nan: not a finite number"),
         ("plan nano --gpus 0", "--gpus 0: give a whole number of at least 1"),

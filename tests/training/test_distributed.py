@@ -26,7 +26,7 @@ from laterna.recipe import (
 )
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
-from laterna.training.throughput import HeldOut
+from laterna.training.throughput import Validation
 
 from .conftest import interrupt
 
@@ -44,7 +44,7 @@ train(recipe, stage="instruct", out=Path(sys.argv[2]))
 
 @pytest.fixture
 def mixed(recipe: Recipe, tmp_path: Path) -> Recipe:
-    """Every part trains, on packs of which many hold no picture, and some steps too few packs."""
+    """Every part trains, on packs of which many hold no image, and some steps too few packs."""
     rows = json.loads((tmp_path / "records.json").read_text())
     for row in rows[4:]:
         del row["image"]
@@ -58,9 +58,9 @@ def mixed(recipe: Recipe, tmp_path: Path) -> Recipe:
         connector=part,
         language=part,
         epochs=2.0,
-        batch_records=4,
-        row_tokens=40,
-        micro_tokens=80,
+        global_batch_size=4,
+        pack_length=40,
+        micro_batch_tokens=80,
     )
     return msgspec.structs.replace(
         recipe, instruct=stage, run=RunSettings(save_minutes=0, save_steps=2, keep=9)
@@ -87,7 +87,7 @@ def losses(folder: Path) -> list[float]:
     return [step.loss for step in read_metrics(folder / "metrics.jsonl")]
 
 
-def insist_alike(one: Path, other: Path) -> None:
+def require_alike(one: Path, other: Path) -> None:
     # Before any update the losses differ by the order of sums alone; updates then add to that.
     assert losses(one)[0] == pytest.approx(losses(other)[0], rel=1e-6)
     assert losses(one) == pytest.approx(losses(other), abs=1e-5)
@@ -117,12 +117,12 @@ def test_two_ranks_learn_what_one_learns(
     run = msgspec.structs.replace(mixed.run, engine=engine)
     together = tmp_path / "together"
     assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=900) == 0
-    insist_alike(together, alone)
+    require_alike(together, alone)
 
 
-def looks(folder: Path) -> list[tuple[int, HeldOut]]:
+def looks(folder: Path) -> list[tuple[int, Validation]]:
     steps = read_metrics(folder / "metrics.jsonl")
-    return [(step.step, step.held_out) for step in steps if step.held_out is not None]
+    return [(step.step, step.validation) for step in steps if step.validation is not None]
 
 
 @pytest.mark.slow
@@ -130,14 +130,14 @@ def looks(folder: Path) -> list[tuple[int, HeldOut]]:
 def test_two_ranks_see_of_what_is_held_out_what_one_sees(
     mixed: Recipe, tmp_path: Path, engine: Engine
 ) -> None:
-    """Some ranks have no picture to look at, and there is an odd number of records."""
-    stage = msgspec.structs.replace(mixed.instruct, held_out=0.3)
-    run = msgspec.structs.replace(mixed.run, held_out_steps=2, engine=engine)
+    """Some ranks have no image to look at, and there is an odd number of records."""
+    stage = msgspec.structs.replace(mixed.instruct, validation=0.3)
+    run = msgspec.structs.replace(mixed.run, eval_steps=2, engine=engine)
     looking = msgspec.structs.replace(mixed, instruct=stage, run=run)
     alone = train(looking, stage="instruct", out=tmp_path / "alone")
     together = tmp_path / "together"
     assert on_two_ranks(looking, together).wait(timeout=900) == 0
-    insist_alike(together, alone)
+    require_alike(together, alone)
     assert [step for step, _ in looks(together)] == [step for step, _ in looks(alone)] == [2, 4, 5]
     for (_, seen), (_, expected) in zip(looks(together), looks(alone), strict=True):
         assert seen.loss == pytest.approx(expected.loss, abs=1e-5)
@@ -156,7 +156,7 @@ def test_two_ranks_that_compute_layers_again_learn_what_one_learns(
     saving = msgspec.structs.replace(mixed, run=run, savings=("checkpointing",))
     together = tmp_path / "together"
     assert on_two_ranks(saving, together).wait(timeout=900) == 0
-    insist_alike(together, alone)
+    require_alike(together, alone)
 
 
 @pytest.mark.slow
@@ -199,7 +199,7 @@ def test_a_state_of_two_ranks_goes_on_in_one(
     capsys.readouterr()
     train(mixed, stage="instruct", out=out)
     assert "going on after step" in capsys.readouterr().out
-    insist_alike(out, alone)
+    require_alike(out, alone)
 
 
 @pytest.mark.slow
@@ -218,4 +218,4 @@ def test_a_state_of_one_rank_goes_on_in_two(
     assert on_two_ranks(msgspec.structs.replace(mixed, run=run), out).wait(timeout=900) == 0
     said = capfd.readouterr().out
     assert "going on after step 2 of 7" in said
-    insist_alike(out, alone)
+    require_alike(out, alone)

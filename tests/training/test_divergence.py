@@ -16,16 +16,16 @@ from laterna.errors import LaternaError
 from laterna.model.checkpoint import read_manifest
 from laterna.recipe import PartSettings, Recipe, RunSettings, SourceSettings
 from laterna.report.training import run_content
-from laterna.training.learner import Learner
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
+from laterna.training.train_state import TrainState
 
-from .test_resume import insist_same, states
+from .test_resume import require_same, states
 
 
 def align(recipe: Recipe, **changes: object) -> Recipe:
     return msgspec.structs.replace(
-        recipe, align=msgspec.structs.replace(recipe.align, **{"warmup": 0.0, **changes})
+        recipe, align=msgspec.structs.replace(recipe.align, **{"warmup_ratio": 0.0, **changes})
     )
 
 
@@ -71,22 +71,22 @@ def test_states_before_a_divergence_are_kept_and_gone_on_from(
     run = RunSettings(save_minutes=0, save_steps=1, keep=2)
     ours = msgspec.structs.replace(align(recipe, max_steps=6), run=run)
     whole = train(ours, stage="align", out=tmp_path / "whole")
-    real = Learner.set_rates
+    real = TrainState.set_rates
 
-    def runs_wild(learner: Learner, step: int) -> float:
-        rate = real(learner, step)
+    def runs_wild(train_state: TrainState, step: int) -> float:
+        rate = real(train_state, step)
         if step == 3:
-            for group in learner.optimiser.groups:
+            for group in train_state.optimizer.groups:
                 group["lr"] = 1e30
         return rate
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "set_rates", runs_wild)
+        patch.setattr(TrainState, "set_rates", runs_wild)
         with pytest.raises(LaternaError, match="diverged at step 4: after it the weights are not"):
             train(ours, stage="align", out=tmp_path / "out")
     assert [state.name for state in states(tmp_path / "out")] == ["step-00000002", "step-00000003"]
     assert len(read_metrics(tmp_path / "out.metrics.jsonl")) == 4
-    insist_same(whole, train(ours, stage="align", out=tmp_path / "out"))
+    require_same(whole, train(ours, stage="align", out=tmp_path / "out"))
 
 
 @pytest.fixture
@@ -105,11 +105,11 @@ def holed(recipe: Recipe, tmp_path: Path) -> Recipe:
     (tmp_path / "odd.json").write_text(json.dumps([row]))
     copies = shutil.copytree(tmp_path / "images", tmp_path / "copies")
     sources = (
-        SourceSettings(data=recipe.align.data, pictures=recipe.align.pictures),
-        SourceSettings(data=str(tmp_path / "odd.json"), pictures=str(copies), weight=0),
+        SourceSettings(data=recipe.align.data, images=recipe.align.images),
+        SourceSettings(data=str(tmp_path / "odd.json"), images=str(copies), weight=0),
     )
     settings = msgspec.structs.replace(recipe.language, source=str(language))
-    ours = align(recipe, max_steps=2, row_tokens=0, data="", pictures="", sources=sources)
+    ours = align(recipe, max_steps=2, pack_length=0, data="", images="", sources=sources)
     return msgspec.structs.replace(ours, language=settings)
 
 
@@ -119,14 +119,14 @@ def test_a_held_out_loss_that_is_not_finite_is_told_as_such_and_ends_no_run(
     out = train(holed, stage="align", out=tmp_path / "run" / "align")
     assert "held-out loss not finite over 1 records" in capsys.readouterr().out
     steps = read_metrics(out / "metrics.jsonl")
-    assert [step.held_out.loss if step.held_out else 0.0 for step in steps] == [0.0, None]
+    assert [step.validation.loss if step.validation else 0.0 for step in steps] == [0.0, None]
     assert run_content(tmp_path / "run").summary.endswith("not finite on what was held out.")
     train(holed, stage="align", out=out)
     assert "done before" in capsys.readouterr().out
 
 
-def test_steps_that_lost_all_their_pictures_name_them(recipe: Recipe, tmp_path: Path) -> None:
-    ours = align(recipe, max_steps=4, batch_records=3)
+def test_steps_that_lost_all_their_images_name_them(recipe: Recipe, tmp_path: Path) -> None:
+    ours = align(recipe, max_steps=4, global_batch_size=3)
     ours = msgspec.structs.replace(ours, run=RunSettings(max_skipped=1, workers=0))
     train(ours, stage="align", out=tmp_path / "prepared_by_this")
     shutil.rmtree(tmp_path / "images")
@@ -138,13 +138,13 @@ def test_steps_that_lost_all_their_pictures_name_them(recipe: Recipe, tmp_path: 
     named = [number for number in range(12) if f"record {number} ({number}.png: pict" in said]
     assert len(named) == 6
     assert "learning rate" not in said
-    assert "see that the pictures are whole and lie where the recipe says" in said
+    assert "see that the images are whole and lie where the recipe says" in said
 
 
-def test_one_step_that_lost_its_pictures_is_counted_and_told(
+def test_one_step_that_lost_its_images_is_counted_and_told(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours = align(recipe, max_steps=12, batch_records=1)
+    ours = align(recipe, max_steps=12, global_batch_size=1)
     train(ours, stage="align", out=tmp_path / "prepared_by_this")
     (tmp_path / "images" / "4.png").unlink()
     capsys.readouterr()
@@ -153,15 +153,13 @@ def test_one_step_that_lost_its_pictures_is_counted_and_told(
     assert (len(steps), read_manifest(out).figures["steps"]) == (11, 11)
     assert {step.skipped for step in steps} == {0}, "nothing was not finite"
     said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "no record left, for their pictures are missing or cannot be read, 1 steps skipped" in said
-    )
+    assert "no record left, for their images are missing or cannot be read, 1 steps skipped" in said
 
 
 def test_a_diverged_run_ends_with_status_2(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = f'data = "{recipe.align.data}"\npictures = "{recipe.align.pictures}"\nwarmup = 0\n'
+    stage = f'data = "{recipe.align.data}"\nimages = "{recipe.align.images}"\nwarmup = 0\n'
     stage += 'connector = {mode = "full", lr = 1e30}\nmax_steps = 1\n'
     models = f'vision.source = "{recipe.vision.source}"\n'
     models += f'language.source = "{recipe.language.source}"\n'

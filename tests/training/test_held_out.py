@@ -1,4 +1,4 @@
-"""Looks at what is held out: their loss by value, and that training does not notice them."""
+"""Validator at what is held out: their loss by value, and that training does not notice them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, SourceSettings
-from laterna.training.held_out import _resting
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 from laterna.training.throughput import StepFigures
+from laterna.training.validation import _resting
 
 from .conftest import interrupt
 
@@ -28,7 +28,7 @@ def short(recipe: Recipe) -> Recipe:
     instruct = msgspec.structs.replace(
         recipe.instruct,
         max_steps=STEPS,
-        held_out=0.25,
+        validation=0.25,
         language=PartSettings(mode="lora", lr=5e-3),
     )
     lora = LoraSettings(r=4, alpha=8, dropout=0.2)
@@ -36,7 +36,7 @@ def short(recipe: Recipe) -> Recipe:
 
 
 def looking(recipe: Recipe, every: int, **run: Any) -> Recipe:
-    settings = RunSettings(held_out_steps=every, save_minutes=0, **run)
+    settings = RunSettings(eval_steps=every, save_minutes=0, **run)
     return msgspec.structs.replace(recipe, run=settings)
 
 
@@ -47,8 +47,8 @@ def steps_of(folder: Path) -> list[StepFigures]:
 def test_training_does_not_notice_that_it_is_looked_at(short: Recipe, tmp_path: Path) -> None:
     seldom = train(looking(short, 0), stage="instruct", out=tmp_path / "seldom")
     often = train(looking(short, 2), stage="instruct", out=tmp_path / "often")
-    seen = [step.step for step in steps_of(often) if step.held_out]
-    assert (seen, [step.step for step in steps_of(seldom) if step.held_out]) == ([2, 4, 6], [6])
+    seen = [step.step for step in steps_of(often) if step.validation]
+    assert (seen, [step.step for step in steps_of(seldom) if step.validation]) == ([2, 4, 6], [6])
     exact = [[(one.loss, one.grad_norm) for one in steps_of(out)] for out in (seldom, often)]
     assert exact[0] == exact[1]
     first, second = (load_checkpoint(out).state_dict() for out in (seldom, often))
@@ -60,18 +60,18 @@ def test_the_loss_is_that_of_a_step_over_the_same_records(
 ) -> None:
     """Held out is what is trained on, and the rate is nothing: both losses are of one model."""
     part = PartSettings(mode="full", lr=1e-30)
-    data, pictures = recipe.instruct.data, recipe.instruct.pictures
-    # Copies: of the very pictures that are held out, none would be trained on.
-    copies = shutil.copytree(pictures, tmp_path / "copies")
+    data, images = recipe.instruct.data, recipe.instruct.images
+    # Copies: of the very images that are held out, none would be trained on.
+    copies = shutil.copytree(images, tmp_path / "copies")
     instruct = msgspec.structs.replace(
         recipe.instruct,
         data="",
-        pictures="",
+        images="",
         sources=(
-            SourceSettings(data=data, pictures=pictures),
-            SourceSettings(data=data, pictures=str(copies), weight=0),
+            SourceSettings(data=data, images=images),
+            SourceSettings(data=data, images=str(copies), weight=0),
         ),
-        batch_records=12,
+        global_batch_size=12,
         max_steps=1,
         connector=part,
         language=part,
@@ -79,10 +79,10 @@ def test_the_loss_is_that_of_a_step_over_the_same_records(
     ours = msgspec.structs.replace(recipe, instruct=instruct)
     out = train(ours, stage="instruct", out=tmp_path / "out")
     [step] = steps_of(out)
-    assert step.held_out is not None
-    assert step.held_out.loss == pytest.approx(step.loss, abs=1e-6)
-    assert step.held_out.target_tokens == step.target_tokens
-    assert step.held_out.records == 12
+    assert step.validation is not None
+    assert step.validation.loss == pytest.approx(step.loss, abs=1e-6)
+    assert step.validation.target_tokens == step.target_tokens
+    assert step.validation.records == 12
     said = capsys.readouterr().out
     assert "12 records prepared" in said and "12 more held out" in said
     assert f"step 1: held-out loss {step.loss:.3f} over 12 records" in said
@@ -91,19 +91,19 @@ def test_the_loss_is_that_of_a_step_over_the_same_records(
 def test_answers_are_what_the_assistant_says(
     recipe: Recipe, colours: dict[str, tuple[int, int, int]], tmp_path: Path
 ) -> None:
-    instruct = msgspec.structs.replace(recipe.instruct, held_out=0.25)
+    instruct = msgspec.structs.replace(recipe.instruct, validation=0.25)
     cached = msgspec.structs.replace(
         recipe, instruct=instruct, feature_cache=str(tmp_path / "cache")
     )
     out = train(cached, stage="instruct", out=tmp_path / "out")
     last = steps_of(out)[-1]
-    assert last.held_out is not None
-    assert last.held_out.records == len(last.held_out.answers) == 3
-    assert {one.truth for one in last.held_out.answers} <= set(colours)
-    assert [one.answer for one in last.held_out.answers] == [
-        one.truth for one in last.held_out.answers
+    assert last.validation is not None
+    assert last.validation.records == len(last.validation.answers) == 3
+    assert {one.truth for one in last.validation.answers} <= set(colours)
+    assert [one.answer for one in last.validation.answers] == [
+        one.truth for one in last.validation.answers
     ]
-    assert {one.prompt for one in last.held_out.answers} == {
+    assert {one.prompt for one in last.validation.answers} == {
         "USER: \nWhat colour is it? ASSISTANT:"
     }
 
@@ -117,9 +117,9 @@ def test_a_run_that_goes_on_has_the_looks_that_it_would_have_had(
     cut = train(ours, stage="instruct", out=tmp_path / "cut")
     looks = [
         [
-            (one.step, one.held_out.loss, one.held_out.answers)
+            (one.step, one.validation.loss, one.validation.answers)
             for one in steps_of(out)
-            if one.held_out
+            if one.validation
         ]
         for out in (whole, cut)
     ]

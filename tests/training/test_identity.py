@@ -41,7 +41,7 @@ def test_how_a_run_is_carried_out_and_the_other_stage_are_no_part_of_it(
         run=RunSettings(workers=0, save_steps=1),
         threads=2,
         feature_cache=str(tmp_path / "features"),
-        instruct=msgspec.structs.replace(recipe.instruct, batch_records=1),
+        instruct=msgspec.structs.replace(recipe.instruct, global_batch_size=1),
     )
     assert run_digest(other, "align", None) == first
     assert run_digest(other, "instruct", None) != run_digest(recipe, "instruct", None)
@@ -203,9 +203,9 @@ def mixed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Re
         return {"train": dataset.to_iterable_dataset()} if ours else real(where, *args, **settings)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    shown = recipe.align.pictures
+    shown = recipe.align.images
     both = tuple(
-        SourceSettings(data=data, pictures=shown) for data in (f"{tmp_path}/set", "hub:owner/name")
+        SourceSettings(data=data, images=shown) for data in (f"{tmp_path}/set", "hub:owner/name")
     )
     stages = {
         name: msgspec.structs.replace(recipe.stage(name), data="", sources=both, max_steps=1)

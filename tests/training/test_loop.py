@@ -14,16 +14,16 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, RunSettings
 from laterna.records import Batch, Pack, Sample
 from laterna.training.dataloader import FAULTS, Step
-from laterna.training.learner import Learner, Progress, lr_factor
 from laterna.training.loop import train_steps
 from laterna.training.stages import apply_stage
 from laterna.training.throughput import StepFigures
+from laterna.training.train_state import Progress, TrainState, lr_factor
 
 
 def text_batch(number: int) -> Batch:
     ids = (1, *range(10 + number, 22 + number))
     targets = (False,) * 4 + (True,) * 9
-    sample = Sample(id=f"r{number}", input_ids=ids, targets=targets, picture_slots=())
+    sample = Sample(id=f"r{number}", input_ids=ids, targets=targets, image_slots=())
     return collate([Pack(samples=(sample,))])
 
 
@@ -31,16 +31,16 @@ def step(number: int, *batches: Batch) -> Step:
     return Step(number=number, batches=batches, length=13 * len(batches), faulty={})
 
 
-def learner(assistant: VisionLanguageModel, recipe: Recipe, total: int) -> Learner:
+def train_state(assistant: VisionLanguageModel, recipe: Recipe, total: int) -> TrainState:
     apply_stage(assistant, recipe, "instruct")
-    return Learner(assistant, recipe.instruct, total=total)
+    return TrainState(assistant, recipe.instruct, total=total)
 
 
 def run(assistant: VisionLanguageModel, recipe: Recipe, steps: int) -> list[StepFigures]:
     made = [
         step(number, text_batch(number % 3), text_batch(3 + number % 2)) for number in range(steps)
     ]
-    return list(train_steps(learner(assistant, recipe, steps), made, recipe.run, seed=0))
+    return list(train_steps(train_state(assistant, recipe, steps), made, recipe.run, seed=0))
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
@@ -64,8 +64,8 @@ def test_the_same_seed_gives_the_same_losses_bit_for_bit(tiny_recipe: Recipe) ->
 def test_a_step_is_adamw_with_clipped_gradients(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
-    stage = msgspec.structs.replace(tiny_recipe.instruct, clip=0.5, warmup=0.0)
-    learns = learner(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), 1)
+    stage = msgspec.structs.replace(tiny_recipe.instruct, max_grad_norm=0.5, warmup_ratio=0.0)
+    learns = train_state(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), 1)
     before = {name: weight.detach().clone() for name, weight in tiny_assistant.named_parameters()}
     [figures] = train_steps(learns, [step(0, text_batch(0))], tiny_recipe.run, seed=0)
     assert (figures.step, figures.target_tokens, figures.tokens) == (1, 9, 13)
@@ -81,7 +81,7 @@ def test_a_step_is_adamw_with_clipped_gradients(
 def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
-    learns = learner(tiny_assistant, tiny_recipe, 6)
+    learns = train_state(tiny_assistant, tiny_recipe, 6)
     before = tiny_assistant.language.model.norm.weight.detach().clone()
     head = tiny_assistant.language.lm_head.weight
     good = head.detach().clone()
@@ -100,14 +100,14 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_changes_nothing(
     found = list(train_steps(learns, poisoned(), RunSettings(max_skipped=2), seed=0))
     assert [(one.step, one.skipped) for one in found] == [(3, 2), (4, 2), (5, 2), (6, 2)]
     assert learns.progress == Progress(step=6, skipped=2, faulty=dict.fromkeys(FAULTS, 0))
-    (adamw,) = learns.optimiser.all
+    (adamw,) = learns.optimizer.all
     assert {float(state["step"]) for state in adamw.state.values()} == {4.0}
 
 
 def test_too_many_steps_in_a_row_that_are_not_finite_name_the_records(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
-    learns = learner(tiny_assistant, tiny_recipe, 9)
+    learns = train_state(tiny_assistant, tiny_recipe, 9)
     with torch.no_grad():
         tiny_assistant.language.lm_head.weight[5, 0] = torch.nan
     steps = [step(number, text_batch(number), text_batch(number + 1)) for number in range(9)]
@@ -117,17 +117,17 @@ def test_too_many_steps_in_a_row_that_are_not_finite_name_the_records(
         list(train_steps(learns, steps, RunSettings(max_skipped=2), seed=0))
 
 
-def test_faulty_pictures_are_counted_up_to_a_limit(
+def test_faulty_images_are_counted_up_to_a_limit(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
-    learns = learner(tiny_assistant, tiny_recipe, 9)
+    learns = train_state(tiny_assistant, tiny_recipe, 9)
     steps = [
         step(number, text_batch(number))._replace(faulty={FAULTS[number % 2]: 2})
         for number in range(9)
     ]
     found = train_steps(learns, steps, RunSettings(max_faulty=5), seed=0)
     assert [next(found).faulty, next(found).faulty] == [2, 4]
-    with pytest.raises(LaternaError, match=r"4 × picture missing, 2 × picture cannot be read.* 5;"):
+    with pytest.raises(LaternaError, match=r"4 × image missing, 2 × image cannot be read.* 5;"):
         next(found)
 
 
@@ -144,6 +144,6 @@ def test_a_stage_takes_the_schedule_that_its_recipe_names(
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "align")
     stage = msgspec.structs.replace(tiny_recipe.align, lr_scheduler_type="constant")
-    learner = Learner(tiny_assistant, stage, total=9)
-    assert [learner.set_rates(step) for step in (0, 8)] == [1e-2, 1e-2]
-    assert {group["lr"] for group in learner.optimiser.groups} == {1e-2}
+    train_state = TrainState(tiny_assistant, stage, total=9)
+    assert [train_state.set_rates(step) for step in (0, 8)] == [1e-2, 1e-2]
+    assert {group["lr"] for group in train_state.optimizer.groups} == {1e-2}

@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenise
+from laterna.data.images.tokens import count_images
+from laterna.data.masking import tokenize
 from laterna.data.packing import plan_batches, plan_packs
-from laterna.data.pictures.tokens import count_pictures
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import Batch, InstructionRecord, Sample, Turn
@@ -29,7 +29,7 @@ def samples(tiny_assistant: VisionLanguageModel) -> list[Sample]:
     for number in range(9):
         record = InstructionRecord(
             id=str(number),
-            pictures=(f"{number}.png",) if number % 3 else (),
+            images=(f"{number}.png",) if number % 3 else (),
             turns=(
                 Turn(role="user", text=("<image>\n" if number % 3 else "") + "Is it red?"),
                 Turn(role="assistant", text="The bicycle is red. " * (number + 1), loss=True),
@@ -37,17 +37,17 @@ def samples(tiny_assistant: VisionLanguageModel) -> list[Sample]:
                 Turn(role="assistant", text="There are two.", loss=True),
             ),
         )
-        sample = tokenise(record, tiny_assistant.tokenizer)
-        found.append(count_pictures(sample, tiny_assistant.picture_tokens, None))
+        sample = tokenize(record, tiny_assistant.tokenizer)
+        found.append(count_images(sample, tiny_assistant.image_tokens, None))
     return found
 
 
-def batches(samples: list[Sample], row_tokens: int, micro_tokens: int) -> list[Batch]:
-    packs = plan_packs(samples, row_tokens=row_tokens)
+def batches(samples: list[Sample], pack_length: int, micro_batch_tokens: int) -> list[Batch]:
+    packs = plan_packs(samples, pack_length=pack_length)
     made = []
-    for rows in plan_batches(packs, micro_tokens=micro_tokens):
+    for rows in plan_batches(packs, micro_batch_tokens=micro_batch_tokens):
         batch = collate(rows)
-        features = [FEATURES[name] for name in batch.pictures]
+        features = [FEATURES[name] for name in batch.images]
         given = torch.stack(features) if features else None
         made.append(msgspec.structs.replace(batch, features_bnd=given))
     return made
@@ -69,9 +69,15 @@ def test_loss_and_gradients_are_the_same_however_the_step_is_split_and_packed(
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     found = []
-    for row_tokens, micro_tokens in ((0, 10_000), (0, 1), (0, 300), (512, 10_000), (300, 400)):
+    for pack_length, micro_batch_tokens in (
+        (0, 10_000),
+        (0, 1),
+        (0, 300),
+        (512, 10_000),
+        (300, 400),
+    ):
         tiny_assistant.zero_grad(set_to_none=True)
-        split = batches(samples, row_tokens, micro_tokens)
+        split = batches(samples, pack_length, micro_batch_tokens)
         loss, targets = backward(tiny_assistant, split)
         gradients = [
             weight.grad.clone() for weight in tiny_assistant.parameters() if weight.grad is not None
@@ -94,7 +100,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens(
         [batch] = batches([sample], 0, 10_000)
         logits = tiny_assistant.language(inputs_embeds=tiny_assistant.embed(batch)).logits[0]
         for place in range(1, len(logits)):
-            if batch.targets_rt[0, place]:
+            if batch.loss_mask_rt[0, place]:
                 label = batch.input_ids_rt[0, place]
                 terms.append(functional.cross_entropy(logits[place - 1], label))
     assert len(terms) == sum(sum(sample.targets) for sample in samples)
@@ -137,7 +143,7 @@ def test_the_logits_in_memory_are_bounded_whatever_targets_and_vocabulary(
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_without_pictures_or_targets_still_reaches_every_part(
+def test_a_batch_without_images_or_targets_still_reaches_every_part(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     part = tiny_recipe.align.connector

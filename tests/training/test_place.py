@@ -48,11 +48,11 @@ def test_what_differs_from_the_checkpoint_that_stands_there_is_named(
     written = (out / "laterna.json").stat().st_mtime_ns
     other = with_stage(
         short,
-        batch_records=5,
+        global_batch_size=5,
         connector=msgspec.structs.replace(short.align.connector, lr=0.5),
     )
     for given, words in (
-        (other, r"align\.batch_records 4, now 5, align\.connector\.lr 0\.01, now 0\.5;"),
+        (other, r"align\.global_batch_size 4, now 5, align\.connector\.lr 0\.01, now 0\.5;"),
         (msgspec.structs.replace(short, name="x"), r"other is: name 'tiny', now 'x'; "),
     ):
         with pytest.raises(LaternaError, match=words):
@@ -81,8 +81,8 @@ def test_a_folder_that_is_not_a_checkpoint_is_refused_before_anything_is_read(
 
 
 def test_rows_shorter_than_any_record_are_refused(short: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(LaternaError, match=r"align\.row_tokens = 5: shorter .* has \d+ tokens"):
-        train(with_stage(short, row_tokens=5), stage="align", out=tmp_path / "out")
+    with pytest.raises(LaternaError, match=r"align\.pack_length = 5: shorter .* has \d+ tokens"):
+        train(with_stage(short, pack_length=5), stage="align", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_records_that_are_not_there_are_said_before_a_model_is_read(
     short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("laterna.training.setup.begin", lambda *_: pytest.fail("read a model"))
-    for changes in ({"data": "none.json"}, {"pictures": "none"}):
+    for changes in ({"data": "none.json"}, {"images": "none"}):
         with pytest.raises(LaternaError, match=r"none(\.json)?: no such file or folder"):
             train(with_stage(short, **changes), stage="align", out=tmp_path / "out")

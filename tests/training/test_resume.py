@@ -21,12 +21,12 @@ import laterna.model.checkpoint
 import laterna.training.run
 import laterna.training.setup
 from laterna.data import fingerprints
-from laterna.data.pictures.files import PictureFolder
+from laterna.data.images.files import ImageFolder
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
 from laterna.recipe import (
     LoraSettings,
-    OptimiserName,
+    OptimizerName,
     PartSettings,
     Recipe,
     RunSettings,
@@ -71,7 +71,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(load_checkpoint(folder).state_dict())
 
 
-def insist_same(one: Path, other: Path) -> None:
+def require_same(one: Path, other: Path) -> None:
     assert figures(one) == figures(other)
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
@@ -87,22 +87,22 @@ def states(out: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("stage", "optimiser"),
+    ("stage", "optimizer"),
     [("align", "adamw"), ("instruct", "adamw"), ("instruct", "muon"), ("instruct", "adamw8bit")],
 )
 def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
-    short: Recipe, stage: StageName, optimiser: OptimiserName, tmp_path: Path
+    short: Recipe, stage: StageName, optimizer: OptimizerName, tmp_path: Path
 ) -> None:
-    if optimiser == "adamw8bit":
+    if optimizer == "adamw8bit":
         pytest.importorskip("bitsandbytes")
-    settings = msgspec.structs.replace(short.stage(stage), optimiser=optimiser)
+    settings = msgspec.structs.replace(short.stage(stage), optimizer=optimizer)
     short = msgspec.structs.replace(short, **{stage: settings})
     whole = train(short, stage=stage, out=tmp_path / "whole")
     out = tmp_path / "cut"
     for step in (1, 5, 7):
         interrupt(short, stage, out, step)
     assert [state.name for state in states(out)] == ["step-00000004", "step-00000006"]
-    insist_same(whole, train(short, stage=stage, out=out))
+    require_same(whole, train(short, stage=stage, out=out))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"images", "records.json", "prepared", "whole", "cut"}
 
@@ -122,7 +122,7 @@ def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(
     assert len(states(tmp_path / "out")) == 2, "those of the other run stay"
 
 
-def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
+def test_a_resumed_run_reads_neither_data_nor_images_and_fits_nothing_again(
     short: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprints, "RACY_NS", -1)
@@ -130,7 +130,7 @@ def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
         short,
         feature_cache=str(tmp_path / "features"),
         connector=msgspec.structs.replace(short.connector, calibrate=True),
-        align=msgspec.structs.replace(short.align, share_pictures=True, row_tokens=0),
+        align=msgspec.structs.replace(short.align, shared_prefix=True, pack_length=0),
     )
     whole = train(short, stage="align", out=tmp_path / "whole")
     out = tmp_path / "cut"
@@ -138,22 +138,22 @@ def test_a_resumed_run_reads_neither_data_nor_pictures_and_fits_nothing_again(
     read: list[Path] = []
     real = fingerprints.sha256_of
     monkeypatch.setattr(fingerprints, "sha256_of", lambda path: read.append(path) or real(path))
-    monkeypatch.setattr(PictureFolder, "find", lambda folder, name: read.append(folder / name))
+    monkeypatch.setattr(ImageFolder, "find", lambda folder, name: read.append(folder / name))
     monkeypatch.setattr(laterna.training.setup, "fit_connector", lambda *_: pytest.fail("fitted"))
     train(short, stage="align", out=out)
     ours = [tmp_path / name for name in ("prepared", "features", "cut.state", ".cut.")]
     theirs = [path for path in read if not str(path).startswith(tuple(map(str, ours)))]
     assert theirs == [], "what we wrote is held against its checksums, and nothing else is read"
-    insist_same(whole, out)
+    require_same(whole, out)
 
 
 def test_a_run_does_not_go_on_over_other_records(short: Recipe, tmp_path: Path) -> None:
-    picture = tmp_path / "images" / "3.png"
-    content = picture.read_bytes()
-    picture.unlink()
+    image = tmp_path / "images" / "3.png"
+    content = image.read_bytes()
+    image.unlink()
     out = tmp_path / "cut"
     interrupt(short, "align", out, 5)
-    picture.write_bytes(content)
+    image.write_bytes(content)
     with pytest.raises(LaternaError, match=r"from 11 records .* now 12 can .* start anew"):
         train(short, stage="align", out=out)
     shutil.rmtree(out.with_name("cut.state"))
@@ -175,7 +175,7 @@ def test_torn_and_foreign_states_are_named_and_passed_over(
     shards[0].write_bytes(data)
     (own.parent / ".step-00000008.part").mkdir()
     capsys.readouterr()
-    insist_same(whole, train(short, stage="align", out=out))
+    require_same(whole, train(short, stage="align", out=out))
     said = "".join(capsys.readouterr().out.split())
     assert f"{shards[0]}:itschecksumdiffers,thestateistorn;passedover" in said
     assert f"{foreign}:statesofarunwithothersettingsordata,notused" in said
@@ -206,7 +206,7 @@ def test_a_state_with_any_file_damaged_is_passed_over(
             (remark,) = found.remarks
             assert name in remark and remark.endswith("passed over")
     capsys.readouterr()
-    insist_same(whole, train(short, stage="align", out=out))
+    require_same(whole, train(short, stage="align", out=out))
     assert "going on after step 4 of 8" in capsys.readouterr().out
 
 
@@ -247,7 +247,7 @@ def test_a_full_disk_leaves_no_half_state_and_the_one_before(
             train(short, stage="align", out=out)
     assert [state.name for state in states(out)] == ["step-00000002"]
     assert not list(out.with_name("out.state").glob("*/.*"))
-    insist_same(
+    require_same(
         train(short, stage="align", out=tmp_path / "whole"), train(short, stage="align", out=out)
     )
 
@@ -280,7 +280,7 @@ def test_a_signal_ends_the_run_after_saving(
     assert getattr(caught.value, "code", None) == status
     assert signal.getsignal(number) == handler
     assert [state.name for state in states(out)][-1] == "step-00000005"
-    insist_same(
+    require_same(
         train(short, stage="align", out=tmp_path / "whole"), train(short, stage="align", out=out)
     )
 
@@ -329,4 +329,4 @@ def test_kill_9_at_any_moment_of_either_stage_changes_nothing(
         process.wait()
     assert start(out).wait() == 0
     for stage in ("align", "instruct"):
-        insist_same(whole / stage, out / stage)
+        require_same(whole / stage, out / stage)

@@ -20,7 +20,7 @@ from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, read_manifest
 from laterna.model.fusion import prefix
 from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, StageName
-from laterna.records import PICTURE_TOKEN, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, Turn
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 
@@ -111,21 +111,21 @@ def test_dropped_records_are_counted_aloud(
     train(msgspec.structs.replace(recipe, align=align), stage="align", out=tmp_path / "out")
     said = capsys.readouterr().out
     assert "11 records prepared" in said
-    assert "dropped 1: picture missing" in said
+    assert "dropped 1: image missing" in said
 
 
-def test_more_unreadable_pictures_than_the_limit_stop_a_run_before_it_trains(
+def test_more_unreadable_images_than_the_limit_stop_a_run_before_it_trains(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     for number in (3, 4):
         (tmp_path / "images" / f"{number}.png").unlink()
-    (tmp_path / "images" / "7.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "7.png").write_bytes(b"no image")
     align = msgspec.structs.replace(recipe.align, max_steps=1)
     limit = {number: RunSettings(max_faulty=number) for number in (2, 3)}
     ours = msgspec.structs.replace(recipe, align=align, run=limit[2])
     with pytest.raises(
         LaternaError,
-        match=r"stage align: 2 × picture missing, 1 × picture cannot be read: .*max_faulty = 2;",
+        match=r"stage align: 2 × image missing, 1 × image cannot be read: .*max_faulty = 2;",
     ):
         train(ours, stage="align", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -171,7 +171,7 @@ def test_the_template_that_was_taught_is_stored_and_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     language = msgspec.structs.replace(recipe.language, template=name)
-    stage = msgspec.structs.replace(recipe.instruct, template=name, max_steps=1, row_tokens=0)
+    stage = msgspec.structs.replace(recipe.instruct, template=name, max_steps=1, pack_length=0)
     ours = msgspec.structs.replace(recipe, language=language, instruct=stage)
     embedded: list[list[int]] = []
     real = prefix._merge
@@ -179,7 +179,7 @@ def test_the_template_that_was_taught_is_stored_and_served(
     def merge(
         language: Any, ids_rt: torch.Tensor, mask_rt: torch.Tensor, *others: Any
     ) -> torch.Tensor:
-        embedded.extend(ids_rt.masked_fill(mask_rt, PICTURE_TOKEN).tolist())
+        embedded.extend(ids_rt.masked_fill(mask_rt, IMAGE_TOKEN_INDEX).tolist())
         return real(language, ids_rt, mask_rt, *others)
 
     monkeypatch.setattr(prefix, "_merge", merge)
@@ -192,13 +192,13 @@ def test_the_template_that_was_taught_is_stored_and_served(
 
     def asked() -> list[int]:
         embedded.clear()
-        ask = ["--picture", str(tmp_path / "images" / "0.png"), "--prompt", "What colour is it?"]
+        ask = ["--image", str(tmp_path / "images" / "0.png"), "--prompt", "What colour is it?"]
         assert main(["chat", str(out), *ask, "--max-new-tokens", "1"]) == 0
         (ids,) = embedded
         return ids
 
     ids = asked()
-    pieces = "".join("▣" if one == PICTURE_TOKEN else tokenizer.decode([one]) for one in ids)
+    pieces = "".join("▣" if one == IMAGE_TOKEN_INDEX else tokenizer.decode([one]) for one in ids)
     assert (pieces[: len(opening)], pieces[-len(ending) :]) == (opening, ending)
     assert pieces.count("▣") == 4
     assert len(taught) > 0
@@ -209,7 +209,7 @@ def test_the_template_that_was_taught_is_stored_and_served(
     unseal(out, "template.jinja")
     ids = asked()
     assert (ids[:4], tokenizer.decode(ids[4:])) == (
-        [PICTURE_TOKEN] * 4,
+        [IMAGE_TOKEN_INDEX] * 4,
         "\nWhat colour is it?</s>",
     )
 
@@ -258,7 +258,7 @@ def test_a_run_without_targets_refuses_to_start(recipe: Recipe, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_image_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_path: Path) -> None:
     real = laterna.training.setup.prepare_stage
 
     def prepare(*args: Any, **kwargs: Any) -> Any:
@@ -271,7 +271,7 @@ def test_a_picture_that_vanishes_is_left_out_and_counted(recipe: Recipe, tmp_pat
         out = train(recipe, stage="align", out=tmp_path / "out")
     steps = read_metrics(out / "metrics.jsonl")
     assert steps[-1].faulty == 10  # once an epoch
-    assert sum(step.pictures for step in steps) == 10 * 11
+    assert sum(step.images for step in steps) == 10 * 11
 
 
 def test_adapters_of_the_last_layers_are_trained_kept_and_gone_on_with(
@@ -302,7 +302,7 @@ def test_adapters_over_4_bits_train_and_are_served(
     adapted = PartSettings(mode="lora", lr=2e-2)
     ours = msgspec.structs.replace(
         recipe,
-        language=msgspec.structs.replace(recipe.language, quantise="4bit"),
+        language=msgspec.structs.replace(recipe.language, quantize="4bit"),
         lora=LoraSettings(r=8, alpha=16, dropout=0.0),
         instruct=msgspec.structs.replace(recipe.instruct, language=adapted),
     )

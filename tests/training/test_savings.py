@@ -13,15 +13,15 @@ from torch import Tensor
 
 from laterna.data.batches import collate
 from laterna.errors import LaternaError
-from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.attention.varlen import use_varlen_attention
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartSettings, Recipe, Saving, StageName
-from laterna.records import PICTURE_TOKEN, Batch, Pack, Sample
-from laterna.training import learner as savings
-from laterna.training.learner import SAVINGS, Learner
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
+from laterna.training import train_state as savings
 from laterna.training.resume import run_digest
 from laterna.training.stages import apply_stage, layers_of
+from laterna.training.train_state import SAVINGS, TrainState
 
 
 def batch(length: int = 40, rows: int = 3) -> Batch:
@@ -31,24 +31,24 @@ def batch(length: int = 40, rows: int = 3) -> Batch:
         words = torch.randint(5, 400, (length,), generator=random).tolist()
         sample = Sample(
             id=f"r{row}",
-            input_ids=(1, PICTURE_TOKEN, *words),
+            input_ids=(1, IMAGE_TOKEN_INDEX, *words),
             targets=(False,) * 12 + (True,) * (length - 10),
-            picture_slots=(1,),
-            pictures=(f"{row}.png",),
-            picture_tokens=(4,),
+            image_slots=(1,),
+            images=(f"{row}.png",),
+            image_tokens=(4,),
         )
         packs.append(Pack(samples=(sample,)))
     pixels = torch.randn(rows, 3, 28, 28, generator=random)
     return msgspec.structs.replace(collate(packs), pixels_bchw=pixels)
 
 
-def learner(recipe: Recipe, stage: StageName, *savings: Saving) -> Learner:
+def train_state(recipe: Recipe, stage: StageName, *savings: Saving) -> TrainState:
     assistant = build_from_recipe(recipe)
     apply_stage(assistant, recipe, stage)
-    return Learner(assistant, recipe.stage(stage), total=9, savings=savings)
+    return TrainState(assistant, recipe.stage(stage), total=9, savings=savings)
 
 
-def gradients(learns: Learner) -> tuple[float, dict[str, Tensor]]:
+def gradients(learns: TrainState) -> tuple[float, dict[str, Tensor]]:
     loss = learns.model(batch()) / 90
     loss.backward()
     found = {name: weight.grad for name, weight in learns.weights.items()}
@@ -68,7 +68,7 @@ class Kept:
         return tensor
 
     @staticmethod
-    def bytes(learns: Learner) -> int:
+    def bytes(learns: TrainState) -> int:
         kept = Kept()
         gc.collect()
         with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda tensor: tensor):
@@ -87,7 +87,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(
     vision = PartSettings(mode="full", lr=1e-3)
     instruct = msgspec.structs.replace(tiny_recipe.instruct, vision=vision)
     recipe = msgspec.structs.replace(tiny_recipe, instruct=instruct)
-    plain, saving = learner(recipe, stage), learner(recipe, stage, "checkpointing")
+    plain, saving = train_state(recipe, stage), train_state(recipe, stage, "checkpointing")
     loss, expected = gradients(plain)
     loss_2, found = gradients(saving)
     assert loss_2 == pytest.approx(loss, abs=1e-6)
@@ -98,7 +98,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(
 
 
 def test_a_checkpointed_frozen_layer_still_drops_nothing(tiny_recipe: Recipe) -> None:
-    language = learner(tiny_recipe, "align", "checkpointing").objective.assistant.language
+    language = train_state(tiny_recipe, "align", "checkpointing").objective.assistant.language
     for layer in layers_of(language):
         assert layer.training
         assert not any(inner.training for inner in layer.modules() if inner is not layer)
@@ -114,8 +114,8 @@ def test_bf16_stays_in_float32_where_that_is_faster(
     tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(savings, "fast_dtype", lambda _device: torch.float32)
-    loss, expected = gradients(learner(tiny_recipe, "align"))
-    half = learner(tiny_recipe, "align", "bf16")
+    loss, expected = gradients(train_state(tiny_recipe, "align"))
+    half = train_state(tiny_recipe, "align", "bf16")
     loss_2, found = gradients(half)
     assert loss_2 == loss
     assert all(torch.equal(gradient, expected[name]) for name, gradient in found.items())
@@ -127,7 +127,7 @@ def test_bf16_stays_in_float32_where_that_is_faster(
 def test_bf16_computes_in_16_bits_and_keeps_what_trains_in_32(
     tiny_recipe: Recipe, stage: StageName
 ) -> None:
-    plain, half = learner(tiny_recipe, stage), learner(tiny_recipe, stage, "bf16")
+    plain, half = train_state(tiny_recipe, stage), train_state(tiny_recipe, stage, "bf16")
     loss, expected = gradients(plain)
     loss_2, found = gradients(half)
     assert loss_2 != loss
@@ -147,15 +147,15 @@ def test_bf16_leaves_a_frozen_part_that_an_earlier_stage_changed(tiny_recipe: Re
     assistant = build_from_recipe(tiny_recipe)
     assistant.changed.add("language")
     apply_stage(assistant, tiny_recipe, "align")
-    Learner(assistant, tiny_recipe.align, total=9, savings=("bf16",))
+    TrainState(assistant, tiny_recipe.align, total=9, savings=("bf16",))
     assert {weight.dtype for weight in assistant.language.parameters()} == {torch.float32}
     assert {weight.dtype for weight in assistant.vision.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.slow
 def test_compiled_layers_give_the_plain_gradients(tiny_recipe: Recipe) -> None:
-    loss, expected = gradients(learner(tiny_recipe, "instruct"))
-    loss_2, found = gradients(learner(tiny_recipe, "instruct", "compile"))
+    loss, expected = gradients(train_state(tiny_recipe, "instruct"))
+    loss_2, found = gradients(train_state(tiny_recipe, "instruct", "compile"))
     assert loss_2 == pytest.approx(loss, abs=1e-5)
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
@@ -163,9 +163,9 @@ def test_compiled_layers_give_the_plain_gradients(tiny_recipe: Recipe) -> None:
 
 @pytest.mark.slow
 def test_rows_of_other_segments_compile_nothing_anew(tiny_recipe: Recipe) -> None:
-    loss, expected = gradients(learner(tiny_recipe, "instruct"))
-    learns = learner(tiny_recipe, "instruct", "compile")
-    attend_by_segments(learns.objective.assistant.language)
+    loss, expected = gradients(train_state(tiny_recipe, "instruct"))
+    learns = train_state(tiny_recipe, "instruct", "compile")
+    use_varlen_attention(learns.objective.assistant.language)
     for length, rows in ((40, 3), (30, 2)):  # the second size makes every size a variable
         learns.model(batch(length, rows)).backward()
         learns.model.zero_grad()
@@ -184,7 +184,7 @@ def test_compiling_on_a_cpu_without_a_compiler_is_refused(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(LaternaError, match=r"'compile': .* needs a C\+\+ compiler \(g\+\+"):
-        learner(tiny_recipe, "instruct", "compile")
+        train_state(tiny_recipe, "instruct", "compile")
 
 
 def test_a_model_that_cannot_checkpoint_says_so(
@@ -194,7 +194,7 @@ def test_a_model_that_cannot_checkpoint_says_so(
     kind = type(tiny_assistant.language)
     monkeypatch.setattr(kind, "supports_gradient_checkpointing", False)
     with pytest.raises(LaternaError, match=r"'checkpointing': LlamaForCausalLM .* leave it out"):
-        Learner(tiny_assistant, tiny_recipe.instruct, total=9, savings=("checkpointing",))
+        TrainState(tiny_assistant, tiny_recipe.instruct, total=9, savings=("checkpointing",))
 
 
 def test_only_a_saving_that_changes_results_makes_another_run(recipe: Recipe) -> None:

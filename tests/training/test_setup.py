@@ -116,8 +116,8 @@ def test_flash_attention_says_what_it_needs(
     with pytest.raises(LaternaError, match="add 'bf16' to savings"):
         set_attention(tiny_assistant, recipe, recipe.instruct, device=gpu)
     half = msgspec.structs.replace(recipe, savings=("bf16",))
-    shared = msgspec.structs.replace(half.instruct, share_pictures=True)
-    with pytest.raises(LaternaError, match="takes no mask, which share_pictures needs"):
+    shared = msgspec.structs.replace(half.instruct, shared_prefix=True)
+    with pytest.raises(LaternaError, match="takes no mask, which shared_prefix needs"):
         set_attention(tiny_assistant, half, shared, device=gpu)
 
 

@@ -21,7 +21,7 @@ FIGURES = [
         target_tokens=100,
         tokens=300,
         padding=30,
-        pictures=8,
+        images=8,
         seconds=0.5,
         model_seconds=0.4,
         vision_seconds=0.1,
@@ -46,12 +46,12 @@ def test_every_step_is_shown_and_kept_as_it_happens(tmp_path: Path) -> None:
         assert read_metrics(path) == seen
     assert seen == FIGURES
     assert "loss 1.222 · 200 targets/s · MFU 20.0%" in out.getvalue()
-    assert "600 tokens/s · 16 pictures/s · padding 10.0%" in out.getvalue()
+    assert "600 tokens/s · 16 images/s · padding 10.0%" in out.getvalue()
 
 
 def test_a_stage_is_summed_up_in_a_line() -> None:
     assert summary(FIGURES) == (
-        "3 steps in 2 s · 200 targets/s · 600 tokens/s · 16 pictures/s · MFU 20.0% · "
+        "3 steps in 2 s · 200 targets/s · 600 tokens/s · 16 images/s · MFU 20.0% · "
         "padding 10.0% · vision tower 20.0% of a step · loop 20.0%"
     )
     unknown = [msgspec.structs.replace(FIGURES[0], mfu=None, flops=0.0)]
@@ -62,7 +62,7 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step":1,"loss":2.0,"lr":0.1,"grad_norm":1.0,"target_tokens":9,"tokens":13,'
-        '"pictures":1,"seconds":0.5}\n'
+        '"images":1,"seconds":0.5}\n'
     )
     [figures] = read_metrics(path)
     assert (figures.flops, figures.mfu, figures.vision_seconds) == (0.0, None, 0.0)

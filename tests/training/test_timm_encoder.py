@@ -31,7 +31,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "test_resnet": {},
 }
 TEXT = "<s>USER: <image>\nWhat colour is it? ASSISTANT: red"
-PICTURE = Image.new("RGB", (28, 28), (20, 20, 230))
+IMAGE = Image.new("RGB", (28, 28), (20, 20, 230))
 
 
 def with_timm(recipe: Recipe, architecture: str, mode: Mode, folder: Path) -> Recipe:
@@ -58,7 +58,7 @@ def test_it_trains_is_read_back_and_answers(
     ours = with_timm(recipe, architecture, mode, tmp_path / "encoder")
     before = build_from_recipe(ours)
     assert (
-        before.picture_tokens.tokens
+        before.image_tokens.tokens
         == {"vit_tiny_patch16_224": 16, "test_resnet": 4}[  # type: ignore[union-attr]
             architecture
         ]
@@ -87,9 +87,9 @@ def test_it_trains_is_read_back_and_answers(
         )
     Assistant(after).save(tmp_path / "again")
     again = load_checkpoint(tmp_path / "again")
-    assert torch.equal(again.logits([PICTURE], TEXT), after.logits([PICTURE], TEXT))
-    answer = Assistant(after).answer(PICTURE, "What colour is it?", max_new_tokens=4)
-    assert Assistant(again).answer(PICTURE, "What colour is it?", max_new_tokens=4) == answer != ""
+    assert torch.equal(again.logits([IMAGE], TEXT), after.logits([IMAGE], TEXT))
+    answer = Assistant(after).answer(IMAGE, "What colour is it?", max_new_tokens=4)
+    assert Assistant(again).answer(IMAGE, "What colour is it?", max_new_tokens=4) == answer != ""
 
 
 @pytest.mark.parametrize(("mode", "blocks"), [("lora", {0, 1}), ("lora-last-1", {1})])
@@ -100,7 +100,7 @@ def test_adapters_train_beside_it(
     out = train(ours, stage="instruct", out=tmp_path / "out")
     assert read_manifest(out).adapters == ("vision",)
     after, plain = load_checkpoint(out), build_from_recipe(ours)
-    pixels = after.prepare([PICTURE])
+    pixels = after.prepare([IMAGE])
     assert not torch.allclose(after.vision(pixels), plain.vision(pixels), atol=1e-4)
     names = [name for name, _ in after.vision.named_parameters() if ".lora_" in name]
     assert {int(name.split("blocks.")[1].split(".")[0]) for name in names if "blocks" in name} == (

@@ -11,7 +11,7 @@ from laterna.world.dataset import write_world
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures 10 to 309 of the world of seed 6."""
+    """Images 10 to 309 of the world of seed 6."""
     folder = tmp_path_factory.mktemp("world") / "small"
-    write_world(folder, pictures=300, seed=6, start=10)
+    write_world(folder, images=300, seed=6, start=10)
     return folder

@@ -65,10 +65,10 @@ def test_truth_is_what_was_drawn(small_world: Path) -> None:
     assert [msgspec.json.encode(truth) for truth in truths] == lines
 
 
-def test_pictures_are_what_their_names_say(small_world: Path) -> None:
+def test_images_are_what_their_names_say(small_world: Path) -> None:
     for path in list((small_world / "images").iterdir())[:20]:
-        with Image.open(path) as picture:
-            assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (112, 112))
+        with Image.open(path) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (112, 112))
 
 
 def test_the_world_is_read_like_any_dataset(small_world: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_world_is_read_like_any_dataset(small_world: Path) -> None:
     assert found.problems == ()
     for scene, index in zip(found.scenes, range(10, 310), strict=True):
         truth = draw_truth("world", 6, index)
-        assert (scene.id, scene.picture) == (str(index), truth.picture)
+        assert (scene.id, scene.image) == (str(index), truth.image)
         assert [box.category for box in scene.boxes] == [toy.category for toy in truth.toys]
         for box, toy in zip(scene.boxes, truth.toys, strict=True):
             corners = [box.x1, box.y1, box.x2, box.y2]
@@ -85,25 +85,25 @@ def test_the_world_is_read_like_any_dataset(small_world: Path) -> None:
 
 
 def test_same_seed_same_bytes(tmp_path: Path, small_world: Path) -> None:
-    summary = write_world(tmp_path / "a", pictures=5, seed=6, start=10)
-    write_world(tmp_path / "b", pictures=5, seed=6, start=10)
-    write_world(tmp_path / "c", pictures=5, seed=7, start=10)
+    summary = write_world(tmp_path / "a", images=5, seed=6, start=10)
+    write_world(tmp_path / "b", images=5, seed=6, start=10)
+    write_world(tmp_path / "c", images=5, seed=7, start=10)
     a, b, c = (contents(tmp_path / name) for name in "abc")
     assert a == b
     assert a.keys() == c.keys()
     assert all(a[name] != c[name] for name in a)
     larger = contents(small_world)
-    pictures = [name for name in a if name.endswith(".png")]
-    assert [larger[name] for name in pictures] == [a[name] for name in pictures]
+    images = [name for name in a if name.endswith(".png")]
+    assert [larger[name] for name in images] == [a[name] for name in images]
     toys = len(load(tmp_path / "a" / "instances.json")["annotations"])
-    assert summary.line() == f"drew 5 pictures of {toys} toys in {tmp_path / 'a'}"
+    assert summary.line() == f"drew 5 images of {toys} toys in {tmp_path / 'a'}"
 
 
 def test_a_failure_leaves_no_folder_and_the_old_one_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    write_world(old, pictures=2, seed=0)
+    write_world(old, images=2, seed=0)
     before = contents(old)
 
     def fail(truths: list[Truth], seed: int) -> dict[str, object]:
@@ -112,7 +112,7 @@ def test_a_failure_leaves_no_folder_and_the_old_one_in_place(
     monkeypatch.setattr(dataset, "_captions", fail)
     for folder in (old, new):
         with pytest.raises(KeyboardInterrupt):
-            write_world(folder, pictures=3, seed=1, overwrite=True)
+            write_world(folder, images=3, seed=1, overwrite=True)
     assert contents(old) == before
     assert list(tmp_path.iterdir()) == [old]
 
@@ -122,29 +122,29 @@ def test_a_world_replaces_itself_an_empty_folder_and_another_world_when_asked(
 ) -> None:
     folder = tmp_path / "world"
     folder.mkdir()
-    write_world(folder, pictures=3, seed=0)
-    write_world(folder, pictures=3, seed=0)
-    with pytest.raises(LaternaError, match=r"world of other making \(pictures 3, now 1\)"):
-        write_world(folder, pictures=1, seed=0)
+    write_world(folder, images=3, seed=0)
+    write_world(folder, images=3, seed=0)
+    with pytest.raises(LaternaError, match=r"world of other making \(images 3, now 1\)"):
+        write_world(folder, images=1, seed=0)
     assert len(list((folder / "images").iterdir())) == 3
-    write_world(folder, pictures=1, seed=0, overwrite=True)
+    write_world(folder, images=1, seed=0, overwrite=True)
     assert len(list((folder / "images").iterdir())) == 1
 
 
 def test_nothing_but_a_world_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(LaternaError, match=r"no world that Laterna made: it holds thesis\.tex"):
-        write_world(tmp_path, pictures=1, seed=0)
+        write_world(tmp_path, images=1, seed=0)
     with pytest.raises(LaternaError, match=r"thesis\.tex is a file; name a folder"):
-        write_world(tmp_path / "thesis.tex", pictures=1, seed=0)
+        write_world(tmp_path / "thesis.tex", images=1, seed=0)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"pictures": 0}, "cannot draw 0 pictures, ask for at least 1"),
-        ({"pictures": -2}, "cannot draw -2 pictures"),
+        ({"images": 0}, "cannot draw 0 images, ask for at least 1"),
+        ({"images": -2}, "cannot draw -2 images"),
         ({"seed": -1}, "seed -1 and start 0 cannot be negative"),
         ({"start": -5}, "seed 0 and start -5 cannot be negative"),
     ],
@@ -153,7 +153,7 @@ def test_what_the_user_can_mend_is_said(
     tmp_path: Path, changes: dict[str, int], complaint: str
 ) -> None:
     with pytest.raises(LaternaError, match=complaint):
-        write_world(tmp_path / "world", **({"pictures": 1, "seed": 0} | changes))
+        write_world(tmp_path / "world", **({"images": 1, "seed": 0} | changes))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -162,7 +162,7 @@ def test_several_processes_draw_the_same_files(
 ) -> None:
     monkeypatch.setattr(dataset, "WORTH_A_PROCESS", 2)
     for name, workers in (("one", 1), ("two", 2)):
-        write_world(tmp_path / name, pictures=4, seed=3, workers=workers)
+        write_world(tmp_path / name, images=4, seed=3, workers=workers)
     one, two = (
         {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
         for name in ("one", "two")

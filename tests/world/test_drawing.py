@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from laterna.records import Box, Toy, Truth
-from laterna.world.drawing import draw_picture
+from laterna.world.drawing import draw_image
 from laterna.world.scenes import draw_truth
-from laterna.world.toys import CATEGORIES, COLOURS, PICTURE_SIDE
+from laterna.world.toys import CATEGORIES, COLOURS, IMAGE_SIDE
 
 
 def scene(
@@ -19,18 +19,18 @@ def scene(
     lighting: str = "bright",
     sign: str | None = None,
 ) -> Truth:
-    """One large toy in the middle of the picture, 42 pixels square."""
-    low, high = 42 / PICTURE_SIDE, 84 / PICTURE_SIDE
+    """One large toy in the middle of the image, 42 pixels square."""
+    low, high = 42 / IMAGE_SIDE, 84 / IMAGE_SIDE
     box = Box(category=category, x1=low, y1=low, x2=high, y2=high)
     sign_box = Box(category="sign", x1=0, y1=0, x2=42 / 112, y2=14 / 112) if sign else None
     toy = Toy(category=category, colour=colour, texture=texture, size="large", box=box)
     return Truth(
-        id="0", picture="0.png", lighting=lighting, sign=sign, sign_box=sign_box, toys=(toy,)
+        id="0", image="0.png", lighting=lighting, sign=sign, sign_box=sign_box, toys=(toy,)
     )
 
 
 def pixels(truth: Truth, noise_seed: int = 5) -> np.ndarray:
-    return np.asarray(draw_picture(truth, noise_seed), dtype=np.float32)
+    return np.asarray(draw_image(truth, noise_seed), dtype=np.float32)
 
 
 def painted(truth: Truth) -> np.ndarray:
@@ -40,12 +40,12 @@ def painted(truth: Truth) -> np.ndarray:
     return inside[np.abs(inside - table).sum(axis=1) > 60]
 
 
-def test_same_scene_same_picture() -> None:
+def test_same_scene_same_image() -> None:
     truth = draw_truth("world", 1, 4)
-    picture = draw_picture(truth, 9)
-    assert (picture.size, picture.mode) == ((PICTURE_SIDE, PICTURE_SIDE), "RGB")
-    assert picture.tobytes() == draw_picture(truth, 9).tobytes()
-    assert picture.tobytes() != draw_picture(truth, 10).tobytes(), "the noise differs"
+    image = draw_image(truth, 9)
+    assert (image.size, image.mode) == ((IMAGE_SIDE, IMAGE_SIDE), "RGB")
+    assert image.tobytes() == draw_image(truth, 9).tobytes()
+    assert image.tobytes() != draw_image(truth, 10).tobytes(), "the noise differs"
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -73,7 +73,7 @@ def test_dim_is_darker_than_bright() -> None:
 
 
 def test_textures_leave_the_colour_and_change_the_surface() -> None:
-    # The same noise in each: what differs between the pictures is the texture alone.
+    # The same noise in each: what differs between the images is the texture alone.
     smooth, rough, striped = (pixels(scene(texture=t)) for t in ("smooth", "rough", "striped"))
     difference = np.abs(smooth - striped).mean(axis=(1, 2))
     assert difference[:42].max() == difference[84:].max() == 0, "nothing outside the toy"
@@ -92,7 +92,7 @@ def test_a_sign_is_printed_where_its_box_is() -> None:
 
 
 def test_a_scene_without_toys_is_a_table() -> None:
-    empty = Truth(id="0", picture="0.png", lighting="bright", sign=None, sign_box=None, toys=())
-    table = draw_picture(empty, 3)
+    empty = Truth(id="0", image="0.png", lighting="bright", sign=None, sign_box=None, toys=())
+    table = draw_image(empty, 3)
     assert isinstance(table, Image.Image)
     assert np.asarray(table, dtype=np.float32).std(axis=(0, 1)).max() < 5, "noise alone"

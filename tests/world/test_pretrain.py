@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig
 
 import laterna.world
-from laterna.world.toys import PICTURE_SIDE
+from laterna.world.toys import IMAGE_SIDE
 from pretrain_nano.language import language_config
 from pretrain_nano.settings import LanguagePretraining
 from pretrain_nano.tokenizer import BOS, CHAT_TEMPLATE, EOS, PAD
@@ -41,9 +41,9 @@ def test_the_vision_encoder_is_the_scripts() -> None:
     assert (written.image_size, written.patch_size, written.num_hidden_layers) == (112, 14, 4)
 
 
-def test_the_picture_processor_is_the_scripts() -> None:
+def test_the_image_processor_is_the_scripts() -> None:
     settings = json.loads((shipped("vision") / "preprocessor_config.json").read_text())
-    side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
+    side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     assert settings["size"] == settings["crop_size"] == side
     assert settings["do_center_crop"] is False
     assert tuple(settings["image_mean"]) == CLIP_MEAN

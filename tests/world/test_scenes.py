@@ -12,8 +12,8 @@ from laterna.world.scenes import MAX_TOYS, SIGN_SIZE, STREAMS, draw_truth, pixel
 from laterna.world.toys import (
     CATEGORIES,
     COLOURS,
+    IMAGE_SIDE,
     LIGHTINGS,
-    PICTURE_SIDE,
     SIGN_WORDS,
     SIZES,
     TEXTURES,
@@ -28,7 +28,7 @@ def seen(truth: Truth) -> tuple[object, ...]:
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Shared area as a share of the picture's, by floating-point corners."""
+    """Shared area as a share of the image's, by floating-point corners."""
     width = max(0.0, min(a.x2, b.x2) - max(a.x1, b.x1))
     height = max(0.0, min(a.y2, b.y2) - max(a.y1, b.y1))
     return width * height
@@ -86,7 +86,7 @@ def test_the_stream_is_decided_by_what_is_to_be_seen() -> None:
         toys = tuple(msgspec.structs.replace(toy, colour=colour) for toy in (cup, dog))
         for name, order in (("000001", toys), ("7", toys[::-1])):
             truth = Truth(
-                id=name, picture=name, lighting=lighting, sign=None, sign_box=None, toys=order
+                id=name, image=name, lighting=lighting, sign=None, sign_box=None, toys=order
             )
             assert stream_of(truth) == stream
         found[stream] += 1
@@ -105,7 +105,7 @@ def test_a_quarter_of_all_scenes_is_kept_for_the_demos() -> None:
     assert 0.22 < found["world"] / 3000 < 0.28
 
 
-def test_one_to_five_toys_inside_the_picture() -> None:
+def test_one_to_five_toys_inside_the_image() -> None:
     numbers = {len(scene.toys) for scene in SCENES}
     assert numbers == set(range(1, MAX_TOYS + 1))
     assert {len(draw_truth("pretrain", 0, n, max_toys=2).toys) for n in range(100)} == {1, 2}
@@ -146,9 +146,9 @@ def test_signs_have_a_place_and_a_share() -> None:
             x1, y1, x2, y2 = pixels_of(scene.sign_box)
             assert (x2 - x1, y2 - y1) == SIGN_SIZE == (42, 14)
             assert not any(value % 14 for value in (x1, y1))
-            assert 0 <= x1 < x2 <= PICTURE_SIDE
-            assert 0 <= y1 < y2 <= PICTURE_SIDE
+            assert 0 <= x1 < x2 <= IMAGE_SIDE
+            assert 0 <= y1 < y2 <= IMAGE_SIDE
 
 
-def test_names_of_pictures() -> None:
-    assert (SCENES[42].id, SCENES[42].picture) == ("000042", "000042.png")
+def test_names_of_images() -> None:
+    assert (SCENES[42].id, SCENES[42].image) == ("000042", "000042.png")

@@ -1,4 +1,4 @@
-"""What scribe says of 300 drawn pictures, held against the truth by this file's own reading."""
+"""What scribe says of 300 drawn images, held against the truth by this file's own reading."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _true_relation(words: dict[str, str], truth: Truth) -> set[str]:
 
 
 class Chat(NamedTuple):
-    """One record beside the truth of its picture."""
+    """One record beside the truth of its image."""
 
     kind: str
     truth: Truth
@@ -152,7 +152,7 @@ def chats(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[C
     assert summary.records == {"conversation": 300, "detail": 300, "reasoning": 300}
     assert summary.problems == ()
     lines = (small_world / "truth.jsonl").read_bytes().splitlines()
-    truths = {t.picture: t for t in (msgspec.json.decode(line, type=Truth) for line in lines)}
+    truths = {t.image: t for t in (msgspec.json.decode(line, type=Truth) for line in lines)}
     found = []
     for row in json.loads(out.read_text(encoding="utf-8")):
         said = [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
@@ -220,7 +220,7 @@ def test_yes_and_no_are_balanced(talks: list[list[Asked]]) -> None:
 
 
 def test_no_turn_gives_away_what_a_later_one_asks(talks: list[list[Asked]]) -> None:
-    """Whoever hears the conversation without seeing the picture learns no answer from it."""
+    """Whoever hears the conversation without seeing the image learns no answer from it."""
     seen = Counter[str]()
     for talk in talks:
         spoken_of: set[str] = set()

@@ -1,7 +1,7 @@
 """The text that pretrains the nano language model: descriptions, and talk about them.
 
-A document is one description and several records about it, each of which has a picture mark where
-the description stands, as training on pictures will have it.
+A document is one description and several records about it, each of which has an image mark where
+the description stands, as training on images will have it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from laterna.data.chat import SHIPPED_TEMPLATES
-from laterna.records import PICTURE_MARK, InstructionRecord, Record, Truth, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Record, Truth, Turn
 from laterna.scenes.facts import Facts, gather_facts
 from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.scenes.sampling import shuffled
@@ -77,7 +77,7 @@ def write_document(
     about the one of `REPEATED_OF` scenes that has most of a kind.
 
     In an examination every question is a record of its own, so that nothing but the description
-    answers it. A talk is what scribe writes about a picture: conversation, detail, reasoning.
+    answers it. A talk is what scribe writes about an image: conversation, detail, reasoning.
     """
     rng = np.random.default_rng([seed, index, 1])
     truth = _scene(seed, index, max_toys, repeats)
@@ -155,7 +155,7 @@ def _document(
 ) -> Document:
     last = template == CHAT_TEMPLATE and rng.random() < 0.1
     records = tuple(
-        InstructionRecord(id=f"{index}-{number}", pictures=(str(index),), turns=_turns(chat, last))
+        InstructionRecord(id=f"{index}-{number}", images=(str(index),), turns=_turns(chat, last))
         for number, chat in enumerate(chats[:_APART] if last else chats)
         if chat
     )
@@ -163,11 +163,15 @@ def _document(
 
 
 def _turns(chat: list[Exchange], mark_last: bool) -> tuple[Turn, ...]:
-    """Return a chat with the picture mark before or after its first question."""
+    """Return a chat with the image mark before or after its first question."""
     turns = []
     for number, (question, answer) in enumerate(chat):
         text = question
         if number == 0:
-            text = f"{question}\n{PICTURE_MARK}" if mark_last else f"{PICTURE_MARK}\n{question}"
+            text = (
+                f"{question}\n{DEFAULT_IMAGE_TOKEN}"
+                if mark_last
+                else f"{DEFAULT_IMAGE_TOKEN}\n{question}"
+            )
         turns += [Turn(role="user", text=text), Turn(role="assistant", text=answer, loss=True)]
     return tuple(turns)

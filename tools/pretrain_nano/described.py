@@ -1,7 +1,7 @@
-"""Documents become batches: a description stands in a picture's slot, and is shared like one.
+"""Documents become batches: a description stands in an image's slot, and is shared like one.
 
 All records of a document go on behind its description, which is computed once
-(`data.packing`, `share_pictures`): sixteen questions cost little more than one.
+(`data.packing`, `shared_prefix`): sixteen questions cost little more than one.
 
 Shapes: d width · s target tokens · v vocabulary.
 """
@@ -17,9 +17,9 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenise
+from laterna.data.masking import tokenize
 from laterna.data.packing import plan_packs
-from laterna.model.attention.shared_prefix import before_targets, sharing_mask
+from laterna.model.attention.shared_prefix import before_targets, shared_prefix_mask
 from laterna.records import Batch, Record, Sample
 from pretrain_nano.corpus import Document
 
@@ -36,12 +36,12 @@ class Described(Record, frozen=True):
     @property
     def length(self) -> int:
         """Tokens, with the description once for all records that can share it."""
-        packs = plan_packs(self.samples, row_tokens=0, share_pictures=True)
+        packs = plan_packs(self.samples, pack_length=0, shared_prefix=True)
         return sum(pack.length for pack in packs)
 
 
 class TextBatch(Record, frozen=True):
-    """A batch whose pictures are descriptions."""
+    """A batch whose images are descriptions."""
 
     batch: Batch
     words: Tensor
@@ -52,14 +52,14 @@ class TextBatch(Record, frozen=True):
     @property
     def labels_s(self) -> Tensor:
         """The target tokens' ids, in reading order."""
-        return self.batch.input_ids_rt[:, 1:][self.batch.targets_rt[:, 1:]]
+        return self.batch.input_ids_rt[:, 1:][self.batch.loss_mask_rt[:, 1:]]
 
 
 def describe_samples(document: Document, tokenizer: PreTrainedTokenizerFast) -> Described:
-    """Tokenise a document's records, its description in the place of their picture."""
+    """Tokenize a document's records, its description in the place of their image."""
     description = _description(document, tokenizer)
-    samples = (tokenise(record, tokenizer, document.template) for record in document.records)
-    counted = (structs.replace(one, picture_tokens=(len(description),)) for one in samples)
+    samples = (tokenize(record, tokenizer, document.template) for record in document.records)
+    counted = (structs.replace(one, image_tokens=(len(description),)) for one in samples)
     return Described(samples=tuple(counted), description=description)
 
 
@@ -71,15 +71,15 @@ def _description(document: Document, tokenizer: PreTrainedTokenizerFast) -> tupl
     return tuple(encoded) if document.description.is_map else tuple((one,) for one in encoded[0])
 
 
-def collate_described(documents: Sequence[Described], row_tokens: int) -> TextBatch:
-    """Put documents into rows of about `row_tokens` tokens; 0: a row for each that can be shared.
+def collate_described(documents: Sequence[Described], pack_length: int) -> TextBatch:
+    """Put documents into rows of about `pack_length` tokens; 0: a row for each that can be shared.
 
     Documents must differ in the name that their records give the description.
     """
     samples = [sample for one in documents for sample in one.samples]
-    batch = collate(plan_packs(samples, row_tokens=row_tokens, share_pictures=True))
-    by_name = {one.samples[0].pictures[0]: one.description for one in documents if one.samples}
-    tokens = [words for name in batch.pictures for words in by_name[name]]
+    batch = collate(plan_packs(samples, pack_length=pack_length, shared_prefix=True))
+    by_name = {one.samples[0].images[0]: one.description for one in documents if one.samples}
+    tokens = [words for name in batch.images for words in by_name[name]]
     lengths = torch.tensor([0] + [len(words) for words in tokens[:-1]])
     return TextBatch(
         batch=batch,
@@ -93,11 +93,11 @@ def target_logits(model: LlamaForCausalLM, text: TextBatch) -> Tensor:
     batch = text.batch
     table = model.get_input_embeddings()
     described_d = functional.embedding_bag(text.words, table.weight, text.offsets, mode="sum")
-    mask = batch.picture_mask_rt.unsqueeze(-1)
+    mask = batch.image_mask_rt.unsqueeze(-1)
     hidden_rtd = model.model(
         inputs_embeds=table(batch.input_ids_rt).masked_scatter(mask, described_d),
         position_ids=batch.position_ids_rt,
-        attention_mask=sharing_mask(batch.sharing, batch.position_ids_rt, model),
+        attention_mask=shared_prefix_mask(batch.sharing, batch.position_ids_rt, model),
         use_cache=False,
     ).last_hidden_state
     logits: Tensor = model.lm_head(hidden_rtd.flatten(0, 1).index_select(0, before_targets(batch)))

@@ -1,10 +1,10 @@
-"""Scenes in words, as the nano language model reads them before it ever sees a picture.
+"""Scenes in words, as the nano language model reads them before it ever sees an image.
 
-A description stands where a picture will stand later. The forms differ on purpose, from prose to
+A description stands where an image will stand later. The forms differ on purpose, from prose to
 a plain map of the table, so that the model learns to look things up rather than to know one form
 by heart.
 
-In a map every square of the table is one token, as every patch of a picture will be: the sum of
+In a map every square of the table is one token, as every patch of an image will be: the sum of
 the embeddings of the words that are true of the square. Some words are left out at random, since
 no encoder will be sure of everything that it sees; never the one that marks the square in a toy's
 middle, or two toys that touch could not be told from a large one. A map may leave out squares too:
@@ -113,7 +113,7 @@ def _squares(truth: Truth, rng: np.random.Generator) -> str:
 
 
 def _places(truth: Truth, _: np.random.Generator) -> str:
-    """Return the nine parts of the picture in reading order, and what each holds."""
+    """Return the nine parts of the image in reading order, and what each holds."""
     parts = []
     for row in range(3):
         for column in range(3):
@@ -140,7 +140,7 @@ _FORMS: tuple[Callable[[Truth, np.random.Generator], str], ...] = (
     _list,
     _captions,
 )
-"""The forms that place things by the ninth of the picture they are in."""
+"""The forms that place things by the ninth of the image they are in."""
 
 
 def _placed_by_ninths(truth: Truth) -> Truth:
@@ -152,7 +152,7 @@ def _placed_by_ninths(truth: Truth) -> Truth:
 
 
 def _in_the_middle(box: Box, number: int) -> Box:
-    """Return a box in the middle of the ninth of the picture that the box's centre is in.
+    """Return a box in the middle of the ninth of the image that the box's centre is in.
 
     Each `number` has another size, for boxes that coincide would be taken for one thing.
     """

@@ -1,7 +1,7 @@
 """Pretrains the nano language model on text alone: descriptions and talk about them.
 
-It learns to answer from a description that stands where a picture will stand later, so that the
-two stages on pictures only have to make it see. Only what follows a description is learned.
+It learns to answer from a description that stands where an image will stand later, so that the
+two stages on images only have to make it see. Only what follows a description is learned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from laterna.files import Made, write_atomically
-from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.attention.varlen import use_varlen_attention
 from laterna.model.pretrained import load_weights, read_part
 from pretrain_nano.corpus import Document, write_document
 from pretrain_nano.described import (
@@ -72,7 +72,7 @@ def _whole_text(document: Document) -> str:
 
 
 class Documents(IterableDataset[list[Described]]):
-    """Yields the documents of one optimiser step after another, written when asked for."""
+    """Yields the documents of one optimizer step after another, written when asked for."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, settings: LanguagePretraining) -> None:
         self.tokenizer, self.settings = tokenizer, settings
@@ -113,7 +113,7 @@ def batches(
         batch_size=None,
         num_workers=1,
         prefetch_factor=4,
-        collate_fn=partial(collate_described, row_tokens=settings.row_tokens),
+        collate_fn=partial(collate_described, pack_length=settings.pack_length),
     )
     yield from loader
 
@@ -149,7 +149,7 @@ def begin_by_matching(model: LlamaForCausalLM) -> None:
         attention.o_proj.weight.copy_(values.T)
 
 
-def optimisers(
+def optimizers(
     model: LlamaForCausalLM, settings: LanguagePretraining
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Return Muon for the layers' matrices and AdamW for embeddings and norms."""
@@ -197,8 +197,8 @@ def _learn(
     settings: LanguagePretraining,
     out: Path,
 ) -> dict[str, float]:
-    attend_by_segments(model)
-    both = optimisers(model, settings)
+    use_varlen_attention(model)
+    both = optimizers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))
         for one in both

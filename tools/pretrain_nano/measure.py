@@ -18,15 +18,15 @@ from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.blind_spots import (
     box_pool,
+    image_features,
     mean_max_pool,
     mean_pool,
-    picture_features,
     probe_accuracy,
 )
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
-from laterna.records import PICTURE_MARK, Box, Record, Truth
+from laterna.records import DEFAULT_IMAGE_TOKEN, Box, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.world.dataset import write_world
 from pretrain_nano.corpus import Document, write_document
@@ -36,7 +36,7 @@ from pretrain_nano.described import (
     target_logits,
 )
 
-PICTURES = 2000
+IMAGES = 2000
 DOCUMENTS = 400
 SEED = 20_000
 """A world that no demo is likely to draw; the bases learned from another stream altogether."""
@@ -63,13 +63,13 @@ def measure_bases() -> list[Knowledge]:
 
 
 def measure_vision(assistant: VisionLanguageModel) -> list[Knowledge]:
-    """Fit a linear probe for each attribute on fresh pictures' features."""
+    """Fit a linear probe for each attribute on fresh images' features."""
     with TemporaryDirectory() as folder:
         world = Path(folder) / "world"
-        write_world(world, pictures=PICTURES, seed=SEED)
+        write_world(world, images=IMAGES, seed=SEED)
         truths = read_truth(world / TRUTH_FILE)
-        names = [truth.picture for truth in truths]
-        features_bnd = picture_features(assistant, world / IMAGE_FOLDER, names)
+        names = [truth.image for truth in truths]
+        features_bnd = image_features(assistant, world / IMAGE_FOLDER, names)
     found = []
     for what, (look, pool) in _ATTRIBUTES.items():
         cases = [look(truth) for truth in truths]
@@ -128,7 +128,7 @@ def measure_language(
 def is_examination(document: Document) -> bool:
     """Tell whether all that is said of a description is short answers to single questions."""
     return all(
-        len(record.turns) == 2 and record.turns[0].text.startswith(PICTURE_MARK)
+        len(record.turns) == 2 and record.turns[0].text.startswith(DEFAULT_IMAGE_TOKEN)
         for record in document.records
     ) and any(SHORT_ANSWER in record.turns[0].text for record in document.records)
 
@@ -139,7 +139,7 @@ def _answered(
 ) -> list[bool]:
     """Tell of each record whether its answer is the model's."""
     described = describe_samples(document, tokenizer)
-    batch = collate_described([described], row_tokens=0)
+    batch = collate_described([described], pack_length=0)
     right = target_logits(model, batch).argmax(-1) == batch.labels_s
     lengths = [sum(sample.targets) for sample in described.samples]
     return [bool(answer.all()) for answer in torch.split(right, lengths)]
@@ -173,4 +173,4 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Truth], Case], Pool]] = {
     "lighting": (_lighting, mean_pool),
     "sign word": (_sign, mean_max_pool),
 }
-"""Attribute to what is looked for in a picture, and how the features are pooled for it."""
+"""Attribute to what is looked for in an image, and how the features are pooled for it."""

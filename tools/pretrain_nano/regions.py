@@ -1,10 +1,10 @@
 """Goes on with a pretrained nano vision encoder: every patch learns the words of what lies on it.
 
 RegionCLIP (Zhong et al. 2022) went on from CLIP in this way, and SigLIP 2 has it among its losses:
-a text about a whole picture says little about single patches, and patches are all that a LLaVA
+a text about a whole image says little about single patches, and patches are all that a LLaVA
 ever reads. The words are those of alt text about the toy or sign on the patch, the patch in a
 toy's middle has the article too, so that toys can be counted, and a linear layer, thrown away
-afterwards, reads them from the penultimate features. Every picture is drawn fresh.
+afterwards, reads them from the penultimate features. Every image is drawn fresh.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pretrain_nano.descent import Descent
 from pretrain_nano.settings import RegionPretraining, report
 from pretrain_nano.vision import (
     drawn_pixels,
-    normalised,
+    normalized,
     save_encoder,
     vocabulary,
     vocabulary_size,
@@ -38,7 +38,7 @@ NOTHING: tuple[str, ...] = ("no",)
 MIDDLE = "a"
 """Said of the patch in a toy's middle, besides."""
 _LEARNED_BEFORE = 10_000_000
-"""Index of a picture far behind those of the pretraining that came before."""
+"""Index of an image far behind those of the pretraining that came before."""
 
 
 def words_on_patches(truth: Truth, side: int) -> list[list[tuple[str, ...]]]:
@@ -68,7 +68,7 @@ def _place(box: Box) -> tuple[str, ...]:
 
 
 class DrawnRegions(Dataset[tuple[Tensor, Tensor]]):
-    """Picture number i and its patches' words: (3, h, w) in 0..1, (patches, words) shares."""
+    """Image number i and its patches' words: (3, h, w) in 0..1, (patches, words) shares."""
 
     def __init__(self, settings: RegionPretraining, side: int) -> None:
         self.seed, self.count, self.side = settings.seed, settings.steps * settings.batch, side
@@ -102,7 +102,7 @@ def learn_regions(encoder: Path, settings: RegionPretraining, out: Path) -> dict
     loader = DataLoader(regions, settings.batch, num_workers=settings.workers)
     figures: dict[str, float] = {}
     for step, (pixels, shares) in enumerate(track(loader, "regions"), start=1):
-        output = vision(normalised(pixels), output_hidden_states=True)
+        output = vision(normalized(pixels), output_hidden_states=True)
         logits_bpw = reader(output.hidden_states[-2][:, 1:])
         loss = functional.cross_entropy(logits_bpw.flatten(0, 1), shares.flatten(0, 1))
         descent.step(loss)

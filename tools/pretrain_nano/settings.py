@@ -22,9 +22,9 @@ class VisionPretraining(Settings):
     """How the nano vision encoder is pretrained."""
 
     steps: int = 4000
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch: int = 64
-    """Fresh pictures a step."""
+    """Fresh images a step."""
     curriculum: Schedule[int] = ((0.12, 1), (0.2, 2), (1.0, MAX_TOYS))
     """Up to which share of the steps the scenes hold at most how many toys: one thing is easier
     to name than five, and without this start the losses rest on a plateau for long."""
@@ -33,9 +33,9 @@ class VisionPretraining(Settings):
     captioning_weight: float = 1.0
     """Weight of the captioning loss beside the contrastive one."""
     seed: int = 0
-    """Seed of the weights and of the pretraining pictures."""
+    """Seed of the weights and of the pretraining images."""
     workers: int = 1
-    """Processes that draw pictures ahead."""
+    """Processes that draw images ahead."""
     report_every: int = 100
     """Steps between two lines of figures (and two writings of the weights)."""
 
@@ -44,15 +44,15 @@ class RegionPretraining(Settings):
     """How the pretrained vision encoder goes on, patch by patch."""
 
     steps: int = 1500
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch: int = 64
-    """Fresh pictures a step."""
+    """Fresh images a step."""
     lr: float = 1e-3
     """Peak learning rate."""
     seed: int = 0
-    """Seed of the words' layer and of the pictures."""
+    """Seed of the words' layer and of the images."""
     workers: int = 1
-    """Processes that draw pictures ahead."""
+    """Processes that draw images ahead."""
     report_every: int = 100
     """Steps between two lines of figures (and two writings of the weights)."""
 
@@ -61,7 +61,7 @@ class LanguagePretraining(Settings):
     """How the nano language model is pretrained."""
 
     steps: int = 1500
-    """Optimiser steps."""
+    """Optimizer steps."""
     step_tokens: int = 5000
     """Tokens of fresh documents a step, about."""
     curriculum: Schedule[int] = ((0.02, 1), (0.08, 2), (0.25, 3), (1.0, MAX_TOYS))
@@ -77,7 +77,7 @@ class LanguagePretraining(Settings):
     """Share of the documents about scenes that were chosen for having several of a kind."""
     squares: Schedule[float] = ((0.28, 0.08), (0.42, 0.3), (1.0, 1.0))
     """Share of the squares that maps have."""
-    row_tokens: int = 320
+    pack_length: int = 320
     """Tokens of a packed row."""
     lr: float = 5e-3
     """Peak learning rate."""
@@ -120,7 +120,7 @@ FOURTH_COURSE = LanguagePretraining(
     counts=0.7,
     repeats=0.7,
     squares=((1.0, 1.0),),
-    row_tokens=8192,
+    pack_length=8192,
     lr=3e-3,
     seed=4,
 )

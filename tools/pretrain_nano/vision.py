@@ -1,9 +1,9 @@
-"""Pretrains the nano vision encoder on drawn pictures and their alt text.
+"""Pretrains the nano vision encoder on drawn images and their alt text.
 
 Two losses share one encoder, as in CoCa and SigLIP 2: the contrastive loss of CLIP between a
-picture's and a text's single vector, and the loss of a small captioner that reads the encoder's
+image's and a text's single vector, and the loss of a small captioner that reads the encoder's
 penultimate patch features. The text tower and the captioner are thrown away afterwards. Every
-picture is drawn fresh and none is seen twice.
+image is drawn fresh and none is seen twice.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from laterna.records import Truth
 from laterna.scenes.geometry import PLACES
 from laterna.scenes.phrases import at_place
 from laterna.world.captions import write_alt_text
-from laterna.world.drawing import draw_picture
+from laterna.world.drawing import draw_image
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import (
     CATEGORIES,
     COLOURS,
+    IMAGE_SIDE,
     LIGHTINGS,
-    PICTURE_SIDE,
     SIGN_WORDS,
     SIZES,
     TEXTURES,
@@ -72,7 +72,7 @@ def vision_config() -> CLIPVisionConfig:
         intermediate_size=512,
         num_hidden_layers=4,
         num_attention_heads=4,
-        image_size=PICTURE_SIDE,
+        image_size=IMAGE_SIDE,
         patch_size=14,
         projection_dim=128,
     )
@@ -95,19 +95,19 @@ def text_config() -> CLIPTextConfig:
 
 
 def drawn_pixels(truth: Truth, noise_seed: int) -> Tensor:
-    """Return the picture of a scene, (3, h, w) in 0..1."""
-    pixels = np.asarray(draw_picture(truth, noise_seed=noise_seed)).transpose(2, 0, 1) / 255.0
+    """Return the image of a scene, (3, h, w) in 0..1."""
+    pixels = np.asarray(draw_image(truth, noise_seed=noise_seed)).transpose(2, 0, 1) / 255.0
     return torch.tensor(pixels, dtype=torch.float32)
 
 
-def normalised(pixels_bchw: Tensor) -> Tensor:
+def normalized(pixels_bchw: Tensor) -> Tensor:
     """Return pixels in 0..1 as the encoder takes them."""
     mean, std = (torch.tensor(value)[:, None, None] for value in (CLIP_MEAN, CLIP_STD))
     return (pixels_bchw - mean) / std
 
 
 class DrawnPairs(Dataset[tuple[Tensor, Tensor]]):
-    """Picture and alt text number i, drawn when asked for: (3, h, w) in 0..1, (TEXT_LENGTH,)."""
+    """Image and alt text number i, drawn when asked for: (3, h, w) in 0..1, (TEXT_LENGTH,)."""
 
     def __init__(self, settings: VisionPretraining) -> None:
         self.seed, self.curriculum = settings.seed, settings.curriculum
@@ -186,7 +186,7 @@ class PretrainingModel(nn.Module):
         output = self.clip(
             input_ids=ids_bt,
             attention_mask=(ids_bt != PAD).long(),
-            pixel_values=normalised(pixels_bchw),
+            pixel_values=normalized(pixels_bchw),
             return_loss=True,
             output_hidden_states=True,
         )
@@ -226,10 +226,10 @@ def pretrain_vision(settings: VisionPretraining, out: Path) -> dict[str, float]:
 
 
 def save_encoder(encoder: nn.Module, out: Path) -> None:
-    """Write a vision encoder and its picture processor as a Hugging Face folder."""
+    """Write a vision encoder and its image processor as a Hugging Face folder."""
     with write_atomically(out, Made(kind="nano-vit", of={"by": "pretrain"})) as aside:
         save_half(encoder, aside)
-        side = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
+        side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
         CLIPImageProcessorPil(size=side, crop_size=side, do_center_crop=False).save_pretrained(
             aside
         )

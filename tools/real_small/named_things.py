@@ -1,10 +1,10 @@
-"""How many of the things that an assistant names are in the picture: named_things.py --help.
+"""How many of the things that an assistant names are in the image: named_things.py --help.
 
-It describes each picture of a COCO folder; what it names is held against the boxes and captions,
+It describes each image of a COCO folder; what it names is held against the boxes and captions,
 as CHAIR has it (Rohrbach et al. 2018), each category counted once a description. Two controls:
-the blank picture's descriptions, and what it said of each picture held against every other one.
-For each it is said how often chance would do as well: the two descriptions of a picture swapped
-by lot, and the descriptions dealt out to the pictures at random.
+the blank image's descriptions, and what it said of each image held against every other one.
+For each it is said how often chance would do as well: the two descriptions of an image swapped
+by lot, and the descriptions dealt out to the images at random.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError, told
 from laterna.inference.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
@@ -50,7 +50,7 @@ class Named(NamedTuple):
 
 
 def named(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
-    """Return how the things that each description names agree with those in its picture."""
+    """Return how the things that each description names agree with those in its image."""
     right = sum(len(names & there) for names, there in zip(said, truth, strict=True))
     return Named(
         right / max(1, sum(map(len, said))),
@@ -75,7 +75,7 @@ def chance(said: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
 def chance_to_beat(
     blind: Sequence[set[str]], said: Sequence[set[str]], truth: Sequence[set[str]]
 ) -> float:
-    """Return how often F1 is as far ahead where each picture's two descriptions swap by lot."""
+    """Return how often F1 is as far ahead where each image's two descriptions swap by lot."""
     rng = random.Random(0)
     ahead = named(said, truth).f1 - named(blind, truth).f1
     as_good = 1
@@ -89,7 +89,7 @@ def chance_to_beat(
 
 
 def others(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
-    """Return the same of each description and every picture but its own."""
+    """Return the same of each description and every image but its own."""
     shifts = [[*truth[by:], *truth[:by]] for by in range(1, len(truth))]
     scores = [named(said, shifted) for shifted in shifts]
     precision, recall = (sum(part) / len(scores) for part in zip(*scores, strict=True))
@@ -97,9 +97,9 @@ def others(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
 
 
 def look(folder: Path) -> tuple[list[Scene], ObjectWords, list[set[str]]]:
-    """Return a COCO folder's pictures, the words for things, and what is in each picture.
+    """Return a COCO folder's images, the words for things, and what is in each image.
 
-    Raises LaternaError where it cannot be read, or has fewer than two pictures.
+    Raises LaternaError where it cannot be read, or has fewer than two images.
     """
     scenes = list(stream_scenes(folder, None, [], captionless=True))
     if len(scenes) < 2:
@@ -111,13 +111,13 @@ def look(folder: Path) -> tuple[list[Scene], ObjectWords, list[set[str]]]:
 
 
 def describe(
-    assistant: VisionLanguageModel, scenes: Sequence[Scene], pictures: Path, *, blank: bool
+    assistant: VisionLanguageModel, scenes: Sequence[Scene], images: Path, *, blank: bool
 ) -> list[str]:
-    """Return what the assistant says of each picture, or of blank ones of the same sizes."""
+    """Return what the assistant says of each image, or of blank ones of the same sizes."""
     answers = []
     for scene in track(scenes, "blank pictures" if blank else "pictures", transient=True):
-        picture = load_picture(pictures / scene.picture)
-        shown = assistant.prepare.blank(*picture.size) if blank else picture
+        image = load_image(images / scene.image)
+        shown = assistant.prepare.blank(*image.size) if blank else image
         answers.append(Assistant(assistant).answer(shown, PROMPT, max_new_tokens=LONGEST))
     return answers
 
@@ -132,7 +132,7 @@ def main() -> None:
     assistant = load_checkpoint(given.checkpoint)
     answers = describe(assistant, scenes, given.data / "images", blank=False)
     for scene, answer in zip(scenes, answers, strict=True):
-        print(f"{scene.picture}: {answer}")
+        print(f"{scene.image}: {answer}")
     blind = describe(assistant, scenes, given.data / "images", blank=True)
     for answer in sorted(set(blind)):
         print(f"blank picture: {answer}")

@@ -1,4 +1,4 @@
-"""Records about one picture each, prepared for an assistant: what several tools begin with."""
+"""Records about one image each, prepared for an assistant: what several tools begin with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from laterna.records import Sample
 
 
 def prepared_samples(
-    assistant: VisionLanguageModel, data: Path, pictures: Path, max_tokens: int
+    assistant: VisionLanguageModel, data: Path, images: Path, max_tokens: int
 ) -> list[Sample]:
     """Return the samples of a file of records in the assistant's template.
 
@@ -21,10 +21,10 @@ def prepared_samples(
     with TemporaryDirectory() as scratch:
         return list(
             prepare(
-                (SourceSettings(data=str(data), pictures=str(pictures)),),
+                (SourceSettings(data=str(data), images=str(images)),),
                 assistant.tokenizer,
                 template=assistant.template,
-                picture_tokens=assistant.picture_tokens,
+                image_tokens=assistant.image_tokens,
                 max_tokens=max_tokens,
                 folder=Path(scratch),
             ).samples

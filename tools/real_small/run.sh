@@ -16,8 +16,8 @@ teach() {
     python -m real_small.word_connector smollm2-135m "$data/captions.json" "$data/train/images" \
         "$data/words.safetensors" --fit "$fit"
     laterna train smollm2-135m --out "runs/$data" --start "$data/words.safetensors" \
-        --align.data "$data/captions.json" --align.pictures "$data/train/images" \
-        --instruct.data "$data/instructions.jsonl" --instruct.pictures "$data/train/images" "$@"
+        --align.data "$data/captions.json" --align.images "$data/train/images" \
+        --instruct.data "$data/instructions.jsonl" --instruct.images "$data/train/images" "$@"
 }
 
 # DATA, kind of records, seed, then settings of the synthesis: a part of what stage 2 learns.
@@ -45,14 +45,14 @@ python -m real_small.named_things runs/coco/instruct coco/held_out
 for kind in caption detail; do
     laterna synthesize --annotations coco/held_out --out coco/held_out-$kind.json --kinds $kind
     for stage in align instruct; do
-        python -m real_small.picture_loss runs/coco/$stage coco/held_out-$kind.json \
+        python -m real_small.image_loss runs/coco/$stage coco/held_out-$kind.json \
             coco/held_out/images
     done
 done
 ask coco --task boxes
 
-laterna world world/train --pictures 1000
-laterna world world/held_out --pictures 80 --start 2000
+laterna world world/train --images 1000
+laterna world world/held_out --images 80 --start 2000
 instruct world conversation 0 --conversation-boxes
 teach world captions --align.max-steps 80 --instruct.max-steps 120
 ask world --task world --limit 240

@@ -17,15 +17,15 @@ FILES = ("instances.json", "captions.json")
 
 
 def split(folder: Path, out: Path, *, held_out: int, seed: int) -> dict[str, int]:
-    """Write OUT/train and OUT/held_out, each a COCO folder, and return their pictures' numbers.
+    """Write OUT/train and OUT/held_out, each a COCO folder, and return their images' numbers.
 
-    Which pictures are held out follows from the seed and the pictures' ids alone.
-    Raises LaternaError unless both parts have a picture.
+    Which images are held out follows from the seed and the images' ids alone.
+    Raises LaternaError unless both parts have an image.
     """
     contents = {name: json.loads((folder / name).read_bytes()) for name in FILES}
     ids = sorted(image["id"] for image in contents[FILES[0]]["images"])
     if not 0 < held_out < len(ids):
-        raise LaternaError(f"{folder}: cannot hold out {held_out} of {len(ids)} pictures")
+        raise LaternaError(f"{folder}: cannot hold out {held_out} of {len(ids)} images")
     kept_back = set(random.Random(seed).sample(ids, held_out))
     parts = {"train": set(ids) - kept_back, "held_out": kept_back}
     with write_atomically(out) as aside:
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="with images/, instances.json, captions.json")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--held-out", type=int, default=16, help="pictures to ask about")
+    parser.add_argument("--held-out", type=int, default=16, help="images to ask about")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print(split(given.folder, given.out, held_out=given.held_out, seed=given.seed))

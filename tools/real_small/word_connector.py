@@ -1,13 +1,13 @@
 """Give a connector first weights that speak in words, without training: word_connector.py --help.
 
 Each patch is mapped to the words it makes likelier, by one of two fits. `captions`: ridge
-regression from a picture's mean features to the mean embedding of its captions' words; the
+regression from an image's mean features to the mean embedding of its captions' words; the
 regression is linear, so what holds of the mean over the patches is applied to each patch alone.
 `classes`: the encoder's own ImageNet classifier, each class in the mean embedding of its words.
 Then all is scaled to the length of the language model's embeddings. No box is used. The file is
 for `laterna train --start`.
 
-Shapes: b pictures · n patches · d width of the features · e width of the embeddings · v words ·
+Shapes: b images · n patches · d width of the features · e width of the embeddings · v words ·
 c classes · h width of a perceptron's hidden layer.
 """
 
@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 from laterna.model.build import build_from_recipe
@@ -38,9 +38,9 @@ from real_small.class_words import imagenet_words
 from real_small.prepared_samples import prepared_samples
 
 RIDGE = 1.0
-"""Weight of the penalty, as a share of the features' mean variance over all pictures. Of 0.01 to
+"""Weight of the penalty, as a share of the features' mean variance over all images. Of 0.01 to
 10 it named colours and kinds of the world's held-out toys best (docs/real-small.md)."""
-PICTURES_A_PASS = 32
+IMAGES_A_PASS = 32
 CLASSIFIER = "net._fc.weight"
 """EfficientNet-lite0's last layer, which the tower sets aside unused."""
 
@@ -55,24 +55,24 @@ class Line(NamedTuple):
 def fit_words(
     assistant: VisionLanguageModel,
     samples: Sequence[Sample],
-    pictures: Path,
+    images: Path,
     *,
     fit: str = "captions",
 ) -> int:
     """Give the assistant's connector weights that map patches to words; `fit` is a key of FITS.
 
-    The connector is `linear`, or an `mlp` of two layers. `samples` show one picture each, of the
-    folder `pictures`; their words are their targets. Returns how many pictures there are. Raises
-    LaternaError for another connector, or fewer than two pictures.
+    The connector is `linear`, or an `mlp` of two layers. `samples` show one image each, of the
+    folder `images`; their words are their targets. Returns how many images there are. Raises
+    LaternaError for another connector, or fewer than two images.
     """
     layers = _layers_of(assistant.connector)
     bags: dict[str, list[int]] = defaultdict(list)
     for sample in samples:
         learned = zip(sample.input_ids, sample.targets, strict=True)
-        bags[sample.pictures[0]] += [word for word, target in learned if target]
+        bags[sample.images[0]] += [word for word, target in learned if target]
     if len(bags) < 2:
-        raise LaternaError(f"{pictures}: {len(bags)} pictures with captions; give at least 2")
-    features_bnd = _features(assistant, pictures, list(bags))
+        raise LaternaError(f"{images}: {len(bags)} images with captions; give at least 2")
+    features_bnd = _features(assistant, images, list(bags))
     line = FITS[fit](assistant, features_bnd, list(bags.values()))
     hidden = layers[0].out_features
     lines = [line] if len(layers) == 1 else perceptron(line, features_bnd, hidden)
@@ -88,7 +88,7 @@ def fit_words(
 def line_to_captions(
     assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
 ) -> Line:
-    """Return the regression onto the words of each picture's captions."""
+    """Return the regression onto the words of each image's captions."""
     table_ve = _embeddings(assistant)
     words_be = torch.stack([_mean_word(table_ve, bag) for bag in bags])
     return ridge(features_bnd, words_be)
@@ -130,7 +130,7 @@ FITS: dict[str, Callable[[VisionLanguageModel, Tensor, Sequence[Sequence[int]]],
 
 
 def ridge(features_bnd: Tensor, words_be: Tensor) -> Line:
-    """Return the map from a patch to how it moves its picture's words away from their mean.
+    """Return the map from a patch to how it moves its image's words away from their mean.
 
     Features are standardised first, so that the penalty treats all alike.
     """
@@ -188,8 +188,8 @@ def _mean_word(table_ve: Tensor, ids: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def _features(assistant: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
     chunks = []
-    for start in range(0, len(names), PICTURES_A_PASS):
-        chunk = [load_picture(folder / name) for name in names[start : start + PICTURES_A_PASS]]
+    for start in range(0, len(names), IMAGES_A_PASS):
+        chunk = [load_image(folder / name) for name in names[start : start + IMAGES_A_PASS]]
         chunks.append(assistant.vision(assistant.prepare(chunk)))
     return torch.cat(chunks)
 
@@ -198,8 +198,8 @@ def main() -> None:
     """Read the command line, fit and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="name or file of a recipe")
-    parser.add_argument("data", type=Path, help="caption records, one picture each")
-    parser.add_argument("pictures", type=Path, help="folder of their pictures")
+    parser.add_argument("data", type=Path, help="caption records, one image each")
+    parser.add_argument("images", type=Path, help="folder of their images")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--fit", choices=FITS, default="captions", help="where words come from")
     given = parser.parse_args()
@@ -208,13 +208,13 @@ def main() -> None:
         torch.set_num_threads(recipe.threads)
     assistant = build_from_recipe(recipe)
     samples = prepared_samples(
-        assistant, given.data, given.pictures, max_tokens=recipe.align.max_tokens
+        assistant, given.data, given.images, max_tokens=recipe.align.max_tokens
     )
-    pictures = fit_words(assistant, samples, given.pictures, fit=given.fit)
+    images = fit_words(assistant, samples, given.images, fit=given.fit)
     state: dict[str, Tensor] = nn.Module.state_dict(assistant.connector)
     with write_atomically(given.out) as aside:
         save_file(state, aside)
-    print(f"fitted to the words of {given.fit}, on {pictures} pictures; made {given.out}")
+    print(f"fitted to the words of {given.fit}, on {images} images; made {given.out}")
 
 
 if __name__ == "__main__":

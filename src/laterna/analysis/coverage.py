@@ -17,7 +17,7 @@ from laterna.analysis.answerability import (
     read_evidence,
 )
 from laterna.analysis.properties import PROPERTIES, Property, properties_of
-from laterna.records import PICTURE_MARK, InstructionRecord, Proxy, Record
+from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Proxy, Record
 from laterna.synthesis.refusal_detection import declines
 
 NO_KIND = "not said"
@@ -130,11 +130,11 @@ class CoverageCounter:
 
 
 def exchanges_of(record: InstructionRecord) -> Iterator[tuple[str, str]]:
-    """Yield each question of a record, without picture marks, with the answer that follows it."""
+    """Yield each question of a record, without image marks, with the answer that follows it."""
     question = None
     for turn in record.turns:
         if turn.role == "user":
-            question = turn.text.replace(PICTURE_MARK, "").strip()
+            question = turn.text.replace(DEFAULT_IMAGE_TOKEN, "").strip()
         elif turn.role == "assistant" and question is not None:
             yield question, turn.text.strip()
             question = None

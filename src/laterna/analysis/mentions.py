@@ -39,7 +39,7 @@ class ReadText(NamedTuple):
     """The keys of its mentions."""
 
 
-@lru_cache(maxsize=1024)  # the records of one picture share its captions
+@lru_cache(maxsize=1024)  # the records of one image share its captions
 def read_text(text: str) -> ReadText:
     """Find what a text names: categories by any of their words, other things by themselves.
 

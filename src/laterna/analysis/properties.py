@@ -1,8 +1,8 @@
 """What a question asks about: the visual properties, told from its words.
 
 The rule: a question has every property that one of its rules finds, with two exceptions. A
-question for the whole picture ("Describe the image in detail") is a `description` and nothing
-else, and one whose answer lies beyond the picture ("Why might he wave?") is `background` and
+question for the whole image ("Describe the image in detail") is a `description` and nothing
+else, and one whose answer lies beyond the image ("Why might he wave?") is `background` and
 nothing else. A what, which or who question that asks for none of the others asks which thing is
 there: `existence`. What no rule finds is `other`; nothing is guessed.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from laterna.analysis.mentions import WORDS
-from laterna.records import PICTURE_MARK
+from laterna.records import DEFAULT_IMAGE_TOKEN
 from laterna.scenes.vocabulary import COLOURS, read_patterns
 
 Property = str
@@ -60,6 +60,6 @@ def properties_of(question: str) -> tuple[Property, ...]:
 
 
 def bare_question(question: str) -> str:
-    """Return the question's own words in lower case: no picture, no politeness, no answer form."""
-    text = " ".join(question.replace(PICTURE_MARK, " ").lower().split())
+    """Return the question's own words in lower case: no image, no politeness, no answer form."""
+    text = " ".join(question.replace(DEFAULT_IMAGE_TOKEN, " ").lower().split())
     return QUESTIONS["polite"].sub("", QUESTIONS["answer_form"].sub("", text).strip())

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from laterna.records import InstructionRecord, Kind, Proxy, Scene
-from laterna.synthesis.enrichment import PictureError
+from laterna.synthesis.enrichment import ImageError
 from laterna.synthesis.proxy import build_proxy, proxy_digest
 
 _OWN_CHANNELS = ("caption", "box", "")
@@ -19,44 +19,42 @@ _OWN_CHANNELS = ("caption", "box", "")
 class ProxyLookup:
     """Gives the proxy that a record was written from; `unknown` counts by reason where it cannot.
 
-    A picture is found by its whole name, or by its file name alone where only one scene has that.
+    An image is found by its whole name, or by its file name alone where only one scene has that.
     A record with provenance must have been written from the very words that are found again. One
     without is taken to be of LLaVA's form: boxes for every kind but conversation, and where the
     kind is not said either, for all.
     """
 
-    def __init__(self, scenes: Iterable[Scene], pictures: Path | None = None) -> None:
-        """Keep the scenes packed; `pictures` is needed for records of an enriched proxy."""
+    def __init__(self, scenes: Iterable[Scene], images: Path | None = None) -> None:
+        """Keep the scenes packed; `images` is needed for records of an enriched proxy."""
         # Packed, COCO's 118,000 scenes need a tenth of the memory of as many objects.
-        self._scenes = {scene.picture: msgspec.msgpack.encode(scene) for scene in scenes}
-        names = Counter(PurePosixPath(picture).name for picture in self._scenes)
+        self._scenes = {scene.image: msgspec.msgpack.encode(scene) for scene in scenes}
+        names = Counter(PurePosixPath(image).name for image in self._scenes)
         self._by_name = {
-            name: picture
-            for picture in self._scenes
-            if names[name := PurePosixPath(picture).name] == 1
+            name: image for image in self._scenes if names[name := PurePosixPath(image).name] == 1
         }
-        self._pictures = pictures
+        self._images = images
         self.unknown: Counter[str] = Counter()
 
     def scene(self, record: InstructionRecord) -> Scene | None:
-        """Return the scene of a record's one picture; None where the annotations lack it."""
-        if len(record.pictures) != 1:
+        """Return the scene of a record's one image; None where the annotations lack it."""
+        if len(record.images) != 1:
             return None
-        (picture,) = record.pictures
-        known = self._scenes.get(picture)
+        (image,) = record.images
+        known = self._scenes.get(image)
         if known is None:
-            known = self._scenes.get(self._by_name.get(PurePosixPath(picture).name, ""))
+            known = self._scenes.get(self._by_name.get(PurePosixPath(image).name, ""))
         return None if known is None else msgspec.msgpack.decode(known, type=Scene)
 
     def __call__(self, record: InstructionRecord) -> Proxy | None:
         """Return the proxy of a record; None, counted, where it cannot be known."""
         scene = self.scene(record)
         if scene is None:
-            one = len(record.pictures) == 1
+            one = len(record.images) == 1
             self.unknown["picture not annotated" if one else "not about one picture"] += 1
             return None
         enrichments = _enrichments(record)
-        if enrichments and self._pictures is None:
+        if enrichments and self._images is None:
             self.unknown["enriched from its picture, and no picture folder given"] += 1
             return None
         # A kind that is not said was shown all that any kind is shown.
@@ -68,9 +66,9 @@ class ProxyLookup:
                     kind,
                     conversation_boxes=boxes,
                     enrichments=enrichments,
-                    pictures=self._pictures,
+                    images=self._images,
                 )
-            except PictureError:
+            except ImageError:
                 self.unknown["picture cannot be measured"] += 1
                 return None
             made = record.provenance
@@ -81,7 +79,7 @@ class ProxyLookup:
 
 
 def _enrichments(record: InstructionRecord) -> tuple[str, ...]:
-    """Return the channels of a record's proxy that were measured from its picture."""
+    """Return the channels of a record's proxy that were measured from its image."""
     channels = record.provenance.channels if record.provenance else ()
     return tuple(dict.fromkeys(name for name in channels if name not in _OWN_CHANNELS))
 

@@ -12,8 +12,8 @@ import msgspec
 
 from laterna.choices import KeysOf
 from laterna.errors import LaternaError
-from laterna.files import Made, insist_replaceable, insist_same_or_asked, recover, resolved
-from laterna.recipe import Recipe, StageName, insist_bounds
+from laterna.files import Made, recover, require_replaceable, require_same_or_asked, resolved
+from laterna.recipe import Recipe, StageName, require_bounds
 
 if TYPE_CHECKING:
     from laterna.inference.assistant import Assistant
@@ -116,11 +116,11 @@ def recipe_reads(recipe: Recipe, stages: Sequence[StageName]) -> Iterator[Reads]
     for stage in stages:
         for source in recipe.stage(stage).mixture():
             yield Reads(Path(source.data), kind="maybe")
-            if source.pictures:
-                yield Reads(Path(source.pictures), whole=False, kind="maybe")
+            if source.images:
+                yield Reads(Path(source.images), whole=False, kind="maybe")
 
 
-def insist_on_bounds(command: Command) -> None:
+def require_command_bounds(command: Command) -> None:
     """Raise LaternaError, naming the option, for a number that is out of its type's bounds, or for
     a text that no file or message can hold.
     """
@@ -130,14 +130,14 @@ def insist_on_bounds(command: Command) -> None:
             place = place.removeprefix(group)
         return f"--{place.replace('_', '-')}"
 
-    insist_bounds(command, option)
+    require_bounds(command, option)
     for name in command.__struct_fields__:
         value = getattr(command, name)
         if isinstance(value, str | Path) and "\0" in str(value):
             raise LaternaError(f"{option(name)} {str(value)!r}: no name has a NUL in it")
 
 
-def insist_on_places(command: Command) -> None:
+def require_places(command: Command) -> None:
     """Raise LaternaError where a command would write over what it reads, or over what is not its
     own, or cannot write at all; put back first what a killed process had moved aside.
     """
@@ -145,22 +145,22 @@ def insist_on_places(command: Command) -> None:
     for path in (*(one.path for one in read), *(one.path for one in written)):
         recover(path)
     for one in read:
-        _insist_there(one)
+        _require_there(one)
     for number, out in enumerate(written):
-        _insist_apart(out, read)
+        _require_apart(out, read)
         if resolved(out.path) in (resolved(other.path) for other in written[:number]):
             raise LaternaError(f"{out.path}: two things would be written there; name two places")
         if out.grows:
             if out.path.exists() and not out.path.is_dir():
                 raise LaternaError(f"{out.path} is a file; name a folder")
             continue
-        insist_replaceable(out.path, out.made)
-        _insist_no_annotations(out)
+        require_replaceable(out.path, out.made)
+        _require_no_annotations(out)
         if out.made is not None and out.made.of:
-            insist_same_or_asked(out.path, out.made, overwrite=out.overwrite)
+            require_same_or_asked(out.path, out.made, overwrite=out.overwrite)
 
 
-def _insist_there(one: Reads) -> None:
+def _require_there(one: Reads) -> None:
     path = one.path
     if not path.exists():
         if one.kind != "maybe":
@@ -175,7 +175,7 @@ def _insist_there(one: Reads) -> None:
         raise LaternaError(f"{path} is a file; name a folder")
 
 
-def _insist_apart(out: Writes, read: Sequence[Reads]) -> None:
+def _require_apart(out: Writes, read: Sequence[Reads]) -> None:
     place = resolved(out.path)
     for one in read:
         if not one.path.exists():
@@ -191,7 +191,7 @@ def _insist_apart(out: Writes, read: Sequence[Reads]) -> None:
             raise LaternaError(f"{out.path}: holds {one.path}, which is read; name another place")
 
 
-def _insist_no_annotations(out: Writes) -> None:
+def _require_no_annotations(out: Writes) -> None:
     """Raise LaternaError where a file of annotations would be replaced: one that lies beside
     another, as captions do, is read with it though nobody names it.
     """

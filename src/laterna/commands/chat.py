@@ -15,14 +15,14 @@ from laterna.recipe import Amount, Seed, Share
 
 
 class Chat(Command, frozen=True, kw_only=True):
-    """Talk with an assistant about a picture in the terminal."""
+    """Talk with an assistant about an image in the terminal."""
 
     model: Positional[str]
     """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
-    picture: Path | None = None
-    """Picture to talk about; left out: none."""
+    image: Path | None = None
+    """Image to talk about; default: none."""
     prompt: str | None = None
-    """Answer this alone and end; left out: a conversation."""
+    """Answer this alone and end; default: a conversation."""
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
     """Longest answer, in tokens."""
     temperature: Amount = 0.0
@@ -34,10 +34,10 @@ class Chat(Command, frozen=True, kw_only=True):
     where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:
-        """Name the checkpoint and the picture."""
+        """Name the checkpoint and the image."""
         yield Reads(Path(self.model), kind="maybe")
-        if self.picture is not None:
-            yield Reads(self.picture, kind="file")
+        if self.image is not None:
+            yield Reads(self.image, kind="file")
 
     def run(self) -> str:
         """Call `laterna.serving.terminal`."""
@@ -50,5 +50,5 @@ class Chat(Command, frozen=True, kw_only=True):
             top_p=self.top_p,
             seed=self.seed,
         )
-        chat(stream, self.picture, self.prompt)
+        chat(stream, self.image, self.prompt)
         return ""

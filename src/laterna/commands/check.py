@@ -33,7 +33,7 @@ class Check(Command, frozen=True, kw_only=True):
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()
     ledger: Path | None = None
-    """SQLite file that keeps the judge's answers; left out: beside OUT."""
+    """SQLite file that keeps the judge's answers; default: beside OUT."""
 
     def reads(self) -> Iterator[Reads]:
         """Name both files."""

@@ -15,7 +15,7 @@ from laterna.recipe import Number, Seed
 
 
 class Evaluate(Command, frozen=True, kw_only=True):
-    """Ask an assistant questions with known answers; score it beside the same with no picture."""
+    """Ask an assistant questions with known answers; score it beside the same with no image."""
 
     model: Positional[str]
     """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
@@ -29,11 +29,11 @@ class Evaluate(Command, frozen=True, kw_only=True):
     seed: Seed = 0
     """Seed of the choice and wording of the questions."""
     out: Path | None = None
-    """JSON file for the figures; left out: only printed."""
+    """JSON file for the figures; default: only printed."""
     answers: Path | None = None
-    """JSON lines file for every question with its answer; left out: they are only counted."""
+    """JSON lines file for every question with its answer; default: they are only counted."""
     controls: bool = True
-    """Also ask everything about a blank picture."""
+    """Also ask everything about a blank image."""
     baseline: str = ""
     """Another assistant, such as the checkpoint of stage 1, asked the same questions beside."""
     where: Annotated[Where, arg(name="")] = Where()

@@ -24,14 +24,14 @@ class Import(Command, frozen=True, kw_only=True):
     folder: Positional[Path]
     """Checkpoint folder to write."""
     language: str = ""
-    """Base language model of a projector or of adapters alone; left out: as the source says."""
+    """Base language model of a projector or of adapters alone; default: as the source says."""
     vision: str = ""
-    """Folder or hub id of an original LLaVA's encoder; left out: as the source says."""
+    """Folder or hub id of an original LLaVA's encoder; default: as the source says."""
     template: TemplateName = ""
-    """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; left out: the source's own where
+    """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; default: the source's own where
     it has one, `vicuna_v1` where it has none."""
     fit: str = ""
-    """How pictures become square, as in `vision.fit`; left out: as the source says. llava-hf's
+    """How images become square, as in `vision.fit`; default: as the source says. llava-hf's
     folders crop, though LLaVA-1.5 was trained with `pad`."""
     merge: bool = False
     """Add adapters into the weights, which then are stored whole."""
@@ -78,7 +78,7 @@ class Import(Command, frozen=True, kw_only=True):
         folder = assistant.save(self.folder, overwrite=self.overwrite, of=self._of())
         inside = ", ".join(sorted(assistant.model.changed))
         return (
-            f"made the checkpoint {folder} of {self.source} (inside: {inside}; pictures: "
+            f"made the checkpoint {folder} of {self.source} (inside: {inside}; images: "
             f"{assistant.model.prepare.fit}); talk to it: laterna chat {folder}"
         )
 
@@ -105,9 +105,9 @@ class Export(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoint."""
-        from laterna.model.exporters import insist_possible
+        from laterna.model.exporters import require_possible
 
-        insist_possible(self.to, self.precision or "")
+        require_possible(self.to, self.precision or "")
         yield Reads(Path(self.checkpoint), kind="maybe")
 
     def writes(self) -> Iterator[Writes]:

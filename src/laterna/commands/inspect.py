@@ -44,21 +44,21 @@ class Inspect(Command, frozen=True, kw_only=True):
     format: FormatName = "auto"
     """Form of the annotations, as in `synthesize`."""
     view: View = "auto"
-    """Which view of turned pictures boxes belong to, as in `synthesize`."""
+    """Which view of turned images boxes belong to, as in `synthesize`."""
     captions: Path | None = None
-    """COCO captions file; left out: the one beside the annotations."""
+    """COCO captions file; default: the one beside the annotations."""
     captionless: bool = False
-    """Keep pictures that have boxes and no caption, as in `synthesize`."""
-    pictures: Path | None = None
-    """Folder of the pictures, for the page and for proxies that were enriched from them."""
+    """Keep images that have boxes and no caption, as in `synthesize`."""
+    images: Path | None = None
+    """Folder of the images, for the page and for proxies that were enriched from them."""
     rejects: Path | None = None
-    """JSON lines of the replies that the synthesis did not use; left out: those beside FILE."""
+    """JSON lines of the replies that the synthesis did not use; default: those beside FILE."""
     ledger: Path | None = None
-    """Ledger of the synthesis, which knows its cost; left out: the one beside FILE."""
+    """Ledger of the synthesis, which knows its cost; default: the one beside FILE."""
     prices: Path | None = None
     """TOML file of prices, as `synthesize` reads it."""
     html: Path | None = None
-    """Page to write, whole in one file; left out: none."""
+    """Page to write, whole in one file; default: none."""
     specimens: Number = 24
     """Records that the page shows, drawn by lot."""
     seed: Seed = 0
@@ -80,8 +80,8 @@ class Inspect(Command, frozen=True, kw_only=True):
         if self.checkpoint is not None:
             yield Reads(self.checkpoint, kind="folder")
         yield from (Reads(path) for path in beside if path is not None)
-        if self.pictures is not None:
-            yield Reads(self.pictures, whole=False)
+        if self.images is not None:
+            yield Reads(self.images, whole=False)
 
     def writes(self) -> Iterator[Writes]:
         """Name the page."""
@@ -103,7 +103,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         content = inspect_set(
             self._source(),
             scenes=self._scenes(),
-            pictures=self.pictures,
+            images=self.images,
             rejects=self.rejects or self._beside("rejects.jsonl"),
             cost=read_cost(ledger, Spending(prices=self.prices)) if ledger else (),
             specimens=self.specimens if self.html else 0,
@@ -142,7 +142,7 @@ class Inspect(Command, frozen=True, kw_only=True):
             [],
             captionless=self.captionless,
             format=self.format,
-            pictures=self.pictures,
+            images=self.images,
             view=self.view,
         )
 
@@ -161,13 +161,13 @@ class Inspect(Command, frozen=True, kw_only=True):
         from laterna.data.preparation.tokens import check_record
         from laterna.data.sources import read_rows
         from laterna.data.sources.rows import Unreadable
-        from laterna.model.checkpoint import insist_whole, read_manifest
+        from laterna.model.checkpoint import read_manifest, require_whole
         from laterna.model.language.tokenizer import load_tokenizer
         from laterna.recipe import LanguageSettings
         from laterna.report.tokens import token_view, write_token_page
 
         if self.checkpoint is not None:
-            insist_whole(self.checkpoint, read_manifest(self.checkpoint), ["template.jinja"])
+            require_whole(self.checkpoint, read_manifest(self.checkpoint), ["template.jinja"])
         inside = self.checkpoint and self.checkpoint / "tokenizer"
         tokenizer = load_tokenizer(LanguageSettings(source=self.tokenizer), inside)
         if self.checkpoint is None:
@@ -185,7 +185,7 @@ class Inspect(Command, frozen=True, kw_only=True):
                 continue
             samples.append(checked)
             console.print(token_view(checked, tokenizer.decode), soft_wrap=True)
-        line = f"showed {len(samples)} records of {self.file}; ⟦learned⟧, ▣ a picture"
+        line = f"showed {len(samples)} records of {self.file}; ⟦learned⟧, ▣ an image"
         if self.html is None:
             return line
         title = f"Tokens of {Path(self.file).name}"

@@ -24,9 +24,9 @@ class Lab(Command, frozen=True, kw_only=True):
     data: Path | None = None
     """Dataset folder of the tabletop world."""
     limit: Number = 0
-    """Pictures at most; 0: all."""
+    """Images at most; 0: all."""
     seed: Seed = 0
-    """Seed of the choice of pictures, of the questions and of the probe."""
+    """Seed of the choice of images, of the questions and of the probe."""
     where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:

@@ -32,37 +32,37 @@ class Plan(Command, frozen=True, kw_only=True):
     stage: StageChoice = "both"
     """Which stage to plan."""
     gpu: Annotated[str, KeysOf("laterna.planner.hardware:GPUS")] | None = None
-    """Kind of GPU, such as H100-80GB; left out: all that are known."""
+    """Kind of GPU, such as H100-80GB; default: all that are known."""
     gpus: Count = 1
     """GPUs that share each step."""
     records: tuple[Count, ...] = ()
-    """Records of each planned stage, in order; left out: hours are not told."""
+    """Records of each planned stage, in order; default: hours are not told."""
     text_tokens: tuple[Count, ...] = ()
-    """Tokens of a typical record of each planned stage, without its picture; left out: 20 in
+    """Tokens of a typical record of each planned stage, without its image; default: 20 in
     align, 200 in instruct."""
     target_tokens: tuple[Count, ...] = ()
-    """Of these, the ones that are learned; left out: 18 in align, 130 in instruct."""
+    """Of these, the ones that are learned; default: 18 in align, 130 in instruct."""
     longest_text: tuple[Count, ...] = ()
-    """The same of the longest record, to which others are padded; left out: three times as many
+    """The same of the longest record, to which others are padded; default: three times as many
     as of a typical one."""
-    per_picture: tuple[Count, ...] = ()
-    """Records about one picture, where a stage shares pictures; left out: 5 in align, 3 in
+    per_image: tuple[Count, ...] = ()
+    """Records about one image, where a stage shares images; default: 5 in align, 3 in
     instruct."""
     precision: Literal["float32", "mixed"] | None = None
-    """`float32`, or `mixed`: computed in bfloat16, with trained weights in float32; left out: as
+    """`float32`, or `mixed`: computed in bfloat16, with trained weights in float32; default: as
     the recipe's `savings` say."""
     mfu: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.4
     """Share of the GPU's peak that the model's FLOPs are assumed to reach."""
     headroom: PartShare = 0.1
     """Share of the GPU's memory left to driver, libraries and fragmentation."""
     price: Amount | None = None
-    """Money that a GPU costs in an hour; left out: money is not told."""
+    """Money that a GPU costs in an hour; default: money is not told."""
     tiles: int | None = None
-    """Tiles of every picture where a recipe tiles them (`vision.fit = "anyres"`), the whole view
+    """Tiles of every image where a recipe tiles them (`vision.fit = "anyres"`), the whole view
     included; default: by the sizes of the recipe's own images, where they can be read, else as on
     the largest grid."""
     out: Path | None = None
-    """JSON file for the plan; left out: only printed."""
+    """JSON file for the plan; default: only printed."""
 
     def settings_to_plan(self) -> Recipe:
         """Return the recipe as it is in its file."""
@@ -116,7 +116,7 @@ class Plan(Command, frozen=True, kw_only=True):
         texts = _by_stage("text-tokens", self.text_tokens, stages)
         targets = _by_stage("target-tokens", self.target_tokens, stages)
         longest = _by_stage("longest-text", self.longest_text, stages)
-        together = _by_stage("per-picture", self.per_picture, stages)
+        together = _by_stage("per-image", self.per_image, stages)
         found = {}
         for stage in stages:
             text = texts.get(stage, LENGTHS[stage].text)
@@ -124,7 +124,7 @@ class Plan(Command, frozen=True, kw_only=True):
                 text=text,
                 targets=targets.get(stage, min(text, LENGTHS[stage].targets)),
                 longest=longest.get(stage, 3 * text),
-                per_picture=together.get(stage, LENGTHS[stage].per_picture),
+                per_image=together.get(stage, LENGTHS[stage].per_image),
             )
         return found
 

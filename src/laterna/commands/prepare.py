@@ -12,7 +12,7 @@ from laterna.recipe import Workers, load_recipe
 
 
 class Prepare(Command, frozen=True, kw_only=True):
-    """Tokenise, mask, check and count a recipe's records, and plan its steps.
+    """Tokenize, mask, check and count a recipe's records, and plan its steps.
 
     Training does it too; done before, it needs no accelerator and no weights, and says what is
     dropped and why. Killed and run again, it goes on where it was.
@@ -40,12 +40,12 @@ class Prepare(Command, frozen=True, kw_only=True):
 
         from laterna.data.fingerprints import Fingerprints
         from laterna.data.preparation import FINGERPRINTS
-        from laterna.model.build import language_positions, picture_counter
+        from laterna.model.build import image_counter, language_positions
         from laterna.model.language.tokenizer import load_tokenizer
         from laterna.training.prepare import plan_stage, plan_table, prepare_stage
 
         recipe = load_recipe(self.recipe)
-        tokenizer, counter = load_tokenizer(recipe.language), picture_counter(recipe)
+        tokenizer, counter = load_tokenizer(recipe.language), image_counter(recipe)
         positions = language_positions(recipe)
         console, known = Console(), Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
         records = 0

@@ -21,7 +21,7 @@ class Report(Command, frozen=True, kw_only=True):
     folder: Positional[Path]
     """Folder of a run, as `laterna train --out` was given it; or one stage's checkpoint."""
     out: Path | None = None
-    """Page to write; left out: training.html in the folder."""
+    """Page to write; default: training.html in the folder."""
 
     def _page(self) -> Path:
         return self.out or self.folder / "training.html"

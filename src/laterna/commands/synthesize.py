@@ -1,4 +1,4 @@
-"""`laterna synthesize`: annotated pictures become instruction records."""
+"""`laterna synthesize`: annotated images become instruction records."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ EnrichmentName = Annotated[str, KeysOf("laterna.synthesis.enrichment:ENRICHMENTS
 
 
 class Synthesize(Command, frozen=True, kw_only=True):
-    """Turn annotated pictures into instruction records that trainers read.
+    """Turn annotated images into instruction records that trainers read.
 
     Run again, nothing that was answered is asked a second time.
     """
 
     annotations: Path
-    """Annotated pictures: a COCO file or folder, or any other form that `--format` names."""
+    """Annotated images: a COCO file or folder, or any other form that `--format` names."""
     format: FormatName = "auto"
     """Form of the annotations; `auto` sees it from what they hold."""
     out: Path
@@ -40,7 +40,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
     captions: Path | None = None
     """COCO captions file; default: the one beside the annotations."""
     captionless: bool = False
-    """Where the annotations have captions, keep pictures that have boxes and no caption too."""
+    """Where the annotations have captions, keep images that have boxes and no caption too."""
     teacher: TeacherName = "scribe"
     """Who composes the records: `scribe` works offline from the text proxy alone; `openai` asks
     any compatible endpoint, `batch` its batch API, `local` a model on this machine; `replay`
@@ -53,13 +53,13 @@ class Synthesize(Command, frozen=True, kw_only=True):
     prompts: Path | None = None
     """Folder of prompts to use instead of our own, in the same layout (LLaVA's)."""
     enrich: tuple[EnrichmentName, ...] = ()
-    """What to measure from the pictures and show to the teacher besides."""
-    pictures: Path | None = None
-    """Folder of the pictures, for `--enrich` and `--view`; default: the one beside the
+    """What to measure from the images and show to the teacher besides."""
+    images: Path | None = None
+    """Folder of the images, for `--enrich` and `--view`; default: the one beside the
     annotations, where `--enrich` is not asked for."""
     view: View = "auto"
-    """Where EXIF turns a picture: whether its boxes were measured on the `stored` pixels or on the
-    `turned` picture; `auto` sees it from the annotated width and height."""
+    """Where EXIF turns an image: whether its boxes were measured on the `stored` pixels or on the
+    `turned` image; `auto` sees it from the annotated width and height."""
     form: Annotated[str, KeysOf("laterna.synthesis.outputs:OUTPUTS")] = "llava"
     """Form of the file."""
     seed: Seed = 0
@@ -72,11 +72,11 @@ class Synthesize(Command, frozen=True, kw_only=True):
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()
     ledger: Path | None = None
-    """SQLite file that keeps every answer; left out: beside OUT."""
+    """SQLite file that keeps every answer; default: beside OUT."""
     dry_run: bool = False
     """Only say how many requests, tokens, dollars and hours it would take; ask nothing."""
     shard: str = "1/1"
-    """Part of the pictures to do, as i/n; each part has its own OUT."""
+    """Part of the images to do, as i/n; each part has its own OUT."""
     engine: Annotated[str, KeysOf("laterna.synthesis.run:ENGINES")] = "local"
     """Where to do it: in this process, or over a Ray cluster (`pip install laterna[ray]`)."""
 
@@ -85,8 +85,8 @@ class Synthesize(Command, frozen=True, kw_only=True):
         ledger = self.ledger if self.teacher == "replay" else None
         paths = (self.annotations, self.captions, self.prompts, self.spending.prices, ledger)
         yield from (Reads(path) for path in paths if path is not None)
-        if self.pictures is not None:
-            yield Reads(self.pictures, whole=False)
+        if self.images is not None:
+            yield Reads(self.images, whole=False)
 
     def writes(self) -> Iterator[Writes]:
         """Name the records, and what a teacher that is asked leaves beside them."""
@@ -117,7 +117,7 @@ class Synthesize(Command, frozen=True, kw_only=True):
             conversation_boxes=self.conversation_boxes,
             prompts=self.prompts,
             enrich=self.enrich,
-            pictures=self.pictures,
+            images=self.images,
             repair=self.repair,
             judge=self.judge,
             endpoint=self.endpoint,

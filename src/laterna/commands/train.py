@@ -26,10 +26,10 @@ class Train(Command, frozen=True, kw_only=True):
     stage: StageChoice = "both"
     """Which stage to train; `both`: the second starts from the checkpoint of the first."""
     out: Path | None = None
-    """Folder for the checkpoints OUT/align and OUT/instruct; left out: runs/NAME."""
+    """Folder for the checkpoints OUT/align and OUT/instruct; default: runs/NAME."""
     start: Path | None = None
     """What the first stage trained here starts from: a checkpoint, or a connector alone as a
-    safetensors file or LLaVA's `mm_projector.bin`; left out: the recipe's parts, and for `instruct`
+    safetensors file or LLaVA's `mm_projector.bin`; default: the recipe's parts, and for `instruct`
     alone the checkpoint OUT/align where there is one."""
 
     overwrite: bool = False
@@ -44,10 +44,10 @@ class Train(Command, frozen=True, kw_only=True):
 
     def reads(self) -> Iterator[Reads]:
         """Name the recipe, its records and models, and the start."""
-        from laterna.training.checks import insist_sensible
+        from laterna.training.checks import require_sensible
 
         settings, stages = self.settings_to_train(), STAGES[self.stage]
-        insist_sensible(settings, stages)
+        require_sensible(settings, stages)
         yield Reads(Path(self.recipe), kind="maybe")
         yield from recipe_reads(settings, stages)
         if self.start is not None:

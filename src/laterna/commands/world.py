@@ -18,12 +18,12 @@ class World(Command, frozen=True, kw_only=True):
 
     folder: Positional[Path]
     """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
-    pictures: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 2000
-    """Number of pictures."""
+    images: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 2000
+    """Number of images."""
     seed: Seed = 0
-    """Seed of the world; the same seed draws the same pictures."""
+    """Seed of the world; the same seed draws the same images."""
     start: Number = 0
-    """Number of the first picture; ranges of one seed that do not overlap share no picture."""
+    """Number of the first image; ranges of one seed that do not overlap share no image."""
 
     overwrite: bool = False
     """Replace a world of other making that stands there."""
@@ -32,7 +32,7 @@ class World(Command, frozen=True, kw_only=True):
         """Name the folder."""
         from laterna.world.dataset import world_made
 
-        made = world_made(self.pictures, self.seed, self.start)
+        made = world_made(self.images, self.seed, self.start)
         yield Writes(self.folder, made, overwrite=self.overwrite)
 
     def run(self) -> str:
@@ -41,7 +41,7 @@ class World(Command, frozen=True, kw_only=True):
 
         summary = write_world(
             self.folder,
-            pictures=self.pictures,
+            images=self.images,
             seed=self.seed,
             start=self.start,
             overwrite=self.overwrite,

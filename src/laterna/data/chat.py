@@ -16,7 +16,7 @@ from laterna.data.template import (
     load_template,
     special_pattern,
 )
-from laterna.records import PICTURE_MARK, Record, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, Record, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ def render(
     template: str,
     *,
     continue_as_assistant: bool = False,
-    picture_mark: str = PICTURE_MARK,
+    image_mark: str = DEFAULT_IMAGE_TOKEN,
 ) -> Rendered:
     """Render a chat by a Jinja template (its text) and find what is to be learned in it.
 
@@ -72,7 +72,7 @@ def render(
     opening of the turn ends, and its end-of-turn: what the template writes after the answer up to
     the first special token, or, where none follows, all that it writes there when the chat ends
     with that answer. `continue_as_assistant` ends the
-    text where the assistant is to write. `picture_mark` is told to the template, since some
+    text where the assistant is to write. `image_mark` is told to the template, since some
     templates keep nothing else of the user's words.
 
     The answers are found by rendering a second time with marker characters around them; the two
@@ -83,7 +83,7 @@ def render(
     leave out the thought of an earlier one.
     """
     _check_turns(turns, tokenizer, continue_as_assistant)
-    chat = Renderer(tokenizer, template, picture_mark)
+    chat = Renderer(tokenizer, template, image_mark)
     text = chat.text(turns, prompt=continue_as_assistant)
     learned = [index for index, turn in enumerate(turns) if turn.loss]
     if not learned:
@@ -103,7 +103,7 @@ def render_prompt(
     tokenizer: PreTrainedTokenizerBase,
     template: str,
     *,
-    picture_mark: str = PICTURE_MARK,
+    image_mark: str = DEFAULT_IMAGE_TOKEN,
 ) -> str:
     """Render a chat up to where the assistant is to write, as it is shown in training.
 
@@ -112,12 +112,12 @@ def render_prompt(
     """
     if asks_as_it_shows(tokenizer, template):
         rendered = render(
-            turns, tokenizer, template, continue_as_assistant=True, picture_mark=picture_mark
+            turns, tokenizer, template, continue_as_assistant=True, image_mark=image_mark
         )
         return rendered.text
     _check_turns(turns, tokenizer, continue_as_assistant=True)
     asked = [*(structs.replace(turn, loss=False) for turn in turns), PROBE[1]]
-    rendered = render(asked, tokenizer, template, picture_mark=picture_mark)
+    rendered = render(asked, tokenizer, template, image_mark=image_mark)
     return rendered.text[: rendered.spans[-1][0]]
 
 
@@ -321,7 +321,7 @@ def only_words(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bool]:
 
 def _special_words(text: str, special: re.Pattern[str]) -> list[str]:
     """Return the special tokens in a text that would end the turn, or open another."""
-    return [word for word in special.findall(text) if word != PICTURE_MARK]
+    return [word for word in special.findall(text) if word != DEFAULT_IMAGE_TOKEN]
 
 
 def _check_turns(

@@ -1,7 +1,7 @@
 """A tokenizer as chats are read by it: the pieces between images one by one, as LLaVA does.
 
 Each piece is a text of its own to the tokenizer, with the space that some put before a text. So is
-what stands behind a leading BOS, where the tokenizer writes one itself: LLaVA tokenises the text
+what stands behind a leading BOS, where the tokenizer writes one itself: LLaVA tokenizes the text
 behind it. Other special tokens stand inside a piece.
 """
 
@@ -17,13 +17,13 @@ from tokenizers.decoders import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
 from laterna.errors import LaternaError
-from laterna.records import PICTURE_TOKEN
+from laterna.records import IMAGE_TOKEN_INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PICTURE_SENTINEL = "\U000f1a72"
-"""Stands for a picture in rendered text; a private character that no words may hold."""
+IMAGE_SENTINEL = "\U000f1a72"
+"""Stands for an image in rendered text; a private character that no words may hold."""
 _ANCHOR = "a"
 """A word to decode others behind, since a text's first space is the tokenizer's own to some."""
 _FEW = 8
@@ -33,7 +33,7 @@ Spans = Sequence[tuple[int, int]]
 
 
 class _Part(NamedTuple):
-    """A piece of a text, or what stands between two: a picture, or the BOS."""
+    """A piece of a text, or what stands between two: an image, or the BOS."""
 
     begin: int
     """Its first character in the text."""
@@ -118,7 +118,7 @@ class Encoder:
         """What is decoded before a text that no text has: a space, or nothing."""
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return the ids of texts, `PICTURE_TOKEN` for each sentinel."""
+        """Return the ids of texts, `IMAGE_TOKEN_INDEX` for each sentinel."""
         cut = [self._cut(text) for text in texts]
         pieces = [piece for _, own in cut for piece in own]
         encodings = iter(self._backend.encode_batch(pieces, add_special_tokens=False))
@@ -160,7 +160,7 @@ class Encoder:
         """Say whether a text begins with the BOS that is the tokenizer's own; return its pieces."""
         bos = self._bos[0]
         begins = bool(bos) and text.startswith(bos)
-        return begins, (text[len(bos) :] if begins else text).split(PICTURE_SENTINEL)
+        return begins, (text[len(bos) :] if begins else text).split(IMAGE_SENTINEL)
 
     def _joined(self, begins: bool, pieces: list[tuple[str, Encoding]]) -> Encoded:
         ids, parts, at = list[int](), list[_Part](), 0
@@ -171,7 +171,7 @@ class Encoder:
         for number, (piece, encoding) in enumerate(pieces):
             if number:
                 parts.append(_Part(at, len(ids), None))
-                ids.append(PICTURE_TOKEN)
+                ids.append(IMAGE_TOKEN_INDEX)
                 at += 1
             if piece:
                 parts.append(_Part(at, len(ids), encoding))

@@ -1,4 +1,4 @@
-"""Records become samples: rendered once, tokenised once, and learned where spans overlap.
+"""Records become samples: rendered once, tokenized once, and learned where spans overlap.
 
 A token is a target when its characters lie in a span that carries loss. No separator is counted,
 so every tokenizer that reports offsets is masked exactly; a token that reaches over a span's border
@@ -15,30 +15,30 @@ import numpy as np
 from msgspec import structs
 
 from laterna.data.chat import Rendered, UnusableError, load_template, render, render_prompt
-from laterna.data.encoding import PICTURE_SENTINEL, Encoded, encoder_of, join_spans
-from laterna.records import PICTURE_MARK, PICTURE_TOKEN, InstructionRecord, Sample, Turn
+from laterna.data.encoding import IMAGE_SENTINEL, Encoded, encoder_of, join_spans
+from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, InstructionRecord, Sample, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "PICTURE_SENTINEL",
+    "IMAGE_SENTINEL",
     "check_record",
     "check_targets",
     "render_record",
-    "tokenise",
-    "tokenise_prompt",
-    "tokenise_rendered",
-    "tokenise_text",
+    "tokenize",
+    "tokenize_prompt",
+    "tokenize_rendered",
+    "tokenize_text",
 ]
 SHARED = "an answer shares a token with what stands beside it"
 """Reason of a record in which the tokenizer joins an answer and the template's words."""
 
 
-def tokenise(
+def tokenize(
     record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str | None = None
 ) -> Sample:
-    """Turn a record into token ids and targets; each picture becomes one `PICTURE_TOKEN`.
+    """Turn a record into token ids and targets; each image becomes one `IMAGE_TOKEN_INDEX`.
 
     `template` is the text of a Jinja chat template, None the tokenizer's own.
 
@@ -47,7 +47,7 @@ def tokenise(
     offsets.
     """
     rendered = render_record(record, tokenizer, template)
-    sample = tokenise_rendered(rendered, record, tokenizer)
+    sample = tokenize_rendered(rendered, record, tokenizer)
     if not check_targets(sample, rendered, record, tokenizer):
         raise UnusableError(
             "targets do not decode to the answer",
@@ -60,9 +60,9 @@ def tokenise(
 def check_record(
     record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str
 ) -> Sample | UnusableError:
-    """Tokenise a record; return its sample, or why it cannot be trained on."""
+    """Tokenize a record; return its sample, or why it cannot be trained on."""
     try:
-        sample = tokenise(record, tokenizer, template)
+        sample = tokenize(record, tokenizer, template)
     except UnusableError as error:
         return error
     # The first token has nothing before it to be predicted from.
@@ -71,61 +71,61 @@ def check_record(
     return sample
 
 
-def tokenise_prompt(
+def tokenize_prompt(
     turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: str | None = None
 ) -> list[int]:
-    """Turn a chat into the ids after which the assistant is to write; pictures as in `tokenise`.
+    """Turn a chat into the ids after which the assistant is to write; images as in `tokenize`.
 
     The same renderer and tokenizer as in training, so the model is asked as it was taught.
-    Raises as `tokenise` does, and UnusableError when the last turn is the assistant's.
+    Raises as `tokenize` does, and UnusableError when the last turn is the assistant's.
     """
     text = render_prompt(
         with_sentinels(turns),
         tokenizer,
         load_template("own", tokenizer) if template is None else template,
-        picture_mark=PICTURE_SENTINEL,
+        image_mark=IMAGE_SENTINEL,
     )
     ids = _encode(text, tokenizer).ids
-    _check_pictures_kept(ids, _picture_marks(turns))
+    _check_images_kept(ids, _image_marks(turns))
     return ids
 
 
-def tokenise_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def tokenize_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Turn a text into ids as it stands: no template, no BOS, special tokens read as such.
 
-    Every `<image>` becomes a `PICTURE_TOKEN`.
+    Every `<image>` becomes a `IMAGE_TOKEN_INDEX`.
     """
-    return _encode(text.replace(PICTURE_MARK, PICTURE_SENTINEL), tokenizer).ids
+    return _encode(text.replace(DEFAULT_IMAGE_TOKEN, IMAGE_SENTINEL), tokenizer).ids
 
 
 def render_record(
     record: InstructionRecord, tokenizer: PreTrainedTokenizerBase, template: str | None = None
 ) -> Rendered:
-    """Render a record's turns with `PICTURE_SENTINEL` for each picture mark of the user.
+    """Render a record's turns with `IMAGE_SENTINEL` for each image mark of the user.
 
-    A mark in anyone else's words is words. Raises as `tokenise` does.
+    A mark in anyone else's words is words. Raises as `tokenize` does.
     """
-    marks = _picture_marks(record.turns)
-    if marks != len(record.pictures):
+    marks = _image_marks(record.turns)
+    if marks != len(record.images):
         raise UnusableError(
-            "picture marks do not match the pictures",
-            f"record {record.id}: {marks} {PICTURE_MARK} marks for {len(record.pictures)} pictures",
+            "image marks do not match the images",
+            f"record {record.id}: {marks} {DEFAULT_IMAGE_TOKEN} marks for {len(record.images)} images",
         )
     try:
         return render(
             with_sentinels(record.turns),
             tokenizer,
             load_template("own", tokenizer) if template is None else template,
-            picture_mark=PICTURE_SENTINEL,
+            image_mark=IMAGE_SENTINEL,
         )
     except UnusableError as error:
         raise UnusableError(error.reason, f"record {record.id}: {error}") from error
 
 
-def tokenise_rendered(
+def tokenize_rendered(
     rendered: Rendered, record: InstructionRecord, tokenizer: PreTrainedTokenizerBase
 ) -> Sample:
-    """Tokenise what `render_record` made, its targets unchecked. Raises as `tokenise` does."""
+    """Tokenize what `render_record` made, its targets unchecked. Raises as `tokenize` does."""
     encoded = _encode(rendered.text, tokenizer)
     runs = encoded.runs(rendered.spans)
     if runs is None:
@@ -137,15 +137,15 @@ def tokenise_rendered(
         )
     ids = encoded.ids
     try:
-        _check_pictures_kept(ids, len(record.pictures))
+        _check_images_kept(ids, len(record.images))
     except UnusableError as error:
         raise UnusableError(error.reason, f"record {record.id}: {error}") from error
     return Sample(
         id=record.id,
         input_ids=tuple(ids),
         targets=targets_of(runs, len(ids)),
-        picture_slots=tuple(place for place, token in enumerate(ids) if token == PICTURE_TOKEN),
-        pictures=record.pictures,
+        image_slots=tuple(place for place, token in enumerate(ids) if token == IMAGE_TOKEN_INDEX),
+        images=record.images,
     )
 
 
@@ -185,22 +185,22 @@ def check_targets(
     return all(encoder_of(tokenizer).say(list(zip(learned, expected, strict=True))))
 
 
-def _picture_marks(turns: Sequence[Turn]) -> int:
-    return sum(turn.text.count(PICTURE_MARK) for turn in turns if turn.role == "user")
+def _image_marks(turns: Sequence[Turn]) -> int:
+    return sum(turn.text.count(DEFAULT_IMAGE_TOKEN) for turn in turns if turn.role == "user")
 
 
 def with_sentinels(turns: Sequence[Turn]) -> list[Turn]:
-    """Return turns with the sentinel in the place of the user's picture marks.
+    """Return turns with the sentinel in the place of the user's image marks.
 
     Raises UnusableError where a turn holds the sentinel already.
     """
-    if any(PICTURE_SENTINEL in turn.text for turn in turns):
+    if any(IMAGE_SENTINEL in turn.text for turn in turns):
         raise UnusableError(
             "a reserved character in the text",
-            f"a turn holds the reserved character U+{ord(PICTURE_SENTINEL):X}; remove it",
+            f"a turn holds the reserved character U+{ord(IMAGE_SENTINEL):X}; remove it",
         )
     return [
-        structs.replace(turn, text=turn.text.replace(PICTURE_MARK, PICTURE_SENTINEL))
+        structs.replace(turn, text=turn.text.replace(DEFAULT_IMAGE_TOKEN, IMAGE_SENTINEL))
         if turn.role == "user"
         else turn
         for turn in turns
@@ -211,12 +211,12 @@ def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     return encoder_of(tokenizer).encode([text])[0]
 
 
-def _check_pictures_kept(ids: list[int], pictures: int) -> None:
-    written = ids.count(PICTURE_TOKEN)
-    if written != pictures:
+def _check_images_kept(ids: list[int], images: int) -> None:
+    written = ids.count(IMAGE_TOKEN_INDEX)
+    if written != images:
         raise UnusableError(
-            "the template does not keep the pictures",
-            f"the chat template wrote {written} pictures for {pictures} marks",
+            "the template does not keep the images",
+            f"the chat template wrote {written} images for {images} marks",
         )
 
 

@@ -19,13 +19,13 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return order
 
 
-def epoch_families(pictures: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return an order like `epoch_order`'s in which samples about one picture stand together.
+def epoch_families(images: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return an order like `epoch_order`'s in which samples about one image stand together.
 
-    `pictures` numbers the first picture of each sample, -1 for none: pictures are permuted, and
-    the samples about each stay in order, so most siblings fall into one optimiser step.
+    `images` numbers the first image of each sample, -1 for none: images are permuted, and
+    the samples about each stay in order, so most siblings fall into one optimizer step.
     """
-    families = each_its_own(pictures)
+    families = each_its_own(images)
     _, first, family = np.unique(families, return_index=True, return_inverse=True)
     by_first = np.argsort(first)  # families in the order of their first samples are permuted
     rank = np.empty(len(first), np.int64)
@@ -34,50 +34,50 @@ def epoch_families(pictures: NDArray[np.int64], seed: int, epoch: int) -> NDArra
     return order
 
 
-def each_its_own(pictures: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number pictures so that what shows none, -1, counts as about a picture of its own."""
-    after = pictures.max(initial=0) + 1 + np.arange(len(pictures))
-    return np.where(pictures < 0, after, pictures)
+def each_its_own(images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number images so that what shows none, -1, counts as about an image of its own."""
+    after = images.max(initial=0) + 1 + np.arange(len(images))
+    return np.where(images < 0, after, images)
 
 
 def share_key(sample: Sample) -> tuple[str, tuple[int, ...]] | None:
-    """Return what samples must have in common to share a picture's tokens; None where it cannot.
+    """Return what samples must have in common to share an image's tokens; None where it cannot.
 
-    That is the picture, and all ids up to it. A sample cannot share whose own words are learned
-    before the picture, or that has no picture.
+    That is the image, and all ids up to it. A sample cannot share whose own words are learned
+    before the image, or that has no image.
     """
-    if not sample.pictures:
+    if not sample.images:
         return None
-    end = sample.picture_slots[0] + 1
+    end = sample.image_slots[0] + 1
     if any(sample.targets[1:end]):
         return None
-    return sample.pictures[0], sample.input_ids[:end]
+    return sample.images[0], sample.input_ids[:end]
 
 
 def plan_packs(
-    samples: Sequence[Sample], *, row_tokens: int, share_pictures: bool = False, longest: int = 0
+    samples: Sequence[Sample], *, pack_length: int, shared_prefix: bool = False, longest: int = 0
 ) -> list[Pack]:
-    """Put the samples of one optimiser step into rows of at most `row_tokens` tokens.
+    """Put the samples of one optimizer step into rows of at most `pack_length` tokens.
 
-    `row_tokens` 0 gives one sample a row, in order; `fit_rows` says how the others are put.
+    `pack_length` 0 gives one sample a row, in order; `fit_rows` says how the others are put.
 
-    `share_pictures` lets samples of one `share_key` stand behind one another as one, with what
-    they share written once; such a family is cut where it would be longer than `row_tokens`, or
+    `shared_prefix` lets samples of one `share_key` stand behind one another as one, with what
+    they share written once; such a family is cut where it would be longer than `pack_length`, or
     than `longest` where that is 0.
     """
     alone = [Pack(samples=(sample,)) for sample in samples]
-    units = _families(samples, row_tokens or longest) if share_pictures else alone
-    rows = fit_rows([unit.length for unit in units], row_tokens)
+    units = _families(samples, pack_length or longest) if shared_prefix else alone
+    rows = fit_rows([unit.length for unit in units], pack_length)
     return [_joined([units[place] for place in row]) for row in rows]
 
 
-def fit_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+def fit_rows(lengths: Sequence[int], pack_length: int) -> list[list[int]]:
     """Return the places of the lengths that share each row.
 
     First-fit-decreasing: the longest first, each into the first row with room. A sample longer
-    than `row_tokens` has a row to itself. `row_tokens` 0 gives one a row, in order.
+    than `pack_length` has a row to itself. `pack_length` 0 gives one a row, in order.
     """
-    if row_tokens == 0:
+    if pack_length == 0:
         return [[place] for place in range(len(lengths))]
     rows: list[list[int]] = []
     room: list[int] = []
@@ -86,22 +86,22 @@ def fit_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
         index = next(fitting, len(rows))
         if index == len(rows):
             rows.append([])
-            room.append(row_tokens)
+            room.append(pack_length)
         rows[index].append(place)
         room[index] -= lengths[place]
     return rows
 
 
-def without_picture(pack: Pack, picture: str) -> Pack:
-    """Return a pack without the samples that show a picture; the others share what they did."""
-    kept = [sample for sample in pack.samples if picture not in sample.pictures]
+def without_image(pack: Pack, image: str) -> Pack:
+    """Return a pack without the samples that show an image; the others share what they did."""
+    kept = [sample for sample in pack.samples if image not in sample.images]
     if not any(pack.shared):
         return Pack(samples=tuple(kept))
     return _joined(_families(kept, 0))
 
 
 def _families(samples: Sequence[Sample], longest: int) -> list[Pack]:
-    """Group the samples that may share a picture, in the order of each family's first."""
+    """Group the samples that may share an image, in the order of each family's first."""
     families: dict[object, list[Sample]] = {}
     for place, sample in enumerate(samples):
         families.setdefault(share_key(sample) or place, []).append(sample)
@@ -113,7 +113,7 @@ def _cut(family: Sequence[Sample], longest: int) -> Iterator[Pack]:
     if len(family) == 1:
         yield Pack(samples=(first,))
         return
-    end = first.picture_slots[0] + 1
+    end = first.image_slots[0] + 1
     prefix = first.length_of(end)
     members: list[Sample] = []
     length = 0
@@ -138,22 +138,22 @@ def _joined(units: Sequence[Pack]) -> Pack:
     return Pack(samples=samples, shared=shared if any(shared) else ())
 
 
-def plan_batches(packs: Sequence[Pack], *, micro_tokens: int) -> list[list[Pack]]:
-    """Split the packs of one optimiser step into micro-batches, rows of like length together."""
-    batches = fit_batches([pack.length for pack in packs], micro_tokens)
+def plan_batches(packs: Sequence[Pack], *, micro_batch_tokens: int) -> list[list[Pack]]:
+    """Split the packs of one optimizer step into micro-batches, rows of like length together."""
+    batches = fit_batches([pack.length for pack in packs], micro_batch_tokens)
     return [[packs[place] for place in batch] for batch in batches]
 
 
-def fit_batches(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
+def fit_batches(lengths: Sequence[int], micro_batch_tokens: int) -> list[list[int]]:
     """Return the places of the rows that share each micro-batch.
 
-    The padded size of a micro-batch, its rows times its longest, is at most `micro_tokens`; a row
+    The padded size of a micro-batch, its rows times its longest, is at most `micro_batch_tokens`; a row
     longer than that has a micro-batch to itself.
     """
     batches: list[list[int]] = []
     longest = 0
     for place in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
-        if batches and (len(batches[-1]) + 1) * longest <= micro_tokens:
+        if batches and (len(batches[-1]) + 1) * longest <= micro_batch_tokens:
             batches[-1].append(place)
         else:
             batches.append([place])

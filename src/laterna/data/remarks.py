@@ -66,9 +66,7 @@ def _of_ends(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> list[str
 
 def _of_beginnings(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
     turns = (PROBE[0], Turn(role="assistant", text=_LINE_BREAK, loss=True))
-    found = check_record(
-        InstructionRecord(id="probe", pictures=(), turns=turns), tokenizer, template
-    )
+    found = check_record(InstructionRecord(id="probe", images=(), turns=turns), tokenizer, template)
     if not isinstance(found, UnusableError) or found.reason != SHARED:
         return []
     return [

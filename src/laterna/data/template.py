@@ -25,7 +25,7 @@ SHIPPED_TEMPLATES: dict[str, Path] = {
 }
 
 IMAGE_FIRST = """\
-{%- set mark = picture_mark or '<image>' -%}
+{%- set mark = image_mark or '<image>' -%}
 {%- set moved = namespace(turns=[]) -%}
 {%- for turn in messages -%}
   {%- set said = turn['content'] -%}
@@ -95,12 +95,10 @@ def _template_text(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
 class Renderer:
     """A tokenizer's renderer with one template; it checks nothing and looks for no answer."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str, picture_mark: str
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, image_mark: str) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.picture_mark = picture_mark
+        self.image_mark = image_mark
 
     def text(self, turns: Sequence[Turn], *, prompt: bool) -> str:
         """Render turns; `prompt` asks for the opening of an assistant's turn at the end."""
@@ -126,7 +124,7 @@ class Renderer:
                     tokenize=False,
                     chat_template=self.template,
                     add_generation_prompt=prompt,
-                    picture_mark=self.picture_mark,
+                    image_mark=self.image_mark,
                 )
             )
         except TemplateSyntaxError as error:

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from laterna.data.pictures.opening import MissingPictureError, load_picture, picture_size
+from laterna.data.images.opening import MissingImageError, image_size, load_image
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics import METRICS, find_metric
 from laterna.evaluation.metrics.base import Metric
@@ -25,7 +25,7 @@ from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
 from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
-from laterna.records import PICTURE_MARK, Answer, Question, Record, Score, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, Answer, Question, Record, Score, Turn
 
 T = TypeVar("T")
 
@@ -41,13 +41,13 @@ class AnswerFunction(Protocol):
 
 
 class Skipped(Record):
-    """A question that was not asked, because its picture could not be read."""
+    """A question that was not asked, because its image could not be read."""
 
     question: Question
     reason: str
     """The same words for every question with that fault."""
     message: str
-    """What was wrong with this picture, its file named."""
+    """What was wrong with this image, its file named."""
 
 
 class Asked(Record):
@@ -73,7 +73,7 @@ class Control(Record):
     """The same questions, asked with something essential taken away."""
 
     name: str
-    """`blank`: every picture replaced by one colour; `before_instruct`: asked of the assistant
+    """`blank`: every image replaced by one colour; `before_instruct`: asked of the assistant
     as it was before stage 2."""
     scores: Scores
 
@@ -130,9 +130,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate an assistant on a task's questions about a dataset, greedily.
 
-    `blank` adds the blank-picture control, `before_instruct` an assistant to set beside; controls
+    `blank` adds the blank-image control, `before_instruct` an assistant to set beside; controls
     get the very questions that the assistant answered. `limit` and `seed` are the task's.
-    Raises LaternaError when the task is unknown, it finds no questions, or no picture can be read.
+    Raises LaternaError when the task is unknown, it finds no questions, or no image can be read.
     """
     chosen = find_task(task)
     questions = chosen.questions(dataset, limit=limit, seed=seed)
@@ -198,7 +198,7 @@ def ask(
     skipped: dict[int, Skipped] = {}
     said: dict[int, str] = {}
     opened = _opened(assistant, questions, folder, blank, skipped)
-    title = "asking with blank pictures" if blank else "asking"
+    title = "asking with blank images" if blank else "asking"
     console = Console(stderr=True, quiet=not progress)  # where it stays out of what is piped on
     decoding = Decoding(max_new_tokens=max_new_tokens)
     with shown_progress(title, total=len(questions), console=console) as shown:
@@ -339,12 +339,10 @@ def _opened(
     for names, indices in groupby(by_images, key=lambda index: questions[index].images):
         try:
             paths = [folder / name for name in names]
-            opened = [
-                blank_of(*picture_size(path)) if blank else load_picture(path) for path in paths
-            ]
+            opened = [blank_of(*image_size(path)) if blank else load_image(path) for path in paths]
         except LaternaError as error:
-            missing = isinstance(error, MissingPictureError)
-            reason = "picture missing" if missing else "picture cannot be read"
+            missing = isinstance(error, MissingImageError)
+            reason = "image missing" if missing else "image cannot be read"
             for i in indices:
                 skipped[i] = Skipped(question=questions[i], reason=reason, message=str(error))
             continue
@@ -352,7 +350,7 @@ def _opened(
 
 
 def _prompt(question: Question, images: Sequence[Image.Image]) -> Prompt:
-    marks = f"{PICTURE_MARK}\n" * len(images)
+    marks = f"{DEFAULT_IMAGE_TOKEN}\n" * len(images)
     return [Turn(role="user", text=marks + question.text)], images
 
 

@@ -11,7 +11,7 @@ import msgspec
 from PIL import Image
 from torch import Tensor
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Prompt
@@ -21,7 +21,7 @@ from laterna.model.checkpoint import save_checkpoint
 from laterna.model.exporters import export
 from laterna.model.importers import read_model
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import PICTURE_MARK, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, Turn
 
 ImageLike = Image.Image | Path | str | None
 """An image: opened, or the path of its file; None: the question is asked without one."""
@@ -247,9 +247,9 @@ def _prompt(image: object, question: Question) -> Prompt:
             f"an image of type {type(image).__name__}: give the path of a file or an opened "
             "PIL image (an array becomes one by `Image.fromarray`)"
         )
-    opened = image if isinstance(image, Image.Image) else load_picture(Path(image))
-    if not any(PICTURE_MARK in turn.text for turn in turns):
+    opened = image if isinstance(image, Image.Image) else load_image(Path(image))
+    if not any(DEFAULT_IMAGE_TOKEN in turn.text for turn in turns):
         first = next(number for number, turn in enumerate(turns) if turn.role == "user")
-        marked = f"{PICTURE_MARK}\n{turns[first].text}"
+        marked = f"{DEFAULT_IMAGE_TOKEN}\n{turns[first].text}"
         turns[first] = msgspec.structs.replace(turns[first], text=marked)
     return turns, [opened.convert("RGB")]

@@ -16,7 +16,7 @@ import msgspec
 import torch
 from PIL import Image
 
-from laterna.data.masking import tokenise_prompt
+from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
 from laterna.inference.generation import Prompt
@@ -24,7 +24,7 @@ from laterna.inference.request import Completion, EngineStoppedError, Request
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings, OneByOne, Slots, Steps
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import PICTURE_TOKEN, Record, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, Record, Turn
 
 LINGER = 0.5
 """Seconds after which an idle engine's thread ends; the next question starts another."""
@@ -105,14 +105,14 @@ class Engine:
         Raises QueueFullError, TooLongError, LaternaError for what cannot be asked, and
         EngineStoppedError when the engine is no longer alive.
         """
-        prompt = tokenise_prompt(turns, self.model.tokenizer, self.model.template)
+        prompt = tokenize_prompt(turns, self.model.tokenizer, self.model.template)
         self._require_place()
-        if prompt.count(PICTURE_TOKEN) != len(images):
+        if prompt.count(IMAGE_TOKEN_INDEX) != len(images):
             raise LaternaError(
-                f"{prompt.count(PICTURE_TOKEN)} `<image>` marks but {len(images)} images; each "
+                f"{prompt.count(IMAGE_TOKEN_INDEX)} `<image>` marks but {len(images)} images; each "
                 "mark needs one image"
             )
-        counted = [self.model.picture_tokens(*image.size) for image in images]
+        counted = [self.model.image_tokens(*image.size) for image in images]
         decoding = self._fitted(len(prompt) - len(images) + sum(counted), decoding, fit=fit)
         self._forget_old_weights()
         request = Request(

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from laterna.data.masking import tokenise_prompt
+from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.sampling import Decoding as Decoding
 from laterna.inference.sampling import Sampler, choose
@@ -151,9 +151,9 @@ def _inputs(
     model: VisionLanguageModel, prompts: Sequence[Prompt], features_bnd: Tensor | None
 ) -> dict[str, Any]:
     """Return what `generate` takes for prompts of several lengths."""
-    # Samples are tokenised by the same code and template, so a prompt is token for token what
+    # Samples are tokenized by the same code and template, so a prompt is token for token what
     # training put before the answer.
-    rows = [tokenise_prompt(turns, model.tokenizer, model.template) for turns, _ in prompts]
+    rows = [tokenize_prompt(turns, model.tokenizer, model.template) for turns, _ in prompts]
     shown = [image for _, images in prompts for image in images]
     if features_bnd is None:
         once = {id(image): image for image in shown}  # in several prompts: encoded once

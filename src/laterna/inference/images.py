@@ -80,7 +80,7 @@ class ImageStore:
         model = self._model
         return SeenImage(
             next(self._numbers),
-            model.picture_tokens(*image.size),
+            model.image_tokens(*image.size),
             model.prepare([image]),
             model.prepare.tilings([image.size]),
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 from laterna.inference.cache import Ids
 from laterna.inference.images import SeenImage
 from laterna.inference.sampling import AnswerText, Decoding, Sampler, Token, decode
-from laterna.records import PICTURE_TOKEN
+from laterna.records import IMAGE_TOKEN_INDEX
 
 Finish = Literal["stop", "length", "cancelled", "deadline"]
 """Why an answer ended: by itself or a stop text, by its longest length, or before its time."""
@@ -238,7 +238,7 @@ def _expanded(prompt: Sequence[int], images: Sequence[SeenImage]) -> Ids:
     left = iter(images)
     expanded: list[int] = []
     for token in prompt:
-        if token == PICTURE_TOKEN:
+        if token == IMAGE_TOKEN_INDEX:
             image = next(left)
             expanded += [image.number] * image.positions
         else:

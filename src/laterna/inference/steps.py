@@ -36,7 +36,7 @@ class EngineSettings(Record):
     """Requests that may wait."""
     cache_bytes: int | None = None
     """Keys and values of those that are answered; None: half of a GPU's free memory, 2 GiB else."""
-    row_tokens: int = 0
+    pack_length: int = 0
     """Positions that are made ready in all rows, or as many as fit, before the first question. 0:
     as they are needed; a prompt that is longer than any before then stops everyone for a moment."""
     prefix_bytes: int = 512 * 2**20
@@ -168,7 +168,7 @@ class Slots(Steps):
         self._prefixes.clear()
         language = self.model.language
         self._cache = SlotCache(language.config.get_text_config().num_hidden_layers)
-        room, length = self.room or 0, rounded(self.settings.row_tokens)
+        room, length = self.room or 0, rounded(self.settings.pack_length)
         if length and length <= room:
             self._cache.reserve(min(self.settings.rows, room // length), length, room)
             embedding = language.get_input_embeddings().weight[:1].detach()

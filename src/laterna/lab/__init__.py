@@ -11,7 +11,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "blind-spots": Experiment(
         question="How well does it answer about what the text proxy leaves out?",
         minutes=1,
-        needs="500 pictures of the tabletop world",
+        needs="500 images of the tabletop world",
         run=late("laterna.lab.blind_spots:run"),
     ),
 }

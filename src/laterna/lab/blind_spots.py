@@ -6,7 +6,7 @@ assistant is asked, and a linear probe is trained on the frozen encoder's featur
 succeeds where the assistant fails says that the eye sees what the instructions never named. The
 same probe on shuffled labels shows what such a probe gets from nothing.
 
-Shapes: b pictures · n patches a picture · d width.
+Shapes: b images · n patches an image · d width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.evaluation.run import AnswerFunction, ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
@@ -34,8 +34,8 @@ from laterna.records import Box, Question, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
 
 FEWEST = 20
-"""Pictures without which neither half can hold a probe worth reading."""
-PICTURES_A_PASS = 64
+"""Images without which neither half can hold a probe worth reading."""
+IMAGES_A_PASS = 64
 _DECAY = 1e-2
 _ITERATIONS = 100
 
@@ -47,23 +47,23 @@ class BlindSpot(Record):
     asked: float
     """Exact match of the assistant's answers, over `questions`."""
     probe: float
-    """Accuracy of the linear probe on the half of the pictures that it was not trained on."""
+    """Accuracy of the linear probe on the half of the images that it was not trained on."""
     shuffled: float
-    """The same, with the labels shuffled among the pictures before training."""
+    """The same, with the labels shuffled among the images before training."""
     chance: float
     """Share of the commonest label: what always saying it would score."""
     questions: int
-    """One a picture; half of them train the probe."""
+    """One an image; half of them train the probe."""
 
 
 class Case(NamedTuple):
-    """One picture in which a property can be asked about."""
+    """One image in which a property can be asked about."""
 
-    picture: str
+    image: str
     question: str
     label: str
     box: Box | None
-    """Where to look; None: the whole picture."""
+    """Where to look; None: the whole image."""
 
 
 def run(subject: Subject) -> Finding:
@@ -93,16 +93,16 @@ def blind_spots(
 ) -> list[BlindSpot]:
     """Measure texture, lighting and sign text on a world dataset that was held out.
 
-    `limit` is the most pictures (0: all); `seed` draws them, the toys asked about and the probe's
-    halves. Raises LaternaError when the dataset is empty or unreadable, a picture cannot be read,
-    or fewer than `FEWEST` pictures show a property.
+    `limit` is the most images (0: all); `seed` draws them, the toys asked about and the probe's
+    halves. Raises LaternaError when the dataset is empty or unreadable, an image cannot be read,
+    or fewer than `FEWEST` images show a property.
     """
     truths = read_truth(dataset / TRUTH_FILE)
     random.Random(seed).shuffle(truths)
     truths = truths[:limit] if limit else truths
-    names = [truth.picture for truth in truths]
+    names = [truth.image for truth in truths]
     features = dict(
-        zip(names, picture_features(assistant.model, dataset / IMAGE_FOLDER, names), strict=True)
+        zip(names, image_features(assistant.model, dataset / IMAGE_FOLDER, names), strict=True)
     )
     spots = []
     for name, about in PROPERTIES.items():
@@ -110,31 +110,31 @@ def blind_spots(
         cases = [case for truth in truths if (case := about.case(truth, rng))]
         if len(cases) < FEWEST:
             raise LaternaError(
-                f"{dataset}: {len(cases)} of {len(truths)} pictures show a {name}, the probe needs "
-                f"{FEWEST}; raise the limit or draw more pictures"
+                f"{dataset}: {len(cases)} of {len(truths)} images show a {name}, the probe needs "
+                f"{FEWEST}; raise the limit or draw more images"
             )
         questions = [_question(name, case) for case in cases]
         asked = ask(assistant, questions, dataset / IMAGE_FOLDER, answer=answer, progress=progress)
         accuracy = sum(given.score for given in asked.answers) / len(questions)
-        pooled = torch.stack([about.pool(features[case.picture], case.box) for case in cases])
+        pooled = torch.stack([about.pool(features[case.image], case.box) for case in cases])
         spots.append(_spot(name, cases, accuracy, pooled, seed))
     return spots
 
 
 @torch.no_grad()
-def picture_features(model: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
-    """Return the frozen encoder's features (b, n, d) of square pictures, on the CPU.
+def image_features(model: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
+    """Return the frozen encoder's features (b, n, d) of square images, on the CPU.
 
-    Raises LaternaError when a picture cannot be read, or is not square: a box would then not be
+    Raises LaternaError when an image cannot be read, or is not square: a box would then not be
     where the encoder sees it.
     """
     chunks = []
-    for start in range(0, len(names), PICTURES_A_PASS):
-        pictures = [load_picture(folder / name) for name in names[start : start + PICTURES_A_PASS]]
-        for name, picture in zip(names[start:], pictures, strict=False):
-            if picture.width != picture.height:
+    for start in range(0, len(names), IMAGES_A_PASS):
+        images = [load_image(folder / name) for name in names[start : start + IMAGES_A_PASS]]
+        for name, image in zip(names[start:], images, strict=False):
+            if image.width != image.height:
                 raise LaternaError(f"{folder / name}: not square; draw the dataset again")
-        pixels_bchw = model.prepare(pictures).to(model.device)
+        pixels_bchw = model.prepare(images).to(model.device)
         chunks.append(model.vision(pixels_bchw).float().cpu())
     return torch.cat(chunks)
 
@@ -193,7 +193,7 @@ def grid_side(patches: int) -> int:
     side = math.isqrt(patches)
     if side * side != patches:
         raise LaternaError(
-            f"{patches} features a picture are not a square grid of patches; "
+            f"{patches} features an image are not a square grid of patches; "
             "measure a checkpoint whose recipe has vision.class_token = false"
         )
     return side
@@ -206,19 +206,19 @@ def texture_case(truth: Truth, rng: random.Random) -> Case | None:
         return None
     toy = rng.choice(toys)
     question = f"Is the {toy.category} smooth, rough or striped?"
-    return Case(truth.picture, question, toy.texture, toy.box)
+    return Case(truth.image, question, toy.texture, toy.box)
 
 
 def lighting_case(truth: Truth, _: random.Random) -> Case | None:
     """Ask for the light."""
-    return Case(truth.picture, "Is the light in the picture bright or dim?", truth.lighting, None)
+    return Case(truth.image, "Is the light in the image bright or dim?", truth.lighting, None)
 
 
 def sign_case(truth: Truth, _: random.Random) -> Case | None:
     """Ask for the word on the sign, where there is one."""
     if truth.sign is None or truth.sign_box is None:
         return None
-    return Case(truth.picture, "Which word is on the sign?", truth.sign, truth.sign_box)
+    return Case(truth.image, "Which word is on the sign?", truth.sign, truth.sign_box)
 
 
 PROPERTIES: dict[str, _Property] = {
@@ -231,8 +231,8 @@ PROPERTIES: dict[str, _Property] = {
 
 def _question(name: str, case: Case) -> Question:
     return Question(
-        id=f"{case.picture}-{name}",
-        images=(case.picture,),
+        id=f"{case.image}-{name}",
+        images=(case.image,),
         kind=name,
         text=case.question + SHORT_ANSWER,
         references=(case.label,),
@@ -259,16 +259,16 @@ def _fit(features_bd: Tensor, targets_b: Tensor, classes: int) -> nn.Linear:
     probe = nn.Linear(features_bd.shape[1], classes)
     nn.init.zeros_(probe.weight)
     nn.init.zeros_(probe.bias)
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         probe.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(probe(features_bd), targets_b)
         loss = loss + _DECAY * probe.weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return probe

@@ -19,7 +19,7 @@ class Subject(NamedTuple):
     data: Path
     """Folder of the dataset."""
     limit: int = 0
-    """Pictures at most; 0: all."""
+    """Images at most; 0: all."""
     seed: int = 0
     """Seed of all that the experiment draws by lot."""
 

@@ -17,8 +17,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from laterna.data.chat import load_template
-from laterna.data.pictures.fitting import PicturePreparer
-from laterna.data.pictures.tokens import SameTokens, TiledTokens
+from laterna.data.images.fitting import ImagePreparer
+from laterna.data.images.tokens import SameTokens, TiledTokens
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.connectors.tiles import token_counter
@@ -115,7 +115,7 @@ def join(
     return model
 
 
-def picture_counter(recipe: Recipe) -> SameTokens | TiledTokens:
+def image_counter(recipe: Recipe) -> SameTokens | TiledTokens:
     """Say how many positions an image takes in the rows of a recipe's network.
 
     Reads the encoder's configuration and nothing else: no language model is looked at, for its
@@ -168,12 +168,12 @@ def choose_device(device: str | None) -> torch.device:
     return chosen
 
 
-def _prepare(recipe: Recipe, vision: VisionTower) -> PicturePreparer:
-    return PicturePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
+def _prepare(recipe: Recipe, vision: VisionTower) -> ImagePreparer:
+    return ImagePreparer(vision.processor, recipe.vision.fit, recipe.vision.grids)
 
 
 def _connector(
-    recipe: Recipe, vision: VisionTower, prepare: PicturePreparer, width: int, *, fresh: bool
+    recipe: Recipe, vision: VisionTower, prepare: ImagePreparer, width: int, *, fresh: bool
 ) -> Connector:
     return build_connector(
         recipe.connector, vision.width, width, fresh=fresh, newline=bool(prepare.grids)

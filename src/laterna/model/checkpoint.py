@@ -216,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def insist_whole(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> None:
+def require_whole(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> None:
     """Raise LaternaError, naming the file, where a checkpoint does not hold the bytes that were
     written; of `names` alone, where there are any.
     """
@@ -250,9 +250,9 @@ def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> Vi
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    insist_whole(folder, manifest)
+    require_whole(folder, manifest)
     recipe = manifest.recipe
-    _insist_same_sources(folder, manifest, known or Fingerprints())
+    _require_same_sources(folder, manifest, known or Fingerprints())
     template = _existing(folder / "template.jinja").read_text(encoding="utf-8")
     inside: dict[PartName, Path] = {
         name: _existing(folder / name) for name in manifest.parts if name != "connector"
@@ -270,7 +270,7 @@ def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> Vi
     return model
 
 
-def _insist_same_sources(folder: Path, manifest: Manifest, known: Fingerprints) -> None:
+def _require_same_sources(folder: Path, manifest: Manifest, known: Fingerprints) -> None:
     now = _sources(manifest.recipe, manifest.parts, known)
     for part, before in manifest.sources.items():
         if now.get(part, before) != before:

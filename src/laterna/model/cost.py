@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.model.attention.varlen import SEGMENTS, count_pairs, segment_list
-from laterna.model.language.quantize import is_quantised
+from laterna.model.language.quantize import is_quantized
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartName
 from laterna.records import Batch
@@ -36,7 +36,7 @@ class StepCost(NamedTuple):
     """
 
     vision: float
-    """Of the encoder, for one square that it sees: a picture, or a tile of one."""
+    """Of the encoder, for one square that it sees: an image, or a tile of one."""
     connector: float
     """For one square too."""
     token: float
@@ -71,7 +71,7 @@ class StepCost(NamedTuple):
             connected += 0 if given is None else len(given)
             tokens += batch.input_ids_rt.numel()
             pairs += self._pairs(batch)
-            targets += int(batch.targets_rt.sum())
+            targets += int(batch.loss_mask_rt.sum())
         real = length / tokens if tokens else 0.0
         found = self.by_part(
             seen=seen,
@@ -100,9 +100,9 @@ def count_cost(model: VisionLanguageModel) -> StepCost | None:
     """Return what training costs a model to which a stage was applied.
 
     Returns None for models that decide by numbers what to compute, which shapes alone do not tell,
-    and for quantised ones.
+    and for quantized ones.
     """
-    if is_quantised(model.language):
+    if is_quantized(model.language):
         return None  # packed weights have no shape that a product could be counted on
     try:
         return cost_of(model).training

@@ -91,7 +91,7 @@ def load_weights(
     weights: dict[str, Tensor] | None = None,
     **options: Any,
 ) -> Any:
-    """Load a model in float32, and insist that every weight was there.
+    """Load a model in float32, and require that every weight was there.
 
     transformers fills a missing weight with random numbers and a warning; here it is an error.
     `weights` were read from the source already, and need a `config` beside them; other `options`
@@ -122,11 +122,11 @@ def load_weights(
     if info["missing_keys"] and weights is None and any(map(_wrapped, info["unexpected_keys"])):
         found = unwrapped(sharded_tensors_of(source))
         return load_weights(model_class, source, what=what, weights=found, **options)
-    _insist_on_all(info, source, what)
+    _require_all(info, source, what)
     return model.eval()
 
 
-def _insist_on_all(info: dict[str, Any], source: str, what: str) -> None:
+def _require_all(info: dict[str, Any], source: str, what: str) -> None:
     other = sorted(info["mismatched_keys"])
     if any(0 in shape for _, shape, _ in other):
         raise LaternaError(f"{source}: {_EMPTY.format(name=other[0][0])}")

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from laterna.data.chat import UnusableError
-from laterna.data.masking import check_record, tokenise_text
-from laterna.data.pictures.fitting import PicturePreparer
-from laterna.data.pictures.tokens import SameTokens, TiledTokens
+from laterna.data.images.fitting import ImagePreparer
+from laterna.data.images.tokens import SameTokens, TiledTokens
+from laterna.data.masking import check_record, tokenize_text
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector
 from laterna.model.connectors.tiles import join_tiles, token_counter
@@ -25,7 +25,7 @@ from laterna.model.fusion import PrefixFusion
 from laterna.model.language.causal import has_plain_head
 from laterna.model.vision import VisionTower
 from laterna.recipe import PartName, Recipe, StageName
-from laterna.records import PICTURE_TOKEN, Batch, InstructionRecord, Tiling, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, InstructionRecord, Tiling, Turn
 
 
 class VisionLanguageModel(nn.Module):
@@ -46,7 +46,7 @@ class VisionLanguageModel(nn.Module):
         *,
         tokenizer: Any,
         template: str,
-        prepare: PicturePreparer,
+        prepare: ImagePreparer,
     ) -> None:
         super().__init__()
         self.vision = vision
@@ -61,7 +61,7 @@ class VisionLanguageModel(nn.Module):
         self.stage: StageName | None = None
 
     @property
-    def picture_tokens(self) -> SameTokens | TiledTokens:
+    def image_tokens(self) -> SameTokens | TiledTokens:
         """Says how many positions an image of a width and height takes in a row."""
         tokens = self.connector.tokens(self.vision.patches)
         return token_counter(self.prepare, self.fusion.positions(tokens))
@@ -140,15 +140,15 @@ class VisionLanguageModel(nn.Module):
         For comparisons with other programs: no template is applied. Raises LaternaError when
         marks and images differ in number.
         """
-        counts = [self.picture_tokens(*image.size) for image in images]
-        ids = self.fusion.expand(tokenise_text(text, self.tokenizer), counts)
+        counts = [self.image_tokens(*image.size) for image in images]
+        ids = self.fusion.expand(tokenize_text(text, self.tokenizer), counts)
         ids_rt = torch.tensor([ids])
         batch = Batch(
             ids=("the text",),
             input_ids_rt=ids_rt,
             position_ids_rt=torch.arange(ids_rt.shape[1])[None],
-            targets_rt=torch.zeros_like(ids_rt, dtype=torch.bool),
-            picture_mask_rt=ids_rt == PICTURE_TOKEN,
+            loss_mask_rt=torch.zeros_like(ids_rt, dtype=torch.bool),
+            image_mask_rt=ids_rt == IMAGE_TOKEN_INDEX,
             pixels_bchw=self.prepare(images) if images else None,
             tilings=self.prepare.tilings([image.size for image in images]),
         )
@@ -163,7 +163,7 @@ class VisionLanguageModel(nn.Module):
         """
         probe = InstructionRecord(
             id="end of turn",
-            pictures=(),
+            images=(),
             turns=(Turn(role="user", text="a"), Turn(role="assistant", text="b", loss=True)),
         )
         sample = check_record(probe, self.tokenizer, self.template)

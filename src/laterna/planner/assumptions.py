@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from laterna.errors import LaternaError
-from laterna.planner.rehearsal import Load
+from laterna.planner.dry_run import Load
 from laterna.recipe import StageName, StageSettings
 from laterna.records import Record
 
@@ -18,7 +18,7 @@ Precision = Literal["float32", "mixed"]
 
 
 class Lengths(Record):
-    """The records of a stage without their pictures, in tokens."""
+    """The records of a stage without their images, in tokens."""
 
     text: int
     """Of a typical record: FLOPs and hours follow from it."""
@@ -27,15 +27,15 @@ class Lengths(Record):
     longest: int
     """Of the longest record: others are padded to it while the micro-batch has room, so memory
     follows from it."""
-    per_picture: int = 1
-    """Records about one picture: they stand in one row behind it where a stage shares pictures."""
+    per_image: int = 1
+    """Records about one image: they stand in one row behind it where a stage shares images."""
 
 
 LENGTHS: dict[StageName, Lengths] = {
-    "align": Lengths(text=20, targets=18, longest=60, per_picture=5),
-    "instruct": Lengths(text=200, targets=130, longest=600, per_picture=3),
+    "align": Lengths(text=20, targets=18, longest=60, per_image=5),
+    "instruct": Lengths(text=200, targets=130, longest=600, per_image=3),
 }
-"""Assumed, unless told: a caption of a dozen words, as COCO has five of a picture; a chat of a few
+"""Assumed, unless told: a caption of a dozen words, as COCO has five of an image; a chat of a few
 turns, as LLaVA has three (conversation, detail, reasoning); the longest three times as long."""
 
 
@@ -53,7 +53,7 @@ class Assumptions(Record):
     price: float | None = None
     """Money a GPU costs in an hour."""
     tiles: int | None = None
-    """Squares that the encoder sees of every picture, where they are tiled; None: by their sizes,
+    """Squares that the encoder sees of every image, where they are tiled; None: by their sizes,
     where these can be read."""
 
     def __post_init__(self) -> None:
@@ -87,22 +87,22 @@ FORMATS: dict[Precision, Format] = {
 }
 """In `mixed`, trained weights are held in float32 beside the copies that a step computes with."""
 EXACT = torch.float32.itemsize
-"""Bytes of a number of a gradient, and of one that an optimiser remembers, in both precisions."""
+"""Bytes of a number of a gradient, and of one that an optimizer remembers, in both precisions."""
 
 
 def fill_step(
-    settings: StageSettings, lengths: Lengths, picture_tokens: int, *, gpus: int
+    settings: StageSettings, lengths: Lengths, image_tokens: int, *, gpus: int
 ) -> tuple[Load, int]:
     """Return the largest micro-batch on one GPU, and how many a step takes.
 
     Typical records fill it, and they are padded to the longest record, or as far as
-    `micro_tokens` allows. Where pictures are shared, all records about one stand in a row behind
+    `micro_batch_tokens` allows. Where images are shared, all records about one stand in a row behind
     it, as far as a row may be long; the longest row has one of the longest records.
 
     Raises LaternaError where more is learned than there is, or a record is longer than the stage
     takes.
     """
-    tokens = picture_tokens + lengths.text
+    tokens = image_tokens + lengths.text
     if not 0 < lengths.targets <= lengths.text <= lengths.longest:
         raise LaternaError(
             f"{lengths.targets} target tokens of {lengths.text} text tokens, the longest "
@@ -110,38 +110,38 @@ def fill_step(
         )
     if tokens > settings.max_tokens:
         raise LaternaError(
-            f"a record of {tokens} tokens, {picture_tokens} of them the picture's, is longer than "
+            f"a record of {tokens} tokens, {image_tokens} of them the image's, is longer than "
             f"max_tokens = {settings.max_tokens}: it would be dropped; raise max_tokens"
         )
-    together = records_together(settings, lengths, picture_tokens)
+    together = records_together(settings, lengths, image_tokens)
     text = together * lengths.text
-    tokens = picture_tokens + text
-    families = math.ceil(settings.batch_records / (gpus * together))
-    packed = max(1, min(settings.row_tokens // tokens, families))
+    tokens = image_tokens + text
+    families = math.ceil(settings.global_batch_size / (gpus * together))
+    packed = max(1, min(settings.pack_length // tokens, families))
     rows = math.ceil(families / packed)
-    at_once = min(rows, max(1, settings.micro_tokens // (packed * tokens)))
-    longest = min(picture_tokens + lengths.longest, settings.max_tokens)
-    longer = longest - picture_tokens - lengths.text
+    at_once = min(rows, max(1, settings.micro_batch_tokens // (packed * tokens)))
+    longest = min(image_tokens + lengths.longest, settings.max_tokens)
+    longer = longest - image_tokens - lengths.text
     # Several rows are filled up; a step's only row is as long as its records.
     widest = packed * tokens + longer
     if rows > 1:
-        widest = max(tokens + longer, settings.row_tokens)
-    width = max(packed * tokens, min(widest, settings.micro_tokens // at_once))
+        widest = max(tokens + longer, settings.pack_length)
+    width = max(packed * tokens, min(widest, settings.micro_batch_tokens // at_once))
     load = Load(
         rows=at_once,
-        pictures=packed,
-        text=width - packed * picture_tokens,
+        images=packed,
+        text=width - packed * image_tokens,
         targets=packed * together * lengths.targets,
         records=together,
     )
     return load, math.ceil(rows / at_once)
 
 
-def records_together(settings: StageSettings, lengths: Lengths, picture_tokens: int) -> int:
-    """Return how many records stand behind one picture: as many as there are about it, as far as
+def records_together(settings: StageSettings, lengths: Lengths, image_tokens: int) -> int:
+    """Return how many records stand behind one image: as many as there are about it, as far as
     a row may be long.
     """
-    if not settings.share_pictures:
+    if not settings.shared_prefix:
         return 1
-    room = (settings.row_tokens or settings.micro_tokens) - picture_tokens
-    return max(1, min(lengths.per_picture, room // lengths.text))
+    room = (settings.pack_length or settings.micro_batch_tokens) - image_tokens
+    return max(1, min(lengths.per_image, room // lengths.text))

@@ -1,4 +1,4 @@
-"""How many bytes are alive at every moment of a rehearsal, and attention that keeps what it keeps.
+"""How many bytes are alive at every moment of a dry_run, and attention that keeps what it keeps.
 
 torch has fused attention for real devices alone; on meta it falls apart into matrices of scores,
 which no device that we plan for holds in memory. The operator here keeps what the fused kernels
@@ -74,7 +74,7 @@ IMPLEMENTATION = "laterna_rehearsal"
 """Its name among transformers' attention implementations."""
 
 
-def rehearse_attention(model: Any) -> None:
+def meta_attention(model: Any) -> None:
     """Let a Hugging Face model on the meta device use the stand-in wherever it attends."""
     AttentionInterface.register(IMPLEMENTATION, _attend)
     model.set_attn_implementation(IMPLEMENTATION)

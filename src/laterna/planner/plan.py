@@ -23,13 +23,11 @@ from laterna.planner.assumptions import (
     fill_step,
     records_together,
 )
-from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
-from laterna.planner.pictures import Picture, Pictures, filled_grids, stage_pictures
-from laterna.planner.rehearsal import (
+from laterna.planner.dry_run import (
     PARTS,
     Bytes,
+    DryRun,
     Load,
-    Rehearsal,
     Resolution,
     count_bytes,
     count_cache,
@@ -37,10 +35,12 @@ from laterna.planner.rehearsal import (
     resolutions,
     told_what_fails,
 )
+from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
+from laterna.planner.images import Images, ShownImage, filled_grids, stage_images
 from laterna.planner.sharding import Share, share_of
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 from laterna.records import Record
-from laterna.training.optimisers import insist_whole_weights, moment_bytes
+from laterna.training.optimizers import moment_bytes, require_whole_weights
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
 
 
@@ -62,7 +62,7 @@ class Memory(Record):
 
     weights: int
     gradients: int
-    optimiser: int
+    optimizer: int
     kept: dict[PartName, int]
     """Of the activations, what each part keeps for the backward pass."""
     activations: int
@@ -71,7 +71,7 @@ class Memory(Record):
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.gradients + self.optimiser + self.activations
+        return self.weights + self.gradients + self.optimizer + self.activations
 
 
 class GpuPlan(Record):
@@ -93,14 +93,14 @@ class StagePlan(Record):
     stage: StageName
     parts: tuple[PartPlan, ...]
     lengths: Lengths
-    pictures: Pictures
+    images: Images
     tokens: int
-    """Of one typical record, its picture included."""
+    """Of one typical record, its image included."""
     load: Load
     """A full micro-batch on one GPU."""
     micro_batches: int
     """On one GPU, in a step."""
-    batch_records: int
+    global_batch_size: int
     flops: float
     """Forward and backward, for one record, padding left out."""
     attention_flops: float
@@ -113,10 +113,10 @@ class StagePlan(Record):
     """With all that layers keep for the backward pass."""
     memory_checkpointed: Memory
     """With the layers' inputs alone, from which the rest is computed again."""
-    pictures_ahead: int
-    """Bytes of the prepared pictures that wait for their steps, in the host's memory."""
+    images_ahead: int
+    """Bytes of the prepared images that wait for their steps, in the host's memory."""
     feature_cache: int | None
-    """Bytes on disk of the encoder's features for all records' pictures, where they are cached
+    """Bytes on disk of the encoder's features for all records' images, where they are cached
     and the number of records was told."""
     records: int | None
     steps: int | None
@@ -124,8 +124,8 @@ class StagePlan(Record):
 
     @property
     def flops_step(self) -> float:
-        """FLOPs of an optimiser step, over all GPUs."""
-        return self.flops * self.batch_records
+        """FLOPs of an optimizer step, over all GPUs."""
+        return self.flops * self.global_batch_size
 
 
 class Plan(Record):
@@ -136,13 +136,13 @@ class Plan(Record):
     engine: str
     published: tuple[str, ...]
     """Models of which configurations that Laterna ships were used, for none was at hand."""
-    picture_side: int
+    image_side: int
     """Pixels."""
-    picture_tokens: int
-    """Of a picture on the grid that takes most, where pictures are tiled."""
-    fewest_picture_tokens: int
+    image_tokens: int
+    """Of an image on the grid that takes most, where images are tiled."""
+    fewest_image_tokens: int
     tiles: int
-    """Squares that the encoder sees of that picture."""
+    """Squares that the encoder sees of that image."""
     stages: tuple[StagePlan, ...]
     resolutions: tuple[Resolution, ...]
     answering_tokens: int
@@ -167,7 +167,7 @@ def plan_recipe(
     Raises LaternaError when a configuration is missing, a stage cannot be applied or trained as the
     recipe says, or a model cannot be rehearsed.
     """
-    _insist_trainable(recipe, stages, assumptions.gpus)
+    _require_trainable(recipe, stages, assumptions.gpus)
     rates = {name: gpu_named(name) for name in (GPUS if gpu is None else [gpu])}
     planned_recipe, published = with_published(recipe)
     skeleton = build_on_meta(planned_recipe)
@@ -175,7 +175,7 @@ def plan_recipe(
     for module in skeleton.parts().values():
         module.to(FORMATS[assumptions.precision or "float32"].torch_dtype())
     grids = filled_grids(skeleton)
-    answering = Rehearsal(skeleton, grids[-1])
+    answering = DryRun(skeleton, grids[-1])
     weights = sum(one.nbytes for one in answering.parameters())
     with told_what_fails():
         table = resolutions(answering, cost_of(skeleton).forward)
@@ -190,10 +190,10 @@ def plan_recipe(
         recipe=recipe.name,
         assumptions=assumptions,
         engine=recipe.run.engine,
-        picture_side=answering.side,
+        image_side=answering.side,
         published=published,
-        picture_tokens=grids[-1].tokens,
-        fewest_picture_tokens=grids[0].tokens,
+        image_tokens=grids[-1].tokens,
+        fewest_image_tokens=grids[0].tokens,
         tiles=round(grids[-1].tiles),
         stages=tuple(planned),
         resolutions=table,
@@ -203,16 +203,16 @@ def plan_recipe(
     )
 
 
-def _insist_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) -> None:
+def _require_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) -> None:
     """Refuse what training would refuse, before hours are told of it, and what is not planned."""
-    if recipe.language.quantise:
+    if recipe.language.quantize:
         raise LaternaError(
-            "language.quantise: models in 4 bits cannot be planned yet; leave it out to plan the "
+            "language.quantize: models in 4 bits cannot be planned yet; leave it out to plan the "
             "same with whole weights, which take more memory"
         )
     for stage in stages:
         sharded = recipe.run.engine == "fsdp" and gpus > 1
-        insist_whole_weights(recipe.stage(stage), sharded=sharded)
+        require_whole_weights(recipe.stage(stage), sharded=sharded)
 
 
 def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
@@ -232,7 +232,7 @@ def _stage_planner(
     """Apply a stage to the skeleton and return its planner."""
     summary = apply_stage(skeleton, recipe, stage)
     cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
-    pictures = stage_pictures(skeleton, recipe, stage, assumptions.tiles)
+    images = stage_images(skeleton, recipe, stage, assumptions.tiles)
     with told_what_fails():
         cost = cost_of(skeleton)
     if cached:
@@ -240,13 +240,13 @@ def _stage_planner(
     return _StagePlanner(
         recipe=recipe,
         stage=stage,
-        rehearsal=Rehearsal(skeleton, pictures.typical, sees=not cached),
+        dry_run=DryRun(skeleton, images.typical, sees=not cached),
         summary=summary,
         cost=cost,
         given=assumptions,
         lengths=lengths,
         moments=moment_bytes(skeleton, recipe.stage(stage)),
-        pictures=pictures,
+        images=images,
     )
 
 
@@ -256,14 +256,14 @@ class _StagePlanner:
 
     recipe: Recipe
     stage: StageName
-    rehearsal: Rehearsal
+    dry_run: DryRun
     summary: StageSummary
     cost: Cost
     given: Assumptions
     lengths: Lengths
     moments: int
-    """Bytes that the optimiser remembers."""
-    pictures: Pictures
+    """Bytes that the optimizer remembers."""
+    images: Images
 
     @property
     def settings(self) -> StageSettings:
@@ -271,24 +271,24 @@ class _StagePlanner:
 
     @property
     def together(self) -> int:
-        """Records that stand behind one picture."""
-        return records_together(self.settings, self.lengths, self.pictures.typical.tokens)
+        """Records that stand behind one image."""
+        return records_together(self.settings, self.lengths, self.images.typical.tokens)
 
-    def _fill(self, picture: Picture) -> tuple[Load, int]:
-        load, passes = fill_step(self.settings, self.lengths, picture.tokens, gpus=self.given.gpus)
+    def _fill(self, image: ShownImage) -> tuple[Load, int]:
+        load, passes = fill_step(self.settings, self.lengths, image.tokens, gpus=self.given.gpus)
         return replace(load, segments=self.recipe.run.attention == "segments"), passes
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
-        typical, _ = self._fill(self.pictures.typical)
-        load, passes = self._fill(self.pictures.largest)
-        counted = typical.pictures * self.together
+        typical, _ = self._fill(self.images.typical)
+        load, passes = self._fill(self.images.largest)
+        counted = typical.images * self.together
         text, targets = self.lengths.text * counted, self.lengths.targets * counted
         row = replace(typical, rows=1, text=text, targets=targets)
-        forward, training = (count_flops(one, row, self.pictures.typical) for one in self.cost)
+        forward, training = (count_flops(one, row, self.images.typical) for one in self.cost)
         flops = sum(training.values()) / counted
-        quadratic = row.pairs(self.pictures.typical.tokens) * self.cost.training.pair
+        quadratic = row.pairs(self.images.typical.tokens) * self.cost.training.pair
         mixed = self.given.precision == "mixed"
-        share = share_of(self.rehearsal, self.recipe.run.engine, self.given.gpus, mixed=mixed)
+        share = share_of(self.dry_run, self.recipe.run.engine, self.given.gpus, mixed=mixed)
         kept, checkpointed = (
             self._memory(share, load, again=passes > 1, checkpointed=mode) for mode in (False, True)
         )
@@ -309,65 +309,65 @@ class _StagePlanner:
                 for part in self.summary.parts
             ),
             lengths=self.lengths,
-            pictures=self.pictures,
-            tokens=self.pictures.typical.tokens + self.lengths.text,
+            images=self.images,
+            tokens=self.images.typical.tokens + self.lengths.text,
             load=load,
             micro_batches=passes,
-            batch_records=self.settings.batch_records,
+            global_batch_size=self.settings.global_batch_size,
             flops=flops,
             attention_flops=quadratic / counted,
             checkpointed=checkpoints,
             memory=memory,
             memory_kept=kept,
             memory_checkpointed=checkpointed,
-            pictures_ahead=self._pictures_ahead(),
+            images_ahead=self._images_ahead(),
             feature_cache=self._feature_cache(records),
             records=records,
-            steps=None if drawn is None else math.ceil(drawn / self.settings.batch_records),
+            steps=None if drawn is None else math.ceil(drawn / self.settings.global_batch_size),
             gpus=tuple(
                 self._on(name, memory.total, checkpointed.total, flops, drawn) for name in gpus
             ),
         )
 
     def _memory(self, share: Share, load: Load, *, again: bool, checkpointed: bool) -> Memory:
-        with self.rehearsal.showing(self.pictures.largest):
-            found: Bytes = count_bytes(self.rehearsal, load, again=again, checkpointed=checkpointed)
+        with self.dry_run.showing(self.images.largest):
+            found: Bytes = count_bytes(self.dry_run, load, again=again, checkpointed=checkpointed)
         activations = found.activations
         if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
             activations = max(activations, sum(found.kept.values()))
         numbers = FORMATS[self.given.precision or "float32"]
-        optimiser = self.moments + self.summary.trained * numbers.master
+        optimizer = self.moments + self.summary.trained * numbers.master
         exact = EXACT // numbers.torch_dtype().itemsize
         return Memory(
             weights=found.weights - share.weights_elsewhere,
             gradients=(found.gradients - share.gradients_elsewhere) * exact,
-            optimiser=round(optimiser * share.optimiser),
+            optimizer=round(optimizer * share.optimizer),
             kept={part: found.kept[part] for part in PARTS},
             activations=activations + share.gathered,
         )
 
     def _drawn(self, records: int) -> int:
         drawn = max(1, round(records * self.settings.epochs))
-        limit = self.settings.max_steps * self.settings.batch_records
+        limit = self.settings.max_steps * self.settings.global_batch_size
         return min(drawn, limit) if limit else drawn
 
-    def _pictures_ahead(self) -> int:
+    def _images_ahead(self) -> int:
         """Return the bytes of the steps that wait or are worked on (`training.dataloader`)."""
         steps = self.recipe.run.workers + 1
-        rehearsal = self.rehearsal
-        one = 3 * rehearsal.side**2
-        if not rehearsal.sees:
-            one = rehearsal.vision.patches * rehearsal.vision.width
-        on_one_gpu = math.ceil(self.settings.batch_records / (self.given.gpus * self.together))
-        numbers = steps * on_one_gpu * one * self.pictures.typical.tiles
+        dry_run = self.dry_run
+        one = 3 * dry_run.side**2
+        if not dry_run.sees:
+            one = dry_run.vision.patches * dry_run.vision.width
+        on_one_gpu = math.ceil(self.settings.global_batch_size / (self.given.gpus * self.together))
+        numbers = steps * on_one_gpu * one * self.images.typical.tiles
         return round(numbers) * torch.float32.itemsize
 
     def _feature_cache(self, records: int | None) -> int | None:
-        if self.rehearsal.sees or records is None:
+        if self.dry_run.sees or records is None:
             return None
-        tower = self.rehearsal.vision
+        tower = self.dry_run.vision
         one = tower.patches * tower.width * torch.float32.itemsize
-        return round(records * self.pictures.typical.tiles) * one
+        return round(records * self.images.typical.tiles) * one
 
     def _on(
         self, name: str, total: int, checkpointed: int, flops: float, drawn: int | None

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from laterna.planner.rehearsal import Rehearsal
+from laterna.planner.dry_run import DryRun
 from laterna.recipe import Engine
 from laterna.records import Record
 from laterna.training.stages import layers_of
@@ -20,13 +20,13 @@ class Share(Record):
 
     weights_elsewhere: int = 0
     gradients_elsewhere: int = 0
-    optimiser: float = 1.0
-    """Share of the optimiser's states."""
+    optimizer: float = 1.0
+    """Share of the optimizer's states."""
     gathered: int = 0
     """Weights and gradients that are whole while they are needed."""
 
 
-def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int, *, mixed: bool = False) -> Share:
+def share_of(dry_run: DryRun, engine: Engine, gpus: int, *, mixed: bool = False) -> Share:
     """Return what sharding leaves elsewhere, as `training.parallel` shards.
 
     A vision tower that does not train stays whole. Layers of the language model are gathered one
@@ -35,22 +35,22 @@ def share_of(rehearsal: Rehearsal, engine: Engine, gpus: int, *, mixed: bool = F
     """
     if engine == "ddp" or gpus == 1:
         return Share()
-    sharded = list(rehearsal.parameters())
-    if not _trained(rehearsal.vision.parameters()):
-        whole = {id(weight) for weight in rehearsal.vision.parameters()}
+    sharded = list(dry_run.parameters())
+    if not _trained(dry_run.vision.parameters()):
+        whole = {id(weight) for weight in dry_run.vision.parameters()}
         sharded = [weight for weight in sharded if id(weight) not in whole]
-    layers = layers_of(rehearsal.language)
+    layers = layers_of(dry_run.language)
     sizes = [sum(weight.nbytes for weight in layer.parameters()) for layer in layers]
     layer_gradients = [_trained(layer.parameters()) for layer in layers]
     weights, gradients = sum(weight.nbytes for weight in sharded), _trained(sharded)
     kept = weights
-    if mixed:  # held in 32 bits and gathered in 16: those that train are with the optimiser's
+    if mixed:  # held in 32 bits and gathered in 16: those that train are with the optimizer's
         kept = 2 * sum(weight.nbytes for weight in sharded if not weight.requires_grad)
     outside = weights - sum(sizes) + gradients - sum(layer_gradients)
     return Share(
         weights_elsewhere=weights - kept // gpus,
         gradients_elsewhere=gradients - gradients // gpus,
-        optimiser=1 / gpus,
+        optimizer=1 / gpus,
         gathered=outside + AHEAD * max(sizes) + max(layer_gradients),
     )
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from laterna.planner.dry_run import PARTS
 from laterna.planner.hardware import GPUS
 from laterna.planner.plan import Memory, Plan, StagePlan
-from laterna.planner.rehearsal import PARTS
 
 _UNITS = ("", "K", "M", "G", "T", "P", "E", "Z")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -26,16 +26,16 @@ def plan_tables(plan: Plan) -> Iterator[Table]:
 def work_table(stage: StagePlan) -> Table:
     """Show what a stage trains and computes, by part."""
     caption = (
-        f"a record: {stage.pictures.typical.tokens:,} picture + {stage.lengths.text:,} text "
+        f"a record: {stage.images.typical.tokens:,} image + {stage.lengths.text:,} text "
         f"tokens, {stage.lengths.targets:,} of them learned: {scaled(stage.flops)}FLOPs, "
         f"{stage.attention_flops / stage.flops:.1%} of them quadratic · a step: "
-        f"{stage.batch_records:,} records, {scaled(stage.flops_step)}FLOPs"
+        f"{stage.global_batch_size:,} records, {scaled(stage.flops_step)}FLOPs"
     )
-    if stage.pictures.known_by:
-        typical, largest = stage.pictures.typical, stage.pictures.largest
+    if stage.images.known_by:
+        typical, largest = stage.images.typical, stage.images.largest
         caption += (
-            f" · a picture: {typical.tiles:.3g} tiles by mean, {largest.tiles:.0f} with "
-            f"{largest.tokens:,} tokens at most, by {stage.pictures.known_by}"
+            f" · an image: {typical.tiles:.3g} tiles by mean, {largest.tiles:.0f} with "
+            f"{largest.tokens:,} tokens at most, by {stage.images.known_by}"
         )
     table = _table(f"stage {stage.stage}", caption)
     for heading in ("part", "mode"):
@@ -58,11 +58,11 @@ def memory_table(plan: Plan, stage: StagePlan) -> Table:
     """Show the memory of a step on one GPU, as it trains and with checkpointing."""
     load, given = stage.load, plan.assumptions
     share = f"one of {given.gpus} GPUs under {plan.engine}" if given.gpus > 1 else "one GPU"
-    tokens = load.text + load.pictures * stage.pictures.largest.tokens
+    tokens = load.text + load.images * stage.images.largest.tokens
     passes = counted(stage.micro_batches, "micro-batch", "es")
     caption = (
         f"{given.precision}, {share}, a step: {passes} of {load.rows} × {tokens:,} tokens with "
-        f"{load.rows * load.pictures} pictures; {sized(stage.pictures_ahead)} of pictures wait in "
+        f"{load.rows * load.images} images; {sized(stage.images_ahead)} of images wait in "
         "the host's memory"
     )
     if stage.feature_cache is not None:
@@ -75,7 +75,7 @@ def memory_table(plan: Plan, stage: StagePlan) -> Table:
     ):
         table.add_column(heading + (", as it trains" if trains else ""), justify="right")
     columns = (stage.memory_kept, stage.memory_checkpointed)
-    for name in ("weights", "gradients", "optimiser", "activations"):
+    for name in ("weights", "gradients", "optimizer", "activations"):
         table.add_row(name, *(sized(getattr(memory, name)) for memory in columns))
     for part in PARTS:
         table.add_row(f"  kept by {part}", *(sized(memory.kept[part]) for memory in columns))
@@ -118,14 +118,14 @@ def gpu_table(plan: Plan, stage: StagePlan) -> Table:
 
 
 def resolution_table(plan: Plan) -> Table:
-    """Show tokens, cache and attention of larger pictures, each beside the smallest's."""
+    """Show tokens, cache and attention of larger images, each beside the smallest's."""
     total = plan.answering_weights + plan.answering_cache
     caption = (
-        f"the recipe's pictures: {plan.picture_side} px, {_picture_tokens(plan)} · "
+        f"the recipe's images: {plan.image_side} px, {_image_tokens(plan)} · "
         f"answering in a chat of {plan.answering_tokens:,} tokens: {sized(total)}, "
         f"{sized(plan.answering_cache)} of it KV cache"
     )
-    table = _table("a picture in the language model, by its size", caption)
+    table = _table("an image in the language model, by its size", caption)
     headings = ("side", "patches", "tokens", "KV cache", "×", "attention FLOPs", "×")
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -167,10 +167,10 @@ def sized(count: float) -> str:
     return f"{count:.3g} {_BINARY[power]}"
 
 
-def _picture_tokens(plan: Plan) -> str:
+def _image_tokens(plan: Plan) -> str:
     if plan.tiles == 1:
-        return f"{plan.picture_tokens:,} tokens"
-    span = f"{plan.fewest_picture_tokens:,} to {plan.picture_tokens:,} tokens"
+        return f"{plan.image_tokens:,} tokens"
+    span = f"{plan.fewest_image_tokens:,} to {plan.image_tokens:,} tokens"
     return f"{span} in up to {plan.tiles} tiles"
 
 

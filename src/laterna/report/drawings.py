@@ -50,7 +50,7 @@ def loss_curve(
         if held_out:
             places, seen = zip(*held_out, strict=True)
             axes.plot(places, seen, "o-", color=_HELD_OUT, markersize=3, label="held out")
-        axes.set_xlabel("optimiser step", color=INK)
+        axes.set_xlabel("optimizer step", color=INK)
         axes.set_ylabel("loss (nats a token)", color=INK)
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)

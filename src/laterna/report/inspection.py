@@ -12,7 +12,7 @@ import msgspec
 
 from laterna.analysis.coverage import CoverageCounter, exchanges_of
 from laterna.analysis.proxy_lookup import ProxyLookup
-from laterna.data.pictures.files import OutsidePictureError, PictureFolder
+from laterna.data.images.files import ImageFolder, OutsideImageError
 from laterna.data.sources import read_rows
 from laterna.data.sources.rows import Unreadable
 from laterna.errors import LaternaError
@@ -92,7 +92,7 @@ def inspect_set(
     source: SourceSettings,
     *,
     scenes: Iterable[Scene] | None = None,
-    pictures: Path | None = None,
+    images: Path | None = None,
     rejects: Path | None = None,
     cost: NamedTexts = (),
     specimens: int = 24,
@@ -101,12 +101,12 @@ def inspect_set(
     """Read a source of records once, as training does, and return what there is to show of it.
 
     `scenes` are what the teacher was shown: with them, support is counted and every record is
-    checked again. `pictures` is the folder of the record's pictures, `rejects` the JSON lines of
+    checked again. `images` is the folder of the record's images, `rejects` the JSON lines of
     replies that a synthesis did not use, `cost` what it cost.
     Memory grows with the annotations, not with the records. Raises LaternaError for a file that
     cannot be read.
     """
-    shown = ProxyLookup(scenes or (), pictures)
+    shown = ProxyLookup(scenes or (), images)
     counter, again, sample, checked = CoverageCounter(), Tally(), Sample(specimens, seed), 0
     refused: dict[str, tuple[int, str]] = {}
     for record in _records(source, refused):
@@ -129,7 +129,7 @@ def inspect_set(
         rejects=_read_rejects(rejects) if rejects else None,
         cost=cost,
         refused=tuple((reason, *said) for reason, said in sorted(refused.items())),
-        specimens=tuple(_specimen(record, shown, pictures) for record in sample.records()),
+        specimens=tuple(_specimen(record, shown, images) for record in sample.records()),
     )
 
 
@@ -157,25 +157,25 @@ def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
     return check(scene, Reply(text=text, finish_reason="stop"), record.kind or "conversation")
 
 
-def _specimen(record: InstructionRecord, shown: ProxyLookup, pictures: Path | None) -> Specimen:
+def _specimen(record: InstructionRecord, shown: ProxyLookup, images: Path | None) -> Specimen:
     scene = shown.scene(record)
     return Specimen(
         record=record,
-        picture=_picture(record, pictures),
+        image=_image(record, images),
         boxes=scene.boxes if scene else (),
         proxy=shown(record) if scene else None,
         verdict=check_again(record, scene) if scene else None,
     )
 
 
-def _picture(record: InstructionRecord, pictures: Path | None) -> Path | None:
-    """Return the file of a record's first picture, under its whole or its file name."""
-    if pictures is None or not record.pictures:
+def _image(record: InstructionRecord, images: Path | None) -> Path | None:
+    """Return the file of a record's first image, under its whole or its file name."""
+    if images is None or not record.images:
         return None
-    name = PurePosixPath(record.pictures[0])
-    folder = PictureFolder(pictures)
+    name = PurePosixPath(record.images[0])
+    folder = ImageFolder(images)
     for part in (str(name), name.name):
-        with suppress(OutsidePictureError, OSError):
+        with suppress(OutsideImageError, OSError):
             if (found := folder.find(part)).is_file():
                 return found
     return None

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.evaluation.run import Scores
 from laterna.records import Answer, Record, Score
 from laterna.report.drawings import loss_curve
@@ -15,7 +15,7 @@ from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.training.throughput import SampleAnswer, StepFigures
 
 THUMBNAIL_SIDE = 336
-"""Longest side, in pixels, of the pictures inside the page."""
+"""Longest side, in pixels, of the images inside the page."""
 
 
 class Curve(Record):
@@ -23,15 +23,15 @@ class Curve(Record):
 
     name: str
     losses: tuple[float, ...]
-    held_out: tuple[tuple[int, float], ...] = ()
+    validation: tuple[tuple[int, float], ...] = ()
     """Steps, counted from 1, and the loss on what was held out after them."""
 
 
 def curve_of(name: str, steps: Sequence[StepFigures]) -> Curve:
     """Return the curve of a stage from its `metrics.jsonl`."""
-    looks = [(step.step, step.held_out.loss) for step in steps if step.held_out is not None]
+    looks = [(step.step, step.validation.loss) for step in steps if step.validation is not None]
     finite = tuple((step, loss) for step, loss in looks if loss is not None)
-    return Curve(name=name, losses=tuple(step.loss for step in steps), held_out=finite)
+    return Curve(name=name, losses=tuple(step.loss for step in steps), validation=finite)
 
 
 class StageShown(Record):
@@ -70,9 +70,9 @@ class Column(Record):
 
 
 class Example(Record):
-    """A held-out picture with a question, the assistant's answer and the truth."""
+    """A held-out image with a question, the assistant's answer and the truth."""
 
-    picture: Path
+    image: Path
     kind: str
     question: str
     answer: str
@@ -103,12 +103,12 @@ class ReportContent(Record):
 
 
 def choose_examples(
-    answers: Sequence[Answer], pictures: Path, *, count: int = 24, seed: int = 0
+    answers: Sequence[Answer], images: Path, *, count: int = 24, seed: int = 0
 ) -> tuple[Example, ...]:
-    """Draw answers by lot for the page, kinds in turn and a picture once, right and wrong alike.
+    """Draw answers by lot for the page, kinds in turn and an image once, right and wrong alike.
 
-    `pictures` is the folder of the questions' pictures. Fewer than `count` come back when there
-    are not as many pictures.
+    `images` is the folder of the questions' images. Fewer than `count` come back when there
+    are not as many images.
     """
     by_kind: dict[str, list[Answer]] = {}
     for answer in sorted(answers, key=lambda answer: answer.question.id):
@@ -124,13 +124,13 @@ def choose_examples(
             if group and len(chosen) < count:
                 answer = group.pop()
                 chosen[answer.question.images] = answer
-    return tuple(_example(answer, pictures) for answer in chosen.values())
+    return tuple(_example(answer, images) for answer in chosen.values())
 
 
 def write_report(path: Path, content: ReportContent) -> None:
     """Write the page; the same content gives the same bytes.
 
-    Raises LaternaError when an example's picture cannot be read or a curve is empty.
+    Raises LaternaError when an example's image cannot be read or a curve is empty.
     """
     names = list(dict.fromkeys(s.name for c in content.columns for s in c.scores.kinds))
     write_page(
@@ -139,11 +139,11 @@ def write_report(path: Path, content: ReportContent) -> None:
         points=points,
         content=content,
         curves=[
-            (curve, loss_curve(curve.name, curve.losses, curve.held_out))
+            (curve, loss_curve(curve.name, curve.losses, curve.validation))
             for curve in content.curves
         ],
         rows=[(name, [_named_score(column, name) for column in content.columns]) for name in names],
-        thumbnails=[_data_uri(example.picture) for example in content.examples],
+        thumbnails=[_data_uri(example.image) for example in content.examples],
         durations=[(step, duration(seconds)) for step, seconds in content.seconds],
         speeds=_beside([stage.speeds for stage in content.stages]),
         short_answer=SHORT_ANSWER.strip(),
@@ -155,10 +155,10 @@ def _beside(tables: Sequence[NamedTexts]) -> list[tuple[str, ...]]:
     return [(lines[0][0], *(value for _, value in lines)) for lines in zip(*tables, strict=True)]
 
 
-def _example(answer: Answer, pictures: Path) -> Example:
+def _example(answer: Answer, images: Path) -> Example:
     question = answer.question
     return Example(
-        picture=pictures / question.images[0],
+        image=images / question.images[0],
         kind=question.kind,
         question=question.text.removesuffix(SHORT_ANSWER),
         answer=answer.text.strip(),
@@ -173,9 +173,9 @@ def _named_score(column: Column, name: str) -> Score:
     return next((score for score in column.scores.kinds if score.name == name), none)
 
 
-def _data_uri(picture: Path) -> str:
-    """Return the picture as a JPEG data URI, no side longer than `THUMBNAIL_SIDE`."""
-    thumbnail = load_picture(picture)
+def _data_uri(image: Path) -> str:
+    """Return the image as a JPEG data URI, no side longer than `THUMBNAIL_SIDE`."""
+    thumbnail = load_image(image)
     shrink(thumbnail, THUMBNAIL_SIDE)
     return jpeg_uri(thumbnail)
 

@@ -1,4 +1,4 @@
-"""What every page of ours is made of: the template environment, and pictures inside it."""
+"""What every page of ours is made of: the template environment, and images inside it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def share(part: float, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def jpeg_uri(picture: Image.Image) -> str:
-    """Return a picture as a JPEG data URI."""
+def jpeg_uri(image: Image.Image) -> str:
+    """Return an image as a JPEG data URI."""
     data = io.BytesIO()
-    picture.save(data, format="JPEG", quality=90)
+    image.save(data, format="JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
 
 
-def shrink(picture: Image.Image, side: int) -> None:
-    """Make a picture no longer than `side` pixels either way, in place."""
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+def shrink(image: Image.Image, side: int) -> None:
+    """Make an image no longer than `side` pixels either way, in place."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)

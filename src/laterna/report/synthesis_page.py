@@ -14,8 +14,8 @@ from laterna.records import Box, Finding, InstructionRecord, Proxy, Record, Verd
 from laterna.report.drawings import bar_chart, histogram
 from laterna.report.parts import NamedTexts, jpeg_uri, share, shrink, write_page
 
-PICTURE_SIDE = 480
-"""Longest side, in pixels, of the pictures inside the page."""
+IMAGE_SIDE = 480
+"""Longest side, in pixels, of the images inside the page."""
 FIRST_WORDS = 16
 """First words of questions that are drawn; the rest is told as a number."""
 PROXY_LINES = 60
@@ -56,7 +56,7 @@ class Specimen(Record):
     """One record with all that is known of it, to be read side by side."""
 
     record: InstructionRecord
-    picture: Path | None
+    image: Path | None
     boxes: tuple[Box, ...]
     proxy: Proxy | None
     """What its teacher was shown; None where that is not known."""
@@ -91,7 +91,7 @@ class _Shown(NamedTuple):
 
     specimen: Specimen
     uri: str
-    """Data URI of the picture with its boxes; empty where there is no picture."""
+    """Data URI of the image with its boxes; empty where there is no image."""
     exchanges: list[tuple[str, str]]
     lines: list[tuple[str, str]]
     """Name of the channel and text of the proxy's lines, the empty one left out."""
@@ -102,7 +102,7 @@ class _Shown(NamedTuple):
 def write_synthesis_page(path: Path, content: SynthesisContent) -> None:
     """Write the page; the same content gives the same bytes.
 
-    Raises LaternaError when a specimen's picture cannot be read or the set holds no questions.
+    Raises LaternaError when a specimen's image cannot be read or the set holds no questions.
     """
     coverage = content.coverage
     lengths = histogram(coverage.answer_words)
@@ -120,25 +120,25 @@ def write_synthesis_page(path: Path, content: SynthesisContent) -> None:
     )
 
 
-def draw_boxes(picture: Image.Image, boxes: tuple[Box, ...]) -> None:
-    """Draw boxes and their categories on a picture, in place, a colour a category.
+def draw_boxes(image: Image.Image, boxes: tuple[Box, ...]) -> None:
+    """Draw boxes and their categories on an image, in place, a colour a category.
 
     Every category is named at least once; a further name that would lie on another is left out,
     since many small boxes would hide under their names.
     """
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=11)
     categories = list(dict.fromkeys(box.category for box in boxes))
     named: set[str] = set()
     labels: list[tuple[float, float, float]] = []
     for box in sorted(boxes, key=lambda one: (one.x1 - one.x2) * (one.y2 - one.y1)):
         colour = _BOX_COLOURS[categories.index(box.category) % len(_BOX_COLOURS)]
-        left, top = box.x1 * (picture.width - 1), box.y1 * (picture.height - 1)
-        right, bottom = box.x2 * (picture.width - 1), box.y2 * (picture.height - 1)
+        left, top = box.x1 * (image.width - 1), box.y1 * (image.height - 1)
+        right, bottom = box.x2 * (image.width - 1), box.y2 * (image.height - 1)
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
         width = draw.textlength(box.category, font=font) + 4
-        # Inside the picture even where the box begins at its edge.
-        label = (min(left, max(0, picture.width - width - 1)), max(0, top - _LABEL_HEIGHT), width)
+        # Inside the image even where the box begins at its edge.
+        label = (min(left, max(0, image.width - width - 1)), max(0, top - _LABEL_HEIGHT), width)
         if box.category in named and any(_overlap(label, other) for other in labels):
             continue
         named.add(box.category)
@@ -165,7 +165,7 @@ def _shown(specimen: Specimen) -> _Shown:
         ]
     return _Shown(
         specimen=specimen,
-        uri="" if specimen.picture is None else _boxed_uri(specimen.picture, specimen.boxes),
+        uri="" if specimen.image is None else _boxed_uri(specimen.image, specimen.boxes),
         exchanges=list(exchanges_of(specimen.record)),
         lines=lines[:PROXY_LINES],
         more_lines=max(0, len(lines) - PROXY_LINES),
@@ -174,12 +174,12 @@ def _shown(specimen: Specimen) -> _Shown:
 
 def _boxed_uri(path: Path, boxes: tuple[Box, ...]) -> str:
     # Imported here: it brings torch, which counting a set in the terminal does not need.
-    from laterna.data.pictures.opening import load_picture
+    from laterna.data.images.opening import load_image
 
-    picture = load_picture(path)
-    shrink(picture, PICTURE_SIDE)
-    draw_boxes(picture, boxes)
-    return jpeg_uri(picture)
+    image = load_image(path)
+    shrink(image, IMAGE_SIDE)
+    draw_boxes(image, boxes)
+    return jpeg_uri(image)
 
 
 _BAR = 30

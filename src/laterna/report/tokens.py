@@ -1,4 +1,4 @@
-"""Records token by token, in the terminal and on a page: what is learned, read, and a picture."""
+"""Records token by token, in the terminal and on a page: what is learned, read, and an image."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Literal, NamedTuple
 
 from rich.text import Text
 
-from laterna.records import PICTURE_TOKEN, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Sample
 from laterna.report.parts import write_page
 
-Part = Literal["picture", "target", "prompt"]
+Part = Literal["image", "target", "prompt"]
 Decode = Callable[[list[int]], str]
 """Turns ids into text as it stands, special tokens included."""
 
 STYLES: dict[Part, tuple[str, str]] = {
-    "picture": ("bold magenta", "bold magenta"),
+    "image": ("bold magenta", "bold magenta"),
     "target": ("green", "bold bright_green"),
     "prompt": ("dim", "default"),
 }
 """The styles of a part's tokens, taken in turn so that neighbours can be told apart."""
-NAMES: dict[Part, str] = {"target": "learned", "prompt": "read", "picture": "picture"}
+NAMES: dict[Part, str] = {"target": "learned", "prompt": "read", "image": "image"}
 """What the parts are called where they are counted."""
 TARGET_MARKS = ("⟦", "⟧")
 """Stand around learned tokens, for terminals and files without colours."""
-PICTURE_SIGN = "▣"
+IMAGE_SIGN = "▣"
 
 
 class TokenRun(NamedTuple):
@@ -46,7 +46,7 @@ def token_runs(sample: Sample, decode: Decode) -> list[TokenRun]:
     pairs = zip(sample.input_ids, _parts(sample), strict=True)
     for part, run in groupby(pairs, key=lambda pair: pair[1]):
         ids = [token for token, _ in run]
-        pieces = [PICTURE_SIGN] * len(ids) if part == "picture" else _pieces(ids, decode)
+        pieces = [IMAGE_SIGN] * len(ids) if part == "image" else _pieces(ids, decode)
         runs.append(TokenRun(part, pieces))
     return runs
 
@@ -75,8 +75,8 @@ def _parts(sample: Sample) -> list[Part]:
 
 
 def _part(token: int, target: bool) -> Part:
-    if token == PICTURE_TOKEN:
-        return "picture"
+    if token == IMAGE_TOKEN_INDEX:
+        return "image"
     return "target" if target else "prompt"
 
 

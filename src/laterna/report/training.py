@@ -9,7 +9,7 @@ from typing import get_args
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.model.checkpoint import MANIFEST, Manifest, insist_whole, read_manifest
+from laterna.model.checkpoint import MANIFEST, Manifest, read_manifest, require_whole
 from laterna.recipe import PartName, StageName
 from laterna.records import Record
 from laterna.report.page import (
@@ -73,7 +73,7 @@ def run_content(run: Path) -> ReportContent:
         settings=_settings(stages),
         seconds=tuple((one.name, speeds(one.steps).seconds) for one in stages),
         versions=tuple(("laterna", version) for version in versions),
-        next_command=f"laterna chat {finished[-1]} --picture PICTURE" if finished else "",
+        next_command=f"laterna chat {finished[-1]} --image IMAGE" if finished else "",
     )
 
 
@@ -126,13 +126,13 @@ def find_evaluations(run: Path) -> Iterator[EvaluationShown]:
 
 def stage_shown(stage: Trained) -> StageShown:
     """Return a stage as the page shows it."""
-    looks = [step for step in stage.steps if step.held_out is not None]
+    looks = [step for step in stage.steps if step.validation is not None]
     last = looks[-1] if looks else None
     return StageShown(
         name=stage.name,
         parts=tuple(_parts(stage.manifest)) if stage.manifest else (),
         speeds=_speeds(stage.steps),
-        answers=last.held_out.answers if last and last.held_out else (),
+        answers=last.validation.answers if last and last.validation else (),
         answered_after=last.step if last else 0,
     )
 
@@ -144,7 +144,7 @@ def _finished(folder: Path) -> Trained:
             f"{folder}: a checkpoint without figures of a training: it was imported, or made by "
             "an early version"
         )
-    insist_whole(folder, manifest, [METRICS])
+    require_whole(folder, manifest, [METRICS])
     return Trained(
         name=manifest.stage
         if folder.name == manifest.stage
@@ -170,7 +170,7 @@ def _place(stage: Trained) -> int:
 
 def _told(stage: Trained) -> str:
     losses = [step.loss for step in stage.steps]
-    seen = [step.held_out.loss for step in stage.steps if step.held_out is not None]
+    seen = [step.validation.loss for step in stage.steps if step.validation is not None]
     said = f"{stage.name}: {len(losses):,} steps in {duration(speeds(stage.steps).seconds)}, "
     said += f"loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last"
     if not seen:
@@ -194,17 +194,17 @@ def _parts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
 def _speeds(steps: Sequence[StepFigures]) -> NamedTexts:
     found = speeds(steps)
     return (
-        ("optimiser steps", f"{len(steps):,}"),
+        ("optimizer steps", f"{len(steps):,}"),
         ("seconds a step", f"{found.seconds / len(steps):.3f}"),
         ("target tokens a second", f"{found.target_tokens:,.0f}"),
         ("tokens a second", f"{found.tokens:,.0f}"),
-        ("pictures a second", f"{found.pictures:,.1f}"),
+        ("images a second", f"{found.images:,.1f}"),
         ("padding, of the tokens", share(found.padding, 1)),
         ("vision tower, of a step", share(found.vision, 1)),
         ("loop, of a step", share(found.loop, 1)),
         ("MFU", "not known" if found.mfu is None else share(found.mfu, 1)),
         ("steps skipped", f"{steps[-1].skipped:,}"),
-        ("steps without a picture left", f"{steps[-1].empty:,}"),
+        ("steps without an image left", f"{steps[-1].empty:,}"),
         ("records left out", f"{steps[-1].faulty:,}"),
     )
 

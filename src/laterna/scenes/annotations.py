@@ -1,4 +1,4 @@
-"""Reads annotated pictures in every form that `readers` has; what `laterna.read_scenes` calls.
+"""Reads annotated images in every form that `readers` has; what `laterna.read_scenes` calls.
 
 The form, gzip included, is told by what the file holds. What cannot be used is left out, counted
 by reason and named; what is read otherwise than it is written is counted too.
@@ -12,7 +12,7 @@ from typing import Any
 
 from laterna.errors import LaternaError
 from laterna.records import Record, Scene
-from laterna.scenes.image_files import PictureFolders
+from laterna.scenes.image_files import ImageFolders
 from laterna.scenes.orientation import View
 from laterna.scenes.readers import find_reader
 from laterna.scenes.readers.base import Problem, Source, Upright, usable_scenes
@@ -46,21 +46,21 @@ def stream_scenes(
     *,
     captionless: bool = False,
     format: str = "auto",
-    pictures: Path | None = None,
+    images: Path | None = None,
     view: View = "auto",
 ) -> Iterator[Scene]:
     """Yield the usable scenes one by one; what is left out is added to `problems` on the way.
 
     `captions` names the captions file; by default the one that the format has beside the boxes.
     A source without any captions is read without; where it has some, `captionless` keeps the
-    pictures that have boxes and none. `format` is `auto` or a key of `READERS`. Boxes come out as
-    they lie on the picture that a person sees: where `pictures`, or the folders that the format has
-    beside its annotations, hold a picture that EXIF turns, `view` says on which view its boxes
+    images that have boxes and none. `format` is `auto` or a key of `READERS`. Boxes come out as
+    they lie on the image that a person sees: where `images`, or the folders that the format has
+    beside its annotations, hold an image that EXIF turns, `view` says on which view its boxes
     were measured (see `orientation`).
 
     A file of COCO's is read at the call and its boxes and captions held in memory, in pieces what
     other formats allow. Raises LaternaError when a file is missing, is in no known form, or is
-    broken; that no picture is usable shows at the end.
+    broken; that no image is usable shows at the end.
     """
     path, reader = find_reader(path, format)
     if captions is not None and not captions.is_file():
@@ -71,8 +71,8 @@ def stream_scenes(
         )
     source = Source(path, captions, problems)
     found = reader.read(source)
-    folders = found.folders if pictures is None else (pictures,)
-    upright = Upright(PictureFolders(folders), view, reader.view)
+    folders = found.folders if images is None else (images,)
+    upright = Upright(ImageFolders(folders), view, reader.view)
     scenes = usable_scenes(found, source, upright, captionless=captionless)
     return _some(scenes, found.path, problems)
 
@@ -85,6 +85,6 @@ def _some(found: Iterator[Scene], path: Path, problems: list[Problem]) -> Iterat
         empty = False
     if empty:
         reasons = ", ".join(sorted({problem.reason for problem in problems})) or "it lists none"
-        no_words = "picture without captions" in reasons
-        hint = "; --captionless keeps pictures that have boxes alone" if no_words else ""
-        raise LaternaError(f"{path}: no usable picture in it ({reasons}){hint}")
+        no_words = "image without captions" in reasons
+        hint = "; --captionless keeps images that have boxes alone" if no_words else ""
+        raise LaternaError(f"{path}: no usable image in it ({reasons}){hint}")

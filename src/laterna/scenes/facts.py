@@ -1,4 +1,4 @@
-"""What captions and boxes together make certain about a picture."""
+"""What captions and boxes together make certain about an image."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Facts(NamedTuple):
 
     @property
     def present(self) -> tuple[str, ...]:
-        """Categories in the picture, in the text's order: the boxed ones or, for want of boxes,
+        """Categories in the image, in the text's order: the boxed ones or, for want of boxes,
         those that the captions name."""
         boxed = tuple(dict.fromkeys(thing.category for thing in self.things))
         return boxed or tuple(sorted(self.mentioned))
@@ -98,7 +98,7 @@ def gather_facts(
 
 
 def place_if_certain(thing: Thing) -> str | None:
-    """Return the part of the picture that a thing is in, or None where it is hard to call."""
+    """Return the part of the image that a thing is in, or None where it is hard to call."""
     wide = thing.box.x2 - thing.box.x1 > 0.5 or thing.box.y2 - thing.box.y1 > 0.5
     if wide or near_border(thing.x, thing.y, BORDER_MARGIN):
         return None
@@ -106,7 +106,7 @@ def place_if_certain(thing: Thing) -> str | None:
 
 
 def places_near(thing: Thing) -> set[str]:
-    """Return the parts of the picture that a thing could be said to be in."""
+    """Return the parts of the image that a thing could be said to be in."""
     shifts = (-BORDER_MARGIN, BORDER_MARGIN)
     return {place_of(thing.x + across, thing.y + down) for across in shifts for down in shifts}
 

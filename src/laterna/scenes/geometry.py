@@ -1,4 +1,4 @@
-"""Where boxes are: in a picture's thirds, to each other, and which are one object twice."""
+"""Where boxes are: in an image's thirds, to each other, and which are one object twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLACES = {
     (1, 2): "bottom",
     (2, 2): "bottom right",
 }
-"""(column, row) of a picture cut into thirds, to the name of that part."""
+"""(column, row) of an image cut into thirds, to the name of that part."""
 
 RELATIONS = {
     "to the left of": (-1, 0),
@@ -59,7 +59,7 @@ def third(value: float) -> int:
 
 
 def place_of(x: float, y: float) -> str:
-    """Return the name of the part of the picture that holds the point (0..1)."""
+    """Return the name of the part of the image that holds the point (0..1)."""
     return PLACES[third(x), third(y)]
 
 

@@ -1,4 +1,4 @@
-"""Looks into picture files for their shape alone, where annotations have their pictures at hand."""
+"""Validator into image files for their shape alone, where annotations have their images at hand."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ DAMAGE = (
 """What Pillow raises for files that it cannot open."""
 
 
-def shape_of(picture: Image.Image) -> Shape:
-    """Return the shape of a picture that is opened and not yet loaded."""
-    width, height = picture.size
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # its size is turned by Pillow already
-        tags = picture.tag_v2
+def shape_of(image: Image.Image) -> Shape:
+    """Return the shape of an image that is opened and not yet loaded."""
+    width, height = image.size
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # its size is turned by Pillow already
+        tags = image.tag_v2
         width = int(tags[TiffImagePlugin.IMAGEWIDTH])
         height = int(tags[TiffImagePlugin.IMAGELENGTH])
-    orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
     return Shape(width, height, orientation if orientation in TURNS else 1)
 
 
-class PictureFolders:
-    """Finds the pictures of a source in the first of several folders that has them."""
+class ImageFolders:
+    """Finds the images of a source in the first of several folders that has them."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         """Look nowhere else."""
         self._folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
     def shape(self, name: str) -> Shape | None:
-        """Return the shape of a picture; None where it is not there or cannot be opened."""
+        """Return the shape of an image; None where it is not there or cannot be opened."""
         inside = PurePosixPath(name)
         if not name or "\x00" in name or inside.is_absolute() or ".." in inside.parts:
             return None
@@ -53,11 +53,11 @@ class PictureFolders:
             try:
                 if not path.is_file():
                     continue
-                with Image.open(path) as picture:
-                    found = shape_of(picture)
+                with Image.open(path) as image:
+                    found = shape_of(image)
             except DAMAGE:
                 continue
-            # the next picture most likely lies in the same folder
+            # the next image most likely lies in the same folder
             self._folders.remove(folder)
             self._folders.insert(0, folder)
             return found

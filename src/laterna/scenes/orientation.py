@@ -1,9 +1,9 @@
-"""Which way up: a picture file may say by EXIF that it is to be turned before it is shown.
+"""Which way up: an image file may say by EXIF that it is to be turned before it is shown.
 
-Everything that opens pictures here turns them (training, enrichment, evaluation). Boxes are
-measured on the turned picture by some tools and on the stored one by others, and a file of
+Everything that opens images here turns them (training, enrichment, evaluation). Boxes are
+measured on the turned image by some tools and on the stored one by others, and a file of
 annotations does not say by which. Its width and height mostly do: this module reads them so, and
-turns the boxes of a stored picture along with it.
+turns the boxes of a stored image along with it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import msgspec
 from laterna.records import Box
 
 View = Literal["auto", "stored", "turned"]
-"""The picture that boxes were measured on; `auto`: seen from the annotated size, where it can be.
+"""The image that boxes were measured on; `auto`: seen from the annotated size, where it can be.
 
-It cannot for square pictures, for those turned by 180° or mirrored, and where no size is given:
+It cannot for square images, for those turned by 180° or mirrored, and where no size is given:
 then each reader says what its format's own tools do (`Reader.view`).
 """
 
@@ -29,7 +29,7 @@ ON_ITS_SIDE = frozenset({5, 6, 7, 8})
 
 
 class Shape(NamedTuple):
-    """Width and height of a picture as it is stored, and its EXIF orientation (1: upright)."""
+    """Width and height of an image as it is stored, and its EXIF orientation (1: upright)."""
 
     width: int
     height: int
@@ -44,10 +44,10 @@ class Shape(NamedTuple):
 
 
 def view_of(shape: Shape, size: tuple[int, int] | None, asked: View, default: View) -> View | None:
-    """Return on which view boxes were measured, by the annotated `size` of the picture.
+    """Return on which view boxes were measured, by the annotated `size` of the image.
 
     `asked` other than `auto` goes before the size, `default` stands in for what it cannot tell.
-    None: the picture has another shape than its annotation says, either way round.
+    None: the image has another shape than its annotation says, either way round.
     """
     if asked != "auto" and (size is None or shape.orientation != 1):
         return asked
@@ -78,11 +78,11 @@ TURNS: dict[int, Callable[[float, float], tuple[float, float]]] = {
     7: lambda x, y: (1 - y, 1 - x),
     8: lambda x, y: (y, 1 - x),
 }
-"""EXIF orientation to where a point (x, y) of the stored picture is seen, all in 0..1."""
+"""EXIF orientation to where a point (x, y) of the stored image is seen, all in 0..1."""
 
 
 def turn_box(box: Box, orientation: int) -> Box:
-    """Return a box of the stored picture as it lies on the picture that is shown."""
+    """Return a box of the stored image as it lies on the image that is shown."""
     turn = TURNS[orientation]
     (ax, ay), (bx, by) = turn(box.x1, box.y1), turn(box.x2, box.y2)
     return msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""The words for things in pictures, and the one matcher that finds them in a text.
+"""The words for things in images, and the one matcher that finds them in a text.
 
 The words are data: `vocabulary.toml`. Two readings of a word are kept apart. As evidence, in a
 caption, a word holds everything that it may mean (`BROADER`). As a claim, in a reply, it stands

@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 import httpx2
 from PIL import Image
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.records import Record
 
@@ -250,7 +250,7 @@ def _decoded(content: bytes, settings: IntakeSettings) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 width, height = opened.size
                 _check_size(width, height, settings)
-            return load_picture(content, "the image")
+            return load_image(content, "the image")
     except RefusedImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from laterna.errors import LaternaError
 from laterna.inference.request import Event
 from laterna.inference.sampling import MOST_TOP_LOGPROBS, Decoding, Token
-from laterna.records import PICTURE_MARK, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, Turn
 
 MOST_CHOICES, MOST_STOPS, MOST_IMAGES = 8, 4, 32
 DEFAULT_TOKENS = 1024
@@ -191,7 +191,7 @@ def _content(content: Any, where: str, role: str, addresses: list[str]) -> str:
         elif kind in ("image_url", "input_image"):
             if role != "user":
                 raise refuse(f"{place}: images stand in a user's messages alone", place)
-            pieces.append(PICTURE_MARK)
+            pieces.append(DEFAULT_IMAGE_TOKEN)
             addresses.append(_address(part.get("image_url"), place))
         else:
             raise refuse(
@@ -205,9 +205,9 @@ def _content(content: Any, where: str, role: str, addresses: list[str]) -> str:
 def _text(text: Any, place: str) -> str:
     if not isinstance(text, str):
         raise refuse(f"{place}: its text must be a text", place)
-    if PICTURE_MARK in text:
+    if DEFAULT_IMAGE_TOKEN in text:
         raise refuse(
-            f"{place}: {PICTURE_MARK} stands for an image and cannot be written; send the image "
+            f"{place}: {DEFAULT_IMAGE_TOKEN} stands for an image and cannot be written; send the image "
             "as a part of type image_url",
             place,
         )

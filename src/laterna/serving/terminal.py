@@ -9,12 +9,12 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
-from laterna.records import PICTURE_MARK, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, Turn
 
 COMMANDS = (
-    "Commands: /picture PATH (new picture, new conversation), /reset (forget what was said), /quit"
+    "Commands: /image PATH (new image, new conversation), /reset (forget what was said), /quit"
 )
 
 
@@ -23,29 +23,29 @@ Streamer = Callable[[Sequence[Turn], Sequence[Image.Image]], Iterator[str]]
 
 
 class Conversation:
-    """What was said so far, about which picture."""
+    """What was said so far, about which image."""
 
-    def __init__(self, picture: Image.Image | None = None) -> None:
-        self.pictures = [picture] if picture is not None else []
+    def __init__(self, image: Image.Image | None = None) -> None:
+        self.images = [image] if image is not None else []
         self.turns: list[Turn] = []
 
     def with_question(self, text: str) -> list[Turn]:
-        """Return the turns with the user's next words; the first turn carries the picture's mark.
+        """Return the turns with the user's next words; the first turn carries the image's mark.
 
         Raises LaternaError when the words themselves hold the mark.
         """
-        if PICTURE_MARK in text:
+        if DEFAULT_IMAGE_TOKEN in text:
             raise LaternaError(
-                f"{PICTURE_MARK} stands for a picture and cannot be typed; "
-                "give a picture by --picture, or by /picture PATH in a conversation"
+                f"{DEFAULT_IMAGE_TOKEN} stands for an image and cannot be typed; "
+                "give an image by --image, or by /image PATH in a conversation"
             )
-        mark = f"{PICTURE_MARK}\n" * len(self.pictures) if not self.turns else ""
+        mark = f"{DEFAULT_IMAGE_TOKEN}\n" * len(self.images) if not self.turns else ""
         return [*self.turns, Turn(role="user", text=mark + text)]
 
 
 def chat(
     stream: Streamer,
-    picture: Path | None,
+    image: Path | None,
     prompt: str | None,
     *,
     console: Console | None = None,
@@ -53,13 +53,13 @@ def chat(
     """Print the answer to `prompt` and nothing else; without a prompt, hold a conversation.
 
     A conversation reads standard input until /quit, its end (Ctrl-D) or Ctrl-C. Raises
-    LaternaError when the picture given at the start cannot be read.
+    LaternaError when the image given at the start cannot be read.
     """
     console = console or Console(highlight=False)
-    conversation = Conversation(load_picture(picture) if picture is not None else None)
+    conversation = Conversation(load_image(image) if image is not None else None)
     if prompt is not None:
         turns = conversation.with_question(prompt)
-        answer = "".join(stream(turns, conversation.pictures))
+        answer = "".join(stream(turns, conversation.images))
         _say(console, answer.strip() + "\n")
         return
     console.print(escape(COMMANDS), style="dim", soft_wrap=True)
@@ -87,7 +87,7 @@ def _converse(
                 turns = conversation.with_question(line)
                 console.print("[bold]assistant:[/bold] ", end="")
                 pieces = []
-                for piece in stream(turns, conversation.pictures):
+                for piece in stream(turns, conversation.images):
                     pieces.append(piece)
                     _say(console, piece)
                 _say(console, "\n")
@@ -99,15 +99,15 @@ def _converse(
 
 
 def _command(line: str, conversation: Conversation, console: Console) -> Conversation:
-    """Carry out /picture or /reset and return the conversation that goes on from there."""
+    """Carry out /image or /reset and return the conversation that goes on from there."""
     name, _, argument = line.partition(" ")
     if name == "/reset":
-        console.print("A new conversation, about the same picture.")
-        return Conversation(*conversation.pictures)
-    if name == "/picture" and argument.strip():
-        picture = load_picture(Path(argument.strip()).expanduser())
+        console.print("A new conversation, about the same image.")
+        return Conversation(*conversation.images)
+    if name == "/image" and argument.strip():
+        image = load_image(Path(argument.strip()).expanduser())
         console.print(f"A new conversation, about {escape(argument.strip())}.", soft_wrap=True)
-        return Conversation(picture)
+        return Conversation(image)
     raise LaternaError(f"{line}: not a command. {COMMANDS}")
 
 

@@ -1,1 +1,1 @@
-"""Annotated pictures become instruction records: readers, text proxy, teachers, parsing."""
+"""Annotated images become instruction records: readers, text proxy, teachers, parsing."""

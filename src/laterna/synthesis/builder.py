@@ -1,4 +1,4 @@
-"""One picture and one kind of record at a time: proxy, request, reply, checks, record."""
+"""One image and one kind of record at a time: proxy, request, reply, checks, record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from laterna.records import (
-    PICTURE_MARK,
+    DEFAULT_IMAGE_TOKEN,
     Finding,
     InstructionRecord,
     Kind,
@@ -27,7 +27,7 @@ from laterna.synthesis.checks import check
 from laterna.synthesis.checks.form import read_exchanges
 from laterna.synthesis.checks.judge import Judge
 from laterna.synthesis.checks.verdicts import repair_message
-from laterna.synthesis.enrichment import PictureError
+from laterna.synthesis.enrichment import ImageError
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.prompts import build_messages, detail_questions
 from laterna.synthesis.proxy import build_proxy, proxy_digest
@@ -35,15 +35,15 @@ from laterna.synthesis.settings import Job
 from laterna.synthesis.teachers.base import NoAnswer, Teacher
 from laterna.synthesis.tidying import foreign, tidy
 
-CAPTION_QUESTION = "Describe the picture in brief."
+CAPTION_QUESTION = "Describe the image in brief."
 """Stands before the captions of stage 1; the `plain` template leaves it out."""
 
 
 class Task(NamedTuple):
-    """One kind of record of one picture."""
+    """One kind of record of one image."""
 
     number: int
-    """Place of the picture in the source, whatever shard it is in."""
+    """Place of the image in the source, whatever shard it is in."""
     scene: Scene
     kind: Kind
 
@@ -100,14 +100,14 @@ class RecordBuilder:
                 yield Task(number, scene, kind)
 
     def request(self, task: Task) -> tuple[Proxy, tuple[Message, ...]]:
-        """Return what the teacher is shown of a picture, and the whole first request."""
+        """Return what the teacher is shown of an image, and the whole first request."""
         job = self._job
         proxy = build_proxy(
             task.scene,
             task.kind,
             conversation_boxes=job.conversation_boxes,
             enrichments=job.enrich,
-            pictures=job.pictures,
+            images=job.images,
         )
         return proxy, build_messages(task.kind, proxy.text, job.prompts)
 
@@ -118,8 +118,8 @@ class RecordBuilder:
             return _result(task, records=tuple(_caption_records(scene)))
         try:
             proxy, messages = self.request(task)
-        except PictureError:
-            return _result(task, problem="picture cannot be measured")
+        except ImageError:
+            return _result(task, problem="image cannot be measured")
         if not proxy.text:
             return _result(task, problem="nothing to show the teacher")
         rejects: list[Reject] = []
@@ -168,7 +168,7 @@ class RecordBuilder:
             exchanges = (Exchange(asked, exchanges[0].answer),)
         return InstructionRecord(
             id=record_id(task),
-            pictures=(task.scene.picture,),
+            images=(task.scene.image,),
             turns=_turns(exchanges, mark_first=bool(rng.integers(2))),
             kind=task.kind,
             provenance=Provenance(
@@ -217,12 +217,14 @@ def _repair(reply: Reply, verdict: Verdict) -> tuple[Message, Message]:
 
 
 def _turns(exchanges: tuple[Exchange, ...], *, mark_first: bool) -> tuple[Turn, ...]:
-    """Return the chat; the picture stands before or after the first question."""
+    """Return the chat; the image stands before or after the first question."""
     turns = []
     for number, (question, answer) in enumerate(exchanges):
         text = question
         if number == 0:
-            text = f"{PICTURE_MARK}\n{text}" if mark_first else f"{text}\n{PICTURE_MARK}"
+            text = (
+                f"{DEFAULT_IMAGE_TOKEN}\n{text}" if mark_first else f"{text}\n{DEFAULT_IMAGE_TOKEN}"
+            )
         turns += [Turn(role="user", text=text), Turn(role="assistant", text=answer, loss=True)]
     return tuple(turns)
 
@@ -231,7 +233,7 @@ def _caption_records(scene: Scene) -> Iterator[InstructionRecord]:
     for number, caption in enumerate(scene.captions):
         yield InstructionRecord(
             id=f"{scene.id}-caption-{number}",
-            pictures=(scene.picture,),
+            images=(scene.image,),
             turns=_turns((Exchange(CAPTION_QUESTION, caption.strip()),), mark_first=True),
             kind="caption",
         )

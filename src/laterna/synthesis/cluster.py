@@ -37,7 +37,7 @@ class RayRun:
     """One job on a cluster; the same face as `engine.Run`.
 
     The number of shards is the cluster's number of CPUs, or that of the ledgers of an earlier run,
-    so that a run resumed on another cluster finds its answers; annotations, pictures and ledgers
+    so that a run resumed on another cluster finds its answers; annotations, images and ledgers
     must be where every node sees them under the same path.
     """
 

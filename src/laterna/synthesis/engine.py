@@ -151,7 +151,7 @@ def _scenes(job: Job, problems: list[Problem]) -> Iterator[Scene]:
         problems,
         captionless=job.captionless,
         format=job.format,
-        pictures=job.pictures,
+        images=job.images,
         view=job.view,
     )
 

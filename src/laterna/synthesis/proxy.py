@@ -1,4 +1,4 @@
-"""The text proxy: a picture as a text-only teacher sees it, in LLaVA's exact form.
+"""The text proxy: an image as a text-only teacher sees it, in LLaVA's exact form.
 
 Captions one a line; for kinds that show boxes, an empty line and one box a line,
 `category: [x1, y1, x2, y2]` in 0..1 of width and height, 3 decimals; no newline at the end
@@ -26,17 +26,17 @@ def build_proxy(
     *,
     conversation_boxes: bool = False,
     enrichments: tuple[str, ...] = (),
-    pictures: Path | None = None,
+    images: Path | None = None,
 ) -> Proxy:
     """Return what the teacher of one kind is shown of a scene, with the channel of every line.
 
     Boxes are shown to every kind but `conversation`, as in LLaVA; `conversation_boxes` shows
-    them there too. `enrichments` are keys of `enrichment.ENRICHMENTS`, measured from the picture
-    in the folder `pictures`. Raises LaternaError for an unknown enrichment, for a missing folder
-    or library, and its child PictureError for a picture that cannot be measured.
+    them there too. `enrichments` are keys of `enrichment.ENRICHMENTS`, measured from the image
+    in the folder `images`. Raises LaternaError for an unknown enrichment, for a missing folder
+    or library, and its child ImageError for an image that cannot be measured.
     """
     boxes = scene.boxes if kind != "conversation" or conversation_boxes else ()
-    lines = _lines(scene.captions, boxes, enrich(scene, enrichments, pictures))
+    lines = _lines(scene.captions, boxes, enrich(scene, enrichments, images))
     return Proxy(
         text="\n".join(line.text for line in lines),
         channels=tuple(line.channel for line in lines),
@@ -44,7 +44,7 @@ def build_proxy(
 
 
 def write_proxy(captions: tuple[str, ...], boxes: tuple[Box, ...] = ()) -> str:
-    """Return the proxy text of a picture; without `boxes`, the captions alone.
+    """Return the proxy text of an image; without `boxes`, the captions alone.
 
     A line break inside a caption becomes a blank: a line is a caption. A blank caption has no
     line, since the empty line is what ends the captions.

@@ -1,4 +1,4 @@
-"""Annotated pictures in, instruction records out: the synthesis step as a whole."""
+"""Annotated images in, instruction records out: the synthesis step as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.files import insist_replaceable, write_atomically
+from laterna.files import require_replaceable, write_atomically
 from laterna.progress import followed
 from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
 from laterna.scenes.annotations import Problem
@@ -71,7 +71,7 @@ class Summary(Record):
     def line(self) -> str:
         """Return the summary as one line."""
         made = ", ".join(f"{number} {kind}" for kind, number in self.records.items())
-        line = f"{self.scenes} pictures -> {made} records in {self.out}"
+        line = f"{self.scenes} images -> {made} records in {self.out}"
         for said, kept in (("left out", False), ("read otherwise", True)):
             reasons = Counter(one.reason for one in self.problems if one.kept == kept)
             found = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
@@ -99,7 +99,7 @@ def synthesize(
     shard: Shard | None = None,
     form: str = "llava",
 ) -> Summary:
-    """Write instruction records for every annotated picture to `out`, in LLaVA's form.
+    """Write instruction records for every annotated image to `out`, in LLaVA's form.
 
     `kinds` may hold `caption`, which needs no teacher. `conversation_boxes` shows the boxes to
     the teacher of conversations too, who cannot count without them (LLaVA issue 991); LLaVA's
@@ -138,7 +138,7 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: str = "local") 
     if engine not in ENGINES:
         raise LaternaError(f"unknown engine {engine!r}; known are: {', '.join(ENGINES)}")
     check_job(job)
-    insist_replaceable(out)
+    require_replaceable(out)
     job = _with_ledger(job, out)
     run = ENGINES[engine](job)
     counter = _Counter(job, run)
@@ -254,7 +254,7 @@ class _Counter:
         return True
 
     def _leave_out(self, result: BuildResult, reason: str) -> None:
-        where = f"picture {result.scene}, {result.kind}"
+        where = f"image {result.scene}, {result.kind}"
         self._problems.append(Problem(reason=reason, where=where))
 
     def _reject(self, reject: Reject) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.recipe import Amount, Count, Seed, Share, insist_bounds
+from laterna.recipe import Amount, Count, Seed, Share, require_bounds
 from laterna.records import Kind, Record
 from laterna.scenes.orientation import View
 
@@ -37,11 +37,11 @@ class Endpoint(Record):
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key; the key itself is never stored or logged."""
     temperature: Amount | None = None
-    """Sampling temperature; left out: the endpoint's own."""
+    """Sampling temperature; default: the endpoint's own."""
     top_p: Share | None = None
-    """Share of probability that is sampled from; left out: the endpoint's own."""
+    """Share of probability that is sampled from; default: the endpoint's own."""
     max_tokens: Count | None = None
-    """Longest reply in tokens; left out: the endpoint's own."""
+    """Longest reply in tokens; default: the endpoint's own."""
     parameters: tuple[str, ...] = ()
     """Any further parameters of the request, NAME=JSON, as in `reasoning_effort="low"`."""
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
@@ -74,14 +74,14 @@ class Spending(Record):
 
 
 class Shard(Record):
-    """One part of a run that is split over several: every `of`-th picture from number `number`."""
+    """One part of a run that is split over several: every `of`-th image from number `number`."""
 
     number: int = 1
     """From 1."""
     of: int = 1
 
     def holds(self, index: int) -> bool:
-        """Tell whether the picture at this place of the source is this shard's."""
+        """Tell whether the image at this place of the source is this shard's."""
         return index % self.of == self.number - 1
 
 
@@ -144,11 +144,11 @@ class Job(Record):
     annotations: Path
     captions: Path | None = None
     captionless: bool = False
-    """Of a source with captions, keep pictures that have boxes and no caption too."""
+    """Of a source with captions, keep images that have boxes and no caption too."""
     format: str = "auto"
     """Form of the annotations; `auto`: seen from what they hold."""
     view: View = "auto"
-    """On which view of a picture that EXIF turns its boxes were measured."""
+    """On which view of an image that EXIF turns its boxes were measured."""
     teacher: str = "scribe"
     kinds: tuple[Kind, ...] = INSTRUCTION_KINDS
     seed: Seed = 0
@@ -157,8 +157,8 @@ class Job(Record):
     """Folder of prompts to use instead of our own."""
     enrich: tuple[str, ...] = ()
     """Further channels of the proxy, measured from the pixels."""
-    pictures: Path | None = None
-    """Folder of the pictures, for the enrichments and for `view`; by default the one beside the
+    images: Path | None = None
+    """Folder of the images, for the enrichments and for `view`; by default the one beside the
     annotations."""
     repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     """Times that a rejected reply is asked again, with the reasons."""
@@ -176,7 +176,7 @@ def check_job(job: Job) -> None:
     if unknown or not job.kinds:
         asked = f"unknown kind of record {unknown}" if unknown else "no kind of record asked for"
         raise LaternaError(f"{asked}; known are: {', '.join(KINDS)}")
-    insist_bounds(job, lambda place: place.rpartition(".")[2])
+    require_bounds(job, lambda place: place.rpartition(".")[2])
     if job.judge and job.teacher not in JUDGED_TEACHERS:
         raise LaternaError(
             f"a judge is asked as the teachers {', '.join(JUDGED_TEACHERS)} are, not as "

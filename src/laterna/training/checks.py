@@ -20,8 +20,8 @@ from laterna.model.checkpoint import MANIFEST, read_manifest
 from laterna.model.pretrained import tensors_of
 from laterna.recipe import PartName, Recipe, StageName, StageSettings, VisionSettings
 from laterna.training.parallel import Ranks
+from laterna.training.report_to import require_installed
 from laterna.training.resume import HOW
-from laterna.training.trackers import insist_installed
 
 PROJECTOR_FILE = "mm_projector.bin"
 """The file in which LLaVA's stage 1 leaves its connector."""
@@ -30,7 +30,7 @@ SHORTEST = 4
 """Tokens that a record has at least: one that opens, one asked, one answered, one that ends."""
 
 
-def insist_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
+def require_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
     """Raise LaternaError, naming the settings, where what some stages are to do cannot be meant.
 
     All that settings alone tell is told here, before anything is read.
@@ -41,36 +41,36 @@ def insist_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
             "them out, or set it"
         )
     for name in stages:
-        _insist_on_parts(recipe, name)
-        _insist_on_data(recipe.stage(name), name)
+        _require_parts(recipe, name)
+        _require_data(recipe.stage(name), name)
     taught, served = recipe.instruct.template, recipe.language.template
     if "instruct" in stages and taught != served:
         raise LaternaError(
             f"instruct.template = {taught!r} but language.template = {served!r}: the assistant "
             "would be served with another template than it was taught; make them equal"
         )
-    _insist_on_packages(recipe, stages)
+    _require_packages(recipe, stages)
     both = (recipe.align, recipe.instruct)
-    if recipe.run.held_out_steps and not any(
-        stage.held_out or any(not one.weight for one in stage.mixture()) for stage in both
+    if recipe.run.eval_steps and not any(
+        stage.validation or any(not one.weight for one in stage.mixture()) for stage in both
     ):
         raise LaternaError(
-            f"run.held_out_steps = {recipe.run.held_out_steps}, but nothing is held out: set "
-            "held_out of a stage, or a source of weight 0"
+            f"run.eval_steps = {recipe.run.eval_steps}, but nothing is held out: set "
+            "validation of a stage, or a source of weight 0"
         )
 
 
-def insist_there(stage: StageSettings) -> None:
-    """Raise LaternaError where a stage's records or pictures are named on this machine and are not
+def require_there(stage: StageSettings) -> None:
+    """Raise LaternaError where a stage's records or images are named on this machine and are not
     on it.
     """
     for source in stage.mixture():
-        for name in (source.data, source.pictures):
+        for name in (source.data, source.images):
             if name and not name.startswith(HUB) and not Path(name).exists():
                 raise LaternaError(f"{name}: no such file or folder; it is to be trained on")
 
 
-def insist_start(recipe: Recipe, start: Path | None) -> None:
+def require_start(recipe: Recipe, start: Path | None) -> None:
     """Raise LaternaError where it is known before any model is read that `start` is none."""
     if start is None:
         return
@@ -90,7 +90,7 @@ def insist_start(recipe: Recipe, start: Path | None) -> None:
                 )
 
 
-def _insist_on_parts(recipe: Recipe, name: StageName) -> None:
+def _require_parts(recipe: Recipe, name: StageName) -> None:
     stage = recipe.stage(name)
     modes = {part: stage.part(part).mode for part in PARTS}
     for part, mode in modes.items():
@@ -113,21 +113,21 @@ def _insist_on_parts(recipe: Recipe, name: StageName) -> None:
             f"as it is, but {name}.vision.mode = `{modes['vision']}` trains it: leave out one"
         )
     language = modes["language"]
-    if recipe.language.quantise and not language.startswith(("frozen", "lora")):
+    if recipe.language.quantize and not language.startswith(("frozen", "lora")):
         raise LaternaError(
             f"{name}.language.mode = `{language}`: matrices in 4 bits do not train; use `lora` or "
-            "`frozen`, or leave out language.quantise"
+            "`frozen`, or leave out language.quantize"
         )
 
 
-def _insist_on_packages(recipe: Recipe, stages: Sequence[StageName]) -> None:
-    insist_installed(recipe.run.trackers)
+def _require_packages(recipe: Recipe, stages: Sequence[StageName]) -> None:
+    require_installed(recipe.run.report_to)
     modes = [recipe.stage(name).part(part).mode for name in stages for part in PARTS]
-    optimisers = [recipe.stage(name).optimiser for name in stages]
+    optimizers = [recipe.stage(name).optimizer for name in stages]
     needed = (
         (any(mode.startswith("lora") for mode in modes), "mode = `lora`", "peft", "adapters"),
-        ("adamw8bit" in optimisers, "optimiser = 'adamw8bit'", "bitsandbytes", "bitsandbytes"),
-        (bool(recipe.language.quantise), "language.quantise", "bitsandbytes", "bitsandbytes"),
+        ("adamw8bit" in optimizers, "optimizer = 'adamw8bit'", "bitsandbytes", "bitsandbytes"),
+        (bool(recipe.language.quantize), "language.quantize", "bitsandbytes", "bitsandbytes"),
     )
     for wanted, what, package, extra in needed:
         if wanted and find_spec(package) is None:
@@ -137,12 +137,12 @@ def _insist_on_packages(recipe: Recipe, stages: Sequence[StageName]) -> None:
             )
 
 
-def _insist_on_data(stage: StageSettings, name: StageName) -> None:
+def _require_data(stage: StageSettings, name: StageName) -> None:
     if not any(source.weight for source in stage.mixture()):
         raise LaternaError(f"{name}: every source has weight 0, so there is nothing to train on")
-    if 0 < stage.row_tokens < SHORTEST or stage.max_tokens < SHORTEST:
+    if 0 < stage.pack_length < SHORTEST or stage.max_tokens < SHORTEST:
         raise LaternaError(
-            f"{name}: row_tokens = {stage.row_tokens}, max_tokens = {stage.max_tokens}: shorter "
+            f"{name}: pack_length = {stage.pack_length}, max_tokens = {stage.max_tokens}: shorter "
             f"than any record, which has {SHORTEST} tokens at least"
         )
 
@@ -168,7 +168,7 @@ def held_by_one(out: Path, stage: StageName, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def insist_not_anothers(out: Path, recipe: Recipe, stage: StageName) -> None:
+def require_not_anothers(out: Path, recipe: Recipe, stage: StageName) -> None:
     """Raise LaternaError, naming what differs, where `out` holds a finished checkpoint."""
     if not (out / MANIFEST).is_file():
         return

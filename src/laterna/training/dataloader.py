@@ -1,6 +1,6 @@
 """Which records go into which optimizer step, as which batches, made ahead of their use.
 
-Shapes: b pictures · c channels · h, w pixels · n features a picture · d width.
+Shapes: b images · c channels · h, w pixels · n features an image · d width.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from PIL import Image
 from torch import Tensor
 
 from laterna.data.batches import collate
+from laterna.data.images.files import ImageFiles
+from laterna.data.images.fitting import ImagePreparer
+from laterna.data.images.opening import MissingImageError, load_image
 from laterna.data.packing import (
     epoch_families,
     epoch_order,
     plan_batches,
     plan_packs,
-    without_picture,
+    without_image,
 )
-from laterna.data.pictures.files import PictureFiles
-from laterna.data.pictures.fitting import PicturePreparer
-from laterna.data.pictures.opening import MissingPictureError, load_picture
 from laterna.data.preparation.samples import MappedSamples
 from laterna.errors import LaternaError
 from laterna.model.vision.feature_cache import FeatureStore
@@ -39,86 +39,86 @@ from laterna.training.objective import empty_batch
 from laterna.training.parallel import ALONE, Ranks
 
 Fill = Callable[[Batch], Batch]
-"""Gives a batch its pictures, as pixels or as features."""
+"""Gives a batch its images, as pixels or as features."""
 
 
 def count_steps(records: int, stage: StageSettings) -> int:
-    """Return how many optimiser steps a stage takes over this many records; the last may be
+    """Return how many optimizer steps a stage takes over this many records; the last may be
     smaller than the others.
     """
-    steps = math.ceil(_drawn(records, stage) / stage.batch_records)
+    steps = math.ceil(_drawn(records, stage) / stage.global_batch_size)
     return min(steps, stage.max_steps) if stage.max_steps else steps
 
 
 class Order:
     """The order of the records: which of them a step learns from.
 
-    It follows from the seed alone, so a run can go on at any step. Where pictures are shared,
-    records about one picture stand together.
+    It follows from the seed alone, so a run can go on at any step. Where images are shared,
+    records about one image stand together.
     """
 
     def __init__(self, samples: Sequence[Sample], stage: StageSettings, seed: int) -> None:
         self.records = len(samples)
         self.stage = stage
         self.seed = seed
-        self._pictures = _first_pictures(samples) if stage.share_pictures else None
+        self._images = _first_images(samples) if stage.shared_prefix else None
         self._epoch = lru_cache(maxsize=2)(self._epoch_order)
 
     def of_step(self, step: int) -> list[int]:
         """Return the numbers of the records of a step, counted from 0.
 
-        Records flow over the end of an epoch, so every step but the last holds `batch_records`.
+        Records flow over the end of an epoch, so every step but the last holds `global_batch_size`.
         """
-        first = step * self.stage.batch_records
-        end = min(first + self.stage.batch_records, _drawn(self.records, self.stage))
+        first = step * self.stage.global_batch_size
+        end = min(first + self.stage.global_batch_size, _drawn(self.records, self.stage))
         places = (divmod(place, self.records) for place in range(first, end))
         return [int(self._epoch(epoch)[place]) for epoch, place in places]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._pictures is None:
+        if self._images is None:
             return epoch_order(self.records, self.seed, epoch)
-        return epoch_families(self._pictures, self.seed, epoch)
+        return epoch_families(self._images, self.seed, epoch)
 
 
 def step_packs(chosen: Sequence[Sample], stage: StageSettings) -> list[Pack]:
     """Put the samples of one step into rows, as the stage says."""
     return plan_packs(
         chosen,
-        row_tokens=stage.row_tokens,
-        share_pictures=stage.share_pictures,
-        longest=stage.micro_tokens,
+        pack_length=stage.pack_length,
+        shared_prefix=stage.shared_prefix,
+        longest=stage.micro_batch_tokens,
     )
 
 
-def _first_pictures(samples: Sequence[Sample]) -> NDArray[np.int64]:
+def _first_images(samples: Sequence[Sample]) -> NDArray[np.int64]:
     if isinstance(samples, MappedSamples):
-        return samples.first_pictures()
+        return samples.first_images()
     numbers: dict[str, int] = {}
     first = [
-        numbers.setdefault(sample.pictures[0], len(numbers)) if sample.pictures else -1
+        numbers.setdefault(sample.images[0], len(numbers)) if sample.images else -1
         for sample in samples
     ]
     return np.array(first, np.int64)
 
 
-MISSING, UNREADABLE = "picture missing", "picture cannot be read"
+MISSING, UNREADABLE = "image missing", "image cannot be read"
 FAULTS = (MISSING, UNREADABLE)
-"""Why a picture leaves its records out."""
+"""Why an image leaves its records out."""
 
 
 class Lost(NamedTuple):
-    """A record left out of a step for a picture."""
+    """A record left out of a step for an image."""
 
     record: str
-    picture: str
+    image: str
     reason: str
 
     def __str__(self) -> str:
-        return f"record {self.record} ({self.picture}: {self.reason})"
+        return f"record {self.record} ({self.image}: {self.reason})"
 
 
 class Step(NamedTuple):
-    """One rank's share of an optimiser step."""
+    """One rank's share of an optimizer step."""
 
     number: int
     """Counted from 0."""
@@ -127,7 +127,7 @@ class Step(NamedTuple):
     length: int
     """Tokens, padding left out."""
     faulty: dict[str, int]
-    """Records left out for a picture that cannot be read, by reason."""
+    """Records left out for an image that cannot be read, by reason."""
     lost: tuple[Lost, ...] = ()
     """These records."""
 
@@ -142,17 +142,17 @@ class Step(NamedTuple):
         return sum(batch.input_ids_rt.numel() for batch in self.batches)
 
     @property
-    def pictures(self) -> int:
-        """Pictures."""
-        return sum(len(batch.pictures) for batch in self.batches)
+    def images(self) -> int:
+        """Images."""
+        return sum(len(batch.images) for batch in self.batches)
 
 
-class FaultyPictureError(Exception):
-    """A picture of a batch cannot be read; the records that show it are to be left out."""
+class FaultyImageError(Exception):
+    """An image of a batch cannot be read; the records that show it are to be left out."""
 
-    def __init__(self, picture: str, reason: str) -> None:
-        super().__init__(f"{picture}: {reason}")
-        self.picture = picture
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(f"{image}: {reason}")
+        self.image = image
         self.reason = reason
 
 
@@ -167,7 +167,7 @@ def feed(
     ranks: Ranks = ALONE,
     even: bool = False,
 ) -> Iterator[Step]:
-    """Yield this rank's share of every optimiser step from `first_step` (counted from 0) on.
+    """Yield this rank's share of every optimizer step from `first_step` (counted from 0) on.
 
     The seed alone decides the order. The rows of a step are dealt to the ranks, the longest
     first. `workers` threads make the next steps' batches meanwhile. `even` gives every rank as
@@ -180,7 +180,7 @@ def feed(
         packs = step_packs([samples[number] for number in order.of_step(step)], stage)
         packs = sorted(packs, key=lambda pack: -pack.length)
         dealt = [
-            plan_batches(packs[rank :: ranks.count], micro_tokens=stage.micro_tokens)
+            plan_batches(packs[rank :: ranks.count], micro_batch_tokens=stage.micro_batch_tokens)
             for rank in range(ranks.count)
         ]
         made = _make_step(step, dealt[ranks.rank], fill, ranks.device)
@@ -203,14 +203,14 @@ def _make_step(
         while rows:
             try:
                 batches.append(_pinned(fill(collate(rows)), device))
-            except FaultyPictureError as fault:
+            except FaultyImageError as fault:
                 lost += (
-                    Lost(sample.id, fault.picture, fault.reason)
+                    Lost(sample.id, fault.image, fault.reason)
                     for pack in rows
                     for sample in pack.samples
-                    if fault.picture in sample.pictures
+                    if fault.image in sample.images
                 )
-                kept = [without_picture(pack, fault.picture) for pack in rows]
+                kept = [without_image(pack, fault.image) for pack in rows]
                 rows = [pack for pack in kept if pack.samples]
             else:
                 length += sum(pack.length for pack in rows)
@@ -230,28 +230,28 @@ def _pinned(batch: Batch, device: torch.device) -> Batch:
     return msgspec.structs.replace(batch, **pinned)
 
 
-def fill_pixels(preparer: PicturePreparer, files: PictureFiles) -> Fill:
-    """Read and prepare a batch's pictures when it is needed.
+def fill_pixels(preparer: ImagePreparer, files: ImageFiles) -> Fill:
+    """Read and prepare a batch's images when it is needed.
 
-    The filling raises FaultyPictureError for a picture that cannot be read.
+    The filling raises FaultyImageError for an image that cannot be read.
     """
 
     def opened(name: str) -> Image.Image:
         try:
-            return load_picture(files.find(name), name)
-        except MissingPictureError as error:
-            raise FaultyPictureError(name, MISSING) from error
+            return load_image(files.find(name), name)
+        except MissingImageError as error:
+            raise FaultyImageError(name, MISSING) from error
         except LaternaError as error:
-            raise FaultyPictureError(name, UNREADABLE) from error
+            raise FaultyImageError(name, UNREADABLE) from error
 
     def fill(batch: Batch) -> Batch:
-        if not batch.pictures:
+        if not batch.images:
             return batch
-        pictures = [opened(name) for name in batch.pictures]
+        images = [opened(name) for name in batch.images]
         return msgspec.structs.replace(
             batch,
-            pixels_bchw=preparer(pictures),
-            tilings=preparer.tilings([picture.size for picture in pictures]),
+            pixels_bchw=preparer(images),
+            tilings=preparer.tilings([image.size for image in images]),
         )
 
     return fill
@@ -261,12 +261,12 @@ def fill_features(store: FeatureStore) -> Fill:
     """Take a batch's features from the cache."""
 
     def fill(batch: Batch) -> Batch:
-        if not batch.pictures:
+        if not batch.images:
             return batch
         return msgspec.structs.replace(
             batch,
-            features_bnd=store.get(batch.pictures),
-            tilings=store.tilings(batch.pictures),
+            features_bnd=store.get(batch.images),
+            tilings=store.tilings(batch.images),
         )
 
     return fill

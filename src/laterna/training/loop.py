@@ -1,4 +1,4 @@
-"""The training loop: forward, backward, clip, step, and nothing hidden."""
+"""The training loop: forward, backward, max_grad_norm, step, and nothing hidden."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from msgspec.structs import replace
 from laterna.errors import LaternaError
 from laterna.recipe import RunSettings
 from laterna.training.dataloader import FAULTS, Lost, Step
-from laterna.training.learner import Learner, Progress, diverged, named_few
 from laterna.training.objective import count_targets, empty_batch
 from laterna.training.parallel import gradient_norm, reducing
-from laterna.training.throughput import UNKNOWN, HeldOut, Meter, StepFigures
+from laterna.training.throughput import UNKNOWN, Meter, StepFigures, Validation
+from laterna.training.train_state import Progress, TrainState, diverged, named_few
 
 
-def _never(_step: int) -> HeldOut | None:
+def _never(_step: int) -> Validation | None:
     return None
 
 
 def train_steps(
-    learner: Learner,
+    train_state: TrainState,
     steps: Iterable[Step],
     limits: RunSettings,
     *,
     seed: int,
     meter: Meter = UNKNOWN,
-    look: Callable[[int], HeldOut | None] = _never,
+    look: Callable[[int], Validation | None] = _never,
 ) -> Iterator[StepFigures]:
     """Train on each step's micro-batches in turn and yield what the step did.
 
-    A step whose loss or gradient is not finite, or whose records have all lost their pictures,
+    A step whose loss or gradient is not finite, or whose records have all lost their images,
     changes nothing and yields nothing. Whatever a step draws at random follows from `seed`, step
     and rank alone. `look` is asked after each step, counted from 1, for a look at what is held out.
-    Raises LaternaError, naming records and pictures, when more steps in a row were skipped, or more
-    pictures were faulty, than `limits` allow; and, naming the step, when a step was taken that left
+    Raises LaternaError, naming records and images, when more steps in a row were skipped, or more
+    images were faulty, than `limits` allow; and, naming the step, when a step was taken that left
     weights by which its own records have no finite loss.
     """
-    ranks = learner.ranks
+    ranks = train_state.ranks
     begun = time.perf_counter()
     last: Step | None = None
     lost: list[Lost] = []
     for step in steps:
         torch.manual_seed(seed + (step.number * ranks.count + ranks.rank) * 1_000_003)
         started = time.perf_counter()
-        done = take_step(learner, step, meter)
+        done = take_step(train_state, step, meter)
         now = time.perf_counter()
         seconds, begun = now - begun, now
-        learner.progress = _after(learner.progress, done)
+        train_state.progress = _after(train_state.progress, done)
         lost += step.lost
-        _insist_within(limits, learner, done, step, lost)
+        _require_within(limits, train_state, done, step, lost)
         if done.finite:
             last, lost = step, []
-            progress = learner.progress
-            held_out = look(progress.step)
+            progress = train_state.progress
+            validation = look(progress.step)
             begun += time.perf_counter() - now  # the look is no part of the next step
             yield replace(
                 done.figures,
@@ -68,30 +68,30 @@ def train_steps(
                 seconds=seconds,
                 model_seconds=now - started,
                 mfu=meter.mfu(done.figures.flops, seconds),
-                held_out=held_out,
+                validation=validation,
             )
-    _insist_alive(learner, last)
+    _require_alive(train_state, last)
 
 
-def _insist_alive(learner: Learner, last: Step | None) -> None:
+def _require_alive(train_state: TrainState, last: Step | None) -> None:
     """Raise LaternaError where weights, or the loss of the last step taken by them, are not finite:
     no later step is there to tell.
     """
-    learner.insist_finite()
+    train_state.require_finite()
     if last is None:
         return
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        loss = sum(float(learner.model(batch)) for batch in last.batches or (empty_batch(),))
-    learner.clock.take_seconds()  # the tower's time here is no step's
-    (whole,) = learner.ranks.total([loss])
+        loss = sum(float(train_state.model(batch)) for batch in last.batches or (empty_batch(),))
+    train_state.clock.take_seconds()  # the tower's time here is no step's
+    (whole,) = train_state.ranks.total([loss])
     if not math.isfinite(whole):
         raise diverged(last.number + 1, f"the loss of its own records is {whole:g}")
 
 
-def insist_few_faulty(
+def require_few_faulty(
     faulty: Mapping[str, int], limits: RunSettings, where: str, which: Sequence[str] = ()
 ) -> None:
-    """Raise LaternaError when more records were left out for their pictures than `limits` allow.
+    """Raise LaternaError when more records were left out for their images than `limits` allow.
 
     `faulty` are their numbers by reason, other reasons than `FAULTS` aside; `which` names some.
     """
@@ -101,37 +101,39 @@ def insist_few_faulty(
         named = f"{named_few(which)}; " if which else ""
         raise LaternaError(
             f"{where}: {reasons}: {named}more records left out than run.max_faulty = "
-            f"{limits.max_faulty}; see that the pictures are whole, or raise the limit"
+            f"{limits.max_faulty}; see that the images are whole, or raise the limit"
         )
 
 
-def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
+def take_step(train_state: TrainState, step: Step, meter: Meter) -> Outcome:
     """Add up the gradients of a step over its micro-batches and all ranks, and take it."""
-    ranks, clip = learner.ranks, learner.stage.clip
-    rate = learner.set_rates(step.number)
+    ranks, max_grad_norm = train_state.ranks, train_state.stage.max_grad_norm
+    rate = train_state.set_rates(step.number)
     batches = step.batches or (empty_batch(),)
     targets = ranks.total([count_targets(batches)])[0]
     loss = torch.zeros((), device=ranks.device)
     for number, batch in enumerate(batches, start=1):
-        with reducing(learner.model, number == len(batches)):
+        with reducing(train_state.model, number == len(batches)):
             # Engines take the mean over the ranks; we want their sum over all targets.
-            part = learner.model(batch) / max(targets, 1.0)
+            part = train_state.model(batch) / max(targets, 1.0)
             (part * ranks.count).backward()
-            learner.clock.after_backward()
+            train_state.clock.after_backward()
         loss += part.detach()
-    norm_s = gradient_norm(learner.weights.values(), clip if clip > 0 else math.inf)
+    norm_s = gradient_norm(
+        train_state.weights.values(), max_grad_norm if max_grad_norm > 0 else math.inf
+    )
     flops = meter.flops(step.batches, step.length)
     own_loss, norm = torch.stack([loss, norm_s.to(loss)]).tolist()  # a GPU is awaited here alone
     whole_loss, flops, vision, *counts = ranks.total(
-        [own_loss, flops, learner.clock.take_seconds() / ranks.count]
-        + [step.tokens, step.tokens - step.length, step.pictures]
+        [own_loss, flops, train_state.clock.take_seconds() / ranks.count]
+        + [step.tokens, step.tokens - step.length, step.images]
         + [step.faulty.get(reason, 0) for reason in FAULTS]
     )
     finite = targets > 0 and math.isfinite(whole_loss) and math.isfinite(norm)
     if finite:
-        learner.optimiser.step()
-    learner.optimiser.forget_gradients()
-    tokens, padding, pictures, *faults = (int(count) for count in counts)
+        train_state.optimizer.step()
+    train_state.optimizer.forget_gradients()
+    tokens, padding, images, *faults = (int(count) for count in counts)
     figures = StepFigures(
         step=step.number + 1,
         loss=whole_loss,
@@ -140,7 +142,7 @@ def take_step(learner: Learner, step: Step, meter: Meter) -> Outcome:
         target_tokens=int(targets),
         tokens=tokens,
         padding=padding,
-        pictures=pictures,
+        images=images,
         seconds=0.0,
         vision_seconds=vision,
         flops=flops,
@@ -170,12 +172,12 @@ def _after(progress: Progress, done: Outcome) -> Progress:
     )
 
 
-def _insist_within(
-    limits: RunSettings, learner: Learner, done: Outcome, step: Step, lost: Sequence[Lost]
+def _require_within(
+    limits: RunSettings, train_state: TrainState, done: Outcome, step: Step, lost: Sequence[Lost]
 ) -> None:
-    progress = learner.progress
+    progress = train_state.progress
     which = [str(one) for one in lost]
-    insist_few_faulty(progress.faulty, limits, f"step {progress.step}", which)
+    require_few_faulty(progress.faulty, limits, f"step {progress.step}", which)
     row = progress.skipped_in_a_row
     if row <= limits.max_skipped:
         return
@@ -183,11 +185,11 @@ def _insist_within(
         named = f": {named_few(which)}" if which else ""
         raise LaternaError(
             f"step {progress.step}: none of its records is left, as in {row} steps in a row, for "
-            f"their pictures are missing or cannot be read{named}; see that the pictures are whole "
+            f"their images are missing or cannot be read{named}; see that the images are whole "
             f"and lie where the recipe says (run.max_skipped = {limits.max_skipped})"
         )
     if row < progress.step:
-        learner.insist_finite()
+        train_state.require_finite()
     loss, norm = done.figures.loss, done.figures.grad_norm
     raise LaternaError(
         f"step {progress.step}: loss {loss:g}, gradient norm {norm:g}: not finite, "

@@ -1,6 +1,6 @@
-"""The loss: the mean over all target tokens of an optimiser step, however the step is split.
+"""The loss: the mean over all target tokens of an optimizer step, however the step is split.
 
-Shapes: b pictures · c channels · h, w pixels · n features a picture · d width · r rows ·
+Shapes: b images · c channels · h, w pixels · n features an image · d width · r rows ·
 t tokens of a row · s target tokens · v vocabulary.
 """
 
@@ -22,7 +22,7 @@ LOGITS_AT_ONCE = 2**24
 
 def count_targets(batches: Sequence[Batch]) -> int:
     """Count the target tokens of a step, over all its micro-batches."""
-    return sum(int(batch.targets_rt.sum()) for batch in batches)
+    return sum(int(batch.loss_mask_rt.sum()) for batch in batches)
 
 
 def summed_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module, vocabulary: int) -> Tensor:
@@ -52,8 +52,8 @@ def _chunk_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module) -> Tensor:
 class Objective(nn.Module):
     """The assistant with its loss on top: what a distributed engine wraps.
 
-    A batch without pictures sends an empty one, whose weight is zero, through the parts that
-    train: engines that add up gradients over ranks wait for every part, and the optimiser moves a
+    A batch without images sends an empty one, whose weight is zero, through the parts that
+    train: engines that add up gradients over ranks wait for every part, and the optimizer moves a
     part whose gradient is zero, but not one that has none. So a step is the same on any ranks.
     """
 
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         else:
             logits_sv, labels_s = assistant.target_logits(batch)
             loss = functional.cross_entropy(logits_sv.float(), labels_s, reduction="sum")
-        if not batch.pictures and torch.is_grad_enabled():
+        if not batch.images and torch.is_grad_enabled():
             loss = loss + self._untouched_parts()
         return loss
 
@@ -108,6 +108,6 @@ def empty_batch() -> Batch:
         ids=(),
         input_ids_rt=torch.zeros(1, 2, dtype=torch.long),
         position_ids_rt=torch.arange(2)[None],
-        targets_rt=nothing_rt,
-        picture_mask_rt=nothing_rt,
+        loss_mask_rt=nothing_rt,
+        image_mask_rt=nothing_rt,
     )

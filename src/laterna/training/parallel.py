@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from laterna.errors import LaternaError
-from laterna.model.language.quantize import is_quantised
+from laterna.model.language.quantize import is_quantized
 from laterna.recipe import Engine
 from laterna.training.objective import Objective
 from laterna.training.stages import layers_of
@@ -131,19 +131,19 @@ def shard(objective: Objective, ranks: Ranks) -> nn.Module:
     The weights come from rank 0, a layer at a time: the others may hold the language model on the
     meta device. In 16 bits they are gathered in 16 bits and gradients are added up in 32. A vision
     tower that does not train stays whole on every rank: it is small, and ranks need not wait for
-    one another to look at pictures. Raises LaternaError for weights in 4 bits.
+    one another to look at images. Raises LaternaError for weights in 4 bits.
     """
     assistant = objective.assistant
-    if is_quantised(assistant.language):
+    if is_quantized(assistant.language):
         raise LaternaError(
-            'language.quantise = "4bit" is not for fsdp, which shards whole weights; set '
+            'language.quantize = "4bit" is not for fsdp, which shards whole weights; set '
             'run.engine = "ddp", or leave it out'
         )
     policy = MixedPrecisionPolicy()
     if objective.in_half:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     # Text alone would give the first layer inputs without a gradient where embeddings are frozen:
-    # its gradients would then be added up later than on a rank that has pictures.
+    # its gradients would then be added up later than on a rank that has images.
     assistant.language.enable_input_require_grads()
     for layer in layers_of(assistant.language):
         take_from_first(layer, ranks)

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from laterna.data.chat import load_template
 from laterna.data.fingerprints import Fingerprints
+from laterna.data.images.tokens import ImageCounter
 from laterna.data.packing import fit_batches, fit_rows
-from laterna.data.pictures.tokens import PictureCounter
 from laterna.data.preparation import Prepared, prepare
-from laterna.data.preparation.sharing import SharedPictures, shared_pictures
+from laterna.data.preparation.sharing import SharedImages, shared_images
 from laterna.data.remarks import remarks
 from laterna.errors import LaternaError
 from laterna.progress import shown_progress
@@ -43,7 +43,7 @@ class Plan(Record, frozen=True):
 
 def prepare_stage(
     tokenizer: PreTrainedTokenizerBase,
-    picture_tokens: PictureCounter,
+    image_tokens: ImageCounter,
     recipe: Recipe,
     stage: StageName,
     console: Console,
@@ -53,10 +53,10 @@ def prepare_stage(
     positions: int | None = None,
 ) -> Prepared:
     """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
-    under `share_pictures` cannot share one.
+    under `shared_prefix` cannot share one.
 
-    `tokenizer` is the recipe's language model's, and `picture_tokens` says how many tokens a
-    picture of a width and height takes in its assistant: no weights are needed. `known` and
+    `tokenizer` is the recipe's language model's, and `image_tokens` says how many tokens a
+    image of a width and height takes in its assistant: no weights are needed. `known` and
     `positions` are as in `prepare`. Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
@@ -67,20 +67,20 @@ def prepare_stage(
             settings.mixture(),
             tokenizer,
             template=template,
-            picture_tokens=picture_tokens,
+            image_tokens=image_tokens,
             max_tokens=settings.max_tokens,
             positions=positions,
             folder=Path(recipe.prepared),
             seed=recipe.seed,
-            held_out=settings.held_out,
+            validation=settings.validation,
             workers=workers,
             known=known,
             progress=lambda name, rows: shown.update(rows, name),
         )
     _say_what_was_prepared(prepared, settings, time.perf_counter() - begun, console)
-    _insist_rows_hold(int(prepared.lengths.min()), settings.row_tokens, stage)
-    if settings.share_pictures:
-        _say_what_is_shared(shared_pictures(prepared.samples), console)
+    _require_rows_hold(int(prepared.lengths.min()), settings.pack_length, stage)
+    if settings.shared_prefix:
+        _say_what_is_shared(shared_images(prepared.samples), console)
     return prepared
 
 
@@ -89,8 +89,8 @@ def _say_what_was_prepared(
 ) -> None:
     names = ", ".join(source.data for source in settings.mixture())
     said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"
-    if len(prepared.held_out):
-        said += f", {len(prepared.held_out):,} more held out"
+    if len(prepared.validation):
+        said += f", {len(prepared.validation):,} more held out"
     console.print(said, soft_wrap=True)
     for remark in prepared.remarks:
         console.print(f"  {remark}", soft_wrap=True, markup=False)
@@ -99,10 +99,10 @@ def _say_what_was_prepared(
         console.print(f"  dropped {number:,}: {reason} ({example})", soft_wrap=True, markup=False)
 
 
-def _insist_rows_hold(shortest: int, row_tokens: int, stage: StageName) -> None:
-    if 0 < row_tokens < shortest:
+def _require_rows_hold(shortest: int, pack_length: int, stage: StageName) -> None:
+    if 0 < pack_length < shortest:
         raise LaternaError(
-            f"{stage}.row_tokens = {row_tokens}: shorter than any record, the shortest of which "
+            f"{stage}.pack_length = {pack_length}: shorter than any record, the shortest of which "
             f"has {shortest} tokens; give more, or 0 for one record a row"
         )
 
@@ -118,8 +118,8 @@ def _template(
     return template
 
 
-def _say_what_is_shared(found: SharedPictures, console: Console) -> None:
-    behind = f"{found.records:,} records can share {found.groups:,} pictures"
+def _say_what_is_shared(found: SharedImages, console: Console) -> None:
+    behind = f"{found.records:,} records can share {found.groups:,} images"
     console.print(f"  {behind}, where they fall into one step and row", soft_wrap=True)
     for reason, number in found.reasons.items():
         said = f"  not shared {number:,}: {reason} (record {found.examples[reason]})"
@@ -127,7 +127,7 @@ def _say_what_is_shared(found: SharedPictures, console: Console) -> None:
 
 
 def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Plan:
-    """Plan every step of a stage as training will: from the lengths alone, but where pictures
+    """Plan every step of a stage as training will: from the lengths alone, but where images
     are shared, which takes the samples.
     """
     lengths = prepared.lengths
@@ -136,14 +136,14 @@ def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Pla
     order = Order(prepared.samples, settings, seed)
     for step in range(steps):
         numbers = order.of_step(step)
-        if settings.share_pictures:
+        if settings.shared_prefix:
             chosen = [prepared.samples[number] for number in numbers]
             packed = [pack.length for pack in step_packs(chosen, settings)]
         else:
             own = lengths[numbers].tolist()
-            together = fit_rows(own, settings.row_tokens)
+            together = fit_rows(own, settings.pack_length)
             packed = [sum(own[place] for place in row) for row in together]
-        passes = fit_batches(packed, settings.micro_tokens)
+        passes = fit_batches(packed, settings.micro_batch_tokens)
         records += len(numbers)
         rows += len(packed)
         batches += len(passes)
@@ -163,7 +163,7 @@ def plan_table(stage: StageName, prepared: Prepared, plan: Plan) -> Table:
     padding = 1 - plan.tokens / plan.computed
     for name, value in (
         ("records of an epoch", f"{len(lengths):,}"),
-        ("tokens, pictures expanded", f"{int(lengths.sum()):,}"),
+        ("tokens, images expanded", f"{int(lengths.sum()):,}"),
         ("of them learned", f"{int(prepared.learned.sum()):,}"),
         (
             "tokens of a record: half, 99 %, all at most",

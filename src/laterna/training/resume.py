@@ -51,8 +51,8 @@ from laterna.model import checkpoint as checkpoints
 from laterna.model.checkpoint import checkpoint_fingerprint, read_manifest
 from laterna.model.sources import WEIGHTS, base_fingerprint
 from laterna.recipe import PartName, Recipe, StageName
-from laterna.training.learner import CHANGES_RESULTS, Learner, Progress
 from laterna.training.parallel import Ranks
+from laterna.training.train_state import CHANGES_RESULTS, Progress, TrainState
 from laterna.version import __version__
 
 FORMAT = 1
@@ -82,13 +82,13 @@ class States:
         self.ranks = ranks
         self.keep = max(1, keep)
 
-    def save(self, learner: Learner, metrics: Path) -> None:
-        """Write a state of the learner and its metrics; the oldest beyond `keep` are removed.
+    def save(self, train_state: TrainState, metrics: Path) -> None:
+        """Write a state of the train_state and its metrics; the oldest beyond `keep` are removed.
 
         Raises LaternaError when it cannot be written, a full disk included; the states before it
         are then as they were.
         """
-        name = f"step-{learner.progress.step:08d}"
+        name = f"step-{train_state.progress.step:08d}"
         aside = self.folder / f".{name}.part"
         try:
             if self.ranks.first:
@@ -97,9 +97,9 @@ class States:
             self.ranks.wait()
             writer = HuggingFaceStorageWriter(path=str(aside), save_distributed=True)
             with _quiet():
-                save(learner.tensors(), storage_writer=writer, no_dist=self.ranks.count == 1)
+                save(train_state.tensors(), storage_writer=writer, no_dist=self.ranks.count == 1)
             if self.ranks.first:
-                self._seal(aside, learner.progress, metrics)
+                self._seal(aside, train_state.progress, metrics)
                 # Only a torn state, which was passed over, can have this name already.
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 aside.replace(self.folder / name)
@@ -124,10 +124,10 @@ class States:
         step = int(self.ranks.total([found.progress.step if found else 0])[0])
         return Found(step=step, remarks=remarks)
 
-    def restore(self, found: Found, learner: Learner, metrics: Path) -> None:
-        """Put the state that was found into the learner, and its metrics in their place.
+    def restore(self, found: Found, train_state: TrainState, metrics: Path) -> None:
+        """Put the state that was found into the train_state, and its metrics in their place.
 
-        Without one the learner stays at its beginning and old metrics are removed.
+        Without one the train_state stays at its beginning and old metrics are removed.
         """
         if not found.step:
             if self.ranks.first:
@@ -136,9 +136,9 @@ class States:
         state = self.folder / f"step-{found.step:08d}"
         reader = HuggingFaceStorageReader(path=str(state))
         with _quiet():
-            load(learner.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
+            load(train_state.tensors(), storage_reader=reader, no_dist=self.ranks.count == 1)
         manifest = read_signed(state / MANIFEST, StateManifest)
-        learner.resume(manifest.progress)
+        train_state.resume(manifest.progress)
         if self.ranks.first:
             shutil.copyfile(state / METRICS, metrics)
 
@@ -233,7 +233,7 @@ def run_digest(
     """Digest a stage's settings, data and first weights; equal digests mean equal results.
 
     How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
-    are left out. Models count by what they hold, wherever they lie. Of the pictures only the names
+    are left out. Models count by what they hold, wherever they lie. Of the images only the names
     count, but those that lie in a dataset's folder. `known` is what is known of files at this
     start; None: they are looked at now. Raises LaternaError where a hub that data comes from does
     not answer, and for a checkpoint to start from that is none.

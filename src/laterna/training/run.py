@@ -14,23 +14,22 @@ from pathlib import Path
 import torch
 
 from laterna.errors import LaternaError
-from laterna.files import Made, insist_replaceable
+from laterna.files import Made, require_replaceable
 from laterna.model import checkpoint as checkpoints
 from laterna.model.checkpoint import save_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, StageName, checked
 from laterna.training.checks import (
     held_by_one,
-    insist_not_anothers,
-    insist_sensible,
-    insist_start,
-    insist_there,
+    require_not_anothers,
+    require_sensible,
+    require_start,
+    require_there,
 )
 from laterna.training.dataloader import count_steps, feed
-from laterna.training.held_out import Looks
-from laterna.training.learner import Learner, Progress
 from laterna.training.loop import train_steps
 from laterna.training.parallel import is_sharded, joined_ranks, whole_tensor
+from laterna.training.report_to import TRACKERS
 from laterna.training.resume import Found, stop_requests
 from laterna.training.setup import Setup, StageRun, begin, open_run, set_up
 from laterna.training.stages import apply_stage, summarise
@@ -45,7 +44,8 @@ from laterna.training.telemetry import (
     watched,
 )
 from laterna.training.throughput import StepFigures
-from laterna.training.trackers import TRACKERS
+from laterna.training.train_state import Progress, TrainState
+from laterna.training.validation import Validator
 
 LAST_SHARE = 0.05
 """Share of the steps over which the last loss is averaged."""
@@ -72,12 +72,12 @@ def train(
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
     """
     recipe = checked(recipe)
-    insist_sensible(recipe, [stage])
-    insist_start(recipe, start)
-    insist_there(recipe.stage(stage))
+    require_sensible(recipe, [stage])
+    require_start(recipe, start)
+    require_there(recipe.stage(stage))
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
-    insist_replaceable(out, Made(kind=checkpoints.KIND, later=(checkpoints.PAGE,)))
+    require_replaceable(out, Made(kind=checkpoints.KIND, later=(checkpoints.PAGE,)))
     with joined_ranks() as ranks, held_by_one(out, stage, ranks):
         run = open_run(recipe, stage, out, start, ranks)
         if run.is_done():
@@ -85,7 +85,7 @@ def train(
             run.console.print(told, soft_wrap=True)
         else:
             if not overwrite:
-                insist_not_anothers(out, recipe, stage)
+                require_not_anothers(out, recipe, stage)
             _finish(run, _train(run))
         ranks.wait()  # no rank may still ask whether it is done
         if ranks.first:  # also what a run leaves that was killed once its checkpoint was there
@@ -95,11 +95,11 @@ def train(
     return out
 
 
-def _train(run: StageRun) -> Learner:
+def _train(run: StageRun) -> TrainState:
     """Set the stage up, go on where it was, and train to its end."""
     found = run.states.find()
     ready = set_up(run, goes_on=found.step > 0)
-    learner = Learner(
+    train_state = TrainState(
         ready.assistant,
         run.settings,
         total=count_steps(len(ready.prepared.samples), run.settings),
@@ -107,53 +107,55 @@ def _train(run: StageRun) -> Learner:
         engine=run.recipe.run.engine,
         savings=run.recipe.savings,
     )
-    learner.progress = Progress(records=len(ready.prepared.samples))
-    _go_on(run, found, learner)
-    _follow(run, learner, watched(_steps(run, ready, learner), _followers(run, learner)))
-    return learner
+    train_state.progress = Progress(records=len(ready.prepared.samples))
+    _go_on(run, found, train_state)
+    _follow(
+        run, train_state, watched(_steps(run, ready, train_state), _followers(run, train_state))
+    )
+    return train_state
 
 
-def _go_on(run: StageRun, found: Found, learner: Learner) -> None:
-    """Put the state that was found into the learner, and say so."""
+def _go_on(run: StageRun, found: Found, train_state: TrainState) -> None:
+    """Put the state that was found into the train_state, and say so."""
     run.metrics.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    records = learner.progress.records
-    run.states.restore(found, learner, run.metrics)
-    if learner.progress.records not in (0, records):
+    records = train_state.progress.records
+    run.states.restore(found, train_state, run.metrics)
+    if train_state.progress.records not in (0, records):
         raise LaternaError(
-            f"{run.states.folder}: the run learned from {learner.progress.records:,} records when "
-            f"it was interrupted, and now {records:,} can be used, for pictures came or went "
+            f"{run.states.folder}: the run learned from {train_state.progress.records:,} records when "
+            f"it was interrupted, and now {records:,} can be used, for images came or went "
             "since: it cannot go on in the same order; remove that folder to start anew"
         )
     for remark in found.remarks:
         run.console.print(remark, soft_wrap=True)
     if found.step:
         seconds = time.perf_counter() - began
-        where = f"step {found.step:,} of {learner.total:,}"
+        where = f"step {found.step:,} of {train_state.total:,}"
         run.console.print(f"going on after {where} ({seconds:.1f} s)")
 
 
-def _steps(run: StageRun, ready: Setup, learner: Learner) -> Iterator[StepFigures]:
+def _steps(run: StageRun, ready: Setup, train_state: TrainState) -> Iterator[StepFigures]:
     """Yield what each step that is left does, when it is done."""
     batches = feed(
         ready.prepared.samples,
         run.settings,
         seed=run.recipe.seed,
         fill=ready.fill,
-        first_step=learner.progress.step,
+        first_step=train_state.progress.step,
         workers=run.recipe.run.workers,
         ranks=run.ranks,
-        even=is_sharded(learner.model),
+        even=is_sharded(train_state.model),
     )
-    looks = Looks(
-        learner,
-        ready.prepared.held_out,
+    looks = Validator(
+        train_state,
+        ready.prepared.validation,
         ready.fill,
-        every=run.recipe.run.held_out_steps,
+        every=run.recipe.run.eval_steps,
         workers=run.recipe.run.workers,
     )
     return train_steps(
-        learner,
+        train_state,
         batches,
         run.recipe.run,
         seed=run.recipe.seed,
@@ -162,19 +164,19 @@ def _steps(run: StageRun, ready: Setup, learner: Learner) -> Iterator[StepFigure
     )
 
 
-def _followers(run: StageRun, learner: Learner) -> Iterator[Callable[[], Tracker]]:
+def _followers(run: StageRun, train_state: TrainState) -> Iterator[Callable[[], Tracker]]:
     """Yield what opens all that is told of every step: first the file that a state keeps."""
     if not run.ranks.first:
         return
-    told = TrackedRun(run.recipe, run.stage, run.out, run.digest, learner.progress.step)
+    told = TrackedRun(run.recipe, run.stage, run.out, run.digest, train_state.progress.step)
     yield partial(MetricsFile, run.metrics)
     title = f"stage {run.stage}"
-    yield partial(StageBar, title, run.console, done=told.done, total=learner.total)
-    for name in run.recipe.run.trackers:
+    yield partial(StageBar, title, run.console, done=told.done, total=train_state.total)
+    for name in run.recipe.run.report_to:
         yield partial(TRACKERS[name], told)
 
 
-def _follow(run: StageRun, learner: Learner, steps: Iterable[StepFigures]) -> None:
+def _follow(run: StageRun, train_state: TrainState, steps: Iterable[StepFigures]) -> None:
     """Train to the end, saving a state when one is due; when asked to stop, save and leave."""
     settings, saved = run.recipe.run, time.monotonic()
     with stop_requests() as request:
@@ -183,22 +185,22 @@ def _follow(run: StageRun, learner: Learner, steps: Iterable[StepFigures]) -> No
             due = 0 < settings.save_minutes <= minutes
             due |= settings.save_steps > 0 and figures.step % settings.save_steps == 0
             stops, saves = run.ranks.total([request.signal > 0, due])
-            if (stops or saves) and learner.progress.step < learner.total:
-                learner.insist_finite()  # else the good states before would make room for it
-                run.states.save(learner, run.metrics)
+            if (stops or saves) and train_state.progress.step < train_state.total:
+                train_state.require_finite()  # else the good states before would make room for it
+                run.states.save(train_state, run.metrics)
                 saved = time.monotonic()
                 if stops:
                     request.leave()
 
 
-def _finish(run: StageRun, learner: Learner) -> None:
+def _finish(run: StageRun, train_state: TrainState) -> None:
     """Save the checkpoint on rank 0, in the same form whatever the engine."""
-    assistant = learner.objective.assistant
-    if is_sharded(learner.model):
-        assistant = _gathered(run, learner)
+    assistant = train_state.objective.assistant
+    if is_sharded(train_state.model):
+        assistant = _gathered(run, train_state)
     if not run.ranks.first:
         return
-    steps, progress = read_metrics(run.metrics), learner.progress
+    steps, progress = read_metrics(run.metrics), train_state.progress
     figures = _sum_up(steps, progress) | _weights(run, assistant)
     run.console.print(f"stage {run.stage}: {summary(steps)}", soft_wrap=True)
     if skips := skipped_so_far(progress.skipped, progress.empty):
@@ -217,17 +219,17 @@ def _finish(run: StageRun, learner: Learner) -> None:
     )
 
 
-def _gathered(run: StageRun, learner: Learner) -> VisionLanguageModel:
+def _gathered(run: StageRun, train_state: TrainState) -> VisionLanguageModel:
     """Return an assistant with the weights that all ranks hold shares of; rank 0's is whole."""
     if run.ranks.first:
         whole = begin(run.recipe, run.start)
         apply_stage(whole, run.recipe, run.stage)
         targets = dict(whole.named_parameters())
-    for name, share in learner.weights.items():
+    for name, share in train_state.weights.items():
         weight = whole_tensor(share)
         if run.ranks.first:
             targets[name].data.copy_(weight)
-    return whole if run.ranks.first else learner.objective.assistant
+    return whole if run.ranks.first else train_state.objective.assistant
 
 
 def _weights(run: StageRun, assistant: VisionLanguageModel) -> dict[str, float]:

@@ -23,10 +23,10 @@ from laterna.model import checkpoint as checkpoints
 from laterna.model.attention.shared_prefix import (
     FLASH,
     FLEX,
-    insist_on_packing,
     plain_attention,
+    require_packing,
 )
-from laterna.model.attention.varlen import attend_by_segments
+from laterna.model.attention.varlen import use_varlen_attention
 from laterna.model.build import build_from_recipe, fast_dtype, slow_half_line
 from laterna.model.checkpoint import MANIFEST, load_checkpoint
 from laterna.model.language.causal import positions_of
@@ -36,9 +36,9 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.recipe import Recipe, StageName, StageSettings
 from laterna.records import Batch
-from laterna.training.checks import PROJECTOR_FILE, insist_start
+from laterna.training.checks import PROJECTOR_FILE, require_start
 from laterna.training.dataloader import FAULTS, Fill, feed, fill_features, fill_pixels
-from laterna.training.loop import insist_few_faulty
+from laterna.training.loop import require_few_faulty
 from laterna.training.parallel import Ranks, without_weights
 from laterna.training.prepare import prepare_stage
 from laterna.training.resume import States, run_digest
@@ -48,7 +48,7 @@ from laterna.training.throughput import Meter, set_up_meter
 PROJECTOR = "mm_projector."
 """What LLaVA's file has before the names of the connector's weights."""
 FITTING_STEPS = 4
-"""Steps whose pictures a connector is fitted to, where the recipe wants that."""
+"""Steps whose images a connector is fitted to, where the recipe wants that."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class StageRun:
         manifest = checkpoints.read_manifest(self.out)
         done = manifest.run == self.digest
         if done:
-            checkpoints.insist_whole(self.out, manifest)
+            checkpoints.require_whole(self.out, manifest)
         return done
 
 
@@ -129,7 +129,7 @@ def set_up(run: StageRun, *, goes_on: bool) -> Setup:
     with ranks.first_alone():
         prepared = prepare_stage(
             assistant.tokenizer,
-            assistant.picture_tokens,
+            assistant.image_tokens,
             recipe,
             run.stage,
             run.console,
@@ -137,7 +137,7 @@ def set_up(run: StageRun, *, goes_on: bool) -> Setup:
             positions=positions_of(assistant.language.config),
         )
     which = [prepared.examples[reason] for reason in FAULTS if reason in prepared.examples]
-    insist_few_faulty(prepared.dropped, recipe.run, f"stage {run.stage}", which)
+    require_few_faulty(prepared.dropped, recipe.run, f"stage {run.stage}", which)
     with ranks.first_alone():
         fill = _images(run, assistant, prepared)
     # Sharded weights come from rank 0, whatever the others hold.
@@ -147,7 +147,7 @@ def set_up(run: StageRun, *, goes_on: bool) -> Setup:
         seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
         fit_connector(assistant, seen)
     run.console.print(stage_table(run.stage, apply_stage(assistant, recipe, run.stage)))
-    asks = [name for name in ("bf16", "muon") if name in (*recipe.savings, settings.optimiser)]
+    asks = [name for name in ("bf16", "muon") if name in (*recipe.savings, settings.optimizer)]
     if line := slow_half_line(ranks.device, *asks):
         run.console.print(line, soft_wrap=True)
     # Before the savings: compiled layers are not for counting, nor those that compute again.
@@ -177,7 +177,7 @@ def _first_model(run: StageRun) -> VisionLanguageModel:
 
     model = ranks.from_first(read, lambda whole: without_weights(whole, whole.language))
     if recipe.run.attention == "segments":  # known to this process too
-        attend_by_segments(model.language)
+        use_varlen_attention(model.language)
     model.vision.to(ranks.device)
     model.connector.to(ranks.device)
     return model
@@ -203,24 +203,24 @@ def set_attention(
                 f"run.attention = '{name}': it cannot train on a CPU; use 'sdpa' or 'segments'"
             )
         if name == "flash_attention_2":
-            _insist_on_flash(recipe, settings)
+            _require_flash(recipe, settings)
         language.set_attn_implementation(FLEX if name == "flex" else FLASH)
     if name == "segments":
-        attend_by_segments(language)
-    if settings.share_pictures and not assistant.plain_head:
+        use_varlen_attention(language)
+    if settings.shared_prefix and not assistant.plain_head:
         raise LaternaError(
-            "share_pictures: this language model changes its logits after the head, which shared "
-            "rows do not allow for; set share_pictures = false"
+            "shared_prefix: this language model changes its logits after the head, which shared "
+            "rows do not allow for; set shared_prefix = false"
         )
-    if settings.row_tokens or settings.share_pictures or name == "segments":
+    if settings.pack_length or settings.shared_prefix or name == "segments":
         if device == assistant.device:
-            insist_on_packing(language, share_pictures=settings.share_pictures)
+            require_packing(language, shared_prefix=settings.shared_prefix)
             return
         with plain_attention(language):  # the model is looked at where it lies, on the CPU
-            insist_on_packing(language, share_pictures=settings.share_pictures)
+            require_packing(language, shared_prefix=settings.shared_prefix)
 
 
-def _insist_on_flash(recipe: Recipe, settings: StageSettings) -> None:
+def _require_flash(recipe: Recipe, settings: StageSettings) -> None:
     if find_spec("flash_attn") is None:
         raise LaternaError(
             "run.attention = 'flash_attention_2' needs the package flash-attn; install it, or use "
@@ -231,25 +231,25 @@ def _insist_on_flash(recipe: Recipe, settings: StageSettings) -> None:
             "run.attention = 'flash_attention_2' computes in 16 bits alone: add 'bf16' to savings, "
             "or use 'sdpa'"
         )
-    if settings.share_pictures:
+    if settings.shared_prefix:
         raise LaternaError(
-            "run.attention = 'flash_attention_2' takes no mask, which share_pictures needs: set "
-            "share_pictures = false, or use 'flex' or 'sdpa'"
+            "run.attention = 'flash_attention_2' takes no mask, which shared_prefix needs: set "
+            "shared_prefix = false, or use 'flex' or 'sdpa'"
         )
 
 
 def _images(run: StageRun, assistant: VisionLanguageModel, prepared: Prepared) -> Fill:
     recipe = run.recipe
     if not recipe.feature_cache or run.settings.vision.mode != FROZEN:
-        return fill_pixels(assistant.prepare, prepared.pictures)
-    seen = (prepared.samples, prepared.held_out)
-    names = list(dict.fromkeys(name for samples in seen for name in samples.picture_names()))
+        return fill_pixels(assistant.prepare, prepared.images)
+    seen = (prepared.samples, prepared.validation)
+    names = list(dict.fromkeys(name for samples in seen for name in samples.image_names()))
     with shown_progress("vision features", total=len(names), console=run.console) as shown:
         store = cached_features(
             assistant.vision,
             assistant.prepare,
             names,
-            prepared.pictures,
+            prepared.images,
             Path(recipe.feature_cache),
             lambda done, _total: shown.update(done),
             max_gb=recipe.run.max_feature_gb,
@@ -276,13 +276,13 @@ def begin(
         assistant = build_from_recipe(recipe)
         _take_connector(assistant, start)
         return assistant
-    insist_start(recipe, start)
+    require_start(recipe, start)
     return load_checkpoint(start, known)
 
 
 @torch.no_grad()
 def fit_connector(assistant: VisionLanguageModel, batches: Iterable[Batch]) -> None:
-    """Fit a fresh connector to the pictures of some batches and to the language model's words.
+    """Fit a fresh connector to the images of some batches and to the language model's words.
 
     Every rank must be given the same batches, for each fits its own copy.
     """

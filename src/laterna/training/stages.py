@@ -17,7 +17,7 @@ from laterna.model.language.adapters import (
     lora_layers,
     train_lora,
 )
-from laterna.model.language.quantize import count_weights, is_quantised
+from laterna.model.language.quantize import count_weights, is_quantized
 from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
 
@@ -134,10 +134,10 @@ def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode
             f"{name}.mode = `{mode}`: this part carries adapters from an earlier stage; "
             "use that stage's mode to go on with them, or `frozen`"
         )
-    if is_quantised(part):
+    if is_quantized(part):
         raise LaternaError(
             f"{name}.mode = `{mode}`: this part's matrices are in 4 bits, which do not train; use "
-            "`lora` or `frozen`, or leave out language.quantise"
+            "`lora` or `frozen`, or leave out language.quantize"
         )
     for module in [part] if mode == FULL else _last_layers(name, part, mode):
         module.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and what it keeps: its bar, `metrics.jsonl`, and trackers."""
+"""What a run shows while it trains, and what it keeps: its bar, `metrics.jsonl`, and report_to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from laterna.progress import Progress
 from laterna.recipe import Recipe, StageName
-from laterna.training.throughput import HeldOut, Speeds, StepFigures, speeds
+from laterna.training.throughput import Speeds, StepFigures, Validation, speeds
 
 SHOWN = 80
 """Letters of a held-out record's prompt and answers that are shown; `metrics.jsonl` has all."""
@@ -22,7 +22,7 @@ LAST = 20
 
 
 class TrackedRun(NamedTuple):
-    """One stage of a run, as trackers know it."""
+    """One stage of a run, as report_to know it."""
 
     recipe: Recipe
     stage: StageName
@@ -66,14 +66,14 @@ class StageBar:
         if figures.skipped + figures.empty > self._skipped:
             told = skipped_so_far(figures.skipped, figures.empty)
             self._console.print(f"before step {figures.step}: {told}")
-        if figures.held_out is not None:
-            for line in held_out_lines(figures.step, figures.held_out):
+        if figures.validation is not None:
+            for line in held_out_lines(figures.step, figures.validation):
                 self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         self._skipped = figures.skipped + figures.empty
         loss = sum(step.loss for step in self._last) / len(self._last)
         fast = speeds(self._last)
         shown = f"loss {loss:.3f} · {fast.target_tokens:,.0f} targets/s · {_mfu(fast)}\n"
-        shown += f"{fast.tokens:,.0f} tokens/s · {fast.pictures:,.0f} pictures/s · "
+        shown += f"{fast.tokens:,.0f} tokens/s · {fast.images:,.0f} images/s · "
         shown += f"padding {fast.padding:.1%}"
         log = f"loss {loss:.3f} · learning rate {figures.lr:.2e}"
         self._progress.update(figures.step, shown, log=log)
@@ -101,11 +101,11 @@ class MetricsFile:
 def watched(
     steps: Iterable[StepFigures], openers: Iterable[Callable[[], Tracker]]
 ) -> Iterator[StepFigures]:
-    """Pass the steps on, telling each to the trackers that `openers` open, in their order."""
+    """Pass the steps on, telling each to the report_to that `openers` open, in their order."""
     with ExitStack() as stack:
-        trackers = [stack.enter_context(closing(open_one())) for open_one in openers]
+        report_to = [stack.enter_context(closing(open_one())) for open_one in openers]
         for figures in steps:
-            for tracker in trackers:
+            for tracker in report_to:
                 tracker.step(figures)
             yield figures
 
@@ -121,13 +121,13 @@ def skipped_so_far(skipped: int, empty: int) -> str:
     """Say for people how many steps of a stage changed nothing, and why: numbers as in figures."""
     reasons = {
         "loss or gradient not finite": skipped,
-        "no record left, for their pictures are missing or cannot be read": empty,
+        "no record left, for their images are missing or cannot be read": empty,
     }
     told = (f"{reason}, {count} steps skipped so far" for reason, count in reasons.items() if count)
     return "; ".join(told)
 
 
-def held_out_lines(step: int, seen: HeldOut) -> Iterator[str]:
+def held_out_lines(step: int, seen: Validation) -> Iterator[str]:
     """Say for people what was seen of what is held out."""
     loss = "not finite" if seen.loss is None else f"{seen.loss:.3f}"
     yield (
@@ -149,7 +149,7 @@ def summary(steps: Sequence[StepFigures]) -> str:
     found = speeds(steps)
     return (
         f"{len(steps):,} steps in {found.seconds:,.0f} s · {found.target_tokens:,.0f} targets/s · "
-        f"{found.tokens:,.0f} tokens/s · {found.pictures:,.0f} pictures/s · {_mfu(found)} · "
+        f"{found.tokens:,.0f} tokens/s · {found.images:,.0f} images/s · {_mfu(found)} · "
         f"padding {found.padding:.1%} · vision tower {found.vision:.1%} of a step · "
         f"loop {found.loop:.1%}"
     )

@@ -28,13 +28,13 @@ class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     id: str
     """Of the record."""
     prompt: str
-    """All that stands before the answer, its pictures left out."""
+    """All that stands before the answer, its images left out."""
     answer: str
     truth: str
     """The record's."""
 
 
-class HeldOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A look at records that are not trained on, after a step."""
 
     loss: float | None
@@ -47,7 +47,7 @@ class HeldOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one optimiser step did over all ranks: a line of `metrics.jsonl`."""
+    """What one optimizer step did over all ranks: a line of `metrics.jsonl`."""
 
     step: int
     """Counted from 1."""
@@ -59,21 +59,21 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Before clipping."""
     target_tokens: int
     tokens: int
-    """Tokens computed: text, pictures and padding."""
+    """Tokens computed: text, images and padding."""
     padding: int = 0
     """Of these, the padding."""
-    pictures: int
+    images: int
     skipped: int = 0
     """Steps skipped so far, since loss or gradient was not finite; they have no line."""
     empty: int = 0
-    """Steps without a line beside those, for all their records had lost their pictures."""
+    """Steps without a line beside those, for all their records had lost their images."""
     faulty: int = 0
-    """Records left out so far for a picture that cannot be read."""
+    """Records left out so far for an image that cannot be read."""
     seconds: float
     """Wall-clock from the end of the step before, whatever was done since, but for a look at what
     is held out: waiting for batches, writing figures and states."""
     model_seconds: float = 0.0
-    """Of these, forward, backward and optimiser."""
+    """Of these, forward, backward and optimizer."""
     vision_seconds: float = 0.0
     """Of these, the vision tower, as the mean over the ranks: forward, and backward where it
     trains."""
@@ -82,7 +82,7 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mfu: float | None = None
     """These over `seconds`, as a share of what matrix products reach here (`training.throughput`),
     0..1."""
-    held_out: HeldOut | None = None
+    validation: Validation | None = None
     """After the steps that one looks after."""
 
     @property
@@ -99,7 +99,7 @@ class Speeds(NamedTuple):
     target_tokens: float
     """A second, as the next two."""
     tokens: float
-    pictures: float
+    images: float
     mfu: float | None
     """As in `StepFigures`; None where it is known of no step."""
     padding: float
@@ -107,7 +107,7 @@ class Speeds(NamedTuple):
     vision: float
     """Share of the seconds that the vision tower took, 0..1."""
     loop: float
-    """Share that was neither forward, backward nor optimiser, 0..1."""
+    """Share that was neither forward, backward nor optimizer, 0..1."""
 
 
 def speeds(steps: Collection[StepFigures]) -> Speeds:
@@ -122,7 +122,7 @@ def speeds(steps: Collection[StepFigures]) -> Speeds:
         seconds=seconds,
         target_tokens=total("target_tokens") / seconds,
         tokens=total("tokens") / seconds,
-        pictures=total("pictures") / seconds,
+        images=total("images") / seconds,
         mfu=sum(known) / seconds if known else None,
         padding=total("padding") / max(1.0, total("tokens")),
         vision=total("vision_seconds") / seconds,
@@ -131,7 +131,7 @@ def speeds(steps: Collection[StepFigures]) -> Speeds:
 
 
 def named_figures(figures: StepFigures) -> dict[str, float]:
-    """Return the figures that are known by the names that they have in trackers, speeds among them.
+    """Return the figures that are known by the names that they have in report_to, speeds among them.
 
     What stands before the slash is how TensorBoard groups its charts.
     """
@@ -143,15 +143,15 @@ def named_figures(figures: StepFigures) -> dict[str, float]:
         "train/faulty": figures.faulty,
         "speed/target_tokens_per_second": figures.target_tokens / figures.seconds,
         "speed/tokens_per_second": figures.tokens / figures.seconds,
-        "speed/pictures_per_second": figures.pictures / figures.seconds,
+        "speed/images_per_second": figures.images / figures.seconds,
         "speed/padding_share": figures.padding_share,
         "speed/vision_share": figures.vision_seconds / figures.seconds,
         "speed/seconds": figures.seconds,
     }
     if figures.mfu is not None:
         named["speed/mfu"] = figures.mfu
-    if figures.held_out is not None and figures.held_out.loss is not None:
-        named["held_out/loss"] = figures.held_out.loss
+    if figures.validation is not None and figures.validation.loss is not None:
+        named["validation/loss"] = figures.validation.loss
     return named
 
 

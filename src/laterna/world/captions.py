@@ -18,7 +18,7 @@ from laterna.scenes.sampling import shuffled
 from laterna.scenes.vocabulary import plural
 
 CAPTIONS = 5
-"""Captions a picture, as in COCO."""
+"""Captions an image, as in COCO."""
 
 
 def write_captions(truth: Truth, rng: np.random.Generator) -> tuple[str, ...]:

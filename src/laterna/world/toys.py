@@ -48,7 +48,7 @@ COLOURS = {
 
 TEXTURES = ("smooth", "rough", "striped")
 SIZES = {"small": 28, "large": 42}
-"""Size name to the side of such a toy, in pixels of the 112-pixel picture."""
+"""Size name to the side of such a toy, in pixels of the 112-pixel image."""
 
 LIGHTINGS = ("bright", "dim")
 SIGN_WORDS = (
@@ -57,5 +57,5 @@ SIGN_WORDS = (
 )  # fmt: skip
 """The words that a sign may carry."""
 
-PICTURE_SIDE = 112
-"""Pixels; the nano encoder's picture size."""
+IMAGE_SIDE = 112
+"""Pixels; the nano encoder's image size."""

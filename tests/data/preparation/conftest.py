@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
 from laterna.data.preparation import Prepared, prepare
 from laterna.recipe import SourceSettings
 from laterna.records import InstructionRecord
@@ -21,17 +21,17 @@ class Maker:
         self.tokenizer = tokenizer
 
     def source(
-        self, records: Sequence[InstructionRecord], pictures: str = "", weight: float = 1.0
+        self, records: Sequence[InstructionRecord], images: str = "", weight: float = 1.0
     ) -> SourceSettings:
         content = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
         path = self.folder / f"{abs(hash(content))}.jsonl"
         path.write_bytes(content)
-        return SourceSettings(data=str(path), pictures=pictures, weight=weight)
+        return SourceSettings(data=str(path), images=images, weight=weight)
 
     def prepare(self, *sources: SourceSettings, **settings: object) -> Prepared:
         given = {
             "template": self.tokenizer.chat_template,
-            "picture_tokens": SameTokens(tokens=16),
+            "image_tokens": SameTokens(tokens=16),
             "max_tokens": 200,
             "folder": self.folder / "prepared",
             "workers": 1,

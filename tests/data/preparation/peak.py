@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from laterna.data.chat import load_template
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
 from laterna.data.preparation import Prepared, prepare
 from laterna.model.sources import resolve
 from laterna.recipe import SourceSettings
@@ -32,7 +32,7 @@ def main(small: str, large: str, folder: str, workers: str) -> None:
             [SourceSettings(data=data)],
             tokenizer,
             template=template,
-            picture_tokens=SameTokens(tokens=64),
+            image_tokens=SameTokens(tokens=64),
             max_tokens=2048,
             folder=Path(folder),
             workers=int(workers),

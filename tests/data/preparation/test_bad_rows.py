@@ -19,8 +19,8 @@ from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings, StageSettings
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
-OUTSIDE = "picture outside the picture folder"
-UNREAD = "picture cannot be read"
+OUTSIDE = "image outside the image folder"
+UNREAD = "image cannot be read"
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def row_of(name: str, picture: object = "p0.jpg", **keys: object) -> dict[str, Any]:
+def row_of(name: str, image: object = "p0.jpg", **keys: object) -> dict[str, Any]:
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cup."}]
-    return {"id": name, "image": picture, "conversations": said} | keys
+    return {"id": name, "image": image, "conversations": said} | keys
 
 
 def source_of(folder: Path, rows: object, **settings: object) -> SourceSettings:
@@ -48,11 +48,11 @@ def source_of(folder: Path, rows: object, **settings: object) -> SourceSettings:
     return SourceSettings(data=str(path), **settings)  # type: ignore[arg-type]
 
 
-PICTURES: dict[str, str | None] = {
+IMAGES: dict[str, str | None] = {
     "p0.jpg": None,
     "./sub/../p0.jpg": None,
     "link.jpg": None,
-    "none.jpg": "picture missing",
+    "none.jpg": "image missing",
     ".": UNREAD,
     "sub": UNREAD,
     "pipe.jpg": UNREAD,
@@ -61,49 +61,47 @@ PICTURES: dict[str, str | None] = {
     "../outside.png": OUTSIDE,
     "/etc/passwd": OUTSIDE,
     "n" * 300 + ".jpg": UNREAD,
-    "n" * 5000: "picture name too long",
+    "n" * 5000: "image name too long",
     "a\0b": "a reserved character in the text",
-    "https://a.org/p.jpg": "picture on the web",
+    "https://a.org/p.jpg": "image on the web",
 }
 
 
-def test_every_kind_of_picture_name_is_read_or_refused_by_reason(
+def test_every_kind_of_image_name_is_read_or_refused_by_reason(
     maker: Any, images: Path, tmp_path: Path
 ) -> None:
-    rows = [row_of(str(number), name) for number, name in enumerate(PICTURES)]
-    result = maker.prepare(source_of(tmp_path, rows, pictures=str(images)))
-    assert [sample.pictures[0] for sample in result.samples] == [
-        name for name, reason in PICTURES.items() if reason is None
+    rows = [row_of(str(number), name) for number, name in enumerate(IMAGES)]
+    result = maker.prepare(source_of(tmp_path, rows, images=str(images)))
+    assert [sample.images[0] for sample in result.samples] == [
+        name for name, reason in IMAGES.items() if reason is None
     ]
-    reasons = [reason for reason in PICTURES.values() if reason is not None]
+    reasons = [reason for reason in IMAGES.values() if reason is not None]
     assert result.dropped == {reason: reasons.count(reason) for reason in result.dropped}
     assert sum(result.dropped.values()) == len(reasons)
-    assert "set `allow_outside = true` beside `pictures`" in result.examples[OUTSIDE]
+    assert "set `allow_outside = true` beside `images`" in result.examples[OUTSIDE]
     assert all(len(message) < 340 for message in result.examples.values())
 
 
-def test_pictures_outside_are_read_where_that_is_allowed(
+def test_images_outside_are_read_where_that_is_allowed(
     maker: Any, images: Path, tmp_path: Path
 ) -> None:
     whole = str(tmp_path / "outside.png")
     rows = [row_of("a", "../outside.png"), row_of("b", whole), row_of("c", "zero.jpg")]
-    refused = maker.prepare(source_of(tmp_path, [row_of("d"), *rows], pictures=str(images)))
+    refused = maker.prepare(source_of(tmp_path, [row_of("d"), *rows], images=str(images)))
     assert refused.dropped == {OUTSIDE: 3}
-    stage = StageSettings(
-        data=str(tmp_path / "rows.json"), pictures=str(images), allow_outside=True
-    )
+    stage = StageSettings(data=str(tmp_path / "rows.json"), images=str(images), allow_outside=True)
     result = maker.prepare(*stage.mixture())
     assert [sample.id for sample in result.samples] == ["d", "a", "b"]
     assert result.dropped == {UNREAD: 1}
-    assert Path(result.pictures.find(whole)) == Path(whole)
+    assert Path(result.images.find(whole)) == Path(whole)
 
 
-def test_a_name_is_not_looked_up_where_no_pictures_are_named(maker: Any, tmp_path: Path) -> None:
+def test_a_name_is_not_looked_up_where_no_images_are_named(maker: Any, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     whole = str(tmp_path / "outside.png")
     result = maker.prepare(source_of(tmp_path, [row_of("a", whole)]))
-    with pytest.raises(LaternaError, match="no `pictures` say where the pictures are"):
-        result.pictures.find(whole)
+    with pytest.raises(LaternaError, match="no `images` say where the images are"):
+        result.images.find(whole)
 
 
 def test_a_turn_that_is_not_to_be_learned_is_read_and_not_learned(
@@ -124,7 +122,7 @@ def test_a_turn_that_is_not_to_be_learned_is_read_and_not_learned(
     assert result.dropped == {"no target tokens": 1}
 
 
-def test_plain_teaches_one_picture_and_one_answer_and_nothing_else(
+def test_plain_teaches_one_image_and_one_answer_and_nothing_else(
     maker: Any, images: Path, tmp_path: Path
 ) -> None:
     human, gpt = row_of("a")["conversations"]
@@ -140,11 +138,11 @@ def test_plain_teaches_one_picture_and_one_answer_and_nothing_else(
         ),
     ]
     plain = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
-    source = source_of(tmp_path, rows, pictures=str(images))
+    source = source_of(tmp_path, rows, images=str(images))
     result = maker.prepare(source, template=plain)
     assert [sample.id for sample in result.samples] == ["good"]
     assert result.dropped == {
-        "not one picture and one answer, which is all that the template plain shows": 5
+        "not one image and one answer, which is all that the template plain shows": 5
     }
     assert len(maker.prepare(source).samples) == len(rows)
 
@@ -165,7 +163,7 @@ KEYS = [
     "id", "image", "images", "image_path", "conversations", "messages", "texts", "system", "video",
     "history", "tools", "kind", "provenance", "from", "value", "role", "content", "weight", "train",
     "loss", "type", "text", "url", "question", "answer", "answers", "instruction", "output",
-    "turns", "pictures", "user", "assistant", "tool_calls", "<image_00>",
+    "turns", "images", "user", "assistant", "tool_calls", "<image_00>",
 ]  # fmt: skip
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "conversations": [row_of("a"), row_of("b", ["p0.jpg", "p1.jpg"]), row_of("c", None)],
@@ -184,7 +182,7 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
     "records": [
         {
             "id": "a",
-            "pictures": ["p0.jpg"],
+            "images": ["p0.jpg"],
             "turns": [
                 {"role": "user", "text": "<image>"},
                 {"role": "assistant", "text": "A cup.", "loss": True},
@@ -276,7 +274,7 @@ def test_no_mutated_row_ends_a_preparation_or_is_lost(
             form=form,
             template=str(tokenizer.chat_template),
             prepared=str(tmp_path / "prepared" / form),
-            pictures=str(images),
+            images=str(images),
         )
         checker = Checker(job, tokenizer)
         done = [checker.check(chunk) for chunk in source.chunks()]

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data import fingerprints
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.data.preparation.cache import MANIFEST
 from laterna.recipe import SourceSettings
@@ -35,7 +35,7 @@ def test_the_subset_of_a_hubs_dataset_is_part_of_the_key(
             [SourceSettings(data="hub:owner/name", subset=subset)],
             tokenizer,
             template=str(tokenizer.chat_template),
-            picture_tokens=SameTokens(tokens=16),
+            image_tokens=SameTokens(tokens=16),
             max_tokens=200,
             folder=tmp_path,
             workers=1,

@@ -35,7 +35,7 @@ def test_what_is_damaged_is_named_and_prepared_again(
     monkeypatch.setattr(preparation, "PART_CHUNKS", 1)
     monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 2)
     turns = (Turn(role="user", text="Hi"), Turn(role="assistant", text="Yes.", loss=True))
-    records = [InstructionRecord(id=f"r{n}", pictures=(), turns=turns) for n in range(6)]
+    records = [InstructionRecord(id=f"r{n}", images=(), turns=turns) for n in range(6)]
     source = maker.source(records)
     first = maker.prepare(source)
     assert first.remarks == ()

@@ -16,7 +16,7 @@ def record_of(name: str, answer: str = "A cup.") -> InstructionRecord:
         Turn(role="user", text="<image>\nWhat?"),
         Turn(role="assistant", text=answer, loss=True),
     )
-    return InstructionRecord(id=name, pictures=("good.jpg",), turns=turns)
+    return InstructionRecord(id=name, images=("good.jpg",), turns=turns)
 
 
 @pytest.fixture

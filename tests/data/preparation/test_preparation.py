@@ -17,8 +17,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from laterna.data import fingerprints, preparation
-from laterna.data.masking import tokenise
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
+from laterna.data.masking import tokenize
 from laterna.data.preparation.cache import MANIFEST, part_path
 from laterna.data.preparation.workers import Done
 from laterna.data.sources import rows
@@ -29,12 +29,12 @@ from laterna.records import InstructionRecord, Turn
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 
 
-def record_of(name: str, answer: str = "A cup.", picture: str = "good.jpg") -> InstructionRecord:
+def record_of(name: str, answer: str = "A cup.", image: str = "good.jpg") -> InstructionRecord:
     turns = (
         Turn(role="user", text="<image>\nWhat?"),
         Turn(role="assistant", text=answer, loss=True),
     )
-    return InstructionRecord(id=name, pictures=(picture,), turns=turns)
+    return InstructionRecord(id=name, images=(image,), turns=turns)
 
 
 @pytest.fixture
@@ -45,20 +45,20 @@ def images(tmp_path: Path) -> str:
     Image.new("RGB", (90, 30)).save(folder / "wide.png")
     whole = (folder / "good.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "words.jpg").write_text("this is not a picture")
+    (folder / "words.jpg").write_text("this is not an image")
     return str(folder)
 
 
 def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
-    silent = InstructionRecord(id="silent", pictures=(), turns=(Turn(role="user", text="Hello"),))
-    unmarked = InstructionRecord(id="unmarked", pictures=("good.jpg",), turns=silent.turns)
+    silent = InstructionRecord(id="silent", images=(), turns=(Turn(role="user", text="Hello"),))
+    unmarked = InstructionRecord(id="unmarked", images=("good.jpg",), turns=silent.turns)
     records = [
         record_of("first"),
-        record_of("cut", picture="cut.jpg"),
-        record_of("words", picture="words.jpg"),
-        record_of("gone", picture="gone.jpg"),
-        record_of("gone too", picture="gone.jpg"),
-        record_of("gone again", picture="gone.jpg"),
+        record_of("cut", image="cut.jpg"),
+        record_of("words", image="words.jpg"),
+        record_of("gone", image="gone.jpg"),
+        record_of("gone too", image="gone.jpg"),
+        record_of("gone again", image="gone.jpg"),
         record_of("long", answer="cup " * 500),
         record_of("control", answer="a <|im_end|> b"),
         silent,
@@ -70,26 +70,26 @@ def test_what_is_dropped_is_counted_by_reason(maker: Any, images: str) -> None:
         file.write('{"id": "odd"}\nno json\n')
     with Path(source.data).open("ab") as file:
         turn = b'{"role": "user", "text": "caf\xe9"}'
-        file.write(b'{"id": "latin", "pictures": [], "turns": [' + turn + b"]}\n")
+        file.write(b'{"id": "latin", "images": [], "turns": [' + turn + b"]}\n")
     result = maker.prepare(source)
     assert [sample.id for sample in result.samples] == ["first", "last"]
     assert result.dropped == {
-        "picture missing": 3,
-        "picture cannot be read": 2,
+        "image missing": 3,
+        "image cannot be read": 2,
         "a special token in the text": 1,
         "no target tokens": 1,
-        "picture marks do not match the pictures": 1,
+        "image marks do not match the images": 1,
         "not a row of the form turns": 1,
         "not JSON": 1,
         "not UTF-8": 1,
         "longer than 200 tokens": 1,
     }
-    assert next(iter(result.dropped)) == "picture missing"
-    assert result.examples["picture missing"].startswith(f"record gone: {images}/gone.jpg: no such")
+    assert next(iter(result.dropped)) == "image missing"
+    assert result.examples["image missing"].startswith(f"record gone: {images}/gone.jpg: no such")
     assert result.examples["not JSON"].startswith("row 13 (line 13): not JSON: JSON is malf")
 
 
-def test_an_empty_picture_name_is_no_picture(maker: Any, images: str) -> None:
+def test_an_empty_image_name_is_no_image(maker: Any, images: str) -> None:
     answer = {"from": "gpt", "value": "A cup."}
     rows = [
         {"id": 1, "image": "", "conversations": [{"from": "human", "value": "What?"}, answer]},
@@ -97,10 +97,10 @@ def test_an_empty_picture_name_is_no_picture(maker: Any, images: str) -> None:
     ]
     path = Path(maker.folder, "llava.json")
     path.write_text(json.dumps(rows))
-    result = maker.prepare(SourceSettings(data=str(path), pictures=images))
-    assert [(sample.id, sample.pictures) for sample in result.samples] == [("1", ())]
-    assert result.dropped == {"picture marks do not match the pictures": 1}
-    assert list(result.examples.values()) == ["record 2: 1 <image> marks for 0 pictures"]
+    result = maker.prepare(SourceSettings(data=str(path), images=images))
+    assert [(sample.id, sample.images) for sample in result.samples] == [("1", ())]
+    assert result.dropped == {"image marks do not match the images": 1}
+    assert list(result.examples.values()) == ["record 2: 1 <image> marks for 0 images"]
 
 
 def test_an_answer_that_the_tokenizer_cannot_write_is_dropped(
@@ -126,7 +126,7 @@ def test_an_answer_joined_to_the_templates_words_is_dropped(maker: Any) -> None:
 def test_samples_come_back_as_they_were_made(maker: Any, images: str) -> None:
     two = InstructionRecord(
         id="two",
-        pictures=("good.jpg", "wide.png"),
+        images=("good.jpg", "wide.png"),
         turns=(
             Turn(role="system", text="Be brief."),
             Turn(role="user", text="Is <image> like <image>?"),
@@ -137,52 +137,50 @@ def test_samples_come_back_as_they_were_made(maker: Any, images: str) -> None:
     )
     none = InstructionRecord(
         id="none",
-        pictures=(),
+        images=(),
         turns=(Turn(role="user", text="Hi"), Turn(role="assistant", text="Hi.", loss=True)),
     )
     records = [two, none, record_of("one")]
     result = maker.prepare(maker.source(records, images))
-    made = [tokenise(record, maker.tokenizer) for record in records]
+    made = [tokenize(record, maker.tokenizer) for record in records]
     counted = [
-        msgspec.structs.replace(sample, picture_tokens=(16,) * len(sample.picture_slots))
+        msgspec.structs.replace(sample, image_tokens=(16,) * len(sample.image_slots))
         for sample in made
     ]
     assert list(result.samples) == counted
     assert result.samples[-1] == counted[-1] and list(result.samples[:2]) == counted[:2]
     assert result.lengths.tolist() == [sample.length for sample in counted]
-    assert result.samples.picture_names() == ["good.jpg", "wide.png"]
-    assert result.pictures.find("good.jpg") == Path(images, "good.jpg")
+    assert result.samples.image_names() == ["good.jpg", "wide.png"]
+    assert result.images.find("good.jpg") == Path(images, "good.jpg")
 
 
-def test_the_counter_is_told_sizes_and_the_limit_counts_the_pictures(
-    maker: Any, images: str
-) -> None:
-    source = maker.source([record_of("a"), record_of("b", picture="wide.png")], images)
-    result = maker.prepare(source, picture_tokens=lambda width, height: width + height)
-    assert [sample.picture_tokens for sample in result.samples] == [(112,), (120,)]
+def test_the_counter_is_told_sizes_and_the_limit_counts_the_images(maker: Any, images: str) -> None:
+    source = maker.source([record_of("a"), record_of("b", image="wide.png")], images)
+    result = maker.prepare(source, image_tokens=lambda width, height: width + height)
+    assert [sample.image_tokens for sample in result.samples] == [(112,), (120,)]
     longer = int(result.lengths[1])
     assert longer == result.samples[1].length
     cut = maker.prepare(
-        source, picture_tokens=lambda width, height: width + height, max_tokens=longer - 1
+        source, image_tokens=lambda width, height: width + height, max_tokens=longer - 1
     )
     assert [sample.id for sample in cut.samples] == ["a"]
     assert cut.dropped == {f"longer than {longer - 1} tokens": 1}
     assert list(cut.examples.values()) == [f"record b: {longer} tokens long"]
 
 
-def test_a_picture_that_has_no_token_count_is_dropped(maker: Any, images: str) -> None:
+def test_a_image_that_has_no_token_count_is_dropped(maker: Any, images: str) -> None:
     def count(width: int, height: int) -> int:
         if width == 90:
             raise LaternaError("too thin")
         return 4
 
-    source = maker.source([record_of("a"), record_of("b", picture="wide.png")], images)
-    result = maker.prepare(source, picture_tokens=count)
+    source = maker.source([record_of("a"), record_of("b", image="wide.png")], images)
+    result = maker.prepare(source, image_tokens=count)
     assert [sample.id for sample in result.samples] == ["a"]
-    assert result.dropped == {"picture of a shape that has no tokens": 1}
+    assert result.dropped == {"image of a shape that has no tokens": 1}
     unseen = maker.source([record_of("a")])
-    with pytest.raises(LaternaError, match="say where the `pictures` are"):
-        maker.prepare(unseen, picture_tokens=count)
+    with pytest.raises(LaternaError, match="say where the `images` are"):
+        maker.prepare(unseen, image_tokens=count)
 
 
 def test_fewer_than_no_workers_are_refused(maker: Any) -> None:
@@ -191,12 +189,12 @@ def test_fewer_than_no_workers_are_refused(maker: Any) -> None:
 
 
 def test_nothing_left_says_why(maker: Any, images: str) -> None:
-    records = [record_of("a", picture="gone.jpg"), record_of("b", picture="cut.jpg")]
+    records = [record_of("a", image="gone.jpg"), record_of("b", image="cut.jpg")]
     with pytest.raises(LaternaError) as error:
         maker.prepare(maker.source(records, images))
     assert str(error.value) == (
-        "no record can be trained on (1 × picture missing; 1 × picture cannot be read); the "
-        f"first: record a: {images}/gone.jpg: no such picture"
+        "no record can be trained on (1 × image missing; 1 × image cannot be read); the "
+        f"first: record a: {images}/gone.jpg: no such image"
     )
 
 
@@ -210,23 +208,23 @@ def test_a_mixture_takes_each_source_as_often_as_it_weighs(maker: Any, images: s
     assert (sum(n[0] == "a" for n in ids), sum(n[0] == "b" for n in ids)) == (3, 10)
     assert [sample.id for sample in maker.prepare(one, two).samples] == ids
     assert [sample.id for sample in maker.prepare(one, two, seed=1).samples] != ids
-    assert result.samples.picture_names() == ["0:good.jpg", "1:good.jpg"]
-    assert result.samples[0].pictures == ("0:good.jpg",)
-    assert result.samples.first_pictures().tolist() == [0] * 3 + [1] * 10
-    assert result.pictures.find("1:good.jpg") == Path(images, "good.jpg")
-    assert not len(result.held_out)
+    assert result.samples.image_names() == ["0:good.jpg", "1:good.jpg"]
+    assert result.samples[0].images == ("0:good.jpg",)
+    assert result.samples.first_images().tolist() == [0] * 3 + [1] * 10
+    assert result.images.find("1:good.jpg") == Path(images, "good.jpg")
+    assert not len(result.validation)
     with pytest.raises(LaternaError, match="weight = -1: give 0 or more"):
         maker.prepare(msgspec.structs.replace(one, weight=-1))
 
 
-def test_first_pictures_are_numbered_as_they_come(maker: Any, images: str) -> None:
+def test_first_images_are_numbered_as_they_come(maker: Any, images: str) -> None:
     turns = (Turn(role="user", text="Hello"), Turn(role="assistant", text="Yes", loss=True))
-    text = InstructionRecord(id="text", pictures=(), turns=turns)
+    text = InstructionRecord(id="text", images=(), turns=turns)
     shown = ["wide.png", "", "good.jpg", "wide.png"]
-    records = [record_of(str(n), picture=name) if name else text for n, name in enumerate(shown)]
+    records = [record_of(str(n), image=name) if name else text for n, name in enumerate(shown)]
     samples = maker.prepare(maker.source(records, images)).samples
-    assert samples.first_pictures().tolist() == [0, -1, 1, 0]
-    assert samples.picture_names() == ["wide.png", "good.jpg"]
+    assert samples.first_images().tolist() == [0, -1, 1, 0]
+    assert samples.image_names() == ["wide.png", "good.jpg"]
 
 
 def test_a_second_start_reads_no_data(
@@ -245,7 +243,7 @@ def test_a_second_start_reads_no_data(
     assert list(again.samples) == list(first.samples)
 
 
-def test_embedded_pictures_are_kept_beside_the_samples(maker: Any, images: str) -> None:
+def test_embedded_images_are_kept_beside_the_samples(maker: Any, images: str) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -254,14 +252,14 @@ def test_embedded_pictures_are_kept_beside_the_samples(maker: Any, images: str) 
     path = maker.folder / "rows"
     row = {"conversations": said, "image": {"bytes": content, "path": None}}
     parquet.write_table(pa.Table.from_pylist([row, row]), path)
-    result = maker.prepare(SourceSettings(data=str(path)), picture_tokens=lambda w, h: w)
-    assert [sample.picture_tokens for sample in result.samples] == [(90,), (90,)]
-    (name,) = result.samples.picture_names()
-    found = result.pictures.find(name)
+    result = maker.prepare(SourceSettings(data=str(path)), image_tokens=lambda w, h: w)
+    assert [sample.image_tokens for sample in result.samples] == [(90,), (90,)]
+    (name,) = result.samples.image_names()
+    found = result.images.find(name)
     assert isinstance(found, Path) and found.read_bytes() == content
     found.write_bytes(content[:-1] + b"!")
     with pytest.raises(LaternaError, match=f"{name}: its checksum differs; remove .* to have the"):
-        result.pictures.find(name)
+        result.images.find(name)
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -283,7 +281,7 @@ def test_a_second_preparation_finds_the_first(maker: Any, monkeypatch: pytest.Mo
     seen = counting(monkeypatch)
     first = maker.prepare(source)
     assert seen == [1]
-    again = maker.prepare(source, picture_tokens=SameTokens(tokens=3), max_tokens=99)
+    again = maker.prepare(source, image_tokens=SameTokens(tokens=3), max_tokens=99)
     assert seen == [1]
     assert again.dropped == first.dropped == {"a special token in the text": 1}
     assert again.samples[0].input_ids == first.samples[0].input_ids
@@ -296,24 +294,24 @@ def test_a_second_preparation_finds_the_first(maker: Any, monkeypatch: pytest.Mo
     assert seen == [1] * 4
 
 
-def test_a_picture_that_was_missing_or_broken_is_looked_at_again(
+def test_a_image_that_was_missing_or_broken_is_looked_at_again(
     maker: Any, images: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preparation, "PART_CHUNKS", 1)
     monkeypatch.setattr("laterna.data.sources.json_files.CHUNK_ROWS", 2)
     names = ("good.jpg", "wide.png", "late.jpg", "cut.jpg", "good.jpg", "good.jpg")
-    records = [record_of(f"r{number}", picture=name) for number, name in enumerate(names)]
+    records = [record_of(f"r{number}", image=name) for number, name in enumerate(names)]
     source = maker.source(records, images)
     seen = counting(monkeypatch)
     first = maker.prepare(source)
-    assert first.dropped == {"picture missing": 1, "picture cannot be read": 1}
+    assert first.dropped == {"image missing": 1, "image cannot be read": 1}
     assert maker.prepare(source).dropped == first.dropped
     assert seen == [1, 3, 5]
     good = Path(images, "good.jpg").read_bytes()
     Path(images, "late.jpg").write_bytes(good)
     second = maker.prepare(source)
-    assert second.dropped == {"picture cannot be read": 1}
-    assert seen == [1, 3, 5, 3, 5]  # the first part knew of no picture that is another now
+    assert second.dropped == {"image cannot be read": 1}
+    assert seen == [1, 3, 5, 3, 5]  # the first part knew of no image that is another now
     Path(images, "cut.jpg").write_bytes(good)
     third = maker.prepare(source)
     assert third.dropped == {}

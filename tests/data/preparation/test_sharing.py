@@ -1,4 +1,4 @@
-"""What can share a picture is counted over a set as `share_key` says it of each sample."""
+"""What can share an image is counted over a set as `share_key` says it of each sample."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from laterna.data.images.tokens import SameTokens
 from laterna.data.packing import share_key
-from laterna.data.pictures.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.data.preparation.samples import MappedSamples
 from laterna.data.preparation.sharing import (
-    LATER_PICTURES,
+    LATER_IMAGES,
     LEARNED_FIRST,
-    NO_PICTURE,
+    NO_IMAGE,
     ONLY_ONE,
     OTHER_WORDS,
-    shared_pictures,
+    shared_images,
 )
 from laterna.recipe import SourceSettings
 from laterna.records import InstructionRecord, Turn
@@ -29,13 +29,13 @@ from laterna.records import InstructionRecord, Turn
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 
 
-def record_of(name: str, *turns: str, pictures: tuple[str, ...] = ("a.png",)) -> InstructionRecord:
+def record_of(name: str, *turns: str, images: tuple[str, ...] = ("a.png",)) -> InstructionRecord:
     """A chat whose turns are the user's and the assistant's, one after the other."""
     said = tuple(
         Turn(role="assistant" if number % 2 else "user", text=text, loss=bool(number % 2))
         for number, text in enumerate(turns)
     )
-    return InstructionRecord(id=name, pictures=pictures, turns=said)
+    return InstructionRecord(id=name, images=images, turns=said)
 
 
 def samples_of(
@@ -51,7 +51,7 @@ def samples_of(
         [SourceSettings(data=str(path), weight=weight)],
         tokenizer,
         template=str(tokenizer.chat_template),
-        picture_tokens=SameTokens(tokens=4),
+        image_tokens=SameTokens(tokens=4),
         max_tokens=400,
         folder=folder / "prepared",
         workers=1,
@@ -63,24 +63,24 @@ RECORDS = [
     record_of("two", "<image>\nWhich?", "A dog."),
     record_of("late", "What is <image>?", "A cup."),
     record_of("learned", "Hello.", "Hello.", "<image> What?", "A cup."),
-    record_of("words", "Hello.", "Hello.", pictures=()),
-    record_of("alone", "<image>\nWhat?", "A cat.", pictures=("b.png",)),
-    record_of("pair", "<image>\nLike <image>?", "No.", pictures=("a.png", "c.png")),
+    record_of("words", "Hello.", "Hello.", images=()),
+    record_of("alone", "<image>\nWhat?", "A cat.", images=("b.png",)),
+    record_of("pair", "<image>\nLike <image>?", "No.", images=("a.png", "c.png")),
 ]
 
 
 def test_what_cannot_share_is_counted_by_reason(tokenizers: Tokenizers, tmp_path: Path) -> None:
-    found = shared_pictures(samples_of(RECORDS, tokenizers["byte_level"], tmp_path))
+    found = shared_images(samples_of(RECORDS, tokenizers["byte_level"], tmp_path))
     assert (found.records, found.groups) == (3, 1)
     assert found.reasons == dict.fromkeys(
-        [NO_PICTURE, LEARNED_FIRST, OTHER_WORDS, ONLY_ONE, LATER_PICTURES], 1
+        [NO_IMAGE, LEARNED_FIRST, OTHER_WORDS, ONLY_ONE, LATER_IMAGES], 1
     )
     assert found.examples == {
-        NO_PICTURE: "words",
+        NO_IMAGE: "words",
         LEARNED_FIRST: "learned",
         OTHER_WORDS: "late",
         ONLY_ONE: "alone",
-        LATER_PICTURES: "pair",
+        LATER_IMAGES: "pair",
     }
 
 
@@ -88,7 +88,7 @@ def test_records_that_come_twice_share_with_themselves(
     tokenizers: Tokenizers, tmp_path: Path
 ) -> None:
     twice = samples_of(RECORDS[5:6], tokenizers["byte_level"], tmp_path, weight=2)
-    found = shared_pictures(twice)
+    found = shared_images(twice)
     assert (found.records, found.groups, found.reasons) == (2, 1, {})
 
 
@@ -118,16 +118,16 @@ def test_it_is_what_share_key_says_of_each(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     records = [
-        record_of(f"r{number}", *turns, pictures=(name,) * ("<image>" in "".join(turns)))
+        record_of(f"r{number}", *turns, images=(name,) * ("<image>" in "".join(turns)))
         for number, (turns, name) in enumerate(chats)
     ]
     samples = samples_of(records, tokenizers[family], tmp_path_factory.mktemp("set"))
     keys = Counter(key for sample in samples if (key := share_key(sample)) is not None)
-    found = shared_pictures(samples)
+    found = shared_images(samples)
     shared = [count for count in keys.values() if count > 1]
     assert (found.records, found.groups) == (sum(shared), len(shared))
     none = [sample for sample in samples if share_key(sample) is None]
-    assert found.reasons.get(NO_PICTURE, 0) == sum(not sample.pictures for sample in none)
-    assert found.reasons.get(LEARNED_FIRST, 0) == sum(bool(sample.pictures) for sample in none)
+    assert found.reasons.get(NO_IMAGE, 0) == sum(not sample.images for sample in none)
+    assert found.reasons.get(LEARNED_FIRST, 0) == sum(bool(sample.images) for sample in none)
     left = [found.reasons.get(reason, 0) for reason in (OTHER_WORDS, ONLY_ONE)]
     assert sum(left) == list(keys.values()).count(1)

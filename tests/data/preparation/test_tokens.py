@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 import laterna
 from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError, load_template
 from laterna.data.preparation import tokens
-from laterna.data.preparation.tokens import Tokeniser, check_record, runs_of
+from laterna.data.preparation.tokens import SampleTokenizer, check_record, runs_of
 from laterna.records import InstructionRecord, Turn
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
@@ -58,7 +58,7 @@ WORDS = st.sampled_from(TRICKY) | st.text(max_size=20) | st.just("What is there?
 
 @st.composite
 def chats(draw: st.DrawFn) -> InstructionRecord:
-    """A chat about at most two pictures; some cannot be used."""
+    """A chat about at most two images; some cannot be used."""
     turns: list[Turn] = []
     if draw(st.booleans()):
         turns.append(Turn(role="system", text=draw(WORDS)))
@@ -67,8 +67,8 @@ def chats(draw: st.DrawFn) -> InstructionRecord:
         turns.append(Turn(role="user", text=mark + draw(WORDS)))
         learned = draw(st.sampled_from([True, True, True, False]))
         turns.append(Turn(role="assistant", text=draw(WORDS), loss=learned))
-    pictures = draw(st.sampled_from([("a.png",), ("a.png",), ()]))
-    return InstructionRecord(id="r", pictures=pictures, turns=tuple(turns))
+    images = draw(st.sampled_from([("a.png",), ("a.png",), ()]))
+    return InstructionRecord(id="r", images=images, turns=tuple(turns))
 
 
 def one_by_one(
@@ -80,20 +80,20 @@ def one_by_one(
         if isinstance(sample, UnusableError):
             found.append((sample.reason, str(sample)))
         else:
-            found.append((list(sample.input_ids), runs_of(sample.targets), sample.pictures))
+            found.append((list(sample.input_ids), runs_of(sample.targets), sample.images))
     return found
 
 
 def at_once(
     records: list[InstructionRecord], tokenizer: PreTrainedTokenizerFast, template: str
 ) -> list[object]:
-    tokeniser = Tokeniser(tokenizer, template)
-    tokeniser.tokenise(records)  # so that every shape is known, and proved, in the second round
+    tokenizer = SampleTokenizer(tokenizer, template)
+    tokenizer.tokenize(records)  # so that every shape is known, and proved, in the second round
     return [
         (one.reason, str(one))
         if isinstance(one, UnusableError)
-        else (list(one.input_ids), list(one.runs), one.pictures)
-        for one in tokeniser.tokenise(records)
+        else (list(one.input_ids), list(one.runs), one.images)
+        for one in tokenizer.tokenize(records)
     ]
 
 
@@ -134,7 +134,7 @@ def test_a_template_that_looks_at_the_words_is_followed(
     records = [
         InstructionRecord(
             id=f"r{number}",
-            pictures=("a.png",),
+            images=("a.png",),
             turns=(
                 Turn(role="user", text=f"<image>{said[number - 1]}"),
                 Turn(role="assistant", text=answer, loss=True),
@@ -173,7 +173,7 @@ def test_of_many_records_of_one_shape_few_are_looked_at_alone(
     records = [
         InstructionRecord(
             id=f"r{number}",
-            pictures=("a.png",),
+            images=("a.png",),
             turns=(
                 Turn(role="user", text="<image>\nWhat is there?"),
                 Turn(role="assistant", text=answer, loss=True),
@@ -182,5 +182,5 @@ def test_of_many_records_of_one_shape_few_are_looked_at_alone(
         for number, answer in enumerate(answers)
     ]
     tokenizer = families[family]
-    Tokeniser(tokenizer, load_template(template, tokenizer)).tokenise(records)
+    SampleTokenizer(tokenizer, load_template(template, tokenizer)).tokenize(records)
     assert len(seen) == alone, seen

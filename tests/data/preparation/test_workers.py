@@ -23,14 +23,14 @@ from laterna.recipe import SourceSettings
 SCRIPT = """
 from pathlib import Path
 from transformers import AutoTokenizer
-from laterna.data.pictures.tokens import SameTokens
+from laterna.data.images.tokens import SameTokens
 from laterna.data.preparation import prepare
 from laterna.recipe import SourceSettings
 def main():
     tokenizer = AutoTokenizer.from_pretrained({tokenizer!r})
     prepared = prepare(
         [SourceSettings(data={data!r})], tokenizer, template=tokenizer.chat_template,
-        picture_tokens=SameTokens(tokens=1), max_tokens=99, folder=Path({folder!r}), workers=2,
+        image_tokens=SameTokens(tokens=1), max_tokens=99, folder=Path({folder!r}), workers=2,
     )
     print(len(prepared.samples))
 """

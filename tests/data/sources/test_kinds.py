@@ -60,14 +60,14 @@ def asked(*parts: object) -> dict[str, object]:
 
 
 def told(row: InstructionRecord | Unreadable) -> object:
-    """Why a row is refused, or its pictures and turns; an answer not learned in brackets."""
+    """Why a row is refused, or its images and turns; an answer not learned in brackets."""
     if isinstance(row, Unreadable):
         return row.reason
     texts = [
         f"({turn.text})" if turn.role == "assistant" and not turn.loss else turn.text
         for turn in row.turns
     ]
-    return [*row.pictures], texts
+    return [*row.images], texts
 
 
 def one_of(folder: Path, row: object) -> object:
@@ -122,11 +122,11 @@ READ: dict[str, tuple[object, object]] = {
         ),
         (["p.jpg"], [MARKED, "Red."]),
     ),
-    "TRL: pictures that no word marks": (
+    "TRL: images that no word marks": (
         chat({"role": "user", "content": Q}, images=["a", "b"]),
         (["a", "b"], [f"<image>\n{MARKED}", "Red."]),
     ),
-    "a picture of a message": (
+    "an image of a message": (
         chat({"role": "user", "content": MARKED, "images": ["p.jpg"]}),
         (["p.jpg"], [MARKED, "Red."]),
     ),
@@ -158,7 +158,7 @@ READ: dict[str, tuple[object, object]] = {
         {"instruction": "Add.", "input": "1, 2", "output": "3", "history": [["a", "b"]]},
         ([], ["a", "b", "Add.\n1, 2", "3"]),
     ),
-    "Alpaca, with a picture": (
+    "Alpaca, with an image": (
         {"instruction": Q, "input": "", "output": "Red.", "images": ["p.jpg"]},
         (["p.jpg"], [MARKED, "Red."]),
     ),
@@ -219,23 +219,23 @@ REFUSED: dict[str, tuple[object, str]] = {
         chat({"role": "system", "content": "Brief."}, system="Long."),
         "two system prompts",
     ),
-    "pictures twice": (
+    "images twice": (
         chat(asked({"type": "image", "image": "a"}), images=["b"]),
-        "pictures named twice",
+        "images named twice",
     ),
     "an empty answer": (spoken(Q, ""), EMPTY),
     "an answer of blanks": (spoken(Q, " \n"), EMPTY),
     "no words": (spoken(Q, None), "not a row of the form conversations"),  # type: ignore[arg-type]
     "no list": ({"conversations": {"from": "human"}}, "not a row of the form conversations"),
-    "an address": (spoken(MARKED, "Red.", image="https://a.org/p.jpg"), "picture on the web"),
-    "a name too long": (spoken(MARKED, "Red.", image="p" * 5000), "picture name too long"),
-    "a number for a picture": (
+    "an address": (spoken(MARKED, "Red.", image="https://a.org/p.jpg"), "image on the web"),
+    "a name too long": (spoken(MARKED, "Red.", image="p" * 5000), "image name too long"),
+    "a number for an image": (
         spoken(MARKED, "Red.", image=3),
-        "a picture that is neither a name nor a picture",
+        "an image that is neither a name nor an image",
     ),
     "damaged base64": (
         spoken(MARKED, "Red.", image="data:image/png;base64,%"),
-        "picture cannot be read",
+        "image cannot be read",
     ),
     "NUL in a name": (spoken(MARKED, "Red.", image="p\0.jpg"), RESERVED),
     "half a character": (spoken(Q, "\ud83d"), RESERVED),
@@ -287,7 +287,7 @@ def test_bytes_that_are_no_text_cost_one_row_of_a_table(tmp_path: Path) -> None:
     ]
 
 
-def test_pictures_in_tables(tmp_path: Path) -> None:
+def test_images_in_tables(tmp_path: Path) -> None:
     said = json.dumps(spoken(MARKED, "Red.")["conversations"])
     stored = {"bytes": RED, "path": None}
     for column, value in [("image", RED), ("images", [RED]), ("image", stored), ("img", [stored])]:
@@ -350,14 +350,14 @@ TURNS: dict[str, object] = {
     **dict.fromkeys(("nullvalue", "numvalue", "nested"), FORM),
     **dict.fromkeys(("surrogate", "nul"), RESERVED),
     "tool": "unknown role",
-    "url": "picture on the web",
+    "url": "image on the web",
 }
 """What becomes of the rows of turns.json and its shorter sisters, by their ids."""
 beside = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
 
 
 def shown(row: InstructionRecord | Unreadable) -> object:
-    return row.reason if isinstance(row, Unreadable) else len(row.pictures)
+    return row.reason if isinstance(row, Unreadable) else len(row.images)
 
 
 @beside

@@ -23,15 +23,13 @@ ASK = {"from": "human", "value": "<image>\nWhat is it?"}
 ANSWER = {"from": "gpt", "value": "A cup, not an <image>."}
 RECORD = InstructionRecord(
     id="7",
-    pictures=("a/b.jpg",),
+    images=("a/b.jpg",),
     turns=(
         Turn(role="user", text="<image>\nWhat is it?"),
         Turn(role="assistant", text="A cup, not an <image>.", loss=True),
     ),
 )
-WORDS = InstructionRecord(
-    id="8", pictures=(), turns=(Turn(role="user", text="Hi"), RECORD.turns[1])
-)
+WORDS = InstructionRecord(id="8", images=(), turns=(Turn(role="user", text="Hi"), RECORD.turns[1]))
 
 
 def written(folder: Path, rows: object) -> Path:
@@ -52,7 +50,7 @@ def test_a_row_of_llava_with_keys_that_are_not_ours(tmp_path: Path) -> None:
     assert list(read_records(written(tmp_path, [row]))) == [RECORD]
 
 
-def test_mixed_ids_several_pictures_text_only_rows_and_system_turns(tmp_path: Path) -> None:
+def test_mixed_ids_several_images_text_only_rows_and_system_turns(tmp_path: Path) -> None:
     system = {"from": "system", "value": "Be brief."}
     two = {"from": "human", "value": "Is <image> like <image>?"}
     words = {"from": "human", "value": "Hello"}
@@ -63,7 +61,7 @@ def test_mixed_ids_several_pictures_text_only_rows_and_system_turns(tmp_path: Pa
         {"id": "empty", "image": "", "images": [""], "conversations": [words, ANSWER]},
     ]
     records = list(read_records(written(tmp_path, rows)))
-    assert [record.pictures for record in records] == [("a.png", "b.png"), (), (), ()]
+    assert [record.images for record in records] == [("a.png", "b.png"), (), (), ()]
     assert [record.id for record in records] == ["two", "33", "null", "empty"]
     assert records[0].turns[:2] == (
         Turn(role="system", text="Be brief."),
@@ -85,7 +83,7 @@ def test_a_row_of_sharegpt(tmp_path: Path) -> None:
     (record,) = read_records(written(tmp_path, [row]))
     assert record == InstructionRecord(
         id="row 1",
-        pictures=("a.png",),
+        images=("a.png",),
         turns=(
             Turn(role="system", text="Be brief."),
             Turn(role="user", text="<image>Hi"),
@@ -131,11 +129,11 @@ def test_parts_of_a_message(content: object, text: str, tmp_path: Path) -> None:
     )
 
 
-def test_pictures_that_the_parts_name(tmp_path: Path) -> None:
+def test_images_that_the_parts_name(tmp_path: Path) -> None:
     parts = [{"type": "image", "image": "a.png"}, {"type": "image", "path": "b.png"}]
     row = {"messages": [{"role": "user", "content": parts}]}
     (record,) = read_records(written(tmp_path, [row]))
-    assert record.pictures == ("a.png", "b.png")
+    assert record.images == ("a.png", "b.png")
     assert record.turns[0].text == "<image>\n<image>"
 
 
@@ -154,7 +152,7 @@ ROW = {
 
 
 @pytest.mark.parametrize("saved", ["saved", "split", "folder", "parquet"])
-def test_datasets_with_embedded_pictures(saved: str, tmp_path: Path) -> None:
+def test_datasets_with_embedded_images(saved: str, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [ROW | {"images": [{"bytes": png(colour), "path": None}]} for colour in ("red", "blue")]
     table = pa.Table.from_pylist(rows)
@@ -169,7 +167,7 @@ def test_datasets_with_embedded_pictures(saved: str, tmp_path: Path) -> None:
         whole = datasets.DatasetDict(train=dataset) if saved == "split" else dataset
         whole.save_to_disk(where)
     found = readings(SourceSettings(data=str(where)))
-    names = [one.record.pictures[0] for one in found]
+    names = [one.record.images[0] for one in found]
     assert [one.record.id for one in found] == ["row 1", "row 2"]
     assert [one.record.turns[0].text for one in found] == ["<image>"] * 2
     assert [one.embedded for one in found] == [{names[0]: png("red")}, {names[1]: png("blue")}]
@@ -220,21 +218,21 @@ def test_the_hub_is_asked_for_the_id_and_streamed(
         ),
         (
             {"conversations": [ASK], "image": {"bytes": None, "path": None}},
-            "row 1 (line 1): a picture has neither bytes nor a path",
+            "row 1 (line 1): an image has neither bytes nor a path",
         ),
         (
             {"conversations": [ASK], "image": {"bytes": None, "path": ""}},
-            "row 1 (line 1): a picture has neither bytes nor a path",
+            "row 1 (line 1): an image has neither bytes nor a path",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "row 1 (line 1): unknown role 'tool'"),
         ({"messages": []}, "row 1 (line 1): there are no turns"),
         (
             {"id": 1, "messages": [{"role": "user", "content": [{"type": "film"}]}]},
-            "record 1 (line 1): a part of type 'film' has no text and is no picture",
+            "record 1 (line 1): a part of type 'film' has no text and is no image",
         ),
-        ({"id": "k", "pictures": [], "turns": []}, "record k (line 1): there are no turns"),
+        ({"id": "k", "images": [], "turns": []}, "record k (line 1): there are no turns"),
         (
-            {"id": "k", "pictures": [], "turns": [], "x": 1},
+            {"id": "k", "images": [], "turns": [], "x": 1},
             "record k (line 1): Object contains unknown",
         ),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laterna.evaluation.metrics.exact_match import exact_match, normalise
+from laterna.evaluation.metrics.exact_match import exact_match, normalize
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from laterna.evaluation.metrics.exact_match import exact_match, normalise
         ("yes, a dog", "yes, a dog"),
     ],
 )
-def test_normalise(text: str, expected: str) -> None:
-    assert normalise(text) == expected
+def test_normalize(text: str, expected: str) -> None:
+    assert normalize(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_where_people_are_unanimous_the_official_scorer_compares_what_was_writte
     assert values("textvqa", rows) == {"accuracy": 1.0, "official": 0.5, "official_differs": 1}
 
 
-def test_a_text_that_comes_again_is_not_normalised_again(question: Any) -> None:
+def test_a_text_that_comes_again_is_not_normalized_again(question: Any) -> None:
     """What keeps 100,000 answers within seconds, counted instead of timed."""
     vqa.official_form.cache_clear()
     rows = [question(*PEOPLE) for _ in range(1000)]

@@ -29,7 +29,7 @@ def test_a_fitted_connector_sees_standard_features_and_writes_words_of_the_right
 
 
 def test_a_feature_that_was_still_is_not_blown_up_when_it_moves() -> None:
-    """As a convolution's dead channel does, under 16 bits' rounding or on the next picture."""
+    """As a convolution's dead channel does, under 16 bits' rounding or on the next image."""
     connector = build_connector(ConnectorSettings(kind="mlp", calibrate=True), 4, 8)
     features = torch.randn(50, 3, 4)
     features[..., 2] = 7.0

@@ -50,13 +50,13 @@ def test_every_weight_trains(name: str) -> None:
     torch.manual_seed(0)
     connector = build_connector(SMALL[name], 24, 32).train()
     features, wanted = torch.randn(8, 4, 24), torch.randn(8, TOKENS[name], 32)
-    optimiser = torch.optim.AdamW(connector.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(connector.parameters(), lr=3e-3)
     losses = []
     for _ in range(40):
         loss = (connector(features) - wanted).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert [key for key, weight in connector.named_parameters() if weight.grad is None] == []
     assert losses[-1] < 0.8 * losses[0]
@@ -79,10 +79,10 @@ def test_a_checkpoint_brings_it_back(name: str, tiny_recipe: Recipe, tmp_path: P
     assistant = build_from_recipe(recipe)
     folder = save_checkpoint(tmp_path / "c", assistant, recipe, stage="align", figures={})
     again = load_checkpoint(folder)
-    picture = Image.effect_noise((40, 30), 90).convert("RGB")
+    image = Image.effect_noise((40, 30), 90).convert("RGB")
     text = "<s>USER: <image>\nWhat is it? ASSISTANT: Red"
-    logits = assistant.logits([picture], text)
-    assert torch.equal(again.logits([picture], text), logits)
+    logits = assistant.logits([image], text)
+    assert torch.equal(again.logits([image], text), logits)
     assert not torch.equal(again.logits([Image.new("RGB", (40, 30))], text), logits)
 
 

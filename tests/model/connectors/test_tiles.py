@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenise
-from laterna.data.pictures.files import PictureFolder
-from laterna.data.pictures.tokens import count_pictures
+from laterna.data.images.files import ImageFolder
+from laterna.data.images.tokens import count_images
+from laterna.data.masking import tokenize
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.tiles import join_tiles, map_side
@@ -44,14 +44,14 @@ def images(tmp_path: Path) -> Path:
 def sample(assistant: VisionLanguageModel, folder: Path, *names: str) -> Sample:
     record = InstructionRecord(
         id="r",
-        pictures=names,
+        images=names,
         turns=(
             Turn(role="user", text="<image>\n" * len(names) + "Is it red?"),
             Turn(role="assistant", text="It is red.", loss=True),
         ),
     )
-    counted = tokenise(record, assistant.tokenizer)
-    return count_pictures(counted, assistant.picture_tokens, folder)
+    counted = tokenize(record, assistant.tokenizer)
+    return count_images(counted, assistant.image_tokens, folder)
 
 
 def test_tiles_are_joined_number_by_number() -> None:
@@ -65,7 +65,7 @@ def test_tiles_are_joined_number_by_number() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     tiling = Tiling(rows=1, columns=2, width=20, height=20)
-    with pytest.raises(LaternaError, match="2 tiles but their pictures have 3"):
+    with pytest.raises(LaternaError, match="2 tiles but their images have 3"):
         join_tiles(torch.zeros(2, 4, 1), [tiling], torch.zeros(1))
     with pytest.raises(LaternaError, match="no newline"):
         join_tiles(torch.zeros(3, 4, 1), [tiling], None)
@@ -78,16 +78,16 @@ def test_a_connector_without_a_map_is_refused(tiny_recipe: Recipe) -> None:
     recipe = msgspec.structs.replace(
         tiny_recipe, vision=vision, connector=ConnectorSettings(kind="perceiver")
     )
-    with pytest.raises(LaternaError, match="its tokens are no map of the picture"):
+    with pytest.raises(LaternaError, match="its tokens are no map of the image"):
         build_from_recipe(recipe)
 
 
 def test_cached_and_computed_features_give_the_same_logits(
     anyres: VisionLanguageModel, images: Path
 ) -> None:
-    files = PictureFolder(images)
+    files = ImageFolder(images)
     both = sample(anyres, images, "tall.png", "wide.png"), sample(anyres, images, "small.png")
-    assert both[0].picture_tokens != both[1].picture_tokens * 2
+    assert both[0].image_tokens != both[1].image_tokens * 2
     batch = collate([Pack(samples=both)])
     told: list[int] = []
     store = cached_features(
@@ -111,14 +111,14 @@ def test_cached_and_computed_features_give_the_same_logits(
     assert anyres.connector.image_newline.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
-def test_a_picture_that_has_changed_since_it_was_counted_is_named(
+def test_a_image_that_has_changed_since_it_was_counted_is_named(
     anyres: VisionLanguageModel, images: Path
 ) -> None:
-    """The two pictures change places, so the total is what it was."""
+    """The two images change places, so the total is what it was."""
     counted = sample(anyres, images, "tall.png", "wide.png")
     (images / "tall.png").rename(images / "third.png")
     (images / "wide.png").rename(images / "tall.png")
     (images / "third.png").rename(images / "wide.png")
-    batch = fill_pixels(anyres.prepare, PictureFolder(images))(collate([Pack(samples=(counted,))]))
+    batch = fill_pixels(anyres.prepare, ImageFolder(images))(collate([Pack(samples=(counted,))]))
     with pytest.raises(LaternaError, match=r"tall\.png: has \d+ places in the text but became"):
         anyres.embed(batch)

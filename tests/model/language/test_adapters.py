@@ -33,7 +33,7 @@ from laterna.recipe import LoraSettings, PartName, Recipe
 
 SMALL = LoraSettings(r=4, alpha=8)
 TEXT = "<s>USER: <image>\nWhat is it? ASSISTANT: A red bicycle"
-PICTURE = Image.new("RGB", (30, 40), (10, 200, 90))
+IMAGE = Image.new("RGB", (30, 40), (10, 200, 90))
 PARTS: tuple[PartName, ...] = ("vision", "language")
 
 
@@ -49,7 +49,7 @@ def taught(module: nn.Module, settings: LoraSettings = SMALL) -> nn.Module:
 
 
 def logits(assistant: VisionLanguageModel) -> torch.Tensor:
-    return assistant.logits([PICTURE], TEXT)
+    return assistant.logits([IMAGE], TEXT)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -177,7 +177,7 @@ def test_peft_reads_them_over_the_same_base(
     save_lora(vision, tmp_path / "vision")
     whole = CLIPVisionModel.from_pretrained(tiny_models / "vision")
     theirs = PeftModel.from_pretrained(whole, tmp_path / "vision").eval()
-    pixels = tiny_assistant.prepare([PICTURE])
+    pixels = tiny_assistant.prepare([IMAGE])
     with torch.no_grad():
         states = theirs(pixel_values=pixels, output_hidden_states=True).hidden_states
     torch.testing.assert_close(states[-2][:, 1:], tiny_assistant.vision(pixels))
@@ -245,19 +245,19 @@ def test_adapters_train_on_a_base_of_four_bits_and_go_on_the_whole_one(
     tmp_path: Path,
 ) -> None:
     source = BUILTIN["nano-llama"]  # wide enough for blocks of 64 weights
-    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(source, quantization_config=quantised)
+    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(source, quantization_config=quantized)
     torch.manual_seed(0)
     add_lora(model, SMALL)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=1e-2)
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
     ids = torch.arange(3, 23)[None]
     losses = []
     for _ in range(8):
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(float(loss))
     assert losses[-1] < losses[0] - 0.5
     assert all(

@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenise
-from laterna.data.pictures.tokens import SameTokens, count_pictures
+from laterna.data.images.tokens import SameTokens, count_images
+from laterna.data.masking import tokenize
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.model.build import build_from_recipe
@@ -58,13 +58,13 @@ SCALED: dict[str, tuple[Any, Any]] = {
 def sample(tokenizer: Any, number: int) -> Sample:
     record = InstructionRecord(
         id=f"r{number}",
-        pictures=("p",),
+        images=("p",),
         turns=(
             Turn(role="user", text="<image>\nWhat colour is it?"),
             Turn(role="assistant", text="It is blue. " * number, loss=True),
         ),
     )
-    return count_pictures(tokenise(record, tokenizer), SameTokens(tokens=4), None)
+    return count_images(tokenize(record, tokenizer), SameTokens(tokens=4), None)
 
 
 def assistant_of(
@@ -86,8 +86,8 @@ def test_scaled_and_capped_logits_are_the_models_own(
     assistant = assistant_of(tiny_recipe, tmp_path, model_class(config), tiny_tokenizer)
     assert not assistant.plain_head
     samples = [sample(tiny_tokenizer, number) for number in (1, 3, 2)]
-    picture = Image.new("RGB", (28, 28), (200, 30, 90))
-    pixels = assistant.prepare([picture] * 3)
+    image = Image.new("RGB", (28, 28), (200, 30, 90))
+    pixels = assistant.prepare([image] * 3)
     packed = collate([Pack(samples=(samples[0], samples[1])), Pack(samples=(samples[2],))])
     together, labels = assistant.target_logits(msgspec.structs.replace(packed, pixels_bchw=pixels))
     expected = []
@@ -95,7 +95,7 @@ def test_scaled_and_capped_logits_are_the_models_own(
         batch = collate([Pack(samples=(one,))])
         batch = msgspec.structs.replace(batch, pixels_bchw=pixels[:1])
         whole = assistant.language(inputs_embeds=assistant.embed(batch), use_cache=False).logits[0]
-        expected.append(whole[:-1][batch.targets_rt[0, 1:]])
+        expected.append(whole[:-1][batch.loss_mask_rt[0, 1:]])
     torch.testing.assert_close(together, torch.cat(expected), atol=1e-5, rtol=0)
     assert labels.tolist() == [
         token
@@ -104,7 +104,7 @@ def test_scaled_and_capped_logits_are_the_models_own(
         if target
     ]
     by_hand = assistant.language.get_output_embeddings()(assistant.hidden_states(batch)[0])
-    assert (by_hand[:-1][batch.targets_rt[0, 1:]] - expected[-1]).abs().max() > 0.1
+    assert (by_hand[:-1][batch.loss_mask_rt[0, 1:]] - expected[-1]).abs().max() > 0.1
 
 
 @torch.no_grad()
@@ -126,8 +126,8 @@ def test_another_family_than_llama_answers(
     model = GPT2LMHeadModel(GPT2Config(vocab_size=450, n_embd=32, n_layer=2, n_head=2))
     assistant = assistant_of(tiny_recipe, tmp_path, model, tiny_tokenizer)
     assert assistant.plain_head
-    picture = Image.new("RGB", (40, 20), (9, 8, 200))
-    assert isinstance(Assistant(assistant).answer(picture, "What is it?", max_new_tokens=4), str)
+    image = Image.new("RGB", (40, 20), (9, 8, 200))
+    assert isinstance(Assistant(assistant).answer(image, "What is it?", max_new_tokens=4), str)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe
 from laterna.model.language.adapters import add_lora, merged_weights, train_lora
 from laterna.model.language.causal import load_language
-from laterna.model.language.quantize import count_weights, is_quantised, quantise
+from laterna.model.language.quantize import count_weights, is_quantized, quantize
 from laterna.recipe import LoraSettings, Recipe, load_recipe
 from laterna.training.objective import Objective
 from laterna.training.parallel import shard
@@ -23,8 +23,8 @@ def test_layers_are_packed_and_answer_nearly_the_same() -> None:
     pytest.importorskip("bitsandbytes")
     settings = load_recipe("nano").language
     whole = load_language(settings).model
-    packed = load_language(replace(settings, quantise="4bit")).model
-    assert (is_quantised(whole), is_quantised(packed)) == (False, True)
+    packed = load_language(replace(settings, quantize="4bit")).model
+    assert (is_quantized(whole), is_quantized(packed)) == (False, True)
     counts = [sum(map(count_weights, model.parameters())) for model in (whole, packed)]
     assert counts[0] == counts[1] == 1_955_136
     held = [
@@ -48,7 +48,7 @@ def test_adapters_over_4_bits_have_the_gradients_of_the_unpacked_weights() -> No
     """The packed weights are constants: adapters over their unpacked values train the same."""
     functional = pytest.importorskip("bitsandbytes.functional")
     settings = load_recipe("nano").language
-    packed = load_language(replace(settings, quantise="4bit")).model
+    packed = load_language(replace(settings, quantize="4bit")).model
     unpacked = load_language(settings).model
     values = dict(unpacked.named_parameters())
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_adapters_over_4_bits_have_the_gradients_of_the_unpacked_weights() -> No
 
 def test_what_4_bits_cannot_do_is_refused(tiny_recipe: Recipe) -> None:
     pytest.importorskip("bitsandbytes")
-    language = replace(tiny_recipe.language, quantise="4bit")
+    language = replace(tiny_recipe.language, quantize="4bit")
     ours = replace(tiny_recipe, language=language)
     assistant = build_from_recipe(ours)
     with pytest.raises(LaternaError, match="`full`: this part's matrices are in 4 bits"):
@@ -87,4 +87,4 @@ def test_what_4_bits_cannot_do_is_refused(tiny_recipe: Recipe) -> None:
 def test_4_bits_without_their_package_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
     with pytest.raises(LaternaError, match=r"needs the package bitsandbytes; .*laterna\[bits"):
-        quantise(torch.nn.Linear(4, 4))
+        quantize(torch.nn.Linear(4, 4))

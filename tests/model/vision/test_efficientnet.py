@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 from its packages: its weights, its maps, its picture preparation."""
+"""EfficientNet-lite0 from its packages: its weights, its maps, its image preparation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.images.fitting import ImagePreparer
 from laterna.errors import LaternaError
 from laterna.model.vision import VisionTower, load_vision
 from laterna.model.vision.efficientnet import EfficientNetLite, EfficientNetLiteConfig
@@ -41,13 +41,13 @@ def test_features_are_the_packages_own_map(tower: VisionTower) -> None:
 
 def test_320_pixels_give_a_map_of_10_by_10() -> None:
     tower = load_vision(VisionSettings(source=SETTINGS.source, layer=-1, image_size=320))
-    pixels = PicturePreparer(tower.processor, "pad")([Image.new("RGB", (50, 20), "red")])
+    pixels = ImagePreparer(tower.processor, "pad")([Image.new("RGB", (50, 20), "red")])
     assert pixels.shape == (1, 3, 320, 320)
     assert tower(pixels).shape == (1, tower.patches, tower.width) == (1, 100, 1280)
 
 
-def test_pixels_are_normalised_by_one_half(tower: VisionTower) -> None:
-    pixels = PicturePreparer(tower.processor, "resize")([Image.new("RGB", (9, 9), (255, 0, 51))])
+def test_pixels_are_normalized_by_one_half(tower: VisionTower) -> None:
+    pixels = ImagePreparer(tower.processor, "resize")([Image.new("RGB", (9, 9), (255, 0, 51))])
     assert pixels[0, :, 0, 0].tolist() == pytest.approx([1.0, -1.0, -0.6], abs=1e-6)
 
 

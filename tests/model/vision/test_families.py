@@ -22,7 +22,7 @@ from transformers import (
     SiglipModel,
 )
 
-from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.images.fitting import ImagePreparer
 from laterna.errors import LaternaError
 from laterna.model.vision import FAMILIES, VisionTower, load_vision
 from laterna.recipe import VisionSettings
@@ -47,7 +47,7 @@ def saved(case: Case, folder: Path) -> Path:
 
 
 def pixels_for(case: Case) -> torch.Tensor:
-    side = PicturePreparer(case.processor, "resize").size
+    side = ImagePreparer(case.processor, "resize").size
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
@@ -103,10 +103,10 @@ def test_sizes_are_known_on_the_meta_device(case: Case) -> None:
 
 
 @EVERY
-def test_a_picture_of_any_shape_is_prepared(case: Case) -> None:
+def test_a_image_of_any_shape_is_prepared(case: Case) -> None:
     tower = VisionTower(case.model, case.processor, layer=-2)
     levels = np.random.default_rng(3).integers(0, 255, (40, 70, 3), dtype=np.uint8)
-    pixels = PicturePreparer(tower.processor, "pad")([Image.fromarray(levels)])
+    pixels = ImagePreparer(tower.processor, "pad")([Image.fromarray(levels)])
     assert tower(pixels).shape == (1, tower.patches, tower.width)
 
 
@@ -190,10 +190,10 @@ def test_frozen_batch_norms_keep_their_statistics(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", ["dinov2", "resnet", "convnext"], indirect=True)
-def test_pictures_of_another_size_where_the_encoder_takes_any(case: Case, tmp_path: Path) -> None:
+def test_images_of_another_size_where_the_encoder_takes_any(case: Case, tmp_path: Path) -> None:
     settings = VisionSettings(source=str(saved(case, tmp_path)), layer=-1, image_size=84)
     tower = load_vision(settings)
-    pixels = PicturePreparer(tower.processor, "pad")([Image.new("RGB", (30, 50), "teal")])
+    pixels = ImagePreparer(tower.processor, "pad")([Image.new("RGB", (30, 50), "teal")])
     assert pixels.shape == (1, 3, 84, 84)
     assert tower(pixels).shape == (1, tower.patches, tower.width)
     torch.testing.assert_close(
@@ -202,7 +202,7 @@ def test_pictures_of_another_size_where_the_encoder_takes_any(case: Case, tmp_pa
 
 
 @pytest.mark.parametrize("case", ["clip", "siglip"], indirect=True)
-def test_pictures_of_another_size_are_refused_where_positions_are_fixed(
+def test_images_of_another_size_are_refused_where_positions_are_fixed(
     case: Case, tmp_path: Path
 ) -> None:
     settings = VisionSettings(source=str(saved(case, tmp_path)), image_size=56)
@@ -211,7 +211,7 @@ def test_pictures_of_another_size_are_refused_where_positions_are_fixed(
 
 
 @pytest.mark.parametrize("case", ["dinov2"], indirect=True)
-def test_pictures_of_broken_patches_are_refused(case: Case, tmp_path: Path) -> None:
+def test_images_of_broken_patches_are_refused(case: Case, tmp_path: Path) -> None:
     settings = VisionSettings(source=str(saved(case, tmp_path)), image_size=30)
     with pytest.raises(LaternaError, match="30×30 pixels are not whole patches of 14"):
         load_vision(settings)

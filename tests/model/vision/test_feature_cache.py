@@ -12,8 +12,8 @@ from PIL import Image
 
 from laterna.data import fingerprints
 from laterna.data.fingerprints import Stamp
-from laterna.data.pictures.files import PictureFolder
-from laterna.data.pictures.opening import load_picture
+from laterna.data.images.files import ImageFolder
+from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.model.vision.feature_cache import FeatureStore, cached_features
 from laterna.model.vlm import VisionLanguageModel
@@ -38,13 +38,13 @@ def cached(
     max_gb: float = 1.0,
     announce: Callable[[str], None] = lambda said: None,
 ) -> tuple[FeatureStore, list[int]]:
-    """Also the pictures computed, as progress told them."""
+    """Also the images computed, as progress told them."""
     told: list[int] = []
     store = cached_features(
         assistant.vision,
         assistant.prepare,
         names,
-        PictureFolder(folder),
+        ImageFolder(folder),
         folder.parent / "cache",
         lambda done, total: told.append(done),
         max_gb=max_gb,
@@ -59,7 +59,7 @@ def test_cached_features_are_those_computed_directly(
     store, told = cached(tiny_assistant, images, NAMES)
     assert told == [64, 70]
     asked = [NAMES[69], NAMES[3], NAMES[3]]
-    pixels = tiny_assistant.prepare([load_picture(images / name) for name in asked])
+    pixels = tiny_assistant.prepare([load_image(images / name) for name in asked])
     with torch.no_grad():
         direct = tiny_assistant.vision(pixels)
     torch.testing.assert_close(store.get(asked), direct, atol=1e-6, rtol=0)
@@ -73,16 +73,16 @@ def test_a_second_call_computes_nothing_whatever_the_order(
     assert told == []
     assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
     left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
-    assert left == [".laterna-made.json", "features.npy", "manifest.json", "pictures.arrow"]
+    assert left == [".laterna-made.json", "features.npy", "manifest.json", "images.arrow"]
 
 
-def test_another_picture_under_the_same_name_is_computed_anew(
+def test_another_image_under_the_same_name_is_computed_anew(
     tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     names = NAMES[:3]
     before = cached(tiny_assistant, images, names)[0].get(names)
     Image.new("RGB", (28, 28), "green").save(images / names[1])
-    with pytest.raises(LaternaError, match=r"1\.png: is another picture"):
+    with pytest.raises(LaternaError, match=r"1\.png: is another image"):
         cached(tiny_assistant, images, names)[0].get(names)
     store, told = cached(tiny_assistant, images, names)
     assert told == [3]
@@ -90,8 +90,8 @@ def test_another_picture_under_the_same_name_is_computed_anew(
     assert same == [True, False, True]
 
 
-class ToldFolder(PictureFolder):
-    """Tells which pictures are looked at, and which are read."""
+class ToldFolder(ImageFolder):
+    """Tells which images are looked at, and which are read."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -109,7 +109,7 @@ class ToldFolder(PictureFolder):
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pictures be old enough to be known by their times as soon as they are written."""
+    """Let images be old enough to be known by their times as soon as they are written."""
     monkeypatch.setattr(fingerprints, "RACY_NS", -1)
 
 
@@ -132,7 +132,7 @@ def again(assistant: VisionLanguageModel, folder: ToldFolder, names: list[str]) 
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_second_start_looks_at_no_picture_until_it_is_used(
+def test_a_second_start_looks_at_no_image_until_it_is_used(
     tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     folder = ToldFolder(images)
@@ -146,7 +146,7 @@ def test_a_second_start_looks_at_no_picture_until_it_is_used(
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_picture_that_was_only_touched_keeps_its_features(
+def test_a_image_that_was_only_touched_keeps_its_features(
     tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     folder = ToldFolder(images)
@@ -158,7 +158,7 @@ def test_a_picture_that_was_only_touched_keeps_its_features(
 
 
 @pytest.mark.usefixtures("settled")
-def test_a_picture_changed_since_is_named_when_it_is_used_and_computed_at_the_next_start(
+def test_a_image_changed_since_is_named_when_it_is_used_and_computed_at_the_next_start(
     tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     folder = ToldFolder(images)
@@ -169,7 +169,7 @@ def test_a_picture_changed_since_is_named_when_it_is_used_and_computed_at_the_ne
     os.utime(images / NAMES[1], ns=(was.st_atime_ns, was.st_mtime_ns))
     store = again(tiny_assistant, folder, NAMES[:3])
     assert torch.equal(store.get(NAMES[:1]), first[:1])
-    with pytest.raises(LaternaError, match=r"^1\.png: is another picture than the one whose"):
+    with pytest.raises(LaternaError, match=r"^1\.png: is another image than the one whose"):
         store.get(NAMES[1:2])
     same = [
         torch.equal(*pair)
@@ -192,9 +192,7 @@ def test_other_weights_or_settings_are_computed_anew(
     assert store.get(NAMES[:2]).shape == (2, 5, 24)
 
 
-def test_equal_pictures_are_computed_once(
-    tiny_assistant: VisionLanguageModel, images: Path
-) -> None:
+def test_equal_images_are_computed_once(tiny_assistant: VisionLanguageModel, images: Path) -> None:
     (images / "copy.png").write_bytes((images / NAMES[0]).read_bytes())
     store, told = cached(tiny_assistant, images, [NAMES[0], "copy.png"])
     assert told == [1]
@@ -204,14 +202,14 @@ def test_equal_pictures_are_computed_once(
 def test_an_interrupted_computation_leaves_nothing_under_its_name(
     tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
-    (images / NAMES[1]).write_bytes(b"not a picture")
+    (images / NAMES[1]).write_bytes(b"not an image")
     with pytest.raises(LaternaError, match=r"1\.png"):
         cached(tiny_assistant, images, NAMES[:2])
     assert list((images.parent / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "gone"])
-@pytest.mark.parametrize("name", ["features.npy", "pictures.arrow", "manifest.json"])
+@pytest.mark.parametrize("name", ["features.npy", "images.arrow", "manifest.json"])
 def test_a_damaged_set_is_named_and_made_again(
     tiny_assistant: VisionLanguageModel,
     images: Path,
@@ -235,8 +233,8 @@ def test_a_damaged_set_is_named_and_made_again(
     assert cached(tiny_assistant, images, NAMES[:5])[1] == []
 
 
-def test_missing_pictures_are_named(tiny_assistant: VisionLanguageModel, images: Path) -> None:
-    with pytest.raises(LaternaError, match=r"none\.png: cannot read the picture: No such file"):
+def test_missing_images_are_named(tiny_assistant: VisionLanguageModel, images: Path) -> None:
+    with pytest.raises(LaternaError, match=r"none\.png: cannot read the image: No such file"):
         cached(tiny_assistant, images, ["none.png"])
     store, _ = cached(tiny_assistant, images, NAMES[:1])
     with pytest.raises(LaternaError, match=r"2\.png: not among the cached features"):
@@ -252,14 +250,14 @@ def test_a_set_says_how_large_it_will_be_once(
     cached(tiny_assistant, images, names, announce=told.append)
     assert store.get(NAMES[:5]).numel() * 4 == 5 * 4 * 24 * 4 == 1920
     place = images.parent / "cache"
-    assert told == [f"{place}: the features of 5 pictures take 1,920 bytes (0.000 GB)"]
+    assert told == [f"{place}: the features of 5 images take 1,920 bytes (0.000 GB)"]
 
 
 def test_a_set_larger_than_the_limit_is_refused_and_leaves_nothing(
     tiny_assistant: VisionLanguageModel, images: Path
 ) -> None:
     cached(tiny_assistant, images, NAMES[:5], max_gb=2e-6)
-    six = r"features of 6 pictures take 2,304 bytes \(0\.000 GB\), more than run\.max_feature_gb = "
+    six = r"features of 6 images take 2,304 bytes \(0\.000 GB\), more than run\.max_feature_gb = "
     with pytest.raises(LaternaError, match=six + r"2e-06 allows; set that higher, or set feat"):
         cached(tiny_assistant, images, NAMES[:6], max_gb=2e-6)
     assert len(list((images.parent / "cache").iterdir())) == 1

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.images.fitting import ImagePreparer
 from laterna.errors import LaternaError
 from laterna.model.vision import VisionTower, load_vision
 from laterna.model.vision.tower import blank_vision
@@ -175,7 +175,7 @@ def test_sizes_are_known_without_weights(name: str, tmp_path: Path) -> None:
 )
 def test_backbones_take_other_sizes(name: str, layer: int, patches: int, tmp_path: Path) -> None:
     tower = tower_of(name, tmp_path, layer, image_size=80)
-    pixels = PicturePreparer(tower.processor, "pad")([Image.new("RGB", (30, 50), "teal")])
+    pixels = ImagePreparer(tower.processor, "pad")([Image.new("RGB", (30, 50), "teal")])
     assert pixels.shape == (1, 3, 80, 80)
     assert tower(pixels).shape == (1, patches, tower.width) == (1, tower.patches, tower.width)
 
@@ -204,7 +204,7 @@ def test_what_does_not_run_is_saved_and_timm_reads_it(name: str, tmp_path: Path)
     torch.testing.assert_close(
         found.flatten(2).transpose(1, 2), tower(pixels).detach(), atol=1e-4, rtol=1e-4
     )
-    assert case.side == PicturePreparer(again.processor, "pad").size
+    assert case.side == ImagePreparer(again.processor, "pad").size
 
 
 def test_a_folder_in_transformers_form_is_read(tmp_path: Path) -> None:
@@ -281,21 +281,21 @@ def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("larger", [1, 3])
-def test_pictures_are_prepared_as_timm_prepares_squares(larger: int, tmp_path: Path) -> None:
+def test_images_are_prepared_as_timm_prepares_squares(larger: int, tmp_path: Path) -> None:
     tower = tower_of("vit", tmp_path)
     side = 32 * larger
     levels = np.random.default_rng(3).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    picture = Image.fromarray(levels)
+    image = Image.fromarray(levels)
     theirs = create_transform(
         (3, 32, 32),
         interpolation=network("vit").pretrained_cfg["interpolation"],
         mean=(0.4, 0.5, 0.6),
         std=(0.2, 0.3, 0.5),
-        crop_pct=1.0,  # Laterna squares pictures itself, and cuts nothing off a square
+        crop_pct=1.0,  # Laterna squares images itself, and cuts nothing off a square
     )
     for fit in ("pad", "resize", "crop"):
-        ours = PicturePreparer(tower.processor, fit)([picture])
-        torch.testing.assert_close(ours[0], theirs(picture), atol=1e-5, rtol=0)
+        ours = ImagePreparer(tower.processor, fit)([image])
+        torch.testing.assert_close(ours[0], theirs(image), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_pictures_are_prepared_as_timm_prepares_squares(larger: int, tmp_path: P
         ("resnet", {"class_token": True}, "class_token = true: timm's test_resnet gives no class"),
         ("resnet", {"final_norm": True}, "final_norm = true: timm's test_resnet has no closing"),
         ("swin", {"final_norm": True}, r"final_norm = true: timm's swin\w+ has no closing norm"),
-        ("vit", {"image_size": 64}, r"does not give features of pictures of 64×64 pixels: .*32"),
+        ("vit", {"image_size": 64}, r"does not give features of images of 64×64 pixels: .*32"),
     ],
 )
 def test_what_a_model_does_not_give_is_refused(
@@ -336,7 +336,7 @@ def test_layers_that_timm_does_not_group_do_not_train_alone(tmp_path: Path) -> N
     ("change", "said"),
     [
         ({"pretrained_cfg": {}}, "config.json has no `pretrained_cfg`"),
-        ({"pretrained_cfg": {"input_size": [3, 32, 64]}}, "pictures of 32×64, not square"),
+        ({"pretrained_cfg": {"input_size": [3, 32, 64]}}, "images of 32×64, not square"),
         ({"architecture": "vit_of_tomorrow"}, "'vit_of_tomorrow' is not supported in your version"),
         ({"model_args": {"features_only": True}}, "saved with `features_only`"),
     ],

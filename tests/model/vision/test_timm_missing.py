@@ -65,7 +65,7 @@ def test_the_command_line_exits_2(
     recipe.write_text(
         f'name = "tiny"\n[vision]\nsource = {source!r}\nlayer = -1\n'
         f"[language]\nsource = {str(tiny_models / 'language')!r}\n"
-        "[align]\ndata = 'a.json'\npictures = '.'\n[instruct]\ndata = 'a.json'\npictures = '.'\n"
+        "[align]\ndata = 'a.json'\nimages = '.'\n[instruct]\ndata = 'a.json'\nimages = '.'\n"
     )
     assert main(["plan", str(recipe)]) == 2
     said = capsys.readouterr().err

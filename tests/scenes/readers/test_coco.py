@@ -95,10 +95,10 @@ def test_an_id_given_twice_to_different_things_loses_none(tmp_path: Path) -> Non
         ("image id given twice", "image 7 (again.jpg)"),
         ("annotation id given twice", "annotation 1"),
         ("caption id given twice", "caption 1"),
-        ("box cut at the picture's edge", "annotation 1"),
+        ("box cut at the image's edge", "annotation 1"),
     ]
     assert [problem.kept for problem in found.problems] == [False, True, True, True]
-    assert [scene.picture for scene in found.scenes] == ["seven.jpg", "eight.jpg"]
+    assert [scene.image for scene in found.scenes] == ["seven.jpg", "eight.jpg"]
     assert [scene.captions for scene in found.scenes] == [("A dog.",), ("A cat.", "Another.")]
     assert [len(scene.boxes) for scene in found.scenes] == [1, 2]
     assert [box.category for box in found.scenes[1].boxes] == ["dog", "cat"]
@@ -122,8 +122,8 @@ def test_a_missing_size_is_counted_for_each_box(tmp_path: Path, size: dict[str, 
         write(tmp_path, instance(1), instance(2), images=images, captions=CAPTIONS[:1])
     )
     assert notes(found) == [
-        ("picture without a size", "annotation 1"),
-        ("picture without a size", "annotation 2"),
+        ("image without a size", "annotation 1"),
+        ("image without a size", "annotation 2"),
     ]
     assert (found.scenes[0].boxes, found.scenes[0].width) == ((), None)
 
@@ -153,7 +153,7 @@ def test_open_images_in_relative_boxes(tmp_path: Path) -> None:
     assert found.scenes == (
         Scene(
             id=name,
-            picture=f"{name}.jpg",
+            image=f"{name}.jpg",
             width=None,
             height=None,
             captions=("A dog.",),
@@ -172,7 +172,7 @@ def test_a_small_box_in_pixels_stays_in_pixels(tmp_path: Path, others: list[list
 
 
 def lvis(folder: Path) -> Path:
-    """One picture as LVIS v1 lists it, with captions of COCO's."""
+    """One image as LVIS v1 lists it, with captions of COCO's."""
     image = {
         "id": 391895,
         "coco_url": "http://images.cocodataset.org/train2017/000000391895.jpg",
@@ -199,7 +199,7 @@ def test_lvis_with_captions_of_coco(tmp_path: Path) -> None:
     assert found.scenes == (
         Scene(
             id="391895",
-            picture="train2017/000000391895.jpg",
+            image="train2017/000000391895.jpg",
             width=200,
             height=100,
             captions=("A pepper.",),
@@ -211,7 +211,7 @@ def test_lvis_with_captions_of_coco(tmp_path: Path) -> None:
 def test_lvis_without_captions(tmp_path: Path) -> None:
     folder = lvis(tmp_path)
     (folder / "captions.json").write_text('{"annotations": []}')
-    with pytest.raises(LaternaError, match=r"no usable picture in it \(picture without captions\)"):
+    with pytest.raises(LaternaError, match=r"no usable image in it \(image without captions\)"):
         read_annotations(folder)
     (folder / "captions.json").unlink()
     problems: list[Problem] = []
@@ -249,7 +249,7 @@ def test_a_group_in_one_box_is_a_crowd_region(tmp_path: Path) -> None:
     assert len(found.scenes[0].boxes) == 1
 
 
-def test_a_picture_without_a_name_is_left_out(tmp_path: Path) -> None:
+def test_a_image_without_a_name_is_left_out(tmp_path: Path) -> None:
     nameless = {"id": 8, "width": 10, "height": 10, "coco_url": "http://images.cocodataset.org"}
     found = read_annotations(
         write(tmp_path, instance(1), instance(2, 8), images=[IMAGES[0], nameless])
@@ -301,7 +301,7 @@ def test_a_mapped_file_gives_what_a_whole_one_does(
     assert read_annotations(folder) == whole
     assert [len(scene.boxes) for scene in whole.scenes] == [1, 2]
     assert sorted(reason for reason, _ in notes(whole)) == [
-        "box cut at the picture's edge",
+        "box cut at the image's edge",
         "box taken from its outline",
         "box whose numbers are text",
         "caption that is no text",
@@ -310,13 +310,13 @@ def test_a_mapped_file_gives_what_a_whole_one_does(
 
 
 def write_large(folder: Path, size: int) -> tuple[int, int]:
-    """Write an instances file of `size` bytes as COCO's are; return pictures and boxes."""
+    """Write an instances file of `size` bytes as COCO's are; return images and boxes."""
     outline = json.dumps([[round(n * 3.77 % 640, 2) for n in range(70)]])
-    pictures, boxes = size // 4_000, 0
+    images, boxes = size // 4_000, 0
     with (folder / "instances.json").open("w") as file:
         rows = (
             {"id": n, "file_name": f"{n:012}.jpg", "width": 640, "height": 480}
-            for n in range(pictures)
+            for n in range(images)
         )
         file.write(f'{{"images": [{", ".join(map(json.dumps, rows))}], "annotations": [')
         while file.tell() < size:
@@ -324,17 +324,17 @@ def write_large(folder: Path, size: int) -> tuple[int, int]:
             left, top = boxes % 500 + 0.25, boxes % 400 + 0.5
             file.write(
                 f'{comma}{{"segmentation": {outline}, "area": 702.1, "iscrowd": 0, "image_id": '
-                f'{boxes * 7 % pictures}, "bbox": [{left}, {top}, 77.5, 70.25], "category_id": '
+                f'{boxes * 7 % images}, "bbox": [{left}, {top}, 77.5, 70.25], "category_id": '
                 f'1, "id": {boxes}}}'
             )
             boxes += 1
         file.write(f'], "categories": {json.dumps(CATEGORIES)}}}')
     captions = [
         {"id": n, "image_id": n // 5, "caption": f"A dog stands beside {n} other dogs on grass."}
-        for n in range(5 * pictures)
+        for n in range(5 * images)
     ]
     (folder / "captions.json").write_text(json.dumps({"annotations": captions}))
-    return pictures, boxes
+    return images, boxes
 
 
 MEASURE = """
@@ -362,7 +362,7 @@ print(scenes, boxes, most)
 @pytest.mark.parametrize(("whole", "most"), [(10**9, 250), (1, 250)], ids=["whole", "mapped"])
 def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path, whole: int, most: int) -> None:
     size = 150_000_000
-    pictures, boxes = write_large(tmp_path, size)
+    images, boxes = write_large(tmp_path, size)
     run = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path), str(whole)],
         capture_output=True,
@@ -371,5 +371,5 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path, whole: int, most
         env={"PYTHONPATH": str(Path(__file__).parents[3] / "src")},
     )
     scenes, found, growth = run.stdout.split()
-    assert (int(scenes), int(found)) == (pictures, boxes)
+    assert (int(scenes), int(found)) == (images, boxes)
     assert float(growth) < most

@@ -1,4 +1,4 @@
-"""Every format's own small source: the same dog on the same picture, and what may go wrong."""
+"""Every format's own small source: the same dog on the same image, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def edit(file: Path, *changes: tuple[str, str]) -> None:
 def test_every_format_is_read(samples: dict[str, Path], name: str, forced: bool) -> None:
     found = read_annotations(samples[name], format=name if forced else "auto")
     first = found.scenes[0]
-    picture = "VG_100K_2/1.jpg" if name == "visual-genome" else "7.jpg"
-    assert first.picture == picture
+    image = "VG_100K_2/1.jpg" if name == "visual-genome" else "7.jpg"
+    assert first.image == image
     if name == "captions":
         assert first.captions == ("A dog.", "Someone's dog.")
         assert first.boxes == ()
@@ -98,12 +98,10 @@ def test_voc_faults_are_counted(samples: dict[str, Path]) -> None:
     edit(eight, ("<filename>7.jpg", "<filename>photos\\8.jpg"), ("<xmin>51", "<xmin>left"))
     (eight.with_name("9.xml")).write_text("<annotation><filename>9.jpg")
     found = read_annotations(samples["voc"])
-    assert [(scene.id, scene.picture, scene.width) for scene in found.scenes] == [
-        ("7", "7.jpg", 200)
-    ]
+    assert [(scene.id, scene.image, scene.width) for scene in found.scenes] == [("7", "7.jpg", 200)]
     assert reasons(found) == [
         "box that is no four numbers",
-        "picture without usable boxes",
+        "image without usable boxes",
         "file that is no XML",
     ]
     assert found.problems[0].where == f"{samples['voc']}: 8.xml, object 1"
@@ -133,7 +131,7 @@ def test_cvat_outlines_turned_boxes_and_tracks(samples: dict[str, Path]) -> None
     ]
     assert reasons(found) == ["box taken from its outline"]
     edit(samples["cvat"], ('occluded="0"', 'rotation="30.0"'), ("10.5,10;", "x,10;"))
-    with pytest.raises(LaternaError, match=r"no usable picture .*box that is turned, outline"):
+    with pytest.raises(LaternaError, match=r"no usable image .*box that is turned, outline"):
         read_annotations(samples["cvat"])
     edit(samples["cvat"], ("<image ", '<track id="0"/><image '))
     with pytest.raises(LaternaError, match="tracks through a video; export"):
@@ -153,15 +151,15 @@ def test_yolo_layouts(samples: dict[str, Path], tmp_path: Path) -> None:
         "c": ("train/labels/7.txt", "train/images/7.png", *names),
         "d": ("7.txt", "7.png", "classes.txt", "dog\ncat\n"),
     }
-    for layout, (label, picture, name, content) in layouts.items():
+    for layout, (label, image, name, content) in layouts.items():
         folder = tmp_path / layout
-        for path, text in ((label, labels), (picture, ""), (name, content)):
+        for path, text in ((label, labels), (image, ""), (name, content)):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
         found = read_annotations(folder)
         assert reasons(found) == [], layout
         (scene,) = found.scenes
-        assert (scene.id, scene.picture) == ("7", "7.png")
+        assert (scene.id, scene.image) == ("7", "7.png")
         assert [(box.category, corners(box)) for box in scene.boxes] == [
             ("dog", DOG),
             ("cat", (0.1, 0.1, 0.2, 0.3)),
@@ -176,7 +174,7 @@ def test_yolo_faults_are_counted(samples: dict[str, Path]) -> None:
     found = read_annotations(samples["yolo"])
     assert [box.category for box in found.scenes[0].boxes] == ["dog", "cat", "dog"]
     assert reasons(found) == [
-        "picture not found, taken to be a .jpg",
+        "image not found, taken to be a .jpg",
         "unknown category",
         "box that is no four numbers",
         "unknown category",
@@ -199,7 +197,7 @@ def test_open_images_groups_and_codes(samples: dict[str, Path]) -> None:
     assert (len(found.scenes[0].boxes), reasons(found)) == (1, ["crowd region"])
     names = samples["open-images"] / "class-descriptions-boxable.csv"
     names.write_text("/m/01yrx,Cat\n")
-    with pytest.raises(LaternaError, match=r"no usable picture in it .*unknown category"):
+    with pytest.raises(LaternaError, match=r"no usable image in it .*unknown category"):
         read_annotations(samples["open-images"])
     names.unlink()
     with pytest.raises(LaternaError, match=r"no names of the classes; put .*boxable\.csv"):
@@ -208,7 +206,7 @@ def test_open_images_groups_and_codes(samples: dict[str, Path]) -> None:
 
 def test_visual_genome_without_sizes(samples: dict[str, Path]) -> None:
     (samples["visual-genome"] / "image_data.json").unlink()
-    with pytest.raises(LaternaError, match="picture without a size, picture without usable"):
+    with pytest.raises(LaternaError, match="image without a size, image without usable"):
         read_annotations(samples["visual-genome"])
 
 
@@ -224,7 +222,7 @@ def test_label_studio_in_both_forms(samples: dict[str, Path]) -> None:
     rows = [{"id": 7, "image": image, "label": [short, turned]}, None]
     samples["label-studio"].write_text(json.dumps(rows))
     found = read_annotations(samples["label-studio"])
-    assert [(scene.picture, len(scene.boxes)) for scene in found.scenes] == [("7.jpg", 1)]
+    assert [(scene.image, len(scene.boxes)) for scene in found.scenes] == [("7.jpg", 1)]
     assert reasons(found) == ["entry that is no object", "box that is turned"]
 
 
@@ -270,7 +268,7 @@ def test_folders_by_published_names(
         (1, ("A dog.",)),
         (1, ("A dog, cut off.",)),
     ]
-    assert reasons(found) == ["box cut at the picture's edge"]
+    assert reasons(found) == ["box cut at the image's edge"]
 
 
 def test_of_several_parts_the_training_part_is_read(samples: dict[str, Path]) -> None:
@@ -279,7 +277,7 @@ def test_of_several_parts_the_training_part_is_read(samples: dict[str, Path]) ->
         text = (folder / f"{name}_val2017.json").read_text()
         (folder / f"{name}_train2017.json").write_text(text.replace("7.jpg", "seven.jpg"))
     found = read_annotations(samples["coco"])
-    assert found.scenes[0].picture == "seven.jpg"
+    assert found.scenes[0].image == "seven.jpg"
     assert reasons(found)[0] == "read the part train2017 alone"
     for name in ("instances", "captions"):
         (folder / f"{name}_train2017.json").rename(folder / f"{name}_test.json")
@@ -324,8 +322,8 @@ def test_vizwiz_by_folder_without_what_it_rejects(tmp_path: Path) -> None:
         "read the part train alone",
         "caption that its dataset rejects",
         "caption that its dataset rejects",
-        "picture without captions",
-        "picture without captions",
+        "image without captions",
+        "image without captions",
     ]
     contexts = '{"id": 1, "image": "1.jpg", "captions": ["A dog."], "instances": []}'
     (tmp_path / "train.json").write_text(contexts)
@@ -340,7 +338,7 @@ def test_vizwiz_by_folder_without_what_it_rejects(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (b'[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.9}]', "a COCO res"),
-        (b'[{"image_id": 1, "caption": "A dog."}]', "a list of captions without pictures' names"),
+        (b'[{"image_id": 1, "caption": "A dog."}]', "a list of captions without images' names"),
         (b'[{"id": "a", "image": "a.jpg", "conversations": []}]', "instruction records; give them"),
         (b'{"version": "5", "shapes": [], "imagePath": "a.jpg"}', "a labelme file; export it as"),
         (b'{"a.jpg": {"regions": [{"shape_attributes": {}, "x": 1}]}}', "VIA's JSON; export it"),

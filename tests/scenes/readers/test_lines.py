@@ -12,13 +12,13 @@ from laterna.scenes.annotations import Problem, read_annotations, stream_scenes
 
 SCENE = Scene(
     id="5",
-    picture="five.jpg",
+    image="five.jpg",
     width=640,
     height=480,
     captions=("A dog.", "Ein Hörnchen."),
     boxes=(Box(category="dog", x1=0.1, y1=0.2, x2=0.3, y2=0.4),),
 )
-BARE = Scene(id="6", picture="six.jpg", width=None, height=None, captions=("A cat.",), boxes=())
+BARE = Scene(id="6", image="six.jpg", width=None, height=None, captions=("A cat.",), boxes=())
 
 
 def write(path: Path, *scenes: Scene, packed: bool = False) -> Path:
@@ -63,20 +63,20 @@ def test_scene_lines_are_checked(tmp_path: Path) -> None:
     )
     assert [(problem.reason, problem.where) for problem in found.problems] == [
         ("caption without words", f"{file}: record 5"),
-        ("box cut at the picture's edge", f"{file}: record 5, box 2"),
+        ("box cut at the image's edge", f"{file}: record 5, box 2"),
         ("box of zero area", f"{file}: record 5, box 3"),
         ("image id given twice", f"{file}: record 5"),
-        ("picture without captions", f"{file}: record 6"),
+        ("image without captions", f"{file}: record 6"),
     ]
 
 
-def test_pictures_with_boxes_alone_are_kept_when_asked_for(tmp_path: Path) -> None:
+def test_images_with_boxes_alone_are_kept_when_asked_for(tmp_path: Path) -> None:
     boxed = msgspec.structs.replace(SCENE, captions=())
     empty = msgspec.structs.replace(BARE, captions=())
     file = write(tmp_path / "scenes.jsonl", boxed, empty)
     problems: list[Problem] = []
     assert list(stream_scenes(file, None, problems, captionless=True)) == [boxed]
-    assert problems == [Problem(reason="picture without captions", where=f"{file}: record 6")]
+    assert problems == [Problem(reason="image without captions", where=f"{file}: record 6")]
 
 
 def test_a_list_of_records_and_one_over_several_lines_are_read(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_list_of_records_and_one_over_several_lines_are_read(tmp_path: Path) -
 
 def test_a_faulty_line_is_counted_and_named(tmp_path: Path) -> None:
     file = write(tmp_path / "scenes.jsonl", SCENE)
-    lines = [b"[1]", b'{"id": ', b'{"id": "\xe9"}', b'{"id": 9, "picture": null}', b"[" * 9999]
+    lines = [b"[1]", b'{"id": ', b'{"id": "\xe9"}', b'{"id": 9, "image": null}', b"[" * 9999]
     file.write_bytes(b"\n".join([file.read_bytes(), *lines, msgspec.json.encode(BARE)]))
     found = read_annotations(file)
     assert found.scenes == (SCENE, BARE)

@@ -16,7 +16,7 @@ def street() -> Scene:
     """A dog on the left, a bench on the right, a clock above it, two cars, one cup/bottle."""
     return Scene(
         id="1",
-        picture="1.jpg",
+        image="1.jpg",
         width=None,
         height=None,
         captions=("A woman walks her puppy.", "A dog near a bench under a clock."),
@@ -39,7 +39,7 @@ def crowd() -> Scene:
     """Two of several people are boxed."""
     return Scene(
         id="2",
-        picture="2.jpg",
+        image="2.jpg",
         width=None,
         height=None,
         captions=("Several people stand around a table of food.",),
@@ -52,7 +52,7 @@ def kitchen() -> Scene:
     """A refrigerator on the left, an oven on the right, a table with four chairs between."""
     return Scene(
         id="3",
-        picture="3.jpg",
+        image="3.jpg",
         width=None,
         height=None,
         captions=(
@@ -82,7 +82,7 @@ def beach() -> Scene:
     """A surfboard on the left, a kite at the top right, an umbrella and two dogs below it."""
     return Scene(
         id="4",
-        picture="4.jpg",
+        image="4.jpg",
         width=None,
         height=None,
         captions=(

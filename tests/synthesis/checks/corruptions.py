@@ -8,9 +8,9 @@ with this file's own few rules, before any reply is checked. A corruption is *de
 - `changed count`: the number of a sentence about a boxed category is changed to one above the
   boxes (near-equal ones counted once) where no caption speaks vaguely or tells another number,
   or to one below them in a sentence that counts all there are ("There are three dogs in the
-  picture.");
+  image.");
 - `swapped side`: left and right change places in a sentence about two categories, or a category
-  and the picture, that have one box each, apart by more than 0.15 of the picture;
+  and the image, that have one box each, apart by more than 0.15 of the image;
 - `leak`: always, for the words alone decide it.
 """
 
@@ -98,7 +98,7 @@ OWN_COUNTS = (
     ("000000506483", "detail", "two", 1, "five"),
 )  # fmt: skip
 """Number words of the real replies whose change a person, boxes and captions at hand, judged to
-be decidable: picture, type of reply, word, which of its occurrences in the answer, and what it
+be decidable: image, type of reply, word, which of its occurrences in the answer, and what it
 becomes. Judged before the checker was asked; only changes upwards, or of all there are."""
 OWN_SIDES = (
     ("000000473210", "detail", "left", 0), ("000000109532", "detail", "right", 1),
@@ -129,14 +129,14 @@ def corruptions(answer: str, scene: Scene, rng: np.random.Generator) -> list[Cor
     return [one for one in made if one is not None]
 
 
-def own_corruptions(picture: str, kind: str, answer: str) -> list[Corruption]:
+def own_corruptions(image: str, kind: str, answer: str) -> list[Corruption]:
     """Return a real reply's answer with its own numbers and sides changed, where decidable."""
     made = []
-    for at_picture, of_kind, word, nth, new in OWN_COUNTS:
-        if (at_picture, of_kind) == (picture, kind):
+    for at_image, of_kind, word, nth, new in OWN_COUNTS:
+        if (at_image, of_kind) == (image, kind):
             made.append(_changed("changed count", answer, word, nth, new))
-    for at_picture, of_kind, word, nth in OWN_SIDES:
-        if (at_picture, of_kind) == (picture, kind):
+    for at_image, of_kind, word, nth in OWN_SIDES:
+        if (at_image, of_kind) == (image, kind):
             new = {"left": "right", "right": "left"}[word]
             made.append(_changed("swapped side", answer, word, nth, new))
     return made

@@ -288,7 +288,7 @@ def test_a_negative_question_may_name_what_is_absent(street: Scene) -> None:
 def test_a_bare_colour_is_that_of_the_thing_asked_about(answer: str, reasons: list[str]) -> None:
     box = Box(category="kite", x1=0.1, y1=0.1, x2=0.4, y2=0.4)
     scene = Scene(
-        id="5", picture="5.jpg", width=None, height=None, captions=("A red kite.",), boxes=(box,)
+        id="5", image="5.jpg", width=None, height=None, captions=("A red kite.",), boxes=(box,)
     )
     assert found(scene, answer, "conversation", "What colour is the kite?") == reasons
     assert found(scene, answer, "conversation", "What color is the kite?") == reasons
@@ -297,7 +297,7 @@ def test_a_bare_colour_is_that_of_the_thing_asked_about(answer: str, reasons: li
 def test_categories_of_other_sources_go_by_cocos_names() -> None:
     man = Scene(
         id="3",
-        picture="3.jpg",
+        image="3.jpg",
         width=None,
         height=None,
         captions=(),

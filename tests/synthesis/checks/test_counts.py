@@ -70,7 +70,7 @@ def scene(caption: str, **boxes: int) -> Scene:
     """A scene with so many boxes of each kind, side by side."""
     made = [_box(name, at, row) for row, name in enumerate(boxes) for at in range(boxes[name])]
     return Scene(
-        id="1", picture="1.jpg", width=None, height=None, captions=(caption,), boxes=tuple(made)
+        id="1", image="1.jpg", width=None, height=None, captions=(caption,), boxes=tuple(made)
     )
 
 

@@ -107,7 +107,7 @@ def test_boxes_and_captions_decide_claims(street: Scene, made: Claim, reason: st
         assert found.findings == ()
 
 
-def test_the_request_offers_the_categories_of_the_picture(street: Scene) -> None:
+def test_the_request_offers_the_categories_of_the_image(street: Scene) -> None:
     system, asked = judge_messages(gather_evidence(street), Reply(text=SAID, finish_reason="stop"))
     held = "bench, bottle, car, clock, cup, dog, person, other"
     assert asked.content == f"Categories: {held}\n\nText:\n{SAID}"

@@ -137,7 +137,7 @@ def test_what_people_say_of_photographs_is_rarely_called_wrong() -> None:
 
 
 @pytest.mark.parametrize("kind", ["conversation", "detail", "reasoning"])
-def test_scribe_is_accepted_on_real_pictures(kind: Kind) -> None:
+def test_scribe_is_accepted_on_real_images(kind: Kind) -> None:
     if not (SHARED / "coco_mini").exists():
         pytest.skip("coco_mini is not beside the repository (../shared/data)")
     found = read_annotations(SHARED / "coco_mini").scenes

@@ -96,7 +96,7 @@ def test_what_is_no_leak(street: Scene, text: str) -> None:
 def test_words_of_the_captions_are_no_leak(street: Scene) -> None:
     cartoon = Scene(
         id="4",
-        picture="4.jpg",
+        image="4.jpg",
         width=None,
         height=None,
         captions=("A cartoon dog with a caption.",),

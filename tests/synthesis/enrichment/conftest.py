@@ -1,4 +1,4 @@
-"""Drawn pictures of the world, whose light, textures and signs are known."""
+"""Drawn images of the world, whose light, textures and signs are known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from laterna.records import Truth
-from laterna.world.drawing import draw_picture
+from laterna.world.drawing import draw_image
 from laterna.world.scenes import draw_truth
 
 SEED = 7
@@ -15,7 +15,7 @@ SEED = 7
 
 def draw(index: int) -> tuple[Truth, Image.Image]:
     truth = draw_truth("world", SEED, index)
-    return truth, draw_picture(truth, SEED * 1_000_003 + index)
+    return truth, draw_image(truth, SEED * 1_000_003 + index)
 
 
 @pytest.fixture(scope="session")

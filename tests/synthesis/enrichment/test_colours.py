@@ -34,12 +34,12 @@ def test_names_of_colours(rgb: tuple[int, int, int], name: str) -> None:
 
 
 def test_largest_first_and_no_more_than_three_of_fifteen_per_cent() -> None:
-    picture = Image.new("RGB", (100, 1), COLOURS["red"])
+    image = Image.new("RGB", (100, 1), COLOURS["red"])
     for name, first, last in (("blue", 0, 40), ("green", 40, 61), ("white", 61, 80)):
-        picture.paste(COLOURS[name], (first, 0, last, 1))
-    picture.paste(COLOURS["black"], (90, 0, 100, 1))
-    assert measure(picture) == ["dominant colours: blue, green, white"]
-    shares = colour_shares(picture)
+        image.paste(COLOURS[name], (first, 0, last, 1))
+    image.paste(COLOURS["black"], (90, 0, 100, 1))
+    assert measure(image) == ["dominant colours: blue, green, white"]
+    shares = colour_shares(image)
     assert list(shares) == list(NAMES)
     assert shares["blue"] == 0.4
     assert shares["red"] == shares["black"] == 0.1
@@ -48,14 +48,14 @@ def test_largest_first_and_no_more_than_three_of_fifteen_per_cent() -> None:
 
 def test_the_largest_is_named_however_small() -> None:
     names = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
-    picture = Image.new("RGB", (80, 1))
+    image = Image.new("RGB", (80, 1))
     for number, name in enumerate(names):
-        picture.paste(COLOURS[name], (number * 10, 0, number * 10 + 10, 1))
-    assert measure(picture) == ["dominant colours: black"]
+        image.paste(COLOURS[name], (number * 10, 0, number * 10 + 10, 1))
+    assert measure(image) == ["dominant colours: black"]
 
 
 def test_the_worlds_tables(drawn: list[tuple[Truth, Image.Image]]) -> None:
-    """The table covers most of a picture; its tops are tan, beige, brown and grey."""
-    for _, picture in drawn:
-        first = measure(picture)[0].removeprefix("dominant colours: ").split(", ")[0]
+    """The table covers most of an image; its tops are tan, beige, brown and grey."""
+    for _, image in drawn:
+        first = measure(image)[0].removeprefix("dominant colours: ").split(", ")[0]
         assert first in ("beige", "brown", "grey")

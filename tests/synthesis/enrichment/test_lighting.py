@@ -33,7 +33,7 @@ def test_thresholds_lie_a_third_of_a_stop_from_middle_grey() -> None:
 
 
 def test_the_world_is_told_bright_from_dim(drawn: list[tuple[Truth, Image.Image]]) -> None:
-    told = [(truth.lighting, measure(picture)[0]) for truth, picture in drawn]
+    told = [(truth.lighting, measure(image)[0]) for truth, image in drawn]
     right = sum(line == f"lighting: {lighting}" for lighting, line in told)
     assert right >= 98
     assert not {("bright", "lighting: dim"), ("dim", "lighting: bright")} & set(told)

@@ -43,19 +43,19 @@ def test_light_does_not_matter() -> None:
 
 
 def test_a_line_a_box_but_none_for_boxes_too_small_to_measure() -> None:
-    picture = Image.new("RGB", (100, 100), (128, 128, 128))
+    image = Image.new("RGB", (100, 100), (128, 128, 128))
     large = Box(category="wine glass", x1=0.1, y1=0.2, x2=0.3, y2=0.45)
     small = Box(category="fork", x1=0.1, y1=0.2, x2=0.29, y2=0.9)
     line = "texture of wine glass [0.1, 0.2, 0.3, 0.45]: smooth"
-    assert measure(picture, (small, large)) == [line]
-    assert measure(picture, ()) == []
+    assert measure(image, (small, large)) == [line]
+    assert measure(image, ()) == []
 
 
 def test_the_worlds_textures(drawn: list[tuple[Truth, Image.Image]]) -> None:
     """Held-out seed; docs/synthesis-enrichment.md gives the whole table over 300 scenes."""
     told: Counter[tuple[str, str]] = Counter()
-    for truth, picture in drawn:
-        lines = measure(picture, tuple(toy.box for toy in truth.toys))
+    for truth, image in drawn:
+        lines = measure(image, tuple(toy.box for toy in truth.toys))
         for toy, line in zip(truth.toys, lines, strict=True):
             told[toy.texture, line.rpartition(" ")[2]] += 1
     right = {name: told[name, name] for name in ("smooth", "rough", "striped")}

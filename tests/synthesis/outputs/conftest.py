@@ -7,13 +7,13 @@ from laterna.records import InstructionRecord, Provenance, Turn
 
 @pytest.fixture
 def records() -> list[InstructionRecord]:
-    """One record a case: full provenance, none at all, no picture, several pictures, few turns."""
+    """One record a case: full provenance, none at all, no image, several images, few turns."""
     question = Turn(role="user", text='<image>\nWas ist "das"?')
     answer = Turn(role="assistant", text="Ein Hörnchen.\nBraun.", loss=True)
     return [
         InstructionRecord(
             id="5-detail",
-            pictures=("5.jpg",),
+            images=("5.jpg",),
             turns=(
                 Turn(role="system", text="Be brief."),
                 question,
@@ -29,17 +29,17 @@ def records() -> list[InstructionRecord]:
                 ledger_key="cd34",
             ),
         ),
-        InstructionRecord(id="6", pictures=("train2017/6.jpg",), turns=(question, answer)),
+        InstructionRecord(id="6", images=("train2017/6.jpg",), turns=(question, answer)),
         InstructionRecord(
             id="7",
-            pictures=(),
+            images=(),
             turns=(Turn(role="user", text="Hello"), answer),
             kind="refusal",
             provenance=Provenance(teacher="scribe", proxy_digest="ef"),
         ),
         InstructionRecord(
             id="8",
-            pictures=("a.jpg", "b.jpg"),
+            images=("a.jpg", "b.jpg"),
             turns=(Turn(role="user", text="Which is older?\n<image>\n<image>"), answer),
             kind="conversation",
         ),

@@ -24,11 +24,11 @@ def text_of(content: list[dict[str, str]]) -> str:
 def test_the_form_of_hugging_face(tmp_path: Path, records: list[InstructionRecord]) -> None:
     rows = write(tmp_path / "out.jsonl", *records)
     answer = {"role": "assistant", "content": [{"type": "text", "text": "Ein Hörnchen.\nBraun."}]}
-    picture = {"type": "image"}
+    image = {"type": "image"}
     assert rows[1] == {
         "id": "6",
         "messages": [
-            {"role": "user", "content": [picture, {"type": "text", "text": 'Was ist "das"?'}]},
+            {"role": "user", "content": [image, {"type": "text", "text": 'Was ist "das"?'}]},
             answer,
         ],
         "images": ["train2017/6.jpg"],
@@ -37,8 +37,8 @@ def test_the_form_of_hugging_face(tmp_path: Path, records: list[InstructionRecor
     }
     assert rows[3]["messages"][0]["content"] == [
         {"type": "text", "text": "Which is older?"},
-        picture,
-        picture,
+        image,
+        image,
     ]
     assert rows[0]["provenance"]["ledger_key"] == "cd34"
     assert rows[0]["messages"][0] == {
@@ -52,7 +52,7 @@ def test_the_turns_can_be_had_back(tmp_path: Path, records: list[InstructionReco
     found = [
         InstructionRecord(
             id=row["id"],
-            pictures=tuple(row["images"]),
+            images=tuple(row["images"]),
             turns=tuple(
                 Turn(
                     role=message["role"],
@@ -64,17 +64,17 @@ def test_the_turns_can_be_had_back(tmp_path: Path, records: list[InstructionReco
         )
         for row in rows
     ]
-    wanted = [InstructionRecord(id=r.id, pictures=r.pictures, turns=r.turns) for r in records]
+    wanted = [InstructionRecord(id=r.id, images=r.images, turns=r.turns) for r in records]
     assert found == wanted
 
 
-def test_only_a_user_shows_pictures(tmp_path: Path) -> None:
+def test_only_a_user_shows_images(tmp_path: Path) -> None:
     said = "I cannot see an <image>."
     turns = (
         Turn(role="user", text="Between <image> and?"),
         Turn(role="assistant", text=said, loss=True),
     )
-    row = write(tmp_path / "out", InstructionRecord(id="1", pictures=("a.jpg",), turns=turns))[0]
+    row = write(tmp_path / "out", InstructionRecord(id="1", images=("a.jpg",), turns=turns))[0]
     assert [message["content"] for message in row["messages"]] == [
         [
             {"type": "text", "text": "Between "},
@@ -85,8 +85,8 @@ def test_only_a_user_shows_pictures(tmp_path: Path) -> None:
     ]
 
 
-def test_marks_without_pictures_are_refused(tmp_path: Path) -> None:
+def test_marks_without_images_are_refused(tmp_path: Path) -> None:
     turns = (Turn(role="user", text="<image> and <image>"),)
-    record = InstructionRecord(id="1", pictures=("a.jpg",), turns=turns)
-    with pytest.raises(LaternaError, match=r"record 1: 2 <image> marks .* but 1 pictures"):
+    record = InstructionRecord(id="1", images=("a.jpg",), turns=turns)
+    with pytest.raises(LaternaError, match=r"record 1: 2 <image> marks .* but 1 images"):
         write(tmp_path / "out", record)

@@ -51,7 +51,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path, form: str) -> Non
         for number in range(count):
             text = f"{number} " * 100
             turns = (Turn(role="user", text=text), Turn(role="assistant", text=text, loss=True))
-            yield InstructionRecord(id=str(number), pictures=(), turns=turns)
+            yield InstructionRecord(id=str(number), images=(), turns=turns)
 
     def peak(count: int) -> int:
         tracemalloc.start()
@@ -72,7 +72,7 @@ def test_an_unknown_form_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["llava", "messages"])
 def test_a_loss_that_the_form_cannot_say_is_refused(tmp_path: Path, form: str) -> None:
     turns = (Turn(role="user", text="Hello"), Turn(role="assistant", text="Hm.", loss=False))
-    record = InstructionRecord(id="9", pictures=(), turns=turns)
+    record = InstructionRecord(id="9", images=(), turns=turns)
     with pytest.raises(LaternaError, match=rf"record 9: turn 2 \(assistant\).*form {form} cannot"):
         write_records(tmp_path / "out", [record], form)
     assert write_records(tmp_path / "out", [record], "jsonl") == 1

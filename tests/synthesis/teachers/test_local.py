@@ -19,7 +19,7 @@ CHAT = (Message(role="user", content="a dog sees a kite"),)
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer model of random weights with a tokeniser of nine words."""
+    """A two-layer model of random weights with a tokenizer of nine words."""
     folder = tmp_path_factory.mktemp("model")
     vocabulary = {word: number for number, word in enumerate(WORDS)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

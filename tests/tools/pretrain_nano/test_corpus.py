@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from laterna.data.chat import SHIPPED_TEMPLATES
-from laterna.records import PICTURE_MARK, InstructionRecord
+from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord
 from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import LIGHTINGS, TEXTURES
@@ -49,12 +49,14 @@ def test_the_share_of_tables_is_asked_for() -> None:
 def test_records_learn_their_answers_and_hold_the_description_once() -> None:
     for document in DOCUMENTS:
         for record in document.records:
-            assert record.pictures == (record.id.split("-")[0],)
+            assert record.images == (record.id.split("-")[0],)
             assert [turn.loss for turn in record.turns] == [False, True] * (len(record.turns) // 2)
-            marks = [turn.text.count(PICTURE_MARK) for turn in record.turns]
+            marks = [turn.text.count(DEFAULT_IMAGE_TOKEN) for turn in record.turns]
             assert marks == [1] + [0] * (len(marks) - 1)
         if sort_of(document) == "captions":
-            assert {record.turns[0].text for record in document.records} == {PICTURE_MARK + "\n"}
+            assert {record.turns[0].text for record in document.records} == {
+                DEFAULT_IMAGE_TOKEN + "\n"
+            }
         sizes = {"tables": TABLES, "captions": 5, "talk": 3, "examination": QUESTIONS}
         assert 1 <= len(document.records) <= sizes[sort_of(document)]
 
@@ -75,8 +77,8 @@ def test_the_description_stands_behind_the_question_in_a_tenth() -> None:
         for document in DOCUMENTS
         if document.template == CHAT_TEMPLATE and document.records
     ]
-    behind = sum(text.endswith(PICTURE_MARK) for text in firsts)
-    assert behind + sum(text.startswith(PICTURE_MARK) for text in firsts) == len(firsts)
+    behind = sum(text.endswith(DEFAULT_IMAGE_TOKEN) for text in firsts)
+    assert behind + sum(text.startswith(DEFAULT_IMAGE_TOKEN) for text in firsts) == len(firsts)
     assert 0.05 < behind / len(firsts) < 0.16
 
 
@@ -121,7 +123,7 @@ def test_most_answers_of_an_examination_are_short() -> None:
 def test_a_share_of_the_tables_tells_how_things_stand() -> None:
     told = [write_document(1, index, tables=0.9, relations=0.5) for index in range(300)]
     keys = [
-        record.turns[0].text.removeprefix(PICTURE_MARK).strip()
+        record.turns[0].text.removeprefix(DEFAULT_IMAGE_TOKEN).strip()
         for document in told
         if sort_of(document) == "tables"
         for record in document.records[:1]
@@ -153,7 +155,7 @@ def test_a_share_of_the_tables_counts() -> None:
     assert len(counting) / len(tables) == pytest.approx(0.4, abs=0.07)
     said = dict(pair for one in counting for pair in exchanges(one.records[0]))
     assert {answer.strip(" ;") for answer in said.values()} <= set(NUMBERS)
-    asked = {question.removeprefix(PICTURE_MARK).strip() for question in said}
+    asked = {question.removeprefix(DEFAULT_IMAGE_TOKEN).strip() for question in said}
     assert "things:" in asked
     assert "red things:" in asked
     assert "dogs:" in asked

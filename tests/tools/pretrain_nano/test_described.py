@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from laterna.data.masking import tokenise
-from laterna.records import PICTURE_TOKEN
+from laterna.data.masking import tokenize
+from laterna.records import IMAGE_TOKEN_INDEX
 from pretrain_nano import language
 from pretrain_nano.corpus import Document, write_document
 from pretrain_nano.described import collate_described, describe_samples, target_logits
@@ -46,9 +46,9 @@ def alone(
     middle = torch.stack(described) if document.description.is_map else described[0]
     found = []
     for record in document.records:
-        sample = tokenise(record, tokenizer, document.template)
-        (slot,) = sample.picture_slots
-        assert sample.input_ids[slot] == PICTURE_TOKEN
+        sample = tokenize(record, tokenizer, document.template)
+        (slot,) = sample.image_slots
+        assert sample.input_ids[slot] == IMAGE_TOKEN_INDEX
         ids = torch.tensor(sample.input_ids)
         embedded = torch.cat([table[ids[:slot]], middle, table[ids[slot + 1 :]]])
         logits = model(inputs_embeds=embedded[None], use_cache=False).logits[0]
@@ -65,7 +65,7 @@ def test_rows_predict_what_each_record_alone_does(
 ) -> None:
     chosen = documents(maps=maps, number=5)
     described = [describe_samples(document, tokenizer) for document in chosen]
-    batch = collate_described(described, row_tokens=700)
+    batch = collate_described(described, pack_length=700)
     rows = batch.batch.input_ids_rt.shape[0]
     assert rows < sum(len(one.samples) for one in described), "records share rows"
     together = target_logits(model, batch).log_softmax(-1)
@@ -85,13 +85,13 @@ def test_records_that_begin_alike_share_the_description(
         assert len(described.samples) == len(document.records)
         assert len(described.description) == 64
         assert all(len(words) > 1 for words in described.description)
-        batch = collate_described([described], row_tokens=0)
+        batch = collate_described([described], pack_length=0)
         behind = document.records[0].turns[0].text.endswith("\n<image>")
         written = len(document.records) if behind else 1
-        assert len(batch.batch.pictures) == written
-        assert batch.batch.picture_mask_rt.sum() == len(batch.offsets) == 64 * written
+        assert len(batch.batch.images) == written
+        assert batch.batch.image_mask_rt.sum() == len(batch.offsets) == 64 * written
         assert described.length == 64 * written + sum(
-            len(one.input_ids) - 1 - (0 if behind or number == 0 else one.picture_slots[0])
+            len(one.input_ids) - 1 - (0 if behind or number == 0 else one.image_slots[0])
             for number, one in enumerate(described.samples)
         )
 
@@ -100,7 +100,7 @@ def test_nothing_may_be_described(tokenizer: PreTrainedTokenizerFast) -> None:
     (document,) = documents(maps=True, number=1)
     nothing = msgspec.structs.replace(document.description, words=())
     described = describe_samples(msgspec.structs.replace(document, description=nothing), tokenizer)
-    batch = collate_described([described], row_tokens=0)
+    batch = collate_described([described], pack_length=0)
     assert described.description == ()
-    assert not batch.batch.picture_mask_rt.any()
+    assert not batch.batch.image_mask_rt.any()
     assert batch.words.tolist() == batch.offsets.tolist() == []

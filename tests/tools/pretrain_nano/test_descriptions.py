@@ -24,7 +24,7 @@ def toy(category: str, colour: str, x1: float, y1: float, x2: float, y2: float) 
 
 TRUTH = Truth(
     id="0",
-    picture="0.png",
+    image="0.png",
     lighting="dim",
     sign="ZOO",
     sign_box=Box(category="sign", x1=0.5, y1=0.5, x2=0.875, y2=0.625),
@@ -141,7 +141,7 @@ def test_captions_leave_out_what_coco_does() -> None:
 def test_two_of_a_kind_in_one_ninth_stay_two() -> None:
     twins = Truth(
         id="1",
-        picture="1.png",
+        image="1.png",
         lighting="dim",
         sign=None,
         sign_box=None,

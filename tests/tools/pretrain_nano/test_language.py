@@ -19,12 +19,12 @@ from pretrain_nano.language import (
     language_config,
     lr_factor,
     make_tokenizer,
-    optimisers,
+    optimizers,
     pretrain_language,
 )
 from pretrain_nano.settings import LanguagePretraining
 
-TINY = LanguagePretraining(steps=2, step_tokens=400, vocabulary=400, row_tokens=256)
+TINY = LanguagePretraining(steps=2, step_tokens=400, vocabulary=400, pack_length=256)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
 def test_muon_has_the_matrices_and_adamw_the_rest() -> None:
     model = language.LlamaForCausalLM(language_config(make_tokenizer(TINY)))
     muon, adamw = ({id(w) for group in one.param_groups for w in group["params"]}
-                   for one in optimisers(model, TINY))  # fmt: skip
+                   for one in optimizers(model, TINY))  # fmt: skip
     assert not muon & adamw
     assert muon | adamw == {id(weight) for weight in model.parameters()}
     assert id(model.model.layers[0].mlp.up_proj.weight) in muon

@@ -54,13 +54,11 @@ def test_a_model_that_knows_one_word_is_right_where_it_is_the_answer(
     assert relation.accuracy <= relation.chance
 
 
-def test_what_is_looked_for_in_a_picture() -> None:
+def test_what_is_looked_for_in_a_image() -> None:
     box = Box(category="cup", x1=0.5, y1=0.125, x2=0.75, y2=0.375)
     cup = Toy(category="cup", colour="red", texture="rough", size="small", box=box)
     sign_box = Box(category="sign", x1=0.0, y1=0.0, x2=0.375, y2=0.125)
-    truth = Truth(
-        id="1", picture="1.png", lighting="dim", sign="ZOO", sign_box=sign_box, toys=(cup,)
-    )
+    truth = Truth(id="1", image="1.png", lighting="dim", sign="ZOO", sign_box=sign_box, toys=(cup,))
     assert {what: look(truth) for what, (look, _) in _ATTRIBUTES.items()} == {
         "category": ("cup", box),
         "colour": ("red", box),

@@ -11,7 +11,7 @@ from transformers import CLIPVisionModel
 
 from laterna.errors import LaternaError
 from laterna.records import Box, Toy, Truth
-from laterna.world.drawing import draw_picture
+from laterna.world.drawing import draw_image
 from laterna.world.scenes import draw_truth, stream_of
 from pretrain_nano.regions import MIDDLE, DrawnRegions, learn_regions, words_on_patches
 from pretrain_nano.settings import RegionPretraining, VisionPretraining
@@ -25,7 +25,7 @@ BEAR = Toy(
     box=Box(category="teddy bear", x1=0.25, y1=0.0, x2=0.5, y2=0.25),
 )
 SIGN = Box(category="sign", x1=0.5, y1=0.875, x2=0.875, y2=1.0)
-SCENE = Truth(id="0", picture="0.png", lighting="dim", sign="STOP", sign_box=SIGN, toys=(BEAR,))
+SCENE = Truth(id="0", image="0.png", lighting="dim", sign="STOP", sign_box=SIGN, toys=(BEAR,))
 
 
 def test_patches_have_the_words_of_what_lies_on_them() -> None:
@@ -50,14 +50,14 @@ def test_the_vocabulary_of_alt_text_has_all_words_of_patches() -> None:
             assert all(word in known for words in row for word in words)
 
 
-def test_a_picture_comes_with_its_patches_shares_of_words() -> None:
+def test_a_image_comes_with_its_patches_shares_of_words() -> None:
     regions = DrawnRegions(RegionPretraining(seed=3, steps=5, batch=2), 8)
     assert len(regions) == 10
     pixels, shares = regions[7]
     truth = draw_truth("pretrain", 3, 10_000_007)
     assert stream_of(truth) == "pretrain"
-    picture = np.asarray(draw_picture(truth, noise_seed=7), dtype=np.float32) / 255
-    assert np.allclose(pixels.numpy().transpose(1, 2, 0), picture)
+    image = np.asarray(draw_image(truth, noise_seed=7), dtype=np.float32) / 255
+    assert np.allclose(pixels.numpy().transpose(1, 2, 0), image)
     words = vocabulary()
     expected = [said for row in words_on_patches(truth, 8) for said in row]
     assert shares.shape == (64, len(words) + 3)

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from laterna.world.captions import write_alt_text
-from laterna.world.drawing import draw_picture
+from laterna.world.drawing import draw_image
 from laterna.world.scenes import draw_truth
 from pretrain_nano.settings import VisionPretraining
 from pretrain_nano.vision import (
@@ -39,14 +39,14 @@ def test_the_vocabulary_holds_all_that_alt_text_says() -> None:
     assert 55 < longest <= TEXT_LENGTH
 
 
-def test_pairs_are_pictures_with_the_ids_of_their_text() -> None:
+def test_pairs_are_images_with_the_ids_of_their_text() -> None:
     pairs = DrawnPairs(VisionPretraining(seed=4, steps=50, batch=2))
     pixels, ids = pairs[60]
     truth = draw_truth("pretrain", 4, 60)
-    picture = np.asarray(draw_picture(truth, noise_seed=60), dtype=np.float32) / 255
+    image = np.asarray(draw_image(truth, noise_seed=60), dtype=np.float32) / 255
     assert len(pairs) == 100
     assert pixels.shape == (3, 112, 112)
-    assert np.allclose(pixels.numpy().transpose(1, 2, 0), picture)
+    assert np.allclose(pixels.numpy().transpose(1, 2, 0), image)
     words = {number: word for word, number in vocabulary().items()}
     real = [int(number) for number in ids if number != PAD]
     assert ids.shape == (TEXT_LENGTH,)
@@ -107,9 +107,9 @@ def test_two_steps_write_a_folder_that_transformers_reads(tmp_path: Path) -> Non
 
 
 def _check_processor(processor: CLIPImageProcessorPil, model: CLIPVisionModel) -> None:
-    picture = draw_picture(draw_truth("world", 0, 1), 1)
-    pixels = processor(picture, return_tensors="pt")["pixel_values"]
-    raw = np.asarray(picture, dtype=np.float32) / 255
+    image = draw_image(draw_truth("world", 0, 1), 1)
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    raw = np.asarray(image, dtype=np.float32) / 255
     wanted = (raw - np.asarray(CLIP_MEAN)) / np.asarray(CLIP_STD)
     assert np.allclose(pixels[0].numpy().transpose(1, 2, 0), wanted, atol=1e-4), "not resized"
     hidden = model(pixels, output_hidden_states=True).hidden_states

@@ -25,21 +25,21 @@ def test_precision_is_of_what_is_named_and_recall_of_what_is_there() -> None:
     assert named([set()] * 5, TRUTH).f1 == 0.0
 
 
-def test_the_same_for_every_picture_is_as_good_behind_any_other() -> None:
+def test_the_same_for_every_image_is_as_good_behind_any_other() -> None:
     same = [{"cat"}] * 5
     assert named(same, TRUTH) == others(same, TRUTH) == Named(2 / 5, 2 / 8)
     assert chance(same, TRUTH) == 1.0
 
 
-def test_only_what_hangs_on_the_picture_is_beyond_chance() -> None:
+def test_only_what_hangs_on_the_image_is_beyond_chance() -> None:
     assert named(TRUTH, TRUTH) == Named(1.0, 1.0)
-    # Of each pair of pictures, only the two with a cat share a thing: 2 of 4 x 8 ordered chances.
+    # Of each pair of images, only the two with a cat share a thing: 2 of 4 x 8 ordered chances.
     assert others(TRUTH, TRUTH) == pytest.approx(Named(2 / 32, 2 / 32))
     # One of 120 orders is the true one.
     assert chance(TRUTH, TRUTH) == pytest.approx(1 / 120, abs=0.004)
 
 
-def test_ahead_of_the_blank_picture_by_chance_or_not() -> None:
+def test_ahead_of_the_blank_image_by_chance_or_not() -> None:
     same: list[set[str]] = [{"cat"}] * 5
     # Ahead only if none of the five pairs swaps, or all that differ: 1 of 32 ways.
     blind: list[set[str]] = [set()] * 5
@@ -49,26 +49,25 @@ def test_ahead_of_the_blank_picture_by_chance_or_not() -> None:
 
 
 def test_things_are_those_of_boxes_and_captions(tmp_path: Path) -> None:
-    _coco(tmp_path, pictures=2)
+    _coco(tmp_path, images=2)
     scenes, words, truth = look(tmp_path)
     assert [scene.id for scene in scenes] == ["1", "2"]
     assert truth == [{"gnome"}, {"dog", "couch"}]
     assert words.categories("Gnomes and a puppy") == {"gnome", "dog"}
 
 
-def test_one_picture_has_no_other(tmp_path: Path) -> None:
-    _coco(tmp_path, pictures=1)
+def test_one_image_has_no_other(tmp_path: Path) -> None:
+    _coco(tmp_path, images=1)
     with pytest.raises(LaternaError, match="1 pictures; another one needs at least 2"):
         look(tmp_path)
 
 
-def _coco(folder: Path, *, pictures: int) -> None:
+def _coco(folder: Path, *, images: int) -> None:
     images = [
-        {"id": at, "file_name": f"{at}.jpg", "width": 8, "height": 8}
-        for at in range(1, pictures + 1)
+        {"id": at, "file_name": f"{at}.jpg", "width": 8, "height": 8} for at in range(1, images + 1)
     ]
     boxes = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 4], "iscrowd": 0}]
-    captions = [{"id": 1, "image_id": pictures, "caption": "A puppy beside two sofas."}]
+    captions = [{"id": 1, "image_id": images, "caption": "A puppy beside two sofas."}]
     categories = [{"id": 3, "name": "gnome"}]
     (folder / "images").mkdir()
     for name, rows in (("instances", boxes), ("captions", captions)):

@@ -1,4 +1,4 @@
-"""A split COCO folder holds every picture once, with its own annotations, the same every time."""
+"""A split COCO folder holds every image once, with its own annotations, the same every time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from laterna.errors import LaternaError
 from real_small.split_coco import split
 
 
-def write_coco(folder: Path, pictures: int) -> Path:
+def write_coco(folder: Path, images: int) -> Path:
     (folder / "images").mkdir(parents=True)
-    images = [{"id": i, "file_name": f"{i}.png"} for i in range(pictures)]
-    for i in range(pictures):
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(images)]
+    for i in range(images):
         (folder / "images" / f"{i}.png").write_bytes(bytes([i]))
     for name in ("instances.json", "captions.json"):
-        rows = [{"id": 10 * i + k, "image_id": i} for i in range(pictures) for k in range(2)]
+        rows = [{"id": 10 * i + k, "image_id": i} for i in range(images) for k in range(2)]
         (folder / name).write_text(json.dumps({"images": images, "annotations": rows}))
     return folder
 
@@ -45,7 +45,7 @@ def test_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held_out", [0, 10])
-def test_each_part_needs_a_picture(tmp_path: Path, held_out: int) -> None:
+def test_each_part_needs_a_image(tmp_path: Path, held_out: int) -> None:
     folder = write_coco(tmp_path / "coco", 10)
     with pytest.raises(LaternaError, match=f"cannot hold out {held_out} of 10"):
         split(folder, tmp_path / "out", held_out=held_out, seed=0)

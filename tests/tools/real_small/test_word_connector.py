@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
     from laterna.model.vlm import VisionLanguageModel
 
-PICTURES, PATCHES, THINGS, D_VISION, D_LANGUAGE = 400, 9, 5, 12, 16
+IMAGES, PATCHES, THINGS, D_VISION, D_LANGUAGE = 400, 9, 5, 12, 16
 
 
 class Shelf:
-    """Pictures of two things each, on two of their patches, and the mean word of each picture."""
+    """Images of two things each, on two of their patches, and the mean word of each image."""
 
     def __init__(self) -> None:
         draw = torch.Generator().manual_seed(0)
         self.look = torch.randn(THINGS, D_VISION, generator=draw)
         self.word = nn.functional.normalize(torch.randn(THINGS, D_LANGUAGE, generator=draw), dim=-1)
         self.things = torch.stack(
-            [torch.randperm(THINGS, generator=draw)[:2] for _ in range(PICTURES)]
+            [torch.randperm(THINGS, generator=draw)[:2] for _ in range(IMAGES)]
         )
-        noise = torch.randn(PICTURES, PATCHES, D_VISION, generator=draw)
+        noise = torch.randn(IMAGES, PATCHES, D_VISION, generator=draw)
         self.features = 3.0 + 0.3 * noise
         self.features[:, :2] += self.look[self.things]
         self.words = self.word[self.things].mean(1)
@@ -44,7 +44,7 @@ class Shelf:
         """Return how often a patch of the second half is nearest to the word of its thing, where
         the first half was fitted to `words`.
         """
-        half = PICTURES // 2
+        half = IMAGES // 2
         line = ridge(self.features[:half], words[:half])
         tokens = self.features[half:, :2] @ line.weight_ed.T + line.bias_e
         centred = self.word - self.word.mean(0)
@@ -54,7 +54,7 @@ class Shelf:
 def test_a_patch_is_mapped_to_the_words_of_what_it_shows() -> None:
     shelf = Shelf()
     assert shelf.named(shelf.words) > 0.9
-    others = shelf.words[torch.randperm(PICTURES, generator=torch.Generator().manual_seed(1))]
+    others = shelf.words[torch.randperm(IMAGES, generator=torch.Generator().manual_seed(1))]
     assert shelf.named(others) < 0.5
 
 
@@ -132,8 +132,8 @@ def test_patches_lean_to_the_words_of_their_class(
     assistant = tiny_assistant
     _connect(assistant, kind=kind)
     with torch.no_grad():
-        pictures = [Image.open(red_and_blue / name) for name in ("red.png", "blue.png")]
-        means = assistant.vision(assistant.prepare(pictures)).mean(1)
+        images = [Image.open(red_and_blue / name) for name in ("red.png", "blue.png")]
+        means = assistant.vision(assistant.prepare(images)).mean(1)
     head = torch.stack([means[0] - means[1], means[1] - means[0], torch.zeros_like(means[0])])
     monkeypatch.setattr(assistant.vision, "weights", lambda: {CLASSIFIER: head})
     classes = [["red"], ["blue", "sky"], ["dog"]]
@@ -164,8 +164,8 @@ def _connect(assistant: VisionLanguageModel, **settings: object) -> None:
 
 @torch.no_grad()
 def _tokens(assistant: VisionLanguageModel, folder: Path) -> Tensor:
-    pictures = [Image.open(folder / name) for name in ("red.png", "blue.png")]
-    tokens: Tensor = assistant.connector(assistant.vision(assistant.prepare(pictures)))
+    images = [Image.open(folder / name) for name in ("red.png", "blue.png")]
+    tokens: Tensor = assistant.connector(assistant.vision(assistant.prepare(images)))
     return tokens
 
 

@@ -1,12 +1,12 @@
-"""Sources become samples that lie ready on disk: tokenised, masked, checked, counted.
+"""Sources become samples that lie ready on disk: tokenized, masked, checked, counted.
 
 `checking` (rows to samples, and why not) · `tokens` (many records to ids at once) · `workers`
 (several processes side by side) · `cache` (the files) · `samples` (the files as a sequence, and
 which of it is trained on, how often, and which is held out) · `sharing` (which samples can share a
-picture, and why not).
+image, and why not).
 
 A prepared set is known by the content of the data, the tokenizer, the template and the place of the
-pictures. What was killed goes on where it was, and what was dropped for a picture is looked at
+images. What was killed goes on where it was, and what was dropped for an image is looked at
 again when its file has changed.
 """
 
@@ -25,17 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laterna.data.fingerprints import Fingerprints
-from laterna.data.pictures.files import PictureFiles
-from laterna.data.pictures.tokens import PictureCounter
+from laterna.data.images.files import ImageFiles
+from laterna.data.images.tokens import ImageCounter
 from laterna.data.preparation import cache
-from laterna.data.preparation.checking import Dropped, Job, KeptPictures
+from laterna.data.preparation.checking import Dropped, Job, KeptImages
 from laterna.data.preparation.samples import (
     Columns,
     MappedSamples,
-    MixedPictures,
+    MixedImages,
     divide,
-    insist_on_shares,
     kept_rows,
+    require_shares,
 )
 from laterna.data.preparation.workers import Done, do_chunks, require_own_process
 from laterna.data.sources import Source, open_source
@@ -64,14 +64,14 @@ class Prepared(Record, frozen=True):
 
     samples: MappedSamples
     """Lie on disk: each is made when it is asked for."""
-    held_out: MappedSamples
+    validation: MappedSamples
     """Not among them: for looking at what has not been learned from. None where nothing is."""
     lengths: NDArray[np.int64]
-    """Tokens of each sample, pictures expanded."""
+    """Tokens of each sample, images expanded."""
     learned: NDArray[np.int64]
     """Tokens of each sample that are learned."""
-    pictures: PictureFiles
-    """Finds the samples' pictures."""
+    images: ImageFiles
+    """Finds the samples' images."""
     dropped: dict[str, int]
     """Dropped records by reason, the most frequent reason first."""
     examples: dict[str, str]
@@ -85,11 +85,11 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     *,
     template: str,
-    picture_tokens: PictureCounter,
+    image_tokens: ImageCounter,
     max_tokens: int,
     folder: Path,
     seed: int = 0,
-    held_out: float = 0.0,
+    validation: float = 0.0,
     workers: int = 0,
     progress: Progress | None = None,
     known: Fingerprints | None = None,
@@ -97,35 +97,35 @@ def prepare(
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
-    `template` is the text of a Jinja chat template, `picture_tokens` says how many tokens a
-    picture of a width and height takes. A sample longer than `max_tokens` or the language model's
-    `positions`, pictures expanded, is dropped. `seed` and `held_out` are as in `divide`; `workers`
+    `template` is the text of a Jinja chat template, `image_tokens` says how many tokens a
+    image of a width and height takes. A sample longer than `max_tokens` or the language model's
+    `positions`, images expanded, is dropped. `seed` and `validation` are as in `divide`; `workers`
     are processes, 0: as many as there are cores; `known` has what was seen of the sources at
     this start. Raises LaternaError for a source that cannot be read, and when no record remains.
     """
-    insist_on_shares(sources, held_out)
+    require_shares(sources, validation)
     seen = known or Fingerprints(folder / FINGERPRINTS)
     preparing = _Preparing(seen, tokenizer, template, folder, _processes(workers), progress)
     places, damaged = zip(*map(preparing.of, sources), strict=True)
     parts = [_parts(place) for place in places]
     sets = [[Columns(batch) for part in own for batch in part.batches] for own in parts]
     dropped = [fault for own in parts for part in own for fault in part.dropped]
-    pictures = [_pictures(*pair) for pair in zip(places, sources, strict=True)]
-    lengths = [_lengths(columns, picture_tokens) for columns in sets]
+    images = [_images(*pair) for pair in zip(places, sources, strict=True)]
+    lengths = [_lengths(columns, image_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
-    samples_of = partial(MappedSamples, sets, counter=picture_tokens)
-    files: PictureFiles = MixedPictures(pictures) if len(pictures) > 1 else pictures[0]
+    samples_of = partial(MappedSamples, sets, counter=image_tokens)
+    files: ImageFiles = MixedImages(images) if len(images) > 1 else images[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
     usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
-    rows, apart, beside = divide(usable, sources, shown, held_out=held_out, seed=seed)
+    rows, apart, beside = divide(usable, sources, shown, validation=validation, seed=seed)
     dropped.extend(_shows_what_is_held_out(samples_of(beside)))
-    _insist_on_any(rows, dropped)
+    _require_any(rows, dropped)
     return Prepared(
         samples=samples_of(rows),
-        held_out=samples_of(apart),
+        validation=samples_of(apart),
         lengths=np.concatenate(lengths)[rows],
         learned=np.concatenate([one.learned() for columns in sets for one in columns])[rows],
-        pictures=files,
+        images=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},
         remarks=tuple(filter(None, damaged)),
@@ -136,7 +136,7 @@ def _counted(dropped: Sequence[Dropped]) -> dict[str, int]:
     return dict(Counter(fault.reason for fault in dropped).most_common())
 
 
-def _insist_on_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
+def _require_any(rows: NDArray[np.int64], dropped: Sequence[Dropped]) -> None:
     if len(rows):
         return
     listed = "; ".join(f"{count} × {reason}" for reason, count in _counted(dropped).items())
@@ -160,7 +160,7 @@ class _Preparing(NamedTuple):
         parts, and what was damaged.
         """
         source = open_source(settings)
-        where = str(Path(settings.pictures).resolve()) if settings.pictures else ""
+        where = str(Path(settings.images).resolve()) if settings.images else ""
         where += "\n+" if settings.allow_outside else ""
         place = self.folder / cache.cache_key(
             self.known.of(settings.data),
@@ -182,7 +182,7 @@ class _Preparing(NamedTuple):
                 form=source.form,
                 template=self.template,
                 prepared=str(place),
-                pictures=settings.pictures,
+                images=settings.images,
                 allow_outside=settings.allow_outside,
             )
             self._fill(place, source, job)
@@ -225,20 +225,20 @@ def _forget_damaged(place: Path) -> str:
     return f"{wrong}; it is prepared again"
 
 
-def _pictures(place: Path, settings: SourceSettings) -> KeptPictures:
-    return KeptPictures(place, settings.pictures, settings.allow_outside)
+def _images(place: Path, settings: SourceSettings) -> KeptImages:
+    return KeptImages(place, settings.images, settings.allow_outside)
 
 
 def _first_changed(place: Path, settings: SourceSettings) -> int | None:
-    """Return the first part in which a record was dropped for a picture whose file is another now,
+    """Return the first part in which a record was dropped for an image whose file is another now,
     or is there at last.
     """
     parts = enumerate(_parts(place))
-    faults = [(number, one) for number, part in parts for one in part.dropped if one.picture]
+    faults = [(number, one) for number, part in parts for one in part.dropped if one.image]
     if not faults:
         return None  # and nothing is opened
-    pictures = _pictures(place, settings)
-    changed = (number for number, one in faults if pictures.stamp_now(one.picture) != one.stamp)
+    images = _images(place, settings)
+    changed = (number for number, one in faults if images.stamp_now(one.image) != one.stamp)
     return next(changed, None)
 
 
@@ -256,7 +256,7 @@ def _parts(place: Path) -> list[cache.Part]:
     return [cache.Part(cache.part_path(place, number)) for number in range(count)]
 
 
-def _lengths(columns: Sequence[Columns], counter: PictureCounter) -> NDArray[np.int64]:
+def _lengths(columns: Sequence[Columns], counter: ImageCounter) -> NDArray[np.int64]:
     found = [one.lengths(counter) for one in columns]
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
@@ -267,7 +267,7 @@ def _too_long(
     max_tokens: int,
     positions: int | None,
 ) -> Iterator[Dropped]:
-    """Yield what is to be said of each sample that is too long, or has a picture without count."""
+    """Yield what is to be said of each sample that is too long, or has an image without count."""
     for columns, lengths_of_source in zip(sets, lengths, strict=True):
         firsts = np.cumsum([0, *map(len, columns)])
         most = min(max_tokens, positions or max_tokens)
@@ -277,7 +277,7 @@ def _too_long(
             record = columns[batch].ids[row - int(firsts[batch])].as_py()
             length, name = lengths_of_source[row], f"record {record}"
             if length < 0:
-                reason, message = "picture of a shape that has no tokens", f"{name}: too thin"
+                reason, message = "image of a shape that has no tokens", f"{name}: too thin"
             elif positions and length > positions:
                 reason = f"longer than the {positions} positions of the language model"
                 message = f"{name}: {length} tokens long"
@@ -288,7 +288,7 @@ def _too_long(
 
 
 def _shows_what_is_held_out(samples: MappedSamples) -> Iterator[Dropped]:
-    reason = "shows a picture that is held out in another record"
+    reason = "shows an image that is held out in another record"
     for place in range(len(samples)):
         name = samples.id_of(place)
         yield Dropped(id=name, reason=reason, message=f"record {name}")

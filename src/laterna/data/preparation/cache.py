@@ -1,12 +1,12 @@
 """Prepared samples on disk: Arrow files, mapped and not read until a sample is asked for.
 
     <cache>/<key>/00000.arrow …   a part: record batches, and what was dropped, in the metadata
-    <cache>/<key>/pictures/       pictures that stood in the rows
+    <cache>/<key>/images/       images that stood in the rows
     <cache>/<key>/parts.json      signed: each part's checksum, there before the part is
     <cache>/<key>/manifest.json   signed, written last: the preparation is whole
 
 A part is used only if its bytes are those that were written; else it is made again. The key is a
-digest of everything that decides what the parts hold, but for the files of pictures: what was
+digest of everything that decides what the parts hold, but for the files of images: what was
 dropped for one is looked at again when that file has changed.
 """
 
@@ -42,8 +42,8 @@ SCHEMA = pa.schema(
         "id": pa.string(),
         "input_ids": IDS,
         "targets": IDS,  # where runs of learned tokens begin and end, in turn
-        "pictures": pa.list_(pa.string()),
-        "sizes": IDS,  # width and height of each picture, in turn
+        "images": pa.list_(pa.string()),
+        "sizes": IDS,  # width and height of each image, in turn
     }
 )
 
@@ -75,7 +75,7 @@ def encode_batch(checked: Sequence[Checked]) -> bytes:
         pa.array([sample.id for sample in samples], pa.string()),
         _lists([sample.input_ids for sample in samples]),
         _lists([sample.runs for sample in samples]),
-        pa.array([sample.pictures for sample in samples], pa.list_(pa.string())),
+        pa.array([sample.images for sample in samples], pa.list_(pa.string())),
         _lists([[side for size in one.sizes for side in size] for one in checked]),
     ]
     batch = pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
@@ -159,7 +159,7 @@ def write_manifest(folder: Path, *, rows: int, parts: int) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what a process that was killed was writing, when no other can be writing there."""
     sweep(folder)
-    sweep(folder / "pictures")
+    sweep(folder / "images")
 
 
 def forget_from(folder: Path, number: int) -> None:

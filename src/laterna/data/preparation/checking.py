@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError
 from laterna.data.fingerprints import Stamp, sha256_of
-from laterna.data.pictures.files import (
-    OutsidePictureError,
-    PictureFiles,
-    PictureFolder,
-    SeveralPictures,
-    open_pictures,
+from laterna.data.images.files import (
+    ImageFiles,
+    ImageFolder,
+    OutsideImageError,
+    SeveralImages,
+    open_images,
 )
-from laterna.data.pictures.opening import MissingPictureError, check_picture, picture_size
-from laterna.data.preparation.tokens import Tokeniser, Tokens
+from laterna.data.images.opening import MissingImageError, check_image, image_size
+from laterna.data.preparation.tokens import SampleTokenizer, Tokens
 from laterna.data.sources import FORMS
 from laterna.data.sources.rows import (
-    PICTURE_DIGITS,
+    IMAGE_DIGITS,
     Chunk,
     Unreadable,
     read_chunk,
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNCHECKED = (0, 0)
-"""Stands for the width and height of a picture that was not looked at."""
-EMBEDDED = "pictures"
-"""Folder of a prepared set: pictures that stood in its rows."""
+"""Stands for the width and height of an image that was not looked at."""
+EMBEDDED = "images"
+"""Folder of a prepared set: images that stood in its rows."""
 LISTINGS = "listings"
-"""Folder beside the prepared sets: what is in the tar files of their pictures."""
-_DIGEST = re.compile(f"[0-9a-f]{{{PICTURE_DIGITS}}}")
-KNOWN_PICTURES = 1 << 16
-"""Pictures whose sizes are remembered, for the records that share them."""
+"""Folder beside the prepared sets: what is in the tar files of their images."""
+_DIGEST = re.compile(f"[0-9a-f]{{{IMAGE_DIGITS}}}")
+KNOWN_IMAGES = 1 << 16
+"""Images whose sizes are remembered, for the records that share them."""
 
 Size = tuple[int, int]
 
@@ -52,10 +52,10 @@ class Dropped(Record, frozen=True):
     id: str
     reason: str
     message: str
-    picture: str = ""
-    """The picture that it was dropped for; empty: for another reason."""
+    image: str = ""
+    """The image that it was dropped for; empty: for another reason."""
     stamp: Stamp | None = None
-    """Of that picture's file; None where there was none."""
+    """Of that image's file; None where there was none."""
 
 
 class Job(Record, frozen=True):
@@ -66,15 +66,15 @@ class Job(Record, frozen=True):
     template: str
     """Text of the Jinja chat template."""
     prepared: str
-    """Folder of the set that is made; pictures which stand in the rows are written there."""
-    pictures: str = ""
-    """Where the other pictures are; empty: they are not looked at."""
+    """Folder of the set that is made; images which stand in the rows are written there."""
+    images: str = ""
+    """Where the other images are; empty: they are not looked at."""
     allow_outside: bool = False
     """Whether they may lie outside that folder."""
 
 
 class Checked(Record, frozen=True):
-    """A record that can be trained on, and the sizes of its pictures as they are seen."""
+    """A record that can be trained on, and the sizes of its images as they are seen."""
 
     tokens: Tokens
     sizes: tuple[Size, ...]
@@ -84,11 +84,11 @@ class Checker:
     """Does a job, chunk by chunk."""
 
     def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise LaternaError where the pictures cannot be opened."""
+        """Raise LaternaError where the images cannot be opened."""
         self.job = job
-        self.tokeniser = Tokeniser(tokenizer, job.template)
-        self.pictures = KeptPictures(Path(job.prepared), job.pictures, job.allow_outside)
-        self._look = lru_cache(KNOWN_PICTURES)(self._look_once)
+        self.tokenizer = SampleTokenizer(tokenizer, job.template)
+        self.images = KeptImages(Path(job.prepared), job.images, job.allow_outside)
+        self._look = lru_cache(KNOWN_IMAGES)(self._look_once)
 
     def check(self, chunk: Chunk) -> tuple[list[Checked], list[Dropped]]:
         """Return the samples of a chunk's rows, in order, and what became of the other rows.
@@ -108,7 +108,7 @@ class Checker:
                 continue
             records.append(row.record)
         kept: list[Checked] = []
-        outcomes = self.tokeniser.tokenise(records)
+        outcomes = self.tokenizer.tokenize(records)
         for record, outcome in zip(records, outcomes, strict=True):
             if isinstance(outcome, UnusableError):
                 dropped.append(_dropped(record, outcome))
@@ -121,40 +121,40 @@ class Checker:
         return kept, dropped
 
     def _keep(self, name: str, content: bytes) -> None:
-        path = self.pictures.embedded.folder / name
+        path = self.images.embedded.folder / name
         if not path.is_file():
             with write_atomically(path) as aside:
                 aside.write_bytes(content)
 
     def _with_sizes(self, tokens: Tokens) -> Checked | Dropped:
         sizes = []
-        for name in tokens.pictures:
+        for name in tokens.images:
             found = self._look(name)
             if isinstance(found, UnusableError):
                 return Dropped(
                     id=tokens.id,
                     reason=found.reason,
                     message=shortened(f"record {tokens.id}: {found}"),
-                    picture=name,
-                    stamp=self.pictures.stamp_now(name),
+                    image=name,
+                    stamp=self.images.stamp_now(name),
                 )
             sizes.append(found)
         return Checked(tokens=tokens, sizes=tuple(sizes))
 
     def _look_once(self, name: str) -> Size | UnusableError:
-        """Read a picture to its end and return its size, or what is wrong with it."""
-        if not self.job.pictures and not self.pictures.holds(name):
+        """Read an image to its end and return its size, or what is wrong with it."""
+        if not self.job.images and not self.images.holds(name):
             return UNCHECKED
         try:
-            source = self.pictures.find(name)
-            check_picture(source, name)
-            return picture_size(source, name)
-        except MissingPictureError as error:
-            return UnusableError("picture missing", str(error))
-        except OutsidePictureError as error:
-            return UnusableError("picture outside the picture folder", str(error))
+            source = self.images.find(name)
+            check_image(source, name)
+            return image_size(source, name)
+        except MissingImageError as error:
+            return UnusableError("image missing", str(error))
+        except OutsideImageError as error:
+            return UnusableError("image outside the image folder", str(error))
         except LaternaError as error:
-            return UnusableError("picture cannot be read", str(error))
+            return UnusableError("image cannot be read", str(error))
 
 
 @cache
@@ -164,15 +164,15 @@ def _plain() -> str:
 
 def not_one_caption(record: InstructionRecord, template: str) -> UnusableError | None:
     """Say why the template `plain`, which drops the user's words, cannot teach a record: as LLaVA
-    asserts, it is for one picture and its caption. None for other templates.
+    asserts, it is for one image and its caption. None for other templates.
     """
     roles = [turn.role for turn in record.turns]
-    if template != _plain() or (len(record.pictures) == 1 and roles == ["user", "assistant"]):
+    if template != _plain() or (len(record.images) == 1 and roles == ["user", "assistant"]):
         return None
     return UnusableError(
-        "not one picture and one answer, which is all that the template plain shows",
-        f"record {record.id}: plain shows one picture and one answer, and nothing that is asked; "
-        f"this has {len(record.pictures)} pictures, and turns of {', '.join(roles[:6])}",
+        "not one image and one answer, which is all that the template plain shows",
+        f"record {record.id}: plain shows one image and one answer, and nothing that is asked; "
+        f"this has {len(record.images)} images, and turns of {', '.join(roles[:6])}",
     )
 
 
@@ -180,62 +180,62 @@ def _dropped(record: InstructionRecord, fault: UnusableError) -> Dropped:
     return Dropped(id=record.id, reason=fault.reason, message=shortened(str(fault)))
 
 
-class EmbeddedPictures(PictureFolder):
-    """Pictures that stood in the rows of a prepared set: the name of each is its digest."""
+class EmbeddedImages(ImageFolder):
+    """Images that stood in the rows of a prepared set: the name of each is its digest."""
 
     def find(self, name: str) -> Path:
-        """Return a picture's file. Raises LaternaError for one that is not as it was kept."""
+        """Return an image's file. Raises LaternaError for one that is not as it was kept."""
         kept = self.folder / name
         if not sha256_of(kept).startswith(name):
             raise LaternaError(
                 f"{kept}: its checksum differs; remove {self.folder.parent} to have the "
-                "records and their pictures prepared again"
+                "records and their images prepared again"
             )
         return kept
 
     def identity(self, name: str) -> str:
-        """Return the name, for that is a digest of the picture's bytes."""
+        """Return the name, for that is a digest of the image's bytes."""
         return name
 
 
-class KeptPictures(SeveralPictures):
-    """The pictures of a source: those that stood in its rows, and those of its place."""
+class KeptImages(SeveralImages):
+    """The images of a source: those that stood in its rows, and those of its place."""
 
     def __init__(self, prepared: Path, where: str, allow_outside: bool = False) -> None:
-        """Open what a `pictures` setting names, if anything, beside those in a prepared set.
+        """Open what a `images` setting names, if anything, beside those in a prepared set.
 
-        Raises LaternaError as `open_pictures` does.
+        Raises LaternaError as `open_images` does.
         """
-        self.embedded = EmbeddedPictures(prepared / EMBEDDED)
+        self.embedded = EmbeddedImages(prepared / EMBEDDED)
         listings = prepared.parent / LISTINGS
-        self.pictures = open_pictures(where, listings, allow_outside) if where else None
+        self.images = open_images(where, listings, allow_outside) if where else None
 
     @property
     def where(self) -> str:
         """Both places."""
-        return f"{self.embedded.where}\n{self.pictures.where if self.pictures else ''}"
+        return f"{self.embedded.where}\n{self.images.where if self.images else ''}"
 
     def holds(self, name: str) -> bool:
-        """Say whether a picture of this name stood in a row."""
+        """Say whether an image of this name stood in a row."""
         return bool(_DIGEST.fullmatch(name)) and (self.embedded.folder / name).is_file()
 
-    def place_of(self, name: str) -> tuple[PictureFiles, str]:
-        """Return where a picture is. Raises MissingPictureError where there is no such place."""
+    def place_of(self, name: str) -> tuple[ImageFiles, str]:
+        """Return where an image is. Raises MissingImageError where there is no such place."""
         if self.holds(name):
             return self.embedded, name
-        if self.pictures is None:
-            raise MissingPictureError("no `pictures` say where the pictures are")
-        return self.pictures, name
+        if self.images is None:
+            raise MissingImageError("no `images` say where the images are")
+        return self.images, name
 
     def stamp_now(self, name: str) -> Stamp | None:
-        """Return the stamp of the file that holds a picture; None where there is none."""
+        """Return the stamp of the file that holds an image; None where there is none."""
         try:
             return self.stamp(name)
         except (OSError, LaternaError):
             return None
 
     def identity(self, name: str) -> str:
-        """Return what is equal for names of one picture, whether or not it is anywhere."""
-        if self.pictures is None and not self.holds(name):
+        """Return what is equal for names of one image, whether or not it is anywhere."""
+        if self.images is None and not self.holds(name):
             return str(self.embedded.folder / name)
         return super().identity(name)

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from laterna.data.images.files import ImageFiles, SeveralImages
+from laterna.data.images.tokens import ImageCounter, SameTokens
 from laterna.data.masking import targets_of
 from laterna.data.packing import each_its_own
-from laterna.data.pictures.files import PictureFiles, SeveralPictures
-from laterna.data.pictures.tokens import PictureCounter, SameTokens
 from laterna.data.preparation.checking import UNCHECKED
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
-from laterna.records import PICTURE_TOKEN, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Sample
 
 SEPARATOR = ":"
-"""Between the number of a mixture's source and the name that a picture has there."""
+"""Between the number of a mixture's source and the name that an image has there."""
 
 
 class Columns:
@@ -29,7 +29,7 @@ class Columns:
 
     def __init__(self, batch: pa.RecordBatch) -> None:
         self.ids = batch.column(0)
-        self.pictures = batch.column(3)
+        self.images = batch.column(3)
         self.input_ids = _Lists(batch.column(1))
         self.targets = _Lists(batch.column(2))
         self.sizes = _Lists(batch.column(4))
@@ -38,25 +38,25 @@ class Columns:
         return len(self.ids)
 
     def sizes_of(self, row: int) -> list[tuple[int, int]]:
-        """Return width and height of each picture of a row."""
+        """Return width and height of each image of a row."""
         sides = self.sizes[row].tolist()
         return list(zip(sides[::2], sides[1::2], strict=True))
 
-    def lengths(self, counter: PictureCounter) -> NDArray[np.int64]:
-        """Return the length of every row with its pictures expanded.
+    def lengths(self, counter: ImageCounter) -> NDArray[np.int64]:
+        """Return the length of every row with its images expanded.
 
-        It is -1 where a picture's size has no count. Raises LaternaError where the counter needs
-        sizes and the pictures were not looked at.
+        It is -1 where an image's size has no count. Raises LaternaError where the counter needs
+        sizes and the images were not looked at.
         """
-        counts = self._picture_tokens(counter)
+        counts = self._image_tokens(counter)
         ends = self.sizes.ends // 2
         text = np.diff(self.input_ids.ends) - np.diff(ends)
         lengths: NDArray[np.int64] = text + _sums(counts, ends)
         lengths[_sums(counts < 0, ends) > 0] = -1
         return lengths
 
-    def _picture_tokens(self, counter: PictureCounter) -> NDArray[np.int64]:
-        """Return the tokens of every picture of every row, in turn; -1 where there is no count."""
+    def _image_tokens(self, counter: ImageCounter) -> NDArray[np.int64]:
+        """Return the tokens of every image of every row, in turn; -1 where there is no count."""
         sides = self.sizes.values.reshape(-1, 2)
         if isinstance(counter, SameTokens):
             return np.full(len(sides), counter.tokens, np.int64)
@@ -76,10 +76,10 @@ def _sums(values: NDArray[np.generic], ends: NDArray[np.signedinteger]) -> NDArr
     return sums
 
 
-def _count(counter: PictureCounter, width: int, height: int) -> int:
+def _count(counter: ImageCounter, width: int, height: int) -> int:
     if (width, height) == UNCHECKED and not isinstance(counter, SameTokens):
         raise LaternaError(
-            "the tokens of a picture follow from its size here: say where the `pictures` are"
+            "the tokens of an image follow from its size here: say where the `images` are"
         )
     try:
         return counter(width, height)
@@ -100,30 +100,30 @@ class _Lists:
 
 
 class Shown(NamedTuple):
-    """Which pictures the rows of all sources show, whether or not they are used."""
+    """Which images the rows of all sources show, whether or not they are used."""
 
     numbers: NDArray[np.int64]
-    """Of every picture of every row in turn: equal numbers, one picture."""
+    """Of every image of every row in turn: equal numbers, one image."""
     ends: NDArray[np.int64]
     """The place among them at which each row begins, and the end."""
 
     def first(self) -> NDArray[np.int64]:
-        """Return the number of each row's first picture; -1 for none."""
+        """Return the number of each row's first image; -1 for none."""
         shows = np.diff(self.ends) > 0
         first = np.full(len(shows), -1, np.int64)
         first[shows] = self.numbers[self.ends[:-1][shows]]
         return first
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of the pictures that some rows show, as they come in the sources."""
+        """Return the numbers of the images that some rows show, as they come in the sources."""
         used = np.zeros(len(self.ends) - 1, bool)
         used[rows] = True
         numbers: NDArray[np.int64] = self.numbers[np.repeat(used, np.diff(self.ends))]
         return numbers
 
-    def rows_with(self, pictures: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Say of every row whether it shows any of some pictures."""
-        found: NDArray[np.bool_] = _sums(np.isin(self.numbers, pictures), self.ends) > 0
+    def rows_with(self, images: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Say of every row whether it shows any of some images."""
+        found: NDArray[np.bool_] = _sums(np.isin(self.numbers, images), self.ends) > 0
         return found
 
 
@@ -131,15 +131,15 @@ class MappedSamples(Sequence[Sample]):
     """Samples in the order of `rows`, made when they are asked for.
 
     `rows` numbers the rows of all batches of all sources together; a row may come several times.
-    In a mixture, a picture's name begins with its source's number, for two sources may use one
-    name for two pictures.
+    In a mixture, an image's name begins with its source's number, for two sources may use one
+    name for two images.
     """
 
     def __init__(
         self,
         sources: Sequence[Sequence[Columns]],
         rows: NDArray[np.int64],
-        counter: PictureCounter,
+        counter: ImageCounter,
     ) -> None:
         self._batches = [columns for source in sources for columns in source]
         self._source = [number for number, source in enumerate(sources) for _ in source]
@@ -175,9 +175,9 @@ class MappedSamples(Sequence[Sample]):
             id=columns.ids[row].as_py(),
             input_ids=tuple(ids.tolist()),
             targets=targets_of(columns.targets[row].tolist(), len(ids)),
-            picture_slots=tuple(np.flatnonzero(ids == PICTURE_TOKEN).tolist()),
-            pictures=self._names(batch, row),
-            picture_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
+            image_slots=tuple(np.flatnonzero(ids == IMAGE_TOKEN_INDEX).tolist()),
+            images=self._names(batch, row),
+            image_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
         )
 
     def id_of(self, place: int) -> str:
@@ -185,15 +185,15 @@ class MappedSamples(Sequence[Sample]):
         batch, row = self._at(int(self._rows[place]))
         return str(self._batches[batch].ids[row].as_py())
 
-    def first_pictures(self) -> NDArray[np.int64]:
-        """Number each sample's first picture: equal numbers, equal pictures; -1 for none.
+    def first_images(self) -> NDArray[np.int64]:
+        """Number each sample's first image: equal numbers, equal images; -1 for none.
 
         Found from the names' column alone, without making a sample.
         """
         return self._numbered()[0].first()[self._rows]
 
     def shown(self, identity: Callable[[str], str]) -> Shown:
-        """Return what all rows show; in a mixture, names of one `identity` are one picture."""
+        """Return what all rows show; in a mixture, names of one `identity` are one image."""
         shown, names = self._numbered()
         if not self._mixed:
             return shown
@@ -201,24 +201,24 @@ class MappedSamples(Sequence[Sample]):
         one = [seen.setdefault(identity(name), len(seen)) for name in names.to_pylist()]
         return Shown(np.array(one, np.int64)[shown.numbers], shown.ends)
 
-    def picture_names(self) -> list[str]:
-        """Return the names of all pictures, each once, without making the samples."""
+    def image_names(self) -> list[str]:
+        """Return the names of all images, each once, without making the samples."""
         shown, names = self._numbered()
         unique, first = np.unique(shown.of(self._rows), return_index=True)
         found: list[str] = names.take(unique[np.argsort(first)]).to_pylist()
         return found
 
     def _numbered(self) -> tuple[Shown, pa.Array]:
-        """Return what all rows show, and the pictures' names by their numbers."""
+        """Return what all rows show, and the images' names by their numbers."""
         columns = []
         for source, batch in zip(self._source, self._batches, strict=True):
-            column = batch.pictures.flatten()
+            column = batch.images.flatten()
             if self._mixed:
                 column = pc.binary_join_element_wise(str(source), column, SEPARATOR)
             columns.append(column)
         names = pa.chunked_array(columns, pa.string()).cast(pa.large_string()).combine_chunks()
         encoded = names.dictionary_encode()
-        counts = [np.diff(batch.pictures.offsets.to_numpy()) for batch in self._batches]
+        counts = [np.diff(batch.images.offsets.to_numpy()) for batch in self._batches]
         ends = np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
         return Shown(encoded.indices.to_numpy().astype(np.int64), ends), encoded.dictionary
 
@@ -229,13 +229,13 @@ class MappedSamples(Sequence[Sample]):
 
     def _names(self, batch: int, row: int) -> tuple[str, ...]:
         prefix = f"{self._source[batch]}{SEPARATOR}" if self._mixed else ""
-        return tuple(prefix + name for name in self._batches[batch].pictures[row].as_py())
+        return tuple(prefix + name for name in self._batches[batch].images[row].as_py())
 
 
-class MixedPictures(SeveralPictures):
-    """The pictures of a mixture, each under its source's number and its name there."""
+class MixedImages(SeveralImages):
+    """The images of a mixture, each under its source's number and its name there."""
 
-    def __init__(self, sources: Iterable[PictureFiles]) -> None:
+    def __init__(self, sources: Iterable[ImageFiles]) -> None:
         self._sources = list(sources)
 
     @property
@@ -243,7 +243,7 @@ class MixedPictures(SeveralPictures):
         """The places of all, in turn."""
         return "\n\n".join(source.where for source in self._sources)
 
-    def place_of(self, name: str) -> tuple[PictureFiles, str]:
+    def place_of(self, name: str) -> tuple[ImageFiles, str]:
         """Return the source whose number the name begins with."""
         number, _, own = name.partition(SEPARATOR)
         return self._sources[int(number)], own
@@ -262,13 +262,13 @@ def kept_rows(lengths: Sequence[NDArray[np.int64]], max_tokens: int) -> list[NDA
     ]
 
 
-def insist_on_shares(sources: Sequence[SourceSettings], held_out: float) -> None:
+def require_shares(sources: Sequence[SourceSettings], validation: float) -> None:
     """Raise LaternaError for a weight or a share that is none."""
     for source in sources:
         if source.weight < 0:
             raise LaternaError(f"{source.data}: weight = {source.weight}: give 0 or more")
-    if not 0 <= held_out < 1:
-        raise LaternaError(f"held_out = {held_out}: give a share from 0 to less than 1")
+    if not 0 <= validation < 1:
+        raise LaternaError(f"validation = {validation}: give a share from 0 to less than 1")
 
 
 class Division(NamedTuple):
@@ -279,7 +279,7 @@ class Division(NamedTuple):
     apart: NDArray[np.int64]
     """Held out: looked at, not trained on."""
     beside: NDArray[np.int64]
-    """Neither: they show a picture that is held out, and are not held out with it."""
+    """Neither: they show an image that is held out, and are not held out with it."""
 
 
 def divide(
@@ -287,35 +287,35 @@ def divide(
     sources: Sequence[SourceSettings],
     shown: Callable[[], Shown],
     *,
-    held_out: float,
+    validation: float,
     seed: int,
 ) -> Division:
     """Divide the rows that can be used into those of an epoch and those held out: all of a source
-    of weight 0, and of the others those about a share of their pictures.
+    of weight 0, and of the others those about a share of their images.
 
-    No picture of a row that is held out is shown by a row of the epoch, whatever their sources:
-    `shown` says which pictures are one, and is asked where anything is held out. `kept` are the
-    rows of each source that can be used. `seed` decides which pictures are held out, and which
+    No image of a row that is held out is shown by a row of the epoch, whatever their sources:
+    `shown` says which images are one, and is asked where anything is held out. `kept` are the
+    rows of each source that can be used. `seed` decides which images are held out, and which
     records of a source whose weight is no whole number are taken.
     """
     weights = [source.weight for source in sources]
-    if not held_out and all(weights):
+    if not validation and all(weights):
         nothing = np.empty(0, np.int64)
         return Division(_mixture(kept, weights, seed), nothing, nothing)
-    pictures = shown()
-    # A record without a picture is drawn as if it had one of its own.
-    first = each_its_own(pictures.first())
+    images = shown()
+    # A record without an image is drawn as if it had one of its own.
+    first = each_its_own(images.first())
     drawn = np.empty(0, np.int64)
     for number, (rows, weight) in enumerate(zip(kept, weights, strict=True)):
         if weight:
-            drawn = _draw(first[rows], drawn, held_out, seed=[HELD_OUT, seed, number])
+            drawn = _draw(first[rows], drawn, validation, seed=[HELD_OUT, seed, number])
     apart = np.concatenate(
         [
             rows[np.isin(first[rows], drawn)] if weight else rows
             for rows, weight in zip(kept, weights, strict=True)
         ]
     )
-    touched = pictures.rows_with(pictures.of(apart))
+    touched = images.rows_with(images.of(apart))
     left = [np.setdiff1d(rows, apart) for rows in kept]
     beside = np.concatenate([rows[touched[rows]] for rows in left])
     return Division(_mixture([rows[~touched[rows]] for rows in left], weights, seed), apart, beside)
@@ -324,10 +324,10 @@ def divide(
 def _draw(
     first: NDArray[np.int64], drawn: NDArray[np.int64], share: float, seed: list[int]
 ) -> NDArray[np.int64]:
-    """Return the pictures drawn before, with as many more of a source's as make a share of them
+    """Return the images drawn before, with as many more of a source's as make a share of them
     held out, at least one.
 
-    `first` is the picture of each of the source's rows.
+    `first` is the image of each of the source's rows.
     """
     if not share or not len(first):
         return drawn

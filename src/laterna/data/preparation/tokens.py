@@ -1,7 +1,7 @@
 """Records become token ids and the runs that are learned, many at once, each one checked.
 
-There are two routes. `masking.check_record` renders and tokenises a record alone. `Tokeniser`
-renders by what chats of one shape have in common and tokenises many records in one call; the first
+There are two routes. `masking.check_record` renders and tokenizes a record alone. `SampleTokenizer`
+renders by what chats of one shape have in common and tokenizes many records in one call; the first
 record of each shape goes both ways and must come to the same, and whatever the fast route does not
 find good is asked of the plain one.
 
@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from laterna.data.chat import Rendered, UnusableError, only_words, render
-from laterna.data.encoding import PICTURE_SENTINEL, encoder_of, join_spans
+from laterna.data.encoding import IMAGE_SENTINEL, encoder_of, join_spans
 from laterna.data.masking import check_record, runs_of, with_sentinels
 from laterna.data.template import Renderer, image_first, special_pattern
-from laterna.records import PICTURE_TOKEN, InstructionRecord, Record, Role, Turn
+from laterna.records import IMAGE_TOKEN_INDEX, InstructionRecord, Record, Role, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,11 +58,9 @@ class Fitted(Record, frozen=True):
 class Shapes:
     """The shapes that one template gives to chats, learned when they are first met."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: str, picture_mark: str
-    ) -> None:
-        self._renderer = Renderer(tokenizer, template, picture_mark)
-        self._writings = _writings(picture_mark)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str, image_mark: str) -> None:
+        self._renderer = Renderer(tokenizer, template, image_mark)
+        self._writings = _writings(image_mark)
         self._known: dict[Key, Shape | None] = {}
 
     def render(self, chats: Sequence[Sequence[Turn]]) -> list[Fitted | None]:
@@ -126,7 +124,7 @@ class Shapes:
         return shape
 
     def _mark(self, role: Role) -> str:
-        return self._renderer.picture_mark if role == "user" else ""
+        return self._renderer.image_mark if role == "user" else ""
 
     def _rendered(self, key: Key, words: Sequence[str]) -> Rendered | None:
         turns = [
@@ -135,18 +133,18 @@ class Shapes:
         ]
         by = self._renderer
         try:
-            return render(turns, by.tokenizer, by.template, picture_mark=by.picture_mark)
+            return render(turns, by.tokenizer, by.template, image_mark=by.image_mark)
         except UnusableError:
             return None
 
 
-def _writings(picture_mark: str) -> tuple[Callable[[str], str], ...]:
+def _writings(image_mark: str) -> tuple[Callable[[str], str], ...]:
     """Return the ways in which templates write a turn's words; the first is as they are."""
     return (
         str,
         str.strip,
-        lambda said: image_first(said, picture_mark),
-        lambda said: picture_mark * said.count(picture_mark),
+        lambda said: image_first(said, image_mark),
+        lambda said: image_mark * said.count(image_mark),
         lambda _: "",
     )
 
@@ -193,7 +191,7 @@ def _shape_of(
     )
 
 
-__all__ = ["Tokeniser", "Tokens", "check_record", "runs_of"]
+__all__ = ["SampleTokenizer", "Tokens", "check_record", "runs_of"]
 
 Ids = Sequence[int]
 _TURN_END = "\0\n\0"
@@ -207,22 +205,22 @@ class Tokens(Record, frozen=True):
     input_ids: Ids
     runs: Sequence[int]
     """Where runs of learned tokens begin and end, in turn."""
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
 
 
-class Tokeniser:
-    """Tokenises records with one tokenizer and one template."""
+class SampleTokenizer:
+    """Tokenizes records with one tokenizer and one template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         """Raise LaternaError for a tokenizer that reports no offsets."""
         self.tokenizer = tokenizer
         self.template = template
         self._only_words = only_words(tokenizer)
-        self._shapes = Shapes(tokenizer, template, PICTURE_SENTINEL)
+        self._shapes = Shapes(tokenizer, template, IMAGE_SENTINEL)
         self._encoder = encoder_of(tokenizer)
         self._proved: dict[Shape, bool] = {}
 
-    def tokenise(self, records: Sequence[InstructionRecord]) -> list[Tokens | UnusableError]:
+    def tokenize(self, records: Sequence[InstructionRecord]) -> list[Tokens | UnusableError]:
         """Return for each record its tokens, or why it cannot be trained on.
 
         Raises LaternaError for what is wrong with every record, such as a template that is no
@@ -247,7 +245,7 @@ class Tokeniser:
         except UnusableError:
             return None
         words = _TURN_END.join([turn.text for turn in turns])
-        whole = turns and words.count(PICTURE_SENTINEL) == len(record.pictures)
+        whole = turns and words.count(IMAGE_SENTINEL) == len(record.images)
         return turns if whole and self._only_words(words) else None
 
     def _fast(self, fitting: Sequence[tuple[InstructionRecord, Fitted]]) -> list[Tokens | None]:
@@ -259,11 +257,11 @@ class Tokeniser:
             text, spans = chat.rendered.text, join_spans(chat.rendered.spans)
             runs = one.runs(spans)
             pairs = [] if runs is None else list(zip(runs[::2], runs[1::2], strict=True))
-            shown = one.ids.count(PICTURE_TOKEN) == len(record.pictures)
+            shown = one.ids.count(IMAGE_TOKEN_INDEX) == len(record.images)
             # Nothing may be learned but behind a token, and each span is a run of its own.
             good = shown and len(pairs) == len(spans) and runs and runs[-1] > 1
             found.append(
-                Tokens(id=record.id, input_ids=one.ids, runs=runs, pictures=record.pictures)
+                Tokens(id=record.id, input_ids=one.ids, runs=runs, images=record.images)
                 if good and runs
                 else None
             )
@@ -287,7 +285,7 @@ class Tokeniser:
             id=alone.id,
             input_ids=alone.input_ids,
             runs=runs_of(alone.targets),
-            pictures=alone.pictures,
+            images=alone.images,
         )
         if chat is not None and tokens is not None and chat.shape not in self._proved:
             same = (list(tokens.input_ids), list(tokens.runs)) == (list(slow.input_ids), slow.runs)

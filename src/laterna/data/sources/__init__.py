@@ -100,7 +100,7 @@ def read_rows(source: SourceSettings | Path) -> Iterator[InstructionRecord | Unr
     """Read a source row by row, in its order, in memory that its size does not change: a record, or
     why there is none, as training reads it.
 
-    Ids become strings, the assistant's turns carry loss unless the row says otherwise, and picture
+    Ids become strings, the assistant's turns carry loss unless the row says otherwise, and image
     marks stay where they stand. Raises LaternaError, naming the source, as `open_source` does at
     the call; and, when they are reached, for what cannot be cut, and a source without rows.
     """

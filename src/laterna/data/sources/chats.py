@@ -1,6 +1,6 @@
 """Rows of other people's: a chat, or one question and its answer.
 
-    {"id", "image", "conversations": [{"from", "value"}]}    a text, in which <image> is a picture
+    {"id", "image", "conversations": [{"from", "value"}]}    a text, in which <image> is an image
     {"messages": [{"role", "content"}], "images": […]}       a text, or a list of parts
     {"texts": [{"user", "assistant"}], "images": […]}        whole exchanges
     {"image", "question", "answer"}     VQA's; or `answers`, of which the most frequent is learned;
@@ -8,7 +8,7 @@
     {"instruction", "input", "output"}  Alpaca's; `input` behind the instruction, on its own line
 
 They are read alike: either name of a key, words or parts, turns or exchanges, as they are or as
-JSON text. What else a row may say is in `keys`. A picture part at the beginning or the end of a
+JSON text. What else a row may say is in `keys`. An image part at the beginning or the end of a
 turn is set apart by a line's end, as LLaVA writes it; one amid the words stands as it is.
 """
 
@@ -28,27 +28,27 @@ from laterna.data.sources import keys
 from laterna.data.sources.rows import (
     Columns,
     Form,
-    Picture,
+    Image,
     Reading,
     UnreadableRowError,
     decode_json,
+    images_in,
     name_of,
-    pictures_in,
     shortened,
 )
-from laterna.records import PICTURE_MARK, Kind, Provenance, Role, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, Kind, Provenance, Role, Turn
 
 _NAMED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
-"""Qwen-VL's picture amid the words."""
+"""Qwen-VL's image amid the words."""
 _NUMBERED = re.compile(r"<image_?\d+>")
-"""MiniCPM-V's mark, which is the picture's key in `image`."""
+"""MiniCPM-V's mark, which is the image's key in `image`."""
 
-Said = tuple[Turn, list[Picture]]
-"""A turn, and the pictures that it names itself."""
+Said = tuple[Turn, list[Image]]
+"""A turn, and the images that it names itself."""
 
 
 def read_chat(row: bytes | Columns, place: str, column: str, *, marked: bool) -> Reading:
-    """Read a row whose key `column` holds the turns; `marked`: its words mark every picture.
+    """Read a row whose key `column` holds the turns; `marked`: its words mark every image.
 
     Raises as `Form.read` does.
     """
@@ -76,21 +76,21 @@ def record_of(
 ) -> Reading:
     """Return the record of what is said in a row, and of its other keys.
 
-    Where its words need not mark its pictures (`marked`), and mark none, these stand before the
+    Where its words need not mark its images (`marked`), and mark none, these stand before the
     first question. Raises UnreadableRowError for a key that is not honoured.
     """
-    listed: list[Picture] = []
-    numbered: dict[str, list[Picture]] = {}
+    listed: list[Image] = []
+    numbered: dict[str, list[Image]] = {}
     system, turns = "", [turn for turn, _ in said]
     for key, value in row.items():
         use = table.get(key)
         if use is None or not is_said(value):
             continue
-        if use == keys.PICTURE:
+        if use == keys.IMAGE:
             if isinstance(value, dict) and all(map(_NUMBERED.fullmatch, value)):
-                numbered |= {mark: pictures_in(one) for mark, one in value.items()}
+                numbered |= {mark: images_in(one) for mark, one in value.items()}
             else:
-                listed += pictures_in(_decoded(value) if _is_list(value) else value)
+                listed += images_in(_decoded(value) if _is_list(value) else value)
         elif use == keys.SYSTEM:
             system = _one_system(_words(value), system)
         elif use == keys.HISTORY:
@@ -101,18 +101,18 @@ def record_of(
         first = turns[0] if turns and turns[0].role == "system" else None
         system = _one_system(system, first.text if first else "")
         turns = [Turn(role="system", text=system), *turns[1 if first else 0 :]]
-    own = [picture for _, pictures in said for picture in pictures]
+    own = [image for _, images in said for image in images]
     if listed and own and listed != own:
         raise UnreadableRowError(
-            "pictures named twice", "its turns name other pictures than the row does"
+            "images named twice", "its turns name other images than the row does"
         )
-    turns, pictures = _with_marks(turns, listed or own, numbered)
+    turns, images = _with_marks(turns, listed or own, numbered)
     if not marked:
-        turns = _unmarked_first(turns, len(pictures))
+        turns = _unmarked_first(turns, len(images))
     return Reading.of(
         name_of(row, place),
         turns,
-        pictures,
+        images,
         _ours(row.get("kind"), Kind),
         _ours(row.get("provenance"), Provenance),
     )
@@ -178,9 +178,9 @@ def _exchange(pair: object) -> Iterator[Turn]:
         yield words_turn("user", pair[0])
         yield words_turn("assistant", pair[1])
         return
-    for turn, pictures in _turns(pair):
-        if pictures:
-            raise UnreadableRowError("pictures in the history", "its history names pictures")
+    for turn, images in _turns(pair):
+        if images:
+            raise UnreadableRowError("images in the history", "its history names images")
         yield turn
 
 
@@ -215,22 +215,22 @@ def _turns(item: object) -> Iterator[Said]:
         raise UnreadableRowError(
             "unknown role", f"unknown role {shortened(repr(speaker))}; known roles are: {known}"
         )
-    loss, beside = True, list[Picture]()
+    loss, beside = True, list[Image]()
     for key, value in item.items():
         use = keys.TURN_KEYS.get(key)
         if use is None or not is_said(value):
             continue
         if use == keys.LOSS:
             loss = loss and _is_learned(key, value, role)
-        elif use == keys.PICTURE:
-            beside += pictures_in(value)
+        elif use == keys.IMAGE:
+            beside += images_in(value)
         else:
             raise UnreadableRowError(use, f"the key `{key}` of a turn says that this row {use}")
     words = item.get("value")
-    text, pictures = _content(item.get("content") if words is None else words)
+    text, images = _content(item.get("content") if words is None else words)
     if role == "user" and (mark := next((mark for mark in keys.MARKS if mark in text), None)):
         raise UnreadableRowError(keys.MARKS[mark], f"a turn holds the mark {mark}")
-    yield words_turn(role, text, loss=loss), pictures + beside
+    yield words_turn(role, text, loss=loss), images + beside
 
 
 def _first(item: Columns, names: Sequence[str]) -> object:
@@ -251,77 +251,78 @@ def _is_learned(key: str, value: object, role: Role) -> bool:
     return bool(value)
 
 
-def _content(content: object) -> tuple[str, list[Picture]]:
-    """Return a turn's text and the pictures that its parts name; picture parts become marks."""
+def _content(content: object) -> tuple[str, list[Image]]:
+    """Return a turn's text and the images that its parts name; image parts become marks."""
     if not isinstance(content, list):
         return _words(content), []
-    pictures: list[Picture] = []
+    images: list[Image] = []
     texts: list[str | None] = []
     for part in content:
         text, own = _part(part)
         texts.append(text)
-        pictures += own
+        images += own
     first = sum(1 for _ in takewhile(lambda text: text is None, texts))
     if first == len(texts):
-        return "\n".join([PICTURE_MARK] * first), pictures
+        return "\n".join([DEFAULT_IMAGE_TOKEN] * first), images
     last = sum(1 for _ in takewhile(lambda text: text is None, reversed(texts)))
     words = "".join(
-        text or PICTURE_MARK if text != "" else "" for text in texts[first : len(texts) - last]
+        text or DEFAULT_IMAGE_TOKEN if text != "" else ""
+        for text in texts[first : len(texts) - last]
     )
-    return f"{PICTURE_MARK}\n" * first + words + f"\n{PICTURE_MARK}" * last, pictures
+    return f"{DEFAULT_IMAGE_TOKEN}\n" * first + words + f"\n{DEFAULT_IMAGE_TOKEN}" * last, images
 
 
-def _part(part: object) -> tuple[str | None, list[Picture]]:
-    """Return the text of a part, None for a picture, and the picture that it names itself."""
+def _part(part: object) -> tuple[str | None, list[Image]]:
+    """Return the text of a part, None for an image, and the image that it names itself."""
     if isinstance(part, str):
         return part, []
     if not isinstance(part, dict):
         raise _not_text("a part of a turn", part, "object")
     kind = part.get("type") or next((key for key in keys.PARTS if is_said(part.get(key))), None)
     use = keys.PARTS.get(kind) if isinstance(kind, str) else None
-    if use == keys.PICTURE:
-        named = (part.get(key) for key in keys.PART_PICTURES)
-        return None, next((pictures_in(one) for one in named if is_said(one)), [])
+    if use == keys.IMAGE:
+        named = (part.get(key) for key in keys.PART_IMAGES)
+        return None, next((images_in(one) for one in named if is_said(one)), [])
     if use == keys.TEXT and part.get("text") is not None:
         return _words(part["text"]), []
     raise UnreadableRowError(
-        use if use and use != keys.TEXT else "a part that is neither text nor picture",
-        f"a part of type {shortened(repr(kind))} has no text and is no picture",
+        use if use and use != keys.TEXT else "a part that is neither text nor image",
+        f"a part of type {shortened(repr(kind))} has no text and is no image",
     )
 
 
 def _with_marks(
-    turns: Sequence[Turn], pictures: list[Picture], numbered: Mapping[str, list[Picture]]
-) -> tuple[list[Turn], list[Picture]]:
-    """Return turns in which every picture has our mark, and the pictures in the marks' order."""
+    turns: Sequence[Turn], images: list[Image], numbered: Mapping[str, list[Image]]
+) -> tuple[list[Turn], list[Image]]:
+    """Return turns in which every image has our mark, and the images in the marks' order."""
     if not any("<im" in turn.text for turn in turns):
-        return list(turns), pictures
-    found: list[Picture] = []
+        return list(turns), images
+    found: list[Image] = []
 
     def marked(mark: re.Match[str]) -> str:
-        known = numbered.get(mark.group()) if numbered else pictures_in(mark[1].strip())
+        known = numbered.get(mark.group()) if numbered else images_in(mark[1].strip())
         found.extend(known or ())
-        return PICTURE_MARK if known else mark.group()
+        return DEFAULT_IMAGE_TOKEN if known else mark.group()
 
     pattern = _NUMBERED if numbered else _NAMED
     written = [
         structs.replace(turn, text=pattern.sub(marked, turn.text)) if turn.role == "user" else turn
         for turn in turns
     ]
-    if found and pictures and found != pictures:
+    if found and images and found != images:
         raise UnreadableRowError(
-            "pictures named twice", "its words name other pictures than the row does"
+            "images named twice", "its words name other images than the row does"
         )
-    return written, found or pictures
+    return written, found or images
 
 
-def _unmarked_first(turns: Sequence[Turn], pictures: int) -> list[Turn]:
-    """Return turns with pictures that no turn marks before the first question."""
+def _unmarked_first(turns: Sequence[Turn], images: int) -> list[Turn]:
+    """Return turns with images that no turn marks before the first question."""
     asked = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    if not pictures or not asked or any(PICTURE_MARK in turns[one].text for one in asked):
+    if not images or not asked or any(DEFAULT_IMAGE_TOKEN in turns[one].text for one in asked):
         return list(turns)
     first = turns[asked[0]]
-    text = f"{PICTURE_MARK}\n" * pictures + first.text
+    text = f"{DEFAULT_IMAGE_TOKEN}\n" * images + first.text
     return [*turns[: asked[0]], structs.replace(first, text=text), *turns[asked[0] + 1 :]]
 
 

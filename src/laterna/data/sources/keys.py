@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from laterna.records import Role
 
-PICTURE, SYSTEM, HISTORY, LOSS, TEXT = "picture", "system", "history", "loss", "text"
+IMAGE, SYSTEM, HISTORY, LOSS, TEXT = "image", "system", "history", "loss", "text"
 """How a key is honoured; every other value in these tables is a reason to refuse the row."""
 
 _VIDEO, _AUDIO = "asks about a video", "asks about a sound"
@@ -18,7 +18,7 @@ _PREFERENCE = "compares answers, to learn a preference"
 _BESIDE = "has a part that we do not read beside its text"
 
 ROW_KEYS: dict[str, str] = {
-    **dict.fromkeys(("image", "images", "image_path", "image_paths", "img", "img_path"), PICTURE),
+    **dict.fromkeys(("image", "images", "image_path", "image_paths", "img", "img_path"), IMAGE),
     **dict.fromkeys(("system", "system_prompt"), SYSTEM),
     "history": HISTORY,
     **dict.fromkeys(("video", "videos", "video_path", "video_paths"), _VIDEO),
@@ -35,7 +35,7 @@ QUESTION_KEYS: dict[str, str] = ROW_KEYS | dict.fromkeys(
 """Keys of a row that is a question and its answer."""
 
 TURN_KEYS: dict[str, str] = {
-    **dict.fromkeys(("image", "images", "image_path", "img"), PICTURE),
+    **dict.fromkeys(("image", "images", "image_path", "img"), IMAGE),
     **dict.fromkeys(("weight", "train", "loss"), LOSS),
     **dict.fromkeys(("train_detail", "training_detail", "loss_scale"), "learns parts of a turn"),
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _TOOLS),
@@ -47,7 +47,7 @@ TURN_KEYS: dict[str, str] = {
 
 PARTS: dict[str, str] = {
     **dict.fromkeys(("text", "input_text", "output_text"), TEXT),
-    **dict.fromkeys(("image", "image_url", "input_image"), PICTURE),
+    **dict.fromkeys(("image", "image_url", "input_image"), IMAGE),
     **dict.fromkeys(("video", "video_url", "input_video"), _VIDEO),
     **dict.fromkeys(("audio", "audio_url", "input_audio"), _AUDIO),
     **dict.fromkeys(("tool_use", "tool_result"), _TOOLS),
@@ -55,8 +55,8 @@ PARTS: dict[str, str] = {
 }
 """Types of a part of a turn."""
 
-PART_PICTURES = ("image", "path", "url", "image_url")
-"""Keys of a part that name its picture."""
+PART_IMAGES = ("image", "path", "url", "image_url")
+"""Keys of a part that name its image."""
 
 MARKS: dict[str, str] = {
     "<video>": _VIDEO,
@@ -64,7 +64,7 @@ MARKS: dict[str, str] = {
     "<ref-object>": _BESIDE,
     "<bbox>": _BESIDE,
 }
-"""What stands in the user's words for something that is no picture."""
+"""What stands in the user's words for something that is no image."""
 
 SPEAKERS: dict[str, Role] = {
     "human": "user",

@@ -23,12 +23,12 @@ from laterna.records import InstructionRecord, Kind, Provenance, Record, Turn
 
 CHUNK_ROWS = 512
 """Rows that travel together: about 1 MB of LLaVA's."""
-PICTURE_DIGITS = 32
-"""Hexadecimal digits of SHA-256 that name an embedded picture."""
+IMAGE_DIGITS = 32
+"""Hexadecimal digits of SHA-256 that name an embedded image."""
 MAX_NAME = 4096
-"""Bytes that a picture's name may have: Linux's own limit for a path."""
+"""Bytes that an image's name may have: Linux's own limit for a path."""
 SHOWN = 300
-"""Characters of a message that are shown: a row may hold whole pictures."""
+"""Characters of a message that are shown: a row may hold whole images."""
 
 _UNSAYABLE = re.compile("[\0\ud800-\udfff]")
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
@@ -90,22 +90,22 @@ class UnreadableRowError(Exception):
 
 
 class Embedded(Record, frozen=True):
-    """A picture that stands in the row itself."""
+    """An image that stands in the row itself."""
 
     content: bytes
 
     @property
     def name(self) -> str:
-        """The picture's file name: the digest of its bytes."""
-        return sha256(self.content).hexdigest()[:PICTURE_DIGITS]
+        """The image's file name: the digest of its bytes."""
+        return sha256(self.content).hexdigest()[:IMAGE_DIGITS]
 
 
-Picture = str | Embedded
-"""A picture's file name, or the picture."""
+Image = str | Embedded
+"""An image's file name, or the image."""
 
 
 class Reading(Record, frozen=True):
-    """A record, and the pictures that stood in its row, by name."""
+    """A record, and the images that stood in its row, by name."""
 
     record: InstructionRecord
     embedded: dict[str, bytes] = msgspec.field(default_factory=dict)
@@ -115,18 +115,18 @@ class Reading(Record, frozen=True):
         cls,
         name: str,
         turns: Sequence[Turn],
-        pictures: Sequence[Picture],
+        images: Sequence[Image],
         kind: Kind | None = None,
         provenance: Provenance | None = None,
     ) -> Reading:
-        """Return the record of these turns and pictures.
+        """Return the record of these turns and images.
 
         Raises UnreadableRowError for what holds in no form: no turns, an answer of no words that
         is to be learned, or characters that are no text.
         """
         if not turns:
             raise UnreadableRowError("no turns", "there are no turns")
-        names = tuple([one if isinstance(one, str) else one.name for one in pictures])
+        names = tuple([one if isinstance(one, str) else one.name for one in images])
         whole = "\n".join([name, *names, *[turn.text for turn in turns]])
         if found := (not whole.isascii() and _UNSAYABLE.search(whole)) or "\0" in whole:
             char = found.group() if isinstance(found, re.Match) else "\0"
@@ -139,9 +139,9 @@ class Reading(Record, frozen=True):
                 "an answer is empty", "an answer that is to be learned has no words"
             )
         record = InstructionRecord(
-            id=name, pictures=names, turns=tuple(turns), kind=kind, provenance=provenance
+            id=name, images=names, turns=tuple(turns), kind=kind, provenance=provenance
         )
-        embedded = {one.name: one.content for one in pictures if isinstance(one, Embedded)}
+        embedded = {one.name: one.content for one in images if isinstance(one, Embedded)}
         return cls(record=record, embedded=embedded)
 
 
@@ -229,33 +229,33 @@ def decode_json(text: bytes) -> Any:
             raise ValueError(str(error)) from error
 
 
-def pictures_in(value: object) -> list[Picture]:
-    """Return the pictures that a key holds: none, one, or a list, as names or as pictures.
+def images_in(value: object) -> list[Image]:
+    """Return the images that a key holds: none, one, or a list, as names or as images.
 
-    Nothing, an empty name and a null of floating point say that there is no picture.
-    Raises UnreadableRowError for what is no picture.
+    Nothing, an empty name and a null of floating point say that there is no image.
+    Raises UnreadableRowError for what is no image.
     """
     if value is None or value == "" or value != value:
         return []
     if isinstance(value, list | tuple):
-        return [picture for one in value for picture in pictures_in(one)]
+        return [image for one in value for image in images_in(one)]
     if isinstance(value, dict) and "url" in value:
-        return pictures_in(value["url"])
+        return images_in(value["url"])
     if isinstance(value, dict) and {"bytes", "path"} & value.keys():
         content = value.get("bytes") or value.get("path")
         if not content:
-            raise UnreadableRowError("picture missing", "a picture has neither bytes nor a path")
-        return [_unpacked(content) if isinstance(value.get("bytes"), str) else _picture(content)]
-    return [_picture(value)]
+            raise UnreadableRowError("image missing", "an image has neither bytes nor a path")
+        return [_unpacked(content) if isinstance(value.get("bytes"), str) else _image(content)]
+    return [_image(value)]
 
 
-def _picture(value: object) -> Picture:
+def _image(value: object) -> Image:
     if isinstance(value, bytes):
         return Embedded(content=value)
     if not isinstance(value, str):
         raise UnreadableRowError(
-            "a picture that is neither a name nor a picture",
-            f"a picture is given as `{type(value).__name__}`",
+            "an image that is neither a name nor an image",
+            f"an image is given as `{type(value).__name__}`",
         )
     if found := _DATA_URI.match(value):
         return _unpacked(value[found.end() :])
@@ -264,10 +264,10 @@ def _picture(value: object) -> Picture:
     value = value.removeprefix("file://")
     if _ADDRESS.match(value) or value.startswith("data:"):
         raise UnreadableRowError(
-            "picture on the web", f"{value}: pictures are not fetched; save them to files first"
+            "image on the web", f"{value}: images are not fetched; save them to files first"
         )
     if len(value.encode(errors="replace")) > MAX_NAME:
-        raise UnreadableRowError("picture name too long", f"the picture's name is {value}")
+        raise UnreadableRowError("image name too long", f"the image's name is {value}")
     return value
 
 
@@ -276,7 +276,7 @@ def _unpacked(text: str) -> Embedded:
         return Embedded(content=b64decode(re.sub(r"\s", "", text), validate=True))
     except (binascii.Error, ValueError) as error:
         raise UnreadableRowError(
-            "picture cannot be read", f"a picture's base64 is damaged: {error}"
+            "image cannot be read", f"an image's base64 is damaged: {error}"
         ) from error
 
 
@@ -293,8 +293,8 @@ def _read(row: bytes | Columns, place: str) -> Reading:
     except msgspec.DecodeError:
         assert isinstance(row, bytes)
         record = msgspec.convert(decode_json(row), InstructionRecord)
-    pictures = pictures_in(list(record.pictures))
-    return Reading.of(record.id, record.turns, pictures, record.kind, record.provenance)
+    images = images_in(list(record.images))
+    return Reading.of(record.id, record.turns, images, record.kind, record.provenance)
 
 
 OWN = Form(columns=(("turns",),), read=_read)

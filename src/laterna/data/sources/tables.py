@@ -81,7 +81,7 @@ def _split_of(splits: dict[str, Any], split: str, where: str) -> Any:
 
 
 def dataset_chunks(dataset: datasets.IterableDataset) -> Iterator[Chunk]:
-    """Cut a dataset as it streams by; pictures stay the bytes that they are stored as."""
+    """Cut a dataset as it streams by; images stay the bytes that they are stored as."""
     first = 1
     for table in dataset.with_format("arrow").iter(batch_size=CHUNK_ROWS):
         yield _chunk(first, table)

@@ -6,7 +6,7 @@ from laterna.evaluation.metrics.base import Metric, each, mean_score
 from laterna.records import Question
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Return the text as exact match compares it.
 
     In this order, and nothing else: lower-case; every run of white space becomes one space, none
@@ -17,8 +17,8 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, truth: str) -> bool:
-    """Tell whether answer and truth are the same text once both are normalised."""
-    return normalise(answer) == normalise(truth)
+    """Tell whether answer and truth are the same text once both are normalized."""
+    return normalize(answer) == normalize(truth)
 
 
 def gqa_form(answer: str) -> str:

@@ -3,7 +3,7 @@
 Both leave out each person in turn, count how many of the others agree, take three as enough, and
 average: min(1, matches / 3). They differ in what they do to the texts before they compare. The
 official one compares unanimous people's answers as they stand, and keeps `'s` on its word; LLaVA's
-(TextVQA's, from MMF) always normalises, drops commas and question marks and parts `'s` from the
+(TextVQA's, from MMF) always normalizes, drops commas and question marks and parts `'s` from the
 word.
 
 A question needs nothing but its references, in people's order or any other.
@@ -31,7 +31,7 @@ _FULL_STOP = re.compile(r"\.(?!\d)")
 _MOST_STOPS = 32
 """They pass `re.UNICODE`, which is 32, where the number of replacements stands."""
 KEPT = 1 << 17
-"""Normalised texts kept: people's answers repeat, and each is compared ten times."""
+"""Normalized texts kept: people's answers repeat, and each is compared ten times."""
 
 
 @lru_cache(maxsize=KEPT)

@@ -1,15 +1,15 @@
-"""Questions that boxes decide, about pictures in COCO's form: photographs or any others.
+"""Questions that boxes decide, about images in COCO's form: photographs or any others.
 
-Nothing here can be answered from what pictures usually hold. Whether a thing is there, and how
-many there are, is asked in the same words about pictures with different answers, each answer as
-often (as VQA v2 pairs its pictures, Goyal et al. 2017); how two things stand is asked of one
-picture both ways round. So answers that do not depend on the picture are right half the time
+Nothing here can be answered from what images usually hold. Whether a thing is there, and how
+many there are, is asked in the same words about images with different answers, each answer as
+often (as VQA v2 pairs its images, Goyal et al. 2017); how two things stand is asked of one
+image both ways round. So answers that do not depend on the image are right half the time
 where it is yes or no, and less often where there are several numbers to tell apart.
 
 The truth is what boxes and captions agree on: of what a caption names without a box, or numbers
 otherwise than the boxes, of a kind with a crowd region or a faulty box, nothing is asked that
 hangs on it. That a kind without a box is not there holds for datasets which annotate all of their
-kinds in every picture, as COCO does and LVIS does not.
+kinds in every image, as COCO does and LVIS does not.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from laterna.scenes.geometry import relation_holds
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords, plural
 
 RELATIONS = ("to the left of", "to the right of")
-"""Above and below are left out: skis are below people in nearly all pictures."""
+"""Above and below are default: skis are below people in nearly all images."""
 PAIRS = 2
-"""Pairs of things of one picture whose relation is asked, at most."""
+"""Pairs of things of one image whose relation is asked, at most."""
 
 
 class _Seen(NamedTuple):
-    """A picture, what is certain about it, and the kinds that had a box left out."""
+    """An image, what is certain about it, and the kinds that had a box left out."""
 
     scene: Scene
     facts: Facts
@@ -45,7 +45,7 @@ class _Seen(NamedTuple):
 
 
 def box_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
-    """Return questions about a COCO folder's pictures, in an order that `seed` draws.
+    """Return questions about a COCO folder's images, in an order that `seed` draws.
 
     `limit` is the most questions; 0: all that can be asked, each kind's answers being as even as
     said above. Captions are heeded where there are any. Raises LaternaError when `instances.json`
@@ -128,7 +128,7 @@ def _relation(seen: Sequence[_Seen], rng: random.Random) -> Iterator[list[Questi
 
 
 class _Answers:
-    """For each category, which pictures have which answer to a question about it."""
+    """For each category, which images have which answer to a question about it."""
 
     def __init__(self) -> None:
         self._scenes: dict[str, dict[str, list[Scene]]] = {}
@@ -147,7 +147,7 @@ class _Answers:
         fields: Mapping[str, str],
         rng: random.Random,
     ) -> Iterator[tuple[str, dict[str, Scene]]]:
-        """Yield the words of a question with one picture for each answer, no picture twice."""
+        """Yield the words of a question with one image for each answer, no image twice."""
         answers = self._scenes[category]
         times = min(map(len, answers.values()))
         drawn = {answer: rng.sample(answers[answer], times) for answer in sorted(answers)}
@@ -159,7 +159,7 @@ class _Answers:
 def _question(scene: Scene, kind: str, about: str, text: str, truth: str) -> Question:
     return Question(
         id=f"{scene.id}-{kind}-{about}",
-        images=(scene.picture,),
+        images=(scene.image,),
         kind=kind,
         text=text + phrases.SHORT_ANSWER,
         references=(truth,),

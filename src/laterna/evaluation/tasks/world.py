@@ -1,8 +1,8 @@
-"""Questions with a known truth about pictures of the embedded world, from `truth.jsonl` alone.
+"""Questions with a known truth about images of the embedded world, from `truth.jsonl` alone.
 
-Of every picture, about one question of each kind is asked, and only what has one clear answer.
-Among the questions that a picture allows, the one whose answer was asked least so far is taken:
-so yes and no, the numbers, the colours and the places come as evenly as the pictures permit, and
+Of every image, about one question of each kind is asked, and only what has one clear answer.
+Among the questions that an image allows, the one whose answer was asked least so far is taken:
+so yes and no, the numbers, the colours and the places come as evenly as the images permit, and
 always saying the commonest answer earns little.
 """
 
@@ -26,7 +26,7 @@ from laterna.scenes.vocabulary import plural
 
 TRUTH_FILE = "truth.jsonl"
 MARGIN = 0.04
-"""A centre this near to a border between thirds (of the picture's side) has no clear place."""
+"""A centre this near to a border between thirds (of the image's side) has no clear place."""
 GAP = 0.1
 """Centres must differ by more than this in a direction for a relation to be clear."""
 
@@ -40,9 +40,9 @@ class _Candidate(NamedTuple):
 
 
 def world_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
-    """Return questions about a world dataset, its pictures taken in an order that `seed` draws.
+    """Return questions about a world dataset, its images taken in an order that `seed` draws.
 
-    `limit` is the most questions; 0: about all pictures. Raises LaternaError when `truth.jsonl`
+    `limit` is the most questions; 0: about all images. Raises LaternaError when `truth.jsonl`
     is missing, empty or not readable.
     """
     truths = read_truth(dataset_folder / TRUTH_FILE)
@@ -63,7 +63,7 @@ def world_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Ques
 
 
 def read_truth(path: Path) -> list[Truth]:
-    """Read the truth of every picture of a world dataset.
+    """Read the truth of every image of a world dataset.
 
     Raises LaternaError when the file is missing or empty, or with the line that is no record.
     """
@@ -84,7 +84,7 @@ def read_truth(path: Path) -> list[Truth]:
 
 
 def single_toys(truth: Truth) -> list[Toy]:
-    """Return the toys whose category stands only once in the picture."""
+    """Return the toys whose category stands only once in the image."""
     counts = Counter(toy.category for toy in truth.toys)
     return [toy for toy in truth.toys if counts[toy.category] == 1]
 
@@ -102,7 +102,7 @@ def _question(truth: Truth, kind: str, chosen: _Candidate, rng: random.Random) -
     text = rng.choice(chosen.phrasings).format(**chosen.fields) + phrases.SHORT_ANSWER
     return Question(
         id=f"{truth.id}-{kind}",
-        images=(truth.picture,),
+        images=(truth.image,),
         kind=kind,
         text=text,
         references=(chosen.truth,),
@@ -183,6 +183,6 @@ KINDS: dict[str, Callable[[Truth, Sequence[str]], Iterator[_Candidate]]] = {
     "place": _place,
     "relation": _relation,
 }
-"""Kind of question to the questions of that kind that a picture allows."""
+"""Kind of question to the questions of that kind that an image allows."""
 
 WORLD = Task(questions=world_questions, about="the tabletop world's questions by kind")

@@ -1,4 +1,4 @@
-"""Rows whose samples share a picture, and the probe that samples of a row do not see each other.
+"""Rows whose samples share an image, and the probe that samples of a row do not see each other.
 
 Shapes: d width · r rows · t tokens of a row.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laterna.errors import LaternaError
 from laterna.model.attention.varlen import SEGMENTS, segment_list
-from laterna.records import Batch, Sharing
+from laterna.records import Batch, SharedPrefix
 
 FLEX = "flex_attention"
 """transformers' name of the attention that takes block masks."""
@@ -25,16 +25,16 @@ LEAK, LEAK_HALF = 1e-3, 0.05
 the same where weights have 16 bits. One that is seen by another differs by much more."""
 
 
-def visible(sharing: Sharing) -> Tensor:
+def visible(sharing: SharedPrefix) -> Tensor:
     """Return whether each token (second axis) sees each other (third): bool (r, t, t)."""
-    blocks = sharing.blocks_rt
+    blocks = sharing.segment_ids_rt
     own = blocks[:, :, None] == blocks[:, None, :]
-    seen = sharing.sees_rt[:, :, None] == blocks[:, None, :]
+    seen = sharing.attends_to_rt[:, :, None] == blocks[:, None, :]
     return (own | seen).tril()
 
 
-def sharing_mask(sharing: Sharing | None, position_ids_rt: Tensor, language: Any) -> Any:
-    """Return the attention mask of rows that share pictures; None for others.
+def shared_prefix_mask(sharing: SharedPrefix | None, position_ids_rt: Tensor, language: Any) -> Any:
+    """Return the attention mask of rows that share images; None for others.
 
     It is a block mask for flex attention, made for a GPU, and else a float one (r, 1, t, t) that
     is added to the scores, which both sdpa and eager attention take (a bool one eager would not).
@@ -74,22 +74,22 @@ def wants_one_row(language: Any) -> bool:
 def before_targets(batch: Batch) -> Tensor:
     """Return the places (s), rows laid end to end, of the tokens that targets are predicted from.
 
-    That is the token before, but behind a shared picture the picture's last, which then stands
+    That is the token before, but behind a shared image the image's last, which then stands
     here more than once. Take the states by `index_select`: indexing adds up the gradients of one
     place in an order that changes from run to run.
     """
-    width = batch.targets_rt.shape[1]
-    places_s = batch.targets_rt.flatten().nonzero()[:, 0]
+    width = batch.loss_mask_rt.shape[1]
+    places_s = batch.loss_mask_rt.flatten().nonzero()[:, 0]
     places_s = places_s[places_s % width > 0]
     if batch.sharing is None:
         return places_s - 1
-    return places_s - places_s % width + batch.sharing.previous_rt.flatten()[places_s]
+    return places_s - places_s % width + batch.sharing.predicted_from_rt.flatten()[places_s]
 
 
-def _block_mask(sharing: Sharing, device: torch.device) -> Any:
+def _block_mask(sharing: SharedPrefix, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    blocks, sees = sharing.blocks_rt.to(device), sharing.sees_rt.to(device)
+    blocks, sees = sharing.segment_ids_rt.to(device), sharing.attends_to_rt.to(device)
 
     def sees_it(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         own = blocks[row, query] == blocks[row, key]
@@ -116,10 +116,10 @@ def attention_window(config: Any) -> int | None:
 
 
 @torch.no_grad()
-def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
+def require_packing(language: Any, *, shared_prefix: bool) -> None:
     """Raise LaternaError when samples in one row are not what they are alone in this model.
 
-    Two samples, and with `share_pictures` two siblings behind a prefix, are sent through it in
+    Two samples, and with `shared_prefix` two siblings behind a prefix, are sent through it in
     one row, as `PrefixFusion.hidden_states` sends them, and alone, as transformers itself attends.
     transformers keeps packed samples apart by their restarted positions only under conditions
     that nothing announces, and a leak, or a lost window, shows in no loss curve; so it is looked
@@ -135,20 +135,20 @@ def insist_on_packing(language: Any, *, share_pictures: bool) -> None:
     row = _states(language, drawn, positions=[*range(5), *range(total - 5)])
     in_half = table.dtype != torch.float32 or wants_one_row(language)
     limit = LEAK_HALF if in_half else LEAK
-    _compare(row, alone, limit, "packed rows (row_tokens)", window)
-    if share_pictures:
+    _compare(row, alone, limit, "packed rows (pack_length)", window)
+    if shared_prefix:
         prefix, one, two = drawn[:, :5], drawn[:, 5:8], drawn[:, 8:]
         siblings = [_alone(language, torch.cat([prefix, rest], dim=1)) for rest in (one, two)]
         alone = torch.cat([siblings[0], siblings[1][:, 5:]], dim=1)
         rest = total - 8
-        sharing = Sharing(
-            blocks_rt=torch.tensor([[0] * 5 + [1] * 3 + [2] * rest]),
-            sees_rt=torch.zeros(1, total, dtype=torch.long),
-            previous_rt=torch.zeros(1, total, dtype=torch.long),
+        sharing = SharedPrefix(
+            segment_ids_rt=torch.tensor([[0] * 5 + [1] * 3 + [2] * rest]),
+            attends_to_rt=torch.zeros(1, total, dtype=torch.long),
+            predicted_from_rt=torch.zeros(1, total, dtype=torch.long),
         )
         positions = [*range(8), *range(5, 5 + rest)]
         row = _states(language, drawn, positions=positions, sharing=sharing)
-        _compare(row, alone, limit, "shared pictures (share_pictures)", window)
+        _compare(row, alone, limit, "shared images (shared_prefix)", window)
 
 
 def _alone(language: Any, embeds_rtd: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def _alone(language: Any, embeds_rtd: Tensor) -> Tensor:
 
 
 def _states(
-    language: Any, embeds_rtd: Tensor, positions: list[int], sharing: Sharing | None = None
+    language: Any, embeds_rtd: Tensor, positions: list[int], sharing: SharedPrefix | None = None
 ) -> Tensor:
     places = torch.tensor([positions])
     kind = embeds_rtd.device.type
@@ -169,7 +169,7 @@ def _states(
         states: Tensor = language.get_decoder()(
             inputs_embeds=embeds_rtd,
             position_ids=places.to(embeds_rtd.device),
-            attention_mask=sharing_mask(sharing, places, language),
+            attention_mask=shared_prefix_mask(sharing, places, language),
             use_cache=False,
         ).last_hidden_state
     return states.float()
@@ -184,6 +184,6 @@ def _compare(row: Tensor, alone: Tensor, limit: float, what: str, window: int | 
         why += f" or see more than the {window:,} tokens that some of its layers look back"
     raise LaternaError(
         f"{what} cannot be used: in this language model {why} (their states differ by "
-        f"{apart:.1%} from those alone); set run.attention = 'segments', or row_tokens = 0 and "
-        "share_pictures = false, or use another version of transformers"
+        f"{apart:.1%} from those alone); set run.attention = 'segments', or pack_length = 0 and "
+        "shared_prefix = false, or use another version of transformers"
     )

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from laterna.errors import LaternaError
-from laterna.records import Sharing
+from laterna.records import SharedPrefix
 
 SEGMENTS = "laterna_segments"
 """Its name among transformers' attention implementations."""
@@ -33,7 +33,7 @@ LIST = torch.int32
 """Type of a list of segments: masks that transformers makes hold truth values or scores."""
 
 
-def attend_by_segments(language: Any) -> None:
+def use_varlen_attention(language: Any) -> None:
     """Let a Hugging Face model attend segment by segment where it is given `segment_list`.
 
     Everywhere else, as when it answers, it attends as under `sdpa`.
@@ -43,7 +43,7 @@ def attend_by_segments(language: Any) -> None:
     language.set_attn_implementation(SEGMENTS)
 
 
-def segment_list(sharing: Sharing | None, position_ids_rt: Tensor) -> Tensor:
+def segment_list(sharing: SharedPrefix | None, position_ids_rt: Tensor) -> Tensor:
     """Return the segments of a batch's rows, laid end to end: int32 (1, 1, segments, 2).
 
     Each has its length and the number of the segment that it sees besides, or its own. Without
@@ -51,18 +51,18 @@ def segment_list(sharing: Sharing | None, position_ids_rt: Tensor) -> Tensor:
     transformers hands on as it is whatever has four axes.
     """
     if sharing is None:
-        blocks_rt = (position_ids_rt == 0).cumsum(1)
-        sees_rt = blocks_rt
+        segment_ids_rt = (position_ids_rt == 0).cumsum(1)
+        attends_to_rt = segment_ids_rt
     else:
-        blocks_rt, sees_rt = sharing.blocks_rt, sharing.sees_rt
-    begins = torch.ones_like(blocks_rt, dtype=torch.bool)
-    begins[:, 1:] = blocks_rt[:, 1:] != blocks_rt[:, :-1]
+        segment_ids_rt, attends_to_rt = sharing.segment_ids_rt, sharing.attends_to_rt
+    begins = torch.ones_like(segment_ids_rt, dtype=torch.bool)
+    begins[:, 1:] = segment_ids_rt[:, 1:] != segment_ids_rt[:, :-1]
     rows, starts = begins.nonzero(as_tuple=True)
-    blocks, sees = blocks_rt[rows, starts].tolist(), sees_rt[rows, starts].tolist()
+    blocks, sees = segment_ids_rt[rows, starts].tolist(), attends_to_rt[rows, starts].tolist()
     numbers = {key: number for number, key in enumerate(zip(rows.tolist(), blocks, strict=True))}
     seen = [numbers[key] for key in zip(rows.tolist(), sees, strict=True)]
-    flat = rows * blocks_rt.shape[1] + starts
-    ends = torch.cat([flat[1:], torch.tensor([blocks_rt.numel()])])
+    flat = rows * segment_ids_rt.shape[1] + starts
+    ends = torch.cat([flat[1:], torch.tensor([segment_ids_rt.numel()])])
     return torch.stack([ends - flat, torch.tensor(seen)], dim=1).to(LIST)[None, None]
 
 

@@ -36,7 +36,7 @@ def build_connector(
     """Build the connector that the recipe names, with first weights from torch's generator.
 
     `fresh` takes those that `settings.source` has from there; a checkpoint holds its own, so it
-    needs no source. `newline` adds the vector that ends the rows of tiled pictures
+    needs no source. `newline` adds the vector that ends the rows of tiled images
     (`vision.fit = "anyres"`). Raises LaternaError for an unknown kind, a setting that the kind
     does not use or cannot take, and a newline for tokens that are no map.
     """
@@ -59,7 +59,7 @@ def build_connector(
         if not connector.is_map:
             raise LaternaError(
                 f"connector.kind = {settings.kind!r} with vision.fit = 'anyres': its tokens are no "
-                "map of the picture, so tiles cannot be joined; choose another of the two"
+                "map of the image, so tiles cannot be joined; choose another of the two"
             )
         connector.add_newline(d_language)
     return connector

@@ -17,8 +17,8 @@ from laterna.recipe import ConnectorSettings
 
 SMALLEST = 0.1
 """Least spread that a dimension is taken to have, as a share of the median of all. One that is
-still on the pictures that are fitted (a convolution's dead channel) would else be blown up a
-million times, and with it the rounding of 16 bits and the first picture that moves it."""
+still on the images that are fitted (a convolution's dead channel) would else be blown up a
+million times, and with it the rounding of 16 bits and the first image that moves it."""
 
 
 class Connector(nn.Module):
@@ -31,10 +31,10 @@ class Connector(nn.Module):
     uses: ClassVar[frozenset[str]] = frozenset()
     """The settings, besides `kind`, that mean something to it; others are refused."""
     is_map: ClassVar[bool] = False
-    """Whether the tokens of a picture are a square map of it in reading order, which is what
+    """Whether the tokens of an image are a square map of it in reading order, which is what
     AnyRes joins."""
     image_newline: nn.Parameter | None
-    """AnyRes: the vector (d_language) that ends each row of a tiled picture; learned with the
+    """AnyRes: the vector (d_language) that ends each row of a tiled image; learned with the
     connector, and one of its weights."""
 
     def __init__(self) -> None:
@@ -46,9 +46,9 @@ class Connector(nn.Module):
         self.image_newline = nn.Parameter(torch.randn(d_language) / d_language**0.5)
 
     def tokens(self, n: int) -> int:
-        """Return how many tokens (m) a picture of `n` features becomes, before running.
+        """Return how many tokens (m) an image of `n` features becomes, before running.
 
-        Raises LaternaError when pictures of `n` features are none that it can take.
+        Raises LaternaError when images of `n` features are none that it can take.
         """
         raise NotImplementedError
 

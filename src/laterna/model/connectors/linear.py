@@ -22,7 +22,7 @@ class LinearConnector(Connector):
         self.project = nn.Linear(d_vision, d_language)
 
     def tokens(self, n: int) -> int:
-        """Return how many tokens a picture of `n` features becomes: as many."""
+        """Return how many tokens an image of `n` features becomes: as many."""
         return n
 
     def calibrate(self, features_bnd: Tensor, length: float) -> None:

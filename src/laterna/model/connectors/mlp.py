@@ -30,7 +30,7 @@ class MlpConnector(Connector):
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
 
     def tokens(self, n: int) -> int:
-        """Return how many tokens a picture of `n` features becomes: as many."""
+        """Return how many tokens an image of `n` features becomes: as many."""
         return n
 
     def calibrate(self, features_bnd: Tensor, length: float) -> None:

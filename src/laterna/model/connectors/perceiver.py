@@ -2,10 +2,10 @@
 
 The layers are those of Idefics2 (`Idefics2PerceiverResampler` of transformers, which can hold
 their weights); that class is not among transformers' public ones, so they are written here from
-torch's own pieces. Flamingo's resampler also embeds the time of a video's frames; here a picture
+torch's own pieces. Flamingo's resampler also embeds the time of a video's frames; here an image
 is one frame, so there is none.
 
-Shapes: b pictures · n patches · m latents · d width · h heads.
+Shapes: b images · n patches · m latents · d width · h heads.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PerceiverConnector(Connector):
         )
 
     def tokens(self, n: int) -> int:
-        """Return how many tokens a picture becomes: one a latent, whatever `n`."""
+        """Return how many tokens an image becomes: one a latent, whatever `n`."""
         del n
         return len(self.resampler.latents)
 

@@ -1,6 +1,6 @@
 """Neighbouring patches merged into one token, then a perceptron: a quarter of the tokens by 2×2.
 
-Shapes: b pictures · n patches · m tokens · d width · s side of the squares that are merged.
+Shapes: b images · n patches · m tokens · d width · s side of the squares that are merged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PoolConnector(Connector):
         self.mlp = MlpConnector(settings, width, d_language)
 
     def tokens(self, n: int) -> int:
-        """Return how many tokens a picture of `n` features becomes: n / merge_side².
+        """Return how many tokens an image of `n` features becomes: n / merge_side².
 
         Raises LaternaError when the patches do not fill a square, or it does not divide.
         """

@@ -2,7 +2,7 @@
 
 The Q-Former is transformers' own `Blip2QFormerModel`, without the branch that reads text.
 
-Shapes: b pictures · n features · m queries · d width.
+Shapes: b images · n features · m queries · d width.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class QFormerConnector(Connector):
         self.requires_grad_(True)
 
     def tokens(self, n: int) -> int:
-        """Return how many tokens a picture becomes: one a query, whatever `n`."""
+        """Return how many tokens an image becomes: one a query, whatever `n`."""
         del n
         return int(self.queries.shape[1])
 

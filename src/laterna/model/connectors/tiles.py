@@ -1,4 +1,4 @@
-"""AnyRes: the tokens of a picture's tiles become one sequence, its rows ended by newlines.
+"""AnyRes: the tokens of an image's tiles become one sequence, its rows ended by newlines.
 
 Shapes: b tiles · m tokens a tile · d width · y, x rows and columns of a token map.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from laterna.data.pictures.fitting import PicturePreparer
-from laterna.data.pictures.tokens import SameTokens, TiledTokens, kept_tokens
+from laterna.data.images.fitting import ImagePreparer
+from laterna.data.images.tokens import SameTokens, TiledTokens, kept_tokens
 from laterna.errors import LaternaError
 from laterna.records import Tiling
 
@@ -28,10 +28,10 @@ def map_side(tokens: int) -> int:
     return side
 
 
-def token_counter(prepare: PicturePreparer, tokens: int) -> SameTokens | TiledTokens:
-    """Return what says how many tokens a picture takes, of which one square becomes `tokens`.
+def token_counter(prepare: ImagePreparer, tokens: int) -> SameTokens | TiledTokens:
+    """Return what says how many tokens an image takes, of which one square becomes `tokens`.
 
-    Raises LaternaError as `map_side` does, where pictures are tiled.
+    Raises LaternaError as `map_side` does, where images are tiled.
     """
     if not prepare.grids:
         return SameTokens(tokens=tokens)
@@ -41,7 +41,7 @@ def token_counter(prepare: PicturePreparer, tokens: int) -> SameTokens | TiledTo
 def join_tiles(
     tokens_bmd: Tensor, tilings: Sequence[Tiling], newline_d: Tensor | None
 ) -> list[Tensor]:
-    """Return each picture's tokens (m, d): the whole view's, then its grid's, row by row.
+    """Return each image's tokens (m, d): the whole view's, then its grid's, row by row.
 
     The tiles' maps are laid side by side into one, the border is cut off, and each row ends with
     the newline (LLaVA-NeXT's `spatial_unpad`).
@@ -50,7 +50,7 @@ def join_tiles(
     """
     given, wanted = len(tokens_bmd), sum(tiling.tiles for tiling in tilings)
     if given != wanted:
-        raise LaternaError(f"{given} tiles but their pictures have {wanted}")
+        raise LaternaError(f"{given} tiles but their images have {wanted}")
     if newline_d is None:
         raise LaternaError("the connector has no newline; it was built without AnyRes")
     tiles = torch.split(tokens_bmd, [tiling.tiles for tiling in tilings])

@@ -35,7 +35,7 @@ EXPORTS: dict[str, Export] = {
 }
 
 
-def insist_possible(to: str, precision: str) -> None:
+def require_possible(to: str, precision: str) -> None:
     """Raise LaternaError for what is known before any model is read: another format, a precision
     that it does not have, a package that is not there.
     """
@@ -72,7 +72,7 @@ def export(
     LaternaError for an unknown format, for an assistant that the format cannot express, and where
     `write_atomically` does.
     """
-    insist_possible(to, precision)
+    require_possible(to, precision)
     made = export_made(to, of)
     with write_atomically(folder, made, overwrite=overwrite) as aside:
         EXPORTS[to].write(assistant, aside, precision or EXPORTS[to].precisions[0])

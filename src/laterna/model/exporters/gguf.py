@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laterna.data.pictures.fitting import CLIP_MEAN_COLOUR
+from laterna.data.images.fitting import CLIP_MEAN_COLOUR
 from laterna.errors import LaternaError
 from laterna.model.exporters.gguf_text import add_tensor, gguf_writer, write_text_half
 from laterna.model.exporters.parts import (
     Layer,
     connector_layers,
-    insist_on_squares,
     precision_of,
+    require_squares,
     vision_weights,
 )
 from laterna.model.vlm import VisionLanguageModel
 
 TEXT_FILE = "model.gguf"
-PICTURE_FILE = "mmproj.gguf"
+IMAGE_FILE = "mmproj.gguf"
 
 
 def export_gguf(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> None:
@@ -37,7 +37,7 @@ def export_gguf(assistant: VisionLanguageModel, folder: Path, precision: str = "
     """
     dtype = precision_of(precision, ("f16", "f32"))
     folder.mkdir()
-    write_picture_half(assistant, folder / PICTURE_FILE, dtype)
+    write_image_half(assistant, folder / IMAGE_FILE, dtype)
     write_text_half(assistant, folder / TEXT_FILE, dtype)
 
 
@@ -46,9 +46,9 @@ ACTIVATIONS: dict[str, bool] = {"quick_gelu": False, "gelu": True}
 """`clip.use_gelu`, by the encoder's activation; without it llama.cpp takes the quick GELU."""
 
 
-def write_picture_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dtype) -> None:
+def write_image_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dtype) -> None:
     """Write encoder and connector; raises LaternaError for what the format cannot hold."""
-    _insist_on_vision(assistant)
+    _require_vision(assistant)
     first, second = _projector(connector_layers(assistant, FORMAT))
     with gguf_writer(path, "clip", dtype) as writer:
         _add_settings(writer, assistant)
@@ -59,8 +59,8 @@ def write_picture_half(assistant: VisionLanguageModel, path: Path, dtype: torch.
             add_tensor(writer, f"mm.{number}.bias", linear.bias, dtype)
 
 
-def _insist_on_vision(assistant: VisionLanguageModel) -> None:
-    insist_on_squares(assistant, FORMAT)
+def _require_vision(assistant: VisionLanguageModel) -> None:
+    require_squares(assistant, FORMAT)
     tower, prepare = assistant.vision, assistant.prepare
     config = tower.model.config
     reason = ""
@@ -73,7 +73,7 @@ def _insist_on_vision(assistant: VisionLanguageModel) -> None:
     elif tower.final_norm:
         reason = f"vision.final_norm = true: {FORMAT} takes features as the layers leave them"
     elif prepare.fit != "pad":
-        reason = f"vision.fit = {prepare.fit!r}: {FORMAT} always pads a picture to a square"
+        reason = f"vision.fit = {prepare.fit!r}: {FORMAT} always pads an image to a square"
     elif prepare.mean_colour != CLIP_MEAN_COLOUR:
         reason = f"padding with {prepare.mean_colour}: {FORMAT} always pads with CLIP's mean colour"
     if reason:

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from torch import Tensor
 
-from laterna.data.masking import tokenise_prompt
+from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.model.exporters.parts import language_weights
 from laterna.model.language.tokenizer import PRE_TOKENIZERS
@@ -40,7 +40,7 @@ def write_text_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dty
     Raises LaternaError for what the format cannot hold.
     """
     config = assistant.language.config
-    _insist_on_llama(config)
+    _require_llama(config)
     with gguf_writer(path, "llama", dtype) as writer:
         writer.add_string("general.name", "Laterna: language model")
         _add_settings(writer, config)
@@ -55,7 +55,7 @@ def write_text_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dty
             add_tensor(writer, name, weight, dtype)
 
 
-def _insist_on_llama(config: Any) -> None:
+def _require_llama(config: Any) -> None:
     reason = ""
     rope = config.rope_parameters["rope_type"] if config.model_type == "llama" else ""
     if config.model_type != "llama":
@@ -131,7 +131,7 @@ def add_tokenizer(
         raise _refusal(f"its model is {state['model']['type']}, not BPE")
     # Programs that bring their own template rely on the key; those that use ours, which writes
     # the BOS itself, leave the second one out.
-    chat = tokenise_prompt([Turn(role="user", text="a")], tokenizer, template)
+    chat = tokenize_prompt([Turn(role="user", text="a")], tokenizer, template)
     bos = tokenizer.bos_token_id is not None and chat[:1] == [tokenizer.bos_token_id]
     tokens, types = _entries(state, rows, tokenizer.unk_token)
     if state["model"]["byte_fallback"]:
@@ -284,7 +284,7 @@ def scores(state: dict[str, Any], rows: int) -> list[float]:
              for pair in state["model"]["merges"]]  # fmt: skip
     special = {added["content"] for added in state["added_tokens"]}
     ranks = _ranks(pairs)
-    _insist_on_every_pair(vocabulary.keys() - special, set(pairs))
+    _require_every_pair(vocabulary.keys() - special, set(pairs))
     found = [0.0] * rows
     for text, number in vocabulary.items():
         found[number] = -float(ranks.get(text, len(ranks) + number))
@@ -304,7 +304,7 @@ def _ranks(pairs: list[tuple[str, ...]]) -> dict[str, int]:
     return ranks
 
 
-def _insist_on_every_pair(tokens: set[str], pairs: set[tuple[str, ...]]) -> None:
+def _require_every_pair(tokens: set[str], pairs: set[tuple[str, ...]]) -> None:
     for text in tokens:
         for cut in range(1, len(text)):
             pair = (text[:cut], text[cut:])

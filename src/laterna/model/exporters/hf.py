@@ -23,22 +23,22 @@ from transformers import (
 )
 
 from laterna.data.chat import UnusableError
-from laterna.data.masking import tokenise_prompt
+from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.model.exporters.parts import (
     Layer,
     connector_layers,
     end_names,
-    insist_on_squares,
     language_weights,
     precision_of,
+    require_squares,
     vision_weights,
     with_rows,
 )
 from laterna.model.exporters.template import accepting_pieces
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import PICTURE_MARK, PICTURE_TOKEN, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, Turn
 
 FORMAT = "Hugging Face's LLaVA"
 LEADING: dict[str, int] = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
@@ -53,16 +53,16 @@ def export_hf(assistant: VisionLanguageModel, folder: Path, precision: str = "")
     Raises LaternaError for an encoder, connector or language model that the format cannot hold.
     """
     dtype = precision_of(precision, ("f32", "f16", "bf16"))
-    _insist_on_vision(assistant)
-    _insist_on_language(assistant)
+    _require_vision(assistant)
+    _require_language(assistant)
     layers = _projector(assistant)
     tokenizer = copy.deepcopy(assistant.tokenizer)
-    if PICTURE_MARK not in tokenizer.get_vocab():
+    if DEFAULT_IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens(
-            {"additional_special_tokens": [PICTURE_MARK]}, replace_extra_special_tokens=False
+            {"additional_special_tokens": [DEFAULT_IMAGE_TOKEN]}, replace_extra_special_tokens=False
         )
     processor = _processor(assistant, tokenizer)
-    insist_on_equal_prompts(assistant, processor)
+    require_equal_prompts(assistant, processor)
     model = _model(assistant, layers, processor.image_token_id)
     folder.mkdir()
     with quiet_transformers():
@@ -70,8 +70,8 @@ def export_hf(assistant: VisionLanguageModel, folder: Path, precision: str = "")
         processor.save_pretrained(folder)
 
 
-def _insist_on_vision(assistant: VisionLanguageModel) -> None:
-    insist_on_squares(assistant, FORMAT)
+def _require_vision(assistant: VisionLanguageModel) -> None:
+    require_squares(assistant, FORMAT)
     tower = assistant.vision
     kind = str(tower.model.config.model_type)
     if kind not in LEADING:
@@ -86,7 +86,7 @@ def _insist_on_vision(assistant: VisionLanguageModel) -> None:
         )
 
 
-def _insist_on_language(assistant: VisionLanguageModel) -> None:
+def _require_language(assistant: VisionLanguageModel) -> None:
     kind = assistant.language.config.model_type
     if not assistant.plain_head:
         raise LaternaError(
@@ -109,7 +109,7 @@ def _projector(assistant: VisionLanguageModel) -> list[Layer]:
     return [*layers, Layer(torch.eye(width), torch.zeros(width))]
 
 
-def _config(assistant: VisionLanguageModel, picture_token: int, rows: int) -> Any:
+def _config(assistant: VisionLanguageModel, image_token: int, rows: int) -> Any:
     tower, language, prepare = assistant.vision, assistant.language, assistant.prepare
     text = language.config.to_dict()
     text["vocab_size"] = rows
@@ -117,8 +117,8 @@ def _config(assistant: VisionLanguageModel, picture_token: int, rows: int) -> An
     return LlavaConfig(
         vision_config=tower.model.config.to_dict(),
         text_config=text,
-        image_token_index=picture_token,
-        image_seq_length=assistant.picture_tokens(prepare.size, prepare.size),
+        image_token_index=image_token,
+        image_seq_length=assistant.image_tokens(prepare.size, prepare.size),
         projector_hidden_act="linear" if single else "gelu",
         multimodal_projector_bias=True,
         vision_feature_layer=tower.layer,
@@ -134,16 +134,16 @@ def _strategy(assistant: VisionLanguageModel) -> str:
 
 
 @torch.no_grad()
-def _model(assistant: VisionLanguageModel, layers: list[Layer], picture_token: int) -> Any:
+def _model(assistant: VisionLanguageModel, layers: list[Layer], image_token: int) -> Any:
     """Build the model around the assistant's own tensors; nothing is drawn or copied."""
     language = assistant.language
     weights = language_weights(assistant)
     embedding, head = end_names(language)
-    rows = max(len(weights[embedding]), picture_token + 1)
+    rows = max(len(weights[embedding]), image_token + 1)
     ends = {name: with_rows(weights[name], rows) for name in (embedding, head)}
     weights |= ends
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(_config(assistant, picture_token, rows))
+        model = LlavaForConditionalGeneration(_config(assistant, image_token, rows))
     prefix = f"{language.base_model_prefix}."
     decoder = {
         name.removeprefix(prefix): weight
@@ -173,7 +173,7 @@ def _processor(assistant: VisionLanguageModel, tokenizer: Any) -> Any:
     own, fit = prepare.processor, prepare.fit
     square = {"height": prepare.size, "width": prepare.size}
     crops = fit == "crop"
-    pictures = LlavaImageProcessorPil(
+    images = LlavaImageProcessorPil(
         size={"shortest_edge": prepare.size} if crops else square,
         crop_size=square,
         do_center_crop=crops,
@@ -185,18 +185,18 @@ def _processor(assistant: VisionLanguageModel, tokenizer: Any) -> Any:
     )
     adds_bos = tokenizer.bos_token_id in tokenizer("a").input_ids
     alone, spaced = (
-        tokenizer(f"b{PICTURE_MARK}{words}", add_special_tokens=False).input_ids
+        tokenizer(f"b{DEFAULT_IMAGE_TOKEN}{words}", add_special_tokens=False).input_ids
         for words in ("a", " a")
     )
     behind = tokenizer("a", add_special_tokens=False).input_ids
     space_after = alone[-len(behind) :] != behind == spaced[-len(behind) :]
     return LlavaProcessor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer,
         patch_size=int(tower.model.config.patch_size),
         vision_feature_select_strategy=_strategy(assistant),
         num_additional_image_tokens=LEADING[str(tower.model.config.model_type)],
-        image_token=PICTURE_MARK,
+        image_token=DEFAULT_IMAGE_TOKEN,
         chat_template=accepting_pieces(
             assistant.template, without_bos=adds_bos, space_after=space_after
         ),
@@ -204,11 +204,11 @@ def _processor(assistant: VisionLanguageModel, tokenizer: Any) -> Any:
 
 
 _PIXEL_TOLERANCE = 1e-4
-"""Of a normalised pixel; one grey level is about 0.015."""
+"""Of a normalized pixel; one grey level is about 0.015."""
 CHATS: tuple[tuple[Turn, ...], ...] = (
-    (Turn(role="user", text=f"{PICTURE_MARK}\nWhat is on the table?"),),
+    (Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\nWhat is on the table?"),),
     (
-        Turn(role="user", text=f"{PICTURE_MARK}\nHow many apples are there, 2 or 3?"),
+        Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\nHow many apples are there, 2 or 3?"),
         Turn(role="assistant", text="There are 3 apples."),
         Turn(role="user", text="And are they red?"),
     ),
@@ -216,23 +216,25 @@ CHATS: tuple[tuple[Turn, ...], ...] = (
 )
 
 
-def insist_on_equal_prompts(assistant: VisionLanguageModel, processor: Any) -> None:
+def require_equal_prompts(assistant: VisionLanguageModel, processor: Any) -> None:
     """Compare an exported processor's tokens and pixels with the assistant's own.
 
     Turns go in as text and as lists of pieces. Raises LaternaError on any difference, with the
     place where it begins.
     """
     noise = np.random.default_rng(0).integers(0, 256, (37, 52, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(noise)]
+    images = [Image.fromarray(noise)]
     for chat in CHATS:
         try:
-            ids = tokenise_prompt(chat, assistant.tokenizer, assistant.template)
+            ids = tokenize_prompt(chat, assistant.tokenizer, assistant.template)
         except UnusableError:
             continue  # a template for captions takes no conversation
-        shown = pictures if PICTURE_TOKEN in ids else []
-        counts = [assistant.picture_tokens(*picture.size) for picture in shown]
+        shown = images if IMAGE_TOKEN_INDEX in ids else []
+        counts = [assistant.image_tokens(*image.size) for image in shown]
         expanded = assistant.fusion.expand(ids, counts)
-        ours = [processor.image_token_id if token == PICTURE_TOKEN else token for token in expanded]
+        ours = [
+            processor.image_token_id if token == IMAGE_TOKEN_INDEX else token for token in expanded
+        ]
         for messages in (_as_text(chat), _as_pieces(chat)):
             with quiet_transformers():
                 text = processor.apply_chat_template(messages, add_generation_prompt=True)
@@ -240,9 +242,9 @@ def insist_on_equal_prompts(assistant: VisionLanguageModel, processor: Any) -> N
                 inputs = processor(
                     images=shown or None, text=text, add_special_tokens=adds, return_tensors="pt"
                 )
-            _insist_on_same_ids(ours, inputs["input_ids"][0].tolist(), processor.tokenizer)
+            _require_same_ids(ours, inputs["input_ids"][0].tolist(), processor.tokenizer)
             if shown:
-                _insist_on_same_pixels(assistant.prepare(shown), inputs["pixel_values"])
+                _require_same_pixels(assistant.prepare(shown), inputs["pixel_values"])
 
 
 def _starts_with_bos(text: str, tokenizer: Any) -> bool:
@@ -258,12 +260,12 @@ def _as_pieces(chat: Sequence[Turn]) -> list[dict[str, Any]]:
 
 
 def _pieces(text: str) -> list[dict[str, str]]:
-    words = text.removeprefix(f"{PICTURE_MARK}\n")
-    picture = [{"type": "image"}] if words != text else []
-    return [*picture, {"type": "text", "text": words}]
+    words = text.removeprefix(f"{DEFAULT_IMAGE_TOKEN}\n")
+    image = [{"type": "image"}] if words != text else []
+    return [*image, {"type": "text", "text": words}]
 
 
-def _insist_on_same_ids(ours: list[int], theirs: list[int], tokenizer: Any) -> None:
+def _require_same_ids(ours: list[int], theirs: list[int], tokenizer: Any) -> None:
     if ours == theirs:
         return
     pairs = enumerate(zip(ours, theirs, strict=False))
@@ -276,10 +278,10 @@ def _insist_on_same_ids(ours: list[int], theirs: list[int], tokenizer: Any) -> N
     )
 
 
-def _insist_on_same_pixels(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+def _require_same_pixels(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     difference = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
     if difference > _PIXEL_TOLERANCE:
         raise LaternaError(
-            "the exported processor would not prepare a picture as this assistant does: shapes "
+            "the exported processor would not prepare an image as this assistant does: shapes "
             f"{tuple(theirs.shape)} and {tuple(ours.shape)}, largest difference {difference:.3g}"
         )

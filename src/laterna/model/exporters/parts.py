@@ -68,12 +68,12 @@ def connector_layers(assistant: VisionLanguageModel, format_name: str) -> list[L
     return [Layer(layer.weight.detach(), layer.bias.detach()) for layer in layers]
 
 
-def insist_on_squares(assistant: VisionLanguageModel, format_name: str) -> None:
-    """Raise LaternaError where pictures are not each one square of features."""
+def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
+    """Raise LaternaError where images are not each one square of features."""
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
             "vision.fit = 'anyres' cannot be exported: "
-            f"{format_name} reads a picture as one square, not as tiles"
+            f"{format_name} reads an image as one square, not as tiles"
         )
 
 

@@ -26,7 +26,7 @@ _AS_TEXT = """\
 {%- set messages = ns.turns -%}
 """
 _AS_PIECES = """\
-{%- set mark = picture_mark or '<image>' -%}
+{%- set mark = image_mark or '<image>' -%}
 {%- set ns = namespace(turns=[]) -%}
 {%- for turn in messages -%}
   {%- if turn['content'] is string -%}
@@ -50,7 +50,7 @@ _AS_PIECES = """\
 
 
 _FOR_OTHERS = """\
-{%- if picture_mark -%}{{- chat -}}{%- else -%}
+{%- if image_mark -%}{{- chat -}}{%- else -%}
 {%- set start = bos_token if leaves_bos and bos_token and chat.startswith(bos_token) else '' -%}
 {%- for piece in chat[start | length:].split('<image>') -%}
   {{- '' if loop.first else '<image>' -}}
@@ -60,13 +60,13 @@ _FOR_OTHERS = """\
 {%- endfor -%}
 {%- endif -%}
 """
-"""What other programs get of a chat; Laterna, which tells its `picture_mark`, gets it as it is."""
+"""What other programs get of a chat; Laterna, which tells its `image_mark`, gets it as it is."""
 
 
 def accepting_pieces(template: str, *, without_bos: bool, space_after: bool) -> str:
     """Make a template of Laterna's take turns as lists of pieces too.
 
-    Other programs tokenise a chat in one piece, `<image>` in it. `without_bos` leaves a leading
+    Other programs tokenize a chat in one piece, `<image>` in it. `without_bos` leaves a leading
     BOS out, for tokenizers that add one themselves; `space_after` puts the space behind an image
     that a tokenizer gives to the first text alone, as Laterna and LLaVA have it before each piece.
     """

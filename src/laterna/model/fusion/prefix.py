@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError
-from laterna.model.attention.shared_prefix import before_targets, sharing_mask, wants_one_row
-from laterna.records import PICTURE_TOKEN, Batch
+from laterna.model.attention.shared_prefix import before_targets, shared_prefix_mask, wants_one_row
+from laterna.records import IMAGE_TOKEN_INDEX, Batch
 
 
 class PrefixFusion(nn.Module):
@@ -25,11 +25,11 @@ class PrefixFusion(nn.Module):
         return image_tokens
 
     def expand(self, ids: Sequence[int], positions: Sequence[int]) -> list[int]:
-        """Repeat each `PICTURE_TOKEN` as often as its image takes `positions`, in order.
+        """Repeat each `IMAGE_TOKEN_INDEX` as often as its image takes `positions`, in order.
 
         Raises LaternaError when marks and images differ in number.
         """
-        marks = ids.count(PICTURE_TOKEN)
+        marks = ids.count(IMAGE_TOKEN_INDEX)
         if marks != len(positions):
             raise LaternaError(
                 f"{marks} `<image>` marks but {len(positions)} images; each mark needs one image"
@@ -37,7 +37,7 @@ class PrefixFusion(nn.Module):
         left = iter(positions)
         expanded: list[int] = []
         for token in ids:
-            expanded.extend([token] * (next(left) if token == PICTURE_TOKEN else 1))
+            expanded.extend([token] * (next(left) if token == IMAGE_TOKEN_INDEX else 1))
         return expanded
 
     def embed(self, language: Any, batch: Batch, images: Sequence[Tensor]) -> Tensor:
@@ -46,7 +46,7 @@ class PrefixFusion(nn.Module):
         Raises LaternaError when an image has other places than it has tokens.
         """
         _check_counts(batch, images)
-        return _merge(language, batch.input_ids_rt, batch.picture_mask_rt, images, batch.ids)
+        return _merge(language, batch.input_ids_rt, batch.image_mask_rt, images, batch.ids)
 
     def hidden_states(self, language: Any, batch: Batch, images: Sequence[Tensor]) -> Tensor:
         """Return the decoder's last hidden states (r, t, d).
@@ -63,7 +63,7 @@ class PrefixFusion(nn.Module):
         states: Tensor = language.get_decoder()(
             inputs_embeds=embeds_rtd,
             position_ids=positions_rt,
-            attention_mask=sharing_mask(batch.sharing, batch.position_ids_rt, language),
+            attention_mask=shared_prefix_mask(batch.sharing, batch.position_ids_rt, language),
             use_cache=False,
         ).last_hidden_state
         return states.reshape(*shape[:2], -1)
@@ -139,12 +139,12 @@ class PrefixFusion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return what `generate` takes: embedded prompts, padded on the left.
 
-        All prompts then end where answers begin. `prompts` are token ids with one `PICTURE_TOKEN`
+        All prompts then end where answers begin. `prompts` are token ids with one `IMAGE_TOKEN_INDEX`
         an image, `images` those of all prompts in order. Raises LaternaError when marks and
         images differ in number.
         """
         left = iter([len(image) for image in images])
-        marks = [list(row).count(PICTURE_TOKEN) for row in prompts]
+        marks = [list(row).count(IMAGE_TOKEN_INDEX) for row in prompts]
         if sum(marks) != len(images):
             raise LaternaError(
                 f"{sum(marks)} `<image>` marks but {len(images)} images; each mark needs one image"
@@ -156,7 +156,7 @@ class PrefixFusion(nn.Module):
         width = max(len(row) for row in rows)
         ids_rt = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask_rt = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        embeds_rtd = _merge(language, ids_rt, ids_rt == PICTURE_TOKEN, images, ["the prompts"])
+        embeds_rtd = _merge(language, ids_rt, ids_rt == IMAGE_TOKEN_INDEX, images, ["the prompts"])
         return {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt.to(embeds_rtd.device)}
 
 
@@ -193,7 +193,7 @@ def _check_counts(batch: Batch, images: Sequence[Tensor]) -> None:
 
     Their total is not enough to look at: two errors in a batch may cancel out in it.
     """
-    for name, counted, tokens in zip(batch.pictures, batch.picture_tokens, images, strict=False):
+    for name, counted, tokens in zip(batch.images, batch.image_tokens, images, strict=False):
         if counted != len(tokens):
             raise LaternaError(
                 f"{name}: has {counted} places in the text but became {len(tokens)} tokens; it "
@@ -206,9 +206,9 @@ def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
 
     Chosen where the batch lies, on the CPU: a GPU would have to be waited for to count them.
     """
-    targets_rt = batch.targets_rt[:, 1:]
-    labels_s = batch.input_ids_rt[:, 1:][targets_rt]
-    return nn.functional.pad(targets_rt, (0, 1)), labels_s
+    loss_mask_rt = batch.loss_mask_rt[:, 1:]
+    labels_s = batch.input_ids_rt[:, 1:][loss_mask_rt]
+    return nn.functional.pad(loss_mask_rt, (0, 1)), labels_s
 
 
 def _device(language: Any) -> torch.device:

@@ -24,7 +24,7 @@ def load_llava_hf(source: str, options: Options) -> VisionLanguageModel:
         raise LaternaError(f"{source}: holds its language model and encoder; name no others")
     model = load_weights(LlavaForConditionalGeneration, source, what="LLaVA model")
     config = model.config
-    said, processor = _picture_processor(source, str(config.vision_config.model_type))
+    said, processor = _image_processor(source, str(config.vision_config.model_type))
     vision = VisionSettings(
         source=source,
         layer=_layer(source, config),
@@ -72,11 +72,11 @@ def _keeps_class_token(source: str, config: Any) -> bool:
     return begins[kind] and not drops
 
 
-def _picture_processor(source: str, kind: str) -> tuple[str, Any]:
-    """Return how pictures become square, and the encoder's own processor, which squares none."""
+def _image_processor(source: str, kind: str) -> tuple[str, Any]:
+    """Return how images become square, and the encoder's own processor, which squares none."""
     family = family_of(kind, source)
     said = read_part(
-        lambda: family.processor.from_pretrained(source), source=source, what="picture processor"
+        lambda: family.processor.from_pretrained(source), source=source, what="image processor"
     ).to_dict()
     fit = "pad" if said.get("do_pad") else "crop" if said.get("do_center_crop") else "resize"
     size = said["crop_size"] if fit == "crop" else said["size"]

@@ -21,7 +21,7 @@ from laterna.recipe import (
     StageSettings,
     VisionSettings,
 )
-from laterna.records import PICTURE_MARK
+from laterna.records import DEFAULT_IMAGE_TOKEN
 
 FALLBACK_TEMPLATE = "vicuna_v1"
 """What LLaVA v1 and v1.5 were trained with; their tokenizers carry no template."""
@@ -36,7 +36,7 @@ class Options(NamedTuple):
     fit: str = ""
 
     def fit_or(self, said: str) -> Any:
-        """Return how pictures fit; `said` is what the files say. Raises LaternaError."""
+        """Return how images fit; `said` is what the files say. Raises LaternaError."""
         fit = self.fit or said
         known = [name for name in get_args(Fit) if name != "anyres"]  # that is another connector
         if fit not in known:
@@ -123,11 +123,11 @@ def in_our_form(template: str, tokenizer: Any) -> str:
 
 def _rendered(template: str, tokenizer: Any) -> str | None:
     """Render a turn; None where its words or its mark are lost."""
-    turns = [{"role": "user", "content": f"{PICTURE_MARK}\n{_WORDS}"}]
+    turns = [{"role": "user", "content": f"{DEFAULT_IMAGE_TOKEN}\n{_WORDS}"}]
     try:
         text = tokenizer.apply_chat_template(
-            turns, chat_template=template, tokenize=False, picture_mark=PICTURE_MARK
+            turns, chat_template=template, tokenize=False, image_mark=DEFAULT_IMAGE_TOKEN
         )
     except (TemplateError, TypeError, ValueError):
         return None
-    return text if _WORDS in text and text.count(PICTURE_MARK) == 1 else None
+    return text if _WORDS in text and text.count(DEFAULT_IMAGE_TOKEN) == 1 else None

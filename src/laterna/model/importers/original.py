@@ -80,8 +80,8 @@ def load_original(source: str, options: Options) -> VisionLanguageModel:
 def _refuse_marks(source: str, config: dict[str, Any]) -> None:
     if config.get("mm_use_im_start_end"):
         raise LaternaError(
-            f"{source}: puts <im_start> and <im_end> around a picture (LLaVA's first release); "
-            "Laterna puts a picture into the text alone"
+            f"{source}: puts <im_start> and <im_end> around an image (LLaVA's first release); "
+            "Laterna puts an image into the text alone"
         )
 
 
@@ -177,7 +177,7 @@ def _encoder(
     # Without the key, and under "square", LLaVA lets the encoder's processor crop the middle.
     said = {"pad": "pad", "anyres": "anyres"}.get(config.get("image_aspect_ratio") or "", "crop")
     if said == "anyres":
-        raise LaternaError(f"{source}: reads pictures in tiles (LLaVA-NeXT), which is not imported")
+        raise LaternaError(f"{source}: reads images in tiles (LLaVA-NeXT), which is not imported")
     encoder = options.vision or config.get("mm_vision_tower")
     if not encoder:
         raise LaternaError(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from laterna.errors import LaternaError, package
-from laterna.model.language.quantize import is_quantised
+from laterna.model.language.quantize import is_quantized
 from laterna.recipe import LoraSettings
 
 CONFIG_FILE = "adapter_config.json"
@@ -32,7 +32,7 @@ def add_lora(module: nn.Module, settings: LoraSettings, layers: Sequence[nn.Modu
 
     `layers` are successive ones of the module, outside of which nothing is adapted; none: all is.
     Fresh adapters change nothing: the second of each pair of matrices is zero. The first is drawn
-    from torch's generator, which the caller seeds. Quantised layers of bitsandbytes are adapted
+    from torch's generator, which the caller seeds. Quantized layers of bitsandbytes are adapted
     as they are (QLoRA). Raises LaternaError when peft is not installed, when the module has
     adapters already, or when no layer is called what `settings.targets` says.
     """
@@ -101,7 +101,7 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
 
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's weights with its adapters added in; the module itself is not changed."""
-    _insist_unpacked(module)
+    _require_unpacked(module)
     weights = own_weights(module)
     for name, layer in _adapted(module):
         key = f"{name}.weight"
@@ -114,7 +114,7 @@ def merge_lora(module: nn.Module) -> None:
 
     Raises LaternaError when the result would hold numbers that are not finite.
     """
-    _insist_unpacked(module)
+    _require_unpacked(module)
     for name, layer in list(_adapted(module)):
         try:
             layer.merge(safe_merge=True, adapter_names=[_NAME])
@@ -126,11 +126,11 @@ def merge_lora(module: nn.Module) -> None:
         del module.peft_config
 
 
-def _insist_unpacked(module: nn.Module) -> None:
-    if is_quantised(module):
+def _require_unpacked(module: nn.Module) -> None:
+    if is_quantized(module):
         raise LaternaError(
             "the language model is held in 4 bits, so its adapters cannot be merged or exported; "
-            'set "quantise" to "" in the checkpoint\'s laterna.json, and they go onto the whole '
+            'set "quantize" to "" in the checkpoint\'s laterna.json, and they go onto the whole '
             "weights"
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from laterna.errors import LaternaError, package
-from laterna.model.language.quantize import quantise
+from laterna.model.language.quantize import quantize
 from laterna.model.language.tokenizer import load_tokenizer
 from laterna.model.pretrained import load_weights
 from laterna.model.sources import gguf_file, resolve
@@ -37,7 +37,7 @@ def load_language(
 
     A GGUF file is unpacked to ordinary weights that can be trained. An embedding with more rows
     than the tokenizer has tokens is left as it is; one with fewer is grown (`grow_embedding`),
-    with a warning. Raises LaternaError when either is missing or incomplete, or cannot be quantised
+    with a warning. Raises LaternaError when either is missing or incomplete, or cannot be quantized
     as the settings say.
     """
     source = str(folder) if folder else resolve(settings.source)
@@ -54,8 +54,8 @@ def load_language(
             "they were given the mean of all rows, and only training gives them a meaning",
             stacklevel=2,
         )
-    if settings.quantise:
-        quantise(model)
+    if settings.quantize:
+        quantize(model)
     return Language(model, tokenizer, grown)
 
 

@@ -15,12 +15,12 @@ from torch import nn
 from laterna.errors import package
 
 
-def quantise(model: nn.Module) -> None:
+def quantize(model: nn.Module) -> None:
     """Hold the linear layers of a language model but its head in 4 bits, in place and frozen.
 
     Raises LaternaError where bitsandbytes is not installed.
     """
-    bnb = package("bitsandbytes", "bitsandbytes", 'language.quantise = "4bit"').nn
+    bnb = package("bitsandbytes", "bitsandbytes", 'language.quantize = "4bit"').nn
     head = model.get_output_embeddings()  # type: ignore[operator]
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or layer is head:
@@ -37,7 +37,7 @@ def quantise(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), attribute, packed.to(device))
 
 
-def is_quantised(module: nn.Module) -> bool:
+def is_quantized(module: nn.Module) -> bool:
     """Say whether any of a module's weights are held in 4 bits."""
     return any(_packing(weight) is not None for weight in module.parameters())
 

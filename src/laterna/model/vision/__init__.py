@@ -1,4 +1,4 @@
-"""The vision tower: pictures in, patch features out, by the family of the encoder.
+"""The vision tower: images in, patch features out, by the family of the encoder.
 
 A family is one line in `FAMILIES`, by the exact `model_type` that config.json states.
 """

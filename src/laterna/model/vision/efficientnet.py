@@ -26,7 +26,7 @@ MEAN_AND_STD = [0.5, 0.5, 0.5]
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped base
-    """The side of the pictures, in pixels; the network's padding is laid out for it."""
+    """The side of the images, in pixels; the network's padding is laid out for it."""
 
     model_type = VARIANT
     image_size: int = 224
@@ -59,7 +59,7 @@ def _geometry(config: Any, depth: int, side: int) -> Geometry:
     del config, depth  # only the last map is given out
     if side % STRIDE:
         raise LaternaError(
-            f"pictures of {side}×{side} pixels: {VARIANT} takes multiples of {STRIDE}; "
+            f"images of {side}×{side} pixels: {VARIANT} takes multiples of {STRIDE}; "
             "set vision.image_size to one, 224 or 320 for example"
         )
     return Geometry(WIDTH, side // STRIDE)
@@ -78,9 +78,9 @@ EFFICIENTNET_LITE = Family(
 
 def efficientnet_lite0(image_size: int | None, weights: Path | None) -> tuple[Any, Any]:
     """Return the network, with the weights in its package's file where that is given, and its
-    picture processor.
+    image processor.
 
-    `image_size` is the side of the pictures in pixels; None: 224. Raises LaternaError when the
+    `image_size` is the side of the images in pixels; None: 224. Raises LaternaError when the
     package of the network is not installed.
     """
     side = image_size or 224

@@ -97,7 +97,7 @@ def _width(config: Any, depth: int, *, stem: int) -> int:
     return int(config.hidden_sizes[depth - 1] if depth else stem)
 
 
-# Their own processors crop after enlarging by `crop_pct`; Laterna squares pictures itself and
+# Their own processors crop after enlarging by `crop_pct`; Laterna squares images itself and
 # takes only size, mean and standard deviation from the files, which Bit's processor reads as well.
 RESNET = Family(ResNetModel, BitImageProcessorPil, blocks="encoder.stages", geometry=_resnet)
 CONVNEXT = Family(
@@ -126,7 +126,7 @@ FAMILIES: dict[str, Family] = {
 }
 """A whole CLIP, SigLIP or BLIP-2 checkpoint gives its vision half.
 
-The SigLIP 2 models of a fixed picture size are of type `siglip`.
+The SigLIP 2 models of a fixed image size are of type `siglip`.
 """
 
 ON_DEMAND: dict[str, Callable[[str], VisionFamily]] = {TIMM_TYPE: timm_family}
@@ -134,8 +134,8 @@ ON_DEMAND: dict[str, Callable[[str], VisionFamily]] = {TIMM_TYPE: timm_family}
 SUPPORTED = (*FAMILIES, *ON_DEMAND)
 
 _NAFLEX = (
-    "it takes as many patches as a picture's own shape asks for (NaFlex), and Laterna's towers "
-    "give every square picture the same number; use a SigLIP 2 of a fixed size, such as "
+    "it takes as many patches as an image's own shape asks for (NaFlex), and Laterna's towers "
+    "give every square image the same number; use a SigLIP 2 of a fixed size, such as "
     "google/siglip2-so400m-patch14-384, whose type is siglip"
 )
 REFUSED: dict[str, str] = {"siglip2": _NAFLEX, "siglip2_vision_model": _NAFLEX}

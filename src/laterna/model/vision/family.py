@@ -1,6 +1,6 @@
 """What Laterna knows of one family of vision models: how it is read, cut and measured.
 
-Shapes: b pictures · c channels · h, w pixels · n features a picture · d width.
+Shapes: b images · c channels · h, w pixels · n features an image · d width.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ class Geometry(NamedTuple):
     width: int
     """Width of a feature (d)."""
     grid: int
-    """Patches along one side of a picture."""
+    """Patches along one side of an image."""
     leading: int = 0
     """Tokens before the patches: the class token first, then registers."""
 
 
 class Wanted(NamedTuple):
-    """Which features are asked of an encoder, as `[vision]` says, and of what pictures."""
+    """Which features are asked of an encoder, as `[vision]` says, and of what images."""
 
     layer: int
     class_token: bool
     final_norm: bool
     side: int
-    """Of the prepared pictures, in pixels."""
+    """Of the prepared images, in pixels."""
 
 
 class Cut(NamedTuple):
@@ -57,7 +57,7 @@ class VisionFamily(Protocol):
 
     @property
     def processor(self) -> Any:
-        """The Hugging Face picture processor, its Pillow version: no torchvision."""
+        """The Hugging Face image processor, its Pillow version: no torchvision."""
 
     @property
     def inside(self) -> str:
@@ -67,7 +67,7 @@ class VisionFamily(Protocol):
         """Return the encoder's configuration from a folder or hub id."""
 
     def read_processor(self, source: str, config: Any) -> Any:
-        """Return the picture processor of a folder or hub id; OSError where it has none."""
+        """Return the image processor of a folder or hub id; OSError where it has none."""
 
     def cut(self, model: Any, wanted: Wanted) -> Cut:
         """Take out of a model what the wanted features do not need.
@@ -82,11 +82,11 @@ class Family(NamedTuple):
     model: Any
     """The transformers class that reads the encoder, from a whole checkpoint too."""
     processor: Any
-    """The Hugging Face picture processor, its Pillow version: no torchvision."""
+    """The Hugging Face image processor, its Pillow version: no torchvision."""
     blocks: str
     """Name of the module list whose outputs are the hidden states."""
     geometry: Callable[[Any, int, int], Geometry]
-    """From the configuration, the number of blocks run and the picture's side in pixels."""
+    """From the configuration, the number of blocks run and the image's side in pixels."""
     norm: str = ""
     """Name of the layer norm that closes the encoder; empty: none that fits the features."""
     head: tuple[str, ...] = ()
@@ -170,19 +170,19 @@ def _replace(model: Any, name: str, module: nn.Module | None) -> None:
 
 
 def square(config: Any, side: int, *, any_size: bool) -> int:
-    """Return the patches along a side of a picture; `any_size`: positions are interpolated.
+    """Return the patches along a side of an image; `any_size`: positions are interpolated.
 
-    Raises LaternaError when the encoder cannot read pictures of that side.
+    Raises LaternaError when the encoder cannot read images of that side.
     """
     patch = int(config.patch_size)
     if any_size and side % patch:
         raise LaternaError(
-            f"pictures of {side}×{side} pixels are not whole patches of {patch}; "
+            f"images of {side}×{side} pixels are not whole patches of {patch}; "
             f"set vision.image_size to a multiple of {patch}"
         )
     if not any_size and side != int(config.image_size):
         raise LaternaError(
-            f"the pictures are prepared at {side}×{side} pixels, but this encoder reads "
+            f"the images are prepared at {side}×{side} pixels, but this encoder reads "
             f"{config.image_size}×{config.image_size}; leave vision.image_size out and see that "
             "preprocessor_config.json belongs to the encoder"
         )

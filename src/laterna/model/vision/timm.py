@@ -51,20 +51,20 @@ class TimmFamily(NamedTuple):
     def read_processor(self, source: str, config: Any) -> Any:
         """Make the processor from `pretrained_cfg`: side, mean, deviation and interpolation.
 
-        Raises LaternaError when there is none, or its pictures are not square.
+        Raises LaternaError when there is none, or its images are not square.
         """
         from timm.data import resolve_data_config
 
         stated = getattr(config, "pretrained_cfg", None)
         if not stated:
             raise LaternaError(
-                f"{source}: config.json has no `pretrained_cfg`, which says how large the pictures "
-                "of a timm model are and how they are normalised; save the model by timm"
+                f"{source}: config.json has no `pretrained_cfg`, which says how large the images "
+                "of a timm model are and how they are normalized; save the model by timm"
             )
         found = resolve_data_config({}, pretrained_cfg=stated)
         _, height, width = found["input_size"]
         if height != width:
-            raise LaternaError(f"{source}: takes pictures of {height}×{width}, not square ones")
+            raise LaternaError(f"{source}: takes images of {height}×{width}, not square ones")
         return self.processor(
             size={"height": height, "width": width},
             do_center_crop=False,
@@ -166,7 +166,7 @@ def _shape(model: Any, name: str, wanted: Wanted, options: dict[str, Any]) -> Ge
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LaternaError(
-            f"timm's {name} does not give features of pictures of {wanted.side}×{wanted.side} "
+            f"timm's {name} does not give features of images of {wanted.side}×{wanted.side} "
             f"pixels: {reason}"
         ) from error
     map_bdhw, leading = (found, 0) if isinstance(found, Tensor) else (found[0], found[1].shape[1])

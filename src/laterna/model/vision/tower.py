@@ -1,8 +1,8 @@
-"""The vision tower: prepared pictures in, features out, by as many layers as they need.
+"""The vision tower: prepared images in, features out, by as many layers as they need.
 
 It is read from a Hugging Face folder or hub id, a shipped model, or a package.
 
-Shapes: b pictures · c channels · h, w pixels · n features a picture · d width.
+Shapes: b images · c channels · h, w pixels · n features an image · d width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.images.fitting import ImagePreparer
 from laterna.errors import LaternaError
 from laterna.model.language.adapters import own_weights
 from laterna.model.pretrained import (
@@ -44,9 +44,9 @@ class VisionTower(nn.Module):
     are neither trained nor moved, and `save` puts them back, so what is saved is a complete tower
     that any other program loads. Pooling heads and mask tokens are set aside in the same way.
 
-    Attributes: `width` (d) and `patches` (n features a picture, class token included if kept),
+    Attributes: `width` (d) and `patches` (n features an image, class token included if kept),
     both known before running, on the meta device too; `layers`, how many `last_layers` knows;
-    `processor`, the Hugging Face picture processor; `layer`, `class_token` and `final_norm`, which
+    `processor`, the Hugging Face image processor; `layer`, `class_token` and `final_norm`, which
     features are given.
     """
 
@@ -62,7 +62,7 @@ class VisionTower(nn.Module):
         """Raise LaternaError when the encoder lacks that layer, token or norm, or the size."""
         super().__init__()
         family = family_of(str(model.config.model_type), "the vision model")
-        side = PicturePreparer(processor, "resize").size
+        side = ImagePreparer(processor, "resize").size
         cut = family.cut(model, Wanted(layer, class_token, final_norm, side))
         self._cut, self._aside = cut._replace(aside={}), cut.aside
         self.model = model
@@ -75,7 +75,7 @@ class VisionTower(nn.Module):
         self.layers = len(cut.layers)
 
     def forward(self, pixels_bchw: Tensor) -> Tensor:
-        """Return the features (b, n, d) of prepared pictures.
+        """Return the features (b, n, d) of prepared images.
 
         Frozen layers keep no graph: the whole tower when nothing of it trains, otherwise all that
         runs before the first trained layer.
@@ -155,7 +155,7 @@ class VisionTower(nn.Module):
                 known[name].copy_(weight)
 
     def save(self, folder: Path) -> None:
-        """Write the complete tower and its picture processor as a Hugging Face folder."""
+        """Write the complete tower and its image processor as a Hugging Face folder."""
         with quiet_transformers():
             self.model.save_pretrained(folder, state_dict=self.weights())
             self.processor.save_pretrained(folder)
@@ -164,7 +164,7 @@ class VisionTower(nn.Module):
 PACKAGES: dict[str, Callable[[int | None, Path | None], tuple[Any, Any]]] = {
     PACKAGE + VARIANT: efficientnet_lite0
 }
-"""Encoders of Python packages by their source: from the side of the pictures (None: its own) and
+"""Encoders of Python packages by their source: from the side of the images (None: its own) and
 the file of weights (None: without), the model and the processor."""
 
 
@@ -185,7 +185,7 @@ def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionT
 def blank_vision(settings: VisionSettings) -> VisionTower:
     """Build the tower from its configuration alone, without weights, on torch's default device.
 
-    Where there is no `preprocessor_config.json`, the pictures are as large as `config.json` says.
+    Where there is no `preprocessor_config.json`, the images are as large as `config.json` says.
     Raises LaternaError when there is no configuration, or neither file says how large.
     """
     if settings.source.startswith(PACKAGE):
@@ -212,7 +212,7 @@ def _processor(family: VisionFamily, config: Any, source: str, side: int | None)
     if side is None:
         raise LaternaError(
             f"{source}: neither a preprocessor_config.json nor config.json says how large its "
-            "pictures are; set vision.image_size"
+            "images are; set vision.image_size"
         )
     size = {"height": side, "width": side}
     return family.processor(size=size, crop_size=size, do_center_crop=False)
@@ -240,7 +240,7 @@ def _from_files(source: str) -> tuple[Any, Any]:
     family = family_of(read_part(lambda: _model_type(source), source=source, what=what), source)
     model = _read_model(family, source, what)
     processor = read_part(
-        lambda: family.read_processor(source, model.config), source=source, what="picture processor"
+        lambda: family.read_processor(source, model.config), source=source, what="image processor"
     )
     return model, processor
 

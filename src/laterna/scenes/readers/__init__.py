@@ -1,4 +1,4 @@
-"""One file for each form that annotated pictures come in, and the dictionary of them.
+"""One file for each form that annotated images come in, and the dictionary of them.
 
 A reader is a file with `looks_like` and `read`, and a line in `READERS`. The first whose
 `looks_like` holds reads a source; it looks at what a file holds, and in folders at the format's
@@ -28,8 +28,8 @@ from laterna.scenes.readers.foreign import refuse
 __all__ = ["READERS", "find_reader"]
 
 # COCO's boxes are relative to the stored pixels, as pycocotools has them, and so are VOC's and
-# Open Images'. CVAT and Label Studio draw on the turned picture, as browsers show it; trainers of
-# YOLO open pictures with cv2, which turns them.
+# Open Images'. CVAT and Label Studio draw on the turned image, as browsers show it; trainers of
+# YOLO open images with cv2, which turns them.
 READERS: dict[str, Reader] = {
     "contexts": Reader("LLaVA's contexts", lines.looks_like_contexts, lines.read_contexts),
     "scenes": Reader(

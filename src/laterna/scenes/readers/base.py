@@ -24,13 +24,13 @@ from laterna.scenes.orientation import (
 )
 
 if TYPE_CHECKING:
-    from laterna.scenes.image_files import PictureFolders
+    from laterna.scenes.image_files import ImageFolders
 
 Corners = tuple[float, float, float, float]
 """x1, y1, x2, y2."""
 
 _SLACK = 0.005
-"""How far a box may lie outside its picture, in its width or height: the files' own rounding."""
+"""How far a box may lie outside its image, in its width or height: the files' own rounding."""
 _FAR = 1.0
 """How far a box in 0..1 may: what lies further out was written in other units."""
 _SPLITS = ("train", "training")
@@ -39,7 +39,7 @@ _ACRONYM = 3
 
 
 class Problem(Record):
-    """One annotation or picture that was left out, or changed."""
+    """One annotation or image that was left out, or changed."""
 
     reason: str
     where: str
@@ -48,7 +48,7 @@ class Problem(Record):
     category: str = ""
     """What that box holds; empty where it is not known."""
     kept: bool = False
-    """Nothing was left out: the reason says how it was changed, or read."""
+    """Nothing was default: the reason says how it was changed, or read."""
 
 
 class RawBox(NamedTuple):
@@ -64,10 +64,10 @@ class RawBox(NamedTuple):
 
 
 class RawScene(NamedTuple):
-    """One picture as a file has it."""
+    """One image as a file has it."""
 
     id: str
-    picture: str
+    image: str
     where: str
     """What stands for it in messages."""
     width: object = None
@@ -83,13 +83,13 @@ class Found(NamedTuple):
     """The file, or folder of files, that was read."""
     scenes: Iterator[RawScene]
     captioned: bool = False
-    """Whether the source has captions at all; without any, pictures need none."""
+    """Whether the source has captions at all; without any, images need none."""
     relative: bool = False
-    """Boxes are in 0..1 of the picture's width and height."""
+    """Boxes are in 0..1 of the image's width and height."""
     each: str = ""
     """What a box is called in messages."""
     folders: tuple[Path, ...] = ()
-    """Where the pictures lie, as the format has it."""
+    """Where the images lie, as the format has it."""
 
 
 class Source(NamedTuple):
@@ -120,7 +120,7 @@ class Reader(NamedTuple):
     captions: bool = False
     """Whether captions may come from a second file."""
     view: View = "stored"
-    """Which view of a picture boxes belong to where its size cannot tell."""
+    """Which view of an image boxes belong to where its size cannot tell."""
 
 
 def number(value: object) -> float | None:
@@ -220,14 +220,14 @@ def choose_split(splits: Mapping[str, Path], source: Source) -> Path:
 
 
 class Upright(NamedTuple):
-    """How pictures and boxes are brought into one view; see `orientation`."""
+    """How images and boxes are brought into one view; see `orientation`."""
 
-    folders: PictureFolders
+    folders: ImageFolders
     asked: View
     default: View
 
     def assumed(self, shape: Shape) -> tuple[int, int]:
-        """Return the size that a picture without an annotated one is taken to be boxed at."""
+        """Return the size that an image without an annotated one is taken to be boxed at."""
         view = self.default if self.asked == "auto" else self.asked
         return shape.turned if view == "turned" else shape[:2]
 
@@ -240,7 +240,7 @@ def usable_scenes(
     for raw in found.scenes:
         where = f"{found.path}: {raw.where}"
         reason = ""
-        if not raw.id or not raw.picture:
+        if not raw.id or not raw.image:
             reason = "image without a file name" if raw.id else "image without an id"
         elif raw.id in seen:
             reason = "image id given twice"
@@ -254,14 +254,14 @@ def usable_scenes(
             width, height = size or (None, None)
             yield Scene(
                 id=raw.id,
-                picture=raw.picture,
+                image=raw.image,
                 width=width,
                 height=height,
                 captions=captions,
                 boxes=boxes,
             )
             continue
-        reason = "picture without captions" if found.captioned else "picture without usable boxes"
+        reason = "image without captions" if found.captioned else "image without usable boxes"
         source.drop(reason, where)
 
 
@@ -288,9 +288,9 @@ def _size(raw: RawScene) -> tuple[int, int] | None:
 def _located(
     raw: RawScene, found: Found, source: Source, upright: Upright
 ) -> tuple[tuple[int, int] | None, tuple[Box, ...]]:
-    """Return a picture's size and its usable boxes, both as a person sees it."""
+    """Return an image's size and its usable boxes, both as a person sees it."""
     size, listed = _size(raw), tuple(raw.boxes)
-    shape = upright.folders.shape(raw.picture) if listed else None
+    shape = upright.folders.shape(raw.image) if listed else None
     if shape is None:
         view: View | None = "turned"  # nothing is known that would be turned
     else:
@@ -302,7 +302,7 @@ def _located(
         scale = (1, 1) if found.relative else size
         box, cut = _placed(raw_box, scale, found.relative)
         if view is None and isinstance(box, Box):
-            box = "picture of another shape than its annotation says"
+            box = "image of another shape than its annotation says"
         if isinstance(box, str):
             where = f"{found.path}: {found.each}{text_of(raw_box.name)}"
             problem = Problem(reason=box, where=where, scene=raw.id, category=raw_box.category)
@@ -310,10 +310,10 @@ def _located(
             continue
         if cut:
             where = f"{found.path}: {found.each}{text_of(raw_box.name)}"
-            source.note("box cut at the picture's edge", where)
+            source.note("box cut at the image's edge", where)
         boxes.append(turn_box(box, shape.orientation) if shape and view == "stored" else box)
     lying = shape is not None and shape.orientation in ON_ITS_SIDE
-    # the stored picture's size, or given as the turned one's by a tool that mistakes them
+    # the stored image's size, or given as the turned one's by a tool that mistakes them
     if lying and size and shape and (view == "stored" or not alike(size, shape.turned)):
         size = size[::-1]
     return size, tuple(boxes)
@@ -326,7 +326,7 @@ def _placed(box: RawBox, scale: tuple[int, int] | None, relative: bool) -> tuple
     if box.corners is None:
         return "box that is no four numbers", False
     if scale is None:
-        return "picture without a size", False
+        return "image without a size", False
     width, height = scale
     x1, y1, x2, y2 = box.corners
     exact = (x1 / width, y1 / height, x2 / width, y2 / height)
@@ -336,7 +336,7 @@ def _placed(box: RawBox, scale: tuple[int, int] | None, relative: bool) -> tuple
 def place_box(category: str, corners: Corners, *, relative: bool = False) -> tuple[Box | str, bool]:
     """Return the box with these corners in 0..1 or why there is none, and whether it was cut.
 
-    What lies outside is cut off at the picture's edge; up to a rounding error nothing is said of
+    What lies outside is cut off at the image's edge; up to a rounding error nothing is said of
     it. `relative`: they were written so, and what lies far outside was meant in pixels.
     """
     x1, y1, x2, y2 = corners
@@ -348,7 +348,7 @@ def place_box(category: str, corners: Corners, *, relative: bool = False) -> tup
         return "box of zero area", False
     inside = [min(1.0, max(0.0, corner)) for corner in corners]
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        return "box outside the picture", False
+        return "box outside the image", False
     cut = not all(-_SLACK <= corner <= 1 + _SLACK for corner in corners)
     x1, y1, x2, y2 = inside
     return Box(category=category, x1=x1, y1=y1, x2=x2, y2=y2), cut

@@ -15,7 +15,7 @@ from laterna.scenes.readers.files import not_text, open_source, open_table, peek
 
 _TOKEN = re.compile(r"(?P<name>[^\t]+)#\d+\t(?P<caption>.*)")
 _COLUMNS = {"image": "caption", "image_name": "comment", "file_name": "caption"}
-"""Column of the picture's name to that of the caption."""
+"""Column of the image's name to that of the caption."""
 
 
 def looks_like(path: Path) -> bool:
@@ -25,7 +25,7 @@ def looks_like(path: Path) -> bool:
 
 
 def read(source: Source) -> Found:
-    """Return the pictures with their captions, in the order in which the file names them."""
+    """Return the images with their captions, in the order in which the file names them."""
     table = _table(peek(source.path).line)
     rows = _tokens(source) if table is None else _rows(source, *table)
     captions: dict[str, list[object]] = {}
@@ -35,7 +35,7 @@ def read(source: Source) -> Found:
     return Found(
         source.path,
         scenes=(
-            RawScene(id=Path(name).stem, picture=name, where=f"image {name}", captions=said)
+            RawScene(id=Path(name).stem, image=name, where=f"image {name}", captions=said)
             for name, said in captions.items()
         ),
         captioned=True,

@@ -7,7 +7,7 @@ larger one mapped; the outline (`segmentation`) is looked at only where there is
 LVIS gives `coco_url` instead of a file name, and WordNet names: underscores are spaces there, and
 what stands in brackets tells meanings apart ("bus_(vehicle)"), which no reply would say.
 Conversions of Open Images may number by text or by floats, and give boxes in 0..1 of the
-picture's width and height. A file is read so when no value of a box is above 1 and not all are
+image's width and height. A file is read so when no value of a box is above 1 and not all are
 whole, since no file in pixels has only boxes of less than one. Their `isgroupof` marks one box
 around several things, as `iscrowd` does.
 """
@@ -145,7 +145,7 @@ class _Coco:
             self._add(worded.annotations, captions)
 
     def found(self) -> base.Found:
-        """Return the scenes, and where the pictures lie: in the folder's own name, or `images`."""
+        """Return the scenes, and where the images lie: in the folder's own name, or `images`."""
         if not self._captioned:
             self._source.note("no captions found: read without", str(self._path))
         here, part = self._path.parent, _split(self._path)[0]
@@ -167,7 +167,7 @@ class _Coco:
             name = _file_name(image)
             yield base.RawScene(
                 id=base.text_of(image.id),
-                picture=name,
+                image=name,
                 where=f"image {base.text_of(image.id)} ({name})",
                 width=image.width,
                 height=image.height,
@@ -257,7 +257,7 @@ class _Coco:
         self._problems.append(base.Problem(reason=reason, where=where, kept=kept))
 
     def _parts(self, one: Annotation) -> Iterator[base.RawBox]:
-        """Yield the box of an annotation, or the boxes of a panoptic picture's segments."""
+        """Yield the box of an annotation, or the boxes of a panoptic image's segments."""
         if one.segments_info is None:
             yield self._box(one)
         for part in base.entries(one.segments_info):
@@ -331,9 +331,9 @@ def _plain_name(category: Category) -> str:
 
 
 def _file_name(image: Image) -> str:
-    """Return a picture's name, or `train2017/000000391895.jpg` of LVIS's address.
+    """Return an image's name, or `train2017/000000391895.jpg` of LVIS's address.
 
-    LVIS splits COCO's pictures anew, so that its validation set lies in two of COCO's folders.
+    LVIS splits COCO's images anew, so that its validation set lies in two of COCO's folders.
     """
     name = base.text_of(image.file_name)
     if name or not isinstance(image.coco_url, str):

@@ -23,7 +23,7 @@ NO_OUTLINE = msgspec.Raw()
 
 
 class Image(msgspec.Struct, gc=False):
-    """A picture: what it is called, and how large it is."""
+    """An image: what it is called, and how large it is."""
 
     id: Any = None
     file_name: Any = None
@@ -33,7 +33,7 @@ class Image(msgspec.Struct, gc=False):
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """A box, a caption, both, or the parts of a panoptic picture."""
+    """A box, a caption, both, or the parts of a panoptic image."""
 
     id: Any = None
     image_id: Any = None

@@ -39,7 +39,7 @@ def _scenes(root: Element, source: base.Source, path: Path) -> Iterator[base.Raw
         name = base.text_of(image.get("name"))
         yield base.RawScene(
             id=base.text_of(image.get("id")) or name,
-            picture=name,
+            image=name,
             where=f"image {name}",
             width=image.get("width"),
             height=image.get("height"),

@@ -10,7 +10,7 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.scenes.readers.files import Head, peek
 
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 _LOOKED_AT = 100
 """Files of a folder that are looked into."""
@@ -73,12 +73,12 @@ def _refuse_folder(path: Path, known: str) -> LaternaError:
     files = [
         file for folder in folders for file in sorted(folder.iterdir())[:1000] if file.is_file()
     ]
-    others = [file for file in files if file.suffix.lower() not in _PICTURES]
+    others = [file for file in files if file.suffix.lower() not in _IMAGES]
     for file in others[:_LOOKED_AT]:
         if advice := foreign_form(file):
             return LaternaError(
                 f"{path}: no form that can be read; {file.relative_to(path)} in it looks like "
                 f"{advice}"
             )
-    what = f"it holds {len(files) - len(others)} pictures and {len(others)} other files"
+    what = f"it holds {len(files) - len(others)} images and {len(others)} other files"
     return LaternaError(f"{path}: a folder without annotations ({what}); known are: {known}")

@@ -1,6 +1,6 @@
 """Reads Label Studio's JSON export, whole (`annotations`, `result`) or its short form (JSON-MIN).
 
-Boxes are in percent of the picture; a text area's answer is taken for a caption.
+Boxes are in percent of the image; a text area's answer is taken for a caption.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Row = Mapping[str, object]
 
 
 def looks_like(path: Path) -> bool:
-    """Tell a list of tasks with `data` and `annotations`, or of pictures with labelled boxes."""
+    """Tell a list of tasks with `data` and `annotations`, or of images with labelled boxes."""
     head = peek(path) if path.is_file() else None
     if head is None:
         return False
@@ -51,7 +51,7 @@ def _scenes(tasks: list[object], source: base.Source) -> Iterator[base.RawScene]
         results = list(_results(task))
         yield base.RawScene(
             id=base.text_of(task.get("id")) or name,
-            picture=name,
+            image=name,
             where=f"task {base.text_of(task.get('id')) or place}",
             width=next((one.get("original_width") for one, _ in results), None),
             height=next((one.get("original_height") for one, _ in results), None),
@@ -65,7 +65,7 @@ def _scenes(tasks: list[object], source: base.Source) -> Iterator[base.RawScene]
 
 
 def _name(data: Row) -> str:
-    """Return a picture's file name from its address, that of local storage included."""
+    """Return an image's file name from its address, that of local storage included."""
     value = data.get("image") or data.get("img") or data.get("file_upload")
     try:
         address = urlsplit(base.text_of(value))

@@ -1,4 +1,4 @@
-"""Reads contexts and scenes: records one picture each, as JSON lines or in a JSON list.
+"""Reads contexts and scenes: records one image each, as JSON lines or in a JSON list.
 
 Contexts are what LLaVA publishes beside its replies (`captions`, `instances`); scenes are our
 own `Scene`. The boxes of both are in 0..1.
@@ -25,7 +25,7 @@ def looks_like_contexts(path: Path) -> bool:
 
 def looks_like_scenes(path: Path) -> bool:
     """Tell a file whose first record has the keys of our `Scene`."""
-    return _has(peek(path), {"picture", "boxes"})
+    return _has(peek(path), {"image", "boxes"})
 
 
 def _has(head: Head, keys: set[str]) -> bool:
@@ -40,12 +40,12 @@ def read_contexts(source: base.Source) -> base.Found:
 def read_scene_lines(source: base.Source) -> base.Found:
     """Return our own scenes; they are checked like any other."""
     return _found(
-        source, "picture", "boxes", lambda box: [box.get(name) for name in ("x1", "y1", "x2", "y2")]
+        source, "image", "boxes", lambda box: [box.get(name) for name in ("x1", "y1", "x2", "y2")]
     )
 
 
 def _found(
-    source: base.Source, picture: str, boxes: str, numbers_of: Callable[[Row], object]
+    source: base.Source, image: str, boxes: str, numbers_of: Callable[[Row], object]
 ) -> base.Found:
     if not source.path.is_file():
         raise LaternaError(f"{source.path}: no such file of records")
@@ -54,7 +54,7 @@ def _found(
         scenes=(
             base.RawScene(
                 id=base.text_of(row.get("id")),
-                picture=base.text_of(row.get(picture)),
+                image=base.text_of(row.get(image)),
                 where=f"record {base.text_of(row.get('id'))}",
                 width=row.get("width"),
                 height=row.get("height"),

@@ -37,7 +37,7 @@ def read(source: base.Source) -> base.Found:
     return base.Found(
         path,
         scenes=(
-            base.RawScene(id=image, picture=f"{image}.jpg", where=f"image {image}", boxes=found)
+            base.RawScene(id=image, image=f"{image}.jpg", where=f"image {image}", boxes=found)
             for image, found in boxes.items()
         ),
         relative=True,

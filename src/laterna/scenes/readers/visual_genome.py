@@ -1,6 +1,6 @@
-"""Reads Visual Genome: `objects.json`, with the pictures' sizes from `image_data.json`.
+"""Reads Visual Genome: `objects.json`, with the images' sizes from `image_data.json`.
 
-Its region descriptions are left: they speak of parts of a picture, captions of the whole.
+Its region descriptions are left: they speak of parts of an image, captions of the whole.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from laterna.scenes.readers.files import peek, read_json
 
 
 def looks_like(path: Path) -> bool:
-    """Tell a list of pictures with `objects`, or a folder with an `objects.json` of that form."""
+    """Tell a list of images with `objects`, or a folder with an `objects.json` of that form."""
     return {"image_id", "objects"} <= peek(_file(path)).keys.get("item", frozenset())
 
 
 def read(source: base.Source) -> base.Found:
     """Return the scenes in the file's order; raises LaternaError when it is no list."""
     path = _file(source.path)
-    pictures = read_json(path)
-    if not isinstance(pictures, list):
-        raise LaternaError(f"{path}: no list of pictures, as Visual Genome's objects.json is")
+    images = read_json(path)
+    if not isinstance(images, list):
+        raise LaternaError(f"{path}: no list of images, as Visual Genome's objects.json is")
     sizes = path.with_name("image_data.json")
     data = base.entries(read_json(sizes)) if sizes.is_file() else []
     known = {base.text_of(image.get("image_id") or image.get("id")): image for image in data}
     folder = path.parent
     return base.Found(
         path,
-        scenes=_scenes(pictures, known, source),
+        scenes=_scenes(images, known, source),
         folders=(folder, folder / "images", folder / "VG_100K", folder / "VG_100K_2"),
     )
 
@@ -40,32 +40,32 @@ def _file(path: Path) -> Path:
 
 
 def _scenes(
-    pictures: list[object], known: dict[str, Mapping[str, object]], source: base.Source
+    images: list[object], known: dict[str, Mapping[str, object]], source: base.Source
 ) -> Iterator[base.RawScene]:
-    for _, picture in base.objects_in(pictures, f"{source.path}: entry", source.problems):
-        number = base.text_of(picture.get("image_id"))
+    for _, image in base.objects_in(images, f"{source.path}: entry", source.problems):
+        number = base.text_of(image.get("image_id"))
         image = known.get(number, {})
         yield base.RawScene(
             id=number,
-            picture=_name(number, image.get("url") or picture.get("image_url")),
+            image=_name(number, image.get("url") or image.get("image_url")),
             where=f"image {number}",
             width=image.get("width"),
             height=image.get("height"),
-            boxes=(_box(thing, number) for thing in base.entries(picture.get("objects"))),
+            boxes=(_box(thing, number) for thing in base.entries(image.get("objects"))),
         )
 
 
 def _name(number: str, url: object) -> str:
-    """Return `VG_100K_2/1.jpg` of a picture's address, as LLaVA's sets name it, or `1.jpg`."""
+    """Return `VG_100K_2/1.jpg` of an image's address, as LLaVA's sets name it, or `1.jpg`."""
     parts = PurePosixPath(base.text_of(url).partition("?")[0]).parts[-2:]
     if len(parts) == 2 and parts[0].startswith("VG_100K"):
         return "/".join(parts)
     return f"{number}.jpg" if number else ""
 
 
-def _box(thing: Mapping[str, object], picture: str) -> base.RawBox:
+def _box(thing: Mapping[str, object], image: str) -> base.RawBox:
     names = thing.get("names") or [thing.get("name")]
     category = base.category_name(names[0] if isinstance(names, list) and names else names)
     found = base.corners_of_size([thing.get(name) for name in ("x", "y", "w", "h")])
-    where = f"image {picture}, object {base.text_of(thing.get('object_id') or thing.get('id'))}"
+    where = f"image {image}, object {base.text_of(thing.get('object_id') or thing.get('id'))}"
     return base.RawBox(where, category, found)

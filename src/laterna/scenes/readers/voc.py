@@ -1,6 +1,6 @@
-"""Reads Pascal VOC: one XML file a picture, in the folder `Annotations` beside `JPEGImages`.
+"""Reads Pascal VOC: one XML file an image, in the folder `Annotations` beside `JPEGImages`.
 
-VOC numbers pixels from 1, and its corners are inside the box: 1 to WIDTH is the whole picture
+VOC numbers pixels from 1, and its corners are inside the box: 1 to WIDTH is the whole image
 (PASCAL VOC 2012 development kit, section "Bounding box").
 """
 
@@ -18,7 +18,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def looks_like(path: Path) -> bool:
-    """Tell an XML file about one picture, or a folder of such files."""
+    """Tell an XML file about one image, or a folder of such files."""
     return any(b"<annotation>" in peek(file).content for file in _files(path)[:1])
 
 
@@ -54,7 +54,7 @@ def _scenes(files: list[Path], source: base.Source) -> Iterator[base.RawScene]:
         name = base.text_of(root.findtext("filename") or f"{file.stem}.jpg").replace("\\", "/")
         yield base.RawScene(
             id=file.stem,
-            picture=PurePosixPath(name).name,
+            image=PurePosixPath(name).name,
             where=file.name,
             width=root.findtext("size/width"),
             height=root.findtext("size/height"),

@@ -1,6 +1,6 @@
 """Reads YOLO's folders: `labels/*.txt` beside `images/`, class names in data.yaml or classes.txt.
 
-A line is `CLASS X Y WIDTH HEIGHT` in 0..1 of the picture, X and Y the box's middle; with more
+A line is `CLASS X Y WIDTH HEIGHT` in 0..1 of the image, X and Y the box's middle; with more
 numbers it is an outline, which is read as the box around it.
 """
 
@@ -43,9 +43,9 @@ def read(source: base.Source) -> base.Found:
         raise LaternaError(f"{root}: no labels/*.txt with a data.yaml or classes.txt beside them")
     folder = base.choose_split(labels, source)
     names = _class_names(named)
-    pictures = _pictures(folder)
-    scenes = _scenes(folder, pictures, names, source)
-    return base.Found(folder, scenes, relative=True, folders=(pictures,))
+    images = _images(folder)
+    scenes = _scenes(folder, images, names, source)
+    return base.Found(folder, scenes, relative=True, folders=(images,))
 
 
 def _names_file(path: Path) -> Path | None:
@@ -70,8 +70,8 @@ def _labels(root: Path) -> dict[str, Path]:
     return found
 
 
-def _pictures(labels: Path) -> Path:
-    """Return the folder of pictures that goes with one of labels."""
+def _images(labels: Path) -> Path:
+    """Return the folder of images that goes with one of labels."""
     if labels.name == "labels":
         return labels.with_name("images")
     if labels.parent.name == "labels":
@@ -97,18 +97,18 @@ def _class_names(path: Path) -> dict[int, str]:
 
 
 def _scenes(
-    folder: Path, pictures: Path, names: dict[int, str], source: base.Source
+    folder: Path, images: Path, names: dict[int, str], source: base.Source
 ) -> Iterator[base.RawScene]:
     for file in sorted(folder.glob("*.txt")):
         if file.name in _NAMES:
             continue
-        suffixes = (suffix for suffix in _SUFFIXES if (pictures / f"{file.stem}{suffix}").is_file())
+        suffixes = (suffix for suffix in _SUFFIXES if (images / f"{file.stem}{suffix}").is_file())
         suffix = next(suffixes, "")
         if not suffix:
-            source.note("picture not found, taken to be a .jpg", str(file))
+            source.note("image not found, taken to be a .jpg", str(file))
         yield base.RawScene(
             id=file.stem,
-            picture=f"{file.stem}{suffix or '.jpg'}",
+            image=f"{file.stem}{suffix or '.jpg'}",
             where=file.name,
             boxes=list(_boxes(file, names, source)),
         )

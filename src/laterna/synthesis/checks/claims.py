@@ -17,7 +17,7 @@ from laterna.synthesis.checks.verdicts import Outcome, total
 
 _W = WordSets(__package__, "claims")
 
-_BEING = _W.picture | frozenset(
+_BEING = _W.image | frozenset(
     """there is are a an the one and also , . ! shows features includes contains depicts displays
     has i we you can could see be seen visible present in this here as well some it yes""".split()
 )
@@ -61,7 +61,7 @@ def _says_no_more(sentence: Sentence) -> bool:
 def denies_all(sentence: Sentence, naming: Naming) -> bool:
     """Tell whether the sentence says no more than that there is no such thing at all.
 
-    "There is no dog on the couch" is about the couch: it may be true of a picture with a dog.
+    "There is no dog on the couch" is about the couch: it may be true of an image with a dog.
     """
     spoken = sentence.words
     before, after = spoken[: naming.first], spoken[naming.last :]
@@ -75,7 +75,7 @@ def denies_all(sentence: Sentence, naming: Naming) -> bool:
         return False
     if not after or after[0] in _W.bare_denial_end:
         return True
-    return after[0] in ("in", "at") and bool(_W.picture.intersection(after[1:4]))
+    return after[0] in ("in", "at") and bool(_W.image.intersection(after[1:4]))
 
 
 def _could_mean_another(naming: Naming, sentence: Sentence, evidence: Evidence) -> bool:
@@ -163,15 +163,15 @@ def _is_exact(spoken: tuple[str, ...], counted: Counted, naming: Naming) -> bool
     before = spoken[max(0, at - 3) : at]
     after = spoken[naming.last : naming.last + 5]
     if _W.only.intersection((*before, spoken[at])):
-        shown = bool((_W.picture | _W.count_ends).intersection(after[:4]) - {"and", ";", ":"})
+        shown = bool((_W.image | _W.count_ends).intersection(after[:4]) - {"and", ";", ":"})
         return not after or after[0] in _W.count_ends or shown
     if not _W.tells_all.intersection(before) and at > 0:
         return False
     if "other" in before or "another" in before:
         return False
     ended = not after or after[0] in _W.count_ends
-    in_picture = after[:1] in (("in",), ("can",)) and bool(_W.picture.intersection(after))
-    return ended or in_picture
+    in_image = after[:1] in (("in",), ("can",)) and bool(_W.image.intersection(after))
+    return ended or in_image
 
 
 def _wrong(claimed: str, number: Number, sentence: Sentence) -> Outcome:

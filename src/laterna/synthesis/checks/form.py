@@ -1,6 +1,6 @@
 """Whether a reply is whole, in the form of its kind, an answer at all, and lets nothing out.
 
-Two things get out: that the picture was read and not seen, and, in a question of reasoning, what
+Two things get out: that the image was read and not seen, and, in a question of reasoning, what
 is to be seen, which it retells instead of asking for a look.
 """
 
@@ -93,7 +93,7 @@ def check_declined(answer: str, kind: Kind) -> tuple[Finding, ...]:
 def check_leaks(sentence: str, captions: tuple[str, ...]) -> tuple[Finding, ...]:
     """Find the first leak of a sentence.
 
-    Words that a caption itself uses ("a cartoon with a caption") are part of the picture.
+    Words that a caption itself uses ("a cartoon with a caption") are part of the image.
     """
     said = " ".join(captions).lower()
     for leak in _SAYS["leaks"].finditer(sentence):
@@ -112,7 +112,7 @@ _LEAST_WORDS = 6
 
 
 def check_giveaway(question: Sentence, evidence: Evidence) -> tuple[Finding, ...]:
-    """Find a question that names three details of the picture or retells a caption."""
+    """Find a question that names three details of the image or retells a caption."""
     details = {
         naming.category for naming in question.namings if naming.category in evidence.held
     } & evidence.held

@@ -2,7 +2,7 @@
 
 The judge decides nothing itself. It is asked behind the teacher's protocol, through ledger and
 budget, once a reply, and writes each claim as typed JSON: what kind it is, of which of the
-picture's categories, and in which mood. Only what is told as seen is held against the boxes. What
+image's categories, and in which mood. Only what is told as seen is held against the boxes. What
 it quotes that the reply does not say is dropped and counted; a judge's failure is counted too, and
 is never a verdict.
 """
@@ -70,7 +70,7 @@ class Judgement(Record):
     undecided: int = 0
     """Claims told as seen that they do not decide."""
     unclaimed: int = 0
-    """Claims in another mood: they say nothing of the picture."""
+    """Claims in another mood: they say nothing of the image."""
     dropped: tuple[str, ...] = ()
     """Why claims were dropped, one reason a claim."""
     failure: str = ""
@@ -218,7 +218,7 @@ def _decide(claim: Claim, evidence: Evidence) -> _Fault | None:
 
 
 def _named(kind: str, noun: str, evidence: Evidence) -> _Fault | None:
-    """Decide whether a thing of none of the picture's categories can be there."""
+    """Decide whether a thing of none of the image's categories can be there."""
     named = evidence.words.categories(noun)
     if not named or named & evidence.held or named & evidence.possible:
         return None

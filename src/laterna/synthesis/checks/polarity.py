@@ -83,7 +83,7 @@ def polarity_of(spoken: Words, mention: Mention, hedge: int, kind: Kind) -> Pola
     if bare and mention.plural and not _W.shown.intersection(spoken):
         general = not mention.first and not _W.here.intersection(spoken)
         if kind != "detail" or general:
-            return "uncertain"  # "Dogs are social animals": of dogs, not of the picture
+            return "uncertain"  # "Dogs are social animals": of dogs, not of the image
     return "uncertain" if _is_generic(spoken, mention, bare) else "affirmed"
 
 
@@ -146,7 +146,7 @@ def _is_number(word: str) -> bool:
 
 
 def is_likeness(spoken: Words, mention: Mention) -> bool:
-    """Tell whether a thing is a toy, a statue, a picture or in the shape of what is named."""
+    """Tell whether a thing is a toy, a statue, an image or in the shape of what is named."""
     before = spoken[max(0, mention.first - 3) : mention.first]
     after = spoken[mention.last : mention.last + 1]
     if after and after[0] in DEPICTIONS:

@@ -2,7 +2,7 @@
 
 Two plain forms are read, whose precision is measured (docs/synthesis.md): "the cup is to the
 left of the bowl" and "the cup is on the left", each also the other way round ("to the left of
-the bowl is a cup"). Any other wording is counted as unchecked. Sides are the picture's own, as
+the bowl is a cup"). Any other wording is counted as unchecked. Sides are the image's own, as
 annotators of boxes see it; "behind", "under" and "on top of" are of depth or touch.
 """
 
@@ -21,7 +21,7 @@ from laterna.synthesis.checks.verdicts import Outcome, total
 _W = WordSets(__package__, "positions")
 
 CLEAR = 0.05
-"""Centres must lie apart by more than this share of the picture to be called apart."""
+"""Centres must lie apart by more than this share of the image to be called apart."""
 _SAYS = read_patterns(__package__, "positions")
 _FORMS = tuple(_SAYS[name] for name in ("related", "related_first", "placed", "placed_first"))
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -104,7 +104,7 @@ def _check(claim: _Claim, sentence: Sentence, evidence: Evidence, loose: bool) -
 
 
 def is_place(words: str, related: bool) -> bool:
-    """Tell whether words name a direction (of a thing to another) or a part of the picture."""
+    """Tell whether words name a direction (of a thing to another) or a part of the image."""
     known = _DIRECTIONS.keys() if related else _SPAN.keys() | _MIDDLE
     return bool(words) and all(word in known for word in words.split()[: 1 if related else None])
 
@@ -131,7 +131,7 @@ def ruled_out(
 
 
 def _elsewhere(box: Box, words: Iterable[str]) -> bool:
-    """Tell whether a box is surely not in the place of the picture."""
+    """Tell whether a box is surely not in the place of the image."""
     for word in words:
         side = _SPAN.get(word, 0)
         if side == 0:  # the middle: of the width or of the height

@@ -1,6 +1,6 @@
-"""Enrichments: lines of the text proxy that are measured from the picture itself.
+"""Enrichments: lines of the text proxy that are measured from the image itself.
 
-Captions and boxes leave out what a picture's light, colours, surfaces and printed words are, and
+Captions and boxes leave out what an image's light, colours, surfaces and printed words are, and
 a teacher who reads nothing else can only invent them. Each enrichment is a file that measures
 one of these and a line in `ENRICHMENTS`; what it cannot measure it leaves out.
 """
@@ -24,8 +24,8 @@ _KEPT = 64
 """Scenes whose lines are kept: the kinds of one scene are asked for soon after each other."""
 
 
-class PictureError(LaternaError):
-    """A picture that cannot be measured: the scene is to be counted and left out."""
+class ImageError(LaternaError):
+    """An image that cannot be measured: the scene is to be counted and left out."""
 
 
 class Line(NamedTuple):
@@ -51,11 +51,11 @@ ENRICHMENTS: dict[str, Enrichment] = {
 """Name, which is the channel of its lines too, to enrichment, in the order of the lines."""
 
 
-def enrich(scene: Scene, names: Iterable[str], pictures: Path | None) -> tuple[Line, ...]:
-    """Return the lines of the named enrichments for a scene's picture, in `ENRICHMENTS`' order.
+def enrich(scene: Scene, names: Iterable[str], images: Path | None) -> tuple[Line, ...]:
+    """Return the lines of the named enrichments for a scene's image, in `ENRICHMENTS`' order.
 
-    Raises LaternaError for an unknown name, without a picture folder and without the libraries
-    that an enrichment needs, and PictureError where the picture cannot be measured.
+    Raises LaternaError for an unknown name, without an image folder and without the libraries
+    that an enrichment needs, and ImageError where the image cannot be measured.
     """
     asked = set(names)
     if not asked:
@@ -64,12 +64,12 @@ def enrich(scene: Scene, names: Iterable[str], pictures: Path | None) -> tuple[L
         raise LaternaError(
             f"unknown enrichment {', '.join(unknown)}; known are: {', '.join(ENRICHMENTS)}"
         )
-    if pictures is None:
+    if images is None:
         raise LaternaError(
-            f"the enrichments {', '.join(sorted(asked))} are measured from the pictures: "
+            f"the enrichments {', '.join(sorted(asked))} are measured from the images: "
             "name the folder that holds them"
         )
-    return _measured(scene, tuple(name for name in ENRICHMENTS if name in asked), pictures)
+    return _measured(scene, tuple(name for name in ENRICHMENTS if name in asked), images)
 
 
 def is_enrichment(line: str) -> bool:
@@ -78,28 +78,26 @@ def is_enrichment(line: str) -> bool:
 
 
 @lru_cache(maxsize=_KEPT)
-def _measured(scene: Scene, names: tuple[str, ...], pictures: Path) -> tuple[Line, ...]:
-    picture = _open(scene, pictures / scene.picture)
+def _measured(scene: Scene, names: tuple[str, ...], images: Path) -> tuple[Line, ...]:
+    image = _open(scene, images / scene.image)
     return tuple(
-        Line(name, line)
-        for name in names
-        for line in ENRICHMENTS[name].measure(picture, scene.boxes)
+        Line(name, line) for name in names for line in ENRICHMENTS[name].measure(image, scene.boxes)
     )
 
 
 def _open(scene: Scene, path: Path) -> Image.Image:
-    """Return the picture as a person sees it: so its scene's boxes lie (`scenes.orientation`)."""
+    """Return the image as a person sees it: so its scene's boxes lie (`scenes.orientation`)."""
     try:
         with Image.open(path) as source:
-            picture = ImageOps.exif_transpose(source).convert("RGB")
+            image = ImageOps.exif_transpose(source).convert("RGB")
     except DAMAGE as error:
-        raise PictureError(f"{path}: picture {scene.id} cannot be read: {error}") from error
-    width, height = picture.size
+        raise ImageError(f"{path}: image {scene.id} cannot be read: {error}") from error
+    width, height = image.size
     if scene.boxes and scene.width and scene.height:
         ratio = (width / height) / (scene.width / scene.height)
         if abs(ratio - 1) > ASPECT_SLACK:
-            raise PictureError(
-                f"{path}: picture {scene.id} is {width}×{height}, its annotation says "
+            raise ImageError(
+                f"{path}: image {scene.id} is {width}×{height}, its annotation says "
                 f"{scene.width}×{scene.height}: the boxes do not belong to it"
             )
-    return picture
+    return image

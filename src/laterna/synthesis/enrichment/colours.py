@@ -1,4 +1,4 @@
-"""Dominant colours: the colour names that cover most of a picture.
+"""Dominant colours: the colour names that cover most of an image.
 
 Every pixel gets one of twelve names (the eleven basic colour terms of Berlin and Kay, and beige)
 by its hue, saturation and value. The limits were set by hand and checked on the embedded world's
@@ -23,7 +23,7 @@ NAMES = (
     "purple", "pink",
 )  # fmt: skip
 _SIDE = 256
-"""Larger pictures are reduced to this many pixels before they are measured."""
+"""Larger images are reduced to this many pixels before they are measured."""
 _BLACK_VALUE = 0.12
 _DARK_GREY_VALUE = 0.25
 """What shows no colour is black below this; what shows one only below `_BLACK_VALUE`."""
@@ -40,17 +40,17 @@ _PALE_SATURATION = 0.5
 """Orange and yellow paler than this are beige, light red is pink."""
 
 
-def measure(picture: Image.Image, _boxes: tuple[Box, ...] = ()) -> list[str]:
+def measure(image: Image.Image, _boxes: tuple[Box, ...] = ()) -> list[str]:
     """Return one line with up to `MOST` names, largest share first."""
-    shares = colour_shares(picture)
+    shares = colour_shares(image)
     ranked = sorted(shares, key=lambda name: -shares[name])
     named = [name for name in ranked if shares[name] >= SHARE][:MOST] or ranked[:1]
     return [PREFIX + ", ".join(named)]
 
 
-def colour_shares(picture: Image.Image) -> dict[str, float]:
-    """Return the share of an RGB picture's pixels that each name covers."""
-    small = picture.copy()
+def colour_shares(image: Image.Image) -> dict[str, float]:
+    """Return the share of an RGB image's pixels that each name covers."""
+    small = image.copy()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     hsv = np.asarray(small.convert("HSV"), dtype=np.float64) / 255.0
     numbers = _name_numbers(hsv[..., 0] * 360, hsv[..., 1], hsv[..., 2])

@@ -1,9 +1,9 @@
-"""Lighting: whether a picture is bright or dim, by its mean luminance.
+"""Lighting: whether an image is bright or dim, by its mean luminance.
 
 The measure is the mean of the relative luminance Y (Rec. 709 weights of linear sRGB, 0..1). The
 reference is photography's middle grey, a reflectance of 18 %, at which meters expose an average
 scene; the thresholds lie a third of a stop, a camera's usual step, on either side of it. It tells
-how light the picture is, which a dark subject in full daylight lowers like a dark room.
+how light the image is, which a dark subject in full daylight lowers like a dark room.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ DIM_BELOW = MIDDLE_GREY / 2 ** (1 / 3)
 BRIGHT_ABOVE = MIDDLE_GREY * 2 ** (1 / 3)
 """0.227"""
 _SIDE = 512
-"""Larger pictures are reduced to this many pixels before they are measured."""
+"""Larger images are reduced to this many pixels before they are measured."""
 _LUMINANCE = np.array((0.2126, 0.7152, 0.0722))
 
 
-def measure(picture: Image.Image, _boxes: tuple[Box, ...] = ()) -> list[str]:
+def measure(image: Image.Image, _boxes: tuple[Box, ...] = ()) -> list[str]:
     """Return one line: `lighting: bright`, `lighting: moderate` or `lighting: dim`."""
-    luminance = mean_luminance(picture)
+    luminance = mean_luminance(image)
     if luminance < DIM_BELOW:
         return [f"{PREFIX}dim"]
     return [f"{PREFIX}{'bright' if luminance > BRIGHT_ABOVE else 'moderate'}"]
 
 
-def mean_luminance(picture: Image.Image) -> float:
-    """Return the mean relative luminance of an RGB picture, 0..1."""
-    small = picture.copy()
+def mean_luminance(image: Image.Image) -> float:
+    """Return the mean relative luminance of an RGB image, 0..1."""
+    small = image.copy()
     small.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     return float((_linear(np.asarray(small, dtype=np.float64) / 255.0) @ _LUMINANCE).mean())
 

@@ -1,7 +1,7 @@
-"""Printed text: words that are legible in the picture, read by rapidocr.
+"""Printed text: words that are legible in the image, read by rapidocr.
 
 Its wheel ships the models (PP-OCRv6, Latin and Chinese script among others), so nothing is
-fetched. What it is unsure of is left out: an unread word costs less than an invented one.
+fetched. What it is unsure of is default: an unread word costs less than an invented one.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ class Words(NamedTuple):
     score: float
 
 
-def measure(picture: Image.Image, _boxes: tuple[Box, ...] = ()) -> list[str]:
+def measure(image: Image.Image, _boxes: tuple[Box, ...] = ()) -> list[str]:
     """Return a line for each line of text, top to bottom: `printed text: "OPEN" at [...]`."""
     return [
         f"{PREFIX}{json.dumps(words.text, ensure_ascii=False)} at {write_corners(words.box)}"
-        for words in read_words(picture)
+        for words in read_words(image)
     ]
 
 
-def read_words(picture: Image.Image) -> list[Words]:
+def read_words(image: Image.Image) -> list[Words]:
     """Return the lines of text that are surely read, in the order top to bottom."""
-    pixels = np.ascontiguousarray(np.asarray(picture)[..., ::-1])  # rapidocr takes BGR
+    pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])  # rapidocr takes BGR
     with _ENGINE_LOCK:  # it keeps the settings of a call on itself
         found = _engine()(pixels)
     if found.txts is None:
         return []
     read = zip(found.txts, found.boxes, found.scores, strict=True)
     words = [
-        Words(" ".join(text.split()), _box(corners, picture.size), float(score))
+        Words(" ".join(text.split()), _box(corners, image.size), float(score))
         for text, corners, score in read
         if score >= SURE and sum(letter.isalnum() for letter in text) >= SHORTEST
     ]
@@ -68,7 +68,7 @@ def _engine() -> Any:
 
 
 def _box(corners: Any, size: tuple[int, int]) -> Box:
-    """Return the upright box around four corners in pixels, in 0..1 of the picture."""
+    """Return the upright box around four corners in pixels, in 0..1 of the image."""
     across, down = np.clip(np.asarray(corners, dtype=np.float64) / size, 0.0, 1.0).T
     return Box(
         category="text",

@@ -48,9 +48,9 @@ class Surface(NamedTuple):
         return "rough" if self.roughness > ROUGH_FROM else "smooth"
 
 
-def measure(picture: Image.Image, boxes: tuple[Box, ...]) -> list[str]:
+def measure(image: Image.Image, boxes: tuple[Box, ...]) -> list[str]:
     """Return `texture of cup [...]: striped` for each box that is large enough."""
-    grey = picture.convert("L")
+    grey = image.convert("L")
     lines = []
     for box in boxes:
         surface = measure_surface(grey, box)
@@ -60,7 +60,7 @@ def measure(picture: Image.Image, boxes: tuple[Box, ...]) -> list[str]:
 
 
 def measure_surface(grey: Image.Image, box: Box) -> Surface | None:
-    """Return what is measured of a box of a grey picture; None where it is too small."""
+    """Return what is measured of a box of a grey image; None where it is too small."""
     filters = import_extra("skimage.filters", "texture")
     middle = _middle(grey, box)
     if middle is None:

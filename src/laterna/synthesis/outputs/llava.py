@@ -28,11 +28,11 @@ def write_llava(path: Path, records: Iterable[InstructionRecord]) -> int:
 
 
 def llava_row(record: InstructionRecord) -> dict[str, object]:
-    """Return a record as LLaVA writes it; `image` is a list only for several pictures."""
+    """Return a record as LLaVA writes it; `image` is a list only for several images."""
     require_usual_loss(record, "llava")
     row: dict[str, object] = {"id": record.id}
-    if record.pictures:
-        row["image"] = record.pictures[0] if len(record.pictures) == 1 else record.pictures
+    if record.images:
+        row["image"] = record.images[0] if len(record.images) == 1 else record.images
     row["conversations"] = [
         {"from": SPEAKERS[turn.role], "value": turn.text} for turn in record.turns
     ]

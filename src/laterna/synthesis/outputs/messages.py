@@ -3,7 +3,7 @@
     {"id", "messages": [{"role", "content": [{"type": "image"}, {"type": "text", "text"}]}],
      "images": [file name], "kind", "provenance"}
 
-Templates of that form set a picture apart themselves, so one line end beside a picture mark
+Templates of that form set an image apart themselves, so one line end beside an image mark
 belongs to the mark and is not written as text.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from laterna.errors import LaternaError
 from laterna.files import write_lines
-from laterna.records import PICTURE_MARK, InstructionRecord, Turn
+from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Turn
 from laterna.synthesis.outputs.base import require_usual_loss
 
 
@@ -25,24 +25,26 @@ def write_messages(path: Path, records: Iterable[InstructionRecord]) -> int:
 
 def _row(record: InstructionRecord) -> dict[str, object]:
     require_usual_loss(record, "messages")
-    marks = sum(turn.text.count(PICTURE_MARK) for turn in record.turns if turn.role == "user")
-    if marks != len(record.pictures):
+    marks = sum(
+        turn.text.count(DEFAULT_IMAGE_TOKEN) for turn in record.turns if turn.role == "user"
+    )
+    if marks != len(record.images):
         raise LaternaError(
-            f"record {record.id}: {marks} {PICTURE_MARK} marks in the user turns, but "
-            f"{len(record.pictures)} pictures; they must be as many"
+            f"record {record.id}: {marks} {DEFAULT_IMAGE_TOKEN} marks in the user turns, but "
+            f"{len(record.images)} images; they must be as many"
         )
     return {
         "id": record.id,
         "messages": [{"role": turn.role, "content": _content(turn)} for turn in record.turns],
-        "images": record.pictures,
+        "images": record.images,
         "kind": record.kind,
         "provenance": record.provenance,
     }
 
 
 def _content(turn: Turn) -> list[dict[str, str]]:
-    # an assistant that writes "<image>" shows no picture
-    pieces = turn.text.split(PICTURE_MARK) if turn.role == "user" else [turn.text]
+    # an assistant that writes "<image>" shows no image
+    pieces = turn.text.split(DEFAULT_IMAGE_TOKEN) if turn.role == "user" else [turn.text]
     content: list[dict[str, str]] = []
     for number, piece in enumerate(pieces):
         text = piece

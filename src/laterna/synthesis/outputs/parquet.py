@@ -33,7 +33,7 @@ def write_parquet(path: Path, records: Iterable[InstructionRecord]) -> int:
     schema = pa.schema(
         {
             "id": pa.string(),
-            "pictures": texts,
+            "images": texts,
             "turns": pa.list_(pa.struct(turn)),
             "kind": pa.string(),
             "provenance": pa.struct(provenance),

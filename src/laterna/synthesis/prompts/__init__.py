@@ -1,4 +1,4 @@
-"""The words that a teacher is sent before a picture's proxy text: plain files, a folder a kind.
+"""The words that a teacher is sent before an image's proxy text: plain files, a folder a kind.
 
 `system_message.txt`, then pairs `NNN_context.txt` and `NNN_reply.txt` as examples; `detail` has
 `questions.txt` besides, one of which becomes the question that its description answers. A user's
@@ -28,7 +28,7 @@ _QUESTIONS = "questions.txt"
 
 
 def build_messages(kind: Kind, proxy_text: str, prompts: Path | None = None) -> tuple[Message, ...]:
-    """Return the chat for a teacher: system message, examples, and the picture's proxy text.
+    """Return the chat for a teacher: system message, examples, and the image's proxy text.
 
     `prompts` is a user's own folder in place of ours. Raises LaternaError that names what is
     missing there: the kind's folder, the system message, one half of an example.

@@ -13,7 +13,7 @@ from laterna.records import Message, Record, Reply, Usage
 
 
 class Teacher(Protocol):
-    """Answers a chat that ends with a picture's proxy text."""
+    """Answers a chat that ends with an image's proxy text."""
 
     async def complete(self, messages: Sequence[Message]) -> Reply:
         """Return the reply to system message, examples and context, in that order."""

@@ -41,7 +41,7 @@ class CachedTeacher:
             return reply
         same = self._under_way.get(key)
         if same is not None:
-            # Two pictures with the same words: one request.
+            # Two images with the same words: one request.
             return await asyncio.shield(same)
         future = asyncio.ensure_future(self._ask(key, messages))
         self._under_way[key] = future

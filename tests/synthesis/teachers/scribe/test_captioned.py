@@ -77,7 +77,7 @@ def test_the_checks_accept_them_whatever_the_boxes_hold() -> None:
     """Without boxes it denied what only the boxes held, and the checks rejected that."""
     kite = Box(category="kite", x1=0.1, y1=0.1, x2=0.2, y2=0.2)
     captions = ("A dog beside a car.", "The dog and a car.")
-    scene = Scene(id="1", picture="", width=None, height=None, captions=captions, boxes=(kite,))
+    scene = Scene(id="1", image="", width=None, height=None, captions=captions, boxes=(kite,))
     for seed in range(40):
         exchanges: list[Exchange] = compose_conversation(
             facts(*captions), np.random.default_rng(seed)

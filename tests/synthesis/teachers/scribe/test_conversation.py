@@ -162,8 +162,8 @@ def read(exchange: Exchange) -> Turn:
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> Facts:
-    """One to six coloured things in different parts of the picture, some of one category."""
+def images(draw: st.DrawFn) -> Facts:
+    """One to six coloured things in different parts of the image, some of one category."""
     places = draw(st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=6, unique=True))
     kinds = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4))
     things = [
@@ -179,7 +179,7 @@ def pictures(draw: st.DrawFn) -> Facts:
 
 
 @settings(max_examples=250, deadline=None)
-@given(found=pictures(), seed=st.integers(0, 2**32))
+@given(found=images(), seed=st.integers(0, 2**32))
 def test_no_answer_is_given_away(found: Facts, seed: int) -> None:
     turns = [
         read(exchange) for exchange in compose_conversation(found, np.random.default_rng(seed))

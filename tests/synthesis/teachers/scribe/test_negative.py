@@ -70,7 +70,7 @@ def test_questions_take_the_absent_for_granted() -> None:
 
 
 def test_the_checks_accept_them() -> None:
-    scene = Scene(id="1", picture="", width=None, height=None, captions=CAPTIONS, boxes=BOXES)
+    scene = Scene(id="1", image="", width=None, height=None, captions=CAPTIONS, boxes=BOXES)
     for seed in range(20):
         text = write_reply(compose_negative(facts(), np.random.default_rng(seed)))
         assert check(scene, Reply(text=text, finish_reason="stop"), "negative").findings == ()

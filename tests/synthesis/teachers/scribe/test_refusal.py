@@ -38,7 +38,7 @@ def asked(found: Facts) -> set[str]:
 def test_whatever_is_there_the_refusal_is_polite_and_states_its_reason(category: str) -> None:
     found = facts(box(category, 0.1))
     scene = Scene(
-        id="1", picture="", width=None, height=None, captions=("A picture.",),
+        id="1", image="", width=None, height=None, captions=("A picture.",),
         boxes=(box(category, 0.1),),
     )  # fmt: skip
     for seed in range(6):

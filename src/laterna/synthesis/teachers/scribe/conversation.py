@@ -1,7 +1,7 @@
 """Composes conversations: short questions with certain answers about what is there.
 
 Where there are no boxes, captions alone settle what kind of thing is there, and no more. Nothing
-is counted, placed or denied then: captions leave out most of what a picture holds. Nothing is
+is counted, placed or denied then: captions leave out most of what an image holds. Nothing is
 asked by yes or no either: where no answer can be no, yes would be learned for every question.
 Captions also err, so only what most of them name is spoken of.
 """
@@ -58,7 +58,7 @@ def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchang
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
     What one exchange says does not answer a later one, or the conversation could be held without
-    the picture; and as many things are said to be there as not to be, give or take one. Without
+    the image; and as many things are said to be there as not to be, give or take one. Without
     boxes it is the conversation that captions alone settle.
     """
     if not facts.things:

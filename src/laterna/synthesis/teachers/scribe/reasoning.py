@@ -1,6 +1,6 @@
 """Composes reasoning: questions whose answer takes a step beyond what is seen.
 
-The questions name nothing that is in the picture, so that they cannot be answered without it.
+The questions name nothing that is in the image, so that they cannot be answered without it.
 """
 
 from __future__ import annotations

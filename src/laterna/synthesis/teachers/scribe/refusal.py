@@ -1,8 +1,8 @@
-"""Composes refusals: everyday requests that no picture can settle, declined with the reason.
+"""Composes refusals: everyday requests that no image can settle, declined with the reason.
 
 All of them are harmless: what is declined is to name, to diagnose, to vouch or to read what is
 not to be seen. They are about things that boxes and captions hold, and the answers claim nothing
-about the picture.
+about the image.
 """
 
 from __future__ import annotations

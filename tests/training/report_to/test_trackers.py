@@ -12,11 +12,11 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.recipe import Recipe, RunSettings
+from laterna.training.report_to import require_installed
+from laterna.training.report_to.tensorboard import TensorBoardTracker
 from laterna.training.run import train
 from laterna.training.telemetry import TrackedRun, read_metrics
 from laterna.training.throughput import StepFigures, named_figures
-from laterna.training.trackers import insist_installed
-from laterna.training.trackers.tensorboard import TensorBoardTracker
 
 
 def figures(step: int, loss: float) -> StepFigures:
@@ -28,7 +28,7 @@ def figures(step: int, loss: float) -> StepFigures:
         target_tokens=100,
         tokens=300,
         padding=30,
-        pictures=8,
+        images=8,
         seconds=0.5,
     )
 
@@ -69,7 +69,7 @@ def trackio(monkeypatch: pytest.MonkeyPatch) -> Trackio:
 
 def test_an_unknown_tracker_is_named_with_the_known() -> None:
     with pytest.raises(LaternaError, match="mlflow: no such tracker; known are: tensorboard, trac"):
-        insist_installed(("mlflow",))
+        require_installed(("mlflow",))
 
 
 def test_figures_have_speeds_by_the_second() -> None:
@@ -77,7 +77,7 @@ def test_figures_have_speeds_by_the_second() -> None:
     assert named["train/loss"] == 2.0
     assert named["speed/target_tokens_per_second"] == 200
     assert named["speed/tokens_per_second"] == 600
-    assert named["speed/pictures_per_second"] == 16
+    assert named["speed/images_per_second"] == 16
     assert named["speed/padding_share"] == 0.1
 
 
@@ -102,7 +102,7 @@ def test_a_stage_tells_all_its_trackers_what_its_file_holds(
 ) -> None:
     ours = msgspec.structs.replace(
         recipe,
-        run=RunSettings(trackers=("tensorboard", "trackio")),
+        run=RunSettings(report_to=("tensorboard", "trackio")),
         align=msgspec.structs.replace(recipe.align, max_steps=3),
     )
     out = train(ours, stage="align", out=tmp_path / "out")
@@ -121,7 +121,7 @@ def test_a_stage_tells_all_its_trackers_what_its_file_holds(
 def test_a_run_that_breaks_closes_its_trackers(
     recipe: Recipe, tmp_path: Path, trackio: Trackio
 ) -> None:
-    settings = RunSettings(trackers=("trackio",), max_skipped=0, max_faulty=0)
+    settings = RunSettings(report_to=("trackio",), max_skipped=0, max_faulty=0)
     align = msgspec.structs.replace(
         recipe.align, connector=msgspec.structs.replace(recipe.align.connector, lr=1e38)
     )
@@ -134,9 +134,9 @@ def test_a_run_that_breaks_closes_its_trackers(
 def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laterna.training.trackers.find_spec", lambda name: None)
-    insist_installed(())
-    ours = msgspec.structs.replace(recipe, run=RunSettings(trackers=("tensorboard",)))
+    monkeypatch.setattr("laterna.training.report_to.find_spec", lambda name: None)
+    require_installed(())
+    ours = msgspec.structs.replace(recipe, run=RunSettings(report_to=("tensorboard",)))
     with pytest.raises(LaternaError, match=r"tensorboard is not installed; pip install 'laterna\["):
         train(ours, stage="align", out=tmp_path / "out")
     assert not (tmp_path / "prepared").exists()

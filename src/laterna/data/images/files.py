@@ -1,4 +1,4 @@
-"""Where pictures lie: in a folder, in a zip file, or in tar files (WebDataset's shards)."""
+"""Where images lie: in a folder, in a zip file, or in tar files (WebDataset's shards)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Protocol
 
 from laterna.data.fingerprints import Stamp, remembered, stamp_of
-from laterna.data.pictures.opening import MAX_PIXELS, MissingPictureError
+from laterna.data.images.opening import MAX_PIXELS, MissingImageError
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 
 MAX_BYTES = 8 * MAX_PIXELS
-"""Of a picture in a zip file, unpacked: the most pixels that are opened, of four 16-bit channels.
+"""Of an image in a zip file, unpacked: the most pixels that are opened, of four 16-bit channels.
 Small files unpack to more than fills the memory (zip bombs)."""
 
 _PACKED: dict[bytes, Callable[[Path], gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile]] = {
@@ -50,38 +50,38 @@ _DAMAGED = (
 )
 
 
-class OutsidePictureError(LaternaError):
-    """A picture's name leads out of the folder of the pictures."""
+class OutsideImageError(LaternaError):
+    """An image's name leads out of the folder of the images."""
 
 
-class PictureFiles(Protocol):
-    """Finds pictures by name."""
+class ImageFiles(Protocol):
+    """Finds images by name."""
 
     @property
     def where(self) -> str:
-        """What tells these pictures from others of the same names: their place."""
+        """What tells these images from others of the same names: their place."""
 
     def find(self, name: str) -> Path | bytes:
-        """Return a picture's file, or its bytes; what `load_picture` takes.
+        """Return an image's file, or its bytes; what `load_image` takes.
 
-        Raises MissingPictureError where there is none of that name, OutsidePictureError where it
+        Raises MissingImageError where there is none of that name, OutsideImageError where it
         may not be looked at, and LaternaError.
         """
 
     def stamp(self, name: str) -> Stamp:
-        """Return the stamp of the file that holds a picture, which changes when the picture does.
+        """Return the stamp of the file that holds an image, which changes when the image does.
 
-        Raises OSError where the file cannot be looked at, and MissingPictureError as `find` does.
+        Raises OSError where the file cannot be looked at, and MissingImageError as `find` does.
         """
 
     def identity(self, name: str) -> str:
-        """Return what is equal for two names, of these or of other pictures, where they are known
+        """Return what is equal for two names, of these or of other images, where they are known
         to be one: where it lies, links followed, or what is in it.
         """
 
 
-class PictureFolder:
-    """Pictures that are files of their own.
+class ImageFolder:
+    """Images that are files of their own.
 
     Those that lie outside the folder, by a whole path, `..` or a link, are not given unless that
     is allowed: the names come from data, which anyone may have written.
@@ -99,23 +99,23 @@ class PictureFolder:
         return str(self.folder.resolve())
 
     def find(self, name: str) -> Path:
-        """Return the path of a picture, whether or not it is there.
+        """Return the path of an image, whether or not it is there.
 
-        Raises OutsidePictureError for one that lies outside.
+        Raises OutsideImageError for one that lies outside.
         """
         if not self._allowed and not f"{self.identity(name)}{os.sep}".startswith(self._root):
-            raise OutsidePictureError(
-                f"{name}: lies outside the pictures' folder {self.folder}; if you trust the data, "
-                "set `allow_outside = true` beside `pictures`"
+            raise OutsideImageError(
+                f"{name}: lies outside the images' folder {self.folder}; if you trust the data, "
+                "set `allow_outside = true` beside `images`"
             )
         return self.folder / name
 
     def stamp(self, name: str) -> Stamp:
-        """Return a picture's own stamp. Raises OSError where there is no such file."""
+        """Return an image's own stamp. Raises OSError where there is no such file."""
         return stamp_of(self.folder / name)
 
     def identity(self, name: str) -> str:
-        """Return the path of a picture without links, whether or not it is there."""
+        """Return the path of an image without links, whether or not it is there."""
         # Folders are resolved once each, and a file only if it is a link: there may be many.
         head, tail = os.path.split(os.path.join(self.folder, name))  # noqa: PTH118
         path = f"{self._resolve(head)}{os.sep}{tail}"
@@ -127,31 +127,31 @@ class PictureFolder:
         return os.path.realpath(path)
 
 
-class SeveralPictures:
-    """Pictures of several places: each name is a name in one of them."""
+class SeveralImages:
+    """Images of several places: each name is a name in one of them."""
 
-    def place_of(self, name: str) -> tuple[PictureFiles, str]:
-        """Return the place of a picture, and its name there."""
+    def place_of(self, name: str) -> tuple[ImageFiles, str]:
+        """Return the place of an image, and its name there."""
         raise NotImplementedError
 
     def find(self, name: str) -> Path | bytes:
-        """Return a picture's file or bytes. Raises as its place does."""
+        """Return an image's file or bytes. Raises as its place does."""
         place, own = self.place_of(name)
         return place.find(own)
 
     def stamp(self, name: str) -> Stamp:
-        """Return the stamp of the file that holds a picture. Raises as its place does."""
+        """Return the stamp of the file that holds an image. Raises as its place does."""
         place, own = self.place_of(name)
         return place.stamp(own)
 
     def identity(self, name: str) -> str:
-        """Return what is equal for names of one picture."""
+        """Return what is equal for names of one image."""
         place, own = self.place_of(name)
         return place.identity(own)
 
 
-class PictureZip:
-    """Pictures that are members of a zip file."""
+class ImageZip:
+    """Images that are members of a zip file."""
 
     def __init__(self, path: Path) -> None:
         """Raise LaternaError for a file that is damaged."""
@@ -169,20 +169,20 @@ class PictureZip:
         return str(self.path.resolve())
 
     def find(self, name: str) -> bytes:
-        """Return a member's bytes. Raises MissingPictureError where there is none, and LaternaError
-        for one that is damaged, or would unpack to more than any picture that is opened.
+        """Return a member's bytes. Raises MissingImageError where there is none, and LaternaError
+        for one that is damaged, or would unpack to more than any image that is opened.
         """
         name = self._names.get(member_name(name), name)
         try:
             size = self._archive.getinfo(name).file_size
             if size > MAX_BYTES:
                 raise LaternaError(
-                    f"{self.path}: {name}: unpacks to {size:,} bytes, too large for a picture (at "
+                    f"{self.path}: {name}: unpacks to {size:,} bytes, too large for an image (at "
                     f"most {MAX_BYTES:,})"
                 )
             return self._archive.read(name)
         except KeyError as error:
-            raise MissingPictureError(f"{self.path}: {name}: no such picture") from error
+            raise MissingImageError(f"{self.path}: {name}: no such image") from error
         except _DAMAGED as error:
             raise LaternaError(f"{self.path}: {name}: cannot be unpacked: {error}") from error
 
@@ -196,8 +196,8 @@ class PictureZip:
         return f"{self.where}\n{member_name(name)}"
 
 
-class PictureTars:
-    """Pictures that are members of uncompressed tar files, each name in one of them.
+class ImageTars:
+    """Images that are members of uncompressed tar files, each name in one of them.
 
     The files are walked through once, from head to head, and read by place from then on; where
     a folder `memory` is given, that is done once for all processes.
@@ -223,14 +223,14 @@ class PictureTars:
         return "\n".join(str(path.resolve()) for path in self.paths)
 
     def find(self, name: str) -> bytes:
-        """Return a member's bytes. Raises MissingPictureError where there is none."""
+        """Return a member's bytes. Raises MissingImageError where there is none."""
         number, start, size = self._place(name)
         with self._lock:
             self._files[number].seek(start)
             return self._files[number].read(size)
 
     def stamp(self, name: str) -> Stamp:
-        """Return the stamp of the tar file that holds a picture."""
+        """Return the stamp of the tar file that holds an image."""
         return self._stamps[self._place(name)[0]]
 
     def identity(self, name: str) -> str:
@@ -243,7 +243,7 @@ class PictureTars:
         name = member_name(name)
         if name not in self._places:
             where = ", ".join(map(str, self.paths))
-            raise MissingPictureError(f"{where}: {name}: no such picture")
+            raise MissingImageError(f"{where}: {name}: no such image")
         return self._places[name]
 
 
@@ -252,19 +252,17 @@ def member_name(name: str) -> str:
     return posixpath.normpath(name) if "./" in name or "//" in name else name
 
 
-def open_pictures(
-    where: str, memory: Path | None = None, allow_outside: bool = False
-) -> PictureFiles:
-    """Open what a `pictures` setting names: a folder, a zip file, a tar file, or tar files.
+def open_images(where: str, memory: Path | None = None, allow_outside: bool = False) -> ImageFiles:
+    """Open what a `images` setting names: a folder, a zip file, a tar file, or tar files.
 
     Several tar files are named by a pattern with `*` in the last part: `shards/train-*.tar`. What
     a file is, its first bytes say. What tar files hold is remembered in the folder `memory`, and
-    compressed ones are unpacked there: their pictures could not be found by place. `allow_outside`
-    is as in `PictureFolder`. Raises LaternaError for anything else, and for what is missing.
+    compressed ones are unpacked there: their images could not be found by place. `allow_outside`
+    is as in `ImageFolder`. Raises LaternaError for anything else, and for what is missing.
     """
     path = Path(where)
     if path.is_dir():
-        return PictureFolder(path, allow_outside)
+        return ImageFolder(path, allow_outside)
     paths = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
     if not paths:
         raise LaternaError(f"{where}: no file has such a name")
@@ -273,9 +271,9 @@ def open_pictures(
             if not stat.S_ISREG(one.stat().st_mode):
                 raise LaternaError(f"{one}: neither a file nor a folder, and so never opened")
         if len(paths) == 1 and zipfile.is_zipfile(path):
-            return PictureZip(path)
+            return ImageZip(path)
         if all(tarfile.is_tarfile(one) for one in paths):
-            return PictureTars([_unpacked(one, memory) for one in paths], memory)
+            return ImageTars([_unpacked(one, memory) for one in paths], memory)
     except OSError as error:
         raise LaternaError(f"{where}: cannot be read: {error.strerror or error}") from error
     raise LaternaError(f"{where}: neither a folder, nor a zip file, nor tar files")

@@ -1,10 +1,10 @@
 """One training step on the meta device: its memory at the fullest moment, its FLOPs by part, and
-what larger pictures cost: tokens and cache grow as their area, attention as its square.
+what larger images cost: tokens and cache grow as their area, attention as its square.
 
 The parts, torch's own backward pass and the loss are those of a real run; only the places where a
-run looks at numbers (which token is a picture, which is a target) are told instead.
+run looks at numbers (which token is an image, which is a target) are told instead.
 
-Shapes: b pictures · c channels · h, w pixels · m tokens a picture · d width · r rows ·
+Shapes: b images · c channels · h, w pixels · m tokens an image · d width · r rows ·
 t tokens of a row · s target tokens.
 """
 
@@ -23,8 +23,8 @@ from laterna.errors import LaternaError
 from laterna.model.attention.varlen import LIST
 from laterna.model.cost import META, StepCost
 from laterna.model.vlm import VisionLanguageModel
-from laterna.planner.memory import LiveBytes, rehearse_attention, weights_and_buffers
-from laterna.planner.pictures import Picture, filled_grids
+from laterna.planner.images import ShownImage, filled_grids
+from laterna.planner.memory import LiveBytes, meta_attention, weights_and_buffers
 from laterna.recipe import PartName
 from laterna.records import Record
 from laterna.training.objective import summed_loss
@@ -36,34 +36,34 @@ class Load(Record):
     """What one micro-batch holds."""
 
     rows: int
-    pictures: int
+    images: int
     """In each row; each takes as many tokens as the connector makes."""
     text: int
-    """Tokens in each row that are no picture's, padding included."""
+    """Tokens in each row that are no image's, padding included."""
     targets: int
     """Tokens in each row that are learned."""
     records: int = 1
-    """About each picture, standing in the row behind it."""
+    """About each image, standing in the row behind it."""
     segments: bool = False
     """Whether each record attends alone (`attention.varlen`), without mask; else records that share
-    a picture take a mask of numbers, one for all layers."""
+    an image take a mask of numbers, one for all layers."""
 
-    def keys(self, picture_tokens: int) -> int:
+    def keys(self, image_tokens: int) -> int:
         """Return how many keys the segments of a row have together: what is shared comes again
         with every record behind it.
         """
-        shared = self.pictures * self.records * picture_tokens if self.records > 1 else 0
-        return self.text + self.pictures * picture_tokens + shared
+        shared = self.images * self.records * image_tokens if self.records > 1 else 0
+        return self.text + self.images * image_tokens + shared
 
-    def pairs(self, picture_tokens: int) -> float:
+    def pairs(self, image_tokens: int) -> float:
         """Return the pairs of tokens and keys that attention computes, over all rows."""
-        width = self.text + self.pictures * picture_tokens
+        width = self.text + self.images * image_tokens
         if not self.segments:
             return self.rows * width**2
-        own = self.text / (self.pictures * self.records)
-        both = picture_tokens + own
-        family = picture_tokens**2 + self.records * own * both
-        return self.rows * self.pictures * (family if self.records > 1 else both**2)
+        own = self.text / (self.images * self.records)
+        both = image_tokens + own
+        family = image_tokens**2 + self.records * own * both
+        return self.rows * self.images * (family if self.records > 1 else both**2)
 
 
 class Bytes(Record):
@@ -75,7 +75,7 @@ class Bytes(Record):
     kept: dict[PartName, int]
     """What each part's forward pass keeps for the backward pass; the loss counts as language."""
     peak: int
-    """Weights, gradients, activations and what operators need meanwhile; no optimiser."""
+    """Weights, gradients, activations and what operators need meanwhile; no optimizer."""
 
     @property
     def activations(self) -> int:
@@ -83,7 +83,7 @@ class Bytes(Record):
         return self.peak - self.weights - self.gradients
 
 
-class Rehearsal(nn.Module):
+class DryRun(nn.Module):
     """The three parts in a row, as `Assistant` and `Objective` run them in training.
 
     The stage must have been applied to the skeleton. Without `sees`, the vision tower is left
@@ -91,9 +91,9 @@ class Rehearsal(nn.Module):
     """
 
     def __init__(
-        self, skeleton: VisionLanguageModel, picture: Picture | None = None, *, sees: bool = True
+        self, skeleton: VisionLanguageModel, image: ShownImage | None = None, *, sees: bool = True
     ) -> None:
-        """`picture`: what each takes; unless told, as much as one on the largest grid."""
+        """`image`: what each takes; unless told, as much as one on the largest grid."""
         super().__init__()
         self.vision = skeleton.vision
         self.connector = skeleton.connector
@@ -102,22 +102,22 @@ class Rehearsal(nn.Module):
         self.head = skeleton.language.get_output_embeddings()
         self.sees = sees
         self.side = skeleton.prepare.size
-        self.picture = picture or filled_grids(skeleton)[-1]
-        rehearse_attention(skeleton.language)
+        self.image = image or filled_grids(skeleton)[-1]
+        meta_attention(skeleton.language)
         if hasattr(skeleton.vision.model, "set_attn_implementation"):
-            rehearse_attention(skeleton.vision.model)
+            meta_attention(skeleton.vision.model)
 
     @contextmanager
-    def showing(self, picture: Picture) -> Iterator[None]:
-        """Let each picture take what this one does, meanwhile."""
-        before, self.picture = self.picture, picture
+    def showing(self, image: ShownImage) -> Iterator[None]:
+        """Let each image take what this one does, meanwhile."""
+        before, self.image = self.image, image
         yield
-        self.picture = before
+        self.image = before
 
     @property
-    def picture_tokens(self) -> int:
-        """Of each picture."""
-        return self.picture.tokens
+    def image_tokens(self) -> int:
+        """Of each image."""
+        return self.image.tokens
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,9 +125,9 @@ class Rehearsal(nn.Module):
         dtype: torch.dtype = self.head.weight.dtype
         return dtype
 
-    def look(self, pictures: int) -> Tensor:
-        """Return the features (b, n, d) of that many pictures' tiles."""
-        tiles = round(pictures * self.picture.tiles)
+    def look(self, images: int) -> Tensor:
+        """Return the features (b, n, d) of that many images' tiles."""
+        tiles = round(images * self.image.tiles)
         if self.sees:
             features: Tensor = self.vision(torch.empty(tiles, 3, self.side, self.side, device=META))
             return features
@@ -136,7 +136,7 @@ class Rehearsal(nn.Module):
 
     def read(self, tokens_bmd: Tensor, load: Load) -> Tensor:
         """Return the decoder's states (r, t, d) over the rows of a micro-batch."""
-        given = load.pictures * self.picture_tokens
+        given = load.images * self.image_tokens
         joined_nd = self._join(tokens_bmd, load.rows * given)
         images_rmd = joined_nd.reshape(load.rows, given, -1)
         mask = self._mask(load.rows, given + load.text, load)
@@ -155,10 +155,10 @@ class Rehearsal(nn.Module):
 
     def _mask(self, rows: int, width: int, load: Load | None = None) -> Tensor:
         """Return a mask that keeps samples apart, as rows of several lengths need one: it says what
-        is seen, and of shared pictures what is added to the scores.
+        is seen, and of shared images what is added to the scores.
         """
         if load is not None and load.segments:
-            return torch.empty(1, 1, load.keys(self.picture_tokens), 2, dtype=LIST, device=META)
+            return torch.empty(1, 1, load.keys(self.image_tokens), 2, dtype=LIST, device=META)
         kind = self.dtype if load is not None and load.records > 1 else torch.bool
         return torch.empty(rows, 1, width, width, dtype=kind, device=META)
 
@@ -177,59 +177,59 @@ class Rehearsal(nn.Module):
         return self.fusion.rehearse(self.language, row_rtd, 0, mask=mask, cache=True)
 
 
-def count_flops(cost: StepCost, load: Load, picture: Picture) -> dict[PartName, float]:
-    """Return the FLOPs by part of a micro-batch whose pictures are like that one."""
-    pictures = load.rows * load.pictures
+def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName, float]:
+    """Return the FLOPs by part of a micro-batch whose images are like that one."""
+    images = load.rows * load.images
     return cost.by_part(
-        seen=pictures * picture.tiles,
-        connected=pictures * picture.tiles,
-        tokens=load.rows * load.text + pictures * picture.tokens,
-        pairs=load.pairs(picture.tokens),
+        seen=images * image.tiles,
+        connected=images * image.tiles,
+        tokens=load.rows * load.text + images * image.tokens,
+        pairs=load.pairs(image.tokens),
         targets=load.rows * load.targets,
     )
 
 
-def count_bytes(rehearsal: Rehearsal, load: Load, *, again: bool, checkpointed: bool) -> Bytes:
+def count_bytes(dry_run: DryRun, load: Load, *, again: bool, checkpointed: bool) -> Bytes:
     """Return the memory of a micro-batch; `again`: of a second one, beside the first's gradients.
 
     `checkpointed`: of each layer only its input is kept, and the rest made again (language, and
     vision where it trains).
     """
-    with told_what_fails(), _checkpointing(rehearsal, checkpointed), LiveBytes() as live:
-        live.add(weights_and_buffers([rehearsal]))
+    with told_what_fails(), _checkpointing(dry_run, checkpointed), LiveBytes() as live:
+        live.add(weights_and_buffers([dry_run]))
         weights = live.now
         marks: dict[PartName, int] = {}
         for _ in range(2 if again else 1):
             start = live.now
-            features = rehearsal.look(load.rows * load.pictures)
+            features = dry_run.look(load.rows * load.images)
             marks["vision"] = live.now - start
-            tokens_bmd = rehearsal.connector(features)
+            tokens_bmd = dry_run.connector(features)
             marks["connector"] = live.now - start - marks["vision"]
-            loss = rehearsal.learn(rehearsal.read(tokens_bmd, load), load)
+            loss = dry_run.learn(dry_run.read(tokens_bmd, load), load)
             del tokens_bmd, features
             marks["language"] = live.now - start - marks["vision"] - marks["connector"]
             loss.backward()  # type: ignore[no-untyped-call]
             del loss
         gradients = live.now - weights
-        rehearsal.zero_grad()
+        dry_run.zero_grad()
     gc.collect()
     return Bytes(weights=weights, gradients=gradients, kept=marks, peak=live.peak)
 
 
-def count_cache(rehearsal: Rehearsal, tokens: int) -> int:
+def count_cache(dry_run: DryRun, tokens: int) -> int:
     """Return the bytes of the KV cache that a row of so many tokens leaves."""
     with told_what_fails(), torch.no_grad():
-        cache = rehearsal.cache(tokens)
+        cache = dry_run.cache(tokens)
     kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(tensor.nbytes for tensor in kept)
 
 
 @contextmanager
-def _checkpointing(rehearsal: Rehearsal, wanted: bool) -> Iterator[None]:
+def _checkpointing(dry_run: DryRun, wanted: bool) -> Iterator[None]:
     """Checkpoint the layers of the parts that gradients pass through, and undo it."""
-    models = [rehearsal.language]
-    if any(weight.requires_grad for weight in rehearsal.vision.parameters()):
-        models.append(rehearsal.vision.model)
+    models = [dry_run.language]
+    if any(weight.requires_grad for weight in dry_run.vision.parameters()):
+        models.append(dry_run.vision.model)
     models = [model for model in models if wanted and model.supports_gradient_checkpointing]
     trained = [model.training for model in models]
     with warnings.catch_warnings():
@@ -253,7 +253,7 @@ def told_what_fails() -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise LaternaError(
             f"this recipe cannot be planned: one of its models decides by numbers what to compute, "
-            f"which a rehearsal without numbers cannot follow: {reason}"
+            f"which a dry_run without numbers cannot follow: {reason}"
         ) from error
 
 
@@ -262,7 +262,7 @@ SIDES = (224, 336, 448, 672, 1024)
 
 
 class Resolution(Record):
-    """Square pictures of one size, cut into patches of the encoder's size."""
+    """Square images of one size, cut into patches of the encoder's size."""
 
     side: int
     """Pixels."""
@@ -275,20 +275,20 @@ class Resolution(Record):
     """Of the language model reading them, what grows quadratically."""
 
 
-def resolutions(rehearsal: Rehearsal, forward: StepCost) -> tuple[Resolution, ...]:
+def resolutions(dry_run: DryRun, forward: StepCost) -> tuple[Resolution, ...]:
     """Return the table for the usual sizes and the encoder's own, those left out that the
     connector cannot take; `forward` is what a forward pass costs.
 
     Whether the encoder itself takes other sizes than its own is another question: many do not.
     """
-    tower = rehearsal.vision
+    tower = dry_run.vision
     grid = round((tower.patches - int(tower.class_token)) ** 0.5)
-    pixels = rehearsal.side / grid  # a side of 1024 with patches of 14 is 73 whole patches
+    pixels = dry_run.side / grid  # a side of 1024 with patches of 14 is 73 whole patches
     found = []
-    for side in sorted({*SIDES, rehearsal.side}):
+    for side in sorted({*SIDES, dry_run.side}):
         patches = int(side / pixels) ** 2 + int(tower.class_token)
         try:
-            tokens = rehearsal.connector.tokens(patches)
+            tokens = dry_run.connector.tokens(patches)
         except LaternaError:
             continue
         if not tokens:
@@ -298,7 +298,7 @@ def resolutions(rehearsal: Rehearsal, forward: StepCost) -> tuple[Resolution, ..
                 side=side,
                 patches=patches,
                 tokens=tokens,
-                cache=count_cache(rehearsal, tokens),
+                cache=count_cache(dry_run, tokens),
                 attention_flops=round(forward.pair * tokens**2),
             )
         )

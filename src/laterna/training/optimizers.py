@@ -1,4 +1,4 @@
-"""Optimisers by the recipe's names, as one thing: AdamW, the same with moments in 8 bits, or Muon
+"""Optimizers by the recipe's names, as one thing: AdamW, the same with moments in 8 bits, or Muon
 with AdamW for what is no matrix.
 
 Muon (Jordan et al. 2024) makes each update of a weight matrix orthogonal. On small models that
@@ -17,7 +17,7 @@ from torch.optim import AdamW, Optimizer
 
 from laterna.errors import LaternaError
 from laterna.model.build import fast_dtype
-from laterna.recipe import OptimiserName, StageSettings
+from laterna.recipe import OptimizerName, StageSettings
 from laterna.training.stages import Parts, parameter_groups
 
 BETAS = (0.9, 0.999)
@@ -83,15 +83,15 @@ def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise LaternaError(
-            'optimiser = "adamw8bit" needs the package bitsandbytes; run '
-            "`pip install 'laterna[bitsandbytes]'`, or set optimiser = \"adamw\""
+            'optimizer = "adamw8bit" needs the package bitsandbytes; run '
+            "`pip install 'laterna[bitsandbytes]'`, or set optimizer = \"adamw\""
         ) from error
     made: Optimizer = AdamW8bit(groups, betas=BETAS, min_8bit_size=SMALL)
     return made
 
 
 class Kind(NamedTuple):
-    """An optimiser that weights are given to."""
+    """An optimizer that weights are given to."""
 
     make: Callable[[list[dict[str, Any]]], Optimizer]
     moments: tuple[str, ...]
@@ -105,18 +105,18 @@ def _eighth(weights: int) -> int:
     return 8 * weights if weights < SMALL else 2 * weights + 8 * -(-weights // BLOCK)
 
 
-KINDS: dict[OptimiserName, Kind] = {
+KINDS: dict[OptimizerName, Kind] = {
     "adamw": Kind(_adamw, ("exp_avg", "exp_avg_sq"), lambda weights: 8 * weights),
     "adamw8bit": Kind(_adamw_8bit, ("state1", "state2", "absmax1", "absmax2"), _eighth),
     "muon": Kind(_muon, ("momentum_buffer",), lambda weights: 4 * weights),
 }
 
 
-class Optimisers:
-    """The optimisers of a stage; together they hold every weight that trains, once."""
+class Optimizers:
+    """The optimizers of a stage; together they hold every weight that trains, once."""
 
     def __init__(self, assistant: Parts, stage: StageSettings) -> None:
-        """Raise LaternaError where an optimiser's package is not installed."""
+        """Raise LaternaError where an optimizer's package is not installed."""
         made = [(name, KINDS[name].make(groups)) for name, groups in _divided(assistant, stage)]
         self.all: tuple[Optimizer, ...] = tuple(one for _, one in made)
         self._of = dict(pair for name, one in made for pair in _held(name, one))
@@ -143,7 +143,7 @@ class Optimisers:
         return {name: state[name] for name in names if name in state}
 
     def set_steps(self, weight: nn.Parameter, taken: float) -> None:
-        """Say how many steps a weight has taken, where its optimiser counts them."""
+        """Say how many steps a weight has taken, where its optimizer counts them."""
         state = self._state(weight)
         if isinstance(state.get("step"), Tensor):
             state["step"].fill_(taken)
@@ -151,7 +151,7 @@ class Optimisers:
             state["step"] = int(taken)
 
     def _state(self, weight: nn.Parameter) -> Any:
-        """Return the state of a weight, made as its optimiser makes it at the first step."""
+        """Return the state of a weight, made as its optimizer makes it at the first step."""
         kind, one, (group, place) = self._of[weight]
         state = one.state[weight]
         if state:
@@ -168,30 +168,30 @@ class Optimisers:
 
 
 class _Held(NamedTuple):
-    """Which optimiser has a weight, and as which of which group."""
+    """Which optimizer has a weight, and as which of which group."""
 
-    kind: OptimiserName
-    optimiser: Optimizer
+    kind: OptimizerName
+    optimizer: Optimizer
     place: tuple[int, int]
 
 
-def _held(kind: OptimiserName, one: Optimizer) -> Iterator[tuple[nn.Parameter, _Held]]:
+def _held(kind: OptimizerName, one: Optimizer) -> Iterator[tuple[nn.Parameter, _Held]]:
     for number, group in enumerate(one.param_groups):
         for place, weight in enumerate(group["params"]):
             yield weight, _Held(kind, one, (number, place))
 
 
-def insist_whole_weights(stage: StageSettings, *, sharded: bool) -> None:
-    """Raise LaternaError where the optimiser needs whole weights and ranks hold shares of them."""
-    if stage.optimiser != "adamw" and sharded:
+def require_whole_weights(stage: StageSettings, *, sharded: bool) -> None:
+    """Raise LaternaError where the optimizer needs whole weights and ranks hold shares of them."""
+    if stage.optimizer != "adamw" and sharded:
         raise LaternaError(
-            f'optimiser = "{stage.optimiser}" needs whole weights, which fsdp does not keep; '
-            'set run.engine = "ddp", or optimiser = "adamw"'
+            f'optimizer = "{stage.optimizer}" needs whole weights, which fsdp does not keep; '
+            'set run.engine = "ddp", or optimizer = "adamw"'
         )
 
 
 def moment_bytes(assistant: Parts, stage: StageSettings) -> int:
-    """Return the bytes that a stage's optimisers remember, over all weights that they train."""
+    """Return the bytes that a stage's optimizers remember, over all weights that they train."""
     return sum(
         KINDS[name].bytes(int(weight.numel()))
         for name, groups in _divided(assistant, stage)
@@ -202,13 +202,13 @@ def moment_bytes(assistant: Parts, stage: StageSettings) -> int:
 
 def _divided(
     assistant: Parts, stage: StageSettings
-) -> list[tuple[OptimiserName, list[dict[str, Any]]]]:
-    """Return what each of a stage's optimisers takes, none of them nothing."""
+) -> list[tuple[OptimizerName, list[dict[str, Any]]]]:
+    """Return what each of a stage's optimizers takes, none of them nothing."""
     groups = parameter_groups(assistant, stage)
-    if stage.optimiser != "muon":
-        return [(stage.optimiser, groups)]
+    if stage.optimizer != "muon":
+        return [(stage.optimizer, groups)]
     split = _split(groups, _embeddings(assistant))
-    both: list[tuple[OptimiserName, list[dict[str, Any]]]] = [
+    both: list[tuple[OptimizerName, list[dict[str, Any]]]] = [
         ("muon", split.matrices),
         ("adamw", split.others),
     ]

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from laterna.data.pictures.fitting import PicturePreparer
-from laterna.data.pictures.tokens import (
+from laterna.data.images.fitting import ImagePreparer
+from laterna.data.images.tokens import (
     TiledTokens,
     best_tiling,
-    count_pictures,
+    count_images,
     kept_tokens,
     tiled_tokens,
 )
 from laterna.errors import LaternaError
 from laterna.recipe import VisionSettings
-from laterna.records import PICTURE_TOKEN, Sample
+from laterna.records import IMAGE_TOKEN_INDEX, Sample
 
 GRIDS = VisionSettings(source="").grids
 
@@ -67,21 +67,21 @@ def test_of_a_line_the_whole_view_is_left() -> None:
     assert tiled_tokens(best_tiling(3000, 1, GRIDS, 336), 24) == 576
 
 
-def test_a_pictures_tokens_are_counted_from_its_file(tmp_path: Path) -> None:
+def test_a_images_tokens_are_counted_from_its_file(tmp_path: Path) -> None:
     Image.new("RGB", (672, 168)).save(tmp_path / "wide.png")
     sample = Sample(
         id="a",
-        input_ids=(1, PICTURE_TOKEN),
+        input_ids=(1, IMAGE_TOKEN_INDEX),
         targets=(False, False),
-        picture_slots=(1,),
-        pictures=("wide.png",),
+        image_slots=(1,),
+        images=("wide.png",),
     )
     counter = TiledTokens(grids=GRIDS, side=336, map_side=24)
-    assert count_pictures(sample, counter, tmp_path).length == 1 + 576 + 12 * 49
+    assert count_images(sample, counter, tmp_path).length == 1 + 576 + 12 * 49
     with pytest.raises(ValueError, match="sizes are needed, but no folder"):
-        count_pictures(sample, counter, None)
+        count_images(sample, counter, None)
 
 
 def test_anyres_without_grids_is_refused() -> None:
     with pytest.raises(LaternaError, match=r"needs at least one grid in `vision\.grids`"):
-        PicturePreparer(CLIPImageProcessorPil(), "anyres", ())
+        ImagePreparer(CLIPImageProcessorPil(), "anyres", ())

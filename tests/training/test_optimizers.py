@@ -10,16 +10,16 @@ import torch
 from laterna.errors import LaternaError
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
-from laterna.training import optimisers
-from laterna.training.optimisers import BESIDE_MUON, BLOCK, Optimisers, moment_bytes
+from laterna.training import optimizers
+from laterna.training.optimizers import BESIDE_MUON, BLOCK, Optimizers, moment_bytes
 from laterna.training.stages import apply_stage
 
 
-def muon(assistant: VisionLanguageModel, recipe: Recipe) -> Optimisers:
-    stage = msgspec.structs.replace(recipe.instruct, optimiser="muon")
+def muon(assistant: VisionLanguageModel, recipe: Recipe) -> Optimizers:
+    stage = msgspec.structs.replace(recipe.instruct, optimizer="muon")
     recipe = msgspec.structs.replace(recipe, instruct=stage)
     apply_stage(assistant, recipe, "instruct")
-    return Optimisers(assistant, stage)
+    return Optimizers(assistant, stage)
 
 
 def names_of(assistant: VisionLanguageModel, one: torch.optim.Optimizer) -> set[str]:
@@ -31,7 +31,7 @@ def test_adamw_alone_holds_every_weight_that_trains(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
-    found = Optimisers(tiny_assistant, tiny_recipe.instruct)
+    found = Optimizers(tiny_assistant, tiny_recipe.instruct)
     (adamw,) = found.all
     trained = {name for name, weight in tiny_assistant.named_parameters() if weight.requires_grad}
     assert names_of(tiny_assistant, adamw) == trained
@@ -82,13 +82,13 @@ def test_a_step_of_muon_is_orthogonal(
 def test_muon_moves_as_torchs_does(
     shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimisers, "fast_dtype", lambda _device: dtype)
+    monkeypatch.setattr(optimizers, "fast_dtype", lambda _device: dtype)
     random = torch.Generator().manual_seed(1)
     first = torch.randn(shape, generator=random)
     ours, theirs = (torch.nn.Parameter(first.clone()) for _ in range(2))
     settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
     both = [
-        (ours, optimisers.Muon([ours], **settings)),
+        (ours, optimizers.Muon([ours], **settings)),
         (theirs, torch.optim.Muon([theirs], **settings)),
     ]
     for _ in range(4):
@@ -121,15 +121,15 @@ def test_what_is_remembered_is_made_before_the_first_step(
 
 
 @pytest.fixture
-def eighth(tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe) -> Optimisers:
+def eighth(tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe) -> Optimizers:
     pytest.importorskip("bitsandbytes")
-    stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
+    stage = msgspec.structs.replace(tiny_recipe.instruct, optimizer="adamw8bit")
     apply_stage(tiny_assistant, msgspec.structs.replace(tiny_recipe, instruct=stage), "instruct")
-    return Optimisers(tiny_assistant, stage)
+    return Optimizers(tiny_assistant, stage)
 
 
 def test_adamw_in_8_bits_remembers_a_quarter(
-    eighth: Optimisers, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
+    eighth: Optimizers, tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe
 ) -> None:
     weights = dict(tiny_assistant.named_parameters())
     table, norm = weights["language.lm_head.weight"], weights["language.model.norm.weight"]
@@ -143,12 +143,12 @@ def test_adamw_in_8_bits_remembers_a_quarter(
     assert {one.dtype for one in eighth.moments(norm).values()} == {torch.float32}
     trained = [weight for weight in weights.values() if weight.requires_grad]
     held = sum(one.nbytes for weight in trained for one in eighth.moments(weight).values())
-    stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
+    stage = msgspec.structs.replace(tiny_recipe.instruct, optimizer="adamw8bit")
     assert moment_bytes(tiny_assistant, stage) == held
 
 
 def test_adamw_in_8_bits_moves_as_adamw_does(
-    eighth: Optimisers, tiny_assistant: VisionLanguageModel
+    eighth: Optimizers, tiny_assistant: VisionLanguageModel
 ) -> None:
     weight = dict(tiny_assistant.named_parameters())["language.lm_head.weight"]
     other = torch.nn.Parameter(weight.detach().clone())
@@ -169,7 +169,7 @@ def test_8_bits_without_their_package_say_what_to_install(
     tiny_assistant: VisionLanguageModel, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    stage = msgspec.structs.replace(tiny_recipe.instruct, optimiser="adamw8bit")
+    stage = msgspec.structs.replace(tiny_recipe.instruct, optimizer="adamw8bit")
     apply_stage(tiny_assistant, tiny_recipe, "instruct")
     with pytest.raises(LaternaError, match=r"needs the package bitsandbytes; .*laterna\[bits"):
-        Optimisers(tiny_assistant, stage)
+        Optimizers(tiny_assistant, stage)

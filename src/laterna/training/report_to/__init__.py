@@ -1,6 +1,6 @@
 """Trackers: programs that draw a run's figures while it trains, one file each.
 
-A recipe names those it wants in `run.trackers`; none is needed, for `metrics.jsonl` holds all.
+A recipe names those it wants in `run.report_to`; none is needed, for `metrics.jsonl` holds all.
 A new one is a file here with a `Tracker` and a line in `TRACKERS`, by the name of the package that
 it needs, which is an extra of the same name in pyproject.toml.
 """
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from laterna.errors import LaternaError
+from laterna.training.report_to.tensorboard import TensorBoardTracker
+from laterna.training.report_to.trackio import TrackioTracker
 from laterna.training.telemetry import TrackedRun, Tracker
-from laterna.training.trackers.tensorboard import TensorBoardTracker
-from laterna.training.trackers.trackio import TrackioTracker
 
 TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoardTracker,
@@ -22,14 +22,14 @@ TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
 """What each name opens; it is also the name of the package that must be installed."""
 
 
-def insist_installed(names: Sequence[str]) -> None:
+def require_installed(names: Sequence[str]) -> None:
     """Raise LaternaError for an unknown tracker, and for one whose package is not there."""
     for name in names:
         if name not in TRACKERS:
             known = ", ".join(TRACKERS)
-            raise LaternaError(f"run.trackers: {name}: no such tracker; known are: {known}")
+            raise LaternaError(f"run.report_to: {name}: no such tracker; known are: {known}")
         if find_spec(name) is None:
             raise LaternaError(
-                f"run.trackers: {name} is not installed; pip install 'laterna[{name}]', or leave "
+                f"run.report_to: {name} is not installed; pip install 'laterna[{name}]', or leave "
                 "it out"
             )

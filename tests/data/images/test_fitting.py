@@ -1,4 +1,4 @@
-"""Fitting: the squares and tiles an encoder sees, normalised as it was trained."""
+"""Fitting: the squares and tiles an encoder sees, normalized as it was trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CLIPImageProcessorPil
 
-from laterna.data.pictures.fitting import PicturePreparer, blank, pad_to_square
+from laterna.data.images.fitting import ImagePreparer, blank, pad_to_square
 from laterna.errors import LaternaError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -22,13 +22,13 @@ def processor_of(side: int) -> CLIPImageProcessorPil:
 
 def halves(width: int, height: int) -> Image.Image:
     """Red on the left, blue on the right."""
-    picture = Image.new("RGB", (width, height), RED)
-    ImageDraw.Draw(picture).rectangle((width // 2, 0, width, height), fill=BLUE)
-    return picture
+    image = Image.new("RGB", (width, height), RED)
+    ImageDraw.Draw(image).rectangle((width // 2, 0, width, height), fill=BLUE)
+    return image
 
 
 def test_padding_is_centred_and_of_the_mean_colour() -> None:
-    preparer = PicturePreparer(processor_of(8), "pad")
+    preparer = ImagePreparer(processor_of(8), "pad")
     assert preparer.mean_colour == (122, 116, 104)
     square = pad_to_square(halves(8, 3), preparer.mean_colour)
     assert square.size == (8, 8)
@@ -40,9 +40,9 @@ def test_padding_is_centred_and_of_the_mean_colour() -> None:
     assert (tall[:, 2:4] == np.asarray(halves(2, 7))).all()
 
 
-def test_pixels_are_normalised_by_mean_and_deviation() -> None:
+def test_pixels_are_normalized_by_mean_and_deviation() -> None:
     processor = processor_of(4)
-    preparer = PicturePreparer(processor, "resize")
+    preparer = ImagePreparer(processor, "resize")
     pixels = preparer([halves(4, 4), Image.new("RGB", (9, 5), BLUE)])
     assert pixels.shape == (2, 3, 4, 4)
     assert pixels.dtype == torch.float32
@@ -54,7 +54,7 @@ def test_pixels_are_normalised_by_mean_and_deviation() -> None:
 
 
 def test_nothing_is_cropped() -> None:
-    wide = PicturePreparer(processor_of(8), "resize")([halves(64, 8)])
+    wide = ImagePreparer(processor_of(8), "resize")([halves(64, 8)])
     assert wide[0, 0, 4, 0] > 1.5, "the left end, red, must still be there"
     assert wide[0, 2, 4, 7] > 1.5, "the right end, blue, must still be there"
 
@@ -63,20 +63,20 @@ def test_size_is_what_the_processor_itself_would_make() -> None:
     cropping = CLIPImageProcessorPil(
         size={"shortest_edge": 16}, crop_size={"height": 12, "width": 12}
     )
-    assert PicturePreparer(cropping, "pad").size == 12
+    assert ImagePreparer(cropping, "pad").size == 12
     whole = CLIPImageProcessorPil(size={"height": 16, "width": 16}, do_center_crop=False)
-    assert PicturePreparer(whole, "pad").size == 16
+    assert ImagePreparer(whole, "pad").size == 16
     oblong = CLIPImageProcessorPil(size={"height": 16, "width": 20}, do_center_crop=False)
     with pytest.raises(LaternaError, match="needs square ones"):
-        PicturePreparer(oblong, "pad")
+        ImagePreparer(oblong, "pad")
 
 
-def test_no_pictures_are_no_rows() -> None:
-    assert PicturePreparer(processor_of(8), "pad")([]).shape == (0, 3, 8, 8)
+def test_no_images_are_no_rows() -> None:
+    assert ImagePreparer(processor_of(8), "pad")([]).shape == (0, 3, 8, 8)
 
 
 def test_blank_is_the_mean_colour_all_over() -> None:
-    preparer = PicturePreparer(processor_of(8), "pad")
+    preparer = ImagePreparer(processor_of(8), "pad")
     assert preparer.blank(9, 3).getcolors() == [(27, (122, 116, 104))]
     pixels = preparer([preparer.blank(9, 3)])
     assert pixels.abs().max() < 0.02

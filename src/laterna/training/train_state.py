@@ -23,7 +23,7 @@ from laterna.model.build import fast_dtype
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Engine, Saving, Schedule, StageSettings
 from laterna.training.objective import Objective
-from laterna.training.optimisers import Optimisers, insist_whole_weights
+from laterna.training.optimizers import Optimizers, require_whole_weights
 from laterna.training.parallel import ALONE, ENGINES, Ranks, is_sharded, weights_norm
 from laterna.training.stages import layers_of
 from laterna.training.throughput import VisionClock
@@ -37,17 +37,17 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     skipped: int = 0
     """Of these, the ones that changed nothing, since loss or gradient was not finite."""
     empty: int = 0
-    """Of these, the ones that changed nothing, since all their records had lost their pictures."""
+    """Of these, the ones that changed nothing, since all their records had lost their images."""
     skipped_in_a_row: int = 0
     """The latest of both, one after the other."""
     faulty: dict[str, int] = msgspec.field(default_factory=dict)
-    """Records left out for their pictures, by reason."""
+    """Records left out for their images, by reason."""
     records: int = 0
     """Records that the stage learns from, which decide its order; 0: an older state tells none."""
 
 
-class Learner:
-    """The assistant under its objective and engine, with optimiser and progress.
+class TrainState:
+    """The assistant under its objective and engine, with optimizer and progress.
 
     The stage must have been applied to the assistant. `total` is the number of steps that the
     schedule spans. `model` is what a loss is asked from, `objective` the same without an engine's
@@ -76,9 +76,9 @@ class Learner:
         self.weights: dict[str, nn.Parameter] = {
             name: weight for name, weight in assistant.named_parameters() if weight.requires_grad
         }
-        insist_whole_weights(stage, sharded=is_sharded(self.model))
-        self.optimiser = Optimisers(assistant, stage)
-        self.peaks = [float(group["lr"]) for group in self.optimiser.groups]
+        require_whole_weights(stage, sharded=is_sharded(self.model))
+        self.optimizer = Optimizers(assistant, stage)
+        self.peaks = [float(group["lr"]) for group in self.optimizer.groups]
         if not all(map(math.isfinite, [*self.peaks, stage.weight_decay])):
             raise LaternaError(
                 f"lr = {max(self.peaks):g}, weight_decay = {stage.weight_decay:g}: give finite ones"
@@ -87,12 +87,12 @@ class Learner:
 
     def set_rates(self, step: int) -> float:
         """Set every group's learning rate for a step counted from 0; return the largest."""
-        factor = lr_factor(step, self.total, self.stage.warmup, self.stage.lr_scheduler_type)
-        for group, peak in zip(self.optimiser.groups, self.peaks, strict=True):
+        factor = lr_factor(step, self.total, self.stage.warmup_ratio, self.stage.lr_scheduler_type)
+        for group, peak in zip(self.optimizer.groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         return max(self.peaks) * factor
 
-    def insist_finite(self) -> None:
+    def require_finite(self) -> None:
         """Raise LaternaError where a weight is not finite, or close to it; every rank must ask."""
         if not math.isfinite(weights_norm(self.weights.values())):
             last = self.progress.step - self.progress.skipped_in_a_row
@@ -103,7 +103,7 @@ class Learner:
         found: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
             found[f"weight.{name}"] = weight.detach()
-            for moment, tensor in self.optimiser.moments(weight).items():
+            for moment, tensor in self.optimizer.moments(weight).items():
                 found[f"{moment}.{name}"] = tensor
         return found
 
@@ -112,7 +112,7 @@ class Learner:
         self.progress = progress
         taken = float(progress.step - progress.skipped - progress.empty)
         for weight in self.weights.values():
-            self.optimiser.set_steps(weight, taken)
+            self.optimizer.set_steps(weight, taken)
 
 
 def diverged(step: int, said: str) -> LaternaError:
@@ -127,13 +127,13 @@ def diverged(step: int, said: str) -> LaternaError:
     )
 
 
-def lr_factor(step: int, total: int, warmup: float, schedule: Schedule = "cosine") -> float:
+def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule = "cosine") -> float:
     """Return the share of the peak learning rate at a step counted from 0.
 
-    But for `constant` it rises linearly over the first `warmup` share of `total` steps, the first
+    But for `constant` it rises linearly over the first `warmup_ratio` share of `total` steps, the first
     of which is already above 0; `cosine` then falls as half a cosine towards 0.
     """
-    rising = 0 if schedule == "constant" else math.ceil(total * warmup)
+    rising = 0 if schedule == "constant" else math.ceil(total * warmup_ratio)
     if step < rising:
         return (step + 1) / rising
     if schedule != "cosine":

@@ -19,12 +19,12 @@ from torch import nn
 from laterna.data.batches import collate
 from laterna.inference.generation import continue_from
 from laterna.model.attention.shared_prefix import plain_attention
-from laterna.records import PICTURE_TOKEN, Pack, Sample
-from laterna.training.dataloader import FaultyPictureError, Fill, feed
-from laterna.training.learner import Learner
+from laterna.records import IMAGE_TOKEN_INDEX, Pack, Sample
+from laterna.training.dataloader import FaultyImageError, Fill, feed
 from laterna.training.objective import count_targets
 from laterna.training.parallel import is_sharded
-from laterna.training.throughput import HeldOut, SampleAnswer
+from laterna.training.throughput import SampleAnswer, Validation
+from laterna.training.train_state import TrainState
 
 ANSWERS = 3
 """Records whose answers are written down, spread over what is held out."""
@@ -32,8 +32,8 @@ ANSWER_TOKENS = 64
 """Longest of these answers."""
 
 
-class Looks:
-    """Looks at held-out samples after every `every` steps (0: none) and after the last.
+class Validator:
+    """Validator at held-out samples after every `every` steps (0: none) and after the last.
 
     Every rank must ask, and looks at its share. Where ranks share the weights, no answers are
     written: those take all ranks for every word.
@@ -41,36 +41,36 @@ class Looks:
 
     def __init__(
         self,
-        learner: Learner,
+        train_state: TrainState,
         samples: Sequence[Sample],
         fill: Fill,
         *,
         every: int,
         workers: int,
     ) -> None:
-        self._learner = learner
+        self._learner = train_state
         self._samples = samples
         self._fill = fill
         self._every = every
         self._workers = workers
-        self._stage = msgspec.structs.replace(learner.stage, epochs=1.0, max_steps=0)
+        self._stage = msgspec.structs.replace(train_state.stage, epochs=1.0, max_steps=0)
 
-    def after(self, step: int) -> HeldOut | None:
+    def after(self, step: int) -> Validation | None:
         """Return what is seen after a step counted from 1; None where no look is due."""
         due = step == self._learner.total or (self._every > 0 and step % self._every == 0)
         return self._look() if due and len(self._samples) else None
 
-    def _look(self) -> HeldOut:
+    def _look(self) -> Validation:
         begun = time.perf_counter()
-        learner = self._learner
+        train_state = self._learner
         answers: tuple[SampleAnswer, ...] = ()
-        with _resting(learner.objective), torch.no_grad():
+        with _resting(train_state.objective), torch.no_grad():
             loss, targets, records = self._loss()
-            if learner.ranks.first and not is_sharded(learner.model):
+            if train_state.ranks.first and not is_sharded(train_state.model):
                 answers = tuple(self._answers())
-        learner.clock.take_seconds()  # the tower's time here is no step's
+        train_state.clock.take_seconds()  # the tower's time here is no step's
         mean = loss / max(targets, 1.0)
-        return HeldOut(
+        return Validation(
             loss=mean if math.isfinite(mean) else None,  # JSON has no other number
             target_tokens=int(targets),
             records=int(records),
@@ -80,7 +80,7 @@ class Looks:
 
     def _loss(self) -> list[float]:
         """Return the summed loss, target tokens and records, over all ranks."""
-        learner = self._learner
+        train_state = self._learner
         sums = [0.0, 0.0, 0.0]
         steps = feed(
             self._samples,
@@ -88,17 +88,17 @@ class Looks:
             seed=0,
             fill=self._fill,
             workers=self._workers,
-            ranks=learner.ranks,
-            even=learner.ranks.count > 1,
+            ranks=train_state.ranks,
+            even=train_state.ranks.count > 1,
         )
         for step in steps:
-            loss = sum((learner.model(batch) for batch in step.batches), torch.zeros(()))
+            loss = sum((train_state.model(batch) for batch in step.batches), torch.zeros(()))
             counted = (float(loss), count_targets(step.batches), len(step.ids))
             sums = [before + now for before, now in zip(sums, counted, strict=True)]
-        return learner.ranks.total(sums)
+        return train_state.ranks.total(sums)
 
     def _answers(self) -> Iterator[SampleAnswer]:
-        """Yield answers to records spread over all; one whose picture is unreadable has none."""
+        """Yield answers to records spread over all; one whose image is unreadable has none."""
         objective = self._learner.objective
         places = np.unique(np.linspace(0, len(self._samples) - 1, ANSWERS).round().astype(int))
         kind = objective.assistant.device.type
@@ -110,25 +110,25 @@ class Looks:
             for place in places.tolist():
                 try:
                     yield self._answer(self._samples[place])
-                except FaultyPictureError:
+                except FaultyImageError:
                     continue
 
     def _answer(self, sample: Sample) -> SampleAnswer:
         assistant = self._learner.objective.assistant
         first = sample.targets.index(True)
         end = (*sample.targets[first:], False).index(False) + first
-        shown = [slot for slot in sample.picture_slots if slot < first]
+        shown = [slot for slot in sample.image_slots if slot < first]
         prompt = Sample(
             id=sample.id,
             input_ids=sample.input_ids[:first],
             targets=(False,) * first,
-            picture_slots=tuple(shown),
-            pictures=sample.pictures[: len(shown)],
-            picture_tokens=sample.picture_tokens[: len(shown)],
+            image_slots=tuple(shown),
+            images=sample.images[: len(shown)],
+            image_tokens=sample.image_tokens[: len(shown)],
         )
         batch = self._fill(collate([Pack(samples=(prompt,))]))
         said = continue_from(assistant, batch, max_new_tokens=ANSWER_TOKENS)
-        asked = [token for token in prompt.input_ids if token != PICTURE_TOKEN]
+        asked = [token for token in prompt.input_ids if token != IMAGE_TOKEN_INDEX]
         decode = assistant.tokenizer.decode
         texts = [
             decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()

@@ -1,4 +1,4 @@
-"""The tool that holds a text's own picture against another one and against none."""
+"""The tool that holds a text's own image against another one and against none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from laterna.errors import LaternaError
 from laterna.records import Sample
-from real_small.picture_loss import picture_losses
+from real_small.image_loss import image_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from laterna.model.vlm import VisionLanguageModel
 
 
-def test_other_is_the_next_picture_and_blank_is_one_colour(
+def test_other_is_the_next_image_and_blank_is_one_colour(
     tiny_assistant: VisionLanguageModel, answered: Callable[[str, str], Sample], tmp_path: Path
 ) -> None:
     names = ("red.png", "noise.png")
@@ -36,21 +36,21 @@ def test_other_is_the_next_picture_and_blank_is_one_colour(
         answered(names[0], "A red one."),
         answered(names[1], "?"),
     ]
-    losses = picture_losses(tiny_assistant, samples, folder)
+    losses = image_losses(tiny_assistant, samples, folder)
     assert losses["own"] != pytest.approx(losses["other"], abs=1e-6)
     assert losses["own"] != pytest.approx(losses["blank"], abs=1e-6)
-    in_swapped = picture_losses(tiny_assistant, samples, swapped)
+    in_swapped = image_losses(tiny_assistant, samples, swapped)
     assert losses["other"] == pytest.approx(in_swapped["own"], abs=1e-6)
     assert losses["own"] == pytest.approx(in_swapped["other"], abs=1e-6)
-    in_empty = picture_losses(tiny_assistant, samples, empty)
+    in_empty = image_losses(tiny_assistant, samples, empty)
     assert set(in_empty) == {"own", "other", "blank"}
     for loss in in_empty.values():
         assert loss == pytest.approx(losses["blank"], abs=1e-6)
 
 
-def test_another_picture_is_needed(
+def test_another_image_is_needed(
     tiny_assistant: VisionLanguageModel, answered: Callable[[str, str], Sample], tmp_path: Path
 ) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    with pytest.raises(LaternaError, match="1 pictures; another one needs at least 2"):
-        picture_losses(tiny_assistant, [answered("a.png", "?")], tmp_path)
+    with pytest.raises(LaternaError, match="1 images; another one needs at least 2"):
+        image_losses(tiny_assistant, [answered("a.png", "?")], tmp_path)

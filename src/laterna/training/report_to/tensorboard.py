@@ -27,9 +27,9 @@ class TensorBoardTracker:
         """Add a step's figures to the charts."""
         for name, value in named_figures(figures).items():
             self._writer.add_scalar(name, value, figures.step)
-        for number, one in enumerate(figures.held_out.answers if figures.held_out else ()):
+        for number, one in enumerate(figures.validation.answers if figures.validation else ()):
             text = f"{one.prompt}\n\n{one.answer}\n\n(in the data: {one.truth})"
-            self._writer.add_text(f"held_out/answer_{number}", text, figures.step)
+            self._writer.add_text(f"validation/answer_{number}", text, figures.step)
 
     def close(self) -> None:
         """Write what is left to the files."""

@@ -1,4 +1,4 @@
-"""Prepared pictures are those of transformers' own processors, to one grey level."""
+"""Prepared images are those of transformers' own processors, to one grey level."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from skimage import data as skimage_data
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from laterna.data.pictures.fitting import PicturePreparer
+from laterna.data.images.fitting import ImagePreparer
 
 MADE = [(1, 1), (2, 97), (97, 2), (224, 225), (335, 337), (336, 336), (641, 427), (31, 400)]
 
@@ -32,7 +32,7 @@ def test_padding_agrees_with_llavas_processor(side: int) -> None:
     theirs = LlavaImageProcessorPil(
         do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     )
-    ours = PicturePreparer(clip(side), "pad")
+    ours = ImagePreparer(clip(side), "pad")
     grey_level = 1 / 255 / min(theirs.image_std)
     for photo in photos():
         expected = theirs([photo], return_tensors="pt")["pixel_values"]
@@ -41,7 +41,7 @@ def test_padding_agrees_with_llavas_processor(side: int) -> None:
 
 def test_cropping_agrees_with_clips_processor() -> None:
     theirs = clip(224)
-    ours = PicturePreparer(theirs, "crop")
+    ours = ImagePreparer(theirs, "crop")
     for photo in photos():
         expected = theirs([photo], return_tensors="pt")["pixel_values"]
         assert (ours([photo]) - expected).abs().max() == 0, photo.size
@@ -49,7 +49,7 @@ def test_cropping_agrees_with_clips_processor() -> None:
 
 def test_stretching_agrees_with_siglips_processor() -> None:
     theirs = SiglipImageProcessorPil(size={"height": 224, "width": 224})
-    ours = PicturePreparer(theirs, "resize")
+    ours = ImagePreparer(theirs, "resize")
     for photo in photos():
         expected = theirs([photo], return_tensors="pt")["pixel_values"]
         assert (ours([photo]) - expected).abs().max() == 0, photo.size

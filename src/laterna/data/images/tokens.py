@@ -1,6 +1,6 @@
-"""How many tokens a picture takes, known before it is decoded; and AnyRes (LLaVA-NeXT), its tiles.
+"""How many tokens an image takes, known before it is decoded; and AnyRes (LLaVA-NeXT), its tiles.
 
-With AnyRes a picture is seen whole, stretched to the encoder's square, and again as a grid of such
+With AnyRes an image is seen whole, stretched to the encoder's square, and again as a grid of such
 squares, onto which it is fitted in its own proportions, black beside it. All of it follows from
 width and height, so tokens are counted by what later cuts the tiles out.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from laterna.data.pictures.opening import picture_size
+from laterna.data.images.opening import image_size
 from laterna.records import Record, Sample, Tiling
 
 Grid = tuple[int, int]
@@ -21,7 +21,7 @@ Grid = tuple[int, int]
 
 
 class KeptTokens(NamedTuple):
-    """The part of a grid's token map that the picture covers; the rest saw only its border."""
+    """The part of a grid's token map that the image covers; the rest saw only its border."""
 
     top: int
     left: int
@@ -30,10 +30,10 @@ class KeptTokens(NamedTuple):
 
 
 def best_tiling(width: int, height: int, grids: Sequence[Grid], side: int) -> Tiling:
-    """Return how a picture of that size is tiled: on the grid that keeps most of its pixels.
+    """Return how an image of that size is tiled: on the grid that keeps most of its pixels.
 
     Of grids that keep as many, the one with the least border is taken, then the first in the
-    list. `side` is that of the encoder's pictures, in pixels. Of a picture so thin that no token
+    list. `side` is that of the encoder's images, in pixels. Of an image so thin that no token
     of the grid is its own, the whole view alone will be left.
     """
     # transformers takes a second to import, which what tiles nothing need not wait for.
@@ -58,7 +58,7 @@ def kept_tokens(tiling: Tiling, map_side: int) -> KeptTokens:
 
 
 def tiled_tokens(tiling: Tiling, map_side: int) -> int:
-    """Return the tokens of a tiled picture: the whole view's, and those of each row and its end."""
+    """Return the tokens of a tiled image: the whole view's, and those of each row and its end."""
     kept = kept_tokens(tiling, map_side)
     return map_side**2 + kept.rows * (kept.columns + 1)
 
@@ -68,23 +68,23 @@ def _scaled(length: int, tokens: int, pixels: int) -> int:
     return int(round(length * (tokens / pixels), 7))
 
 
-PictureCounter = Callable[[int, int], int]
-"""Says how many tokens a picture of a width and a height, in pixels as seen, takes."""
+ImageCounter = Callable[[int, int], int]
+"""Says how many tokens an image of a width and a height, in pixels as seen, takes."""
 
 
 class SameTokens(Record, frozen=True):
-    """The counter of encoders that bring every picture to one size: no size need be read."""
+    """The counter of encoders that bring every image to one size: no size need be read."""
 
     tokens: int
 
     def __call__(self, width: int = 0, height: int = 0) -> int:
         """Return the same number for every size."""
-        del width, height  # the encoder brings every picture to its own size
+        del width, height  # the encoder brings every image to its own size
         return self.tokens
 
 
 class TiledTokens(Record, frozen=True):
-    """The counter of AnyRes: the whole view, the tiles' tokens that saw the picture, newlines."""
+    """The counter of AnyRes: the whole view, the tiles' tokens that saw the image, newlines."""
 
     grids: tuple[Grid, ...]
     """Rows and columns of tiles, to choose from."""
@@ -94,20 +94,20 @@ class TiledTokens(Record, frozen=True):
     """Of a tile, in tokens."""
 
     def __call__(self, width: int, height: int) -> int:
-        """Return the tokens of a picture of that size."""
+        """Return the tokens of an image of that size."""
         return tiled_tokens(best_tiling(width, height, self.grids, self.side), self.map_side)
 
 
-def count_pictures(sample: Sample, counter: PictureCounter, folder: Path | None) -> Sample:
-    """Return a sample with its `picture_tokens`, from the sizes that its files in `folder` name.
+def count_images(sample: Sample, counter: ImageCounter, folder: Path | None) -> Sample:
+    """Return a sample with its `image_tokens`, from the sizes that its files in `folder` name.
 
     Raises LaternaError, naming the file, when a size has to be read and cannot be, and ValueError
     when it has to be read and there is no folder.
     """
     if isinstance(counter, SameTokens):
-        counts = (counter.tokens,) * len(sample.picture_slots)
-    elif folder is None and sample.pictures:
-        raise ValueError(f"sample {sample.id}: its pictures' sizes are needed, but no folder given")
+        counts = (counter.tokens,) * len(sample.image_slots)
+    elif folder is None and sample.images:
+        raise ValueError(f"sample {sample.id}: its images' sizes are needed, but no folder given")
     else:
-        counts = tuple(counter(*picture_size(Path(folder or "", n))) for n in sample.pictures)
-    return structs.replace(sample, picture_tokens=counts)
+        counts = tuple(counter(*image_size(Path(folder or "", n))) for n in sample.images)
+    return structs.replace(sample, image_tokens=counts)

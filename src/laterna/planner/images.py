@@ -1,4 +1,4 @@
-"""How many tokens and tiles a recipe's pictures take: by their own sizes, as told, or at most."""
+"""How many tokens and tiles a recipe's images take: by their own sizes, as told, or at most."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from laterna.data.pictures.files import open_pictures
-from laterna.data.pictures.opening import picture_size
-from laterna.data.pictures.tokens import tiled_tokens
+from laterna.data.images.files import open_images
+from laterna.data.images.opening import image_size
+from laterna.data.images.tokens import tiled_tokens
 from laterna.data.preparation.checking import LISTINGS
 from laterna.data.sources import read_records
 from laterna.errors import LaternaError
@@ -18,12 +18,12 @@ from laterna.recipe import Recipe, SourceSettings, StageName
 from laterna.records import Record, Tiling
 
 LOOKED_AT = 2000
-"""Pictures whose sizes are read, drawn by lot from a stage's."""
+"""Images whose sizes are read, drawn by lot from a stage's."""
 LOT = 0
 
 
-class Picture(Record):
-    """What a picture takes."""
+class ShownImage(Record):
+    """What an image takes."""
 
     tokens: int
     """In the language model's context."""
@@ -31,25 +31,25 @@ class Picture(Record):
     """Squares that the encoder sees of it, the whole view included."""
 
 
-class Pictures(Record):
-    """What a stage's pictures take."""
+class Images(Record):
+    """What a stage's images take."""
 
-    typical: Picture
+    typical: ShownImage
     """The mean of them: FLOPs and hours follow from it."""
-    largest: Picture
+    largest: ShownImage
     """The one with most tokens: memory follows from it."""
     known_by: str = ""
-    """What these were taken from, in words; empty: all pictures take the same."""
+    """What these were taken from, in words; empty: all images take the same."""
 
 
-def filled_grids(skeleton: VisionLanguageModel) -> tuple[Picture, ...]:
-    """Return what pictures that fill the recipe's grids take, by their tokens: one unless pictures
+def filled_grids(skeleton: VisionLanguageModel) -> tuple[ShownImage, ...]:
+    """Return what images that fill the recipe's grids take, by their tokens: one unless images
     are tiled (`vision.fit = "anyres"`). The border of others is cut off, which makes fewer yet.
     """
     tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare
     if not prepare.grids:
-        return (Picture(tokens=tokens),)
+        return (ShownImage(tokens=tokens),)
     side = prepare.size
     tilings = [
         Tiling(rows=rows, columns=columns, width=columns * side, height=rows * side)
@@ -58,17 +58,17 @@ def filled_grids(skeleton: VisionLanguageModel) -> tuple[Picture, ...]:
     return tuple(sorted(_taken(tilings, map_side(tokens)), key=lambda one: one.tokens))
 
 
-def stage_pictures(
+def stage_images(
     skeleton: VisionLanguageModel, recipe: Recipe, stage: StageName, tiles: int | None
-) -> Pictures:
-    """Return what a stage's pictures take: as many `tiles` as told; or as their sizes say, where
-    they can be read; or as much as a picture on the largest grid.
+) -> Images:
+    """Return what a stage's images take: as many `tiles` as told; or as their sizes say, where
+    they can be read; or as much as an image on the largest grid.
 
     Raises LaternaError for a number of tiles that no grid has.
     """
     grids = filled_grids(skeleton)
     if not skeleton.prepare.grids:
-        return Pictures(typical=grids[0], largest=grids[0])
+        return Images(typical=grids[0], largest=grids[0])
     if tiles is not None:
         told = _of_many([one for one in grids if one.tiles == tiles], "--tiles")
         if told is None:
@@ -82,30 +82,30 @@ def stage_pictures(
     if found is not None:
         return found
     said = "the largest grid: the sizes of the stage's images cannot be read (--tiles tells)"
-    return Pictures(typical=grids[-1], largest=grids[-1], known_by=said)
+    return Images(typical=grids[-1], largest=grids[-1], known_by=said)
 
 
-def _taken(tilings: Sequence[Tiling], side: int) -> list[Picture]:
-    return [Picture(tokens=tiled_tokens(one, side), tiles=one.tiles) for one in tilings]
+def _taken(tilings: Sequence[Tiling], side: int) -> list[ShownImage]:
+    return [ShownImage(tokens=tiled_tokens(one, side), tiles=one.tiles) for one in tilings]
 
 
-def _of_many(found: Sequence[Picture], known_by: str) -> Pictures | None:
+def _of_many(found: Sequence[ShownImage], known_by: str) -> Images | None:
     if not found:
         return None
     tokens, tiles = (sum(each) / len(found) for each in zip(*map(_numbers, found), strict=True))
-    return Pictures(
-        typical=Picture(tokens=round(tokens), tiles=tiles),
+    return Images(
+        typical=ShownImage(tokens=round(tokens), tiles=tiles),
         largest=max(found, key=lambda one: one.tokens),
         known_by=known_by,
     )
 
 
-def _numbers(picture: Picture) -> tuple[int, float]:
-    return picture.tokens, picture.tiles
+def _numbers(image: ShownImage) -> tuple[int, float]:
+    return image.tokens, image.tiles
 
 
 def _sizes(recipe: Recipe, stage: StageName) -> tuple[list[tuple[int, int]], int]:
-    """Return widths and heights of pictures drawn by lot, and how many the stage has."""
+    """Return widths and heights of images drawn by lot, and how many the stage has."""
     names = list(_names(recipe, stage))
     drawn = random.Random(LOT).sample(names, min(LOOKED_AT, len(names)))
     listings = Path(recipe.prepared) / LISTINGS
@@ -113,21 +113,21 @@ def _sizes(recipe: Recipe, stage: StageName) -> tuple[list[tuple[int, int]], int
     sizes = []
     for source, name in drawn:
         try:
-            if source.pictures not in places:
-                places[source.pictures] = open_pictures(source.pictures, listings)
-            sizes.append(picture_size(places[source.pictures].find(name), name))
+            if source.images not in places:
+                places[source.images] = open_images(source.images, listings)
+            sizes.append(image_size(places[source.images].find(name), name))
         except LaternaError:
             continue  # training says what is wrong with it; here the others speak for it
     return sizes, len(names)
 
 
 def _names(recipe: Recipe, stage: StageName) -> Iterator[tuple[SourceSettings, str]]:
-    """Yield each picture of the stage's sources once; nothing of a source that cannot be read."""
+    """Yield each image of the stage's sources once; nothing of a source that cannot be read."""
     for source in recipe.stage(stage).mixture():
         seen: dict[str, None] = {}
         try:
-            for record in read_records(source) if source.pictures else ():
-                seen.update(dict.fromkeys(record.pictures))
+            for record in read_records(source) if source.images else ():
+                seen.update(dict.fromkeys(record.images))
         except LaternaError:
             continue
         yield from ((source, name) for name in seen)

@@ -1,6 +1,6 @@
-"""Opened pictures become an encoder's pixels: padded, cropped, stretched or tiled, and normalised.
+"""Opened images become an encoder's pixels: padded, cropped, stretched or tiled, and normalized.
 
-Shapes: b pictures, or tiles of them · c channels · h, w pixels.
+Shapes: b images, or tiles of them · c channels · h, w pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from laterna.data.pictures.tokens import Grid, best_tiling
+from laterna.data.images.tokens import Grid, best_tiling
 from laterna.errors import LaternaError
 from laterna.recipe import Fit
 from laterna.records import Tiling
@@ -26,25 +26,25 @@ CLIP_MEAN_COLOUR: Colour = (122, 116, 104)
 
 
 def blank(size: int | tuple[int, int], colour: Colour = CLIP_MEAN_COLOUR) -> Image.Image:
-    """Return the control picture: one colour all over. `size` is a side, or width and height."""
+    """Return the control image: one colour all over. `size` is a side, or width and height."""
     return Image.new("RGB", (size, size) if isinstance(size, int) else size, colour)
 
 
-def pad_to_square(picture: Image.Image, colour: Colour) -> Image.Image:
-    """Centre an RGB picture on a square of its longer side, the rest filled with a colour."""
-    side = max(picture.size)
-    if picture.size == (side, side):
-        return picture
+def pad_to_square(image: Image.Image, colour: Colour) -> Image.Image:
+    """Centre an RGB image on a square of its longer side, the rest filled with a colour."""
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
     square = Image.new("RGB", (side, side), colour)
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 
-class PicturePreparer:
-    """Pictures of any size to the pixels that a vision encoder expects.
+class ImagePreparer:
+    """Images of any size to the pixels that a vision encoder expects.
 
     Works with any Hugging Face image processor that has `size`, `image_mean` and `image_std`; it
-    resizes, crops and normalises. `fit` is how a picture becomes square:
+    resizes, crops and normalizes. `fit` is how an image becomes square:
 
     - `pad`: padded to a square with the encoder's mean colour (LLaVA-1.5);
     - `crop`: its shorter side fitted, the middle of the longer one kept (CLIP);
@@ -65,23 +65,23 @@ class PicturePreparer:
         """The encoder's mean colour, 0..255, cut to whole levels as LLaVA-1.5 does."""
         self._tiler = _tiler(processor, self.size, self.grids) if self.grids else None
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Return pixels of shape (b, c, h, w), float32, for RGB pictures.
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return pixels of shape (b, c, h, w), float32, for RGB images.
 
-        Under `anyres` b counts tiles: of each picture in turn the whole view and its grid, row by
+        Under `anyres` b counts tiles: of each image in turn the whole view and its grid, row by
         row; `tilings` says how many.
         """
-        if not pictures:
+        if not images:
             return torch.empty(0, 3, self.size, self.size)
         if self._tiler is not None:
-            tiled = self._tiler(list(pictures))["pixel_values"]
+            tiled = self._tiler(list(images))["pixel_values"]
             return torch.from_numpy(np.concatenate(tiled)).to(torch.float32)
         if self.fit == "pad":
-            pictures = [pad_to_square(picture, self.mean_colour) for picture in pictures]
+            images = [pad_to_square(image, self.mean_colour) for image in images]
         crops = self.fit == "crop"
         square = {"height": self.size, "width": self.size}
         pixels: Tensor = self.processor(
-            list(pictures),
+            list(images),
             size={"shortest_edge": self.size} if crops else square,
             crop_size=square,
             do_resize=True,
@@ -91,13 +91,13 @@ class PicturePreparer:
         return pixels.to(torch.float32)
 
     def tilings(self, sizes: Sequence[tuple[int, int]]) -> tuple[Tiling, ...]:
-        """Return how pictures of these widths and heights are tiled; nothing unless `anyres`."""
+        """Return how images of these widths and heights are tiled; nothing unless `anyres`."""
         if not self.grids:
             return ()
         return tuple(best_tiling(*size, self.grids, self.size) for size in sizes)
 
     def blank(self, width: int, height: int) -> Image.Image:
-        """Return a picture of the encoder's mean colour, as large as the one it stands for: so it
+        """Return an image of the encoder's mean colour, as large as the one it stands for: so it
         is tiled alike and takes as many tokens.
         """
         return blank((width, height), self.mean_colour)
@@ -110,7 +110,7 @@ def _square_side(processor: BaseImageProcessor) -> int:
     sides = {size[key] for key in ("height", "width", "shortest_edge") if size.get(key)}
     if len(sides) != 1:
         raise LaternaError(
-            f"{type(processor).__name__} makes pictures of size {size}; Laterna needs square ones"
+            f"{type(processor).__name__} makes images of size {size}; Laterna needs square ones"
         )
     return int(sides.pop())
 

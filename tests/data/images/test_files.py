@@ -1,4 +1,4 @@
-"""Pictures by name from folders, zip files and tar shards."""
+"""Images by name from folders, zip files and tar shards."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from laterna.data import fingerprints
-from laterna.data.pictures import files as picture_files
-from laterna.data.pictures import files as tar_listing
-from laterna.data.pictures.files import OutsidePictureError, open_pictures
-from laterna.data.pictures.opening import MissingPictureError, load_picture
+from laterna.data.images import files as image_files
+from laterna.data.images import files as tar_listing
+from laterna.data.images.files import OutsideImageError, open_images
+from laterna.data.images.opening import MissingImageError, load_image
 from laterna.errors import LaternaError
 
 
@@ -24,7 +24,7 @@ def png(colour: str) -> bytes:
     return sink.getvalue()
 
 
-PICTURES = {"a/red.png": png("red"), "blue.png": png("blue")}
+IMAGES = {"a/red.png": png("red"), "blue.png": png("blue")}
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -35,52 +35,52 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 @pytest.fixture(params=["folder", "zip", "tar", "shards"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The same two pictures in each kind of place; no file's name says what it is."""
+    """The same two images in each kind of place; no file's name says what it is."""
     if request.param == "folder":
-        for name, content in PICTURES.items():
-            path = tmp_path / "pictures" / name
+        for name, content in IMAGES.items():
+            path = tmp_path / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        return str(tmp_path / "pictures")
+        return str(tmp_path / "images")
     if request.param == "zip":
-        with zipfile.ZipFile(tmp_path / "pictures", "w") as archive:
-            for name, content in PICTURES.items():
+        with zipfile.ZipFile(tmp_path / "images", "w") as archive:
+            for name, content in IMAGES.items():
                 archive.writestr(name, content)
-        return str(tmp_path / "pictures")
+        return str(tmp_path / "images")
     if request.param == "tar":
-        with tarfile.open(tmp_path / "pictures", "w") as tar:
-            for name, content in PICTURES.items():
+        with tarfile.open(tmp_path / "images", "w") as tar:
+            for name, content in IMAGES.items():
                 add(tar, f"./{name}", content)
-        return str(tmp_path / "pictures")
-    for number, (name, content) in enumerate(PICTURES.items()):
+        return str(tmp_path / "images")
+    for number, (name, content) in enumerate(IMAGES.items()):
         with tarfile.open(tmp_path / f"{number:05}", "w") as tar:
             add(tar, name, content)
             add(tar, f"{number}.json", b"{}")
     return str(tmp_path / "0000*")
 
 
-def test_a_picture_is_found_by_its_name(where: str) -> None:
-    pictures = open_pictures(where)
+def test_a_image_is_found_by_its_name(where: str) -> None:
+    images = open_images(where)
     for name in ("blue.png", "a/red.png", "blue.png"):
-        found = pictures.find(name)
-        assert (found.read_bytes() if isinstance(found, Path) else found) == PICTURES[name]
+        found = images.find(name)
+        assert (found.read_bytes() if isinstance(found, Path) else found) == IMAGES[name]
 
 
-def test_a_missing_picture_is_named(where: str) -> None:
-    with pytest.raises(MissingPictureError, match=r"green\.png: no such picture"):
-        found = open_pictures(where).find("green.png")
-        load_picture(Path(str(found)))
+def test_a_missing_image_is_named(where: str) -> None:
+    with pytest.raises(MissingImageError, match=r"green\.png: no such image"):
+        found = open_images(where).find("green.png")
+        load_image(Path(str(found)))
 
 
-def test_one_picture_is_one_by_whatever_name(where: str, tmp_path: Path) -> None:
+def test_one_image_is_one_by_whatever_name(where: str, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    one = open_pictures(where)
-    other = open_pictures(str(tmp_path / "link" / Path(where).name))
+    one = open_images(where)
+    other = open_images(str(tmp_path / "link" / Path(where).name))
     assert one.identity("a/red.png") == other.identity("a/red.png") != one.identity("blue.png")
     assert one.identity("green.png") == other.identity("green.png")
 
 
-def test_links_to_a_picture_are_that_picture(tmp_path: Path) -> None:
+def test_links_to_a_image_are_that_image(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c.png").write_bytes(png("red"))
     (tmp_path / "other.png").symlink_to("a/b/c.png")
@@ -91,17 +91,17 @@ def test_links_to_a_picture_are_that_picture(tmp_path: Path) -> None:
         (".", "other.png"),
         ("a/b", "../b/c.png"),
     ):
-        assert open_pictures(str(tmp_path / folder)).identity(name) == expected
+        assert open_images(str(tmp_path / folder)).identity(name) == expected
 
 
-def test_what_holds_no_pictures_is_named(tmp_path: Path) -> None:
+def test_what_holds_no_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "words").write_text("words")
     with pytest.raises(LaternaError, match="words: neither a folder, nor a zip file, nor tar"):
-        open_pictures(str(tmp_path / "words"))
+        open_images(str(tmp_path / "words"))
     with pytest.raises(LaternaError, match="none: cannot be read: No such file"):
-        open_pictures(str(tmp_path / "none"))
+        open_images(str(tmp_path / "none"))
     with pytest.raises(LaternaError, match="no file has such a name"):
-        open_pictures(str(tmp_path / "none*"))
+        open_images(str(tmp_path / "none*"))
 
 
 def damaged(whole: bytes, how: str) -> bytes:
@@ -121,21 +121,21 @@ def test_a_damaged_zip_file_is_named(how: str, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(damaged((tmp_path / "whole.zip").read_bytes(), how))
     with pytest.raises(LaternaError, match=r"a\.zip: .*(cannot be unpacked|can be read): ."):
-        open_pictures(str(path)).find("blue.png")
+        open_images(str(path)).find("blue.png")
 
 
 def test_a_member_that_would_fill_the_memory_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert picture_files.MAX_BYTES == 715_827_880
-    monkeypatch.setattr(picture_files, "MAX_BYTES", 100)
+    assert image_files.MAX_BYTES == 715_827_880
+    monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("large.png", b"\0" * 101)
         archive.writestr("fits.png", b"\0" * 100)
-    pictures = open_pictures(str(tmp_path / "a.zip"))
-    assert pictures.find("fits.png") == b"\0" * 100
+    images = open_images(str(tmp_path / "a.zip"))
+    assert images.find("fits.png") == b"\0" * 100
     with pytest.raises(LaternaError, match=r"large\.png: unpacks to 101 bytes, too large"):
-        pictures.find("large.png")
+        images.find("large.png")
 
 
 def test_a_tar_file_that_is_as_it_was_is_not_walked_again(
@@ -145,27 +145,27 @@ def test_a_tar_file_that_is_as_it_was_is_not_walked_again(
     path, memory = tmp_path / "a.tar", tmp_path / "memory"
     with tarfile.open(path, "w") as tar:
         add(tar, "./blue.png", png("blue"))
-    assert open_pictures(str(path), memory).find("blue.png") == png("blue")
+    assert open_images(str(path), memory).find("blue.png") == png("blue")
     real = tarfile.open
     with monkeypatch.context() as patch:
         patch.setattr(tar_listing.tarfile, "open", lambda *_: pytest.fail("walked again"))
         patch.setattr(tarfile, "is_tarfile", lambda _: True)
-        assert open_pictures(str(path), memory).find("blue.png") == png("blue")
+        assert open_images(str(path), memory).find("blue.png") == png("blue")
     with real(path, "w") as tar:
         add(tar, "more/red.png", png("red"))
         add(tar, "blue.png", png("yellow"))
-    changed = open_pictures(str(path), memory)
+    changed = open_images(str(path), memory)
     assert (changed.find("more/red.png"), changed.find("blue.png")) == (png("red"), png("yellow"))
     (listing,) = memory.iterdir()
     listing.write_bytes(b"torn")
-    assert open_pictures(str(path), memory).find("blue.png") == png("yellow")
+    assert open_images(str(path), memory).find("blue.png") == png("yellow")
 
 
 def test_a_tar_file_just_written_is_not_remembered(tmp_path: Path) -> None:
     """Within a tick of its file system's clock it could be written again and look the same."""
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "blue.png", png("blue"))
-    open_pictures(str(tmp_path / "a.tar"), tmp_path / "memory")
+    open_images(str(tmp_path / "a.tar"), tmp_path / "memory")
     assert not (tmp_path / "memory").exists()
 
 
@@ -174,7 +174,7 @@ def test_a_name_twice_in_a_shard_is_an_error(tmp_path: Path) -> None:
         add(tar, "a.png", png("red"))
         add(tar, "./a.png", png("blue"))
     with pytest.raises(LaternaError, match=r"a\.tar: a\.png is in it twice; which is meant\?"):
-        open_pictures(str(tmp_path / "a.tar"))
+        open_images(str(tmp_path / "a.tar"))
 
 
 def test_a_name_in_two_shards_is_an_error(tmp_path: Path) -> None:
@@ -182,12 +182,12 @@ def test_a_name_in_two_shards_is_an_error(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / f"{number}", "w") as tar:
             add(tar, "a.png", png("red"))
     with pytest.raises(LaternaError, match=r"1: a\.png is in .*0 too; which is meant\?"):
-        open_pictures(str(tmp_path / "*"))
+        open_images(str(tmp_path / "*"))
 
 
 @pytest.fixture
-def pictures_and_others(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images_and_others(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "a").mkdir(parents=True)
     (folder / "a" / "in.png").write_bytes(png("red"))
     (tmp_path / "out.png").write_bytes(png("blue"))
@@ -201,47 +201,47 @@ def pictures_and_others(tmp_path: Path) -> Path:
     "name", ["../out.png", "a/../../out.png", "link.png", "above/out.png", "{}/out.png", ".."]
 )
 def test_names_that_lead_outside_are_refused_unless_allowed(
-    name: str, pictures_and_others: Path
+    name: str, images_and_others: Path
 ) -> None:
-    name = name.format(pictures_and_others.parent)
-    with pytest.raises(OutsidePictureError, match="set `allow_outside = true` beside `pictures`"):
-        open_pictures(str(pictures_and_others)).find(name)
-    found = open_pictures(str(pictures_and_others), allow_outside=True).find(name)
-    assert found == pictures_and_others / name
+    name = name.format(images_and_others.parent)
+    with pytest.raises(OutsideImageError, match="set `allow_outside = true` beside `images`"):
+        open_images(str(images_and_others)).find(name)
+    found = open_images(str(images_and_others), allow_outside=True).find(name)
+    assert found == images_and_others / name
 
 
 @pytest.mark.parametrize("name", ["a/in.png", "./a/in.png", "a/../a/in.png", "within.png", "none"])
-def test_names_that_stay_inside_are_found(name: str, pictures_and_others: Path) -> None:
-    found = open_pictures(str(pictures_and_others)).find(name)
-    assert found == pictures_and_others / name
-    whole = str(pictures_and_others / name)
-    assert open_pictures(str(pictures_and_others)).find(whole) == pictures_and_others / name
-    assert open_pictures("/").find(whole) == pictures_and_others / name
+def test_names_that_stay_inside_are_found(name: str, images_and_others: Path) -> None:
+    found = open_images(str(images_and_others)).find(name)
+    assert found == images_and_others / name
+    whole = str(images_and_others / name)
+    assert open_images(str(images_and_others)).find(whole) == images_and_others / name
+    assert open_images("/").find(whole) == images_and_others / name
 
 
 @pytest.mark.parametrize("how", ["w:gz", "w:bz2", "w:xz"])
 def test_a_compressed_tar_is_unpacked_once(how: str, tmp_path: Path) -> None:
     path, memory = tmp_path / "a.tar", tmp_path / "memory"
     with tarfile.open(path, how) as tar:  # type: ignore[call-overload]
-        for name, content in PICTURES.items():
+        for name, content in IMAGES.items():
             add(tar, f"./{name}", content)
     for _ in range(2):
-        assert open_pictures(str(path), memory).find("./blue.png") == PICTURES["blue.png"]
+        assert open_images(str(path), memory).find("./blue.png") == IMAGES["blue.png"]
         assert len(list(memory.glob("*.tar"))) == 1
     with pytest.raises(LaternaError, match="unpack the compressed tar file first"):
-        open_pictures(str(path))
+        open_images(str(path))
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(LaternaError, match=r"a\.tar: (cannot be unpacked|neither a folder)"):
-        open_pictures(str(path), memory)
+        open_images(str(path), memory)
     assert len(list(memory.iterdir())) == len(list(memory.glob("*.tar"))) + len(
         list(memory.glob("*.json"))
     )
 
 
 def test_a_name_in_an_archive_needs_no_dot(where: str) -> None:
-    pictures = open_pictures(where)
+    images = open_images(where)
     for name in ("./blue.png", ".//blue.png", "a/./red.png"):
-        found = pictures.find(name)
+        found = images.find(name)
         content = found.read_bytes() if isinstance(found, Path) else found
-        assert content == PICTURES["a/red.png" if "red" in name else "blue.png"]
-        assert pictures.identity("./blue.png") == pictures.identity("blue.png")
+        assert content == IMAGES["a/red.png" if "red" in name else "blue.png"]
+        assert images.identity("./blue.png") == images.identity("blue.png")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from laterna.errors import LaternaError
 from laterna.planner.assumptions import Assumptions
-from laterna.planner.pictures import Picture
+from laterna.planner.images import ShownImage
 from laterna.planner.plan import StagePlan, plan_recipe
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import InstructionRecord, Turn
@@ -32,27 +32,27 @@ def tiled(tmp_path: Path) -> Recipe:
         for number in range(2):  # an image counts once, however many records show it
             turns = (Turn(role="user", text="<image>"), Turn(role="assistant", text="a", loss=True))
             records.append(
-                InstructionRecord(id=f"{name}{number}", pictures=(f"{name}.png",), turns=turns)
+                InstructionRecord(id=f"{name}{number}", images=(f"{name}.png",), turns=turns)
             )
     data = tmp_path / "data.jsonl"
     data.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in records))
     nano = load_recipe("nano")
-    align = replace(nano.align, data=str(data), pictures=str(tmp_path / "images"))
+    align = replace(nano.align, data=str(data), images=str(tmp_path / "images"))
     vision = replace(nano.vision, fit="anyres")
     return replace(nano, align=align, vision=vision, prepared=str(tmp_path / "prepared"))
 
 
 def stage(recipe: Recipe, tiles: int | None = None) -> StagePlan:
     plan = plan_recipe(recipe, Assumptions(tiles=tiles), stages=["align"], gpu="L4")
-    assert (plan.fewest_picture_tokens, plan.picture_tokens, plan.tiles) == (WIDE, LARGE, 5)
+    assert (plan.fewest_image_tokens, plan.image_tokens, plan.tiles) == (WIDE, LARGE, 5)
     return plan.stages[0]
 
 
 def test_tiles_are_those_of_the_images(tiled: Recipe) -> None:
-    found = stage(tiled).pictures
+    found = stage(tiled).images
     assert found.typical.tiles == pytest.approx((3 + 3 + 5) / 3)
     assert found.typical.tokens == round((TALL + WIDE + LARGE) / 3)
-    assert found.largest == Picture(tokens=LARGE, tiles=5)
+    assert found.largest == ShownImage(tokens=LARGE, tiles=5)
     assert found.known_by == "the sizes of 3 of the stage's 3 images"
 
 
@@ -75,21 +75,21 @@ def test_the_cache_of_features_holds_all_tiles(tiled: Recipe) -> None:
 
 
 def test_an_image_that_cannot_be_read_is_left_out(tiled: Recipe) -> None:
-    (Path(tiled.align.pictures) / "tall.png").unlink()
-    found = stage(tiled).pictures
-    assert found.typical == Picture(tokens=round((WIDE + LARGE) / 2), tiles=4)
+    (Path(tiled.align.images) / "tall.png").unlink()
+    found = stage(tiled).images
+    assert found.typical == ShownImage(tokens=round((WIDE + LARGE) / 2), tiles=4)
     assert found.known_by == "the sizes of 2 of the stage's 3 images"
 
 
 def test_without_images_or_a_setting_the_largest_grid_is_taken_and_said(tiled: Recipe) -> None:
-    found = stage(replace(tiled, align=replace(tiled.align, data="not-there.json"))).pictures
-    assert found.typical == found.largest == Picture(tokens=LARGE, tiles=5)
+    found = stage(replace(tiled, align=replace(tiled.align, data="not-there.json"))).images
+    assert found.typical == found.largest == ShownImage(tokens=LARGE, tiles=5)
     assert found.known_by.startswith("the largest grid: the sizes of the stage's images cannot be")
 
 
 def test_a_setting_is_taken_before_the_images(tiled: Recipe) -> None:
-    found = stage(tiled, 3).pictures
-    assert found.typical == Picture(tokens=round((TALL + WIDE) / 2), tiles=3)
+    found = stage(tiled, 3).images
+    assert found.typical == ShownImage(tokens=round((TALL + WIDE) / 2), tiles=3)
     assert (found.largest.tiles, found.known_by) == (3, "--tiles")
     with pytest.raises(
         LaternaError, match="--tiles 9: no grid of this recipe has so many; use 3, 4, 5"
@@ -97,8 +97,8 @@ def test_a_setting_is_taken_before_the_images(tiled: Recipe) -> None:
         stage(tiled, 9)
 
 
-def test_pictures_that_are_not_tiled_all_take_the_same() -> None:
+def test_images_that_are_not_tiled_all_take_the_same() -> None:
     plan = plan_recipe(load_recipe("nano"), Assumptions(), stages=["align"], gpu="L4")
-    found = plan.stages[0].pictures
-    assert found.typical == found.largest == Picture(tokens=64, tiles=1)
+    found = plan.stages[0].images
+    assert found.typical == found.largest == ShownImage(tokens=64, tiles=1)
     assert found.known_by == ""
