@@ -5,7 +5,7 @@
 Draws a world, trains both stages of the shipped nano recipe on it for so many steps, and times
 every part of a step on the thread that trains, by the clock and in that thread's CPU seconds. What
 other threads do meanwhile, who read images and make the next batches, is told beside it. The
-first steps are default: they warm up. With `--cached` the encoder's features come from the disk,
+first steps are left out: they warm up. With `--cached` the encoder's features come from the disk,
 as in the demo.
 """
 

@@ -255,7 +255,7 @@ def parse() -> argparse.Namespace:
     if given.out and len(given.shapes) > 1:
         parser.error("--out takes the figures of one shape: name one by --shapes")
     if given.replies is None or not given.replies.is_file():
-        print(f"stage 2 is default: no file of replies ({given.replies})")
+        print(f"stage 2 is left out: no file of replies ({given.replies})")
         given.stages = [stage for stage in given.stages if stage != "instruct"]
     given.load = os.getloadavg()[0]
     return given

@@ -150,7 +150,7 @@ def test_unknown_key_fails_with_its_place(
         ("lr = 2e-5", "lr = -2e-5", "Expected `float` >= 0.0 - at `$.instruct.connector.lr`"),
         (
             'data = "a.json"',
-            'data = "a.json"\nbatch_records = 0',
+            'data = "a.json"\nglobal_batch_size = 0',
             "Expected `int` >= 1 - at `$.align.global_batch_size`",
         ),
         (

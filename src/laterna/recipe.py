@@ -37,7 +37,7 @@ Schedule = Literal["cosine", "constant", "constant_with_warmup"]
 Attention = Literal["sdpa", "flash_attention_2", "flex", "segments"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
-TrackerName = Annotated[str, KeysOf("laterna.training.report_to:TRACKERS")]
+TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
 KINDS = {"int": "a whole number", "float": "a number"}
 SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"

@@ -19,7 +19,8 @@ NUMBERS = (
 ).split()
 WORDS = ["", " ", "=", "é\ud8ff", *"none None null world boxes hf {} a=b ../.. -".split()]
 SETTINGS = (
-    "seed threads align.epochs align.max-steps align.global-batch-size align.connector.lr align.clip "
+    "seed threads align.epochs align.max-steps align.global-batch-size align.connector.lr"
+    " align.max-grad-norm "
     "instruct.language.mode instruct.weight-decay instruct.pack-length instruct.max-tokens "
     "vision.grids vision.layer vision.fit vision.image-size connector.kind connector.depth lora.r "
     "run.workers run.keep run.eval-steps run.engine feature-cache prepared align.data "

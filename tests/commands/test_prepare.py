@@ -31,7 +31,7 @@ def recipe_file(tmp_path: Path, tiny_models: Path) -> Path:
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     source = f'data = "{tmp_path}/rows.json", images = "{tmp_path}/images"'
     path = tmp_path / "recipe.toml"
-    stage = "global_batch_size = 4\nrow_tokens = 80\nconnector = {mode = 'full', lr = 1e-3}"
+    stage = "global_batch_size = 4\npack_length = 80\nconnector = {mode = 'full', lr = 1e-3}"
     path.write_text(
         f'''
 name = "tiny"

@@ -149,10 +149,10 @@ def test_a_long_chat_costs_as_much_an_exchange_as_a_short_one(
             turns.append(Turn(role="user", text=f"How many cups in row {number}?"))
             turns.append(Turn(role="assistant", text=f"There are {number % 7}.", loss=True))
         record = InstructionRecord(id="r", images=(), turns=tuple(turns))
-        tokenizer = SampleTokenizer(tokenizer, text)
-        tokenizer.tokenize([record_of("A cup.")])
+        together = SampleTokenizer(tokenizer, text)
+        together.tokenize([record_of("A cup.")])
         counted[0] = 0
-        (found,) = tokenizer.tokenize([record])
+        (found,) = together.tokenize([record])
         assert not isinstance(found, UnusableError) or found.reason == SHARED
         rendered[exchanges] = counted[0]
     assert rendered[160] < 5 * rendered[40]

@@ -21,12 +21,13 @@ Annotated = tuple[str, float, float]
 
 def write_coco(
     folder: Path,
-    images: Sequence[Sequence[Annotated]],
+    boxes_of: Sequence[Sequence[Annotated]],
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Path:
-    names = sorted({name.strip("*") for boxes in images for name, _, _ in boxes})
+    names = sorted({name.strip("*") for boxes in boxes_of for name, _, _ in boxes})
     images = [
-        {"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100} for i in range(len(images))
+        {"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 100}
+        for i in range(len(boxes_of))
     ]
     annotations = [
         {
@@ -35,7 +36,7 @@ def write_coco(
             "bbox": [200 * (x - 0.1), 100 * (y - 0.1), 40, 20],
             "iscrowd": int(name.startswith("*")),
         }
-        for i, boxes in enumerate(images)
+        for i, boxes in enumerate(boxes_of)
         for name, x, y in boxes
     ]
     folder.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ READ: dict[str, tuple[int, int, int, dict[str, int]]] = {
     "03c_bbox_strings": (6, 63, 30, {"box whose numbers are text": 3} | CROWD),
     "03e_bbox_nan": BASE,  # NaN is elsewhere than in the boxes
     "03f_bbox_neg": (6, 63, 30, {"box cut at the image's edge": 3} | CROWD),
-    "03h_bbox_normalized": BASE,
+    "03h_bbox_normalised": BASE,
     "03i_segmentation_only": (6, 63, 30, {"box taken from its outline": 63} | CROWD),
     "05_mixed_ids": BASE,
     "05b_id_padded_captions": BASE,

@@ -167,7 +167,7 @@ def test_a_bad_reply_is_left_out_and_counted(
     summary = synthesize(write_contexts(tmp_path, CONTEXT), out, teacher="parrot", kinds=kinds)
     assert [(p.reason, p.where) for p in summary.problems] == [(reason, "image 5, reasoning")]
     assert summary.records == {"caption": 1, "reasoning": 0}
-    assert summary.line().endswith(f"; default: 1 {reason}")
+    assert summary.line().endswith(f"; left out: 1 {reason}")
     with pytest.raises(LaternaError, match=r"contexts\.jsonl: no record could be made of it"):
         synthesize(write_contexts(tmp_path, CONTEXT), out, teacher="parrot", kinds=("reasoning",))
 

@@ -42,7 +42,7 @@ NANO = load_recipe("nano")
         ("--align.epochs 0", "--align.epochs 0.0: give a number above 0"),
         ("--align.held-out 1", "--align.held-out 1.0: give a number below 1"),
         ("--lora.dropout 1", "--lora.dropout 1.0: give a number below 1"),
-        ("--align.clip -1", "--align.clip -1.0: give a number of at least 0"),
+        ("--align.max_grad_norm -1", "--align.max_grad_norm -1.0: give a number of at least 0"),
         ("--seed 4294967296", "--seed 4294967296: give a whole number of at most 4294967295"),
         ("--run.workers 100000", "--run.workers 100000: give a whole number of at most 1024"),
         ("--connector.depth 0", "--connector.depth 0: give a whole number of at least 1"),
@@ -96,9 +96,11 @@ def test_a_recipe_file_with_a_number_that_is_not_finite_is_refused(
     path = tmp_path / "r.toml"
     path.write_text(
         'name = "r"\nvision.source = "v"\nlanguage.source = "l"\n'
-        f'[align]\ndata = "a"\nclip = {number}\n[instruct]\ndata = "b"\n'
+        f'[align]\ndata = "a"\nmax_grad_norm = {number}\n[instruct]\ndata = "b"\n'
     )
-    with pytest.raises(LaternaError, match=r"r\.toml: .*(align\.clip inf: not a finite|>= 0\.0)"):
+    with pytest.raises(
+        LaternaError, match=r"r\.toml: .*(align\.max_grad_norm inf: not a finite|>= 0\.0)"
+    ):
         load_recipe(path)
 
 

@@ -159,7 +159,7 @@ def test_one_step_that_lost_its_images_is_counted_and_told(
 def test_a_diverged_run_ends_with_status_2(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = f'data = "{recipe.align.data}"\nimages = "{recipe.align.images}"\nwarmup = 0\n'
+    stage = f'data = "{recipe.align.data}"\nimages = "{recipe.align.images}"\nwarmup_ratio = 0\n'
     stage += 'connector = {mode = "full", lr = 1e30}\nmax_steps = 1\n'
     models = f'vision.source = "{recipe.vision.source}"\n'
     models += f'language.source = "{recipe.language.source}"\n'

@@ -51,7 +51,7 @@ class ProxyLookup:
         scene = self.scene(record)
         if scene is None:
             one = len(record.images) == 1
-            self.unknown["picture not annotated" if one else "not about one picture"] += 1
+            self.unknown["image not annotated" if one else "not about one image"] += 1
             return None
         enrichments = _enrichments(record)
         if enrichments and self._images is None:

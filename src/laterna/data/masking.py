@@ -109,7 +109,8 @@ def render_record(
     if marks != len(record.images):
         raise UnusableError(
             "image marks do not match the images",
-            f"record {record.id}: {marks} {DEFAULT_IMAGE_TOKEN} marks for {len(record.images)} images",
+            f"record {record.id}: {marks} {DEFAULT_IMAGE_TOKEN} marks for "
+            f"{len(record.images)} images",
         )
     try:
         return render(

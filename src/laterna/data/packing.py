@@ -147,8 +147,8 @@ def plan_batches(packs: Sequence[Pack], *, micro_batch_tokens: int) -> list[list
 def fit_batches(lengths: Sequence[int], micro_batch_tokens: int) -> list[list[int]]:
     """Return the places of the rows that share each micro-batch.
 
-    The padded size of a micro-batch, its rows times its longest, is at most `micro_batch_tokens`; a row
-    longer than that has a micro-batch to itself.
+    The padded size of a micro-batch, its rows times its longest, is at most
+    `micro_batch_tokens`; a row longer than that has a micro-batch to itself.
     """
     batches: list[list[int]] = []
     longest = 0

@@ -96,8 +96,8 @@ def fill_step(
     """Return the largest micro-batch on one GPU, and how many a step takes.
 
     Typical records fill it, and they are padded to the longest record, or as far as
-    `micro_batch_tokens` allows. Where images are shared, all records about one stand in a row behind
-    it, as far as a row may be long; the longest row has one of the longest records.
+    `micro_batch_tokens` allows. Where images are shared, all records about one stand in a row
+    behind it, as far as a row may be long; the longest row has one of the longest records.
 
     Raises LaternaError where more is learned than there is, or a record is longer than the stage
     takes.

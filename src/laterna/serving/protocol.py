@@ -207,8 +207,8 @@ def _text(text: Any, place: str) -> str:
         raise refuse(f"{place}: its text must be a text", place)
     if DEFAULT_IMAGE_TOKEN in text:
         raise refuse(
-            f"{place}: {DEFAULT_IMAGE_TOKEN} stands for an image and cannot be written; send the image "
-            "as a part of type image_url",
+            f"{place}: {DEFAULT_IMAGE_TOKEN} stands for an image and cannot be written; send the "
+            "image as a part of type image_url",
             place,
         )
     try:

@@ -20,8 +20,8 @@ from laterna.model.checkpoint import MANIFEST, read_manifest
 from laterna.model.pretrained import tensors_of
 from laterna.recipe import PartName, Recipe, StageName, StageSettings, VisionSettings
 from laterna.training.parallel import Ranks
-from laterna.training.report_to import require_installed
 from laterna.training.resume import HOW
+from laterna.training.trackers import require_installed
 
 PROJECTOR_FILE = "mm_projector.bin"
 """The file in which LLaVA's stage 1 leaves its connector."""

@@ -29,7 +29,6 @@ from laterna.training.checks import (
 from laterna.training.dataloader import count_steps, feed
 from laterna.training.loop import train_steps
 from laterna.training.parallel import is_sharded, joined_ranks, whole_tensor
-from laterna.training.report_to import TRACKERS
 from laterna.training.resume import Found, stop_requests
 from laterna.training.setup import Setup, StageRun, begin, open_run, set_up
 from laterna.training.stages import apply_stage, summarise
@@ -44,6 +43,7 @@ from laterna.training.telemetry import (
     watched,
 )
 from laterna.training.throughput import StepFigures
+from laterna.training.trackers import TRACKERS
 from laterna.training.train_state import Progress, TrainState
 from laterna.training.validation import Validator
 
@@ -123,9 +123,10 @@ def _go_on(run: StageRun, found: Found, train_state: TrainState) -> None:
     run.states.restore(found, train_state, run.metrics)
     if train_state.progress.records not in (0, records):
         raise LaternaError(
-            f"{run.states.folder}: the run learned from {train_state.progress.records:,} records when "
-            f"it was interrupted, and now {records:,} can be used, for images came or went "
-            "since: it cannot go on in the same order; remove that folder to start anew"
+            f"{run.states.folder}: the run learned from "
+            f"{train_state.progress.records:,} records when it was interrupted, and now "
+            f"{records:,} can be used, for images came or went since: it cannot "
+            "go on in the same order; remove that folder to start anew"
         )
     for remark in found.remarks:
         run.console.print(remark, soft_wrap=True)

@@ -131,7 +131,7 @@ def speeds(steps: Collection[StepFigures]) -> Speeds:
 
 
 def named_figures(figures: StepFigures) -> dict[str, float]:
-    """Return the figures that are known by the names that they have in report_to, speeds among them.
+    """Return the figures that are known by the names that they have in trackers, with speeds.
 
     What stands before the slash is how TensorBoard groups its charts.
     """

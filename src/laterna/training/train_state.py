@@ -130,8 +130,8 @@ def diverged(step: int, said: str) -> LaternaError:
 def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule = "cosine") -> float:
     """Return the share of the peak learning rate at a step counted from 0.
 
-    But for `constant` it rises linearly over the first `warmup_ratio` share of `total` steps, the first
-    of which is already above 0; `cosine` then falls as half a cosine towards 0.
+    It rises linearly over the first `warmup_ratio` share of `total` steps, starting above 0
+    (`constant` does not warm up); `cosine` then falls as half a cosine towards 0.
     """
     rising = 0 if schedule == "constant" else math.ceil(total * warmup_ratio)
     if step < rising:

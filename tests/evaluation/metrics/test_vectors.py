@@ -60,12 +60,12 @@ def vqa_official(row: Row) -> Iterator[bool]:
 def textvqa_m4c(row: Row) -> Iterator[bool]:
     asked = question(*row["answers"])
     yield same(score("textvqa", asked, row["prediction"]), row["score"])
-    yield vqa.m4c_form(row["prediction"]) == row["normalized_prediction"]
+    yield vqa.m4c_form(row["prediction"]) == row["normalised_prediction"]
     beside = values("textvqa", [asked], [row["prediction"]])
     yield beside["official_differs"] == row["differs_from_official"]
 
 
-def vqa_normalize(row: Row) -> Iterator[bool]:
+def vqa_normalise(row: Row) -> Iterator[bool]:
     yield vqa.official_form(row["text"]) == row["official"]
     yield vqa.m4c_form(row["text"]) == row["m4c"]
 
@@ -102,7 +102,7 @@ def mme_parse(row: Row) -> Iterator[bool]:
 
 
 def mme_sets(row: Row) -> Iterator[bool]:
-    asked = [question(one["answer"], kind=one["task"], image=one["image"]) for one in row["rows"]]
+    asked = [question(one["answer"], kind=one["task"], image=one["picture"]) for one in row["rows"]]
     ours = values("mme", asked, [one["prediction"] for one in row["rows"]])
     yield same(ours["perception"], row["perception"])
     yield same(ours["cognition"], row["cognition"])
@@ -111,7 +111,7 @@ def mme_sets(row: Row) -> Iterator[bool]:
 
 def scienceqa(row: Row) -> Iterator[bool]:
     offered = dict.fromkeys("ABCDE"[: row["choices"]], "some choice")
-    image = "1.png" if row["with_image"] else ""
+    image = "1.png" if row["with_picture"] else ""
     asked = question(row["answer"], image=image, **offered)
     yield (llava_letter(row["prediction"]) or "FAILED") == row["parsed"]
     ours = values("scienceqa", [asked], [row["prediction"]])
@@ -162,11 +162,11 @@ def chartqa_relaxed(row: Row) -> Iterator[bool]:
 
 
 def chair_rows(row: Row) -> Iterator[bool]:
-    present = ",".join(row["objects_in_image"])
+    present = ",".join(row["objects_in_picture"])
     ours = values("chair", [question(objects=present)], [row["caption"]])
     yield chair.caption_words(row["caption"]) == row["words"]
     yield [mention.kind for mention in chair.mentions(row["caption"])] == row["mentioned"]
-    gone = chair.absent(row["caption"], frozenset(row["objects_in_image"]))
+    gone = chair.absent(row["caption"], frozenset(row["objects_in_picture"]))
     yield [list(mention) for mention in gone] == row["hallucinated"]
     yield ours["chair_s"] == row["chair_s"]
     yield same(ours["chair_i"], row["chair_i"], 1e-6) if row["mentioned"] else True
@@ -232,7 +232,7 @@ CHECKS: dict[str, Callable[[Row], Iterator[bool]]] = {
     "seed_letter": seed_letter,
     "statistics": statistics,
     "textvqa_m4c": textvqa_m4c,
-    "vqa_normalize": vqa_normalize,
+    "vqa_normalise": vqa_normalise,
     "vqa_official": vqa_official,
 }
 

@@ -73,7 +73,7 @@ def test_a_second_call_computes_nothing_whatever_the_order(
     assert told == []
     assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
     left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
-    assert left == [".laterna-made.json", "features.npy", "manifest.json", "images.arrow"]
+    assert left == [".laterna-made.json", "features.npy", "images.arrow", "manifest.json"]
 
 
 def test_another_image_under_the_same_name_is_computed_anew(

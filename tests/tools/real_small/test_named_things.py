@@ -49,7 +49,7 @@ def test_ahead_of_the_blank_image_by_chance_or_not() -> None:
 
 
 def test_things_are_those_of_boxes_and_captions(tmp_path: Path) -> None:
-    _coco(tmp_path, images=2)
+    _coco(tmp_path, count=2)
     scenes, words, truth = look(tmp_path)
     assert [scene.id for scene in scenes] == ["1", "2"]
     assert truth == [{"gnome"}, {"dog", "couch"}]
@@ -57,17 +57,17 @@ def test_things_are_those_of_boxes_and_captions(tmp_path: Path) -> None:
 
 
 def test_one_image_has_no_other(tmp_path: Path) -> None:
-    _coco(tmp_path, images=1)
+    _coco(tmp_path, count=1)
     with pytest.raises(LaternaError, match="1 pictures; another one needs at least 2"):
         look(tmp_path)
 
 
-def _coco(folder: Path, *, images: int) -> None:
+def _coco(folder: Path, *, count: int) -> None:
     images = [
-        {"id": at, "file_name": f"{at}.jpg", "width": 8, "height": 8} for at in range(1, images + 1)
+        {"id": at, "file_name": f"{at}.jpg", "width": 8, "height": 8} for at in range(1, count + 1)
     ]
     boxes = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 4], "iscrowd": 0}]
-    captions = [{"id": 1, "image_id": images, "caption": "A puppy beside two sofas."}]
+    captions = [{"id": 1, "image_id": count, "caption": "A puppy beside two sofas."}]
     categories = [{"id": 3, "name": "gnome"}]
     (folder / "images").mkdir()
     for name, rows in (("instances", boxes), ("captions", captions)):

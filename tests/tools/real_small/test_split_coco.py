@@ -11,13 +11,13 @@ from laterna.errors import LaternaError
 from real_small.split_coco import split
 
 
-def write_coco(folder: Path, images: int) -> Path:
+def write_coco(folder: Path, count: int) -> Path:
     (folder / "images").mkdir(parents=True)
-    images = [{"id": i, "file_name": f"{i}.png"} for i in range(images)]
-    for i in range(images):
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(count)]
+    for i in range(count):
         (folder / "images" / f"{i}.png").write_bytes(bytes([i]))
     for name in ("instances.json", "captions.json"):
-        rows = [{"id": 10 * i + k, "image_id": i} for i in range(images) for k in range(2)]
+        rows = [{"id": 10 * i + k, "image_id": i} for i in range(count) for k in range(2)]
         (folder / name).write_text(json.dumps({"images": images, "annotations": rows}))
     return folder
 

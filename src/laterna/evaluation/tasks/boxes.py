@@ -31,7 +31,7 @@ from laterna.scenes.geometry import relation_holds
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords, plural
 
 RELATIONS = ("to the left of", "to the right of")
-"""Above and below are default: skis are below people in nearly all images."""
+"""Above and below are left out: skis are below people in nearly all images."""
 PAIRS = 2
 """Pairs of things of one image whose relation is asked, at most."""
 

@@ -139,9 +139,9 @@ class PrefixFusion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return what `generate` takes: embedded prompts, padded on the left.
 
-        All prompts then end where answers begin. `prompts` are token ids with one `IMAGE_TOKEN_INDEX`
-        an image, `images` those of all prompts in order. Raises LaternaError when marks and
-        images differ in number.
+        All prompts then end where answers begin. `prompts` are token ids with one
+        `IMAGE_TOKEN_INDEX` an image, `images` those of all prompts in order.
+        Raises LaternaError when marks and images differ in number.
         """
         left = iter([len(image) for image in images])
         marks = [list(row).count(IMAGE_TOKEN_INDEX) for row in prompts]

@@ -48,7 +48,7 @@ class Problem(Record):
     category: str = ""
     """What that box holds; empty where it is not known."""
     kept: bool = False
-    """Nothing was default: the reason says how it was changed, or read."""
+    """Nothing was left out: the reason says how it was changed, or read."""
 
 
 class RawBox(NamedTuple):

@@ -42,16 +42,16 @@ def _file(path: Path) -> Path:
 def _scenes(
     images: list[object], known: dict[str, Mapping[str, object]], source: base.Source
 ) -> Iterator[base.RawScene]:
-    for _, image in base.objects_in(images, f"{source.path}: entry", source.problems):
-        number = base.text_of(image.get("image_id"))
+    for _, entry in base.objects_in(images, f"{source.path}: entry", source.problems):
+        number = base.text_of(entry.get("image_id"))
         image = known.get(number, {})
         yield base.RawScene(
             id=number,
-            image=_name(number, image.get("url") or image.get("image_url")),
+            image=_name(number, image.get("url") or entry.get("image_url")),
             where=f"image {number}",
             width=image.get("width"),
             height=image.get("height"),
-            boxes=(_box(thing, number) for thing in base.entries(image.get("objects"))),
+            boxes=(_box(thing, number) for thing in base.entries(entry.get("objects"))),
         )
 
 

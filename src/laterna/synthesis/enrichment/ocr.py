@@ -1,7 +1,7 @@
 """Printed text: words that are legible in the image, read by rapidocr.
 
 Its wheel ships the models (PP-OCRv6, Latin and Chinese script among others), so nothing is
-fetched. What it is unsure of is default: an unread word costs less than an invented one.
+fetched. What it is unsure of is left out: an unread word costs less than an invented one.
 """
 
 from __future__ import annotations

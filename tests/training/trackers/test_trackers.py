@@ -12,11 +12,11 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.recipe import Recipe, RunSettings
-from laterna.training.report_to import require_installed
-from laterna.training.report_to.tensorboard import TensorBoardTracker
 from laterna.training.run import train
 from laterna.training.telemetry import TrackedRun, read_metrics
 from laterna.training.throughput import StepFigures, named_figures
+from laterna.training.trackers import require_installed
+from laterna.training.trackers.tensorboard import TensorBoardTracker
 
 
 def figures(step: int, loss: float) -> StepFigures:
@@ -134,7 +134,7 @@ def test_a_run_that_breaks_closes_its_trackers(
 def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("laterna.training.report_to.find_spec", lambda name: None)
+    monkeypatch.setattr("laterna.training.trackers.find_spec", lambda name: None)
     require_installed(())
     ours = msgspec.structs.replace(recipe, run=RunSettings(report_to=("tensorboard",)))
     with pytest.raises(LaternaError, match=r"tensorboard is not installed; pip install 'laterna\["):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from laterna.errors import LaternaError
-from laterna.training.report_to.tensorboard import TensorBoardTracker
-from laterna.training.report_to.trackio import TrackioTracker
 from laterna.training.telemetry import TrackedRun, Tracker
+from laterna.training.trackers.tensorboard import TensorBoardTracker
+from laterna.training.trackers.trackio import TrackioTracker
 
 TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoardTracker,
