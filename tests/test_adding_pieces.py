@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from laterna.training.trackers.base import TrackedRun
 from msgspec.structs import replace
 from PIL import Image
 from rich.table import Table
@@ -47,6 +46,7 @@ from laterna.scenes.readers.base import Found, RawScene, Reader
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment
 from laterna.synthesis.outputs import OUTPUTS
 from laterna.synthesis.teachers import TEACHERS
+from laterna.training.telemetry import TrackedRun
 from laterna.training.throughput import StepFigures
 from laterna.training.trackers import TRACKERS
 

@@ -69,8 +69,8 @@ def test_what_cannot_be_known_is_counted_by_reason() -> None:
     ]
     assert [shown(asked) for asked in unknown] == [None] * 4
     assert shown.unknown == {
-        "picture not annotated": 1,
-        "not about one picture": 1,
+        "image not annotated": 1,
+        "not about one image": 1,
         "written from other words than these annotations give": 1,
         "enriched from its picture, and no picture folder given": 1,
     }

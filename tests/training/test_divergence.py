@@ -135,7 +135,7 @@ def test_steps_that_lost_all_their_images_name_them(recipe: Recipe, tmp_path: Pa
         train(ours, stage="align", out=tmp_path / "out")
     said = str(caught.value)
     assert said.startswith("step 2: none of its records is left, as in 2 steps in a row, for their")
-    named = [number for number in range(12) if f"record {number} ({number}.png: pict" in said]
+    named = [number for number in range(12) if f"record {number} ({number}.png: imag" in said]
     assert len(named) == 6
     assert "learning rate" not in said
     assert "see that the images are whole and lie where the recipe says" in said

@@ -80,7 +80,7 @@ def test_the_loss_is_that_of_a_step_over_the_same_records(
     out = train(ours, stage="instruct", out=tmp_path / "out")
     [step] = steps_of(out)
     assert step.validation is not None
-    assert step.validation.loss == pytest.approx(step.loss, abs=1e-6)
+    assert step.validation.loss == pytest.approx(step.loss, abs=3e-6)
     assert step.validation.target_tokens == step.target_tokens
     assert step.validation.records == 12
     said = capsys.readouterr().out
