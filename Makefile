@@ -1,7 +1,7 @@
 # `make demo` walks the whole path; `make test` checks everything. Both work on a fresh clone.
 
 # torch's threads spin a little while they wait, then sleep: a busy machine slows them many times
-# over when they spin for long, and an idle one when they sleep at once (docs/performance.md).
+# over when they spin for long, and an idle one when they sleep at once (benchmarks/results/).
 export GOMP_SPINCOUNT := 1000
 # Nothing is fetched at run time.
 export HF_HUB_OFFLINE := 1

@@ -182,7 +182,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     start = None
     for stage in stages:
         out = folder / f"{stage}-{given.cached}"
-        start = laterna.training.run.train(recipe, stage=stage, out=out, start=start)
+        start = laterna.training.run.train(recipe, stage=stage, out=out, init_from=start)
         steps = read_metrics(out / "metrics.jsonl")[WARM_UP:]
         found[stage] = found.pop("now") | {"loop_share_shown": speeds(steps).loop}
     return found

@@ -88,7 +88,7 @@ def changed(recipe: Recipe, setting: Setting) -> Recipe:
         recipe = replace(recipe, instruct=rows)
     attention: Any = setting.attention or recipe.run.attention
     run = replace(recipe.run, attention=attention, save_minutes=0)
-    return replace(recipe, savings=setting.savings, threads=setting.threads, run=run)
+    return replace(recipe.with_savings(*setting.savings), threads=setting.threads, run=run)
 
 
 def run_child(name: str, setting: str, folder: Path, steps: int) -> None:

@@ -1,7 +1,7 @@
 """How fast and in how much memory both stages train, beside `Trainer` over Hugging Face's LLaVA.
 
     python benchmarks/training.py --replies FILE [--photographs FOLDER] [--shapes nano smollm2-135m]
-        [--stages align instruct] [--attention segments] [--pack-length 1024] [--repeat 3]
+        [--stages align instruct] [--attention varlen] [--pack-length 1024] [--repeat 3]
         [--sparing] [--out FILE]
 
 Both sides begin with the same weights and take the same optimizer steps over the same records; each
@@ -83,7 +83,7 @@ def run_apart(job: Job, threads: int) -> Measured:
 
 def sparing(recipe: Recipe, stage: StageName) -> dict[str, Recipe]:
     """Return the recipe as one sets it who lacks memory, by what is changed."""
-    again = replace(recipe, savings=(*recipe.savings, "checkpointing"))
+    again = recipe.with_savings(*recipe.savings, "checkpointing")
     eight = replace(recipe.stage(stage), optimizer="adamw8bit")
     return {
         "checkpointing": again,
@@ -133,7 +133,7 @@ class Bench:
 
     def losses_in_full(self) -> tuple[Measured, Measured]:
         """Run both sides in float32."""
-        recipe = replace(self.job.recipe, savings=())
+        recipe = self.job.recipe.with_savings()
         return (
             self.run("baseline in float32", recipe=recipe, batch=1),
             self.run("ours in float32", recipe=recipe),

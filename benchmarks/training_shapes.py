@@ -220,7 +220,7 @@ def recipe_of(shape: Shape, folder: Path, data: dict[StageName, Path], threads: 
         connector=ConnectorSettings(kind="mlp", depth=2, calibrate=True),
         prepared=str(folder / "prepared"),
         feature_cache="",
-        savings=("bf16",) if shape.halves else (),
+        precision="bf16" if shape.halves else "float32",
         run=replace(shipped.run, workers=0, save_minutes=0.0),
         **stages,
     )

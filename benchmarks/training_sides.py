@@ -354,7 +354,7 @@ def run_ours(job: Job) -> Measured:
         for name in job.off:
             patches.enter_context(PARTS[name]())
         try:
-            run.train(job.recipe, stage=job.stage, out=Path(out, "out"), start=job.start)
+            run.train(job.recipe, stage=job.stage, out=Path(out, "out"), init_from=job.start)
         except EnoughError:
             pass
         else:

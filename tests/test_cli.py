@@ -86,7 +86,7 @@ def test_help_of_a_recipe_shows_every_setting_with_its_value(
     assert "--instruct.connector.lr FLOAT" in out
     assert "--vision.source STR" in out
     assert "builtin:nano-vit" in out
-    assert "Peak learning rate of the part." in out
+    assert "Peak learning rate." in out
 
 
 def test_settings_follow_the_recipe_and_options_keep_their_place() -> None:
@@ -270,9 +270,9 @@ def test_train_runs_the_second_stage_from_the_first(
     calls = []
 
     def train(
-        recipe: Recipe, *, stage: str, out: Path, start: Path | None, overwrite: bool
+        recipe: Recipe, *, stage: str, out: Path, init_from: Path | None, overwrite: bool
     ) -> Path:
-        calls.append((recipe.seed, stage, out, start))
+        calls.append((recipe.seed, stage, out, init_from))
         return out
 
     monkeypatch.setattr("laterna.training.run.train", train)
@@ -285,7 +285,7 @@ def test_train_runs_the_second_stage_from_the_first(
     )
     calls.clear()
     Path("s").mkdir()
-    assert main(["train", "nano", "--stage", "instruct", "--start", "s"]) == 0
+    assert main(["train", "nano", "--stage", "instruct", "--init-from", "s"]) == 0
     assert calls == [(0, "instruct", Path("runs/nano/instruct"), Path("s"))]
 
 
@@ -295,9 +295,9 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
     starts = []
 
     def train(
-        recipe: Recipe, *, stage: str, out: Path, start: Path | None, overwrite: bool
+        recipe: Recipe, *, stage: str, out: Path, init_from: Path | None, overwrite: bool
     ) -> Path:
-        starts.append(start)
+        starts.append(init_from)
         return out
 
     monkeypatch.setattr("laterna.training.run.train", train)
@@ -308,7 +308,7 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
     assert main(alone) == 0
     assert capsys.readouterr().err == f"starting from {tmp_path / 'align'}\n"
     (tmp_path / "other").mkdir()
-    assert main([*alone, "--start", str(tmp_path / "other")]) == 0
+    assert main([*alone, "--init-from", str(tmp_path / "other")]) == 0
     assert starts == [None, tmp_path / "align", tmp_path / "other"]
 
 

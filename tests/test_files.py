@@ -68,7 +68,9 @@ def test_a_folder_is_replaced_by_the_same_made_again_or_where_it_is_asked_for(
     path = tmp_path / "book"
     write_book(path, "1")
     write_book(path, "1")
-    with pytest.raises(LaternaError, match=r"book of other making \(words 1, now 2\); .*overwrite"):
+    with pytest.raises(
+        LaternaError, match=r"book made differently \(words 1, now 2\); .*overwrite"
+    ):
         write_book(path, "2")
     with pytest.raises(LaternaError, match="holds a book; name a new folder"):
         files.require_same_or_asked(path, Made(kind="book"))
@@ -138,13 +140,13 @@ def test_each_thing_replaces_only_its_like(tmp_path: Path) -> None:
     for path, made, said in (
         (folder, None, "folder is a folder; name the file to write"),
         (file, BOOK, "file is a file; name a folder for the book"),
-        (folder, BOOK, r"folder: is not empty, and no book .* it holds thesis\.tex"),
+        (folder, BOOK, r"folder: is not empty and is not a book .* it holds thesis\.tex"),
         (other, film, "other: holds a book, not a film"),
-        (other / "chapter" / "text", None, "text: is a part of the book"),
-        (tmp_path / "pipe", None, "pipe is no plain file"),
-        (Path("/dev/stdout"), None, "stdout is no plain file"),  # may lead to a log
-        (Path("/dev/fd/1"), None, "fd/1 is no plain file"),
-        (file / "below", None, "file is a file, nothing can be written in it"),
+        (other / "chapter" / "text", None, "text: belongs to the book"),
+        (tmp_path / "pipe", None, "pipe is not a regular file"),
+        (Path("/dev/stdout"), None, "stdout is not a regular file"),  # may lead to a log
+        (Path("/dev/fd/1"), None, "fd/1 is not a regular file"),
+        (file / "below", None, "file is a file, so nothing can be written inside it"),
     ):
         with (
             pytest.raises(LaternaError, match=said),
@@ -180,7 +182,7 @@ def test_the_folder_one_stands_in_is_filled_where_it_is_empty(
     write_book(Path(), "1")
     assert tmp_path.stat().st_ino == was == Path.cwd().stat().st_ino
     assert read_book(tmp_path) == "1"
-    with pytest.raises(LaternaError, match="is the folder that you stand in or a disk of its own"):
+    with pytest.raises(LaternaError, match="is the current folder or a mount point"):
         write_book(Path(), "1")
     assert read_book(tmp_path) == "1"
 
@@ -296,7 +298,7 @@ def test_two_cannot_hold_one_place_and_the_message_names_who_does(
     assert holder.stdout.readline() == "held\n"
     monkeypatch.setattr(files, "LOCK_WAIT", 0.2)
     with (
-        pytest.raises(LaternaError, match=rf"another run .*: a test \(process {holder.pid} on "),
+        pytest.raises(LaternaError, match=rf"another run: .*a test \(process {holder.pid} on "),
         held(tmp_path / "place", "a test"),
     ):
         pytest.fail("it is held")

@@ -222,7 +222,7 @@ class _Demo:
         return f"loss {losses.first:.3f} -> {losses.last:.3f}; connector in {self.align}"
 
     def _train_instruct(self) -> str:
-        train(self._recipe(), stage="instruct", out=self.instruct, start=self.align)
+        train(self._recipe(), stage="instruct", out=self.instruct, init_from=self.align)
         losses = self._losses("instruct")
         return f"loss {losses.first:.3f} -> {losses.last:.3f}; assistant in {self.instruct}"
 

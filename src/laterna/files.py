@@ -81,7 +81,7 @@ def resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise LaternaError(f"{path}: no such place: {error}") from error
+        raise LaternaError(f"{path}: not a valid path: {error}") from error
 
 
 def require_replaceable(path: Path, made: Made | None = None) -> None:
@@ -90,7 +90,7 @@ def require_replaceable(path: Path, made: Made | None = None) -> None:
     """
     place = resolved(path)
     if str(path.absolute()).startswith(_STREAMS):  # what it leads to may be a file, of a log say
-        raise LaternaError(f"{path} is no plain file; name another one to write")
+        raise LaternaError(f"{path} is not a regular file; name another file to write")
     _require_writable(path, place)
     if not os.path.lexists(place):
         return
@@ -98,7 +98,7 @@ def require_replaceable(path: Path, made: Made | None = None) -> None:
         if place.is_dir():
             raise LaternaError(f"{path} is a folder; name the file to write")
         if not place.is_file():
-            raise LaternaError(f"{path} is no plain file; name another one to write")
+            raise LaternaError(f"{path} is not a regular file; name another file to write")
         _require_no_part(path, place)
     elif not place.is_dir():
         raise LaternaError(f"{path} is a file; name a folder for the {made.kind}")
@@ -117,7 +117,7 @@ def require_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) ->
     pairs = [(name, before.of.get(name, "–"), made.of.get(name, "–"))
              for name in sorted({*before.of, *made.of})]  # fmt: skip
     told = [f"{name} {had}, now {has}" for name, had, has in pairs if had != has]
-    differs = f" of other making ({some(told)})" if made.of and told else ""
+    differs = f" made differently ({some(told)})" if made.of and told else ""
     raise LaternaError(
         f"{path}: holds a {before.kind}{differs}; name a new folder, or replace it by --overwrite"
     )
@@ -162,7 +162,7 @@ def held(path: Path, what: str) -> Iterator[None]:
             with suppress(OSError):
                 what += f" ({lock.read_text(encoding='utf-8').strip()})"
             raise LaternaError(
-                f"{path}: another run is at work there: {what}; wait until it has ended, or name "
+                f"{path}: in use by another run: {what}; wait until it has ended, or name "
                 "another folder"
             )
         time.sleep(0.1)
@@ -221,23 +221,23 @@ def some(names: Iterable[str]) -> str:
 def _require_writable(path: Path, place: Path) -> None:
     above = place if _stays(place) else next(one for one in place.parents if os.path.lexists(one))
     if not above.is_dir():
-        raise LaternaError(f"{path}: {above} is a file, nothing can be written in it")
+        raise LaternaError(f"{path}: {above} is a file, so nothing can be written inside it")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise LaternaError(f"{path}: {above} may not be written to; name another place")
+        raise LaternaError(f"{path}: no permission to write to {above}; name another place")
 
 
 def _require_no_part(path: Path, place: Path) -> None:
     for folder in place.parents:
         made = read_made(folder)
         if made is not None and str(place.relative_to(folder)) in (MADE, *made.files):
-            raise LaternaError(f"{path}: is a part of the {made.kind} {folder}; name another file")
+            raise LaternaError(f"{path}: belongs to the {made.kind} {folder}; name another file")
 
 
 def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> None:
     before = read_made(place)
     if before is None:
         raise LaternaError(
-            f"{path}: is not empty, and no {made.kind} that Laterna made: it holds "
+            f"{path}: is not empty and is not a {made.kind} made by Laterna: it holds "
             f"{some(inside)}; name a new folder"
         )
     if before.kind != made.kind:
@@ -258,8 +258,8 @@ def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> Non
         )
     if _stays(place):
         raise LaternaError(
-            f"{path}: is the folder that you stand in or a disk of its own, and cannot be replaced "
-            "as a whole; name a folder inside it"
+            f"{path}: is the current folder or a mount point, and cannot be replaced as a whole; "
+            "name a folder inside it"
         )
 
 

@@ -1,7 +1,7 @@
 """A run's settings, typed: read from TOML, overridden on the command line, stored in checkpoints.
 
-The docstring under a field is its help text on the command line. Unknown keys fail, with the
-key's place named. Published values in the docstrings come from the LLaVA papers and scripts.
+The docstring under a field is its help text. Unknown keys fail, with the key's place named.
+Published values in the docstrings come from the LLaVA papers and scripts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal, dataclass_transform
+from typing import Annotated, Literal, dataclass_transform, get_args
 
 import msgspec
 
@@ -21,7 +21,7 @@ Fit = Literal["pad", "crop", "resize", "anyres"]
 ImagePosition = Literal["first", "keep"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
 MOST = 10**12
-"""Of anything that is counted: more is a slip of the hand."""
+"""Upper bound of every count: a larger number is a typing error."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 Workers = Annotated[int, msgspec.Meta(ge=0, le=1024)]
@@ -32,9 +32,10 @@ PartShare = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Grid = tuple[Annotated[int, msgspec.Meta(ge=1, le=64)], Annotated[int, msgspec.Meta(ge=1, le=64)]]
 Engine = Literal["ddp", "fsdp"]
 Saving = Literal["bf16", "checkpointing", "compile"]
+Precision = Literal["float32", "bf16"]
 OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 Schedule = Literal["cosine", "constant", "constant_with_warmup"]
-Attention = Literal["sdpa", "flash_attention_2", "flex", "segments"]
+Attention = Literal["sdpa", "flash_attention_2", "flex", "varlen"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
@@ -52,14 +53,14 @@ class VisionSettings(Settings):
     """The vision encoder and which of its features are used."""
 
     source: str
-    """Folder or hub id of a Hugging Face vision model, `builtin:NAME` for a shipped one, or
-    `package:NAME` for one whose weights a Python package carries."""
+    """Folder or hub id of a Hugging Face vision model, `builtin:NAME` for one shipped with
+    Laterna, or `package:NAME` for one that a Python package contains."""
     layer: int = -2
-    """Index of the hidden state used as features; LLaVA: -2, the penultimate."""
+    """Hidden state that becomes the features. LLaVA: -2, the penultimate."""
     class_token: bool = False
-    """Keep the class token among the features; LLaVA drops it, BLIP-2 keeps it."""
+    """Keep the class token among the features. LLaVA drops it, BLIP-2 keeps it."""
     final_norm: bool = False
-    """End with the encoder's closing layer norm, as BLIP-2 does; LLaVA: false."""
+    """Apply the encoder's final layer norm. BLIP-2: true; LLaVA: false."""
     image_size: Count | None = None
     """Side of the prepared images in pixels, for encoders that take any; unset: their own."""
     fit: Fit = "pad"
@@ -75,33 +76,30 @@ class ConnectorSettings(Settings):
     """The connector from vision features to the language model's embedding space."""
 
     kind: str = "mlp"
-    """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (neighbouring patches merged), `qformer`
-    (BLIP-2), or `perceiver` (Idefics2)."""
+    """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (merges neighboring patches), `qformer`
+    (BLIP-2) or `perceiver` (Idefics2)."""
     depth: Count = 2
-    """Linear layers of an `mlp`, alone or after a `pool`, GELU between them; LLaVA-1.5: 2."""
+    """Linear layers of an `mlp`, and of the `mlp` after a `pool`. LLaVA-1.5: 2."""
     merge: Literal["mean", "shuffle"] = "mean"
-    """How a `pool` merges patches: their `mean`, or `shuffle` (space to depth, as Idefics3)."""
+    """How a `pool` merges patches: `mean`, or `shuffle` (space to depth, as in Idefics3)."""
     merge_side: Count = 2
-    """A `pool` merges squares of so many patches a side; 2 makes a quarter of the tokens."""
+    """Side of the squares that a `pool` merges, in patches. 2 leaves a quarter of the tokens."""
     queries: int | None = None
     """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
     blocks: int | None = None
-    """Blocks of a `qformer` (unset: 12, BLIP-2) or `perceiver` (3, Idefics2)."""
+    """Blocks. Default: 12 for a `qformer` (BLIP-2), 3 for a `perceiver` (Idefics2)."""
     width: int | None = None
-    """Width of a `qformer`; unset: 768 (BLIP-2)."""
+    """Width of a `qformer`. Default: 768 (BLIP-2)."""
     source: str = ""
-    """Folder or hub id of a BLIP-2 checkpoint whose Q-Former a `qformer` begins with."""
+    """BLIP-2 checkpoint (folder or hub id) whose weights a `qformer` starts from."""
     calibrate: bool = False
-    """Begin a `linear` or `mlp` with weights fitted to the features' spread and to the length of
-    the language model's embeddings; LLaVA: false."""
+    """Fit the first weights of a `linear` or `mlp` to the scale of the features and of the word
+    embeddings. LLaVA: false."""
     frozen_qformer: bool = False
-    """Train the linear layer behind a `qformer` alone, in every stage; MiniGPT-4: true."""
+    """Train only the linear layer after the `qformer`, in both stages. MiniGPT-4: true."""
 
     def count(self, name: Literal["queries", "blocks", "width"], *, default: int) -> int:
-        """Return a number that the connector's kind has a default for.
-
-        Raises LaternaError for less than 1.
-        """
+        """Return a number that the kind has a default for; LaternaError for less than 1."""
         value: int | None = getattr(self, name)
         if value is not None and value < 1:
             raise LaternaError(f"connector.{name} = {value}: at least 1 is needed")
@@ -114,37 +112,38 @@ class LanguageSettings(Settings):
     source: str
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
     template: str = "own"
-    """`own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
+    """Chat template: `own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
     quantize: Literal["", "4bit"] = ""
-    """`4bit` holds its layers' matrices in 4 bits (QLoRA, by bitsandbytes), for stages in which it
-    is `frozen` or `lora`."""
+    """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
+    language model is `frozen` or `lora`."""
 
 
 class LoraSettings(Settings):
-    """Adapters: what a part in mode `lora` trains beside its frozen linear layers."""
+    """LoRA adapters, for parts in mode `lora`."""
 
     r: Count = 128
-    """Rank of the adapters; LLaVA-1.5: 128."""
+    """Rank of the adapters. LLaVA-1.5: 128."""
     alpha: Count = 256
-    """Adapters count alpha / r; LLaVA-1.5: 256."""
+    """Adapters are scaled by alpha / r. LLaVA-1.5: 256."""
     dropout: PartShare = 0.05
-    """Share of an adapter's inputs set to zero in training; LLaVA-1.5: 0.05."""
+    """Dropout on the adapters' inputs. LLaVA-1.5: 0.05."""
     targets: tuple[str, ...] = ()
-    """Last names of the layers to adapt, such as `q_proj`; none: all linear layers but the head."""
+    """Layers to adapt, by the end of their names, such as `q_proj`. Default: all linear layers
+    except the head."""
 
 
 class PartSettings(Settings):
     """What a stage does with one part of the assistant."""
 
     mode: Mode = "frozen"
-    """`frozen`: not trained; `full`: all weights trained; `last-4`: those of its last 4 layers;
-    `lora`: adapters beside its frozen weights; `lora-last-4`: in its last 4 layers alone."""
+    """What trains: `frozen` (nothing), `full` (all weights), `last-4` (the last 4 layers), `lora`
+    (adapters) or `lora-last-4` (adapters in the last 4 layers)."""
     lr: Amount = 0.0
-    """Peak learning rate of the part."""
+    """Peak learning rate."""
 
 
 class SourceSettings(Settings):
-    """One source of a mixture."""
+    """One dataset of a mixture."""
 
     data: str
     """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
@@ -155,22 +154,23 @@ class SourceSettings(Settings):
     """Take images that lie outside the folder of `images` too: by whole paths, `..` or links.
     Whoever writes the data can then name any file of this machine."""
     form: str = "auto"
-    """What a row is: `records`, `conversations`, `messages`, `texts`, `alpaca`, `vqa`
-    (docs/data.md); `auto` sees it from the columns."""
+    """Form of the rows: `records`, `conversations`, `messages`, `texts`, `alpaca` or `vqa`
+    (docs/data.md). `auto`: detected from the columns."""
     weight: Amount = 1.0
-    """Times that each record comes in an epoch: 0.5 takes half of them, 2 takes each twice, 0
-    trains on none: the whole source is held out."""
+    """How often each record is used in an epoch. 0.5: half of the records; 2: every record twice;
+    0: none, the source is for validation only."""
     subset: str = ""
-    """Configuration of a hub's dataset that has several."""
+    """Configuration of a hub dataset that has several."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
 
 
 class StageSettings(Settings):
-    """One training stage: its data, its schedule, and what trains."""
+    """One training stage: its data, its schedule and what trains."""
 
     data: str = ""
-    """Instruction records, as in `SourceSettings`; several sources: `sources` instead."""
+    """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
+    dataset, or `hub:OWNER/NAME`. For several datasets, use `sources`."""
     images: str = ""
     """Folder, zip or tar file that the records' image names are relative to."""
     allow_outside: bool = False
@@ -181,40 +181,41 @@ class StageSettings(Settings):
     """Share of each source's images, drawn by lot, whose records are not trained on: their loss
     shows how well the stage does on what it has not seen (`run.eval_steps`)."""
     template: str = "own"
-    """Chat template of this stage, as in `language.template`; LLaVA's stage 1: `plain`."""
+    """Chat template of this stage: `own`, `plain`, `vicuna_v1` or `llama_2`. LLaVA's stage 1:
+    `plain`."""
     epochs: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
-    """Passes over the data; a fraction stops early. LLaVA-1.5: 1 in each stage."""
+    """Passes over the data; a fraction stops early. LLaVA-1.5: 1."""
     max_steps: Number = 0
     """Optimizer steps at most; 0: as many as the epochs hold."""
     global_batch_size: Count = 128
     """Records an optimizer step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
     pack_length: Number = 0
-    """Token budget of a packed row; 0: one record a row."""
+    """Tokens per packed row. 0: no packing, one record per row."""
     shared_prefix: bool = False
     """Compute an image's tokens once for all its records of a step: they stand in one row behind
     it without seeing each other. Changes the order of the records, not their loss."""
     micro_batch_tokens: Count = 16384
-    """Tokens a forward pass, padding included; larger steps are split into micro-batches."""
+    """Tokens per forward pass, padding included. Larger steps are split into micro-batches."""
     max_tokens: Count = 2048
     """Longest record, image tokens included; longer ones are dropped and counted."""
     warmup_ratio: Share = 0.03
-    """Share of the steps over which the learning rate rises linearly; LLaVA: 0.03."""
+    """Share of the steps in which the learning rate rises linearly. LLaVA: 0.03."""
     lr_scheduler_type: Schedule = "cosine"
     """How the learning rate goes on after the warm-up: `cosine` falls to 0 (LLaVA),
     `constant_with_warmup` stays; `constant` stays at its peak from the first step."""
     optimizer: OptimizerName = "adamw"
-    """`adamw` (LLaVA); `adamw8bit`, which remembers in 8 bits (bitsandbytes); or `muon` for
-    matrices, with AdamW beside it for all else."""
+    """`adamw` (LLaVA), `adamw8bit` (bitsandbytes; moments in 8 bits) or `muon` (for matrices;
+    AdamW for everything else)."""
     weight_decay: Amount = 0.0
     """The optimizer's weight decay; LLaVA: 0."""
     max_grad_norm: Amount = 1.0
-    """Largest gradient norm, 0: any; LLaVA (transformers' default): 1."""
+    """Gradients are clipped to this norm. 0: not clipped. LLaVA (transformers' default): 1."""
     vision: PartSettings = PartSettings()
-    """What the stage does with the vision encoder."""
+    """How the vision encoder trains."""
     connector: PartSettings = PartSettings()
-    """What the stage does with the connector."""
+    """How the connector trains."""
     language: PartSettings = PartSettings()
-    """What the stage does with the language model."""
+    """How the language model trains."""
 
     def __post_init__(self) -> None:
         if bool(self.data) == bool(self.sources):
@@ -232,22 +233,23 @@ class StageSettings(Settings):
 
 
 class RunSettings(Settings):
-    """How a run is carried out: none of these changes what is learned, so none hinders a resume."""
+    """How a run is carried out. These do not change what is learned, so a run can be resumed with
+    other values."""
 
     attention: Attention = "sdpa"
     """How the language model attends: torch's `sdpa`; `flash_attention_2` (the package flash-attn,
-    with `bf16`) and `flex`, whose block masks skip what is masked, on a GPU alone; or `segments`,
+    with `bf16`) and `flex`, whose block masks skip what is masked, on a GPU alone; or `varlen`,
     which asks each sample of a row alone and so skips it on a CPU."""
     engine: Engine = "ddp"
-    """Under `torchrun`: `ddp` gives every rank all weights, `fsdp` a share of them."""
+    """Engine under `torchrun`. `ddp`: every rank holds all weights; `fsdp`: each holds a share."""
     workers: Workers = 2
-    """Threads that make the next steps' batches meanwhile; 0: each is made when it is needed."""
+    """Threads that prepare the next batches. 0: each batch is made when it is needed."""
     save_minutes: Amount = 10.0
-    """Minutes between saved states, from which a run that was killed goes on; 0: by steps alone."""
+    """Minutes between saved states, from which a killed run resumes. 0: use `save_steps` only."""
     save_steps: Number = 0
-    """Steps between saved states; 0: by minutes alone."""
-    keep: Count = 2
-    """Saved states to keep, the newest."""
+    """Steps between saved states. 0: use `save_minutes` only."""
+    save_total_limit: Count = 2
+    """Number of saved states to keep; older ones are deleted."""
     max_skipped: Number = 3
     """Steps in a row that may be skipped, for a loss or gradient that is not finite or for images
     that are all missing."""
@@ -258,32 +260,34 @@ class RunSettings(Settings):
     """Steps between looks at the loss of what is held out (`validation`, or a source of weight 0),
     and at a few answers; 0: at the end alone."""
     report_to: tuple[TrackerName, ...] = ()
-    """Programs that draw the figures while the run trains, beside `metrics.jsonl`: `tensorboard`,
-    `trackio`; each is an extra (`pip install 'laterna[tensorboard]'`)."""
+    """Trackers that plot the run, beside `metrics.jsonl`: `tensorboard`, `trackio`. Each is an
+    extra (`pip install 'laterna[tensorboard]'`)."""
     max_feature_gb: Amount = 50.0
-    """Largest `feature_cache` in GB (10⁹ bytes): one that would be larger is refused before it is
-    made."""
+    """Largest `feature_cache` in GB (10⁹ bytes). A larger one is refused before it is made."""
 
 
 class Recipe(Settings, kw_only=True):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     name: str
-    """Name of the recipe, for people."""
+    """Name of the recipe; the run's folder is named after it."""
     seed: Seed = 0
-    """Seed of the connector's first weights and of the order of the records."""
+    """Random seed: the connector's first weights, the order of the records, dropout."""
     threads: Workers = 0
-    """CPU threads for torch; 0: as many as torch chooses."""
+    """CPU threads for torch. 0: torch chooses."""
     prepared: str = "runs/prepared"
-    """Folder for prepared records, each set once; see `laterna prepare`."""
+    """Folder for prepared records (`laterna prepare`). Each set is prepared once."""
     image_position: ImagePosition = "keep"
-    """Where an image stands in its turn: `first`, in front of the words, wherever the record has
-    its mark (LLaVA); `keep`, where the mark stands. A turn of several images keeps its marks."""
+    """Where `<image>` stands in its turn. `first`: moved before the words (LLaVA); `keep`: as in
+    the record. A turn with several images always keeps its marks."""
     feature_cache: str = ""
-    """Folder for the frozen encoder's features, computed once; empty: computed at every step."""
-    savings: tuple[Saving, ...] = ()
-    """What saves time or memory: `bf16` computes in 16 bits (LLaVA), `checkpointing` keeps each
-    layer's inputs alone and computes the rest again (LLaVA), `compile` is torch.compile."""
+    """Folder for the frozen encoder's features, computed once. Empty: computed at every step."""
+    precision: Precision = "float32"
+    """`bf16`: compute in bfloat16 (LLaVA); what trains stays in float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory (LLaVA)."""
+    compile: bool = False
+    """Compile the language model's layers with torch.compile."""
     run: RunSettings = RunSettings()
     """How the run is carried out."""
     vision: VisionSettings
@@ -293,11 +297,24 @@ class Recipe(Settings, kw_only=True):
     language: LanguageSettings
     """The language model."""
     lora: LoraSettings = LoraSettings()
-    """The adapters of parts in mode `lora`, in both stages."""
+    """LoRA adapters, in both stages."""
     align: StageSettings
-    """Stage 1, feature alignment: the connector learns captions."""
+    """Stage 1, feature alignment: the connector learns from captions."""
     instruct: StageSettings
-    """Stage 2, instruction tuning: connector and language model learn to answer."""
+    """Stage 2, instruction tuning: connector and language model learn to answer questions."""
+
+    @property
+    def savings(self) -> tuple[Saving, ...]:
+        """Return what the stages save time or memory by, in the order of `Saving`."""
+        chosen = (self.precision == "bf16", self.gradient_checkpointing, self.compile)
+        return tuple(name for name, yes in zip(get_args(Saving), chosen, strict=True) if yes)
+
+    def with_savings(self, *names: Saving) -> Recipe:
+        """Return the recipe with these savings and no others."""
+        half: Precision = "bf16" if "bf16" in names else "float32"
+        again, built = "checkpointing" in names, "compile" in names
+        replace = msgspec.structs.replace
+        return replace(self, precision=half, gradient_checkpointing=again, compile=built)
 
     def stage(self, name: StageName) -> StageSettings:
         """Return the settings of one stage."""
@@ -324,19 +341,15 @@ def load_recipe(source: str | Path) -> Recipe:
         recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except msgspec.ValidationError as error:
         raise LaternaError(f"{path}: {error}") from error
-    except msgspec.DecodeError as error:
-        raise LaternaError(f"{path}: not valid TOML: {error}") from error
-    except UnicodeDecodeError as error:
-        raise LaternaError(f"{path}: not valid TOML: it is not text in UTF-8") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        told = error if isinstance(error, msgspec.DecodeError) else "it is not text in UTF-8"
+        raise LaternaError(f"{path}: not valid TOML: {told}") from error
     require_bounds(recipe, lambda place: f"{path}: {place}")
     return recipe
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """Hold the values of a recipe that was put together in memory to what a file's are held to.
-
-    Raises LaternaError, naming the place of a wrong value.
-    """
+    """Hold a recipe put together in memory to a file's bounds; LaternaError names the place."""
     require_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
     return recipe
 
@@ -345,8 +358,7 @@ def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None
     """Hold settings that were put together in memory to the bounds of their types, and every
     number to being finite.
 
-    `told` makes words of the place of a wrong one, such as `align.global_batch_size`. Raises
-    LaternaError.
+    `told` makes words of the place of a wrong one (`align.epochs`). Raises LaternaError.
     """
     for place, number in _numbers(settings):
         if not math.isfinite(number):

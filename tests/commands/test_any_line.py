@@ -23,8 +23,8 @@ SETTINGS = (
     " align.max-grad-norm "
     "instruct.language.mode instruct.weight-decay instruct.pack-length instruct.max-tokens "
     "vision.grids vision.layer vision.fit vision.image-size connector.kind connector.depth lora.r "
-    "run.workers run.keep run.eval-steps run.engine feature-cache prepared align.data "
-    "align.held-out savings language.template language.quantize align.sources"
+    "run.workers run.save-total-limit run.eval-steps run.engine feature-cache prepared align.data "
+    "align.validation precision compile language.template language.quantize align.sources"
 ).split()
 WHOLE = [*"-1 0 1 2 7".split(), "9" * 30, "-" + "9" * 30]
 FAST, MANY = 300, 3000

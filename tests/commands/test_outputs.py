@@ -106,7 +106,7 @@ def test_a_folder_with_a_foreign_file_in_it_survives(
     assert main(filled(line, out)) == 2
     words = said(capsys)
     assert contents(place) == before
-    refused = ("is a folder; name", "is not empty", "which is read; name another place")
+    refused = ("is a folder; name", "is not empty", "contains the input")
     assert any(one in words for one in refused), words
 
 
@@ -118,7 +118,7 @@ def test_what_is_read_is_not_written_over(
     read = place / READ[name]
     line = {**FOLDERS, **FILES}[name]
     if name == "train":
-        line = [*line, "--start", READ[name]]
+        line = [*line, "--init-from", READ[name]]
     out = {
         "equal": read,
         "inside": read / "x" / "align",
@@ -132,7 +132,7 @@ def test_what_is_read_is_not_written_over(
     assert main(filled(line, str(out))) == 2
     assert contents(place) == before
     words = said(capsys)
-    refused = ("which is read", "is what is read", "is a folder", "is a file, nothing can be")
+    refused = ("the input", "is an input", "is a folder", "is a file, so nothing can be")
     assert any(one in words for one in refused), words
 
 
@@ -144,7 +144,7 @@ def test_a_part_of_a_checkpoint_is_not_written_over(
     shutil.move(place / "checkpoint", place / "run" / "align")
     before = contents(place)
     assert main(["report", "run", "--out", f"run/align/{part}"]) == 2
-    assert "is a part of the checkpoint" in said(capsys)
+    assert "belongs to the checkpoint" in said(capsys)
     assert contents(place) == before
 
 
@@ -182,7 +182,7 @@ def test_prepared_records_are_kept_in_no_folder_that_is_read(
     )
     before = contents(place)
     assert main(["prepare", "recipe.toml"]) == 2
-    assert "drawn/prepared: lies inside drawn, which is read" in said(capsys)
+    assert "drawn/prepared lies inside the input drawn" in said(capsys)
     assert contents(place) == before
 
 

@@ -71,7 +71,7 @@ def test_a_gpu_learns_what_a_cpu_learns(tiny_recipe: Recipe) -> None:
     assert [one.grad_norm for one in there] == pytest.approx(norms, rel=1e-2)
 
 
-@pytest.mark.parametrize("how", ["flex", "segments"])
+@pytest.mark.parametrize("how", ["flex", "varlen"])
 def test_every_attention_learns_the_same(tiny_recipe: Recipe, how: Attention) -> None:
     plain, other = (trained(attending(tiny_recipe, one), GPU) for one in ("sdpa", how))
     assert [one.loss for one in other] == pytest.approx([one.loss for one in plain], rel=1e-3)
@@ -79,7 +79,7 @@ def test_every_attention_learns_the_same(tiny_recipe: Recipe, how: Attention) ->
 
 def test_flash_attention_keeps_the_samples_of_several_rows_apart(tiny_recipe: Recipe) -> None:
     pytest.importorskip("flash_attn")
-    half = msgspec.structs.replace(tiny_recipe, savings=("bf16",))
+    half = tiny_recipe.with_savings("bf16")
     plain, flash = (trained(attending(half, how), GPU) for how in ("sdpa", "flash_attention_2"))
     assert [one.loss for one in flash] == pytest.approx([one.loss for one in plain], rel=2e-2)
 

@@ -99,7 +99,7 @@ def test_what_is_no_image_or_question_is_refused(assistant: Assistant, tmp_path:
         assistant.answer(3, BARE)  # type: ignore[call-overload]
     with pytest.raises(LaternaError, match="a question is missing"):
         assistant.answer(RED)  # type: ignore[call-overload]
-    with pytest.raises(LaternaError, match="is no \\(image, question\\) pair"):
+    with pytest.raises(LaternaError, match="is not an \\(image, question\\) pair"):
         assistant.answer([RED])  # type: ignore[list-item]
     with pytest.raises(LaternaError, match="not empty"):
         assistant.answer(RED, "")

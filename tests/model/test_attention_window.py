@@ -88,7 +88,7 @@ def test_segments_refuse_what_they_cannot_compute() -> None:
     language = windowed("gemma2")
     require_packing(language, shared_prefix=False)
     use_varlen_attention(language)
-    with pytest.raises(LaternaError, match=r"'segments' cannot compute .* \(softcap\); set run"):
+    with pytest.raises(LaternaError, match=r"'varlen' cannot compute .* \(softcap\); set run"):
         require_packing(language, shared_prefix=False)
 
 

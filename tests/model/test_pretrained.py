@@ -104,7 +104,7 @@ class Anything:
 UP = "model.layers.1.mlp.up_proj.weight"
 REFUSED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "more than tensors": (lambda w: w | {"x": Anything()}, "damaged or holds more than tensors"),
-    "a number": (lambda w: w | {"x": 3}, "x is no tensor, but `int`"),
+    "a number": (lambda w: w | {"x": 3}, "x is not a tensor but `int`"),
     "a list": (lambda w: [*w.values()], "holds no table of tensors"),
     "ZeRO 3": (lambda w: w | {UP: torch.empty(0)}, f"{UP} is empty, as ZeRO's stage 3 leaves"),
     "another shape": (

@@ -195,5 +195,5 @@ def test_a_checkpoint_of_ours_says_all_itself(
 ) -> None:
     folder = Assistant(tiny_assistant).save(tmp_path / "ours")
     require_equality(tiny_assistant, laterna.load(folder))
-    with pytest.raises(LaternaError, match="says all this itself"):
+    with pytest.raises(LaternaError, match="already says this"):
         load(folder, fit="pad")

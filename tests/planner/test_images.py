@@ -92,7 +92,7 @@ def test_a_setting_is_taken_before_the_images(tiled: Recipe) -> None:
     assert found.typical == ShownImage(tokens=round((TALL + WIDE) / 2), tiles=3)
     assert (found.largest.tiles, found.known_by) == (3, "--tiles")
     with pytest.raises(
-        LaternaError, match="--tiles 9: no grid of this recipe has so many; use 3, 4, 5"
+        LaternaError, match="--tiles 9: no grid of this recipe has that many; use 3, 4, 5"
     ):
         stage(tiled, 9)
 

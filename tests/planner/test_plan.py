@@ -226,7 +226,7 @@ def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
 
 
 def test_the_plan_follows_the_recipes_savings(tiny_recipe: Recipe) -> None:
-    saving = replace(tiny_recipe, savings=("bf16", "checkpointing"))
+    saving = tiny_recipe.with_savings("bf16", "checkpointing")
     plain, half = (plan_recipe(one, Assumptions()) for one in (tiny_recipe, saving))
     assert (plain.assumptions.precision, half.assumptions.precision) == ("float32", "mixed")
     assert half.answering_weights == plain.answering_weights / 2

@@ -102,7 +102,7 @@ def test_while_one_run_writes_others_may_only_read(
         with Ledger(tmp_path / "l") as one, Ledger(tmp_path / "l") as two:
             await answer(one)
             assert two.find(KEY) == REPLY
-            with pytest.raises(LaternaError, match=r"/l: another run is at work there: .*process"):
+            with pytest.raises(LaternaError, match=r"/l: in use by another run: .*process"):
                 await two.claim("other", GPT, MESSAGES)
         with Ledger(tmp_path / "l") as later:
             assert await later.claim("other", GPT, MESSAGES) is None
@@ -242,7 +242,7 @@ def test_a_thread_that_dies_ends_the_run_with_a_sentence(
         with Ledger(tmp_path / "l") as ledger:
             monkeypatch.setattr(ledger, "_commit", die)
             for _ in range(2):
-                with pytest.raises(LaternaError, match="can be written no more: no room"):
+                with pytest.raises(LaternaError, match="can no longer be written: no room"):
                     await asyncio.wait_for(ledger.claim(KEY, GPT, MESSAGES), 20)
 
     asyncio.run(both())

@@ -63,7 +63,7 @@ def mixed(recipe: Recipe, tmp_path: Path) -> Recipe:
         micro_batch_tokens=80,
     )
     return msgspec.structs.replace(
-        recipe, instruct=stage, run=RunSettings(save_minutes=0, save_steps=2, keep=9)
+        recipe, instruct=stage, run=RunSettings(save_minutes=0, save_steps=2, save_total_limit=9)
     )
 
 
@@ -153,7 +153,7 @@ def test_two_ranks_that_compute_layers_again_learn_what_one_learns(
 ) -> None:
     alone = train(mixed, stage="instruct", out=tmp_path / "alone")
     run = msgspec.structs.replace(mixed.run, engine=engine)
-    saving = msgspec.structs.replace(mixed, run=run, savings=("checkpointing",))
+    saving = msgspec.structs.replace(mixed, run=run, gradient_checkpointing=True)
     together = tmp_path / "together"
     assert on_two_ranks(saving, together).wait(timeout=900) == 0
     require_alike(together, alone)
@@ -169,7 +169,7 @@ def test_two_ranks_in_16_bits_learn_what_one_learns_in_them(
     plain = msgspec.structs.replace(mixed, instruct=stage)
     assert load_recipe("llava-1.5-7b").savings == ("bf16", "checkpointing")
     run = msgspec.structs.replace(mixed.run, engine=engine)
-    half = msgspec.structs.replace(plain, run=run, savings=("bf16", "checkpointing"))
+    half = msgspec.structs.replace(plain.with_savings("bf16", "checkpointing"), run=run)
     exact = train(plain, stage="instruct", out=tmp_path / "exact")
     alone = train(half, stage="instruct", out=tmp_path / "alone")
     together = tmp_path / "together"

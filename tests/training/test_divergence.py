@@ -68,7 +68,7 @@ def test_numbers_that_are_not_finite_are_refused_before_any_step(
 def test_states_before_a_divergence_are_kept_and_gone_on_from(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    run = RunSettings(save_minutes=0, save_steps=1, keep=2)
+    run = RunSettings(save_minutes=0, save_steps=1, save_total_limit=2)
     ours = msgspec.structs.replace(align(recipe, max_steps=6), run=run)
     whole = train(ours, stage="align", out=tmp_path / "whole")
     real = TrainState.set_rates

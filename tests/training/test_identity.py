@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_neither_done_nor_started_from(
     with pytest.raises(LaternaError, match=said):
         train(recipe, stage="align", out=out)
     with pytest.raises(LaternaError, match=said):
-        train(recipe, stage="instruct", out=tmp_path / "instruct", start=out)
+        train(recipe, stage="instruct", out=tmp_path / "instruct", init_from=out)
     assert not (tmp_path / "instruct").exists()
 
 

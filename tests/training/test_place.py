@@ -33,7 +33,7 @@ def test_a_folder_in_which_another_run_is_at_work_is_left_to_it(
     out = tmp_path / "out"
     with (
         held(out, "training of stage align"),
-        pytest.raises(LaternaError, match=r"another run .* stage align \(process \d+ on"),
+        pytest.raises(LaternaError, match=r"another run: .* stage align \(process \d+ on"),
     ):
         train(short, stage="align", out=out)
     assert not out.exists()
@@ -53,15 +53,15 @@ def test_what_differs_from_the_checkpoint_that_stands_there_is_named(
     )
     for given, words in (
         (other, r"align\.global_batch_size 4, now 5, align\.connector\.lr 0\.01, now 0\.5;"),
-        (msgspec.structs.replace(short, name="x"), r"other is: name 'tiny', now 'x'; "),
+        (msgspec.structs.replace(short, name="x"), r"what differs: name 'tiny', now 'x'; "),
     ):
         with pytest.raises(LaternaError, match=words):
             train(given, stage="align", out=out)
-    with pytest.raises(LaternaError, match="which would be lost; other is: stage align"):
-        train(short, stage="instruct", out=out, start=None)
+    with pytest.raises(LaternaError, match="which would be lost; what differs: stage align"):
+        train(short, stage="instruct", out=out, init_from=None)
     rows = json.loads((tmp_path / "records.json").read_text())
     (tmp_path / "records.json").write_text(json.dumps(rows[:-1]))
-    with pytest.raises(LaternaError, match="other is: the data, or what it started from"):
+    with pytest.raises(LaternaError, match="what differs: the data, or what it started from"):
         train(short, stage="align", out=out)
     assert (out / "laterna.json").stat().st_mtime_ns == written
     assert read_manifest(train(other, stage="align", out=out, overwrite=True)).recipe == other
@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_a_checkpoint_is_refused_before_anything_is_read(
     out.mkdir()
     (out / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(LaternaError, match=r"no checkpoint that Laterna made: .* thesis\.tex"):
+        with pytest.raises(LaternaError, match=r"not a checkpoint made by Laterna: .* thesis\.tex"):
             train(short, stage="align", out=out, overwrite=overwrite)
     assert (out / "thesis.tex").read_text() == "precious"
     assert not (tmp_path / "prepared").exists()
@@ -88,10 +88,10 @@ def test_rows_shorter_than_any_record_are_refused(short: Recipe, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("nowhere", None, "no such start; name a checkpoint, or a file of weights"),
-        ("text.txt", b"a cup", "not read, for it is damaged or holds more than tensors"),
+        ("nowhere", None, "no such checkpoint or file of weights; give one of them"),
+        ("text.txt", b"a cup", "not read, because it is damaged or holds more than tensors"),
         ("empty.safetensors", b"", "weights"),
-        ("laterna.json", b"{}", "not read, for it is damaged"),
+        ("laterna.json", b"{}", "not read, because it is damaged"),
         ("folder", "", "not a Laterna checkpoint"),
     ],
 )
@@ -105,7 +105,7 @@ def test_a_start_that_is_none_is_one_sentence_before_anything_is_prepared(
     elif content is not None:
         start.mkdir()
     with pytest.raises(LaternaError, match=rf"{name}: .*{words}"):
-        train(short, stage="align", out=tmp_path / "out", start=start)
+        train(short, stage="align", out=tmp_path / "out", init_from=start)
     assert not (tmp_path / "prepared").exists()
 
 

@@ -41,7 +41,7 @@ from laterna.training.throughput import StepFigures
 from .conftest import PowerCut, interrupt
 
 STEPS = 8
-SAVING = RunSettings(save_minutes=0, save_steps=2, keep=2)
+SAVING = RunSettings(save_minutes=0, save_steps=2, save_total_limit=2)
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ from laterna.training.run import train
 recipe = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Recipe)
 out = Path(sys.argv[2])
 start = train(recipe, stage="align", out=out / "align")
-train(recipe, stage="instruct", out=out / "instruct", start=start)
+train(recipe, stage="instruct", out=out / "instruct", init_from=start)
 """
 
 

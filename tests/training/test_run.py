@@ -33,7 +33,7 @@ def test_two_stages_teach_the_tiny_assistant_its_colours(
     recipe: Recipe, colours: dict[str, tuple[int, int, int]], question: str, tmp_path: Path
 ) -> None:
     align = train(recipe, stage="align", out=tmp_path / "align")
-    out = train(recipe, stage="instruct", out=tmp_path / "instruct", start=align)
+    out = train(recipe, stage="instruct", out=tmp_path / "instruct", init_from=align)
     assert (read_manifest(align).parts, read_manifest(out).parts) == (
         ("connector",),
         ("connector", "language"),
@@ -225,7 +225,7 @@ def test_a_start_of_another_recipe_is_refused(
     linear = msgspec.structs.replace(recipe.connector, kind="linear")
     other = msgspec.structs.replace(recipe, connector=linear)
     with pytest.raises(LaternaError, match=r"other \[connector\] settings than recipe tiny"):
-        train(other, stage=stage, out=tmp_path / "out", start=start)
+        train(other, stage=stage, out=tmp_path / "out", init_from=start)
 
 
 def test_a_run_that_was_done_is_not_done_again(
@@ -241,7 +241,9 @@ def test_a_run_that_was_done_is_not_done_again(
     assert "this very run was done before" in " ".join(capsys.readouterr().out.split())
     assert (out / "laterna.json").stat().st_mtime_ns == written
     other = msgspec.structs.replace(short, seed=4)
-    with pytest.raises(LaternaError, match=r"another run, .* other is: seed 3, now 4; .*overwrite"):
+    with pytest.raises(
+        LaternaError, match=r"another run, .* what differs: seed 3, now 4; .*overwrite"
+    ):
         train(other, stage="align", out=out)
     assert (out / "laterna.json").stat().st_mtime_ns == written
     train(other, stage="align", out=out, overwrite=True)
@@ -288,7 +290,7 @@ def test_adapters_of_the_last_layers_are_trained_kept_and_gone_on_with(
     weights = load_file(align / "vision_adapters" / "adapter_model.safetensors")
     assert {name.split(".layers.")[1].partition(".")[0] for name in weights} == {"1"}
     assert all(weight.any() for name, weight in weights.items() if ".lora_B." in name)
-    out = train(ours, stage="instruct", out=tmp_path / "out", start=align)
+    out = train(ours, stage="instruct", out=tmp_path / "out", init_from=align)
     after = load_file(out / "vision_adapters" / "adapter_model.safetensors")
     assert after.keys() == weights.keys()
     assert not any(torch.equal(after[name], weights[name]) for name in weights)

@@ -113,9 +113,9 @@ def test_flash_attention_says_what_it_needs(
     with pytest.raises(LaternaError, match="needs the package flash-attn"):
         set_attention(tiny_assistant, recipe, recipe.instruct, device=gpu)
     monkeypatch.setattr(setup, "find_spec", lambda name: name)
-    with pytest.raises(LaternaError, match="add 'bf16' to savings"):
+    with pytest.raises(LaternaError, match="set precision = 'bf16'"):
         set_attention(tiny_assistant, recipe, recipe.instruct, device=gpu)
-    half = msgspec.structs.replace(recipe, savings=("bf16",))
+    half = recipe.with_savings("bf16")
     shared = msgspec.structs.replace(half.instruct, shared_prefix=True)
     with pytest.raises(LaternaError, match="takes no mask, which shared_prefix needs"):
         set_attention(tiny_assistant, half, shared, device=gpu)

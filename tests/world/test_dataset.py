@@ -124,7 +124,7 @@ def test_a_world_replaces_itself_an_empty_folder_and_another_world_when_asked(
     folder.mkdir()
     write_world(folder, images=3, seed=0)
     write_world(folder, images=3, seed=0)
-    with pytest.raises(LaternaError, match=r"world of other making \(images 3, now 1\)"):
+    with pytest.raises(LaternaError, match=r"world made differently \(images 3, now 1\)"):
         write_world(folder, images=1, seed=0)
     assert len(list((folder / "images").iterdir())) == 3
     write_world(folder, images=1, seed=0, overwrite=True)
@@ -133,7 +133,7 @@ def test_a_world_replaces_itself_an_empty_folder_and_another_world_when_asked(
 
 def test_nothing_but_a_world_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(LaternaError, match=r"no world that Laterna made: it holds thesis\.tex"):
+    with pytest.raises(LaternaError, match=r"not a world made by Laterna: it holds thesis\.tex"):
         write_world(tmp_path, images=1, seed=0)
     with pytest.raises(LaternaError, match=r"thesis\.tex is a file; name a folder"):
         write_world(tmp_path / "thesis.tex", images=1, seed=0)

@@ -15,7 +15,7 @@ teach() {
     cat "$data"/instruct-*.jsonl >"$data/instructions.jsonl"
     python -m real_small.word_connector smollm2-135m "$data/captions.json" "$data/train/images" \
         "$data/words.safetensors" --fit "$fit"
-    laterna train smollm2-135m --out "runs/$data" --start "$data/words.safetensors" \
+    laterna train smollm2-135m --out "runs/$data" --init-from "$data/words.safetensors" \
         --align.data "$data/captions.json" --align.images "$data/train/images" \
         --instruct.data "$data/instructions.jsonl" --instruct.images "$data/train/images" "$@"
 }

@@ -5,7 +5,7 @@ regression from an image's mean features to the mean embedding of its captions' 
 regression is linear, so what holds of the mean over the patches is applied to each patch alone.
 `classes`: the encoder's own ImageNet classifier, each class in the mean embedding of its words.
 Then all is scaled to the length of the language model's embeddings. No box is used. The file is
-for `laterna train --start`.
+for `laterna train --init-from`.
 
 Shapes: b images · n patches · d width of the features · e width of the embeddings · v words ·
 c classes · h width of a perceptron's hidden layer.

@@ -61,13 +61,14 @@ FLAT = ("endpoint.", "spending.", "settings.", "where.", "decoding.")
 
 
 class Where(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a model runs, and in which numbers."""
+    """Where a model runs, and in which precision."""
 
     device: str | None = None
-    """`cpu`, `cuda` or another name of torch's. Default: an accelerator where there is one, else
-    the CPU."""
+    """`cpu`, `cuda` or another torch device. Default: an accelerator if there is one, else the
+    CPU."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Numbers of weights and activations. Default: bfloat16 on an accelerator, float32 on a CPU."""
+    """Precision of weights and activations. Default: bfloat16 on an accelerator, float32 on a
+    CPU."""
 
     def load(self, name: str) -> Assistant:
         """Load a checkpoint, a llava-hf or original LLaVA folder, or a hub id of either."""
@@ -134,7 +135,7 @@ def require_command_bounds(command: Command) -> None:
     for name in command.__struct_fields__:
         value = getattr(command, name)
         if isinstance(value, str | Path) and "\0" in str(value):
-            raise LaternaError(f"{option(name)} {str(value)!r}: no name has a NUL in it")
+            raise LaternaError(f"{option(name)} {str(value)!r}: remove the NUL character")
 
 
 def require_places(command: Command) -> None:
@@ -149,10 +150,10 @@ def require_places(command: Command) -> None:
     for number, out in enumerate(written):
         _require_apart(out, read)
         if resolved(out.path) in (resolved(other.path) for other in written[:number]):
-            raise LaternaError(f"{out.path}: two things would be written there; name two places")
+            raise LaternaError(f"{out.path}: two outputs share this path; give each its own")
         if out.grows:
             if out.path.exists() and not out.path.is_dir():
-                raise LaternaError(f"{out.path} is a file; name a folder")
+                raise LaternaError(f"{out.path} is a file; give a folder")
             continue
         require_replaceable(out.path, out.made)
         _require_no_annotations(out)
@@ -168,11 +169,11 @@ def _require_there(one: Reads) -> None:
             raise LaternaError(f"{path}: no such {what}")
     elif path.is_dir():
         if one.kind == "file":
-            raise LaternaError(f"{path} is a folder; name a file")
+            raise LaternaError(f"{path} is a folder; give a file")
     elif not path.is_file():
-        raise LaternaError(f"{path} is no plain file; name one that can be read twice")
+        raise LaternaError(f"{path} is not a regular file; give one that can be read twice")
     elif one.kind == "folder":
-        raise LaternaError(f"{path} is a file; name a folder")
+        raise LaternaError(f"{path} is a file; give a folder")
 
 
 def _require_apart(out: Writes, read: Sequence[Reads]) -> None:
@@ -182,13 +183,13 @@ def _require_apart(out: Writes, read: Sequence[Reads]) -> None:
             continue
         source = resolved(one.path)
         if place == source:
-            raise LaternaError(f"{out.path}: is what is read, and would be lost; name another one")
+            raise LaternaError(f"{out.path} is an input, which would be lost; give another path")
         if one.whole and place.is_relative_to(source):
             raise LaternaError(
-                f"{out.path}: lies inside {one.path}, which is read; name a place outside"
+                f"{out.path} lies inside the input {one.path}; give a path outside it"
             )
         if not out.grows and source.is_relative_to(place):
-            raise LaternaError(f"{out.path}: holds {one.path}, which is read; name another place")
+            raise LaternaError(f"{out.path} contains the input {one.path}; give another path")
 
 
 def _require_no_annotations(out: Writes) -> None:

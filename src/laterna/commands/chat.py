@@ -18,7 +18,7 @@ class Chat(Command, frozen=True, kw_only=True):
     """Talk with an assistant about an image in the terminal."""
 
     model: Positional[str]
-    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
+    """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""
     image: Path | None = None
     """Image to talk about; default: none."""
     prompt: str | None = None
@@ -26,11 +26,11 @@ class Chat(Command, frozen=True, kw_only=True):
     max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
     """Longest answer, in tokens."""
     temperature: Amount = 0.0
-    """0: the likeliest token each time; above: tokens are drawn."""
+    """Sampling temperature. 0: greedy, always the likeliest token."""
     top_p: Share = 1.0
-    """Tokens are drawn among the likeliest that together have this probability."""
+    """Nucleus sampling: draw from the likeliest tokens that together have this probability."""
     seed: Seed | None = None
-    """Seed of what is drawn. Default: another one each time."""
+    """Random seed for sampling. Default: a new one each time."""
     where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:

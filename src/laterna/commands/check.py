@@ -14,22 +14,23 @@ from laterna.synthesis.settings import Endpoint, Job, Spending
 
 
 class Check(Command, frozen=True, kw_only=True):
-    """Hold a teacher's replies against the captions and boxes it was shown."""
+    """Check a teacher's replies against the captions and boxes it was shown."""
 
     contexts: Path
-    """What the teacher was shown: JSON lines of contexts, or any annotations `synthesize` reads."""
+    """What the teacher was shown: JSON lines of contexts, or any annotations that `synthesize`
+    reads."""
     replies: Path
-    """JSON lines of replies: `id`, `kind`, `text`, `finish_reason`; or LLaVA's published form of
-    GPT-4's answers: `id`, `instruction`, `output`, `type`."""
+    """JSON lines of replies, with `id`, `kind`, `text`, `finish_reason`, or in the form of LLaVA's
+    published GPT-4 answers: `id`, `instruction`, `output`, `type`."""
     out: Path
-    """JSON lines file for the verdicts, one a reply: findings with their sentences, and counts of
-    claims that could and could not be checked."""
+    """JSON lines file for the results, one per reply: each finding with its sentence, and the
+    numbers of claims that were and were not checked."""
 
     judge: str = ""
-    """Model that lists each reply's claims, so that boxes and captions decide them too; one request
-    a reply. Left out: the rules alone."""
+    """Language model that lists the claims of each reply; boxes and captions then decide them. One
+    request per reply. Default: none, only the rules."""
     judge_by: Annotated[str, KeysOf("laterna.synthesis.settings:JUDGED_TEACHERS")] = "openai"
-    """How the judge is asked: one by one, through the batch API, or from a ledger alone."""
+    """How the judge is asked: one request at a time, by the batch API, or only from a ledger."""
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()
     ledger: Path | None = None

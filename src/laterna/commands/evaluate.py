@@ -18,16 +18,16 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Ask an assistant questions with known answers; score it beside the same with no image."""
 
     model: Positional[str]
-    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
+    """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""
     data: Path
-    """Dataset folder that the task asks about."""
+    """Dataset folder of the task."""
     task: Annotated[str, KeysOf("laterna.evaluation.tasks:TASKS")] = "world"
-    """What is asked: `world`, the tabletop world's questions by kind, or `boxes`, what the boxes
-    of any COCO-format dataset decide."""
+    """Task: `world` (questions about the tabletop world) or `boxes` (questions that the boxes of a
+    COCO-format dataset decide)."""
     limit: Number = 0
-    """Questions at most; 0: all."""
+    """Maximum number of questions. 0: all."""
     seed: Seed = 0
-    """Seed of the choice and wording of the questions."""
+    """Random seed of the choice and wording of the questions."""
     out: Path | None = None
     """JSON file for the figures; default: only printed."""
     answers: Path | None = None
@@ -35,7 +35,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
     controls: bool = True
     """Also ask everything about a blank image."""
     baseline: str = ""
-    """Another assistant, such as the checkpoint of stage 1, asked the same questions beside."""
+    """Another assistant that answers the same questions, such as the stage-1 checkpoint."""
     where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:

@@ -14,9 +14,9 @@ from laterna.files import Made
 
 
 class Import(Command, frozen=True, kw_only=True):
-    """Make a checkpoint of a llava-hf folder, an original LLaVA folder, or a hub id of either.
+    """Make a checkpoint from a llava-hf folder, an original LLaVA folder, or a hub id of either.
 
-    What a source is, its JSON says. A checkpoint of Laterna's own is taken too, to merge it.
+    The JSON inside tells which of them it is. A Laterna checkpoint is accepted too, for `--merge`.
     """
 
     source: Positional[str]
@@ -34,10 +34,10 @@ class Import(Command, frozen=True, kw_only=True):
     """How images become square, as in `vision.fit`; default: as the source says. llava-hf's
     folders crop, though LLaVA-1.5 was trained with `pad`."""
     merge: bool = False
-    """Add adapters into the weights, which then are stored whole."""
+    """Merge adapters into the weights."""
 
     overwrite: bool = False
-    """Replace a checkpoint of other making that stands there."""
+    """Replace a checkpoint that was made from something else."""
 
     def reads(self) -> Iterator[Reads]:
         """Name the source, and the models that go with it."""
@@ -84,14 +84,14 @@ class Import(Command, frozen=True, kw_only=True):
 
 
 class Export(Command, frozen=True, kw_only=True):
-    """Write a checkpoint for another engine, adapters merged.
+    """Write a checkpoint for another engine. Adapters are merged.
 
     `hf` is a LlavaForConditionalGeneration with its processor (transformers, vLLM, SGLang);
     `gguf` is llama.cpp's pair, model.gguf and mmproj.gguf (llama.cpp, Ollama, LM Studio).
     """
 
     checkpoint: Positional[str]
-    """Checkpoint folder, or anything else that `laterna import` takes."""
+    """Checkpoint folder, or any other source that `laterna import` reads."""
     folder: Positional[Path]
     """Folder to write."""
     to: Annotated[str, KeysOf("laterna.model.exporters:EXPORTS")]
@@ -101,7 +101,7 @@ class Export(Command, frozen=True, kw_only=True):
     here."""
 
     overwrite: bool = False
-    """Replace an export of other making that stands there."""
+    """Replace an export that was made from something else."""
 
     def reads(self) -> Iterator[Reads]:
         """Name the checkpoint."""

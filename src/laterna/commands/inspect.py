@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Inspect(Command, frozen=True, kw_only=True):
-    """Show what a set of instructions asks about, how long its answers are, and what is learned.
+    """Show what a dataset of instructions asks, how long its answers are, and what is learned.
 
-    Works on anything that can be trained on, LLaVA-Instruct-150K included. With the annotations
-    it also shows which answers the teacher could have known, and holds every record against its
+    Reads everything that can be trained on, LLaVA-Instruct-150K included. With the annotations, it
+    also shows which answers the teacher could have known, and checks every record against its
     boxes and captions.
     """
 
@@ -33,20 +33,20 @@ class Inspect(Command, frozen=True, kw_only=True):
     """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
     dataset, or `hub:OWNER/NAME`."""
     form: Annotated[str, KeysOf("laterna.data.sources:FORMS", also=("auto",))] = "auto"
-    """What a row is: `records`, `conversations`, `messages`, `texts`, `alpaca`, `vqa`; `auto` sees
-    it from the columns."""
+    """Form of the rows: `records`, `conversations`, `messages`, `texts`, `alpaca` or `vqa`. `auto`:
+    detected from the columns."""
     subset: str = ""
-    """Configuration of a hub's dataset that has several."""
+    """Configuration of a hub dataset that has several."""
     split: str = "train"
     """Split of a Hugging Face dataset."""
     annotations: Path | None = None
-    """What the records were made from, as `synthesize` reads it."""
+    """Annotations that the records were made from, as for `synthesize`."""
     format: FormatName = "auto"
-    """Form of the annotations, as in `synthesize`."""
+    """Format of the annotations, as for `synthesize`."""
     view: View = "auto"
     """Which view of turned images boxes belong to, as in `synthesize`."""
     captions: Path | None = None
-    """COCO captions file; default: the one beside the annotations."""
+    """COCO captions file. Default: the one beside the annotations."""
     captionless: bool = False
     """Keep images that have boxes and no caption, as in `synthesize`."""
     images: Path | None = None
@@ -56,22 +56,22 @@ class Inspect(Command, frozen=True, kw_only=True):
     ledger: Path | None = None
     """Ledger of the synthesis, which knows its cost; default: the one beside FILE."""
     prices: Path | None = None
-    """TOML file of prices, as `synthesize` reads it."""
+    """TOML file of prices, as for `synthesize`."""
     html: Path | None = None
     """Page to write, whole in one file; default: none."""
     specimens: Number = 24
-    """Records that the page shows, drawn by lot."""
+    """Number of records, drawn at random, that the page shows."""
     seed: Seed = 0
     """Seed of the draw."""
     masks: Number = 0
-    """Show the tokens of so many first records instead, those that are learned marked; the page
-    of `--html` then shows them in colours."""
+    """Show the tokens of the first N records instead, with the loss mask. `--html` then shows them
+    in color."""
     checkpoint: Path | None = None
-    """Checkpoint whose tokenizer and chat template `--masks` uses."""
+    """Checkpoint with the tokenizer and chat template for `--masks`."""
     tokenizer: str = "builtin:nano-llama"
-    """The tokenizer that `--masks` uses without a checkpoint, named as `language.source` is."""
+    """Tokenizer for `--masks` without a checkpoint, named as in `language.source`."""
     template: TemplateName = "own"
-    """Chat template that `--masks` uses without a checkpoint: `own`, or a shipped one."""
+    """Chat template for `--masks` without a checkpoint: `own`, or a shipped one."""
 
     def reads(self) -> Iterator[Reads]:
         """Name the records and what is held against them."""

@@ -20,7 +20,7 @@ class Lab(Command, frozen=True, kw_only=True):
     experiment: Positional[Annotated[str, KeysOf("laterna.lab:EXPERIMENTS")] | None] = None
     """What to find out. Default: only list what there is to find out, and in how many minutes."""
     model: Positional[str] = ""
-    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
+    """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""
     data: Path | None = None
     """Dataset folder of the tabletop world."""
     limit: Number = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from tyro.conf import Fixed, Positional, Suppress, arg
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class Plan(Command, frozen=True, kw_only=True):
-    """Plan a recipe before it is run: tokens, FLOPs, memory, hours, money; no weights are read.
+    """Estimate what a recipe takes before it is run: tokens, FLOPs, memory, hours, money.
 
-    RECIPE comes first; `laterna plan RECIPE --help` lists every setting that may follow it. A
-    folder that holds only config.json does for a model: `--language.source DIR`.
+    RECIPE comes first; `laterna plan RECIPE --help` lists every setting that may follow it. No
+    weights are read: a folder with only config.json is enough for a model, as in
+    `--language.source DIR`.
     """
 
     recipe: Positional[str]
@@ -34,7 +35,7 @@ class Plan(Command, frozen=True, kw_only=True):
     gpu: Annotated[str, KeysOf("laterna.planner.hardware:GPUS")] | None = None
     """Kind of GPU, such as H100-80GB; default: all that are known."""
     gpus: Count = 1
-    """GPUs that share each step."""
+    """Number of GPUs."""
     records: tuple[Count, ...] = ()
     """Records of each planned stage, in order; default: hours are not told."""
     text_tokens: tuple[Count, ...] = ()
@@ -48,13 +49,10 @@ class Plan(Command, frozen=True, kw_only=True):
     per_image: tuple[Count, ...] = ()
     """Records about one image, where a stage shares images; default: 5 in align, 3 in
     instruct."""
-    precision: Literal["float32", "mixed"] | None = None
-    """`float32`, or `mixed`: computed in bfloat16, with trained weights in float32; default: as
-    the recipe's `savings` say."""
     mfu: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.4
-    """Share of the GPU's peak that the model's FLOPs are assumed to reach."""
+    """Model FLOPs utilization to assume: a share of the GPU's peak."""
     headroom: PartShare = 0.1
-    """Share of the GPU's memory left to driver, libraries and fragmentation."""
+    """Share of GPU memory to leave free, for driver, libraries and fragmentation."""
     price: Amount | None = None
     """Money that a GPU costs in an hour; default: money is not told."""
     tiles: int | None = None
@@ -91,7 +89,6 @@ class Plan(Command, frozen=True, kw_only=True):
             settings,
             Assumptions(
                 gpus=self.gpus,
-                precision=self.precision,
                 mfu=self.mfu,
                 headroom=self.headroom,
                 price=self.price,
@@ -107,7 +104,7 @@ class Plan(Command, frozen=True, kw_only=True):
             console.print(table)
         if plan.published:
             names = ", ".join(plan.published)
-            console.print(f"by configurations that Laterna ships: {names}", soft_wrap=True)
+            console.print(f"model configurations shipped with Laterna: {names}", soft_wrap=True)
         return self._closing(plan)
 
     def _lengths(self, stages: tuple[StageName, ...]) -> dict[StageName, Lengths]:

@@ -21,9 +21,9 @@ class Prepare(Command, frozen=True, kw_only=True):
     recipe: Positional[str]
     """TOML file, or name of a shipped recipe."""
     stage: StageChoice = "both"
-    """Whose records to prepare."""
+    """Stage whose records to prepare."""
     workers: Workers = 0
-    """Processes that do it; 0: as many as there are cores."""
+    """Number of processes. 0: one per core."""
 
     def reads(self) -> Iterator[Reads]:
         """Name the recipe, its records and its models."""

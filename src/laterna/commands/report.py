@@ -12,14 +12,14 @@ from laterna.errors import LaternaError
 
 
 class Report(Command, frozen=True, kw_only=True):
-    """Show a training run as one HTML page that needs nothing else: losses, speed, answers.
+    """Show a training run as one offline HTML page: losses, speed, answers.
 
-    It takes what lies in the folder: finished stages and one that still trains, and the figures
-    that `laterna evaluate --out` wrote beside them.
+    It shows what the folder holds: finished stages, a stage that is still training, and scores
+    that `laterna evaluate --out` wrote there.
     """
 
     folder: Positional[Path]
-    """Folder of a run, as `laterna train --out` was given it; or one stage's checkpoint."""
+    """Folder of a run (`laterna train --out`), or the checkpoint of one stage."""
     out: Path | None = None
     """Page to write; default: training.html in the folder."""
 

@@ -23,7 +23,7 @@ class Serve(Command, frozen=True, kw_only=True):
     """
 
     model: Positional[str]
-    """Checkpoint, llava-hf folder, original LLaVA folder, or a hub id of one of these."""
+    """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""
     host: str = "127.0.0.1"
     """Address to listen at; others than this machine's own need an API key."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8000

@@ -34,24 +34,23 @@ class Synthesize(Command, frozen=True, kw_only=True):
     annotations: Path
     """Annotated images: a COCO file or folder, or any other form that `--format` names."""
     format: FormatName = "auto"
-    """Form of the annotations; `auto` sees it from what they hold."""
+    """Format of the annotations. `auto`: detected from their content."""
     out: Path
     """File to write."""
     captions: Path | None = None
-    """COCO captions file; default: the one beside the annotations."""
+    """COCO captions file. Default: the one beside the annotations."""
     captionless: bool = False
     """Where the annotations have captions, keep images that have boxes and no caption too."""
     teacher: TeacherName = "scribe"
-    """Who composes the records: `scribe` works offline from the text proxy alone; `openai` asks
-    any compatible endpoint, `batch` its batch API, `local` a model on this machine; `replay`
-    answers from a ledger."""
+    """Who writes the records. `scribe`: a grammar, offline; `openai`: an OpenAI-compatible
+    endpoint; `batch`: its batch API; `local`: a model on this machine; `replay`: answers from a
+    ledger."""
     kinds: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
-    """Kinds of records to make; `caption` needs no teacher and is what stage 1 learns."""
+    """Kinds of records to make. `caption` is for stage 1 and needs no teacher."""
     conversation_boxes: bool = False
-    """Show the boxes to the teacher of conversations too, who cannot count without them; LLaVA
-    does not."""
+    """Show boxes to the teacher for conversations too, so that it can count. LLaVA does not."""
     prompts: Path | None = None
-    """Folder of prompts to use instead of our own, in the same layout (LLaVA's)."""
+    """Folder of prompts to use instead of the shipped ones, in LLaVA's layout."""
     enrich: tuple[EnrichmentName, ...] = ()
     """What to measure from the images and show to the teacher besides."""
     images: Path | None = None
@@ -63,22 +62,22 @@ class Synthesize(Command, frozen=True, kw_only=True):
     form: Annotated[str, KeysOf("laterna.synthesis.outputs:OUTPUTS")] = "llava"
     """Form of the file."""
     seed: Seed = 0
-    """Seed of the teacher's choices."""
+    """Random seed of the teacher."""
     repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
-    """Times that a rejected reply is asked again, with the reasons."""
+    """How often to ask again after a rejected reply, with the reasons given."""
     judge: str = ""
-    """Model that lists each reply's claims, at the teacher's endpoint, so that boxes and captions
-    decide them too; one more request a reply. Left out: the rules alone."""
+    """Language model at the teacher's endpoint that lists the claims of each reply; boxes and
+    captions then decide them. One more request per reply. Default: none, only the rules."""
     endpoint: Annotated[Endpoint, arg(name="")] = Endpoint()
     spending: Annotated[Spending, arg(name="")] = Spending()
     ledger: Path | None = None
     """SQLite file that keeps every answer; default: beside OUT."""
     dry_run: bool = False
-    """Only say how many requests, tokens, dollars and hours it would take; ask nothing."""
+    """Only estimate requests, tokens, dollars and hours. Nothing is asked."""
     shard: str = "1/1"
     """Part of the images to do, as i/n; each part has its own OUT."""
     engine: Annotated[str, KeysOf("laterna.synthesis.run:ENGINES")] = "local"
-    """Where to do it: in this process, or over a Ray cluster (`pip install laterna[ray]`)."""
+    """`local`: in this process; `ray`: on a Ray cluster (`pip install 'laterna[ray]'`)."""
 
     def reads(self) -> Iterator[Reads]:
         """Name the annotations and what goes with them."""

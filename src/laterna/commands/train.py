@@ -24,16 +24,16 @@ class Train(Command, frozen=True, kw_only=True):
     recipe: Positional[str]
     """TOML file, or name of a shipped recipe."""
     stage: StageChoice = "both"
-    """Which stage to train; `both`: the second starts from the checkpoint of the first."""
+    """Stage to train. `both`: the second starts from the first one's checkpoint."""
     out: Path | None = None
     """Folder for the checkpoints OUT/align and OUT/instruct; default: runs/NAME."""
-    start: Path | None = None
+    init_from: Path | None = None
     """What the first stage trained here starts from: a checkpoint, or a connector alone as a
     safetensors file or LLaVA's `mm_projector.bin`; default: the recipe's parts, and for `instruct`
     alone the checkpoint OUT/align where there is one."""
 
     overwrite: bool = False
-    """Replace finished checkpoints of other runs that stand there."""
+    """Replace finished checkpoints of other runs in that folder."""
 
     def settings_to_train(self) -> Recipe:
         """Return the recipe as it is in its file."""
@@ -50,8 +50,8 @@ class Train(Command, frozen=True, kw_only=True):
         require_sensible(settings, stages)
         yield Reads(Path(self.recipe), kind="maybe")
         yield from recipe_reads(settings, stages)
-        if self.start is not None:
-            yield Reads(self.start)
+        if self.init_from is not None:
+            yield Reads(self.init_from)
 
     def writes(self) -> Iterator[Writes]:
         """Name the checkpoints, and what is kept for other runs."""
@@ -70,7 +70,7 @@ class Train(Command, frozen=True, kw_only=True):
         from laterna.training.run import train
 
         out = self._folder()
-        checkpoint = self.start
+        checkpoint = self.init_from
         first = out / "align"
         if self.stage == "instruct" and checkpoint is None and (first / MANIFEST).is_file():
             checkpoint = first
@@ -80,14 +80,14 @@ class Train(Command, frozen=True, kw_only=True):
                 settings,
                 stage=stage,
                 out=out / stage,
-                start=checkpoint,
+                init_from=checkpoint,
                 overwrite=self.overwrite,
             )
         return f"made the checkpoint {checkpoint}; talk to it: laterna chat {checkpoint}"
 
 
 class TunedTrain(Train, frozen=True, kw_only=True):
-    """Train an assistant by this recipe; every setting below can be changed."""
+    """Train an assistant by this recipe. Every setting below can be changed."""
 
     recipe: Suppress[Fixed[str]]
     settings: Annotated[Recipe, arg(name="")]

@@ -14,7 +14,7 @@ from laterna.recipe import Number, Seed
 
 
 class World(Command, frozen=True, kw_only=True):
-    """Draw the embedded tabletop world as a COCO-format dataset."""
+    """Draw images of the embedded tabletop world as a COCO-format dataset."""
 
     folder: Positional[Path]
     """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
@@ -26,7 +26,7 @@ class World(Command, frozen=True, kw_only=True):
     """Number of the first image; ranges of one seed that do not overlap share no image."""
 
     overwrite: bool = False
-    """Replace a world of other making that stands there."""
+    """Replace a world that was drawn with other settings."""
 
     def writes(self) -> Iterator[Writes]:
         """Name the folder."""
@@ -50,14 +50,15 @@ class World(Command, frozen=True, kw_only=True):
 
 
 class Demo(Command, frozen=True, kw_only=True):
-    """Walk the whole path on the embedded world: draw, synthesise, train, evaluate, report."""
+    """Run the whole path on the embedded world: draw, synthesize, train, evaluate, report."""
 
     out: Path = RUNS / "demo"
-    """Folder for everything the demo makes; run again, it picks up at the last finished step."""
+    """Folder for everything that the demo makes. A second run resumes after the last finished
+    step."""
     seed: Seed = 0
-    """Seed of the world, of the synthesis and of the training."""
+    """Random seed of the world, the synthesis and the training."""
     quick: bool = False
-    """A smaller world and shorter stages: shows that the path works, not how well."""
+    """Use a smaller world and shorter stages. Shows that the path works, not how well."""
 
     def writes(self) -> Iterator[Writes]:
         """Name the folder, which is gone on with."""

@@ -231,7 +231,8 @@ def _decoding(
 def _pair(pair: object) -> tuple[ImageLike, Question]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise LaternaError(
-            f"answer: {str(pair)[:60]!r} is no (image, question) pair; a batch is one list of them"
+            f"answer: {str(pair)[:60]!r} is not an (image, question) pair; "
+            "a batch is one list of them"
         )
     return pair[0], pair[1]
 

@@ -31,7 +31,7 @@ class Decoding(Record):
     temperature: float = 0.0
     """0: the likeliest token each time."""
     top_p: float = 1.0
-    """Tokens are drawn among the likeliest that together have this probability."""
+    """Nucleus sampling: draw from the likeliest tokens that together have this probability."""
     seed: int | None = None
     """Of what is drawn; None: torch's own generator goes on."""
     top_k: int = 0

@@ -221,7 +221,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         refused = isinstance(error, pickle.UnpicklingError)
         reason = "" if refused else ": " + " ".join(str(error).split())[:200]
         raise LaternaError(
-            f"{path}: not read, for it is damaged or holds more than tensors{reason}"
+            f"{path}: not read, because it is damaged or holds more than tensors{reason}"
         ) from error
     if isinstance(found, dict):
         inside = (found[key] for key in _AROUND if isinstance(found.get(key), dict))
@@ -230,7 +230,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         raise LaternaError(f"{path}: holds no table of tensors")
     for name, weight in found.items():
         if not isinstance(weight, Tensor):
-            raise LaternaError(f"{path}: {name} is no tensor, but `{type(weight).__name__}`")
+            raise LaternaError(f"{path}: {name} is not a tensor but `{type(weight).__name__}`")
         if not weight.numel():
             raise LaternaError(f"{path}: {_EMPTY.format(name=name)}")
     return {name: weight.to(torch.float32) for name, weight in found.items()}

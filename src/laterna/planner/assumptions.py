@@ -43,9 +43,9 @@ class Assumptions(Record):
     """Everything but the recipe. Raises LaternaError for what is out of range."""
 
     gpus: int = 1
-    """GPUs that share each step."""
+    """Number of GPUs."""
     precision: Precision | None = None
-    """None: `mixed` where the recipe's `savings` have `bf16`, else `float32`."""
+    """None: `mixed` where the recipe's `precision` is `bf16`, else `float32`."""
     mfu: float = 0.4
     """Share of the GPU's peak rate that the model's own FLOPs reach (model FLOPs utilisation)."""
     headroom: float = 0.1

@@ -73,7 +73,9 @@ def stage_images(
         told = _of_many([one for one in grids if one.tiles == tiles], "--tiles")
         if told is None:
             known = ", ".join(str(one) for one in sorted({round(one.tiles) for one in grids}))
-            raise LaternaError(f"--tiles {tiles}: no grid of this recipe has so many; use {known}")
+            raise LaternaError(
+                f"--tiles {tiles}: no grid of this recipe has that many; use {known}"
+            )
         return told
     sizes, there = _sizes(recipe, stage)
     side = map_side(skeleton.connector.tokens(skeleton.vision.patches))

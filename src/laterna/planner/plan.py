@@ -106,7 +106,7 @@ class StagePlan(Record):
     attention_flops: float
     """Of these, what grows quadratically with the tokens of a row."""
     checkpointed: bool
-    """Whether the recipe's `savings` have `checkpointing`."""
+    """Whether the recipe has `gradient_checkpointing`."""
     memory: Memory
     """As the stage trains."""
     memory_kept: Memory
@@ -276,7 +276,7 @@ class _StagePlanner:
 
     def _fill(self, image: ShownImage) -> tuple[Load, int]:
         load, passes = fill_step(self.settings, self.lengths, image.tokens, gpus=self.given.gpus)
-        return replace(load, segments=self.recipe.run.attention == "segments"), passes
+        return replace(load, segments=self.recipe.run.attention == "varlen"), passes
 
     def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
         typical, _ = self._fill(self.images.typical)

@@ -104,8 +104,8 @@ def begun_shards(ledger: Path | None) -> int:
     if len(found) > 1:
         splits = " and of ".join(map(str, sorted(found)))
         raise LaternaError(
-            f"{ledger.parent}: ledgers of {splits} shards of {ledger.name}; leave those of one "
-            "split there, whose answers are then found again"
+            f"{ledger.parent}: ledgers of {splits} shards of {ledger.name}; keep those of one "
+            "split only, so that their answers are found again"
         )
     return found.pop() if found else 0
 

@@ -138,7 +138,7 @@ class Ledger:
         try:
             self._write_until_told()
         except BaseException as error:  # noqa: BLE001  (whatever it is, nobody may wait for ever)
-            told = f"{self.path}: the ledger can be written no more: {error}"
+            told = f"{self.path}: the ledger can no longer be written: {error}"
             self._dead = error if isinstance(error, LaternaError) else LaternaError(told)
             while not self._steps.empty():
                 step = self._steps.get_nowait()

@@ -31,7 +31,7 @@ class Endpoint(Record):
     """
 
     model: str = ""
-    """Name of the model to ask; for `local`, a folder of a model or a GGUF file."""
+    """Model to ask. For `local`: a model folder or a GGUF file."""
     base_url: str = OPENAI_URL
     """Address of any OpenAI-compatible endpoint, without user, password or query."""
     key_variable: str = "OPENAI_API_KEY"
@@ -43,34 +43,35 @@ class Endpoint(Record):
     max_tokens: Count | None = None
     """Longest reply in tokens; default: the endpoint's own."""
     parameters: tuple[str, ...] = ()
-    """Any further parameters of the request, NAME=JSON, as in `reasoning_effort="low"`."""
+    """Further request parameters as NAME=JSON, such as `reasoning_effort="low"`."""
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 16
-    """Calls in flight at most."""
+    """Maximum number of calls in flight."""
     requests_per_minute: Amount = 0
-    """Calls a minute at most; 0: no limit."""
+    """Maximum number of calls per minute. 0: no limit."""
     tokens_per_minute: Amount = 0
-    """Tokens a minute at most, read and written; 0: no limit."""
+    """Maximum number of tokens per minute, read and written. 0: no limit."""
     timeout: Annotated[float, msgspec.Meta(ge=0.001)] = 120
-    """Seconds until a call that has not answered in whole is given up and tried again."""
+    """Seconds to wait for a whole answer before the call is tried again."""
     tries: Count = 8
-    """Times that a call is tried before its record is left out."""
+    """How often a call is tried before its record is dropped."""
     poll: Amount = 60
-    """Seconds between looks at a batch (`batch`)."""
+    """Seconds between queries for the state of a batch (`batch`)."""
     batch_size: Count = 10_000
-    """Requests of one batch (`batch`)."""
+    """Requests per batch (`batch`)."""
 
 
 class Spending(Record):
     """What tokens cost, and how much may be spent."""
 
     prices: Path | None = None
-    """TOML file of US dollars a million tokens: `["MODEL"]`, `input = 2.5`, `output = 10.0`."""
+    """TOML file of prices in US dollars per million tokens: `["MODEL"]`, `input = 2.5`,
+    `output = 10.0`."""
     input_price: Amount | None = None
-    """US dollars a million tokens read; goes before the table."""
+    """US dollars per million tokens read. Overrides `--prices`."""
     output_price: Amount | None = None
-    """US dollars a million tokens written; goes before the table."""
+    """US dollars per million tokens written. Overrides `--prices`."""
     budget: Amount | None = None
-    """US dollars that the ledger as a whole may cost; no call starts once they are spent."""
+    """Most US dollars to spend, counted over the whole ledger. No call starts beyond it."""
 
 
 class Shard(Record):
@@ -161,7 +162,7 @@ class Job(Record):
     """Folder of the images, for the enrichments and for `view`; by default the one beside the
     annotations."""
     repair: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
-    """Times that a rejected reply is asked again, with the reasons."""
+    """How often to ask again after a rejected reply, with the reasons given."""
     judge: str = ""
     """Model that lists the claims of replies, so that boxes can decide them; empty: none."""
     endpoint: Endpoint = Endpoint()

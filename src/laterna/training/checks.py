@@ -67,25 +67,26 @@ def require_there(stage: StageSettings) -> None:
     for source in stage.mixture():
         for name in (source.data, source.images):
             if name and not name.startswith(HUB) and not Path(name).exists():
-                raise LaternaError(f"{name}: no such file or folder; it is to be trained on")
+                raise LaternaError(f"{name}: no such file or folder, but the stage trains on it")
 
 
-def require_start(recipe: Recipe, start: Path | None) -> None:
-    """Raise LaternaError where it is known before any model is read that `start` is none."""
-    if start is None:
+def require_start(recipe: Recipe, init_from: Path | None) -> None:
+    """Raise LaternaError where it is known before any model is read that `init_from` is none."""
+    if init_from is None:
         return
-    recover(start)
-    if not start.exists():
-        raise LaternaError(f"{start}: no such start; name a checkpoint, or a file of weights")
-    if start.is_file():
-        if not tensors_of(str(start.parent), [start.name]):
-            raise LaternaError(f"{start}: holds no weights")
-    elif (start / MANIFEST).is_file() or not (start / PROJECTOR_FILE).is_file():
-        before = read_manifest(start).recipe
+    recover(init_from)
+    if not init_from.exists():
+        raise LaternaError(f"{init_from}: no such checkpoint or file of weights; give one of them")
+    if init_from.is_file():
+        if not tensors_of(str(init_from.parent), [init_from.name]):
+            raise LaternaError(f"{init_from}: holds no weights")
+    elif (init_from / MANIFEST).is_file() or not (init_from / PROJECTOR_FILE).is_file():
+        before = read_manifest(init_from).recipe
         for name in ("vision", "connector", "language"):
             if getattr(before, name) != getattr(recipe, name):
                 raise LaternaError(
-                    f"{start}: was trained with other [{name}] settings than recipe {recipe.name}; "
+                    f"{init_from}: was trained with other [{name}] settings than "
+                    f"recipe {recipe.name}; "
                     "give both stages the same"
                 )
 
@@ -176,7 +177,7 @@ def require_not_anothers(out: Path, recipe: Recipe, stage: StageName) -> None:
     differs = [] if before.stage != stage else _differences(before.recipe, recipe, stage)
     what = f"stage {before.stage}" if before.stage != stage else some(differs)
     raise LaternaError(
-        f"{out}: holds the finished checkpoint of another run, which would be lost; other is: "
+        f"{out}: holds the finished checkpoint of another run, which would be lost; what differs: "
         f"{what or 'the data, or what it started from'}; name a new folder by --out, or replace it "
         "by --overwrite"
     )

@@ -228,27 +228,27 @@ later version adds to `run` hinders no resume."""
 
 
 def run_digest(
-    recipe: Recipe, stage: StageName, start: Path | None, known: Fingerprints | None = None
+    recipe: Recipe, stage: StageName, init_from: Path | None, known: Fingerprints | None = None
 ) -> str:
     """Digest a stage's settings, data and first weights; equal digests mean equal results.
 
-    How the run is carried out (`HOW`, and `savings` that change no results) and the other stage
+    How the run is carried out (`HOW`, and savings that change no results) and the other stage
     are left out. Models count by what they hold, wherever they lie. Of the images only the names
     count, but those that lie in a dataset's folder. `known` is what is known of files at this
     start; None: they are looked at now. Raises LaternaError where a hub that data comes from does
     not answer, and for a checkpoint to start from that is none.
     """
     known = known or Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
+    changing = sorted(CHANGES_RESULTS.intersection(recipe.savings))
     settings = msgspec.structs.replace(
-        recipe,
-        savings=tuple(sorted(CHANGES_RESULTS.intersection(recipe.savings))),
+        recipe.with_savings(*changing),
         align=recipe.stage(stage),
         instruct=recipe.stage(stage),
     )
     told = msgspec.to_builtins(settings)
     for name in HOW:
         del told[name]
-    weights, inside = _start(start, known)
+    weights, inside = _start(init_from, known)
     for part in ("vision", "connector", "language"):
         source = told[part]["source"]
         told[part]["source"] = "" if part in inside else base_fingerprint(source, known) or source
@@ -259,13 +259,13 @@ def run_digest(
     return digest.hexdigest()
 
 
-def _start(start: Path | None, known: Fingerprints) -> tuple[str, tuple[PartName, ...]]:
+def _start(init_from: Path | None, known: Fingerprints) -> tuple[str, tuple[PartName, ...]]:
     """Return the fingerprint of what a stage starts from, and the parts that are whole in it."""
-    if start is None or not start.exists():
+    if init_from is None or not init_from.exists():
         return "", ()
-    if (start / checkpoints.MANIFEST).is_file():
-        return checkpoint_fingerprint(start, known), read_manifest(start).parts
-    return known.of(str(start), WEIGHTS), ()
+    if (init_from / checkpoints.MANIFEST).is_file():
+        return checkpoint_fingerprint(init_from, known), read_manifest(init_from).parts
+    return known.of(str(init_from), WEIGHTS), ()
 
 
 GRACE_SECONDS = 25.0

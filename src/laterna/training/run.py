@@ -56,16 +56,16 @@ def train(
     *,
     stage: StageName,
     out: Path,
-    start: Path | None = None,
+    init_from: Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Train one stage and save the assistant as checkpoint `out`; return `out`.
 
-    `start` is what to go on from: a checkpoint (stage 1's, for stage 2), or a file of a connector's
-    weights; without it the stage begins from the recipe's sources and a fresh connector. A stage
-    that was interrupted goes on at its newest saved state, in `<out>.state`; one that is done is
-    not done again; the finished checkpoint of another run is replaced with `overwrite` alone. While
-    it trains, no other run may write there, and its figures by step are in `<out>.metrics.jsonl`;
+    `init_from` is what to go on from: a checkpoint (stage 1's, for stage 2), or a file of a
+    connector's weights; without it the stage begins from the recipe's sources and a fresh
+    connector. A stage that was interrupted goes on at its newest saved state, in `<out>.state`;
+    one that is done is not done again; the finished checkpoint of another run is replaced with
+    `overwrite` alone. While it trains, no other run may write there, and its figures by step are in `<out>.metrics.jsonl`;
     the checkpoint then holds them.
 
     Raises LaternaError for anything in recipe, data or checkpoint that stops the run, and
@@ -73,13 +73,13 @@ def train(
     """
     recipe = checked(recipe)
     require_sensible(recipe, [stage])
-    require_start(recipe, start)
+    require_start(recipe, init_from)
     require_there(recipe.stage(stage))
     if recipe.threads > 0:
         torch.set_num_threads(recipe.threads)
     require_replaceable(out, Made(kind=checkpoints.KIND, later=(checkpoints.PAGE,)))
     with joined_ranks() as ranks, held_by_one(out, stage, ranks):
-        run = open_run(recipe, stage, out, start, ranks)
+        run = open_run(recipe, stage, out, init_from, ranks)
         if run.is_done():
             told = f"{out}: this very run was done before; remove it to train anew"
             run.console.print(told, soft_wrap=True)
@@ -223,7 +223,7 @@ def _finish(run: StageRun, train_state: TrainState) -> None:
 def _gathered(run: StageRun, train_state: TrainState) -> VisionLanguageModel:
     """Return an assistant with the weights that all ranks hold shares of; rank 0's is whole."""
     if run.ranks.first:
-        whole = begin(run.recipe, run.start)
+        whole = begin(run.recipe, run.init_from)
         apply_stage(whole, run.recipe, run.stage)
         targets = dict(whole.named_parameters())
     for name, share in train_state.weights.items():

@@ -59,7 +59,7 @@ class StageRun:
     stage: StageName
     out: Path
     """The checkpoint that the stage will become."""
-    start: Path | None
+    init_from: Path | None
     ranks: Ranks
     console: Console
     """Quiet on all ranks but the first."""
@@ -82,7 +82,7 @@ class StageRun:
     def states(self) -> States:
         """The saved states, beside the checkpoint."""
         folder = self.out.with_name(f"{self.out.name}.state")
-        return States(folder, self.digest, self.ranks, keep=self.recipe.run.keep)
+        return States(folder, self.digest, self.ranks, keep=self.recipe.run.save_total_limit)
 
     @property
     def sharded(self) -> bool:
@@ -101,15 +101,15 @@ class StageRun:
 
 
 def open_run(
-    recipe: Recipe, stage: StageName, out: Path, start: Path | None, ranks: Ranks
+    recipe: Recipe, stage: StageName, out: Path, init_from: Path | None, ranks: Ranks
 ) -> StageRun:
     """Look at what the run depends on, and return it."""
     with ranks.first_alone():  # what it reads it remembers, and the others need not
         sweep(Path(recipe.prepared) / FINGERPRINTS)
         known = Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
-        digest = run_digest(recipe, stage, start, known)
+        digest = run_digest(recipe, stage, init_from, known)
     console = rich.get_console() if ranks.first else Console(quiet=True)
-    return StageRun(recipe, stage, out, start, ranks, console, known, digest)
+    return StageRun(recipe, stage, out, init_from, ranks, console, known, digest)
 
 
 class Setup(NamedTuple):
@@ -141,7 +141,7 @@ def set_up(run: StageRun, *, goes_on: bool) -> Setup:
     with ranks.first_alone():
         fill = _images(run, assistant, prepared)
     # Sharded weights come from rank 0, whatever the others hold.
-    fits = recipe.connector.calibrate and run.start is None and not goes_on
+    fits = recipe.connector.calibrate and run.init_from is None and not goes_on
     if fits and (ranks.first or not run.sharded):
         first = feed(prepared.samples, settings, seed=recipe.seed, fill=fill)
         seen = (batch for step in islice(first, FITTING_STEPS) for batch in step.batches)
@@ -165,18 +165,18 @@ def _first_model(run: StageRun) -> VisionLanguageModel:
     """
     recipe, ranks, settings = run.recipe, run.ranks, run.settings
     if not run.sharded:
-        model = begin(recipe, run.start, run.known).to(ranks.device)
+        model = begin(recipe, run.init_from, run.known).to(ranks.device)
         set_attention(model, recipe, settings)
         return model
 
     def read() -> VisionLanguageModel:
-        whole = begin(recipe, run.start, run.known)
+        whole = begin(recipe, run.init_from, run.known)
         set_attention(whole, recipe, settings, device=ranks.device)
         _ = whole.plain_head  # found out by numbers, which the others do not have
         return whole
 
     model = ranks.from_first(read, lambda whole: without_weights(whole, whole.language))
-    if recipe.run.attention == "segments":  # known to this process too
+    if recipe.run.attention == "varlen":  # known to this process too
         use_varlen_attention(model.language)
     model.vision.to(ranks.device)
     model.connector.to(ranks.device)
@@ -200,19 +200,19 @@ def set_attention(
     if name in ("flex", "flash_attention_2"):
         if device.type == "cpu":
             raise LaternaError(
-                f"run.attention = '{name}': it cannot train on a CPU; use 'sdpa' or 'segments'"
+                f"run.attention = '{name}': it cannot train on a CPU; use 'sdpa' or 'varlen'"
             )
         if name == "flash_attention_2":
             _require_flash(recipe, settings)
         language.set_attn_implementation(FLEX if name == "flex" else FLASH)
-    if name == "segments":
+    if name == "varlen":
         use_varlen_attention(language)
     if settings.shared_prefix and not assistant.plain_head:
         raise LaternaError(
             "shared_prefix: this language model changes its logits after the head, which shared "
             "rows do not allow for; set shared_prefix = false"
         )
-    if settings.pack_length or settings.shared_prefix or name == "segments":
+    if settings.pack_length or settings.shared_prefix or name == "varlen":
         if device == assistant.device:
             require_packing(language, shared_prefix=settings.shared_prefix)
             return
@@ -228,8 +228,8 @@ def _require_flash(recipe: Recipe, settings: StageSettings) -> None:
         )
     if "bf16" not in recipe.savings:
         raise LaternaError(
-            "run.attention = 'flash_attention_2' computes in 16 bits alone: add 'bf16' to savings, "
-            "or use 'sdpa'"
+            "run.attention = 'flash_attention_2' computes in 16 bits alone: set "
+            "precision = 'bf16', or use 'sdpa'"
         )
     if settings.shared_prefix:
         raise LaternaError(
@@ -260,24 +260,24 @@ def _images(run: StageRun, assistant: VisionLanguageModel, prepared: Prepared) -
 
 
 def begin(
-    recipe: Recipe, start: Path | None, known: Fingerprints | None = None
+    recipe: Recipe, init_from: Path | None, known: Fingerprints | None = None
 ) -> VisionLanguageModel:
     """Return the assistant that a stage starts from. `known` is what is known of files.
 
-    `start` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
+    `init_from` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
     LLaVA's `mm_projector.bin`, which may be named by its folder, as LLaVA's stage 1 leaves it.
     Raises LaternaError when it does not fit the recipe.
     """
-    if start is None:
+    if init_from is None:
         return build_from_recipe(recipe)
-    if not (start / MANIFEST).is_file() and (start / PROJECTOR_FILE).is_file():
-        start = start / PROJECTOR_FILE
-    if start.is_file():
+    if not (init_from / MANIFEST).is_file() and (init_from / PROJECTOR_FILE).is_file():
+        init_from = init_from / PROJECTOR_FILE
+    if init_from.is_file():
         assistant = build_from_recipe(recipe)
-        _take_connector(assistant, start)
+        _take_connector(assistant, init_from)
         return assistant
-    require_start(recipe, start)
-    return load_checkpoint(start, known)
+    require_start(recipe, init_from)
+    return load_checkpoint(init_from, known)
 
 
 @torch.no_grad()

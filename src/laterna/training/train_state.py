@@ -1,6 +1,6 @@
 """What learns in a stage, how it computes, and how far it has come: all that a saved state holds.
 
-Of the recipe's `savings`, `bf16` computes in 16 bits and keeps trained weights in 32,
+Of the recipe's savings, `bf16` computes in 16 bits and keeps trained weights in 32,
 `checkpointing` computes a layer's insides again in the backward pass instead of keeping them, and
 `compile` lets torch make one kernel of many.
 """
@@ -195,7 +195,7 @@ def _compute_again(objective: Objective, _sharded: bool) -> None:
     for model in models:
         if not model.supports_gradient_checkpointing:
             raise LaternaError(
-                f"savings = 'checkpointing': {type(model).__name__} of transformers does not "
+                f"gradient_checkpointing: {type(model).__name__} of transformers does not "
                 "support it; leave it out"
             )
         with warnings.catch_warnings():
@@ -214,7 +214,7 @@ def _compile(objective: Objective, _sharded: bool) -> None:
     on_cpu = assistant.device.type == "cpu"
     if on_cpu and not any(shutil.which(name) for name in _compilers()):
         raise LaternaError(
-            f"savings = 'compile': on a CPU torch needs a C++ compiler ({', '.join(COMPILERS)}); "
+            f"compile: on a CPU torch needs a C++ compiler ({', '.join(COMPILERS)}); "
             "install one, name it in CXX, or leave it out"
         )
     for layer in layers_of(assistant.language):

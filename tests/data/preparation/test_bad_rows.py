@@ -141,9 +141,7 @@ def test_plain_teaches_one_image_and_one_answer_and_nothing_else(
     source = source_of(tmp_path, rows, images=str(images))
     result = maker.prepare(source, template=plain)
     assert [sample.id for sample in result.samples] == ["good"]
-    assert result.dropped == {
-        "not one image and one answer, which is all that the template plain shows": 5
-    }
+    assert result.dropped == {"not one image and one answer, as the template plain needs": 5}
     assert len(maker.prepare(source).samples) == len(rows)
 
 

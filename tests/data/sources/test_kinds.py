@@ -300,7 +300,7 @@ def test_images_in_tables(tmp_path: Path) -> None:
 
 def test_a_pipe_and_a_pointer_are_never_read_as_rows(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(LaternaError, match="pipe: neither a file nor a folder"):
+    with pytest.raises(LaternaError, match="pipe: not a regular file or folder"):
         read_rows(tmp_path / "pipe")
     (tmp_path / "lfs.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(LaternaError, match="a pointer of Git LFS, not the data"):

@@ -58,5 +58,5 @@ def test_idefics2s_sizes() -> None:
 
 
 def test_a_width_without_room_for_positions_is_refused() -> None:
-    with pytest.raises(LaternaError, match="whole fours, but the language model's is 30"):
+    with pytest.raises(LaternaError, match="a multiple of 4, but the language model's is 30"):
         build_connector(SETTINGS, 24, 30)

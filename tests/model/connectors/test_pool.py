@@ -29,7 +29,7 @@ def test_a_grid_that_does_not_divide_names_the_sides_that_do() -> None:
     connector = build_connector(ConnectorSettings(kind="pool"), 4, 4)
     with pytest.raises(LaternaError, match=r"27×27 patches .* of 2×2; use one of 3, 9, 27"):
         connector.tokens(729)
-    with pytest.raises(LaternaError, match="257 features are no square"):
+    with pytest.raises(LaternaError, match="257 features do not form a square"):
         connector(torch.randn(1, 257, 4))
 
 

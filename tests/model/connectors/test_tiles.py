@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_refused() -> None:
         join_tiles(torch.zeros(2, 4, 1), [tiling], torch.zeros(1))
     with pytest.raises(LaternaError, match="no newline"):
         join_tiles(torch.zeros(3, 4, 1), [tiling], None)
-    with pytest.raises(LaternaError, match="5 tokens a tile are no square map"):
+    with pytest.raises(LaternaError, match="5 tokens per tile do not form a square"):
         map_side(5)
 
 

@@ -79,7 +79,7 @@ def test_only_the_last_map_is_given(layer: int) -> None:
     if layer == 16:  # counted from the front, the last of its 16 blocks
         assert load_vision(settings).patches == 49
         return
-    with pytest.raises(LaternaError, match=r"gives its last feature map alone; use -1"):
+    with pytest.raises(LaternaError, match=r"gives only its last feature map; use -1"):
         load_vision(settings)
 
 

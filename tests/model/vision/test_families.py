@@ -147,7 +147,7 @@ def test_a_class_token_that_is_not_there_is_refused(case: Case) -> None:
 
 @pytest.mark.parametrize("case", ["clip", *BACKBONES], indirect=True)
 def test_a_closing_norm_that_is_not_there_is_refused(case: Case) -> None:
-    with pytest.raises(LaternaError, match="final_norm = true: this encoder closes with no"):
+    with pytest.raises(LaternaError, match="final_norm = true: this encoder has no final"):
         VisionTower(case.model, case.processor, layer=-1, final_norm=True)
 
 
@@ -213,7 +213,7 @@ def test_images_of_another_size_are_refused_where_positions_are_fixed(
 @pytest.mark.parametrize("case", ["dinov2"], indirect=True)
 def test_images_of_broken_patches_are_refused(case: Case, tmp_path: Path) -> None:
     settings = VisionSettings(source=str(saved(case, tmp_path)), image_size=30)
-    with pytest.raises(LaternaError, match="30×30 pixels are not whole patches of 14"):
+    with pytest.raises(LaternaError, match="30×30 pixels are not a multiple of the patch size 14"):
         load_vision(settings)
 
 

@@ -277,7 +277,7 @@ def test_scenes_come_one_by_one(tmp_path: Path) -> None:
         (b'{"images": [{"id": 7}], "annotations": []}', "image without a file name"),
         (b'{"images": [], "annotations": [1]}', "entry that is no object"),
         (b'{"images": [{"file_name": "a"}]}', "image without an id"),
-        (b'{"images": {"id": 7}}', "instances.json: images: no list"),
+        (b'{"images": {"id": 7}}', "instances.json: images: not a list"),
         (b'{"annotations": []}', "without a list `images`"),
         (b'{"images": [{"id": "\xff"}]}', "neither UTF-8 nor UTF-16"),
         (b'{"images": []} x', r"broken or cut JSON: Extra data: line 1 column 16"),

@@ -269,7 +269,7 @@ def open_images(where: str, memory: Path | None = None, allow_outside: bool = Fa
     try:
         for one in paths:
             if not stat.S_ISREG(one.stat().st_mode):
-                raise LaternaError(f"{one}: neither a file nor a folder, and so never opened")
+                raise LaternaError(f"{one}: not a regular file or folder, so it is not opened")
         if len(paths) == 1 and zipfile.is_zipfile(path):
             return ImageZip(path)
         if all(tarfile.is_tarfile(one) for one in paths):

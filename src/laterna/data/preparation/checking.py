@@ -170,7 +170,7 @@ def not_one_caption(record: InstructionRecord, template: str) -> UnusableError |
     if template != _plain() or (len(record.images) == 1 and roles == ["user", "assistant"]):
         return None
     return UnusableError(
-        "not one image and one answer, which is all that the template plain shows",
+        "not one image and one answer, as the template plain needs",
         f"record {record.id}: plain shows one image and one answer, and nothing that is asked; "
         f"this has {len(record.images)} images, and turns of {', '.join(roles[:6])}",
     )

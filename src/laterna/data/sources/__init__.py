@@ -130,7 +130,7 @@ def _open_file(path: Path) -> tuple[Iterable[str], Callable[[], Iterator[Chunk]]
     try:
         if not path.is_file():
             path.stat()
-            raise LaternaError(f"{path}: neither a file nor a folder, and so never opened")
+            raise LaternaError(f"{path}: not a regular file or folder, so it is not opened")
         with path.open("rb") as raw:
             head = raw.read(_HEAD)
         if head.startswith(b"PAR1"):

@@ -184,6 +184,6 @@ def _compare(row: Tensor, alone: Tensor, limit: float, what: str, window: int | 
         why += f" or see more than the {window:,} tokens that some of its layers look back"
     raise LaternaError(
         f"{what} cannot be used: in this language model {why} (their states differ by "
-        f"{apart:.1%} from those alone); set run.attention = 'segments', or pack_length = 0 and "
+        f"{apart:.1%} from those alone); set run.attention = 'varlen', or pack_length = 0 and "
         "shared_prefix = false, or use another version of transformers"
     )

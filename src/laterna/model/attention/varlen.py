@@ -88,7 +88,7 @@ def _attend(
     beyond = [name for name in _BEYOND if others.get(name) is not None]
     if beyond:
         raise LaternaError(
-            f"run.attention = 'segments' cannot compute what this language model's attention adds "
+            f"run.attention = 'varlen' cannot compute what this language model's attention adds "
             f"to its scores ({', '.join(beyond)}); set run.attention = 'sdpa'"
         )
     if attention_mask is None or attention_mask.dtype != LIST:

@@ -43,8 +43,8 @@ class PerceiverConnector(Connector):
         super().__init__()
         if d_language % 4:
             raise LaternaError(
-                f"connector.kind = 'perceiver': its position embeddings need a width of whole "
-                f"fours, but the language model's is {d_language}; use another kind"
+                f"connector.kind = 'perceiver': its position embeddings need a width that is "
+                f"a multiple of 4, but the language model's is {d_language}; use another kind"
             )
         self.project = nn.Linear(d_vision, d_language)
         self.resampler = Resampler(

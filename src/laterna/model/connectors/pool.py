@@ -45,7 +45,7 @@ class PoolConnector(Connector):
         super().__init__()
         if settings.merge_side < 2:
             raise LaternaError(
-                f"connector.merge_side = {settings.merge_side}: merging begins with squares of 2; "
+                f"connector.merge_side = {settings.merge_side}: the smallest square is 2; "
                 "use connector.kind = 'mlp' to merge nothing"
             )
         self.merge = MERGES[settings.merge]
@@ -61,13 +61,14 @@ class PoolConnector(Connector):
         grid = isqrt(n)
         if grid * grid != n:
             raise LaternaError(
-                f"connector.kind = 'pool': {n} features are no square of patches; leave "
+                f"connector.kind = 'pool': {n} features do not form a square of patches; set "
                 "vision.class_token = false"
             )
         if grid % self.side:
             able = ", ".join(str(side) for side in range(2, grid + 1) if grid % side == 0)
             raise LaternaError(
-                f"connector.merge_side = {self.side}: {grid}×{grid} patches are no whole squares "
+                f"connector.merge_side = {self.side}: {grid}×{grid} patches do not divide into "
+                "squares "
                 f"of {self.side}×{self.side}; use one of {able}"
             )
         return n // self.side**2

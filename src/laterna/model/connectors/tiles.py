@@ -22,7 +22,8 @@ def map_side(tokens: int) -> int:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise LaternaError(
-            f"{tokens} tokens a tile are no square map, which vision.fit = 'anyres' needs; leave "
+            f"{tokens} tokens per tile do not form a square, which vision.fit = 'anyres' "
+            "needs; leave "
             "vision.class_token false, or choose another connector or `fit`"
         )
     return side

@@ -61,7 +61,9 @@ def read_model(
     options = Options(language=language, vision=vision, template=template, fit=fit)
     if Path(name).is_dir() and (Path(name) / "laterna.json").is_file():
         if options != Options():
-            raise LaternaError(f"{name}: a Laterna checkpoint says all this itself; name it alone")
+            raise LaternaError(
+                f"{name}: a Laterna checkpoint already says this; leave the option out"
+            )
         return load_checkpoint(name)
     return LAYOUTS[layout_of(name)].read(name, options)
 

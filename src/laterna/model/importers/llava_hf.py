@@ -21,7 +21,9 @@ from laterna.recipe import ConnectorSettings, VisionSettings
 def load_llava_hf(source: str, options: Options) -> VisionLanguageModel:
     """Load a `llava-hf` folder or hub id; raises LaternaError for what Laterna does not have."""
     if options.language or options.vision:
-        raise LaternaError(f"{source}: holds its language model and encoder; name no others")
+        raise LaternaError(
+            f"{source}: contains its language model and encoder; leave --language and --vision out"
+        )
     model = load_weights(LlavaForConditionalGeneration, source, what="LLaVA model")
     config = model.config
     said, processor = _image_processor(source, str(config.vision_config.model_type))

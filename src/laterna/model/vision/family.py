@@ -114,7 +114,7 @@ class Family(NamedTuple):
         if wanted.class_token and not shape.leading:
             raise LaternaError("vision.class_token = true: this encoder has no class token")
         if wanted.final_norm and not self.norm:
-            raise LaternaError("vision.final_norm = true: this encoder closes with no layer norm")
+            raise LaternaError("vision.final_norm = true: this encoder has no final layer norm")
         norm = (self.norm,) if self.norm else ()
         unused = self.unused + (() if wanted.final_norm else norm)
         return Cut(
@@ -136,7 +136,7 @@ def _depth(layer: int, count: int, *, stops: bool) -> int:
     states = count + 1
     if not stops and layer not in (-1, count):
         raise LaternaError(
-            f"vision.layer = {layer}: this encoder gives its last feature map alone; use -1"
+            f"vision.layer = {layer}: this encoder gives only its last feature map; use -1"
         )
     if not -states <= layer < states:
         raise LaternaError(
@@ -177,7 +177,7 @@ def square(config: Any, side: int, *, any_size: bool) -> int:
     patch = int(config.patch_size)
     if any_size and side % patch:
         raise LaternaError(
-            f"images of {side}×{side} pixels are not whole patches of {patch}; "
+            f"images of {side}×{side} pixels are not a multiple of the patch size {patch}; "
             f"set vision.image_size to a multiple of {patch}"
         )
     if not any_size and side != int(config.image_size):

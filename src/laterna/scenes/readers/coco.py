@@ -81,7 +81,9 @@ def read(source: base.Source) -> base.Found:
     if path.is_dir():
         boxed, worded = _named(path, _PUBLISHED), _named(path, _CAPTIONS)
         if not boxed and not worded:
-            raise LaternaError(f"{path}: no file of COCO's names in it, as instances.json is one")
+            raise LaternaError(
+                f"{path}: no file with one of COCO's names, such as instances.json, in it"
+            )
         path = base.choose_split(boxed or worded, source)
         source = source._replace(path=path)
     beside = captions or (None if _split(path)[1] else _captions_of(path))

@@ -111,5 +111,5 @@ def _entries(raw: object, kind: type[_T], where: str, problems: list[Problem]) -
     if raw is None:
         return []
     if not isinstance(raw, list):
-        raise LaternaError(f"{where}: no list, as COCO's form has it")
+        raise LaternaError(f"{where}: not a list, unlike in COCO's format")
     return [build(kind, one) for _, one in objects_in(raw, f"{where}, entry", problems)]

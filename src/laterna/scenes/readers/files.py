@@ -163,9 +163,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     """
 
     def refuse(*_: object) -> None:
-        raise LaternaError(
-            f"{path}: defines a document type, which annotations need not; remove it"
-        )
+        raise LaternaError(f"{path}: defines a document type, which is not accepted; remove it")
 
     content = read_whole(path, text=False)
     builder = ElementTree.TreeBuilder()

@@ -32,7 +32,7 @@ def read(source: base.Source) -> base.Found:
     tasks = read_json(source.path)
     tasks = [tasks] if isinstance(tasks, dict) else tasks
     if not isinstance(tasks, list):
-        raise LaternaError(f"{source.path}: no list of tasks, as Label Studio exports them")
+        raise LaternaError(f"{source.path}: not a list of tasks as Label Studio exports it")
     scenes = list(_scenes(tasks, source))
     folder = source.path.parent
     return base.Found(

@@ -28,7 +28,7 @@ def read(source: base.Source) -> base.Found:
     """
     files = _files(source.path)
     if not files:
-        raise LaternaError(f"{source.path}: no table in it, as *-annotations-bbox.csv is one")
+        raise LaternaError(f"{source.path}: no table like *-annotations-bbox.csv in it")
     path = base.choose_split(files, source)
     names = _class_names(path.parent)
     boxes: dict[str, list[base.RawBox]] = {}

@@ -23,7 +23,7 @@ def read(source: base.Source) -> base.Found:
     path = _file(source.path)
     images = read_json(path)
     if not isinstance(images, list):
-        raise LaternaError(f"{path}: no list of images, as Visual Genome's objects.json is")
+        raise LaternaError(f"{path}: not a list of images like Visual Genome's objects.json")
     sizes = path.with_name("image_data.json")
     data = base.entries(read_json(sizes)) if sizes.is_file() else []
     known = {base.text_of(image.get("image_id") or image.get("id")): image for image in data}

@@ -31,7 +31,7 @@ def _row(record: InstructionRecord) -> dict[str, object]:
     if marks != len(record.images):
         raise LaternaError(
             f"record {record.id}: {marks} {DEFAULT_IMAGE_TOKEN} marks in the user turns, but "
-            f"{len(record.images)} images; they must be as many"
+            f"{len(record.images)} images; the numbers must be equal"
         )
     return {
         "id": record.id,

@@ -117,6 +117,6 @@ def replay_identity(endpoint: Endpoint, ledger: Ledger | None) -> Identity:
         return held[0]
     found = ", ".join(f"{one.model} at {one.base_url or 'home'}" for one in held) or "none"
     raise LaternaError(
-        f"{ledger.path}: it must be clear whose answers to replay, and these fit: {found}; "
+        f"{ledger.path}: several teachers' answers fit: {found}; "
         "name --model, --base-url and the parameters they were asked with"
     )

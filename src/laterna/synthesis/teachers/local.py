@@ -99,7 +99,7 @@ def local_identity(endpoint: Endpoint) -> Identity:
     if not endpoint.model or not path.exists():
         raise LaternaError(f"{endpoint.model!r}: no model there; name a folder or a GGUF file")
     if endpoint.parameters:
-        raise LaternaError("a local model takes no further parameters than temperature and so on")
+        raise LaternaError("a local model takes no further parameters; leave --parameters out")
     files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     chosen = {name: getattr(endpoint, name) for name in ("temperature", "top_p", "max_tokens")}
