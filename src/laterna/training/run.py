@@ -65,8 +65,8 @@ def train(
     connector's weights; without it the stage begins from the recipe's sources and a fresh
     connector. A stage that was interrupted goes on at its newest saved state, in `<out>.state`;
     one that is done is not done again; the finished checkpoint of another run is replaced with
-    `overwrite` alone. While it trains, no other run may write there, and its figures by step are in `<out>.metrics.jsonl`;
-    the checkpoint then holds them.
+    `overwrite` alone. While it trains, no other run may write there, and its figures by step are
+    in `<out>.metrics.jsonl`; the checkpoint then holds them.
 
     Raises LaternaError for anything in recipe, data or checkpoint that stops the run, and
     SystemExit (143) or KeyboardInterrupt when a signal does, after the state was saved.
