@@ -1,4 +1,4 @@
-"""Configurations of CLIP and Llama in a line, for models of random weights of any size."""
+"""Small configurations of CLIP and Llama, for models of random weights, and a sample for them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
 )
+
+from laterna.records import IMAGE_TOKEN_INDEX, Sample
 
 
 def clip_config(
@@ -46,4 +48,16 @@ def llama_config(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         **more,
+    )
+
+
+def sample(number: int, text: int) -> Sample:
+    """One image of four tokens, then `text` tokens whose last three are learned."""
+    return Sample(
+        id=str(number),
+        input_ids=(1, IMAGE_TOKEN_INDEX, *range(10, 10 + text)),
+        targets=(False,) * (text - 1) + (True,) * 3,
+        image_slots=(1,),
+        images=(f"{number}.png",),
+        image_tokens=(4,),
     )

@@ -11,7 +11,7 @@ from laterna.inference.generation import Decoding, generate_tokens
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Attention, Recipe
-from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample, Turn
+from laterna.records import Batch, Pack, Turn
 from laterna.training.dataloader import Step, _pinned
 from laterna.training.loop import train_steps
 from laterna.training.parallel import Ranks
@@ -20,18 +20,9 @@ from laterna.training.stages import apply_stage
 from laterna.training.throughput import StepFigures
 from laterna.training.train_state import TrainState
 
+from ..tiny import sample
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-
-
-def sample(number: int, text: int) -> Sample:
-    return Sample(
-        id=str(number),
-        input_ids=(1, IMAGE_TOKEN_INDEX, *range(10, 10 + text)),
-        targets=(False,) * (text - 1) + (True,) * 3,
-        image_slots=(1,),
-        images=(f"{number}.png",),
-        image_tokens=(4,),
-    )
 
 
 def batch(seed: int) -> Batch:

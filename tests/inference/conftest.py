@@ -1,4 +1,4 @@
-"""A network that no test changes."""
+"""A network that no test changes, and the prompts it is asked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from laterna.inference.generation import Prompt
+from laterna.inference.request import Request
 from laterna.model.vlm import VisionLanguageModel
+from laterna.records import Turn
+
+RED = Image.new("RGB", (28, 28), (255, 0, 0))
+BLUE = Image.new("RGB", (50, 20), (0, 0, 255))
+GREEN = Image.new("RGB", (20, 50), (0, 255, 0))
+
+
+def prompt(text: str, *images: Image.Image) -> Prompt:
+    return [Turn(role="user", text=text)], images
+
+
+PROMPTS = [
+    prompt("<image>\nWhat colour is the bicycle?", RED),
+    prompt("<image>\nWhat colour is the bicycle? And how many apples?", RED),
+    prompt("How many apples are there? " * 12),
+    prompt("<image>\nAnd <image>\nhere?", BLUE, RED),
+    prompt("<image>\nIs there a cup? " + "No. Yes. " * 20, GREEN),
+    prompt("What?"),
+]
+
+
+def ids_of(request: Request) -> list[int]:
+    return [token.id for token in request.result().tokens]
 
 
 @pytest.fixture(scope="module")

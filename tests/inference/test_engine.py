@@ -8,40 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.cache import common
 from laterna.inference.engine import Engine, TooLongError
 from laterna.inference.generation import Prompt, generate_tokens
-from laterna.inference.request import EngineStoppedError, Request
+from laterna.inference.request import EngineStoppedError
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings, Slots
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 
-RED = Image.new("RGB", (28, 28), (255, 0, 0))
-BLUE = Image.new("RGB", (50, 20), (0, 0, 255))
-GREEN = Image.new("RGB", (20, 50), (0, 255, 0))
-
-
-def prompt(text: str, *images: Image.Image) -> Prompt:
-    return [Turn(role="user", text=text)], images
-
-
-PROMPTS = [
-    prompt("<image>\nWhat colour is the bicycle?", RED),
-    prompt("<image>\nWhat colour is the bicycle? And how many apples?", RED),
-    prompt("How many apples are there? " * 12),
-    prompt("<image>\nAnd <image>\nhere?", BLUE, RED),
-    prompt("<image>\nIs there a cup? " + "No. Yes. " * 20, GREEN),
-    prompt("What?"),
-]
-
-
-def ids_of(request: Request) -> list[int]:
-    return [token.id for token in request.result().tokens]
+from .conftest import PROMPTS, RED, ids_of, prompt
 
 
 def test_what_is_drawn_for_a_seed_is_the_same_alone_and_among_others(

@@ -10,18 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from laterna.data.batches import collate
 from laterna.model.fusion import prefix
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
+from laterna.records import Batch, Pack
 
-
-def sample(number: int, text: int) -> Sample:
-    return Sample(
-        id=str(number),
-        input_ids=(1, IMAGE_TOKEN_INDEX, *range(10, 10 + text)),
-        targets=(False,) * (text - 1) + (True,) * 3,
-        image_slots=(1,),
-        images=(f"{number}.png",),
-        image_tokens=(4,),
-    )
+from ...tiny import sample
 
 
 @pytest.fixture
