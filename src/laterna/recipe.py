@@ -68,8 +68,9 @@ class VisionSettings(Settings):
     its middle (CLIP), `resize` without regard to its proportions, or `anyres`: seen whole and
     again in tiles (LLaVA-NeXT)."""
     grids: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
-    """Under `anyres`, the grids that an image may be tiled on, as rows and columns of the
-    encoder's squares; LLaVA-NeXT's five."""
+    """Under `anyres`, grids that an image may be tiled on: rows, columns. LLaVA-NeXT's five."""
+    mixing: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    """Strength of a non-linear mixing of the features (`laterna lab projector`). 0: none."""
 
 
 class ConnectorSettings(Settings):
@@ -80,6 +81,8 @@ class ConnectorSettings(Settings):
     (BLIP-2) or `perceiver` (Idefics2)."""
     depth: Count = 2
     """Linear layers of an `mlp`, and of the `mlp` after a `pool`. LLaVA-1.5: 2."""
+    activation: Literal["gelu", "none"] = "gelu"
+    """Between the layers of an `mlp`. LLaVA-1.5: `gelu`. `none`: for `laterna lab projector`."""
     merge: Literal["mean", "shuffle"] = "mean"
     """How a `pool` merges patches: `mean`, or `shuffle` (space to depth, as in Idefics3)."""
     merge_side: Count = 2
