@@ -91,6 +91,17 @@ def test_data_scale_takes_shares_of_the_steps(bench: Bench) -> None:
     assert found["without stage 1, 1/1"].stages == ("instruct",)
 
 
+def test_the_arms_of_the_loss_mask(bench: Bench) -> None:
+    found = arms_of("loss-mask", bench)
+    assert found == {
+        "answers": "nothing",
+        "everything": "instruct.loss_on = all",
+        "but the system prompt": "instruct.loss_on = chat",
+        "answers without end": "instruct.loss_on = answers-no-end",
+        "before stage 2": "nothing",
+    }
+
+
 def results(**arms: list[Value]) -> Results:
     """One measure `m` of each arm, seed by seed."""
     return Results(

@@ -29,6 +29,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         needs="nothing",
         plan=late("laterna.lab.projector:plan"),
     ),
+    "loss-mask": Experiment(
+        question="What happens without the mask?",
+        minutes=6,
+        needs="nothing",
+        plan=late("laterna.lab.loss_mask:plan"),
+    ),
     "blind-spots": Experiment(
         question="What does it not know of what its teacher could not see?",
         minutes=3,
