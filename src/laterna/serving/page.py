@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
@@ -35,3 +40,17 @@ def _giver(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]
         return Response(content, media_type=kind, headers=HEADERS)
 
     return give
+
+
+def open_page(server: Any, address: str) -> threading.Thread:
+    """Open the page in a browser as soon as a server (of uvicorn's) listens; returns at once."""
+
+    def wait_and_open() -> None:
+        while not (server.started or server.should_exit):
+            time.sleep(0.05)
+        if server.started and not webbrowser.open(address):
+            sys.stderr.write(f"no browser could be opened; go to {address}\n")
+
+    thread = threading.Thread(target=wait_and_open, daemon=True)
+    thread.start()
+    return thread

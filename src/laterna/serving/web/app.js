@@ -255,7 +255,9 @@ async function add(files) {
 async function keep(asked) {
   asked.updated = Date.now();
   try {
-    const gone = await store.save(asked);
+    const pending = running.get(asked.id)?.message;
+    const messages = asked.messages.filter((message) => message !== pending);
+    const gone = await store.save({ ...asked, messages });
     $("#history-note").textContent = gone ? `${gone} of the oldest chats went, to make room.` : "";
   } catch (error) {
     $("#history-note").textContent = `This chat is not kept: ${error?.message ?? "the browser has closed its storage"}.`;
