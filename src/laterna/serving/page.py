@@ -13,7 +13,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 FOLDER = Path(__file__).parent / "web"
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+KINDS = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
 HEADERS = {
     # Nothing from elsewhere, nothing inline: what a model writes cannot become a script.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

@@ -9,7 +9,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,7 +157,7 @@ def sent(body: dict[str, Any]) -> str:
 
 
 def chunk(
-    delta: dict[str, str], finish: str | None = None, logprobs: list[tuple[str, float]] = []
+    delta: dict[str, str], finish: str | None = None, logprobs: Sequence[tuple[str, float]] = ()
 ) -> str:
     choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish}
     if logprobs:
@@ -204,7 +204,8 @@ def run(app: Any) -> Iterator[str]:
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     found = Stub()
-    for found.url in run(found.app()):
+    for url in run(found.app()):
+        found.url = url
         yield found
 
 
