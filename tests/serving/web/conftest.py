@@ -97,6 +97,9 @@ class Stub:
             finally:
                 self.gone += 1
             return
+        if question == "cut":
+            yield chunk({"content": "Half"})
+            return
         pieces = [MARKUP] if question == "markup" else ["A", " red", f" box {len(self.asked)}."]
         for piece in pieces:
             yield chunk({"content": piece}, logprobs=[(piece, -0.0305), (" blue", -3.5)])

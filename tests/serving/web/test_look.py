@@ -136,6 +136,8 @@ def test_other_methods_are_asked_for_when_they_are_wanted(looking: Any, stub: St
     assert page.text_content("#cell") == "Row 2, column 2: word11 0.50, near 0.25, far −0.13"
     page.click("text=Attention")
     until(page, "document.querySelector('#legend').textContent.includes('Layer 3.')")
+    assert "from 0.00 (dark) to 2.00" in page.text_content("#legend")
+    assert alpha(page, 1, 2) == 0
     asked = len(stub.explained)
     page.click("#look-methods >> text=Occlusion")
     assert page.text_content("#cell") == "Row 2, column 2: 0.000"

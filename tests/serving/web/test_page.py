@@ -161,6 +161,8 @@ def test_the_servers_own_words_are_shown(stub: Stub, opened: Opened, ask: Ask) -
     # an unanswered question is not sent again; a half answer is
     ask(page, "And now?")
     assert [one["content"] for one in stub.asked[2]["messages"]] == ["broken", "Half", "And now?"]
+    ask(page, "cut")
+    assert page.locator(".error").last.text_content().startswith("The connection broke")
     page.route("**/v1/chat/completions", lambda route: route.abort())
     ask(page, "Hello?")
     assert page.locator(".error").last.text_content().startswith("The server cannot be reached")
@@ -255,6 +257,16 @@ def test_history_is_kept_opened_and_deleted(stub: Stub, opened: Opened, ask: Ask
     until(page, "document.querySelectorAll('#chat-list li').length == 0")
 
 
+def test_a_chat_goes_on_where_nothing_can_be_kept(stub: Stub, opened: Opened, ask: Ask) -> None:
+    page = opened(stub.url)
+    page.add_init_script("indexedDB.open = () => { throw new Error('storage is closed'); };")
+    page.reload()
+    ask(page, "Hi")
+    ask(page, "And now?")
+    assert answers(page) == ["A red box 1.", "A red box 2."]
+    assert page.text_content("#history-note") == "This chat is not kept: storage is closed."
+
+
 def test_history_is_bounded_in_chats_and_bytes(stub: Stub, opened: Opened) -> None:
     page = opened(stub.url)
     kept = page.evaluate("""async () => {
@@ -335,6 +347,43 @@ def test_stop_frees_the_slot_of_the_engine(
         assert (stats.running, stats.waiting) == (0, 0)
         assert stats.finished.get("cancelled") == 1
     engine.close()
+
+
+def test_the_real_server_explains(
+    tiny_assistant: Any, run_app: Callable[[Any], Iterator[str]], opened: Opened, ask: Ask
+) -> None:
+    from laterna.inference.engine import Engine
+    from laterna.serving.openai_api import ServerSettings, create_app
+
+    engine = Engine(tiny_assistant)
+    for url in run_app(create_app(engine, ServerSettings(name="tiny"))):
+        page = opened(url)
+        page.evaluate("localStorage.setItem('laterna.settings', '{\"max_tokens\": \"9\"}')")
+        ask(page, "What is it?", png())
+        page.click("text=Look closer")
+        state, legend = "#look-state", "#legend"
+        lit = f"document.querySelector({legend!r}).textContent.startsWith('Lit')"
+        until(page, f"document.querySelector({state!r}).textContent.includes('no /v1') || {lit}")
+        if "/v1/explain" in page.text_content("#look-state"):
+            pytest.skip("needs /v1/explain")
+        assert "What is it?" in page.text_content("#prompt pre")
+        assert page.text_content("#prompt p").endswith(" 4 of them of this image")
+        page.focus("#seen")
+        for _ in range(9):
+            page.keyboard.press("ArrowRight")
+        assert page.text_content("#cell").startswith("Row 1, column 2: ")
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "http://127.0.0.1:8000"), ("0.0.0.0", "http://127.0.0.1:8000"),
+     ("::1", "http://[::1]:8000"), ("::", "http://[::1]:8000")],
+)  # fmt: skip
+def test_the_address_is_one_that_a_browser_here_reaches(host: str, address: str) -> None:
+    from laterna.serving.server import Listening
+
+    assert Listening(host=host, port=8000, name="tiny").address == address
 
 
 def test_the_browser_is_opened_when_the_server_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,9 @@ async function ask(path, body, signal) {
 /** A broken connection in words; an abort and our own errors stay what they are. */
 function told(error) {
   if (error.name === "AbortError" || error instanceof ServerError) return error;
-  return new ServerError("The server cannot be reached. Is it running?");
+  return new ServerError(error instanceof TypeError
+    ? "The server cannot be reached. Is it running?"
+    : `What the server sent cannot be read: ${error.message}`);
 }
 
 /** The names of the models that are served. */

@@ -331,9 +331,7 @@ function listenToImages() {
   };
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length) return;
-    event.preventDefault();
-    add(files);
+    if (files.length) add(files);
   });
   const drag = (on) => document.body.classList.toggle("dragging", on);
   document.addEventListener("dragover", (event) => { event.preventDefault(); drag(true); });

@@ -139,9 +139,16 @@ function map() {
   return state.token < 0 ? given.overall : given.tokens[state.token] ?? null;
 }
 
-function scaleOf(values) {
-  const most = Math.max(...values.flat());
-  return Math.max(most, state.method === "occlusion" ? LEAST_DROP : 1e-9);
+/** How lit a value is, from -1 to 1: a drop beside the greatest one, attention between its ends. */
+function lightOf(values) {
+  const all = values.flat();
+  const most = Math.max(...all);
+  if (state.method === "occlusion") {
+    const scale = Math.max(most, LEAST_DROP);
+    return (value) => Math.max(-1, value / scale);
+  }
+  const least = Math.min(...all);
+  return (value) => (value - least) / (most - least || 1);
 }
 
 function draw() {
@@ -176,11 +183,11 @@ function draw() {
 /** Night over the image, but where the answer hangs on it; blue where hiding it would help. */
 function light(pen, values, width, height) {
   const [rows, columns] = [values.length, values[0].length];
-  const scale = scaleOf(values);
+  const lightness = lightOf(values);
   const small = el("canvas", { width: columns, height: rows });
   const pixels = new ImageData(columns, rows);
   values.flat().forEach((value, place) => {
-    const share = Math.max(-1, Math.min(1, value / scale));
+    const share = lightness(value);
     const colour = share < 0 ? NIGHT.map((one, part) => one + (([70, 120, 255][part] - one) * -share)) : NIGHT;
     pixels.data.set([...colour, 255 * 0.84 * (share < 0 ? 1 + share / 3 : 1 - share)], place * 4);
   });
@@ -230,7 +237,8 @@ function legend(values) {
   if (!values) return "The image as the encoder got it, cut into patches.";
   const most = Math.max(...values.flat());
   if (method === "attention") {
-    return `Lit: where attention goes, beside a general question; at most ${signed(most)}. ${found.attention.note ?? ""}`;
+    const least = Math.min(...values.flat());
+    return `Lit: attention to a patch; from ${signed(least)} (dark) to ${signed(most)}. ${found.attention.note ?? ""}`;
   }
   const side = found.occlusion.window;
   return `Lit: hiding this patch lowers the log probability, by ${signed(most)} at most; blue: raises it. `
