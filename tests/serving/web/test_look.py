@@ -107,7 +107,10 @@ def test_light_falls_on_what_a_token_hangs_on(looking: Any, stub: Stub) -> None:
     first = stub.explained[0]
     assert first["messages"][-1] == {"role": "assistant", "content": "A red box 1."}
     assert (first["image"], first["methods"], first["window"]) == (1, [], 1)
-    assert stub.explained[1]["methods"] == ["occlusion"]
+    assert (stub.explained[1]["methods"], stub.explained[1]["window"]) == (["occlusion"], 2)
+    page.select_option("#look-window select", "1")
+    until(page, "document.querySelector('#legend').textContent.startsWith('Lit')")
+    assert (stub.explained[2]["methods"], stub.explained[2]["window"]) == (["occlusion"], 1)
     assert page.get_attribute("#seen img", "src") == data_url(png("green"))
     # the whole answer: the last patch fully lit, the first half, the others dark
     dark = round(255 * 0.84)

@@ -6,7 +6,7 @@ import { el, marked, percent, pickable, visible } from "./view.js";
 const $ = (selector) => document.querySelector(selector);
 const METHODS = { image: "Image", occlusion: "Occlusion", attention: "Attention", words: "Words" };
 const NIGHT = [12, 10, 22];
-const MOST_WINDOWS = 14; // masks a side: finer ones take a second and more an image on a CPU
+const MOST_SIDE = 14; // windows a side at first: more take seconds an image on a CPU
 const LEAST_DROP = 0.1; // in log probability: less than this is not drawn at full light
 
 let state = null; // {ask, images, back, index, method, token, cell, found, controller}
@@ -37,7 +37,8 @@ export function close() {
 async function turnTo(index) {
   state.controller?.abort();
   Object.assign(state, {
-    index, method: "image", token: -1, cell: null, found: {}, controller: new AbortController(),
+    index, method: "image", token: -1, cell: null, found: {}, window: 1,
+    controller: new AbortController(),
   });
   $("#look-body").hidden = true;
   if (await load([], "Asking what the model saw …")) {
@@ -51,11 +52,9 @@ async function load(methods, waiting) {
   const mine = state;
   const { signal } = mine.controller;
   $("#look-state").textContent = waiting;
-  const { rows = 1, columns = 1 } = mine.found.image?.grid ?? {};
-  const side = Math.max(1, Math.ceil(Math.max(rows, columns) / MOST_WINDOWS));
   try {
     const found = await api.explain({
-      ...mine.ask, image: mine.index, methods, window: side, max_tokens: 64 }, signal);
+      ...mine.ask, image: mine.index, methods, window: mine.window, max_tokens: 64 }, signal);
     if (signal.aborted || mine !== state) return false;
     Object.assign(mine.found, found);
     $("#look-state").textContent = "";
@@ -101,7 +100,10 @@ function fill() {
   choices($("#look-images"), images.map((data, place) => [
     place, el("img", { src: data, alt: `Image ${place + 1}` })]), index, turnTo);
   choices($("#look-methods"), Object.entries(METHODS), state.method, choose);
-  const { width, height, data, tokens, views } = found.image;
+  const { width, height, data, tokens, views, grid } = found.image;
+  // what fills several patches is often still known when one of them is hidden
+  state.window = Math.min(4, Math.max(2, Math.ceil(Math.max(grid.rows, grid.columns) / MOST_SIDE)));
+  $("#look-window select").value = state.window;
   const [img] = $("#seen").children;
   img.src = data;
   img.onload = draw;
@@ -175,6 +177,7 @@ function draw() {
     node.setAttribute("aria-pressed", String(node.dataset.value === state.method));
   }
   $("#legend").textContent = legend(values);
+  $("#look-window").hidden = state.method !== "occlusion";
   $("#cell").textContent = tell();
   $("#seen").setAttribute("aria-label",
     `The image as the model saw it, ${rows} by ${columns} patches; arrow keys move over them`);
@@ -198,7 +201,7 @@ function light(pen, values, width, height) {
 }
 
 function lines(pen, rows, columns, width, height) {
-  for (const [colour, shift] of [["rgb(0 0 0 / 45%)", 1], ["rgb(255 255 255 / 60%)", 0]]) {
+  for (const [colour, shift] of [["rgb(0 0 0 / 45%)", 1], ["rgb(255 255 255 / 42%)", 0]]) {
     pen.strokeStyle = colour;
     pen.lineWidth = 1;
     pen.beginPath();
@@ -238,11 +241,10 @@ function legend(values) {
   const most = Math.max(...values.flat());
   if (method === "attention") {
     const least = Math.min(...values.flat());
-    return `Lit: attention to a patch; from ${signed(least)} (dark) to ${signed(most)}. ${found.attention.note ?? ""}`;
+    return `Lit: attention to a patch, from ${signed(least)} (dark) to ${signed(most)}: ${found.attention.note ?? ""}`;
   }
-  const side = found.occlusion.window;
-  return `Lit: hiding this patch lowers the log probability, by ${signed(most)} at most; blue: raises it. `
-    + (side > 1 ? `${side} × ${side} patches are hidden at once.` : "");
+  if (most < 0.005) return "Lit by nothing: hiding any one place makes no difference.";
+  return `Lit: hiding this place lowers the log probability, by ${signed(most)} at most; blue: raises it.`;
 }
 
 /** The patch under the pointer, in words. */
@@ -272,6 +274,12 @@ export function listen(shown) {
   onShow = shown;
   $("#look-close").onclick = close;
   $("#look-grid").onchange = draw;
+  $("#look-window select").onchange = (event) => {
+    state.window = Number(event.target.value);
+    delete state.found.occlusion;
+    state.method = "image";
+    choose("occlusion");
+  };
   pickable($("#strip"), pickToken);
   const seen = $("#seen");
   const point = (event) => {
