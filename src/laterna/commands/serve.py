@@ -30,7 +30,9 @@ class Serve(Command, frozen=True, kw_only=True):
     """Port to listen at."""
     name: str = ""
     """The model's name in requests. Default: the last part of MODEL."""
-    key_variable: str = "LATERNA_API_KEY"
+    key_variable: Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] = (
+        "LATERNA_API_KEY"
+    )
     """Environment variable that holds the API key which requests must bring."""
     max_concurrency: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     """Requests answered at once."""

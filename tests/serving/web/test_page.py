@@ -155,6 +155,7 @@ def test_the_servers_own_words_are_shown(stub: Stub, opened: Opened, ask: Ask) -
     page = opened(stub.url)
     ask(page, "busy")
     assert page.text_content(".error") == "the queue is full Try again in 7 s."
+    assert page.is_visible("text=Regenerate") and page.is_hidden("text=Copy")
     ask(page, "broken")
     assert page.locator(".error").last.text_content() == "the engine has stopped"
     assert answers(page)[-1] == "Half"

@@ -52,6 +52,7 @@ function place(message, index) {
 const imagesUntil = (index) => chat.messages.slice(0, index).flatMap((one) => one.images ?? []);
 
 function refresh() {
+  const stay = staying();
   const busy = running.has(chat.id);
   $("#send").hidden = busy;
   $("#stop").hidden = !busy;
@@ -70,6 +71,7 @@ function refresh() {
   else lit?.remove();
   $("#screen").classList.toggle("lit", attached.length > 0);
   grow();
+  stay();
 }
 
 function grow() {

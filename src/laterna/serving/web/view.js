@@ -94,7 +94,8 @@ export function pieceNode(piece, index) {
 }
 
 /** An image of a chat or of the composer. */
-export const thumbnail = ({ name, data }) => el("img", { src: data, alt: name, title: name });
+export const thumbnail = ({ name, data }) => el("img", {
+  src: data, alt: name, title: name, onerror: (event) => event.target.classList.add("broken") });
 
 function question(message, actions) {
   const node = el("li", { class: "question" });
@@ -118,7 +119,7 @@ function answer(message, actions) {
     el("p", { class: "error", role: "alert", hidden: true }),
     el("p", { class: "figures note" }),
     el("div", { class: "actions" },
-      button("Copy", actions.copy, { class: "finished" }),
+      button("Copy", actions.copy, { class: "finished copy" }),
       button("Regenerate", actions.regenerate, { class: "finished" }),
       actions.look && button("Look closer", actions.look, { class: "finished look" })));
   text.append(...message.pieces.map(pieceNode));
@@ -142,6 +143,7 @@ export function setState(node, message, running) {
   const error = node.querySelector(".error");
   error.hidden = !message.error;
   error.textContent = message.error ?? "";
+  for (const one of node.querySelectorAll(".copy, .look")) one.hidden = !message.text;
   node.querySelector(".figures").textContent = running ? "" : figures(message);
 }
 
