@@ -42,6 +42,7 @@ class Stub:
 
     key: str = ""
     explains: bool = True
+    probabilities: bool = True
     asked: list[dict[str, Any]] = field(default_factory=list)
     explained: list[dict[str, Any]] = field(default_factory=list)
     gone: int = 0
@@ -77,6 +78,8 @@ class Stub:
         self.asked.append(body)
         if refused := self.refusal(request):
             return refused
+        if body.get("logprobs") and not self.probabilities:
+            return error(400, "logprobs: not supported", "unsupported_parameter", param="logprobs")
         content = body["messages"][-1]["content"]
         question = content if isinstance(content, str) else content[-1]["text"]
         if question == "busy":
@@ -172,11 +175,12 @@ def chunk(
     return sent({"choices": [choice]})
 
 
-def error(status: int, message: str, code: str, retry: int = 0) -> Any:
+def error(status: int, message: str, code: str, retry: int = 0, param: str = "") -> Any:
     from fastapi.responses import JSONResponse
 
     headers = {"Retry-After": str(retry)} if retry else {}
-    return JSONResponse({"error": {"message": message, "code": code}}, status, headers=headers)
+    body = {"error": {"message": message, "code": code, "param": param}}
+    return JSONResponse(body, status, headers=headers)
 
 
 def until(page: Any, expression: str, seconds: float = 10) -> None:

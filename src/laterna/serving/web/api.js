@@ -7,9 +7,9 @@ export const setKey = (key) => sessionStorage.setItem(KEY, key);
 
 /** What the server said instead of an answer, in its own words. */
 export class ServerError extends Error {
-  constructor(message, { status = 0, code = null, retry = 0 } = {}) {
+  constructor(message, { status = 0, code = null, param = null, retry = 0 } = {}) {
     super(message);
-    Object.assign(this, { status, code, retry });
+    Object.assign(this, { status, code, param, retry });
   }
 }
 
@@ -37,7 +37,7 @@ async function ask(path, body, signal) {
     // not in the API's form, as from a proxy: shown as it is
   }
   throw new ServerError(said.message ?? `status ${response.status} ${text.slice(0, 300)}`.trim(), {
-    status: response.status, code: said.code, retry,
+    status: response.status, code: said.code, param: said.param, retry,
   });
 }
 
@@ -60,10 +60,21 @@ export async function explain(body, signal) {
   return (await ask("explain", body, signal)).json();
 }
 
+let probabilities = true; // until a server says that it has none, as llama.cpp's
+
 /** Yield the chunks of a streamed answer. Aborting the signal ends it on the server too. */
 export async function* answer(body, signal) {
   const asked = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await ask("chat/completions", asked, signal);
+  if (probabilities) Object.assign(asked, { logprobs: true, top_logprobs: 5 });
+  let response;
+  try {
+    response = await ask("chat/completions", asked, signal);
+  } catch (error) {
+    if (!probabilities || error.param !== "logprobs") throw error;
+    probabilities = false;
+    yield* answer(body, signal);
+    return;
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {

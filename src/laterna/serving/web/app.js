@@ -123,9 +123,8 @@ function generate(asked) {
 async function follow({ chat: asked, message, controller }, body) {
   const began = performance.now();
   let first = null;
-  const wanted = { ...body, logprobs: true, top_logprobs: 5 };
   try {
-    for await (const chunk of api.answer(wanted, controller.signal)) {
+    for await (const chunk of api.answer(body, controller.signal)) {
       message.usage = chunk.usage ?? message.usage;
       const choice = chunk.choices[0];
       if (!choice) continue;

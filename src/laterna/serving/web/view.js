@@ -151,10 +151,9 @@ function figures({ finish, usage, timing, pieces, error }) {
   const shown = pieces.reduce((sum, piece) => sum + piece.tokens.length, 0);
   const count = usage?.completion_tokens ?? shown;
   if (error && !count) return "";
-  const parts = [`${count} ${count === 1 ? "token" : "tokens"}`];
+  const parts = count || usage ? [`${count} ${count === 1 ? "token" : "tokens"}`] : [];
   if (timing) {
-    parts[0] += ` in ${(timing.first + timing.rest).toFixed(2)} s`;
-    parts.push(`first after ${timing.first.toFixed(2)} s`);
+    parts.push(`${(timing.first + timing.rest).toFixed(2)} s`, `first after ${timing.first.toFixed(2)} s`);
     if (count > 1 && timing.rest >= 0.1) parts.push(`${((count - 1) / timing.rest).toFixed(1)} tokens/s`);
   }
   if (usage) {
