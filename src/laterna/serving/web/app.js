@@ -115,7 +115,8 @@ function generate(asked) {
   running.set(asked.id, run);
   if (asked === chat) show();
   $("#live").textContent = "Answering";
-  run.done = keep(asked).then(() => follow(run, body)).then((error) => ended(run, error));
+  keep(asked);
+  run.done = follow(run, body).then((error) => ended(run, error));
   return run.done;
 }
 
