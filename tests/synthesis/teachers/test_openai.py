@@ -206,8 +206,8 @@ def test_the_identity_holds_every_parameter() -> None:
     assert same == identity, "how fast is not what"
     with pytest.raises(LaternaError, match="name the model"):
         openai_identity(Endpoint())
-    with pytest.raises(LaternaError, match="'stream' cannot be set"):
-        openai_identity(Endpoint(model="m", parameters=("stream=true",)))
+    with pytest.raises(LaternaError, match="--max-tokens: give one of them"):
+        openai_identity(Endpoint(model="m", max_tokens=5, parameters=("max_tokens=6",)))
 
 
 def test_odd_completions() -> None:
