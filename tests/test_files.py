@@ -14,6 +14,7 @@ import pytest
 from laterna import files
 from laterna.errors import LaternaError
 from laterna.files import MADE, Made, held, read_made, recover, sweep, write_atomically
+from laterna.locks import locked
 
 BOOK = Made(kind="book", of={"words": "1"})
 SOURCE = str(Path(__file__).parent.parent / "src")
@@ -320,4 +321,33 @@ def test_what_a_folder_is_made_of_stands_in_it(tmp_path: Path) -> None:
 
 def test_a_place_where_no_folder_can_be_made_ends_the_work(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        files._locked(tmp_path / "removed" / "box", os.O_RDONLY, folder=True)
+        locked(tmp_path / "removed" / "box", os.O_RDONLY, folder=True)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_disk_holds_all_of_it_before_it_has_its_name(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a name leads to what was written, never to an empty file."""
+    book, page = tmp_path / "book", tmp_path / "page"
+    if before:
+        write_book(book, "1")
+        page.write_text("old")
+    flushed: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
+        whole = not book.exists() or read_book(book) == "1"
+        flushed.append(f"{path}{'' if whole else ' (renamed)'}")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_book(book, "2", overwrite=True)
+    inside = [f".book.part/new{end}" for end in ("", "/chapter", "/chapter/text", f"/{MADE}")]
+    assert sorted(flushed) == sorted([". (renamed)", ".book.part", *inside])
+    assert flushed[-1] == ". (renamed)"
+    flushed.clear()
+    with write_atomically(page) as aside:
+        aside.write_text("new")
+    assert flushed == [f"{one} (renamed)" for one in (".page.part/new", ".page.part", ".")]

@@ -39,7 +39,7 @@ from laterna.data.fingerprints import (
     write_signed,
 )
 from laterna.errors import LaternaError
-from laterna.files import Made, flush, flush_tree, recover, write_atomically
+from laterna.files import Made, recover, write_atomically
 from laterna.model.build import join
 from laterna.model.language.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.language.causal import load_language
@@ -124,8 +124,6 @@ def save_checkpoint(
         if metrics is not None:
             shutil.copyfile(metrics, aside / "metrics.jsonl")
         write_signed(aside / MANIFEST, replace(manifest, files=hash_all(aside)))
-        flush_tree(aside)
-    flush(folder.parent)
     return folder
 
 

@@ -43,7 +43,7 @@ from laterna.data.images.files import ImageFiles
 from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.opening import image_size, load_image
 from laterna.errors import LaternaError
-from laterna.files import Made, flush_tree, sweep, write_atomically
+from laterna.files import Made, sweep, write_atomically
 from laterna.model.vision import VisionTower
 from laterna.records import Record, Tiling
 
@@ -194,7 +194,6 @@ def cached_features(
         _write_images(aside / IMAGES, seen, placed)
         manifest = Manifest(format=FORMAT, where=images.where, files=hash_all(aside))
         write_signed(aside / MANIFEST, manifest)
-        flush_tree(aside)
     return FeatureStore(target, images)
 
 
