@@ -39,7 +39,7 @@ from laterna.data.fingerprints import (
     write_signed,
 )
 from laterna.errors import LaternaError
-from laterna.files import Made, recover, write_atomically
+from laterna.files import Made, recover, some, write_atomically
 from laterna.model.build import join
 from laterna.model.language.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.language.causal import load_language
@@ -182,6 +182,15 @@ def _spoken(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def holding(folder: Path) -> str:
+    """Say what is in a folder that is no checkpoint, and of a run's folder which to take."""
+    stages = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if stages:
+        return f"it is the folder of a run: name the checkpoint of a stage, as {stages[-1]}"
+    names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+    return f"it holds {some(names)}" if names else "it is empty"
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read what a checkpoint says of itself.
 
@@ -193,7 +202,9 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise LaternaError(f"{folder}: no such checkpoint folder")
     if not path.is_file():
-        raise LaternaError(f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}")
+        raise LaternaError(
+            f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}; {holding(folder)}"
+        )
     found = read_json(path)
     # The format comes first: another format's fields need not be known here.
     if found.get("format") != FORMAT:
