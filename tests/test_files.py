@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -351,3 +353,34 @@ def test_the_disk_holds_all_of_it_before_it_has_its_name(
     with write_atomically(page) as aside:
         aside.write_text("new")
     assert flushed == [f"{one} (renamed)" for one in (".page.part/new", ".page.part", ".")]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+        (OSError("98304 requested and 34112 written"), "the disk is full"),  # numpy's
+        (RuntimeError("serializing: I/O error: File too large (os error 27)"), "os error 27"),
+        (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_what_was_there(
+    error: Exception, why: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "page"
+    page.write_text("old")
+    with (
+        pytest.raises(LaternaError, match=rf"page: cannot be written: .*{why}.*; make room"),
+        write_atomically(page) as aside,
+    ):
+        aside.write_text("half")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+    assert page.read_text() == "old"
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no fault of the disk"), write_atomically(tmp_path / "x"):
+        raise ValueError("no fault of the disk")
+    assert list(tmp_path.iterdir()) == []

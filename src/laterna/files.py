@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, disk_fault
 from laterna.locks import locked
 
 MADE = ".laterna-made.json"
@@ -53,14 +53,14 @@ def write_atomically(
 
     What stands at `path` is replaced only then, and at no moment is neither the old nor the new on
     the disk. On an error nothing has changed. Raises LaternaError where `require_replaceable` does,
-    before and after the work.
+    before and after the work, and for a disk that is full.
     """
     place = resolved(path)
     require_replaceable(path, made)
     if made is not None:
         require_same_or_asked(path, made, overwrite=overwrite)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(place) as box:
+    with _spoken(path), _aside(place) as box:
         new, old = box / "new", box / "old"
         yield new
         if made is not None:
@@ -75,6 +75,19 @@ def write_atomically(
         else:
             new.replace(place)
         flush(place.parent)
+
+
+@contextmanager
+def _spoken(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if why := disk_fault(error):
+            raise LaternaError(
+                f"{path}: cannot be written: {why}; make room on its disk, or see that it may be "
+                "written to, and run the same command again"
+            ) from error
+        raise
 
 
 def resolved(path: Path) -> Path:

@@ -18,8 +18,7 @@ read again. All are held against it at every loading.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -116,7 +115,7 @@ def save_checkpoint(
         figures=figures,
     )
     writing = write_atomically(folder, _made(recipe, stage, run, of), overwrite=overwrite)
-    with _spoken(folder), writing as aside, quiet_transformers():
+    with writing as aside, quiet_transformers():
         aside.mkdir()
         _write_parts(aside, assistant, parts)
         for name, part in adapted.items():
@@ -163,23 +162,6 @@ def _sources(
         for part, source in named.items()
         if part not in inside and local_weights(source)
     }
-
-
-@contextmanager
-def _spoken(folder: Path) -> Iterator[None]:
-    """Say what the system says, be it to Python or to the Rust of safetensors and tokenizers, whose
-    own errors (of the latter plain `Exception`) have it in their text alone.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, OSError) and "(os error " not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise LaternaError(
-            f"{folder}: cannot write the checkpoint: {reason}; make room there, or see that it "
-            "may be written to, and run the same command again"
-        ) from error
 
 
 def holding(folder: Path) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 import time
 from bisect import bisect_left
@@ -294,7 +295,6 @@ def _require_room(images: int, shape: tuple[int, int, int], cache: Path, max_gb:
             f"{said}, more than run.max_feature_gb = {max_gb:g} allows; set that higher, {instead}"
         )
     cache.mkdir(parents=True, exist_ok=True)
-    # The file is laid out whole at first, so a disk that fills up later would end the process.
     free = shutil.disk_usage(cache).free
     if size > free:
         raise LaternaError(
@@ -317,6 +317,8 @@ def _compute(
     """Write the features of all images to `target`, an array of that shape."""
     device = next(tower.parameters()).device
     features = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=shape)
+    with target.open("r+b") as whole:  # else a disk that fills up later would end the process
+        os.posix_fallocate(whole.fileno(), 0, target.stat().st_size)
     row = 0
     for start in range(0, len(names), IMAGES_A_PASS):
         chunk = names[start : start + IMAGES_A_PASS]
