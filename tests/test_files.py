@@ -380,7 +380,9 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_what_was_there(
     assert page.read_text() == "old"
 
 
-def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no fault of the disk"), write_atomically(tmp_path / "x"):
-        raise ValueError("no fault of the disk")
+@pytest.mark.parametrize("error", [ValueError("no fault of it"), LaternaError("disk is full")])
+def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, write_atomically(tmp_path / "x"):
+        raise error  # one that speaks to a person has said it already
+    assert caught.value is error
     assert list(tmp_path.iterdir()) == []

@@ -35,13 +35,14 @@ _NUMPYS = r"\d+ requested and \d+ written"
 
 
 def disk_fault(error: BaseException) -> str:
-    """Return why a disk did not take what was to be written; empty for any other error.
+    """Return why a disk did not take what was to be written; empty for any other error, and for
+    what speaks to a person already.
 
     Rust (safetensors, tokenizers), Arrow, SQLite and numpy have it in their errors' text alone.
     """
     if isinstance(error, OSError) and error.errno in _FULL:
         return error.strerror or "the disk is full"
-    text = " ".join(str(error).split())
+    text = "" if isinstance(error, LaternaError) else " ".join(str(error).split())
     if re.fullmatch(_NUMPYS, text):
         return "the disk is full"
     return text[:300] if _SAID_FULL.search(text) else ""
