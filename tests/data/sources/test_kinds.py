@@ -257,7 +257,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     ),
     "a mark without an image": (
         spoken(MARKED, "Red.", shot="p.jpg"),
-        "a mark of an image that no key names",
+        "image marks do not match the images",
     ),
     "a mark of a video in a question": ({"question": f"<video>{Q}", "answer": "Red."}, VIDEO),
     "a mark of a video in an exchange": (

@@ -154,7 +154,7 @@ def _require_named(
     if any(turn.role == "user" and DEFAULT_IMAGE_TOKEN in turn.text for turn in turns):
         names = shortened(", ".join(row))
         raise UnreadableRowError(
-            "a mark of an image that no key names",
+            "image marks do not match the images",
             f"its words mark an image, and none of its keys ({names}) names one; write the "
             "image's file as the key `image`",
         )
