@@ -13,7 +13,7 @@ from import_closure import closure
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "laterna"
 
-GROUND = {"errors", "choices"}
+GROUND = {"errors", "choices", "bounds", "locks"}
 """These import nothing of Laterna."""
 FOUNDATION = {"records", "recipe", "files", "progress", "version"}
 """These import nothing of Laterna but the ground, so that everything may import them."""

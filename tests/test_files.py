@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from laterna import files
 from laterna.errors import LaternaError
 from laterna.files import MADE, Made, held, read_made, recover, sweep, write_atomically
+from laterna.locks import locked
 
 BOOK = Made(kind="book", of={"words": "1"})
 SOURCE = str(Path(__file__).parent.parent / "src")
@@ -320,4 +323,66 @@ def test_what_a_folder_is_made_of_stands_in_it(tmp_path: Path) -> None:
 
 def test_a_place_where_no_folder_can_be_made_ends_the_work(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        files._locked(tmp_path / "removed" / "box", os.O_RDONLY, folder=True)
+        locked(tmp_path / "removed" / "box", os.O_RDONLY, folder=True)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_the_disk_holds_all_of_it_before_it_has_its_name(
+    before: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a name leads to what was written, never to an empty file."""
+    book, page = tmp_path / "book", tmp_path / "page"
+    if before:
+        write_book(book, "1")
+        page.write_text("old")
+    flushed: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
+        whole = not book.exists() or read_book(book) == "1"
+        flushed.append(f"{path}{'' if whole else ' (renamed)'}")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_book(book, "2", overwrite=True)
+    inside = [f".book.part/new{end}" for end in ("", "/chapter", "/chapter/text", f"/{MADE}")]
+    assert sorted(flushed) == sorted([". (renamed)", ".book.part", *inside])
+    assert flushed[-1] == ". (renamed)"
+    flushed.clear()
+    with write_atomically(page) as aside:
+        aside.write_text("new")
+    assert flushed == [f"{one} (renamed)" for one in (".page.part/new", ".page.part", ".")]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+        (OSError("98304 requested and 34112 written"), "the disk is full"),  # numpy's
+        (RuntimeError("serializing: I/O error: File too large (os error 27)"), "os error 27"),
+        (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_what_was_there(
+    error: Exception, why: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "page"
+    page.write_text("old")
+    with (
+        pytest.raises(LaternaError, match=rf"page: cannot be written: .*{why}.*; make room"),
+        write_atomically(page) as aside,
+    ):
+        aside.write_text("half")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+    assert page.read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [ValueError("no fault of it"), LaternaError("disk is full")])
+def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, write_atomically(tmp_path / "x"):
+        raise error  # one that speaks to a person has said it already
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from laterna import recipe as recipe_module
-from laterna.cli import parse
+from laterna.cli import main, parse
 from laterna.commands import TunedTrain
 from laterna.errors import LaternaError
 from laterna.recipe import (
@@ -21,6 +21,7 @@ from laterna.recipe import (
     shipped_recipes,
 )
 
+MOSTS = {"maximum", "exclusiveMaximum"}
 SMALL = """
 name = "small"
 [vision]
@@ -126,8 +127,8 @@ def test_a_recipe_is_read_back_from_its_own_toml(small: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "key", "place"),
     [
-        ("lr = 2e-5", "learning_rate = 2e-5", "learning_rate", "$.instruct.connector"),
-        ('source = "v"', 'source = "v"\nlayers = -2', "layers", "$.vision"),
+        ("lr = 2e-5", "learning_rate = 2e-5", "learning_rate", "instruct.connector"),
+        ('source = "v"', 'source = "v"\nlayers = -2', "layers", "vision"),
         ('name = "small"', 'name = "small"\nsede = 1', "sede", None),
     ],
 )
@@ -138,25 +139,29 @@ def test_unknown_key_fails_with_its_place(
         load_recipe(rewritten(small, old, new))
     assert str(small) in str(caught.value)
     assert f"unknown field `{key}`" in str(caught.value)
-    assert place is None or f"`{place}`" in str(caught.value)
+    assert place is None or f": {place}: object contains" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("lr = 2e-5", 'lr = "2e-5"', "Expected `float`, got `str` - at `$.instruct.connector.lr`"),
-        ('mode = "full"', 'mode = "ful"', "matching regex '^(frozen|full|lora|(lora-)?last-"),
-        ('data = "a.json"\n', "", "give either `data` or `sources` - at `$.align`"),
-        ("lr = 2e-5", "lr = -2e-5", "Expected `float` >= 0.0 - at `$.instruct.connector.lr`"),
+        ("lr = 2e-5", 'lr = "2e-5"', "instruct.connector.lr 2e-5: expected `float`, got `str`"),
+        (
+            'mode = "full"',
+            'mode = "ful"',
+            "mode ful: expected `str` matching regex '^(frozen|full|lora|(lora-)?last-",
+        ),
+        ('data = "a.json"\n', "", "align: give either `data` or `sources`"),
+        ("lr = 2e-5", "lr = -2e-5", "instruct.connector.lr -2e-05: give a number of at least 0"),
         (
             'data = "a.json"',
             'data = "a.json"\nglobal_batch_size = 0',
-            "Expected `int` >= 1 - at `$.align.global_batch_size`",
+            "align.global_batch_size 0: give a whole number of at least 1",
         ),
         (
             'data = "i.json"\n',
             'data = "i.json"\nsources = [{data = "k.json", wieght = 2}]\n',
-            "unknown field `wieght` - at `$.instruct.sources[0]`",
+            "instruct.sources[0]: object contains unknown field `wieght`",
         ),
     ],
 )
@@ -165,6 +170,47 @@ def test_wrong_value_fails_with_its_place(small: Path, old: str, new: str, words
         load_recipe(rewritten(small, old, new))
     assert str(small) in str(caught.value)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "number", "bound"),
+    [
+        ("instruct.connector.lr", "1e15", "at most 1"),
+        ("align.weight-decay", "1e9", "at most 100"),
+        ("connector.depth", "1000000", "at most 256"),
+        ("connector.queries", "0", "at least 1"),
+        ("connector.blocks", "1000000", "at most 256"),
+        ("connector.width", "1000000000", "at most 65536"),
+        ("lora.r", "1000000", "at most 65536"),
+        ("vision.image-size", "1000000", "at most 8192"),
+        ("align.global-batch-size", "1000000000", "at most 1000000"),
+        ("align.pack-length", "1000000000", "at most 100000000"),
+        ("run.save-minutes", "1e30", "at most 1000000000000"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_numbers_that_cannot_be_meant_are_refused(
+    command: str, option: str, number: str, bound: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "nano", f"--{option}", number]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--settings.{option}" not in said
+    assert f"--{option} " in said
+    assert f"number of {bound}" in said
+
+
+def test_every_number_of_a_recipe_has_a_bound_on_both_sides() -> None:
+    """A setting without one can be given what ends no run, or hangs it."""
+    schema = msgspec.json.schema(Recipe)["$defs"]
+    loose = [
+        f"{struct}.{name}"
+        for struct, form in schema.items()
+        for name, field in form.get("properties", {}).items()
+        for one in field.get("anyOf", [field])
+        if one.get("type") in ("integer", "number")
+        and not (one.keys() & {"minimum", "exclusiveMinimum"} and one.keys() & MOSTS)
+    ]
+    assert loose == []
 
 
 def test_broken_toml_and_missing_file(small: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -26,16 +27,39 @@ def package(name: str, extra: str, what: str) -> ModuleType:
         ) from error
 
 
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
+_SAID_FULL = re.compile(
+    r"\(os error (?:5|13|27|28|30|122)\)|No space left on device|File too large|disk is full"
+)
+_NUMPYS = r"\d+ requested and \d+ written"
+
+
+def disk_fault(error: BaseException) -> str:
+    """Return why a disk did not take what was to be written; empty for any other error, and for
+    what speaks to a person already.
+
+    Rust (safetensors, tokenizers), Arrow, SQLite and numpy have it in their errors' text alone.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.strerror or "the disk is full"
+    text = "" if isinstance(error, LaternaError) else " ".join(str(error).split())
+    if re.fullmatch(_NUMPYS, text):
+        return "the disk is full"
+    return text[:300] if _SAID_FULL.search(text) else ""
+
+
 def told(work: Callable[[], object]) -> int:
     """Do a program's work; return its exit status: 0, or 2 when what the user can mend was told."""
     try:
         work()
     except LaternaError as error:
         message = str(error)
-    except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
+    except Exception as error:
+        named = error.filename if isinstance(error, OSError) else None
+        why = disk_fault(error) or (error.strerror if isinstance(error, OSError) and named else "")
+        if not why:
             raise
-        message = f"{error.filename or 'disk'}: {error.strerror}"
+        message = f"{named or 'disk'}: {why}"
     else:
         return 0
     sys.stderr.write(f"laterna: {message}\n")

@@ -8,7 +8,6 @@ or what is asked for.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -23,7 +22,8 @@ from pathlib import Path
 
 import msgspec
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, disk_fault
+from laterna.locks import locked
 
 MADE = ".laterna-made.json"
 NAMED = 5  # files or differences that a message names
@@ -53,27 +53,41 @@ def write_atomically(
 
     What stands at `path` is replaced only then, and at no moment is neither the old nor the new on
     the disk. On an error nothing has changed. Raises LaternaError where `require_replaceable` does,
-    before and after the work.
+    before and after the work, and for a disk that is full.
     """
     place = resolved(path)
     require_replaceable(path, made)
     if made is not None:
         require_same_or_asked(path, made, overwrite=overwrite)
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(place) as box:
+    with _spoken(path), _aside(place) as box:
         new, old = box / "new", box / "old"
         yield new
         if made is not None:
             _say_made(new, made)
             require_replaceable(path, made)
+        flush_tree(new)
         if box.parent == place:
             _move_in(new, place)
         elif made is not None and place.is_dir() and any(place.iterdir()):
-            flush_tree(new)
             place.rename(old)
             new.rename(place)
         else:
             new.replace(place)
+        flush(place.parent)
+
+
+@contextmanager
+def _spoken(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if why := disk_fault(error):
+            raise LaternaError(
+                f"{path}: cannot be written: {why}; make room on its disk, or see that it may be "
+                "written to, and run the same command again"
+            ) from error
+        raise
 
 
 def resolved(path: Path) -> Path:
@@ -92,6 +106,7 @@ def require_replaceable(path: Path, made: Made | None = None) -> None:
     if str(path.absolute()).startswith(_STREAMS):  # what it leads to may be a file, of a log say
         raise LaternaError(f"{path} is not a regular file; name another file to write")
     _require_writable(path, place)
+    _require_no_part(path, place)
     if not os.path.lexists(place):
         return
     if made is None:
@@ -99,11 +114,19 @@ def require_replaceable(path: Path, made: Made | None = None) -> None:
             raise LaternaError(f"{path} is a folder; name the file to write")
         if not place.is_file():
             raise LaternaError(f"{path} is not a regular file; name another file to write")
-        _require_no_part(path, place)
     elif not place.is_dir():
         raise LaternaError(f"{path} is a file; name a folder for the {made.kind}")
     elif inside := _inside(place):
         _require_ours(path, place, inside, made)
+
+
+def require_growing(path: Path) -> None:
+    """Raise LaternaError unless a folder that keeps what is in it can be at `path`."""
+    place = resolved(path)
+    if place.exists() and not place.is_dir():
+        raise LaternaError(f"{path} is a file; give a folder")
+    _require_writable(path, place)
+    _require_no_part(path / "in it", place / "in it")
 
 
 def require_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) -> None:
@@ -157,7 +180,7 @@ def held(path: Path, what: str) -> Iterator[None]:
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_name(f".{place.name}.lock")
     deadline = time.monotonic() + LOCK_WAIT
-    while (descriptor := _locked(lock, os.O_RDWR | os.O_CREAT)) is None:
+    while (descriptor := locked(lock, os.O_RDWR | os.O_CREAT)) is None:
         if time.monotonic() > deadline:
             with suppress(OSError):
                 what += f" ({lock.read_text(encoding='utf-8').strip()})"
@@ -203,12 +226,13 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def flush_tree(folder: Path) -> None:
-    """Return when the disk holds a folder with all that is in it, and its own name."""
-    for path in folder.rglob("*"):
-        flush(path)
-    flush(folder)
-    flush(folder.parent)
+def flush_tree(path: Path) -> None:
+    """Return when the disk holds a file, or a folder with all that is in it, and its own name."""
+    for one in path.rglob("*") if path.is_dir() else ():
+        if not one.is_symlink():
+            flush(one)
+    flush(path)
+    flush(path.parent)
 
 
 def some(names: Iterable[str]) -> str:
@@ -227,10 +251,18 @@ def _require_writable(path: Path, place: Path) -> None:
 
 
 def _require_no_part(path: Path, place: Path) -> None:
+    """Raise LaternaError for a place in a folder that was made whole, but for what comes later."""
     for folder in place.parents:
         made = read_made(folder)
-        if made is not None and str(place.relative_to(folder)) in (MADE, *made.files):
+        if made is None:
+            continue
+        name = str(place.relative_to(folder))
+        if name in (MADE, *made.files):
             raise LaternaError(f"{path}: belongs to the {made.kind} {folder}; name another file")
+        if not any(fnmatch(name, pattern) for pattern in made.later):
+            raise LaternaError(
+                f"{path}: lies inside the {made.kind} {folder}; give a path outside it"
+            )
 
 
 def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> None:
@@ -305,7 +337,7 @@ def _aside(place: Path) -> Iterator[Path]:
     base = place if _stays(place) else place.parent
     for number in count():
         box = base / f".{place.name}.part{number or ''}"
-        descriptor = _locked(box, os.O_RDONLY | os.O_DIRECTORY, folder=True)
+        descriptor = locked(box, os.O_RDONLY | os.O_DIRECTORY, folder=True)
         if descriptor is None:
             continue  # another process is writing the same
         try:
@@ -322,7 +354,7 @@ def _aside(place: Path) -> Iterator[Path]:
 
 
 def _clean(box: Path, place: Path) -> None:
-    descriptor = _locked(box, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = locked(box, os.O_RDONLY | os.O_DIRECTORY)
     if descriptor is not None:
         try:
             if _settle(box, place):
@@ -358,39 +390,6 @@ def _boxes(folder: Path) -> list[Path]:
 def _place_of(box: Path) -> Path:
     found = BOX.fullmatch(box.name)
     return box.with_name(found["name"] if found else box.name)
-
-
-def _locked(path: Path, flags: int, *, folder: bool = False) -> int | None:
-    """Open and lock what a process holds while it lives; None where another one does.
-
-    With `folder` it is made first. On a disk without locks a folder is held by who makes it, and a
-    file by all.
-    """
-    while True:
-        anew = not path.exists()
-        if folder:
-            path.mkdir(exist_ok=True)  # raises where no folder can ever be made
-        try:
-            descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
-            if not folder:
-                return None  # whoever had it has done with it
-            continue
-        except NotADirectoryError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError:
-            if not anew and path.is_dir():
-                os.close(descriptor)
-                return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
-        os.close(descriptor)  # it was removed before it was locked
 
 
 def _remove(path: Path) -> None:

@@ -7,13 +7,13 @@ Published values in the docstrings come from the LLaVA papers and scripts.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, dataclass_transform, get_args
 
 import msgspec
 
+from laterna.bounds import numbers, wrong_value
 from laterna.choices import KeysOf
 from laterna.errors import LaternaError
 
@@ -21,13 +21,17 @@ Fit = Literal["pad", "crop", "resize", "anyres"]
 ImagePosition = Literal["first", "keep"]
 LossOn = Literal["answers", "answers-no-end", "chat", "all"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
-MOST = 10**12
-"""Upper bound of every count: a larger number is a typing error."""
+MOST = 10**12  # a larger count is a typing error
 Number = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 Workers = Annotated[int, msgspec.Meta(ge=0, le=1024)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-Amount = Annotated[float, msgspec.Meta(ge=0)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]  # about what Adam moves a weight by in a step
+Layers = Annotated[int, msgspec.Meta(ge=1, le=256)]
+Width = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=10**8)]
+Together = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 PartShare = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Grid = tuple[Annotated[int, msgspec.Meta(ge=1, le=64)], Annotated[int, msgspec.Meta(ge=1, le=64)]]
@@ -40,8 +44,6 @@ Attention = Literal["sdpa", "flash_attention_2", "flex", "varlen"]
 StageName = Literal["align", "instruct"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
-KINDS = {"int": "a whole number", "float": "a number"}
-SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -56,13 +58,13 @@ class VisionSettings(Settings):
     source: str
     """Folder or hub id of a Hugging Face vision model, `builtin:NAME` for one shipped with
     Laterna, or `package:NAME` for one that a Python package contains."""
-    layer: int = -2
+    layer: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = -2
     """Hidden state that becomes the features. LLaVA: -2, the penultimate."""
     class_token: bool = False
     """Keep the class token among the features. LLaVA drops it, BLIP-2 keeps it."""
     final_norm: bool = False
     """Apply the encoder's final layer norm. BLIP-2: true; LLaVA: false."""
-    image_size: Count | None = None
+    image_size: Annotated[int, msgspec.Meta(ge=1, le=8192)] | None = None
     """Side of the prepared images in pixels, for encoders that take any; unset: their own."""
     fit: Fit = "pad"
     """How an image becomes square: `pad` with the encoder's mean colour (LLaVA-1.5), `crop` to
@@ -80,19 +82,19 @@ class ConnectorSettings(Settings):
     kind: str = "mlp"
     """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (merges neighboring patches), `qformer`
     (BLIP-2) or `perceiver` (Idefics2)."""
-    depth: Count = 2
+    depth: Layers = 2
     """Linear layers of an `mlp`, and of the `mlp` after a `pool`. LLaVA-1.5: 2."""
     activation: Literal["gelu", "none"] = "gelu"
     """Between the layers of an `mlp`. LLaVA-1.5: `gelu`. `none`: for `laterna lab projector`."""
     merge: Literal["mean", "shuffle"] = "mean"
     """How a `pool` merges patches: `mean`, or `shuffle` (space to depth, as in Idefics3)."""
-    merge_side: Count = 2
+    merge_side: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 2
     """Side of the squares that a `pool` merges, in patches. 2 leaves a quarter of the tokens."""
-    queries: int | None = None
+    queries: Width | None = None
     """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
-    blocks: int | None = None
+    blocks: Layers | None = None
     """Blocks. Default: 12 for a `qformer` (BLIP-2), 3 for a `perceiver` (Idefics2)."""
-    width: int | None = None
+    width: Width | None = None
     """Width of a `qformer`. Default: 768 (BLIP-2)."""
     source: str = ""
     """BLIP-2 checkpoint (folder or hub id) whose weights a `qformer` starts from."""
@@ -125,9 +127,9 @@ class LanguageSettings(Settings):
 class LoraSettings(Settings):
     """LoRA adapters, for parts in mode `lora`."""
 
-    r: Count = 128
+    r: Width = 128
     """Rank of the adapters. LLaVA-1.5: 128."""
-    alpha: Count = 256
+    alpha: Width = 256
     """Adapters are scaled by alpha / r. LLaVA-1.5: 256."""
     dropout: PartShare = 0.05
     """Dropout on the adapters' inputs. LLaVA-1.5: 0.05."""
@@ -139,9 +141,9 @@ class PartSettings(Settings):
     """What a stage does with one part of the assistant."""
 
     mode: Mode = "frozen"
-    """What trains: `frozen` (nothing), `full`, `last-4` (the last 4 layers), `lora` (adapters) or
-    `lora-last-4`."""
-    lr: Amount = 0.0
+    """What trains: `frozen` (nothing), `full` (all weights), `last-4` (the last 4 layers), `lora`
+    (adapters) or `lora-last-4` (adapters in the last 4 layers)."""
+    lr: Rate = 0.0
     """Peak learning rate."""
 
 
@@ -159,7 +161,7 @@ class SourceSettings(Settings):
     form: str = "auto"
     """Form of the rows: `records`, `conversations`, `messages`, `texts`, `alpaca` or `vqa`
     (docs/data.md). `auto`: detected from the columns."""
-    weight: Amount = 1.0
+    weight: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 1.0
     """How often each record is used in an epoch. 0.5: half of the records; 2: every record twice;
     0: none, the source is for validation only."""
     subset: str = ""
@@ -192,15 +194,16 @@ class StageSettings(Settings):
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1."""
     max_steps: Number = 0
     """Optimizer steps at most; 0: as many as the epochs hold."""
-    global_batch_size: Count = 128
+    global_batch_size: Together = 128
     """Records an optimizer step; LLaVA-1.5: 256 in stage 1, 128 in stage 2."""
-    pack_length: Number = 0
+    pack_length: Annotated[int, msgspec.Meta(ge=0, le=10**8)] = 0
     """Tokens per packed row. 0: no packing, one record per row."""
     shared_prefix: bool = False
-    """Compute an image's tokens once for all its records of a step; changes the records' order."""
-    micro_batch_tokens: Count = 16384
-    """Tokens per forward pass, padding included; larger steps are split."""
-    max_tokens: Count = 2048
+    """Compute an image's tokens once for all its records of a step: they stand in one row behind
+    it without seeing each other. Changes the order of the records, not their loss."""
+    micro_batch_tokens: Tokens = 16384
+    """Tokens per forward pass, padding included. Larger steps are split into micro-batches."""
+    max_tokens: Tokens = 2048
     """Longest record, image tokens included; longer ones are dropped and counted."""
     warmup_ratio: Share = 0.03
     """Share of the steps in which the learning rate rises linearly. LLaVA: 0.03."""
@@ -208,8 +211,9 @@ class StageSettings(Settings):
     """After the warm-up: `cosine` falls to 0 (LLaVA), `constant_with_warmup` stays; `constant`
     stays at its peak from the first step."""
     optimizer: OptimizerName = "adamw"
-    """`adamw` (LLaVA), `adamw8bit` (bitsandbytes) or `muon` (for matrices; AdamW for the rest)."""
-    weight_decay: Amount = 0.0
+    """`adamw` (LLaVA), `adamw8bit` (bitsandbytes; moments in 8 bits) or `muon` (for matrices;
+    AdamW for everything else)."""
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     """The optimizer's weight decay; LLaVA: 0."""
     max_grad_norm: Amount = 1.0
     """Gradients are clipped to this norm. 0: not clipped. LLaVA (transformers' default): 1."""
@@ -231,8 +235,7 @@ class StageSettings(Settings):
 
     def part(self, name: PartName) -> PartSettings:
         """Return the settings of one part of the assistant."""
-        parts = {"vision": self.vision, "connector": self.connector, "language": self.language}
-        return parts[name]
+        return {"vision": self.vision, "connector": self.connector, "language": self.language}[name]
 
 
 class RunSettings(Settings):
@@ -340,10 +343,12 @@ def load_recipe(source: str | Path) -> Recipe:
     if not path.is_file():
         known = ", ".join(shipped_recipes())
         raise LaternaError(f"{source}: no such recipe file; shipped recipes are: {known}")
+    content = path.read_bytes()
     try:
-        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        recipe = msgspec.toml.decode(content, type=Recipe)
     except msgspec.ValidationError as error:
-        raise LaternaError(f"{path}: {error}") from error
+        place, said = wrong_value(error, msgspec.toml.decode(content))
+        raise LaternaError(f"{path}: {place}{said}" if place else f"{path}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         told = error if isinstance(error, msgspec.DecodeError) else "it is not text in UTF-8"
         raise LaternaError(f"{path}: not valid TOML: {told}") from error
@@ -363,38 +368,12 @@ def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None
 
     `told` makes words of the place of a wrong one (`align.epochs`). Raises LaternaError.
     """
-    for place, number in _numbers(settings):
+    for place, number in numbers(settings):
         if not math.isfinite(number):
             raise LaternaError(f"{told(place)} {number}: not a finite number")
     try:
         plain = msgspec.to_builtins(settings, enc_hook=str)
         msgspec.convert(plain, type(settings), dec_hook=lambda kind, text: kind(text))
     except msgspec.ValidationError as error:
-        said, _, where = str(error).partition(" - at `$.")
-        place = re.sub(r"\[.*", "", where.rstrip("`"))
-        value: object = settings
-        for name in place.split(".") if place else ():
-            value = getattr(value, name, None)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise LaternaError(f"{told(place)} {shown}: {_in_words(said)}") from error
-
-
-def _in_words(said: str) -> str:
-    """Say a bound as a person would: msgspec writes "Expected `int` >= 1"."""
-    found = re.fullmatch(r"Expected `(int|float)` (>=|>|<=|<) (\S+)", said)
-    if found is None:
-        return f"{said[:1].lower()}{said[1:]}"
-    kind, sign, bound = found.groups()
-    return f"give {KINDS[kind]} {SIGNS[sign]} {bound.removesuffix('.0')}"
-
-
-def _numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every number that need not be whole, with its place."""
-    if isinstance(value, float):
-        yield place, value
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield from _numbers(getattr(value, name), f"{place}.{name}" if place else name)
-    elif isinstance(value, tuple):
-        for one in value:
-            yield from _numbers(one, place)
+        place, said = wrong_value(error, settings)
+        raise LaternaError(f"{told(place)}{said}") from error

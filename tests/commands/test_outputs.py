@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from laterna.cli import COMMANDS, main
-from laterna.commands.base import Command
+from laterna.cli import COMMANDS, main, parse
+from laterna.commands.base import Command, require_places
+from laterna.errors import LaternaError
 from laterna.files import MADE, Made, write_atomically
 from laterna.synthesis.run import synthesize
 from laterna.world.dataset import write_world
@@ -184,6 +185,58 @@ def test_prepared_records_are_kept_in_no_folder_that_is_read(
     assert main(["prepare", "recipe.toml"]) == 2
     assert "drawn/prepared lies inside the input drawn" in said(capsys)
     assert contents(place) == before
+
+
+@pytest.fixture
+def trains(place: Path) -> Path:
+    """A recipe that reads files and a folder of images of this machine."""
+    for name in ("images", "models"):
+        (place / name).mkdir()
+    part = 'data = "records.json"\nimages = "images"\nconnector = {mode = "full", lr = 1e-3}\n'
+    (place / "mine.toml").write_text(
+        'name = "mine"\nvision.source = "models"\nlanguage.source = "builtin:nano-llama"\n'
+        f"[align]\n{part}[instruct]\n{part}"
+    )
+    return place
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("records.json", "records.json"),
+        ("images/x", "lies inside the input images"),
+        ("models/x", "lies inside the input models"),
+        ("images", "images"),
+        ("mine.toml", "mine.toml"),
+        ("checkpoint/x", "lies inside the checkpoint"),
+        ("drawn/x", "lies inside the world"),
+    ],
+)
+def test_what_a_recipe_reads_is_an_input(
+    command: str, out: str, said: str, trains: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(trains)
+    assert main([command, "mine.toml", "--out", out]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert contents(trains) == before
+
+
+def test_images_may_be_named_from_the_folder_that_one_works_in(trains: Path) -> None:
+    """As in `images = "."`: only what records name is read of it."""
+    recipe = trains / "mine.toml"
+    recipe.write_text(recipe.read_text().replace('images = "images"', 'images = "."'))
+    require_places(parse(["train", "mine.toml"]))
+    with pytest.raises(LaternaError, match="lies inside the input models"):
+        require_places(parse(["train", "mine.toml", "--out", "models/x"]))
+
+
+@pytest.mark.parametrize("kept", ["prepared", "feature_cache"])
+def test_nothing_is_kept_inside_what_was_made_whole(kept: str, trains: Path) -> None:
+    recipe = trains / "mine.toml"
+    recipe.write_text(f'{kept} = "checkpoint/kept"\n{recipe.read_text()}')
+    with pytest.raises(LaternaError, match="lies inside the checkpoint"):
+        require_places(parse(["train", "mine.toml"]))
 
 
 @pytest.fixture

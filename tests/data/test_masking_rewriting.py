@@ -355,6 +355,7 @@ EMPTY = "<think>\n\n</think>\n\n"
         ("last_thought", (THOUGHT, THOUGHT), None),
         ("last_thought", ("<think>red</think>A cup.",), None),
         ("last_thought", (f"[assistant]\n{THOUGHT}",), None),
+        ("last_thought", (OPEN, f"{CLOSE}\n\nA cup."), [OPEN, f"{EMPTY}A cup."]),
         ("opened", (f"[assistant]\n{THOUGHT}",), None),
         ("opened", (THOUGHT,), [THOUGHT]),
         ("opened", ("Yes.", THOUGHT), ["Yes.", THOUGHT]),

@@ -33,15 +33,42 @@ def test_what_is_no_shard(text: str) -> None:
 
 
 def test_parameters_are_json() -> None:
-    found = read_parameters(('effort="low"', "n=2", 'stop=["a", "b"]'))
+    found = read_parameters(('effort="low"', "min_tokens=2", 'stop=["a", "b"]'))
     assert {name: bytes(value) for name, value in found.items()} == {
         "effort": b'"low"',
-        "n": b"2",
+        "min_tokens": b"2",
         "stop": b'["a","b"]',
     }
-    for wrong in (("effort=low",), ("n",), ("=1",), ("n=1", "n=2")):
+    for wrong in (("effort=low",), ("top_k",), ("=1",), ("top_k=1", "top_k=2")):
         with pytest.raises(LaternaError, match="parameter"):
             read_parameters(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("n=5", "each of which is billed"),
+        ("best_of=3", "each of which is billed"),
+        ("stream=true", "is set by Laterna"),
+        ('messages=[{"role": "user", "content": "x"}]', "is set by Laterna"),
+        ('models=["a", "b"]', "asks other models"),
+        ("tools=[]", "billed besides"),
+        ('extra_body={"n": 3}', "belongs to a client"),
+        ("api_key=hunter2", "looks like a secret"),
+        ('OPENAI-API-KEY="hunter2"', "looks like a secret"),
+        ('provider={"credentials": [{"x": "hunter2"}]}', "looks like a secret"),
+        ('user="sk-hunter2hunter2hunter2"', "looks like a secret"),
+    ],
+)
+def test_parameters_that_cost_more_or_tell_a_secret_are_refused(text: str, said: str) -> None:
+    with pytest.raises(LaternaError, match=said) as error:
+        check_job(Job(annotations=Path("x"), endpoint=Endpoint(parameters=(text,))))
+    assert "hunter2" not in str(error.value), "no message holds a value"
+
+
+def test_parameters_that_only_sound_so_pass() -> None:
+    names = ["max_completion_tokens", "stop_token_ids", "prompt_cache_key", "skip_special_tokens"]
+    assert list(read_parameters(tuple(f"{name}=1" for name in names))) == names
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

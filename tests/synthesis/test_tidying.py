@@ -95,7 +95,30 @@ def test_plain_answers_are_left_as_they_are(text: str) -> None:
         (f"{TEXT} <think> But is it?", "unclosed thought"),
         (f"{TEXT}<|im_end|>\n<|im_start|>user\nWhat else?", "special token"),
         (f"{TEXT}</s>[INST] More? [/INST] Yes.", "special token"),
-        ("A dog <image> stands there.", "special token"),
+        ("A dog <image> stands there.", "mark of an image"),
+        *(
+            (text.format(mark), "mark of an image")
+            for mark in (
+                "<image>",
+                "</image>",
+                "<Image_1>",
+                "<img>",
+                "<img src='dog.jpg'/>",
+                "<video>",
+                "<audio>",
+                "<im_start>",
+                "<im_patch>",
+                "<|image|>",
+                "<|image_pad|>",
+                "[IMG]",
+                "<start_of_image>",
+                "<image_soft_token>",
+                "[IMAGE]",
+                "![A dog](dog.jpg)",
+                "<|vision_start|>",
+            )
+            for text in ("{}\nA dog stands beside a red car.", "A dog stands beside a car.{}")
+        ),
         (THOUGHT, "thinking aloud"),
         ("Let me think about this. A dog is there.", "thinking aloud"),
         ("We need to write a description of a dog.", "thinking aloud"),

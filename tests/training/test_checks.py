@@ -99,7 +99,7 @@ def test_a_recipe_file_with_a_number_that_is_not_finite_is_refused(
         f'[align]\ndata = "a"\nmax_grad_norm = {number}\n[instruct]\ndata = "b"\n'
     )
     with pytest.raises(
-        LaternaError, match=r"r\.toml: .*(align\.max_grad_norm inf: not a finite|>= 0\.0)"
+        LaternaError, match=r"r\.toml: .*align\.max_grad_norm (inf|nan): give a number of at"
     ):
         load_recipe(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -33,25 +34,64 @@ def connector(lr: float) -> PartSettings:
     return PartSettings(mode="full", lr=lr)
 
 
+@pytest.fixture
+def running_wild(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what no recipe may say; each after so many steps."""
+    real = TrainState.set_rates
+
+    def change(after: int = 0, **settings: float) -> None:
+        def set_rates(train_state: TrainState, step: int) -> float:
+            rate = real(train_state, step)
+            if step >= after:
+                for group in train_state.optimizer.groups:
+                    group.update(settings)
+            return rate
+
+        monkeypatch.setattr(TrainState, "set_rates", set_rates)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("steps", "changes", "said"),
     [
-        (1, {"connector": connector(1e30)}, "diverged at step 1: after it the weights are not"),
-        (3, {"connector": connector(1e30)}, "diverged at step 1"),  # the others were skipped
-        (1, {"weight_decay": 1e38, "connector": connector(1e3)}, "diverged at step 1"),
-        (8, {"weight_decay": 1e38, "connector": connector(1e3)}, "diverged at step 1"),
+        (1, {"lr": 1e30}, r"after it a weight is as large as 1e\+30, above 65504"),
+        (3, {"lr": 1e30}, "after it"),  # the others were skipped
+        (1, {"lr": 1e15}, r"after it a weight is as large as 1e\+15, above 65504"),
+        (1, {"weight_decay": 1e38, "lr": 1e3}, "after it"),
+        (8, {"weight_decay": 1e38, "lr": 1e3}, "after it"),
     ],
 )
 def test_destroyed_weights_are_no_checkpoint(
-    recipe: Recipe, tmp_path: Path, steps: int, changes: dict[str, object], said: str
+    recipe: Recipe,
+    tmp_path: Path,
+    running_wild: Callable[..., None],
+    steps: int,
+    changes: dict[str, float],
+    said: str,
 ) -> None:
-    ours = align(recipe, max_steps=steps, **changes)
+    running_wild(**changes)
     out = tmp_path / "out"
     for _ in range(2):  # a second start says the same
-        with pytest.raises(LaternaError, match=rf"{said}.*No checkpoint was made.*Lower the"):
-            train(ours, stage="align", out=out)
+        told = rf"diverged at step 1: ({said}).*No checkpoint was made.*Lower the"
+        with pytest.raises(LaternaError, match=told):
+            train(align(recipe, max_steps=steps), stage="align", out=out)
         assert not out.exists()
         assert len(read_metrics(tmp_path / "out.metrics.jsonl")) >= 1
+
+
+def test_weights_that_are_worse_than_guessing_are_no_checkpoint(
+    recipe: Recipe, tmp_path: Path, running_wild: Callable[..., None]
+) -> None:
+    """Finite and small, but of no use: all of the language model was moved by 3."""
+    running_wild(lr=3.0)
+    stage = msgspec.structs.replace(recipe.instruct, max_steps=1, warmup_ratio=0.0)
+    told = r"after it the loss of its own records is \d+(\.\d+)?, where [56]\.\d* is that of"
+    with pytest.raises(LaternaError, match=told):
+        train(
+            msgspec.structs.replace(recipe, instruct=stage), stage="instruct", out=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay"])
@@ -66,23 +106,16 @@ def test_numbers_that_are_not_finite_are_refused_before_any_step(
 
 
 def test_states_before_a_divergence_are_kept_and_gone_on_from(
-    recipe: Recipe, tmp_path: Path
+    recipe: Recipe, tmp_path: Path, running_wild: Callable[..., None]
 ) -> None:
     run = RunSettings(save_minutes=0, save_steps=1, save_total_limit=2)
     ours = msgspec.structs.replace(align(recipe, max_steps=6), run=run)
     whole = train(ours, stage="align", out=tmp_path / "whole")
     real = TrainState.set_rates
-
-    def runs_wild(train_state: TrainState, step: int) -> float:
-        rate = real(train_state, step)
-        if step == 3:
-            for group in train_state.optimizer.groups:
-                group["lr"] = 1e30
-        return rate
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainState, "set_rates", runs_wild)
-        with pytest.raises(LaternaError, match="diverged at step 4: after it the weights are not"):
+        patch.setattr(TrainState, "set_rates", real)  # what stands there is put back at the end
+        running_wild(after=3, lr=1e30)
+        with pytest.raises(LaternaError, match="diverged at step 4: after it"):
             train(ours, stage="align", out=tmp_path / "out")
     assert [state.name for state in states(tmp_path / "out")] == ["step-00000002", "step-00000003"]
     assert len(read_metrics(tmp_path / "out.metrics.jsonl")) == 4
@@ -157,10 +190,14 @@ def test_one_step_that_lost_its_images_is_counted_and_told(
 
 
 def test_a_diverged_run_ends_with_status_2(
-    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    tmp_path: Path,
+    running_wild: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    running_wild(lr=1e30)
     stage = f'data = "{recipe.align.data}"\nimages = "{recipe.align.images}"\nwarmup_ratio = 0\n'
-    stage += 'connector = {mode = "full", lr = 1e30}\nmax_steps = 1\n'
+    stage += 'connector = {mode = "full", lr = 1e-3}\nmax_steps = 1\n'
     models = f'vision.source = "{recipe.vision.source}"\n'
     models += f'language.source = "{recipe.language.source}"\n'
     path, out = tmp_path / "tiny.toml", tmp_path / "out"

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import torch
 
-import laterna.model.checkpoint
+import laterna.files
 import laterna.training.run
 import laterna.training.setup
 from laterna.data import fingerprints
@@ -111,8 +111,15 @@ def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(
     short: Recipe, tmp_path: Path
 ) -> None:
     interrupt(msgspec.structs.replace(short, seed=9), "align", tmp_path / "out", 7)
+    real = laterna.files.flush
+
+    def flush(path: Path) -> None:
+        real(path)
+        if path == tmp_path and (tmp_path / "out").exists():  # the last that saving does
+            cut_power(path)
+
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(laterna.model.checkpoint, "flush", cut_power)  # the last that saving does
+        patch.setattr(laterna.files, "flush", flush)
         train(short, stage="align", out=tmp_path / "out")
     assert len(states(tmp_path / "out")) == 4
     written = (tmp_path / "out" / "laterna.json").stat().st_mtime_ns

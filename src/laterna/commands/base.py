@@ -12,7 +12,14 @@ import msgspec
 
 from laterna.choices import KeysOf
 from laterna.errors import LaternaError
-from laterna.files import Made, recover, require_replaceable, require_same_or_asked, resolved
+from laterna.files import (
+    Made,
+    recover,
+    require_growing,
+    require_replaceable,
+    require_same_or_asked,
+    resolved,
+)
 from laterna.recipe import Recipe, StageName, require_bounds
 
 if TYPE_CHECKING:
@@ -39,8 +46,8 @@ class Reads(NamedTuple):
 
     path: Path
     whole: bool = True
-    """Whether all that lies in it is read, so that nothing may be written there; else only what
-    records name."""
+    """Whether all that lies in it is read; else only what records name, so that it may be the
+    folder that one works in."""
     kind: Literal["file", "folder", "either", "maybe"] = "either"
     """What must be there; `maybe`: it may also be the name of something that is not a path."""
 
@@ -152,8 +159,7 @@ def require_places(command: Command) -> None:
         if resolved(out.path) in (resolved(other.path) for other in written[:number]):
             raise LaternaError(f"{out.path}: two outputs share this path; give each its own")
         if out.grows:
-            if out.path.exists() and not out.path.is_dir():
-                raise LaternaError(f"{out.path} is a file; give a folder")
+            require_growing(out.path)
             continue
         require_replaceable(out.path, out.made)
         _require_no_annotations(out)
@@ -184,7 +190,8 @@ def _require_apart(out: Writes, read: Sequence[Reads]) -> None:
         source = resolved(one.path)
         if place == source:
             raise LaternaError(f"{out.path} is an input, which would be lost; give another path")
-        if one.whole and place.is_relative_to(source):
+        works_in = not one.whole and Path.cwd().is_relative_to(source)
+        if place.is_relative_to(source) and not works_in:
             raise LaternaError(
                 f"{out.path} lies inside the input {one.path}; give a path outside it"
             )

@@ -10,10 +10,20 @@ import msgspec
 from tyro.conf import Fixed, Positional, Suppress, arg
 
 from laterna.choices import KeysOf
-from laterna.commands.base import STAGES, Command, Reads, StageChoice, Writes
+from laterna.commands.base import STAGES, Command, Reads, StageChoice, Writes, recipe_reads
 from laterna.errors import LaternaError
 from laterna.files import write_json
-from laterna.recipe import Amount, Count, PartShare, Recipe, StageName, checked, load_recipe
+from laterna.recipe import (
+    Amount,
+    Count,
+    PartShare,
+    Recipe,
+    StageName,
+    Together,
+    Tokens,
+    checked,
+    load_recipe,
+)
 
 if TYPE_CHECKING:
     from laterna.planner.assumptions import Lengths
@@ -34,19 +44,19 @@ class Plan(Command, frozen=True, kw_only=True):
     """Which stage to plan."""
     gpu: Annotated[str, KeysOf("laterna.planner.hardware:GPUS")] | None = None
     """Kind of GPU, such as H100-80GB; default: all that are known."""
-    gpus: Count = 1
+    gpus: Together = 1
     """Number of GPUs."""
     records: tuple[Count, ...] = ()
     """Records of each planned stage, in order; default: hours are not told."""
-    text_tokens: tuple[Count, ...] = ()
+    text_tokens: tuple[Tokens, ...] = ()
     """Tokens of a typical record of each planned stage, without its image; default: 20 in
     align, 200 in instruct."""
-    target_tokens: tuple[Count, ...] = ()
+    target_tokens: tuple[Tokens, ...] = ()
     """Of these, the ones that are learned; default: 18 in align, 130 in instruct."""
-    longest_text: tuple[Count, ...] = ()
+    longest_text: tuple[Tokens, ...] = ()
     """The same of the longest record, to which others are padded; default: three times as many
     as of a typical one."""
-    per_image: tuple[Count, ...] = ()
+    per_image: tuple[Together, ...] = ()
     """Records about one image, where a stage shares images; default: 5 in align, 3 in
     instruct."""
     mfu: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.4
@@ -55,7 +65,7 @@ class Plan(Command, frozen=True, kw_only=True):
     """Share of GPU memory to leave free, for driver, libraries and fragmentation."""
     price: Amount | None = None
     """Money that a GPU costs in an hour; default: money is not told."""
-    tiles: int | None = None
+    tiles: Annotated[int, msgspec.Meta(ge=1, le=4097)] | None = None
     """Tiles of every image where a recipe tiles them (`vision.fit = "anyres"`), the whole view
     included; default: by the sizes of the recipe's own images, where they can be read, else as on
     the largest grid."""
@@ -67,8 +77,13 @@ class Plan(Command, frozen=True, kw_only=True):
         return load_recipe(self.recipe)
 
     def reads(self) -> Iterator[Reads]:
-        """Name the recipe."""
+        """Name the recipe, and what training by it reads."""
+        from laterna.training.checks import require_meant
+
+        settings, stages = self.settings_to_plan(), STAGES[self.stage]
+        require_meant(settings, stages)
         yield Reads(Path(self.recipe), kind="maybe")
+        yield from recipe_reads(settings, stages)
 
     def writes(self) -> Iterator[Writes]:
         """Name the plan's file."""

@@ -272,6 +272,10 @@ def _start_with(rendered: Rendered, answers: list[str]) -> bool:
         if text.startswith(answer, at)
     }
     return any(
-        all(text.removeprefix(lead).lstrip().startswith(answer) for text, answer in pairs)
+        all(
+            # An answer may begin as the template opens others, as an unclosed thought does.
+            text.startswith(answer) or text.removeprefix(lead).lstrip().startswith(answer)
+            for text, answer in pairs
+        )
         for lead in leads
     )

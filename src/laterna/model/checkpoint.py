@@ -18,8 +18,7 @@ read again. All are held against it at every loading.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from laterna.data.fingerprints import (
     write_signed,
 )
 from laterna.errors import LaternaError
-from laterna.files import Made, flush, flush_tree, recover, write_atomically
+from laterna.files import Made, recover, some, write_atomically
 from laterna.model.build import join
 from laterna.model.language.adapters import has_lora, load_lora, own_weights, save_lora
 from laterna.model.language.causal import load_language
@@ -116,7 +115,7 @@ def save_checkpoint(
         figures=figures,
     )
     writing = write_atomically(folder, _made(recipe, stage, run, of), overwrite=overwrite)
-    with _spoken(folder), writing as aside, quiet_transformers():
+    with writing as aside, quiet_transformers():
         aside.mkdir()
         _write_parts(aside, assistant, parts)
         for name, part in adapted.items():
@@ -124,8 +123,6 @@ def save_checkpoint(
         if metrics is not None:
             shutil.copyfile(metrics, aside / "metrics.jsonl")
         write_signed(aside / MANIFEST, replace(manifest, files=hash_all(aside)))
-        flush_tree(aside)
-    flush(folder.parent)
     return folder
 
 
@@ -167,21 +164,13 @@ def _sources(
     }
 
 
-@contextmanager
-def _spoken(folder: Path) -> Iterator[None]:
-    """Say what the system says, be it to Python or to the Rust of safetensors and tokenizers, whose
-    own errors (of the latter plain `Exception`) have it in their text alone.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(error, OSError) and "(os error " not in str(error):
-            raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise LaternaError(
-            f"{folder}: cannot write the checkpoint: {reason}; make room there, or see that it "
-            "may be written to, and run the same command again"
-        ) from error
+def holding(folder: Path) -> str:
+    """Say what is in a folder that is no checkpoint, and of a run's folder which to take."""
+    stages = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
+    if stages:
+        return f"it is the folder of a run: name the checkpoint of a stage, as {stages[-1]}"
+    names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+    return f"it holds {some(names)}" if names else "it is empty"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -195,7 +184,9 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise LaternaError(f"{folder}: no such checkpoint folder")
     if not path.is_file():
-        raise LaternaError(f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}")
+        raise LaternaError(
+            f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}; {holding(folder)}"
+        )
     found = read_json(path)
     # The format comes first: another format's fields need not be known here.
     if found.get("format") != FORMAT:

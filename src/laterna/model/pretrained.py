@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -54,6 +56,7 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
         with quiet_transformers():
             return read()
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        require_named(source)
         for pointer in pointers_in(Path(source)):
             raise LaternaError(
                 f"{pointer}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
@@ -65,6 +68,19 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
         ) from error
 
 
+def require_named(source: str) -> None:
+    """Raise LaternaError for a source that is neither on this machine nor named as on the hub."""
+    if Path(source).exists():
+        return
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise LaternaError(
+            f"{source}: no such file or folder; a model on the Hugging Face hub is named "
+            "OWNER/NAME, as in llava-hf/llava-1.5-7b-hf"
+        ) from error
+
+
 def pointers_in(place: Path) -> Iterator[Path]:
     """Yield the files, of a folder or this one, that are pointers of Git LFS."""
     for path in sorted(place.iterdir()) if place.is_dir() else [place]:
@@ -73,7 +89,11 @@ def pointers_in(place: Path) -> Iterator[Path]:
 
 
 def no_config(source: str, what: str, error: Exception) -> LaternaError:
-    """Return the error for a configuration that cannot be had."""
+    """Return the error for a configuration that cannot be had.
+
+    Raises LaternaError as `require_named` does.
+    """
+    require_named(source)
     reason = " ".join(str(error).split())[:200]
     kind = "folder" if Path(source).is_dir() else "source"
     return LaternaError(

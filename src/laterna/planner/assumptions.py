@@ -113,6 +113,11 @@ def fill_step(
             f"a record of {tokens} tokens, {image_tokens} of them the image's, is longer than "
             f"max_tokens = {settings.max_tokens}: it would be dropped; raise max_tokens"
         )
+    if 0 < settings.pack_length < tokens:
+        raise LaternaError(
+            f"a record of {tokens} tokens, {image_tokens} of them the image's, is longer than a "
+            f"row of pack_length = {settings.pack_length}; raise pack_length, or set it to 0"
+        )
     together = records_together(settings, lengths, image_tokens)
     text = together * lengths.text
     tokens = image_tokens + text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,6 +23,27 @@ INSTRUCTION_KINDS: tuple[Kind, ...] = ("conversation", "detail", "reasoning")
 JUDGED_TEACHERS = ("openai", "batch", "replay")
 """Teachers beside whom a judge of their replies can be asked, in the same way."""
 OPENAI_URL = "https://api.openai.com/v1"
+_OURS = "is set by Laterna"
+_BILLED = "asks for more than one answer, each of which is billed, and one is used"
+_NO_TEXT = "asks for more than a text, which is billed besides and not read"
+_CLIENTS = "belongs to a client, not to a request; write what is in it alone"
+REFUSED_PARAMETERS: dict[str, str] = {
+    **dict.fromkeys(("model", "messages", "prompt", "input"), _OURS),
+    **dict.fromkeys(("stream", "stream_options", "background"), _OURS),
+    **dict.fromkeys(("n", "best_of", "num_generations", "num_return_sequences"), _BILLED),
+    **dict.fromkeys(("candidate_count", "candidateCount", "use_beam_search"), _BILLED),
+    **dict.fromkeys(("models", "route", "fallbacks"), "asks other models than the one named"),
+    **dict.fromkeys(("tools", "tool_choice", "functions", "function_call", "plugins"), _NO_TEXT),
+    **dict.fromkeys(("modalities", "audio", "web_search_options"), _NO_TEXT),
+    **dict.fromkeys(("extra_body", "extra_query", "extra_headers", "headers"), _CLIENTS),
+}
+"""Parameters that no request may be given, and what is said of them."""
+_SECRET_NAME = re.compile(
+    r"api_?key|passw|secret|credential|authori[sz]ation|bearer|(^|_)(auth|key|token)$",
+    re.IGNORECASE,
+)
+_NO_SECRET = frozenset(("prompt_cache_key", "stop_token", "eos_token", "bos_token", "pad_token"))
+_SECRET_VALUE = re.compile(r"\b(sk|hf|gsk|xai|ghp|AIza)[-_]?[A-Za-z0-9_-]{16,}|^Bearer ")
 
 
 class Endpoint(Record):
@@ -123,20 +145,45 @@ def read_key(variable: str) -> str:
 
 
 def read_parameters(texts: tuple[str, ...]) -> dict[str, msgspec.Raw]:
-    """Return NAME=JSON parameters; a value that is not JSON raises LaternaError."""
-    found = {}
+    """Return NAME=JSON parameters.
+
+    Raises LaternaError for a value that is not JSON, for what would be billed beside the one
+    answer that is used (`REFUSED_PARAMETERS`), and for a secret, which would be kept in the ledger.
+    No message holds a value.
+    """
+    found: dict[str, msgspec.Raw] = {}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or name in found:
+            raise LaternaError(f"parameter {name!r}: every name once, before the =")
+        if name in REFUSED_PARAMETERS:
+            raise LaternaError(f"parameter {name!r}: {REFUSED_PARAMETERS[name]}; leave it out")
+        _require_no_secret(name, name, "")
         try:
             decoded = msgspec.json.decode(value)
         except msgspec.DecodeError as error:
             raise LaternaError(
-                f"parameter {text!r}: write NAME=JSON, as in n=1 ({error})"
+                f'parameter {name!r}: write NAME=JSON, as in reasoning_effort="low" ({error})'
             ) from error
-        if not name or name in found:
-            raise LaternaError(f"parameter {text!r}: every name once, before the =")
+        _require_no_secret(name, "", decoded)
         found[name] = msgspec.Raw(msgspec.json.encode(decoded, order="deterministic"))
     return found
+
+
+def _require_no_secret(parameter: str, name: str, value: object) -> None:
+    """Raise LaternaError where a name, or any name or text in a value, is a secret's."""
+    named = _SECRET_NAME.search(name.replace("-", "_")) and name not in _NO_SECRET
+    if named or (isinstance(value, str) and _SECRET_VALUE.search(value)):
+        raise LaternaError(
+            f"parameter {parameter!r}: looks like a secret, which would be kept in the ledger; put "
+            "the key into the environment variable that --key-variable names"
+        )
+    if isinstance(value, dict):
+        for key, one in value.items():
+            _require_no_secret(parameter, key, one)
+    elif isinstance(value, list):
+        for one in value:
+            _require_no_secret(parameter, "", one)
 
 
 class Job(Record):
@@ -184,3 +231,4 @@ def check_job(job: Job) -> None:
             f"{job.teacher!r}; leave --judge out, or judge a finished file: laterna check --judge"
         )
     check_address(job.endpoint.base_url)
+    read_parameters(job.endpoint.parameters)

@@ -7,8 +7,9 @@
   zero-width blanks), code fences, headings, marks of bold type;
 - a preamble ("Sure! Here is the conversation:") and a closing remark ("Let me know if …").
 
-`faults` and `foreign` find what remains and must not be trained on: a thought without end, special
-tokens in the middle, thinking aloud, gibberish, another language than the request's.
+`faults` and `foreign` find what remains and must not be trained on: a thought without end, what
+stands for an image (`<image>`, `<video>`, `[IMG]`), special tokens in the middle, thinking aloud,
+gibberish, another language than the request's.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def faults(text: str) -> tuple[Finding, ...]:
     """Find what must not be trained on in a tidied reply, whatever was asked."""
     if _SAYS["opens"].search(text):
         return (finding("unclosed thought", text, "it begins to think and never answers"),)
+    mark = _SAYS["marks"].search(text)
+    if mark:
+        return (finding("mark of an image", text, f"{mark.group()!r} would be taken for one"),)
     special = _SAYS["anywhere"].search(text)
     if special:
         return (finding("special token", text, f"{special.group()!r} in the middle of it"),)

@@ -31,9 +31,18 @@ SHORTEST = 4
 
 
 def require_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
-    """Raise LaternaError, naming the settings, where what some stages are to do cannot be meant.
+    """Raise LaternaError, naming the settings, where what some stages are to do cannot be meant, or
+    cannot be done by what is installed.
 
     All that settings alone tell is told here, before anything is read.
+    """
+    require_meant(recipe, stages)
+    _require_packages(recipe, stages)
+
+
+def require_meant(recipe: Recipe, stages: Sequence[StageName]) -> None:
+    """Raise LaternaError, naming the settings, where what some stages are to do cannot be meant on
+    any machine.
     """
     if recipe.vision.fit != "anyres" and recipe.vision.grids != VisionSettings(source="").grids:
         raise LaternaError(
@@ -49,7 +58,6 @@ def require_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
             f"instruct.template = {taught!r} but language.template = {served!r}: the assistant "
             "would be served with another template than it was taught; make them equal"
         )
-    _require_packages(recipe, stages)
     both = (recipe.align, recipe.instruct)
     if recipe.run.eval_steps and not any(
         stage.validation or any(not one.weight for one in stage.mixture()) for stage in both

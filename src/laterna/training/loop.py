@@ -18,6 +18,9 @@ from laterna.training.parallel import gradient_norm, reducing
 from laterna.training.throughput import UNKNOWN, Meter, StepFigures, Validation
 from laterna.training.train_state import Progress, TrainState, diverged, named_few
 
+HOPELESS = 3.0
+"""So many times the loss of guessing, on what was just learned, is told by no model that works."""
+
 
 def _never(_step: int) -> Validation | None:
     return None
@@ -44,6 +47,7 @@ def train_steps(
     ranks = train_state.ranks
     begun = time.perf_counter()
     last: Step | None = None
+    first = 0.0
     lost: list[Lost] = []
     for step in steps:
         torch.manual_seed(seed + (step.number * ranks.count + ranks.rank) * 1_000_003)
@@ -55,7 +59,7 @@ def train_steps(
         lost += step.lost
         _require_within(limits, train_state, done, step, lost)
         if done.finite:
-            last, lost = step, []
+            last, lost, first = step, [], first or done.figures.loss
             progress = train_state.progress
             validation = look(progress.step)
             begun += time.perf_counter() - now  # the look is no part of the next step
@@ -70,22 +74,28 @@ def train_steps(
                 mfu=meter.mfu(done.figures.flops, seconds),
                 validation=validation,
             )
-    _require_alive(train_state, last)
+    _require_alive(train_state, last, first)
 
 
-def _require_alive(train_state: TrainState, last: Step | None) -> None:
-    """Raise LaternaError where weights, or the loss of the last step taken by them, are not finite:
-    no later step is there to tell.
+def _require_alive(train_state: TrainState, last: Step | None, first: float) -> None:
+    """Raise LaternaError where weights are not sound, or the loss of the last step taken by them is
+    not finite or far above what guessing costs and what it was at `first`: no later step is there
+    to tell.
     """
-    train_state.require_finite()
+    train_state.require_sound()
     if last is None:
         return
+    batches = last.batches or (empty_batch(),)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        loss = sum(float(train_state.model(batch)) for batch in last.batches or (empty_batch(),))
+        loss = sum(float(train_state.model(batch)) for batch in batches)
     train_state.clock.take_seconds()  # the tower's time here is no step's
-    (whole,) = train_state.ranks.total([loss])
-    if not math.isfinite(whole):
-        raise diverged(last.number + 1, f"the loss of its own records is {whole:g}")
+    whole, targets = train_state.ranks.total([loss, count_targets(batches)])
+    whole /= targets
+    head = train_state.objective.assistant.language.get_output_embeddings()
+    guessing = math.log(head.weight.shape[0])
+    if not whole <= HOPELESS * max(guessing, first):
+        said = f"the loss of its own records is {whole:g}, where {guessing:.3g} is that of guessing"
+        raise diverged(last.number + 1, said)
 
 
 def require_few_faulty(
@@ -189,7 +199,7 @@ def _require_within(
             f"and lie where the recipe says (run.max_skipped = {limits.max_skipped})"
         )
     if row < progress.step:
-        train_state.require_finite()
+        train_state.require_sound()
     loss, norm = done.figures.loss, done.figures.grad_norm
     raise LaternaError(
         f"step {progress.step}: loss {loss:g}, gradient norm {norm:g}: not finite, "

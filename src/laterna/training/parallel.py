@@ -7,6 +7,7 @@ gradients.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -223,11 +224,9 @@ def gradient_norm(weights: Iterable[nn.Parameter], limit: float) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def weights_norm(weights: Iterable[nn.Parameter]) -> float:
-    """Return the norm of weights over all ranks, in their own precision: it is not finite where one
-    of them is not, or where they are so large that their squares are not.
-    """
-    norm: Tensor = nn.utils.get_total_norm([weight.detach() for weight in weights])
+def largest_weight(weights: Iterable[nn.Parameter]) -> float:
+    """Return the largest magnitude of weights over all ranks; not finite where one of them is."""
+    norm: Tensor = nn.utils.get_total_norm([weight.detach() for weight in weights], math.inf)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 

@@ -187,7 +187,7 @@ def _follow(run: StageRun, train_state: TrainState, steps: Iterable[StepFigures]
             due |= settings.save_steps > 0 and figures.step % settings.save_steps == 0
             stops, saves = run.ranks.total([request.signal > 0, due])
             if (stops or saves) and train_state.progress.step < train_state.total:
-                train_state.require_finite()  # else the good states before would make room for it
+                train_state.require_sound()  # else the good states before would make room for it
                 run.states.save(train_state, run.metrics)
                 saved = time.monotonic()
                 if stops:

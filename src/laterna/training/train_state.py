@@ -24,9 +24,12 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Engine, Saving, Schedule, StageSettings
 from laterna.training.objective import Objective
 from laterna.training.optimizers import Optimizers, require_whole_weights
-from laterna.training.parallel import ALONE, ENGINES, Ranks, is_sharded, weights_norm
+from laterna.training.parallel import ALONE, ENGINES, Ranks, is_sharded, largest_weight
 from laterna.training.stages import layers_of
 from laterna.training.throughput import VisionClock
+
+LARGEST = float(torch.finfo(torch.float16).max)
+"""A weight of a model that works is smaller: float16, in which models are handed on, ends there."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,11 +95,16 @@ class TrainState:
             group["lr"] = peak * factor
         return max(self.peaks) * factor
 
-    def require_finite(self) -> None:
-        """Raise LaternaError where a weight is not finite, or close to it; every rank must ask."""
-        if not math.isfinite(weights_norm(self.weights.values())):
-            last = self.progress.step - self.progress.skipped_in_a_row
+    def require_sound(self) -> None:
+        """Raise LaternaError where a weight is not finite, or larger than any of a model that works
+        (`LARGEST`); every rank must ask.
+        """
+        largest = largest_weight(self.weights.values())
+        last = self.progress.step - self.progress.skipped_in_a_row
+        if not math.isfinite(largest):
             raise diverged(last, "the weights are not finite")
+        if largest > LARGEST:
+            raise diverged(last, f"a weight is as large as {largest:.3g}, above {LARGEST:g}")
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the trained weights and their moments by name: writing into them resumes."""

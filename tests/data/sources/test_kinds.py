@@ -1,8 +1,4 @@
-"""What other trainers read is read, and what changes a row's meaning is honoured or refused.
-
-The first table is of rows that this test writes; the second of files that lie beside a checkout of
-the whole project, and is skipped where they do not.
-"""
+"""What other trainers read is read, and what changes a row's meaning is honoured or refused."""
 
 from __future__ import annotations
 
@@ -23,10 +19,10 @@ from laterna.data.sources.rows import Unreadable
 from laterna.errors import LaternaError
 from laterna.records import InstructionRecord
 
-CASES = Path(__file__).parents[4] / "shared" / "cases" / "records"
 Q, MARKED = "What colour?", "<image>\nWhat colour?"
 VIDEO, TOOLS, EMPTY = "asks about a video", "uses tools", "an answer is empty"
 SOUND, RESERVED = "asks about a sound", "a reserved character in the text"
+UNCLEAR = "says in a way that can be read both ways what of a turn is learned"
 PREFERENCE = "compares answers, to learn a preference"
 BESIDE = "has a part that we do not read beside its text"
 
@@ -144,6 +140,41 @@ READ: dict[str, tuple[object, object]] = {
         chat({"role": "user", "content": Q}, ANSWER | {"loss": False}, asked(TEXT)),
         ([], [Q, "(Red.)", Q, "Red."]),
     ),
+    **{
+        f"{key} {value}": (
+            chat({"role": "user", "content": Q}, ANSWER | {key: value}, asked(TEXT)),
+            ([], [Q, "(Red.)", Q, "Red."]),
+        )
+        for key, value in [
+            ("label", 0),
+            ("loss_weight", 0.0),
+            ("trainable", False),
+            ("ignore", True),
+            ("masked", True),
+            ("no_loss", 1),
+        ]
+    },
+    **{
+        f"{key} {value}": (chat(asked(TEXT), ANSWER | {key: value}), ([], [Q, "Red.", "Red."]))
+        for key, value in [("label", 1), ("ignore", False), ("trainable", True), ("no_loss", 0)]
+    },
+    "a weight of an exchange": (
+        {"texts": [{"user": Q, "assistant": "Red.", "loss": False}, {"user": "?", "bot": "Red."}]},
+        ([], [Q, "(Red.)", "?", "Red."]),
+    ),
+    "an image of an exchange": (
+        {"texts": [{"user": MARKED, "assistant": "Red.", "image": "p.jpg"}]},
+        (["p.jpg"], [MARKED, "Red."]),
+    ),
+    **{
+        key: (spoken(MARKED, "Red.", **{key: "p.JPG"}), (["p.JPG"], [MARKED, "Red."]))
+        for key in ("file_name", "filename", "image_file", "img_path", "image_name", "picture")
+    },
+    "image before file_name": (
+        spoken(MARKED, "Red.", file_name="q.jpg", image="p.jpg", image_id=7),
+        (["p.jpg"], [MARKED, "Red."]),
+    ),
+    "a file that is no image": (spoken(Q, "Red.", filename="a.json"), ([], [Q, "Red."])),
     "weights that say nothing": (
         {"messages": [{"role": "user", "content": Q, "weight": None}, ANSWER | {"loss": True}]},
         ([], [Q, "Red."]),
@@ -213,6 +244,26 @@ REFUSED: dict[str, tuple[object, str]] = {
         chat({"role": "user", "content": Q, "train": True}),
         "a turn that is to be learned and is not the assistant's",
     ),
+    "a mask": (chat(ANSWER | {"mask": True}), UNCLEAR),
+    "labels": (chat(ANSWER | {"labels": [1, 0]}), UNCLEAR),
+    **{
+        f"a row of {key} {value}": (spoken(Q, "Red.", **{key: value}), "is not to be learned")
+        for key, value in [("train", False), ("loss_weight", 0), ("ignore", True)]
+    },
+    "an image's id": (spoken(MARKED, "Red.", image_id=391895), "an image named by an id"),
+    "an image's id, VQA": (
+        {"image_id": 391895, "question": Q, "answer": "Red."},
+        "an image named by an id",
+    ),
+    "a mark without an image": (
+        spoken(MARKED, "Red.", shot="p.jpg"),
+        "image marks do not match the images",
+    ),
+    "a mark of a video in a question": ({"question": f"<video>{Q}", "answer": "Red."}, VIDEO),
+    "a mark of a video in an exchange": (
+        {"texts": [{"user": f"<video>{Q}", "assistant": "Red."}]},
+        VIDEO,
+    ),
     "parts of a turn": (chat(ANSWER | {"train_detail": [{}]}), "learns parts of a turn"),
     "a thought": (chat(ANSWER | {"reasoning_content": "Hm."}), "has a thought beside its answer"),
     "two systems": (
@@ -262,6 +313,19 @@ def test_what_cannot_be_honoured_is_refused_by_reason(name: str, tmp_path: Path)
     assert len(found.message) < 340, "a row's own content is cut"
 
 
+def test_a_key_that_names_no_image_is_told_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    rows = [spoken(MARKED, "Red.", image_id=3), spoken(MARKED, "Red.", shot="p.jpg")]
+    path.write_text(json.dumps(rows))
+    messages = [row.message for row in read_rows(path) if isinstance(row, Unreadable)]
+    assert messages == [
+        "record a (line 1): the key `image_id` is no file name; write the image's file as the "
+        "key `image`",
+        "record a (line 1): its words mark an image, and none of its keys (id, conversations, "
+        "shot) names one; write the image's file as the key `image`",
+    ]
+
+
 @pytest.mark.parametrize("depth", [500, 5_000])
 def test_brackets_without_end_cost_one_row(depth: int, tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
@@ -305,77 +369,3 @@ def test_a_pipe_and_a_pointer_are_never_read_as_rows(tmp_path: Path) -> None:
     (tmp_path / "lfs.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(LaternaError, match="a pointer of Git LFS, not the data"):
         read_rows(tmp_path / "lfs.json")
-
-
-RED3 = [1] * 3
-FILES: dict[str, list[object] | str] = {
-    "bom_crlf.json": RED3,
-    "cauldron.parquet": [1],
-    "comments.json": RED3,
-    "conv_as_text.parquet": [1, 1],
-    "dict_image.json": [2],
-    "float_id.parquet": [1, 1],
-    "image_url.jsonl": [1, 1],
-    "imagepath.json": [1, 1],
-    "img_tag.json": [1],
-    "jsonl_commas.jsonl": RED3,
-    "lfs.json": "lfs.json: a pointer of Git LFS, not the data: fetch it with `git lfs pull`",
-    "long.json": [1, 1],
-    "missing_comma.json": "missing_comma.json: line 3: a comma is missing behind row 1",
-    "nan.json": [1, 0, 1],
-    "nan.jsonl": [1, 0, 1],
-    "null_image.parquet": [1, 0],
-    "part_none.jsonl": [1],
-    "plain.json": [1, 0, 1, 1, 2, 1],
-    "pretty_concat.jsonl": RED3,
-    "raw_binary.parquet": [1, 1],
-    "raw_binary_list.parquet": [1, 1],
-    "rolecontent.json": [1],
-    "surr.jsonl": [1, RESERVED],
-    "sys_prompt.json": [1],
-    "trailing_comma.json": RED3,
-    "utf16.json": RED3,
-    "video.json": [VIDEO, 1],
-    "videos_messages.json": [VIDEO],
-    "vqa_columns.parquet": [1],
-    "weights.jsonl": [0, 0],
-    "wrapped_oneline.json": RED3,
-}
-FORM = "not a row of the form conversations"
-TURNS: dict[str, object] = {
-    **dict.fromkeys(("gptfirst", "twohumans", "lasthuman", "nogpt", "imageinanswer"), 1),
-    **dict.fromkeys(("nomark", "twomarks", "strconv", "1", "caps", "rolecontent", "ok"), 1),
-    **dict.fromkeys(("123456789012345678901234567890", "win", "dir"), 1),
-    **dict.fromkeys(("emptyanswer", "spaceanswer"), EMPTY),
-    **dict.fromkeys(("nullvalue", "numvalue", "nested"), FORM),
-    **dict.fromkeys(("surrogate", "nul"), RESERVED),
-    "tool": "unknown role",
-    "url": "image on the web",
-}
-"""What becomes of the rows of turns.json and its shorter sisters, by their ids."""
-beside = pytest.mark.skipif(not CASES.is_dir(), reason="../shared/cases is not there")
-
-
-def shown(row: InstructionRecord | Unreadable) -> object:
-    return row.reason if isinstance(row, Unreadable) else len(row.images)
-
-
-@beside
-@pytest.mark.parametrize("name", FILES)
-def test_files_beside_the_checkout(name: str) -> None:
-    expected = FILES[name]
-    if isinstance(expected, str):
-        with pytest.raises(LaternaError) as error:
-            list(read_rows(CASES / name))
-        assert str(error.value).endswith(expected)
-        return
-    assert [shown(row) for row in read_rows(CASES / name)] == expected
-
-
-@beside
-@pytest.mark.parametrize(("name", "rows"), [("turns", 24), ("turns2", 23), ("turns3", 22)])
-def test_turns_beside_the_checkout(name: str, rows: int) -> None:
-    found = list(read_rows(CASES / f"{name}.json"))
-    assert len(found) == rows
-    for row in found:
-        assert shown(row) == TURNS[row.id.removeprefix("record ")]

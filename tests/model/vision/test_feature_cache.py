@@ -73,7 +73,8 @@ def test_a_second_call_computes_nothing_whatever_the_order(
     assert told == []
     assert torch.equal(again.get(NAMES[:5]), first.get(NAMES[:5]))
     left = sorted(path.name for path in (images.parent / "cache").rglob("*") if path.is_file())
-    assert left == [".laterna-made.json", "features.npy", "images.arrow", "manifest.json"]
+    kept = ["features.npy", "images.arrow", "manifest.json", "rows.sha256"]
+    assert left == [".laterna-made.json", *kept]
 
 
 def test_another_image_under_the_same_name_is_computed_anew(
@@ -209,7 +210,7 @@ def test_an_interrupted_computation_leaves_nothing_under_its_name(
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "gone"])
-@pytest.mark.parametrize("name", ["features.npy", "images.arrow", "manifest.json"])
+@pytest.mark.parametrize("name", ["rows.sha256", "images.arrow", "manifest.json"])
 def test_a_damaged_set_is_named_and_made_again(
     tiny_assistant: VisionLanguageModel,
     images: Path,
@@ -231,6 +232,40 @@ def test_a_damaged_set_is_named_and_made_again(
     assert told[0].endswith("; the features are computed again")
     assert torch.equal(again.get(NAMES[:5]), wanted)
     assert cached(tiny_assistant, images, NAMES[:5])[1] == []
+
+
+@pytest.mark.parametrize("place", [3, 200, -1])
+def test_features_that_are_not_as_they_were_written_are_told_when_they_are_read(
+    tiny_assistant: VisionLanguageModel, images: Path, place: int
+) -> None:
+    first, _ = cached(tiny_assistant, images, NAMES[:5])
+    wanted = first.get(NAMES[:5]).clone()
+    (path,) = (images.parent / "cache").rglob("features.npy")
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    store, computed = cached(tiny_assistant, images, NAMES[:5])
+    assert computed == [], "a start does not read the features"
+    with pytest.raises(LaternaError, match=r"features\.npy: its checksum differs; run the same"):
+        store.get(NAMES[:5])
+    again, computed = cached(tiny_assistant, images, NAMES[:5])
+    assert computed == [5]
+    assert torch.equal(again.get(NAMES[:5]), wanted)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_features_of_another_size_are_named_and_made_again(
+    tiny_assistant: VisionLanguageModel,
+    images: Path,
+    how: str,
+    damage: Callable[[Path, str], None],
+) -> None:
+    cached(tiny_assistant, images, NAMES[:5])
+    (path,) = (images.parent / "cache").rglob("features.npy")
+    damage(path, how)
+    told: list[str] = []
+    assert cached(tiny_assistant, images, NAMES[:5], announce=told.append)[1] == [5]
+    assert told[0].startswith(f"{path}: missing, or its size differs from what was written; the")
 
 
 def test_missing_images_are_named(tiny_assistant: VisionLanguageModel, images: Path) -> None:

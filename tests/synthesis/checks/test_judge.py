@@ -115,11 +115,15 @@ def test_the_request_offers_the_categories_of_the_image(street: Scene) -> None:
 
 
 def test_the_endpoint_is_asked_for_json_of_the_claims_form() -> None:
-    endpoint = judge_endpoint(Endpoint(model="teacher", parameters=("n=1",)), "judge")
+    endpoint = judge_endpoint(Endpoint(model="teacher", parameters=("seed=1",)), "judge")
     sent = read_parameters(endpoint.parameters)
     form = msgspec.json.decode(sent["response_format"])
     schema = form["json_schema"]["schema"]
-    assert (endpoint.model, sent["n"], form["type"]) == ("judge", msgspec.Raw(b"1"), "json_schema")
+    assert (endpoint.model, sent["seed"], form["type"]) == (
+        "judge",
+        msgspec.Raw(b"1"),
+        "json_schema",
+    )
     assert schema["type"] == "object", "the root must be no reference"
     claim_form = schema["$defs"]["Claim"]
     assert sorted(claim_form["required"]) == sorted(claim_form["properties"])

@@ -126,12 +126,40 @@ def test_retry_after_is_honoured(start_stub: Start, quick: None) -> None:
     assert slow.stats()["failed"]["429"] == sum(gap >= 1.3 for gap in gaps) > 0
 
 
-def test_retry_after_may_be_a_date_and_is_held_in_bounds() -> None:
+def test_a_long_wait_is_said_once_and_a_longer_one_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(module, "_said_until", {})
+    waits = iter([5.0, 90.0, 90.0, 3600.0])
+
+    async def call() -> None:
+        raise module.Failure("HTTP 429", "busy", wait=next(waits))
+
+    with pytest.raises(LaternaError) as error:
+        asyncio.run(module.try_again(call, 8, "http://x/v1"))
+    assert slept == [5.0, 90.0, 90.0]
+    assert capsys.readouterr().err == (
+        "http://x/v1: the endpoint asks to wait 1 min 30 s (HTTP 429: busy); waiting\n"
+    )
+    assert str(error.value) == (
+        "http://x/v1: the endpoint asks to wait 1 h 0 min (HTTP 429: busy), and a run waits 10 min "
+        "0 s at most; what was answered is in the ledger: run the same command again after that "
+        "time"
+    )
+
+
+def test_retry_after_may_be_a_date() -> None:
     in_a_minute = email.utils.formatdate(time.time() + 60, usegmt=True)
     assert module._wish(in_a_minute) == pytest.approx(60, abs=2)
     assert module._wish("2.5") == 2.5
     assert module._wish("1500", 0.001) == 1.5
-    assert module._wish("1e9") == module._LONGEST_WISH
+    assert module._wish("1e9") == 1e9
     assert module._wish("-3") == module._wish("soon") == module._wish(None) == 0
 
 
@@ -206,8 +234,8 @@ def test_the_identity_holds_every_parameter() -> None:
     assert same == identity, "how fast is not what"
     with pytest.raises(LaternaError, match="name the model"):
         openai_identity(Endpoint())
-    with pytest.raises(LaternaError, match="'stream' cannot be set"):
-        openai_identity(Endpoint(model="m", parameters=("stream=true",)))
+    with pytest.raises(LaternaError, match="--max-tokens: give one of them"):
+        openai_identity(Endpoint(model="m", max_tokens=5, parameters=("max_tokens=6",)))
 
 
 def test_odd_completions() -> None:

@@ -110,16 +110,13 @@ def prepare(
     seen = known or Fingerprints(folder / FINGERPRINTS)
     preparing = _Preparing(seen, tokenizer, template, folder, _processes(workers), progress)
     places, damaged = zip(*map(preparing.of, sources), strict=True)
-    parts = [_parts(place) for place in places]
-    sets = [[Columns(batch) for part in own for batch in part.batches] for own in parts]
-    dropped = [fault for own in parts for part in own for fault in part.dropped]
+    sets, dropped = _read(places)
     images = [_images(*pair) for pair in zip(places, sources, strict=True)]
     lengths = [_lengths(columns, image_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
     opening = 0 if loss_on == "answers" else opening_length(tokenizer, template)
-    samples_of = partial(
-        MappedSamples, sets, counter=image_tokens, loss_on=loss_on, opening=opening
-    )
+    learns = partial(MappedSamples, loss_on=loss_on, opening=opening)
+    samples_of = partial(learns, sets, counter=image_tokens)
     files: ImageFiles = MixedImages(images) if len(images) > 1 else images[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
     usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
@@ -137,6 +134,13 @@ def prepare(
         examples={fault.reason: fault.message for fault in reversed(dropped)},
         remarks=tuple(filter(None, damaged)),
     )
+
+
+def _read(places: Sequence[Path]) -> tuple[list[list[Columns]], list[Dropped]]:
+    """Return the columns of each source's parts, and what was dropped of all."""
+    parts = [_parts(place) for place in places]
+    sets = [[Columns(batch) for part in own for batch in part.batches] for own in parts]
+    return sets, [fault for own in parts for part in own for fault in part.dropped]
 
 
 def _counted(dropped: Sequence[Dropped]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from laterna.data.fingerprints import FileHash, hash_of, read_signed, what_is_to
 from laterna.data.preparation.checking import Checked, Dropped
 from laterna.data.preparation.tokens import Ids
 from laterna.errors import LaternaError
-from laterna.files import flush, sweep, write_atomically
+from laterna.files import sweep, write_atomically
 from laterna.records import Record
 
 if TYPE_CHECKING:
@@ -109,10 +109,8 @@ def write_part(path: Path, batches: Sequence[bytes], dropped: Sequence[Dropped])
                 with pa.ipc.open_stream(content) as stream:
                     for batch in stream:
                         writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-        flush(aside)
         hashes = _hashes(path.parent)[0] | {path.name: hash_of(aside)}
         write_signed(path.parent / PARTS, dict(sorted(hashes.items())))
-    flush(path.parent)
 
 
 def _hashes(folder: Path) -> tuple[dict[str, FileHash], str]:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from laterna.data.sources.chats import ALPACA, CONVERSATIONS, MESSAGES, TEXTS, VQA
+from laterna.data.sources.chats import CONVERSATIONS, MESSAGES, TEXTS
 from laterna.data.sources.json_files import json_chunks, open_text, wrapped_chunks
+from laterna.data.sources.questions import ALPACA, VQA
 from laterna.data.sources.rows import (
     OWN,
     Chunk,

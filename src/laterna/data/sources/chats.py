@@ -1,4 +1,4 @@
-"""Rows of other people's: a chat, or one question and its answer.
+"""Rows of other people's: a chat, or one question and its answer (`questions`).
 
     {"id", "image", "conversations": [{"from", "value"}]}    a text, in which <image> is an image
     {"messages": [{"role", "content"}], "images": […]}       a text, or a list of parts
@@ -15,7 +15,6 @@ turn is set apart by a line's end, as LLaVA writes it; one amid the words stands
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
@@ -42,6 +41,8 @@ _NAMED = re.compile(r"<img>(.*?)</img>", re.DOTALL)
 """Qwen-VL's image amid the words."""
 _NUMBERED = re.compile(r"<image_?\d+>")
 """MiniCPM-V's mark, which is the image's key in `image`."""
+_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|jfif|ppm|heic|avif)$", re.IGNORECASE)
+"""What an image's file ends with; other programs call other files by such keys too."""
 
 Said = tuple[Turn, list[Image]]
 """A turn, and the images that it names itself."""
@@ -80,7 +81,7 @@ def record_of(
     first question. Raises UnreadableRowError for a key that is not honoured.
     """
     listed: list[Image] = []
-    numbered: dict[str, list[Image]] = {}
+    numbered, beside = dict[str, list[Image]](), Columns()
     system, turns = "", [turn for turn, _ in said]
     for key, value in row.items():
         use = table.get(key)
@@ -91,6 +92,10 @@ def record_of(
                 numbered |= {mark: images_in(one) for mark, one in value.items()}
             else:
                 listed += images_in(_decoded(value) if _is_list(value) else value)
+        elif use in (keys.NAME, keys.ID):
+            beside[key] = value
+        elif use in (keys.LOSS, keys.NO_LOSS):
+            _require_learned(key, value, use)
         elif use == keys.SYSTEM:
             system = _one_system(_words(value), system)
         elif use == keys.HISTORY:
@@ -106,9 +111,10 @@ def record_of(
         raise UnreadableRowError(
             "images named twice", "its turns name other images than the row does"
         )
-    turns, images = _with_marks(turns, listed or own, numbered)
-    if not marked:
-        turns = _unmarked_first(turns, len(images))
+    found = listed or own or ([] if numbered else _named_beside(beside))
+    turns, images = _with_marks(turns, found, numbered)
+    _require_named(turns, images, beside, row)
+    turns = turns if marked else _unmarked_first(turns, len(images))
     return Reading.of(
         name_of(row, place),
         turns,
@@ -116,6 +122,50 @@ def record_of(
         _ours(row.get("kind"), Kind),
         _ours(row.get("provenance"), Provenance),
     )
+
+
+def _named_beside(beside: Columns) -> list[Image]:
+    """Return the images that a row's other keys name by their files."""
+    for value in beside.values():
+        names = value if isinstance(value, list | tuple) else [value]
+        if all(isinstance(name, str) and _FILE.search(name) for name in names):
+            return images_in(list(names))
+    return []
+
+
+def _require_named(
+    turns: Sequence[Turn], images: Sequence[Image], beside: Columns, row: Columns
+) -> None:
+    """Raise UnreadableRowError for turns with a mark of what is no image, or of an image that the
+    row names by nothing that can be read.
+    """
+    for turn in turns:
+        mark = turn.role == "user" and next((mark for mark in keys.MARKS if mark in turn.text), "")
+        if mark:
+            raise UnreadableRowError(keys.MARKS[mark], f"a turn holds the mark {mark}")
+    if images:
+        return
+    for key in beside:
+        if keys.ROW_KEYS[key] == keys.ID:
+            raise UnreadableRowError(
+                "an image named by an id",
+                f"the key `{key}` is no file name; write the image's file as the key `image`",
+            )
+    if any(turn.role == "user" and DEFAULT_IMAGE_TOKEN in turn.text for turn in turns):
+        names = shortened(", ".join(row))
+        raise UnreadableRowError(
+            "image marks do not match the images",
+            f"its words mark an image, and none of its keys ({names}) names one; write the "
+            "image's file as the key `image`",
+        )
+
+
+def _require_learned(key: str, value: object, use: str) -> None:
+    """Raise UnreadableRowError where a row's key says that nothing of it is learned."""
+    if value in (0, 1) and (value == 1) != (use == keys.LOSS):
+        raise UnreadableRowError(
+            "is not to be learned", f"the key `{key}` says that this row is not to be learned"
+        )
 
 
 def _ours(value: object, kind: Any) -> Any:
@@ -195,9 +245,7 @@ def _plain_turn(item: object) -> Turn | None:
     if type(speaker) is not str or type(text) is not str:
         return None
     role = keys.SPEAKERS.get(speaker)
-    if role is None or (role == "user" and "<" in text and any(map(text.__contains__, keys.MARKS))):
-        return None
-    return Turn(role=role, text=text, loss=role == "assistant")
+    return None if role is None else Turn(role=role, text=text, loss=role == "assistant")
 
 
 def _turns(item: object) -> Iterator[Said]:
@@ -205,10 +253,8 @@ def _turns(item: object) -> Iterator[Said]:
     if not isinstance(item, dict):
         raise _not_text("a turn", item, "object")
     speaker = item.get("from") or item.get("role")
-    if speaker is None:
-        yield words_turn("user", _first(item, keys.ASKED)), []
-        yield words_turn("assistant", _first(item, keys.ANSWERED)), []
-        return
+    exchange = speaker is None
+    speaker = "assistant" if exchange else speaker
     role = keys.SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
     if role is None:
         known = ", ".join(keys.SPEAKERS)
@@ -220,16 +266,22 @@ def _turns(item: object) -> Iterator[Said]:
         use = keys.TURN_KEYS.get(key)
         if use is None or not is_said(value):
             continue
-        if use == keys.LOSS:
-            loss = loss and _is_learned(key, value, role)
+        if use in (keys.LOSS, keys.NO_LOSS):
+            loss = _is_learned(key, value, role, use) and loss
         elif use == keys.IMAGE:
             beside += images_in(value)
+        elif use == keys.ID:
+            continue
+        elif use == keys.NAME:
+            beside += [] if beside else _named_beside({key: value})
         else:
             raise UnreadableRowError(use, f"the key `{key}` of a turn says that this row {use}")
+    if exchange:
+        yield words_turn("user", _first(item, keys.ASKED)), beside
+        yield words_turn("assistant", _first(item, keys.ANSWERED), loss=loss), []
+        return
     words = item.get("value")
     text, images = _content(item.get("content") if words is None else words)
-    if role == "user" and (mark := next((mark for mark in keys.MARKS if mark in text), None)):
-        raise UnreadableRowError(keys.MARKS[mark], f"a turn holds the mark {mark}")
     yield words_turn(role, text, loss=loss), images + beside
 
 
@@ -237,18 +289,19 @@ def _first(item: Columns, names: Sequence[str]) -> object:
     return next((item[name] for name in names if item.get(name) is not None), None)
 
 
-def _is_learned(key: str, value: object, role: Role) -> bool:
+def _is_learned(key: str, value: object, role: Role, use: str) -> bool:
     """Say whether a turn is learned by what its key says."""
     if value not in (0, 1):
         raise UnreadableRowError(
             "a weight of a turn that is neither 0 nor 1", f"a turn's `{key}` is {value!r}"
         )
-    if value and role != "assistant" and key != "weight":
+    learned = bool(value) == (use == keys.LOSS)
+    if learned and role != "assistant" and use == keys.LOSS and key not in ("weight", "label"):
         raise UnreadableRowError(
             "a turn that is to be learned and is not the assistant's",
             f"a turn of the {role} has `{key}`: only the assistant's are learned",
         )
-    return bool(value)
+    return learned
 
 
 def _content(content: object) -> tuple[str, list[Image]]:
@@ -333,44 +386,3 @@ def _form(column: str, *, marked: bool) -> Form:
 CONVERSATIONS = _form("conversations", marked=True)
 MESSAGES = _form("messages", marked=False)
 TEXTS = _form("texts", marked=False)
-
-
-def _read_vqa(row: bytes | Columns, place: str) -> Reading:
-    content = columns_of(row)
-    asked = content.get("question") or content.get("query")
-    said = next(
-        (content[key] for key in ("answer", "response", "answers") if is_said(content.get(key))),
-        None,
-    )
-    found: list[Said] = [
-        (words_turn("user", asked), []),
-        (words_turn("assistant", _answer(said)), []),
-    ]
-    return record_of(content, place, found, keys.QUESTION_KEYS, marked=False)
-
-
-def _answer(said: object) -> object:
-    """Return the answer that is learned: of several, the most frequent, and of those the first."""
-    if isinstance(said, list):
-        texts = [one.get("answer") if isinstance(one, dict) else one for one in said]
-        if not all(isinstance(text, str) for text in texts):
-            raise msgspec.ValidationError("Expected `list` of `str`: `answers`")
-        (said, _), *_ = Counter(texts).most_common(1)
-    whole = isinstance(said, int) and not isinstance(said, bool)
-    return "" if said is None else str(said) if whole else said
-
-
-def _read_alpaca(row: bytes | Columns, place: str) -> Reading:
-    content = columns_of(row)
-    asked = words_turn("user", content.get("instruction"))
-    if is_said(content.get("input")):
-        asked = words_turn("user", f"{asked.text}\n{words_turn('user', content['input']).text}")
-    said = words_turn("assistant", content.get("output"))
-    return record_of(content, place, [(asked, []), (said, [])], keys.ROW_KEYS, marked=False)
-
-
-VQA = Form(
-    columns=(("question", "answer"), ("question", "answers"), ("query", "response")),
-    read=_read_vqa,
-)
-ALPACA = Form(columns=(("instruction", "output"),), read=_read_alpaca)

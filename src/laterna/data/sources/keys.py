@@ -9,16 +9,32 @@ from __future__ import annotations
 
 from laterna.records import Role
 
-IMAGE, SYSTEM, HISTORY, LOSS, TEXT = "image", "system", "history", "loss", "text"
+IMAGE, SYSTEM, HISTORY, TEXT = "image", "system", "history", "text"
+NAME, ID = "an image's name, where no other key has one", "an image's id"
+LOSS, NO_LOSS = "learned where it is true", "learned where it is not true"
 """How a key is honoured; every other value in these tables is a reason to refuse the row."""
 
 _VIDEO, _AUDIO = "asks about a video", "asks about a sound"
 _TOOLS, _THOUGHT = "uses tools", "has a thought beside its answer"
 _PREFERENCE = "compares answers, to learn a preference"
 _BESIDE = "has a part that we do not read beside its text"
+_UNCLEAR = "says in a way that can be read both ways what of a turn is learned"
 
+_WEIGHTS: dict[str, str] = {
+    **dict.fromkeys(("train", "trainable", "loss", "loss_weight"), LOSS),
+    **dict.fromkeys(("no_loss", "no_train", "masked", "ignore", "ignored"), NO_LOSS),
+}
+_IMAGES: dict[str, str] = {
+    **dict.fromkeys(("image", "images", "image_path", "image_paths", "img", "imgs"), IMAGE),
+    **dict.fromkeys(("img_path", "img_paths", "image_url", "img_url", "image_urls"), IMAGE),
+    **dict.fromkeys(("file_name", "filename", "image_file", "image_files", "img_file"), NAME),
+    **dict.fromkeys(("image_name", "image_filename", "image_file_name", "img_name"), NAME),
+    **dict.fromkeys(("file_path", "filepath", "photo", "picture", "pic"), NAME),
+    **dict.fromkeys(("image_id", "image_ids", "img_id", "imageId", "imgid"), ID),
+}
 ROW_KEYS: dict[str, str] = {
-    **dict.fromkeys(("image", "images", "image_path", "image_paths", "img", "img_path"), IMAGE),
+    **_IMAGES,
+    **_WEIGHTS,
     **dict.fromkeys(("system", "system_prompt"), SYSTEM),
     "history": HISTORY,
     **dict.fromkeys(("video", "videos", "video_path", "video_paths"), _VIDEO),
@@ -35,8 +51,10 @@ QUESTION_KEYS: dict[str, str] = ROW_KEYS | dict.fromkeys(
 """Keys of a row that is a question and its answer."""
 
 TURN_KEYS: dict[str, str] = {
-    **dict.fromkeys(("image", "images", "image_path", "img"), IMAGE),
-    **dict.fromkeys(("weight", "train", "loss"), LOSS),
+    **_IMAGES,
+    **_WEIGHTS,
+    **dict.fromkeys(("weight", "label"), LOSS),
+    **dict.fromkeys(("mask", "loss_mask", "labels", "label_mask"), _UNCLEAR),
     **dict.fromkeys(("train_detail", "training_detail", "loss_scale"), "learns parts of a turn"),
     **dict.fromkeys(("tool_calls", "function_call", "tool_call_id"), _TOOLS),
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _THOUGHT),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from laterna.errors import LaternaError
-from laterna.model.checkpoint import load_checkpoint
+from laterna.model.checkpoint import MANIFEST, holding, load_checkpoint
 from laterna.model.importers.llava_hf import load_llava_hf
 from laterna.model.importers.options import Options
 from laterna.model.importers.original import load_original
@@ -59,7 +59,7 @@ def read_model(
     """
     name = str(source)
     options = Options(language=language, vision=vision, template=template, fit=fit)
-    if Path(name).is_dir() and (Path(name) / "laterna.json").is_file():
+    if Path(name).is_dir() and (Path(name) / MANIFEST).is_file():
         if options != Options():
             raise LaternaError(
                 f"{name}: a Laterna checkpoint already says this; leave the option out"
@@ -80,11 +80,17 @@ def layout_of(source: str) -> str:
                 "without config.json and non_lora_trainables.bin nothing says what they belong to, "
                 "and the projector is not there. Give the folder that the run wrote at its end"
             )
-        if Path(source).is_dir():
-            load_checkpoint(source)  # says what a checkpoint lacks
+        path = Path(source)
+        if path.is_dir():
+            found = f"not a Laterna checkpoint (no {MANIFEST}) and not a LLaVA model "
+            found += f"(no config.json): {holding(path)}"
+        elif path.exists():
+            found = "it is a file"
+        else:
+            found = "no such folder here, and no model of that name that the hub gives"
         raise LaternaError(
-            f"{source}: no config.json and no laterna.json; give a Laterna checkpoint, a llava-hf "
-            "folder, an original LLaVA folder, or a hub id of one of the latter two"
+            f"{source}: {found}. Give the folder of a Laterna checkpoint, of a llava-hf or an "
+            "original LLaVA model, or the hub id of one of the latter two, as OWNER/NAME"
         )
     config = json_of(source, "config.json")
     for name, layout in LAYOUTS.items():

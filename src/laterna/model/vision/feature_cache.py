@@ -1,12 +1,13 @@
 """Features of a frozen vision encoder, computed once and kept on disk.
 
     <cache>/<key>/features.npy    of all images, one after the other; mapped, not read
+    <cache>/<key>/rows.sha256     the checksum of each row of the features, 32 bytes each
     <cache>/<key>/images.arrow  every image's name, its file's stamp and digest, its rows
-    <cache>/<key>/manifest.json   signed, with the checksums of both
+    <cache>/<key>/manifest.json   signed, with the checksums of all
 
 The key is a digest of the encoder and of the names and place of the images. A set whose bytes are
-not those that were written is named and made again. Each image's stamp is compared when its
-features are first asked for, so that no start reads an image to know it.
+not those that were written is named and made again. Each image's stamp, and each row's checksum, is
+compared when its features are first asked for, so that no start reads the images or the features.
 
 Shapes: b images of one call, or tiles of them · c channels · h, w pixels · n features an image
 · d width.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 import time
 from bisect import bisect_left
@@ -43,12 +45,15 @@ from laterna.data.images.files import ImageFiles
 from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.opening import image_size, load_image
 from laterna.errors import LaternaError
-from laterna.files import Made, flush_tree, sweep, write_atomically
+from laterna.files import Made, sweep, write_atomically
 from laterna.model.vision import VisionTower
 from laterna.records import Record, Tiling
 
-FORMAT = 3
-FEATURES, IMAGES, MANIFEST = "features.npy", "images.arrow", "manifest.json"
+FORMAT = 4
+FEATURES, ROWS = "features.npy", "rows.sha256"
+IMAGES, MANIFEST = "images.arrow", "manifest.json"
+DIGEST = 32
+"""Bytes of a SHA-256."""
 IMAGES_A_PASS = 64
 GB = 10**9
 UNKNOWN = Stamp(-1, -1, -1)
@@ -99,21 +104,44 @@ class FeatureStore:
         self._table = pa.ipc.open_file(pa.memory_map(str(folder / IMAGES))).read_all()
         self._names = self._table.column("name").chunk(0)
         self._find = lru_cache(REMEMBERED)(self._look_up)
+        self._whole = set[int]()
 
     @cached_property
     def _features(self) -> NDArray[np.float32]:
         """Mapped when they are first asked for; never where only images are asked about."""
-        features: NDArray[np.float32] = np.load(self._folder / FEATURES, mmap_mode="r")
+        try:
+            features: NDArray[np.float32] = np.load(self._folder / FEATURES, mmap_mode="r")
+        except ValueError as error:  # its head is damaged
+            raise self._damaged() from error
         return features
+
+    @cached_property
+    def _checksums(self) -> bytes:
+        return (self._folder / ROWS).read_bytes()
+
+    def _damaged(self) -> LaternaError:
+        (self._folder / MANIFEST).unlink(missing_ok=True)
+        return LaternaError(
+            f"{self._folder / FEATURES}: its checksum differs; run the same command again, which "
+            "computes the features anew"
+        )
 
     def get(self, names: Sequence[str]) -> Tensor:
         """Return the features (b, n, d) of images by their names in the records.
 
         Of tiled images b counts the tiles, those of each image in turn.
-        Raises LaternaError for an image that is not in the set, or is another one by now.
+        Raises LaternaError for an image that is not in the set, or is another one by now, and for
+        features that are not as they were written; the next start then makes them again.
         """
         rows = [row for name in names for row in self._find(name).rows()]
-        return torch.from_numpy(self._features[rows])
+        found = self._features[rows]
+        for row, one in zip(rows, found, strict=True):
+            if row not in self._whole:
+                checksum = self._checksums[row * DIGEST : (row + 1) * DIGEST]
+                if hashlib.sha256(one.data).digest() != checksum:
+                    raise self._damaged()
+                self._whole.add(row)
+        return torch.from_numpy(found)
 
     def tilings(self, names: Sequence[str]) -> tuple[Tiling, ...]:
         """Return how those images are tiled, one tiling an image; nothing where they are not."""
@@ -173,7 +201,7 @@ def cached_features(
     text = "\n".join([encoder_digest(tower, preparer), images.where, *names])
     target = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
     if target.is_dir():
-        wrong = _what_is_wrong(target)
+        wrong = _what_is_wrong(target, IMAGES, ROWS)
         if not wrong:
             return FeatureStore(target, images)
         announce(f"{wrong}; the features are computed again")
@@ -194,17 +222,21 @@ def cached_features(
         _write_images(aside / IMAGES, seen, placed)
         manifest = Manifest(format=FORMAT, where=images.where, files=hash_all(aside))
         write_signed(aside / MANIFEST, manifest)
-        flush_tree(aside)
     return FeatureStore(target, images)
 
 
 def _what_is_wrong(folder: Path, *names: str) -> str:
-    """Return why a set, or these of its files, cannot be used, the path first; empty for whole."""
+    """Return why a set cannot be used, the path first; empty where these of its files are whole,
+    and its features of the right size.
+    """
     if not (folder / MANIFEST).is_file():
         return f"{folder}: not whole, or an image of it has changed"
     try:
         files = read_signed(folder / MANIFEST, Manifest).files
-        return what_is_torn(folder, {name: files[name] for name in names or files})
+        path = folder / FEATURES
+        if not path.is_file() or path.stat().st_size != files[FEATURES].size:
+            return f"{path}: missing, or its size differs from what was written"
+        return what_is_torn(folder, {name: files[name] for name in names})
     except LaternaError as error:
         return str(error)
 
@@ -297,7 +329,6 @@ def _require_room(images: int, shape: tuple[int, int, int], cache: Path, max_gb:
             f"{said}, more than run.max_feature_gb = {max_gb:g} allows; set that higher, {instead}"
         )
     cache.mkdir(parents=True, exist_ok=True)
-    # The file is laid out whole at first, so a disk that fills up later would end the process.
     free = shutil.disk_usage(cache).free
     if size > free:
         raise LaternaError(
@@ -317,15 +348,21 @@ def _compute(
     shape: tuple[int, int, int],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write the features of all images to `target`, an array of that shape."""
+    """Write the features of all images to `target`, an array of that shape, and the checksums of
+    its rows beside it.
+    """
     device = next(tower.parameters()).device
     features = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=shape)
-    row = 0
+    with target.open("r+b") as whole:  # else a disk that fills up later would end the process
+        os.posix_fallocate(whole.fileno(), 0, target.stat().st_size)
+    row, digests = 0, bytearray()
     for start in range(0, len(names), IMAGES_A_PASS):
         chunk = names[start : start + IMAGES_A_PASS]
         pixels_bchw = preparer([load_image(images.find(name), name) for name in chunk])
         end = row + len(pixels_bchw)
         features[row:end] = tower(pixels_bchw.to(device)).cpu().numpy()
+        digests += b"".join(hashlib.sha256(one.data).digest() for one in features[row:end])
         row = end
         progress(start + len(chunk), len(names))
     features.flush()
+    target.with_name(ROWS).write_bytes(digests)

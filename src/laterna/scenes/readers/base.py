@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from laterna.errors import LaternaError
-from laterna.records import Box, Record, Scene
+from laterna.records import DEFAULT_IMAGE_TOKEN, Box, Record, Scene
 from laterna.scenes.orientation import (
     ON_ITS_SIDE,
     Shape,
@@ -274,6 +274,8 @@ def usable_captions(
             problems.append(Problem(reason="caption that is no text", where=where))
         elif not caption.strip():
             problems.append(Problem(reason="caption without words", where=where))
+        elif DEFAULT_IMAGE_TOKEN in caption:
+            problems.append(Problem(reason="caption that holds a mark of an image", where=where))
         else:
             yield caption
 

@@ -10,6 +10,7 @@ import asyncio
 import email.utils
 import math
 import random
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from laterna.errors import LaternaError
+from laterna.progress import spelled
 from laterna.synthesis.settings import OPENAI_URL, Endpoint, read_key
 from laterna.synthesis.teachers.foreign import NoReply, read_json, said_in, without_key
 
@@ -33,8 +35,12 @@ FILE_TIMES = 10.0
 """How many times the time limit of a call a batch's file may take, up or down."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds before the second try, doubled for each further one up to the longest."""
-_LONGEST_WISH = 600.0
-"""The longest Retry-After that is honoured as it is, in seconds."""
+LONGEST_WISH = 600.0
+"""The longest Retry-After that a run waits for, in seconds; a longer one ends it."""
+_SAID_FROM = 10.0
+"""Seconds of a Retry-After from which on the wait is said."""
+_said_until: dict[str, float] = {}
+"""Up to when a wait was said, by endpoint: many calls wait at once, and say it once."""
 _BURST_SECONDS = 1.0
 """Unused allowance that may be caught up at once, in seconds of the rate: endpoints that
 promise a rate a minute also look at shorter spans."""
@@ -180,7 +186,8 @@ def give_up(base_url: str, failure: Failure) -> LaternaError:
 async def try_again(call: Callable[[], Awaitable[_T]], tries: int, base_url: str) -> _T:
     """Return what a call returns; tried again where it may succeed later.
 
-    Raises the Failure of the last try, and LaternaError where no request would fare better.
+    What an endpoint asks to wait (Retry-After) is waited and said. Raises the Failure of the last
+    try, and LaternaError where no request would fare better, or only after `LONGEST_WISH`.
     """
     for number in range(tries):
         try:
@@ -190,8 +197,23 @@ async def try_again(call: Callable[[], Awaitable[_T]], tries: int, base_url: str
                 raise give_up(base_url, failure) from failure
             if not failure.passing or number + 1 == tries:
                 raise
+            _heed(failure, base_url)
             await asyncio.sleep(max(backoff(number), failure.wait))
     raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _heed(failure: Failure, base_url: str) -> None:
+    """Say a wait that an endpoint asks for; raise LaternaError for one that is too long."""
+    asked = f"{base_url}: the endpoint asks to wait {spelled(failure.wait)} ({failure})"
+    if failure.wait > LONGEST_WISH:
+        raise LaternaError(
+            f"{asked}, and a run waits {spelled(LONGEST_WISH)} at most; what was answered is in "
+            "the ledger: run the same command again after that time"
+        ) from failure
+    now = time.monotonic()
+    if failure.wait >= _SAID_FROM and now >= _said_until.get(base_url, 0.0):
+        _said_until[base_url] = now + failure.wait
+        sys.stderr.write(f"{asked}; waiting\n")
 
 
 def may_pass(status: int) -> bool:
@@ -217,7 +239,7 @@ def _wish(text: str | None, unit: float = 1.0) -> float:
             seconds = email.utils.mktime_tz(parsed) - time.time() if parsed else 0.0
         except (ValueError, OverflowError):
             return 0.0
-    return min(max(0.0, seconds), _LONGEST_WISH) if math.isfinite(seconds) else 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 class RateLimiter:

@@ -33,11 +33,12 @@ def openai_identity(endpoint: Endpoint) -> Identity:
     parameters = read_parameters(endpoint.parameters)
     for name in ("temperature", "top_p", "max_tokens"):
         value = getattr(endpoint, name)
-        if value is not None:
-            parameters[name] = msgspec.Raw(msgspec.json.encode(value))
-    for taken in ("model", "messages", "stream"):
-        if taken in parameters:
-            raise LaternaError(f"parameter {taken!r} cannot be set")
+        if value is None:
+            continue
+        if name in parameters:
+            option = name.replace("_", "-")
+            raise LaternaError(f"parameter {name!r} and --{option}: give one of them")
+        parameters[name] = msgspec.Raw(msgspec.json.encode(value))
     return Identity(
         teacher="openai",
         model=endpoint.model,

@@ -1,0 +1,53 @@
+"""What is wrong with a setting, in words: msgspec holds settings to the bounds of their types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+_KINDS = {"int": "a whole number", "float": "a number"}
+_SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
+
+
+def wrong_value(error: msgspec.ValidationError, settings: object) -> tuple[str, str]:
+    """Return the dotted place of a value that was refused, and " VALUE: what to give instead".
+
+    `settings` are the structs or dictionaries that hold it. The place is empty where the error
+    names none.
+    """
+    said, _, where = str(error).partition(" - at `$.")
+    place = where.rstrip("`")
+    if isinstance(settings, msgspec.Struct):  # the command line names an option with all its values
+        place = re.sub(r"\[[^]]*\]$", "", place)
+    value = settings
+    for name in re.findall(r"[^.\[\]]+", place):
+        if isinstance(value, list | tuple):
+            value = value[int(name)] if name.isdecimal() and int(name) < len(value) else value
+        else:
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+    whole = isinstance(value, dict | list | msgspec.Struct)
+    return place, f"{'' if whole else ' ' + shown}: {_in_words(said)}"
+
+
+def _in_words(said: str) -> str:
+    """Say a bound as a person would: msgspec writes "Expected `int` >= 1"."""
+    found = re.fullmatch(r"Expected `(int|float)` (>=|>|<=|<) (\S+)", said)
+    if found is None:
+        return f"{said[:1].lower()}{said[1:]}"
+    kind, sign, bound = found.groups()
+    return f"give {_KINDS[kind]} {_SIGNS[sign]} {bound.removesuffix('.0')}"
+
+
+def numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number that need not be whole, with its place."""
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from numbers(getattr(value, name), f"{place}.{name}" if place else name)
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from numbers(one, place)
