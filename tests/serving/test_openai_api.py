@@ -22,7 +22,8 @@ from laterna.inference.engine import Engine
 from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
-from laterna.serving.openai_api import ServerSettings, create_app
+from laterna.serving.door import ServerSettings
+from laterna.serving.openai_api import create_app
 
 KEY = "a-key"
 

@@ -47,6 +47,8 @@ class Serve(Command, frozen=True, kw_only=True):
     """Room for keys and values, in 10^9 bytes. Default: half of a GPU's free memory, 2 GiB else."""
     threads: Count | None = None
     """Threads for the model on a CPU. Default: torch's own choice."""
+    log_prompts: bool = False
+    """Write questions and answers to the log too; images never are."""
     where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:
@@ -72,6 +74,7 @@ class Serve(Command, frozen=True, kw_only=True):
                 grace=self.grace,
                 cache_bytes=None if self.cache_gb is None else round(self.cache_gb * 1e9),
                 threads=self.threads,
+                log_prompts=self.log_prompts,
             ),
         )
         return ""

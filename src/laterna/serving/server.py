@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +15,11 @@ from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Record
 from laterna.serving.intake import IntakeSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from laterna.serving.door import ServerSettings
 
 
 class Listening(Record):
@@ -29,6 +36,7 @@ class Listening(Record):
     grace: int = 30
     cache_bytes: int | None = None
     threads: int | None = None
+    log_prompts: bool = False
 
 
 def serve(model: VisionLanguageModel, listening: Listening) -> None:
@@ -36,26 +44,57 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
 
     Raises LaternaError when the packages for serving are missing or the port is taken.
     """
-    try:
-        import uvicorn
+    require_packages()
+    from laterna.serving.openai_api import create_app
 
-        from laterna.serving.openai_api import ServerSettings, create_app
+    engine = _engine(model, listening)
+    try:
+        listen(create_app(engine, settings_of(listening)), listening)
+    finally:
+        engine.close()
+
+
+def require_packages() -> None:
+    """Raise LaternaError where a package for serving is not installed."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise LaternaError(
             f"serving needs the package {error.name}; run `pip install 'laterna[serve]'`"
         ) from error
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("laterna.serve").setLevel(logging.INFO)
-    engine = _engine(model, listening)
-    settings = ServerSettings(
+
+
+def settings_of(listening: Listening) -> ServerSettings:
+    """Return the limits of the API."""
+    from laterna.serving.door import ServerSettings
+
+    return ServerSettings(
         name=listening.name,
         key=listening.key,
         answer_seconds=listening.answer_seconds,
         images=IntakeSettings(hosts=listening.image_hosts),
+        log_prompts=listening.log_prompts,
     )
+
+
+def listen(app: FastAPI, listening: Listening) -> None:
+    """Listen until SIGTERM or Ctrl-C: then nothing new is taken, and what is in flight has `grace`
+    seconds. Returns after SIGTERM; Ctrl-C raises KeyboardInterrupt, as anywhere.
+
+    Raises LaternaError when the port is taken.
+    """
+    import uvicorn
+
+    handler = logging.StreamHandler(sys.stderr)  # each record is a line of JSON by itself
+    logger = logging.getLogger("laterna.serve")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, settings),
+            app,
             host=listening.host,
             port=listening.port,
             log_level="warning",
@@ -65,6 +104,8 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
         )
     )
     _say_where(listening)
+    # uvicorn raises the signal that ended it once more, for whoever had a handler before.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not begin
@@ -73,7 +114,8 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
             "another one with --port"
         ) from error
     finally:
-        engine.close()
+        signal.signal(signal.SIGTERM, before)
+        logger.removeHandler(handler)
 
 
 def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
