@@ -19,6 +19,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laterna.records import Record
@@ -197,6 +198,7 @@ def new_app(door: Door) -> FastAPI:
     app.add_route("/v1/models/{name:path}", door.model, methods=["GET"])
     app.add_route("/version", door.version, methods=["GET"])
     app.add_exception_handler(ApiError, _answer_error)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(404, _answer_unknown)
     app.add_exception_handler(405, _answer_unknown)
     app.add_exception_handler(Exception, _answer_fault)
@@ -209,6 +211,12 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     headers = {"Retry-After": str(error.retry)} if error.retry else {}
     request.scope["told"]["error"] = error.code
     return JSONResponse(error.body(), error.status, headers=headers)
+
+
+async def _answer_nobody(request: Request, _: Exception) -> Response:
+    return await _answer_error(
+        request, ApiError(499, "the client has gone", code="client_closed_request")
+    )
 
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
