@@ -13,7 +13,7 @@ from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import Record
+from laterna.serving.engines import Listening
 from laterna.serving.intake import IntakeSettings
 
 if TYPE_CHECKING:
@@ -22,21 +22,13 @@ if TYPE_CHECKING:
     from laterna.serving.door import ServerSettings
 
 
-class Listening(Record):
-    """Where and how a server listens; the fields are explained in `laterna serve --help`."""
+def serve_model(listening: Listening) -> None:
+    """Load the model and serve it; raises LaternaError as `load` and `serve` do."""
+    from laterna.inference.assistant import load
 
-    host: str
-    port: int
-    name: str
-    key: str = ""
-    rows: int = 32
-    queue: int = 256
-    image_hosts: tuple[str, ...] = ()
-    answer_seconds: float = 600.0
-    grace: int = 30
-    cache_bytes: int | None = None
-    threads: int | None = None
-    log_prompts: bool = False
+    require_packages()
+    loaded = load(listening.model, device=listening.device, dtype=listening.dtype)
+    serve(loaded.model, listening)
 
 
 def serve(model: VisionLanguageModel, listening: Listening) -> None:
