@@ -99,14 +99,16 @@ def judged(attack: Attack, answer: bytes) -> Outcome:
 
 
 @contextmanager
-def serving(model: str, folder: Path) -> Iterator[Server]:
+def serving(model: str, folder: Path, engine: str = "torch") -> Iterator[Server]:
     """Run a server on a free port of loopback until the end."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     log = folder / "server.log"
     command = [sys.executable, "-m", "laterna", "serve", model, "--name", "fuzzed", "--port",
-               str(port), "--device", "cpu", "--max-concurrency", "8"]  # fmt: skip
+               str(port), "--engine", engine]  # fmt: skip
+    if engine == "torch":
+        command += ["--device", "cpu", "--max-concurrency", "8"]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, env={**os.environ, "LATERNA_API_KEY": KEY})
     try:
@@ -142,7 +144,7 @@ def fuzz(server: Server, number: int, seed: int, clients: int = 8) -> dict[str, 
         faults.append("the server has ended")
     else:
         faults += [f"{path}: status {status}" for path in ("/health", "/metrics", "/v1/models")
-                   if (status := server.get(path)[0]) != 200]  # fmt: skip
+                   if (status := server.get(path)[0]) not in (200, 404)]  # fmt: skip
         figures = server.get("/metrics")[1].decode().splitlines()
         held = [line for line in figures if line.startswith("laterna:num_requests_")]
         faults += [f"left over: {line}" for line in held if not line.endswith(" 0.0")]
@@ -168,6 +170,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default="")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", default="torch", choices=("torch", "llama.cpp"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -179,7 +182,7 @@ def main() -> int:
 
             model = str(Assistant(build_from_recipe(load_recipe("nano"))).save(Path(name) / "nano"))
         begun = time.monotonic()
-        with serving(model, Path(name)) as server:
+        with serving(model, Path(name), options.engine) as server:
             found = fuzz(server, options.requests, options.seed)
             found["log_tail"] = server.log.read_text(errors="replace")[-3000:] * bool(
                 found["faults"]

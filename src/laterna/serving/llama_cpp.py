@@ -16,7 +16,9 @@ import secrets
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -49,6 +51,13 @@ class Child(NamedTuple):
     process: subprocess.Popen[bytes]
     url: str
     key: str
+    said: deque[str]
+    """The last lines of its standard error."""
+
+    def listen(self) -> None:
+        """Read what it says until it ends."""
+        for line in self.process.stderr or ():
+            self.said.append(line.decode(errors="replace"))
 
     @property
     def alive(self) -> bool:
@@ -107,10 +116,13 @@ def running(words: Sequence[str]) -> Iterator[Child]:
     process = subprocess.Popen(
         [*words, "--host", "127.0.0.1", "--port", str(port)],
         env={**environment, "API_KEY": key},
-        stdout=subprocess.DEVNULL,  # a line about each request
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,  # read, for its end alone is shown: it holds every prompt
         start_new_session=True,  # Ctrl-C is for us: what is in flight may finish
     )
-    child = Child(process, f"http://127.0.0.1:{port}/v1", key)
+    child = Child(process, f"http://127.0.0.1:{port}/v1", key, deque(maxlen=12))
+    reader = threading.Thread(target=child.listen, daemon=True)
+    reader.start()
     try:
         _wait(child, port)
         yield child
@@ -121,6 +133,7 @@ def running(words: Sequence[str]) -> Iterator[Child]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        reader.join()
 
 
 def _wait(child: Child, port: int) -> None:
@@ -129,9 +142,10 @@ def _wait(child: Child, port: int) -> None:
             if trial.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
+    time.sleep(0.1)  # for the last of what it says
     raise LaternaError(
-        f"llama.cpp's server ended with status {child.process.returncode} before it could answer; "
-        "what it said stands above"
+        f"llama.cpp's server ended with status {child.process.returncode} before it could answer:\n"
+        + "".join(child.said)
     )
 
 
@@ -141,8 +155,13 @@ class Behind(Door):
     def __init__(self, settings: ServerSettings, child: Child, queue: int) -> None:
         super().__init__(settings)
         self._child, self._most, self._going = child, 1 + queue, 0
+        # A connection that the child broke off must not be used again.
         self._client = openai.AsyncOpenAI(
-            base_url=child.url, api_key=child.key, max_retries=0, timeout=None
+            base_url=child.url,
+            api_key=child.key,
+            max_retries=0,
+            timeout=None,
+            default_headers={"Connection": "close"},
         )
 
     async def health(self, _: Request) -> Response:
