@@ -50,6 +50,20 @@ class ServerSettings(Record):
     """Whether the log holds what was asked and answered; images never are in it."""
 
 
+class JsonLines(logging.Formatter):
+    """Writes each record as one line of JSON: its `told`, or else its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {"time": moment.isoformat(timespec="milliseconds")}
+        told = getattr(record, "told", None)
+        line |= told or {"level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
 class OneSlash:
     """Reads `/v1//models` as `/v1/models`: some clients join addresses so."""
 
@@ -92,19 +106,20 @@ class Logged:
 
         try:
             await self._app({**scope, "told": told, "request_id": name}, receive, note)
+        except asyncio.CancelledError:  # the grace time is over; uvicorn closes the connection
+            told["error"] = "cut_off"
         except Exception:
             status = 500
             raise
         finally:
             if status != 200 or scope["path"] not in _QUIET:
                 line = {
-                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                     "id": name,
                     "route": f"{scope['method']} {scope['path']}"[:100],
                     "status": status,
                     "seconds": round(time.monotonic() - begun, 3),
                 }
-                LOG.info(json.dumps({**line, **told}))
+                LOG.info("request", extra={"told": {**line, **told}})
 
 
 class Door:

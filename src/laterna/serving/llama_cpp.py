@@ -284,7 +284,7 @@ class Behind(Door):
         if not self._child.alive:
             return ApiError(503, "the engine has stopped; it must be started again",
                             code="engine_stopped", retry=30)  # fmt: skip
-        LOG.error(json.dumps({"llama.cpp": str(error)[:500]}))
+        LOG.error("llama.cpp: %s", str(error)[:500])
         return ApiError(500, "llama.cpp failed; the log says how", code="internal_error")
 
 

@@ -79,16 +79,21 @@ def listen(app: FastAPI, listening: Listening) -> None:
     """
     import uvicorn
 
-    handler = logging.StreamHandler(sys.stderr)  # each record is a line of JSON by itself
-    logger = logging.getLogger("laterna.serve")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    from laterna.serving.door import LOG, JsonLines
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOG.setLevel(logging.INFO)
+    loggers = (LOG, logging.getLogger("uvicorn"))
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             host=listening.host,
             port=listening.port,
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=listening.grace,
@@ -107,7 +112,8 @@ def listen(app: FastAPI, listening: Listening) -> None:
         ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
