@@ -43,7 +43,8 @@ from laterna.recipe import ConnectorSettings, Recipe, RunSettings, VisionSetting
 from laterna.records import InstructionRecord, Message, Question, Reply
 from laterna.scenes.readers import READERS
 from laterna.scenes.readers.base import Found, RawScene, Reader
-from laterna.serving.engines import ENGINES, Listening, ServingEngine
+from laterna.serving.engines import ENGINES, ServingEngine
+from laterna.serving.listening import Listening
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment
 from laterna.synthesis.outputs import OUTPUTS
 from laterna.synthesis.teachers import TEACHERS

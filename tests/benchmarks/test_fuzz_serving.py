@@ -15,7 +15,7 @@ from laterna.model.vlm import VisionLanguageModel
 def test_no_request_brings_the_server_down(
     tiny_assistant: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "fuzzing"))
     fuzz = importlib.import_module("fuzz_serving")
     checkpoint = Assistant(tiny_assistant).save(tmp_path / "checkpoint")
     with fuzz.serving(str(checkpoint), tmp_path) as server:
@@ -30,7 +30,7 @@ def test_no_request_brings_the_server_down(
 
 
 def test_the_judge_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "fuzzing"))
     fuzz = importlib.import_module("fuzz_serving")
     attack = fuzz.Attack("kind", b"")
     json = b"\r\ncontent-type: application/json\r\n\r\n"

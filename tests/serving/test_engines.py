@@ -22,7 +22,8 @@ from laterna.inference.engine import Engine
 from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.door import ServerSettings, new_app
-from laterna.serving.engines import ENGINES, Listening, exported
+from laterna.serving.engines import ENGINES
+from laterna.serving.listening import Listening, exported
 from laterna.serving.llama_cpp import Behind, Child, command
 from laterna.serving.openai_api import create_app
 

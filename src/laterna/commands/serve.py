@@ -63,7 +63,8 @@ class Serve(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call the engine."""
-        from laterna.serving.engines import ENGINES, Listening
+        from laterna.serving.engines import ENGINES
+        from laterna.serving.listening import Listening
 
         ENGINES[self.engine].serve(
             Listening(

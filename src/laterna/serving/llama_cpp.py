@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import os
 import re
 import secrets
@@ -35,8 +34,8 @@ from laterna.inference.request import Event
 from laterna.model.exporters.gguf import IMAGE_FILE, TEXT_FILE
 from laterna.records import DEFAULT_IMAGE_TOKEN
 from laterna.serving.door import LOG, Door, ServerSettings, new_app
-from laterna.serving.engines import Listening, exported
-from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse
+from laterna.serving.listening import Listening, exported
+from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse, sent
 from laterna.serving.server import listen, require_packages, settings_of
 
 MARK = "<__media__>"
@@ -250,19 +249,19 @@ class Behind(Door):
     ) -> AsyncIterator[str]:
         said, finish, event = "", "cancelled", first
         try:
-            yield _sent(answers.first(0))
+            yield sent(answers.first(0))
             while True:
                 said += event.text
                 if event.text:
-                    yield _sent(answers.chunk(0, event))
+                    yield sent(answers.chunk(0, event))
                 if event.finish is not None:
                     finish = event.finish
-                    yield _sent(answers.last(0, finish))
+                    yield sent(answers.last(0, finish))
                     break
                 event = await anext(events)
         except ApiError as error:
             LOG.exception("stream ended")
-            yield _sent(error.body())
+            yield sent(error.body())
         finally:
             await events.aclose()  # type: ignore[attr-defined]
             self._ended(request, finish, said)
@@ -327,7 +326,3 @@ def _image(image: Image.Image) -> dict[str, Any]:
     image.save(file, "PNG", compress_level=1)
     letters = base64.b64encode(file.getvalue()).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{letters}"}}
-
-
-def _sent(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"

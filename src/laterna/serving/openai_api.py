@@ -7,7 +7,6 @@ A request's path: body within its limits -> `protocol.read_request` -> images th
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from laterna.inference.request import Request as Asked
 from laterna.inference.sampling import Token
 from laterna.serving.door import LOG, Door, ServerSettings, new_app
 from laterna.serving.metrics import Metrics
-from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse
+from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse, sent
 
 _FINISH = {"stop": "stop", "length": "length", "cancelled": "stop", "deadline": "length"}
 """The API's words for why an answer ended."""
@@ -122,17 +121,17 @@ class Api(Door):
     ) -> AsyncIterator[str]:
         try:
             for index in range(len(submitted)):
-                yield _sent(answers.first(index))
+                yield sent(answers.first(index))
             async for index, event in _merged(submitted):
                 if event.text or event.tokens:
-                    yield _sent(answers.chunk(index, event))
+                    yield sent(answers.chunk(index, event))
                 if event.finish is not None:
-                    yield _sent(answers.last(index, _FINISH[event.finish]))
+                    yield sent(answers.last(index, _FINISH[event.finish]))
             if asked.usage:
-                yield _sent(answers.closing(self._usage(submitted, answers)))
+                yield sent(answers.closing(self._usage(submitted, answers)))
         except Exception as error:  # noqa: BLE001  to the log, and told
             LOG.exception("stream ended")
-            yield _sent(_told(error).body())
+            yield sent(_told(error).body())
         finally:
             self._ended(request, submitted)
         yield "data: [DONE]\n\n"
@@ -184,10 +183,6 @@ def _told(error: BaseException) -> ApiError:
     if isinstance(error, LaternaError | UnusableError):
         return refuse(str(error), "messages")
     return ApiError(500, "the server failed; its log says how", code="internal_error")
-
-
-def _sent(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 async def _all(submitted: Sequence[Asked]) -> list[tuple[str, str, list[Token]]]:

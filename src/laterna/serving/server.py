@@ -13,8 +13,8 @@ from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
-from laterna.serving.engines import Listening
 from laterna.serving.intake import IntakeSettings
+from laterna.serving.listening import Listening
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from laterna.errors import LaternaError
-from laterna.serving.engines import Listening, exported
+from laterna.serving.listening import Listening, exported
 
 NOWHERE = "no-host.invalid"
 """A host that nobody has: with it alone on vLLM's list no image is fetched; an empty list would

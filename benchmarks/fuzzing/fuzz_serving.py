@@ -1,6 +1,6 @@
 """Fuzzed requests against a real `laterna serve` on loopback: no 5xx, no traceback, still alive.
 
-    python benchmarks/fuzz_serving.py [MODEL] [--requests 10000] [--seed 0] [--out FILE]
+    python benchmarks/fuzzing/fuzz_serving.py [MODEL] [--requests 10000] [--seed 0] [--out FILE]
 
 Without MODEL the untaught nano assistant is served. Requests are raw bytes over sockets, so that
 bodies, images, parameters, headers and the connection itself can be wrong; each is made from the
