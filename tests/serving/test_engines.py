@@ -207,7 +207,7 @@ def test_the_door_in_front_hands_chats_on_and_answers_in_the_same_form(direct: s
         assert said == expected.choices[0].message.content
         assert chunks[-1].choices[0].finish_reason == expected.choices[0].finish_reason
         assert [model.id for model in front.models.list()] == ["tiny"]
-        assert httpx2.get(f"{url}/health").status_code == 200
+        assert httpx2.get(f"{url}/health", timeout=60).status_code == 200
 
 
 def test_the_door_in_front_refuses_before_the_child_is_asked(direct: str) -> None:
@@ -223,7 +223,7 @@ def test_the_door_in_front_refuses_before_the_child_is_asked(direct: str) -> Non
             ({}, "queue_full"),
         ):
             answer = httpx2.post(
-                f"{url}/v1/chat/completions", json=hello(**change), headers=headers
+                f"{url}/v1/chat/completions", json=hello(**change), headers=headers, timeout=60
             )
             assert answer.json()["error"]["code"] == code
             assert answer.status_code == (429 if code == "queue_full" else 400)
@@ -240,7 +240,7 @@ def test_what_goes_wrong_behind_is_told_in_front(direct: str, stream: bool) -> N
                 model="tiny", messages=chat, stream=stream  # type: ignore[call-overload]
             )  # fmt: skip
     for url in in_front("http://127.0.0.1:9", Ended()):
-        assert httpx2.get(f"{url}/health").status_code == 503
+        assert httpx2.get(f"{url}/health", timeout=60).status_code == 503
         with pytest.raises(openai.InternalServerError) as caught:
             client(url, "front").chat.completions.create(**hello(stream=stream))
         assert caught.value.status_code == 503

@@ -41,7 +41,10 @@ class Served(NamedTuple):
     def post(self, body: Any, *, path: str = "/v1/chat/completions", key: str = KEY) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return httpx2.post(
-            f"{self.url}{path}", content=content, headers={"Authorization": f"Bearer {key}"}
+            f"{self.url}{path}",
+            content=content,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=60,  # the machine may be busy
         )
 
 
