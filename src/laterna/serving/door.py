@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laterna.records import Record
 from laterna.serving.intake import IntakeSettings, RefusedImageError, open_image
+from laterna.serving.page import add_page
 from laterna.serving.protocol import ApiError, ChatRequest, refuse
 from laterna.version import __version__
 
@@ -212,6 +213,7 @@ def new_app(door: Door) -> FastAPI:
     app.add_route("/v1/models", door.models, methods=["GET"])
     app.add_route("/v1/models/{name:path}", door.model, methods=["GET"])
     app.add_route("/version", door.version, methods=["GET"])
+    add_page(app)
     app.add_exception_handler(ApiError, _answer_error)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(404, _answer_unknown)

@@ -27,7 +27,16 @@ ENGINES: dict[str, ServingEngine] = {
     "vllm": ServingEngine(
         late("laterna.serving.vllm:serve"),
         lacks=frozenset(
-            {"queue", "answer_seconds", "grace", "cache_gb", "threads", "device", "log_prompts"}
+            {
+                "queue",
+                "answer_seconds",
+                "grace",
+                "cache_gb",
+                "threads",
+                "device",
+                "log_prompts",
+                "open",
+            }
         ),
     ),
 }

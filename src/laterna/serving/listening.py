@@ -29,6 +29,13 @@ class Listening(Record):
     cache_bytes: int | None = None
     threads: int | None = None
     log_prompts: bool = False
+    open: bool = False
+
+    @property
+    def address(self) -> str:
+        """Of the page, as a browser on this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def exported(model: str, to: str, precision: str) -> Path:

@@ -80,6 +80,7 @@ def listen(app: FastAPI, listening: Listening) -> None:
     import uvicorn
 
     from laterna.serving.door import LOG, JsonLines
+    from laterna.serving.page import open_page
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
@@ -101,6 +102,8 @@ def listen(app: FastAPI, listening: Listening) -> None:
         )
     )
     _say_where(listening)
+    if listening.open:
+        open_page(server, listening.address)
     # uvicorn raises the signal that ended it once more, for whoever had a handler before.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
@@ -131,8 +134,7 @@ def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
 
 
 def _say_where(listening: Listening) -> None:
-    where = f"[{listening.host}]" if ":" in listening.host else listening.host
     sys.stderr.write(
-        f"serving {listening.name} at http://{where}:{listening.port}/v1"
+        f"serving {listening.name} at {listening.address} (page) and {listening.address}/v1 (API)"
         + (", with an API key\n" if listening.key else ", to this machine alone (no API key)\n")
     )
