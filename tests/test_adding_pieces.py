@@ -44,6 +44,8 @@ from laterna.recipe import ConnectorSettings, Recipe, RunSettings, VisionSetting
 from laterna.records import InstructionRecord, Message, Question, Reply
 from laterna.scenes.readers import READERS
 from laterna.scenes.readers.base import Found, RawScene, Reader
+from laterna.serving.engines import ENGINES, ServingEngine
+from laterna.serving.listening import Listening
 from laterna.synthesis.enrichment import ENRICHMENTS, Enrichment
 from laterna.synthesis.outputs import OUTPUTS
 from laterna.synthesis.teachers import TEACHERS
@@ -303,6 +305,18 @@ def test_an_export_format(checkpoint: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(EXPORTS, "names", Export(names, ("f16", "f32")))
     assert main(["export", checkpoint, str(tmp_path / "out"), "--to", "names"]) == 0
     assert (tmp_path / "out" / "names.txt").read_text() == "f16: 24"
+
+
+def test_a_serving_engine(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Listening] = []
+    engine = ServingEngine(asked.append, lacks=frozenset({"threads"}))
+    monkeypatch.setitem(ENGINES, "mine", engine)
+    assert main(["serve", checkpoint, "--engine", "mine", "--port", "8011", "--name", "a"]) == 0
+    assert [(one.model, one.port, one.name) for one in asked] == [(checkpoint, 8011, "a")]
+    assert main(["serve", checkpoint, "--engine", "mine", "--threads", "2"]) == 2
+    assert "--engine mine does not have it" in capsys.readouterr().err
 
 
 def test_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from msgspec.structs import replace
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, GgufConfig
 
+from laterna.data.chat import render_prompt
+from laterna.data.template import SHIPPED_TEMPLATES
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.model.build import build_from_recipe
 from laterna.model.exporters import export
+from laterna.model.exporters.template import for_llama_cpp
 from laterna.model.language.adapters import add_lora, merged_weights
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import ConnectorSettings, LoraSettings, Recipe
+from laterna.records import Turn
 
 
 def keys(path: Path) -> dict[str, Any]:
@@ -181,7 +187,7 @@ def test_the_text_file_has_every_key(tiny_assistant: VisionLanguageModel, tmp_pa
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.ggml.add_space_prefix": False,
-        "tokenizer.chat_template": tiny_assistant.template,
+        "tokenizer.chat_template": for_llama_cpp(tiny_assistant.template, "</s>"),
     }
 
 
@@ -311,3 +317,39 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(
     with pytest.raises(LaternaError, match=reason):
         export(tiny_assistant, tmp_path / "out", "gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["own", "vicuna_v1"])
+def test_the_template_reads_chats_as_llama_cpp_hands_them_over(
+    tiny_assistant: VisionLanguageModel, kind: str
+) -> None:
+    template = tiny_assistant.template
+    if kind == "vicuna_v1":
+        template = SHIPPED_TEMPLATES[kind].read_text(encoding="utf-8")
+    rendered = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+        for_llama_cpp(template, "</s>")
+    )
+    turns = [
+        Turn(role="user", text="<image>\nWhat is it?"),
+        Turn(role="assistant", text="A cup."),
+        Turn(role="user", text="And\n<image>\nthis 'one'?"),
+    ]
+    ours = render_prompt(
+        [replace(turn, text=turn.text.replace("<image>", "<__media__>")) for turn in turns],
+        tiny_assistant.tokenizer,
+        template,
+        image_mark="<__media__>",
+    )
+    assert "<__media__>\nWhat is it?" in ours and "A cup.</s>" in ours
+    strings = [{"role": turn.role, "content": turn.text.replace("<image>", "<__media__>")}
+               for turn in turns]  # fmt: skip
+    pieces = [
+        {"role": turn["role"], "content": [{"type": "text", "text": text}
+                                           for text in turn["content"].split("\n")]}
+        for turn in strings
+    ]  # fmt: skip
+    for messages in (strings, pieces):
+        for eos in ("</s>", ""):
+            assert ours == rendered.render(
+                messages=messages, add_generation_prompt=True, bos_token="<s>", eos_token=eos
+            )

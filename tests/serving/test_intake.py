@@ -7,6 +7,7 @@ import io
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from struct import pack
 
 import httpx2
 import pytest
@@ -207,13 +208,13 @@ def test_bodies_are_bounded_as_they_come() -> None:
     assert refused(data_url(bytes(1_000_100)), small) == "image_too_large"
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return pack(">I", len(content)) + kind + content + pack(">I", zlib.crc32(kind + content))
+
+
 def bomb() -> bytes:
     """A PNG of a few kilobytes that says it has 30,000 by 30,000 pixels."""
-    from struct import pack
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return pack(">I", len(content)) + kind + content + pack(">I", zlib.crc32(kind + content))
-
     head = pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -221,6 +222,13 @@ def bomb() -> bytes:
         + chunk(b"IDAT", zlib.compress(bytes(10**6)))
         + chunk(b"IEND", b"")
     )
+
+
+def test_bombs_in_what_stands_beside_the_pixels_are_refused() -> None:
+    text = b"Comment\0\0" + zlib.compress(bytes(200 * 10**6), 9)
+    content = RED[:33] + chunk(b"zTXt", text) + RED[33:]
+    assert len(content) < 250_000
+    assert refused(data_url(content)) == "invalid_image"
 
 
 def test_bombs_are_refused_before_they_are_decoded() -> None:

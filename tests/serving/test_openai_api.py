@@ -22,7 +22,8 @@ from laterna.inference.engine import Engine
 from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
-from laterna.serving.openai_api import ServerSettings, create_app
+from laterna.serving.door import ServerSettings
+from laterna.serving.openai_api import create_app
 
 KEY = "a-key"
 
@@ -40,7 +41,10 @@ class Served(NamedTuple):
     def post(self, body: Any, *, path: str = "/v1/chat/completions", key: str = KEY) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return httpx2.post(
-            f"{self.url}{path}", content=content, headers={"Authorization": f"Bearer {key}"}
+            f"{self.url}{path}",
+            content=content,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=60,  # the machine may be busy
         )
 
 
@@ -301,3 +305,28 @@ def test_a_recipe_can_be_served(tiny_recipe: Any) -> None:
     engine = Engine(model)
     assert engine.one_by_one == ""
     engine.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+def test_images_that_are_hardly_there_are_answered(served: Served, size: tuple[int, int]) -> None:
+    part = {"type": "image_url", "image_url": {"url": data_url("red", size)}}
+    answer = served.post(hello(messages=[{"role": "user", "content": [part]}]))
+    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 4)
+    assert served.engine.alive
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_is_no_fault(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = int(served.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 90\r\n"
+            b"Authorization: Bearer " + KEY.encode() + b"\r\n\r\n{"
+        )
+    until = time.monotonic() + 10
+    with caplog.at_level("INFO", logger="laterna.serve"):
+        while not caplog.records and time.monotonic() < until:
+            time.sleep(0.01)
+    (record,) = caplog.records
+    assert (record.told["error"], record.exc_info) == ("client_closed_request", None)  # type: ignore[attr-defined]

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from msgspec.structs import asdict, fields
 from tyro.conf import Positional, arg
 
+from laterna.choices import KeysOf
 from laterna.commands.base import Command, Reads, Where
 from laterna.errors import LaternaError
 from laterna.recipe import Count
@@ -24,6 +26,8 @@ class Serve(Command, frozen=True, kw_only=True):
 
     model: Positional[str]
     """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""
+    engine: Annotated[str, KeysOf("laterna.serving.engines:ENGINES")] = "torch"
+    """What answers: Laterna's own engine, or an export for llama.cpp or vLLM."""
     host: str = "127.0.0.1"
     """Address to listen at; others than this machine's own need an API key."""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 8000
@@ -51,23 +55,29 @@ class Serve(Command, frozen=True, kw_only=True):
     """Open the page in this machine's browser."""
     threads: Count | None = None
     """Threads for the model on a CPU. Default: torch's own choice."""
+    log_prompts: bool = False
+    """Write questions and answers to the log too; images never are."""
     where: Annotated[Where, arg(name="")] = Where()
 
     def reads(self) -> Iterator[Reads]:
         """Name the model."""
         self._require_key()
+        self._require_options()
         yield Reads(Path(self.model), kind="maybe")
 
     def run(self) -> str:
-        """Call `laterna.serving.server`."""
-        from laterna.serving.server import Listening, serve
+        """Call the engine."""
+        from laterna.serving.engines import ENGINES
+        from laterna.serving.listening import Listening
 
-        serve(
-            self.where.load(self.model).model,
+        ENGINES[self.engine].serve(
             Listening(
                 host=self.host,
                 port=self.port,
                 name=self.name or Path(self.model).name,
+                model=self.model,
+                device=self.where.device,
+                dtype=self.where.dtype,
                 key=self._key(),
                 rows=self.max_concurrency,
                 queue=self.queue,
@@ -76,13 +86,29 @@ class Serve(Command, frozen=True, kw_only=True):
                 grace=self.grace,
                 cache_bytes=None if self.cache_gb is None else round(self.cache_gb * 1e9),
                 threads=self.threads,
+                log_prompts=self.log_prompts,
                 open=self.open,
-            ),
+            )
         )
         return ""
 
     def _key(self) -> str:
         return os.environ.get(self.key_variable, "").strip()
+
+    def _require_options(self) -> None:
+        """Raise LaternaError for an option that the engine does not have."""
+        from laterna.serving.engines import ENGINES
+
+        if self.engine not in ENGINES:
+            raise LaternaError(f"--engine {self.engine}: it is one of {', '.join(ENGINES)}")
+        plain = {field.name: field.default for part in (Serve, Where) for field in fields(part)}
+        given = asdict(self) | asdict(self.where)
+        for name in sorted(ENGINES[self.engine].lacks):
+            if given[name] != plain[name]:
+                raise LaternaError(
+                    f"--{name.replace('_', '-')}: --engine {self.engine} does not have it; leave "
+                    "it out, or serve with --engine torch"
+                )
 
     def _require_key(self) -> None:
         if self._key() or _is_own(self.host):

@@ -104,12 +104,12 @@ class Fingerprints:
         return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def user_folder() -> Path:
-    """Return where is remembered what more than one run asks: in the folder that the environment's
+def user_folder(what: str = "fingerprints") -> Path:
+    """Return where is kept what more than one run asks for: in the folder that the environment's
     LATERNA_CACHE names, or in ~/.cache/laterna.
     """
     cache = os.environ.get("LATERNA_CACHE") or "~/.cache/laterna"
-    return Path(cache).expanduser() / "fingerprints"
+    return Path(cache).expanduser() / what
 
 
 def remembered(

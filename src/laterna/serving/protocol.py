@@ -225,6 +225,11 @@ def _address(given: Any, place: str) -> str:
     return address
 
 
+def sent(body: dict[str, Any]) -> str:
+    """Return a body as an event of a stream."""
+    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
 class Answers:
     """Makes the bodies of one completion, streamed or whole."""
 

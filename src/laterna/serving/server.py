@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,31 +13,22 @@ from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import Record
 from laterna.serving.intake import IntakeSettings
+from laterna.serving.listening import Listening
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from laterna.serving.door import ServerSettings
 
 
-class Listening(Record):
-    """Where and how a server listens; the fields are explained in `laterna serve --help`."""
+def serve_model(listening: Listening) -> None:
+    """Load the model and serve it; raises LaternaError as `load` and `serve` do."""
+    from laterna.inference.assistant import load
 
-    host: str
-    port: int
-    name: str
-    key: str = ""
-    rows: int = 32
-    queue: int = 256
-    image_hosts: tuple[str, ...] = ()
-    answer_seconds: float = 600.0
-    grace: int = 30
-    cache_bytes: int | None = None
-    threads: int | None = None
-    open: bool = False
-
-    @property
-    def address(self) -> str:
-        """Of the page, as a browser on this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+    require_packages()
+    loaded = load(listening.model, device=listening.device, dtype=listening.dtype)
+    serve(loaded.model, listening)
 
 
 def serve(model: VisionLanguageModel, listening: Listening) -> None:
@@ -43,29 +36,65 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
 
     Raises LaternaError when the packages for serving are missing or the port is taken.
     """
-    try:
-        import uvicorn
+    require_packages()
+    from laterna.serving.openai_api import create_app
 
-        from laterna.serving.openai_api import ServerSettings, create_app
-        from laterna.serving.page import open_page
+    engine = _engine(model, listening)
+    try:
+        listen(create_app(engine, settings_of(listening)), listening)
+    finally:
+        engine.close()
+
+
+def require_packages() -> None:
+    """Raise LaternaError where a package for serving is not installed."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise LaternaError(
             f"serving needs the package {error.name}; run `pip install 'laterna[serve]'`"
         ) from error
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("laterna.serve").setLevel(logging.INFO)
-    engine = _engine(model, listening)
-    settings = ServerSettings(
+
+
+def settings_of(listening: Listening) -> ServerSettings:
+    """Return the limits of the API."""
+    from laterna.serving.door import ServerSettings
+
+    return ServerSettings(
         name=listening.name,
         key=listening.key,
         answer_seconds=listening.answer_seconds,
         images=IntakeSettings(hosts=listening.image_hosts),
+        log_prompts=listening.log_prompts,
     )
+
+
+def listen(app: FastAPI, listening: Listening) -> None:
+    """Listen until SIGTERM or Ctrl-C: then nothing new is taken, and what is in flight has `grace`
+    seconds. Returns after SIGTERM; Ctrl-C raises KeyboardInterrupt, as anywhere.
+
+    Raises LaternaError when the port is taken.
+    """
+    import uvicorn
+
+    from laterna.serving.door import LOG, JsonLines
+    from laterna.serving.page import open_page
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOG.setLevel(logging.INFO)
+    loggers = (LOG, logging.getLogger("uvicorn"))
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(engine, settings),
+            app,
             host=listening.host,
             port=listening.port,
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=listening.grace,
@@ -75,6 +104,8 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
     _say_where(listening)
     if listening.open:
         open_page(server, listening.address)
+    # uvicorn raises the signal that ended it once more, for whoever had a handler before.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not begin
@@ -83,7 +114,9 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
             "another one with --port"
         ) from error
     finally:
-        engine.close()
+        signal.signal(signal.SIGTERM, before)
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:

@@ -92,7 +92,7 @@ def test_the_real_server_explains(
      ("::1", "http://[::1]:8000"), ("::", "http://[::1]:8000")],
 )  # fmt: skip
 def test_the_address_is_one_that_a_browser_here_reaches(host: str, address: str) -> None:
-    from laterna.serving.server import Listening
+    from laterna.serving.listening import Listening
 
     assert Listening(host=host, port=8000, name="tiny").address == address
 

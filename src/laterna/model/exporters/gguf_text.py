@@ -27,6 +27,7 @@ from torch import Tensor
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.model.exporters.parts import language_weights
+from laterna.model.exporters.template import for_llama_cpp
 from laterna.model.language.tokenizer import PRE_TOKENIZERS
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
@@ -150,7 +151,7 @@ def add_tokenizer(
         writer.add_bool(f"tokenizer.ggml.{name}", holds)
     writer.add_bool("tokenizer.ggml.add_space_prefix", prefix)
     _add_ids(writer, tokenizer, ends)
-    writer.add_string("tokenizer.chat_template", template)
+    writer.add_string("tokenizer.chat_template", for_llama_cpp(template, tokenizer.eos_token or ""))
 
 
 def _merges(state: dict[str, Any]) -> list[str]:

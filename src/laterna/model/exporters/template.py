@@ -80,6 +80,37 @@ def accepting_pieces(template: str, *, without_bos: bool, space_after: bool) -> 
     )
 
 
+def for_llama_cpp(template: str, eos_token: str) -> str:
+    """Make a template of Laterna's one that llama.cpp's programs render.
+
+    They hand over pieces, an image as a text piece that holds their mark; pieces stand one below
+    the other, as in Laterna's server. Some (llama-cpp-python) leave `eos_token` empty, so it is
+    written in; all add the BOS themselves where the file says so.
+    """
+    body = template.removesuffix("\n")
+    eos = eos_token.replace("\\", "\\\\").replace("'", "\\'")
+    return _FOR_LLAMA_CPP.replace("EOS", f"'{eos}'") + body
+
+
+_FOR_LLAMA_CPP = """\
+{%- set image_mark = image_mark or '<__media__>' -%}
+{%- set eos_token = eos_token or EOS -%}
+{%- set ns = namespace(turns=[]) -%}
+{%- for turn in messages -%}
+  {%- set said = namespace(text=turn['content']) -%}
+  {%- if turn['content'] is not string -%}
+    {%- set said.text = '' -%}
+    {%- for piece in turn['content'] -%}
+      {%- set text = piece['text'] if piece['type'] == 'text' else image_mark -%}
+      {%- set said.text = said.text + ('' if loop.first else '\\n') + text -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {%- set ns.turns = ns.turns + [{'role': turn['role'], 'content': said.text}] -%}
+{%- endfor -%}
+{%- set messages = ns.turns -%}
+"""
+
+
 def accepting_text(template: str) -> str:
     """Make a template that wants turns as lists of pieces take them as text with marks."""
     body = template.removesuffix("\n")

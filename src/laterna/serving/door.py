@@ -1,0 +1,249 @@
+"""What every server does before an engine is asked, and what it writes down afterwards.
+
+A request is admitted by its key, its body and images are read within their limits, and one line
+of JSON says how it ended. Routes are added by whoever has an engine to answer with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from PIL import Image
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from laterna.records import Record
+from laterna.serving.intake import IntakeSettings, RefusedImageError, open_image
+from laterna.serving.page import add_page
+from laterna.serving.protocol import ApiError, ChatRequest, refuse
+from laterna.version import __version__
+
+LOG = logging.getLogger("laterna.serve")
+_QUIET = frozenset({"/health", "/metrics"})
+"""Asked every few seconds by what watches a server: logged only where they fail."""
+
+
+class ServerSettings(Record):
+    """Limits of the server."""
+
+    name: str = "laterna"
+    """The model's name in requests and answers."""
+    key: str = ""
+    """API key that every request must bring; empty: none."""
+    max_body: int = 50 * 10**6
+    """Bytes of a request's body (OpenAI's own limit)."""
+    body_seconds: float = 30.0
+    """Until a body must be there."""
+    answer_seconds: float = 600.0
+    """Until an answer is ended where it stands."""
+    images: IntakeSettings = IntakeSettings()
+    log_prompts: bool = False
+    """Whether the log holds what was asked and answered; images never are in it."""
+
+
+class JsonLines(logging.Formatter):
+    """Writes each record as one line of JSON: its `told`, or else its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        moment = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {"time": moment.isoformat(timespec="milliseconds")}
+        told = getattr(record, "told", None)
+        line |= told or {"level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class OneSlash:
+    """Reads `/v1//models` as `/v1/models`: some clients join addresses so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand before an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on with a clean path."""
+        if scope["type"] == "http":
+            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"])}
+        await self._app(scope, receive, send)
+
+
+class Logged:
+    """Gives each request an id (header `x-request-id`) and writes a line of JSON at its end.
+
+    Routes add what they know to `request.scope["told"]`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand before an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, and log."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, name, status = time.monotonic(), uuid.uuid4().hex, 0
+        told: dict[str, Any] = {}
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", name.encode())]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        try:
+            await self._app({**scope, "told": told, "request_id": name}, receive, note)
+        except asyncio.CancelledError:  # the grace time is over; uvicorn closes the connection
+            told["error"] = "cut_off"
+        except Exception:
+            status = 500
+            raise
+        finally:
+            if status != 200 or scope["path"] not in _QUIET:
+                line = {
+                    "id": name,
+                    "route": f"{scope['method']} {scope['path']}"[:100],
+                    "status": status,
+                    "seconds": round(time.monotonic() - begun, 3),
+                }
+                LOG.info("request", extra={"told": {**line, **told}})
+
+
+class Door:
+    """Admits requests, reads them, and describes the one model."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.created = int(time.time())
+
+    async def models(self, request: Request) -> Response:
+        """List the one model."""
+        self.admit(request)
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """Describe one model."""
+        self.admit(request)
+        self._known(request.path_params["name"])
+        return JSONResponse(self._model())
+
+    async def version(self, _: Request) -> Response:
+        """Say which Laterna answers."""
+        return JSONResponse({"version": __version__})
+
+    def admit(self, request: Request) -> None:
+        """Raise ApiError for a request without the key, where one is asked for."""
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        key = self.settings.key
+        if key and not hmac.compare_digest(given.encode(), key.encode()):
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    def _known(self, model: str | None) -> None:
+        if model not in (None, "", self.settings.name):
+            raise ApiError(
+                404,
+                f"the model {model[:100]!r} is not served here; it is {self.settings.name!r}",
+                code="model_not_found",
+                param="model",
+            )
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "id": self.settings.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "laterna",
+        }
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.settings.body_seconds):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > self.settings.max_body:
+                        raise ApiError(
+                            413,
+                            f"the body has more than {self.settings.max_body:,} bytes",
+                            code="request_too_large",
+                        )
+        except TimeoutError as error:
+            raise ApiError(408, "the body did not come in time", code="request_timeout") from error
+        return bytes(body)
+
+    async def _images(self, asked: ChatRequest) -> list[Image.Image]:
+        opened: dict[str, Image.Image] = {}
+        for number, address in enumerate(asked.addresses):
+            if address in opened:
+                continue  # earlier images come again with every turn
+            try:
+                opened[address] = await asyncio.to_thread(open_image, address, self.settings.images)
+            except RefusedImageError as error:
+                place = f"image {number + 1}: "
+                raise refuse(place + str(error), "messages", error.code) from error
+        return [opened[address] for address in asked.addresses]
+
+    def log_prompt(self, request: Request, asked: ChatRequest) -> None:
+        """Write down what is asked, where the server's owner wants that; images as marks."""
+        if self.settings.log_prompts:
+            turns = [{"role": turn.role, "text": turn.text} for turn in asked.turns]
+            request.scope["told"]["messages"] = turns
+
+
+def new_app(door: Door) -> FastAPI:
+    """Return an application with the model's routes, a log, and errors in the API's form."""
+    app = FastAPI(title="Laterna", version=__version__, docs_url=None, redoc_url=None,
+                  openapi_url=None)  # fmt: skip
+    app.add_middleware(OneSlash)
+    app.add_middleware(Logged)
+    app.add_route("/v1/models", door.models, methods=["GET"])
+    app.add_route("/v1/models/{name:path}", door.model, methods=["GET"])
+    app.add_route("/version", door.version, methods=["GET"])
+    add_page(app)
+    app.add_exception_handler(ApiError, _answer_error)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(404, _answer_unknown)
+    app.add_exception_handler(405, _answer_unknown)
+    app.add_exception_handler(Exception, _answer_fault)
+    app.state.api = door
+    return app
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    headers = {"Retry-After": str(error.retry)} if error.retry else {}
+    request.scope["told"]["error"] = error.code
+    return JSONResponse(error.body(), error.status, headers=headers)
+
+
+async def _answer_nobody(request: Request, _: Exception) -> Response:
+    return await _answer_error(
+        request, ApiError(499, "the client has gone", code="client_closed_request")
+    )
+
+
+async def _answer_unknown(request: Request, error: Exception) -> Response:
+    status = int(getattr(error, "status_code", 404))
+    what = f"{request.method} {request.url.path[:100]}"
+    return JSONResponse(
+        ApiError(status, f"{what}: no such route", code="unknown_url").body(), status
+    )
+
+
+async def _answer_fault(_: Request, __: Exception) -> Response:
+    fault = ApiError(500, "the server failed; its log says how", code="internal_error")
+    return JSONResponse(fault.body(), 500)
