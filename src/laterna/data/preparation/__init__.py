@@ -103,19 +103,18 @@ def prepare(
     image of a width and height takes. A sample longer than `max_tokens` or the language model's
     `positions`, images expanded, is dropped. `seed` and `validation` are as in `divide`; `workers`
     are processes, 0: as many as there are cores; `known` has what was seen of the sources at
-    this start; `loss_on` is what the stage learns. Raises LaternaError for a source that cannot be
-    read, and when no record remains.
+    this start; `loss_on` is what is learned. Raises LaternaError for an unreadable source, and when
+    no record remains.
     """
     require_shares(sources, validation)
     seen = known or Fingerprints(folder / FINGERPRINTS)
     preparing = _Preparing(seen, tokenizer, template, folder, _processes(workers), progress)
     places, damaged = zip(*map(preparing.of, sources), strict=True)
     sets, dropped = _read(places)
-    images = [_images(*pair) for pair in zip(places, sources, strict=True)]
+    images = list(map(_images, places, sources))
     lengths = [_lengths(columns, image_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
-    opening = 0 if loss_on == "answers" else opening_length(tokenizer, template)
-    learns = partial(MappedSamples, loss_on=loss_on, opening=opening)
+    learns = _learning(loss_on, tokenizer, template)
     samples_of = partial(learns, sets, counter=image_tokens)
     files: ImageFiles = MixedImages(images) if len(images) > 1 else images[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
@@ -123,17 +122,24 @@ def prepare(
     rows, apart, beside = divide(usable, sources, shown, validation=validation, seed=seed)
     dropped.extend(_shows_what_is_held_out(samples_of(beside)))
     _require_any(rows, dropped)
-    samples = samples_of(rows)
     return Prepared(
-        samples=samples,
+        samples=samples_of(rows),
         validation=samples_of(apart),
         lengths=np.concatenate(lengths)[rows],
-        learned=samples.learned(),
+        learned=samples_of(rows).learned(),
         images=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},
         remarks=tuple(filter(None, damaged)),
     )
+
+
+def _learning(
+    loss_on: LossOn, tokenizer: PreTrainedTokenizerBase, template: str
+) -> Callable[..., MappedSamples]:
+    """Return what makes samples of which that is learned."""
+    opening = 0 if loss_on == "answers" else opening_length(tokenizer, template)
+    return partial(MappedSamples, loss_on=loss_on, opening=opening)
 
 
 def _read(places: Sequence[Path]) -> tuple[list[list[Columns]], list[Dropped]]:
