@@ -21,6 +21,7 @@ from laterna.evaluation.metrics import METRICS, find_metric
 from laterna.evaluation.metrics.base import Metric
 from laterna.evaluation.statistics import interval, value_intervals
 from laterna.evaluation.tasks import find_task
+from laterna.evaluation.tasks.base import read_questions
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
 from laterna.model.vlm import VisionLanguageModel
@@ -135,7 +136,7 @@ def evaluate(
     Raises LaternaError when the task is unknown, it finds no questions, or no image can be read.
     """
     chosen = find_task(task)
-    questions = chosen.questions(dataset, limit=limit, seed=seed)
+    questions = read_questions(chosen, dataset, limit=limit, seed=seed).questions
     put = partial(
         ask,
         folder=dataset / chosen.images,

@@ -1,25 +1,74 @@
-"""What a task is: questions made from a dataset's folder, and how their answers are scored."""
+"""What a task is: questions made from a dataset's folder, and how they are put and scored.
+
+A task's questions are read with `read_questions`, which puts them in the words of a setting, takes
+of them as many as are wanted, and counts the rows of the files that are no questions.
+"""
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from laterna.records import Question
+from msgspec.structs import replace
+from PIL import Image
+
+from laterna.data.images.opening import load_image
+from laterna.errors import LaternaError
+from laterna.evaluation.metrics import find_metric
+from laterna.evaluation.tasks.images import find_image
+from laterna.records import Question, Record
 
 IMAGE_FOLDER = "images"
 """Where datasets in COCO's form keep their images, inside their folder."""
+DEFAULT_SETTING = "llava-1.5"
+LONG_ANSWER = 1024
+"""Tokens for an answer of sentences, as LLaVA-1.5 allows."""
+
+
+class SkippedRow(Record):
+    """A row of a task's files that no question can be made of."""
+
+    reason: str
+    """The same words for every row with that fault."""
+    where: str
+    """File and line or row."""
+
+
+class Setting(NamedTuple):
+    """A variant of a task: how its questions are put and answered. It is shown with the score."""
+
+    prompt: str = "{text}"
+    """What is said to the assistant: the question as `{text}`, and any of its fields by name."""
+    max_new_tokens: int = 0
+    """Room for an answer; 0: the task's."""
 
 
 class Questions(Protocol):
     """Makes the questions of a task from a dataset's folder."""
 
-    def __call__(self, dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
-        """Return at most `limit` questions (0: all), the same for the same seed.
+    def __call__(
+        self, dataset_folder: Path, *, limit: int, seed: int
+    ) -> Iterable[Question | SkippedRow]:
+        """Yield the questions without the setting's words, and the rows that are none.
 
+        More than `limit` questions (0: all) may come; the same for the same seed.
         Raises LaternaError when the folder does not hold what the task asks about.
         """
         ...
+
+
+class TaskQuestions(Record):
+    """The questions of a task as they are put to an assistant, and what was left out."""
+
+    questions: tuple[Question, ...]
+    skipped: dict[str, int]
+    """Rows of the files that are no questions, by reason."""
+    examples: dict[str, str]
+    """Where the first row of each reason stands."""
 
 
 class Task(NamedTuple):
@@ -34,3 +83,88 @@ class Task(NamedTuple):
     """Room for an answer."""
     images: str = IMAGE_FOLDER
     """Folder of the images inside the dataset's folder."""
+    settings: Mapping[str, Setting] = MappingProxyType({DEFAULT_SETTING: Setting()})
+    """Variants by name; the first is the default."""
+    needs: Mapping[str, str] = MappingProxyType({})
+    """The files that the dataset's folder must hold, with where each is to be had."""
+    judge: str = ""
+    """Name of the judge's prompt, where a judge's replies are scored and not the answers."""
+    find: Callable[[Path, str], Path | bytes] | None = None
+    """Finds an image that is no file in the folder of images or in a zip in its place."""
+
+    def image(self, dataset: Path, name: str) -> Path | bytes:
+        """Return the file of a question's image, or the bytes of one; the file may be missing."""
+        if self.find is not None:
+            return self.find(dataset, name)
+        return find_image(dataset, self.images, name)
+
+    def open_image(self, dataset: Path, name: str) -> Image.Image:
+        """Open an image of a question; raises as `load_image` does."""
+        return load_image(self.image(dataset, name), name)
+
+    def find_setting(self, name: str = "") -> Setting:
+        """Return the setting of exactly this name, or the default; raises LaternaError."""
+        if not name:
+            return next(iter(self.settings.values()))
+        if name not in self.settings:
+            raise LaternaError(
+                f"{name}: no such setting of this task; its settings are: "
+                f"{', '.join(self.settings)}"
+            )
+        return self.settings[name]
+
+
+def read_questions(
+    task: Task, dataset: Path, *, limit: int = 0, seed: int = 0, setting: str = ""
+) -> TaskQuestions:
+    """Return a task's questions as they are put, at most `limit` (0: all), drawn by `seed`.
+
+    A part is drawn in whole units of the task's first metric (all questions about an image, both
+    of a pair), and keeps the files' order. Of two questions with one id the second is left out.
+    Raises LaternaError as the task's reader does, and for an unknown setting.
+    """
+    chosen = task.find_setting(setting)
+    found: dict[str, Question] = {}
+    skipped: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for row in task.questions(dataset, limit=limit, seed=seed):
+        if isinstance(row, Question) and row.id not in found:
+            found[row.id] = row
+            continue
+        lost = _twice(row) if isinstance(row, Question) else row
+        skipped[lost.reason] += 1
+        examples.setdefault(lost.reason, lost.where)
+    questions = list(found.values())
+    if limit and len(questions) > limit:
+        questions = _drawn(questions, limit, seed, task.metrics[0])
+    return TaskQuestions(
+        questions=tuple(_put(question, chosen.prompt) for question in questions),
+        skipped=dict(skipped),
+        examples=examples,
+    )
+
+
+def _twice(question: Question) -> SkippedRow:
+    return SkippedRow(reason="question id stands twice", where=f"question {question.id}")
+
+
+def _drawn(questions: list[Question], limit: int, seed: int, metric: str) -> list[Question]:
+    unit = find_metric(metric).unit
+    units = [unit(question) for question in questions]
+    sizes = Counter(units)
+    order = sorted(sizes, key=units.index)
+    random.Random(seed).shuffle(order)
+    kept, room = set(), limit
+    for one in order:
+        if sizes[one] <= room:
+            kept.add(one)
+            room -= sizes[one]
+    chosen = [question for question, one in zip(questions, units, strict=True) if one in kept]
+    return chosen or questions[:limit]  # one unit is larger than the limit
+
+
+def _put(question: Question, prompt: str) -> Question:
+    """Return a question in a setting's words."""
+    if prompt == "{text}":
+        return question
+    return replace(question, text=prompt.format_map({**question.fields, "text": question.text}))
