@@ -19,7 +19,8 @@ from laterna.cli import COMMANDS, main, parse
 from laterna.commands import TunedTrain
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
-from laterna.evaluation.run import Control, Evaluation, Skipped, score
+from laterna.evaluation.run import Evaluation, Skipped
+from laterna.evaluation.scores import Control, score
 from laterna.lab.blind_spots import BlindSpot
 from laterna.recipe import Recipe
 from laterna.records import Answer, Question
