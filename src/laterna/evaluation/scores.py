@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from laterna.evaluation.asking import rated
@@ -117,19 +118,30 @@ def _sum(name: str, answers: Sequence[Answer]) -> Score:
 
 
 def constant_answers(questions: Sequence[Question], metric: str) -> tuple[Answer, ...]:
-    """Give every question the one answer that scores most, of the most frequent references.
+    """Give all questions of a kind one answer: of their most frequent references, the best.
 
-    It is what can be had without an assistant; empty where there are no references, or none
-    scores.
+    It is what can be had without looking; empty where there are no references.
     """
-    counted = Counter(text for one in questions for text in dict.fromkeys(one.references))
-    best: tuple[float, list[Answer]] = (-math.inf, [])
-    for text, _ in counted.most_common(_CONSTANTS):
-        given = [Answer(question=one, text=text, score=math.nan) for one in questions]
-        answers = rated(given, metric)
-        total = math.fsum(one.score for one in answers if not math.isnan(one.score))
-        best = max(best, (total, answers), key=lambda found: found[0])
-    return tuple(best[1])
+    counted: dict[str, Counter[str]] = {question.kind: Counter() for question in questions}
+    for question in questions:
+        counted[question.kind].update(list(dict.fromkeys(question.references)))
+    best: dict[str, tuple[float, list[Answer]]] = {}
+    for rank in range(_CONSTANTS):
+        texts = {kind: found.most_common(rank + 1)[-1:] for kind, found in counted.items()}
+        given = [
+            Answer(question=one, text=texts[one.kind][0][0], score=math.nan)
+            for one in questions
+            if texts[one.kind]
+        ]
+        groups: dict[str, list[Answer]] = {}
+        for answer in rated(given, metric):
+            groups.setdefault(answer.question.kind, []).append(answer)
+        for kind, answers in groups.items():
+            total = math.fsum(one.score for one in answers if not math.isnan(one.score))
+            if kind not in best or total > best[kind][0]:
+                best[kind] = total, answers
+    of_id = {answer.question.id: answer for _, answers in best.values() for answer in answers}
+    return tuple(of_id[one.id] for one in questions if one.id in of_id)
 
 
 def warnings(scores: Scores, controls: Sequence[Control]) -> tuple[str, ...]:
@@ -137,28 +149,26 @@ def warnings(scores: Scores, controls: Sequence[Control]) -> tuple[str, ...]:
 
     A control explains a score when it reaches the score's 95 % interval, and most of it when it
     has more than half of what the score is above chance. Chance is the control `constant`, where
-    there is one; else 0.
+    there is one; else 0. Of kinds only the first is asked.
     """
     chance = 0.0
     for control in controls:
         if control.name == "constant" and not math.isnan(control.scores.overall.mean):
             chance = control.scores.overall.mean
     told = []
+    reached: dict[str, list[str]] = {}
     for control in controls:
         if control.name == "before_instruct":
             continue
-        explained = _explained(control.name, scores, control.scores, chance)
-        reached = [
-            kind.name
-            for kind in scores.kinds
-            for theirs in control.scores.kinds
-            if theirs.name == kind.name and theirs.mean >= scores.intervals[kind.name][0]
-        ]
-        if explained:
+        if explained := _explained(control.name, scores, control.scores, chance):
             told.append(explained)
-        elif reached and len(scores.kinds) > 1:
-            kinds = ", ".join(reached)
-            told.append(f"{control.name} reaches the interval of {len(reached)} kinds: {kinds}")
+            continue
+        theirs = {kind.name: kind.mean for kind in control.scores.kinds}
+        for kind in scores.kinds:
+            if theirs.get(kind.name, -math.inf) >= scores.intervals[kind.name][0]:
+                reached.setdefault(kind.name, []).append(control.name)
+    for kind, names in reached.items():
+        told.append(f"{kind}: the assistant does no better than {', '.join(names)} (95 %)")
     return tuple(told)
 
 
@@ -191,9 +201,9 @@ def accuracies(scores: Scores) -> Accuracies:
 def table_of(title: str, scores: Scores, controls: Sequence[Control]) -> Table:
     """Return accuracies by kind with their intervals, the controls beside, for the terminal."""
     columns = [accuracies(scores), *(accuracies(control.scores) for control in controls)]
-    table = Table("kind", "questions", "assistant", "95 %", title=title, title_justify="left")
-    for control in controls:
-        table.add_column(control.name)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("kind", "questions", "assistant", "95 %", *(one.name for one in controls)):
+        table.add_column(name.replace("_", " "), no_wrap=name in ("kind", "95 %"))
     for kind in scores.kinds:
         shares = [column.kinds.get(kind.name, math.nan) for column in columns]
         table.add_row(kind.name, str(kind.total), *cells(shares, columns[0], kind.name))
@@ -212,5 +222,5 @@ def cells(shares: Sequence[float], own: Accuracies, name: str) -> list[str]:
         str(one) if isinstance(one, int) else "–" if math.isnan(one) else f"{one:.3f}"
         for one in shares
     )
-    ends = " to ".join(f"{end:.3f}" for end in own.intervals.get(name, ()))
+    ends = "–".join(f"{end:.3f}" for end in own.intervals.get(name, ()))
     return [first, "–" if "nan" in ends else ends, *others]
