@@ -120,20 +120,27 @@ def read_questions(
     """Return a task's questions as they are put, at most `limit` (0: all), drawn by `seed`.
 
     A part is drawn in whole units of the task's first metric (all questions about an image, both
-    of a pair), and keeps the files' order. Of two questions with one id the second is left out.
-    Raises LaternaError as the task's reader does, and for an unknown setting.
+    of a pair), and keeps the files' order. Of two questions with one id the second is left out, as
+    is one without a reference, with a text that is none, or an image outside the folder.
+    Raises LaternaError as the task's reader does, for an unknown setting or one that needs what
+    the files do not have, and where no row is a question.
     """
     chosen = task.find_setting(setting)
     found: dict[str, Question] = {}
     skipped: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for row in task.questions(dataset, limit=limit, seed=seed):
-        if isinstance(row, Question) and row.id not in found:
+        lost = row if isinstance(row, SkippedRow) else _unusable(row, found)
+        if lost is not None:
+            skipped[lost.reason] += 1
+            examples.setdefault(lost.reason, lost.where)
+        elif isinstance(row, Question):
             found[row.id] = row
-            continue
-        lost = _twice(row) if isinstance(row, Question) else row
-        skipped[lost.reason] += 1
-        examples.setdefault(lost.reason, lost.where)
+    if skipped and not found:
+        raise LaternaError(
+            f"{dataset}: no row of its files is a question: "
+            + "; ".join(f"{number} {why} ({examples[why]})" for why, number in skipped.items())
+        )
     questions = list(found.values())
     if limit and len(questions) > limit:
         questions = _drawn(questions, limit, seed, task.metrics[0])
@@ -144,15 +151,34 @@ def read_questions(
     )
 
 
-def _twice(question: Question) -> SkippedRow:
-    return SkippedRow(reason="question id stands twice", where=f"question {question.id}")
+def _unusable(question: Question, before: Mapping[str, Question]) -> SkippedRow | None:
+    """Return why a question cannot be put, or None."""
+    texts = (question.id, question.text, *question.images, *question.references)
+    if question.id in before:
+        reason = "question id stands twice"
+    elif not question.references:
+        reason = "no reference"
+    elif not question.text.strip():
+        reason = "no words in the question"
+    elif any(map(is_broken, (*texts, *question.fields.values()))):
+        reason = "half a character, or NUL, in a text"
+    elif any(name.startswith("/") or ".." in name.split("/") for name in question.images):
+        reason = "image outside the folder"
+    else:
+        return None
+    return SkippedRow(reason=reason, where=f"question {question.id!r}")
+
+
+def is_broken(text: str) -> bool:
+    """Tell whether a text holds half a character or a NUL: it cannot be shown or tokenized."""
+    return "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text))
 
 
 def _drawn(questions: list[Question], limit: int, seed: int, metric: str) -> list[Question]:
     unit = find_metric(metric).unit
     units = [unit(question) for question in questions]
     sizes = Counter(units)
-    order = sorted(sizes, key=units.index)
+    order = list(sizes)
     random.Random(seed).shuffle(order)
     kept, room = set(), limit
     for one in order:
@@ -167,4 +193,10 @@ def _put(question: Question, prompt: str) -> Question:
     """Return a question in a setting's words."""
     if prompt == "{text}":
         return question
-    return replace(question, text=prompt.format_map({**question.fields, "text": question.text}))
+    try:
+        return replace(question, text=prompt.format_map({**question.fields, "text": question.text}))
+    except KeyError as error:
+        raise LaternaError(
+            f"question {question.id}: there is no {error.args[0]!r} for it, which the setting's "
+            f"prompt {prompt!r} asks for; choose another setting, or add the file that holds it"
+        ) from error

@@ -1,8 +1,4 @@
-"""Where a question's image is: a file, a member of a zip that was never unpacked, a table's cell.
-
-Names in `Question.images` are those of the task's own files. `FILE.tsv:KEY` is the image, in
-base64, of the row whose `index` is KEY.
-"""
+"""Where a question's image is: in the folder, or in a zip that was never unpacked."""
 
 from __future__ import annotations
 
@@ -15,22 +11,25 @@ from laterna.errors import LaternaError
 
 
 def find_image(dataset: Path, folder: str, name: str) -> Path | bytes:
-    """Return the file of an image, or its bytes where they lie in a zip or a table.
+    """Return the file of an image, or its bytes where they lie in a zip.
 
-    It is looked for in `folder` of the dataset, then in the dataset itself, then in zips: the one
-    that has the name of a folder on the way (`val2014.zip` for `val2014/1.jpg`). Where it is
-    nowhere, the first place is returned, though no file is there.
+    It is looked for in `folder` of the dataset, then in the dataset itself, with ever fewer of the
+    folders that its name begins with; then in zips that have the name of a folder on the way
+    (`val2014.zip` for `val2014/1.jpg`). Where it is nowhere, the place that its name says is
+    returned, though no file is there.
 
-    Raises LaternaError for a zip or a table that cannot be read.
+    Raises LaternaError for a zip that cannot be read.
     """
-    places = [dataset / folder / name, dataset / name]
+    parts = name.split("/")
+    ends = ["/".join(parts[first:]) for first in range(len(parts))]
+    places = [above / end for end in ends for above in (dataset / folder, dataset)]
     for place in places:
         if place.is_file():
             return place
     for place in places:
         for archive, member in _zips(dataset, place):
             return _member(archive, member)
-    return places[0]
+    return places[0] if (dataset / folder).is_dir() else places[1]
 
 
 def _zips(dataset: Path, place: Path) -> Iterator[tuple[Path, str]]:
