@@ -113,12 +113,12 @@ class Agreement(Record):
     first: str
     second: str
     both: int
-    same: float
-    """Share of equal scores; these figures are not numbers over nothing."""
-    difference: float
+    same: float | None
+    """Share of equal scores; these figures are None over nothing."""
+    difference: float | None
     """Mean distance of their scores."""
-    correlation: float
-    """Pearson's; not a number where one judge always says the same."""
+    correlation: float | None
+    """Pearson's; None where one judge always says the same."""
 
 
 class JudgeFigures(Record):
@@ -182,16 +182,15 @@ def agree(first: Sequence[Verdict], second: Sequence[Verdict]) -> Agreement:
     ]
     scores = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     distances = np.abs(scores[:, 0] - scores[:, 1])
-    spread = scores.std(axis=0) if pairs else np.zeros(2)
-    moved = (scores - scores.mean(axis=0)) if pairs else scores
-    together = float((moved[:, 0] * moved[:, 1]).mean()) if pairs else math.nan
+    moved = scores - scores.mean(axis=0) if pairs else scores
+    spread = math.sqrt(float(np.prod((moved**2).sum(axis=0))))
     return Agreement(
         first=first[0].judge,
         second=second[0].judge,
         both=len(pairs),
-        same=float((distances < 1e-9).mean()) if pairs else math.nan,
-        difference=float(distances.mean()) if pairs else math.nan,
-        correlation=together / float(spread.prod()) if spread.all() else math.nan,
+        same=float((distances < 1e-9).mean()) if pairs else None,
+        difference=float(distances.mean()) if pairs else None,
+        correlation=float(moved[:, 0] @ moved[:, 1]) / spread if pairs and spread else None,
     )
 
 

@@ -109,6 +109,7 @@ def evaluate(
     before_instruct: Assistant | None = None,
     judging: Judging | None = None,
     cache: Path | None = None,
+    read: TaskQuestions | None = None,
     batch: int = 64,
     answer: AnswerFunction | None = None,
     progress: bool = True,
@@ -118,12 +119,12 @@ def evaluate(
     `controls` are keys of `CONTROLS`; `before_instruct` is an assistant to set beside. Both get
     the very questions that the assistant answered. `setting`, `limit` and `seed` are the task's.
     With the folder `cache` nothing is asked twice, in this run or a later one. A task that a judge
-    scores needs `judging` and `cache`.
+    scores needs `judging` and `cache`. `read` are the questions, where they have been read.
     Raises LaternaError when a name is unknown, there are no questions, no image can be read, or
     the judge is dead.
     """
     chosen = find_task(task)
-    read = read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
+    read = read or read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
     require_controls(controls)
     require_judge(task, judging, cache)
     variant = chosen.find_setting(setting)

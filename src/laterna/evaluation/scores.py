@@ -167,8 +167,8 @@ def warnings(scores: Scores, controls: Sequence[Control]) -> tuple[str, ...]:
         for kind in scores.kinds:
             if theirs.get(kind.name, -math.inf) >= scores.intervals[kind.name][0]:
                 reached.setdefault(kind.name, []).append(control.name)
-    for kind, names in reached.items():
-        told.append(f"{kind}: the assistant does no better than {', '.join(names)} (95 %)")
+    for name, names in reached.items():
+        told.append(f"{name}: the assistant does no better than {', '.join(names)} (95 %)")
     return tuple(told)
 
 
