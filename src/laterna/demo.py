@@ -18,6 +18,7 @@ from msgspec.structs import asdict, replace
 from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
+    CONTROLS,
     Evaluation,
     Figures,
     evaluate,
@@ -44,8 +45,8 @@ from laterna.world.dataset import write_world
 
 VERSIONED = ("laterna", "torch", "transformers", "tokenizers", "numpy", "pillow")
 NOTES = {
+    **CONTROLS,
     "assistant": "The assistant after both stages, asked about the image.",
-    "blank": "The same assistant, every image replaced by one of the encoder's mean colour.",
     "before_instruct": "The assistant after stage 1: its language model has never been tuned.",
 }
 

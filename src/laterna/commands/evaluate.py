@@ -208,7 +208,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
         )
         with write_atomically(out, self._made(), overwrite=self.overwrite) as aside:
             write_run(aside, subject, found, data)
-            write_evaluation_page(aside / PAGE, read_run(aside))
+        write_evaluation_page(out / PAGE, read_run(out))
 
     def _load(self, name: str) -> Assistant:
         from laterna.inference.assistant import Assistant
@@ -252,14 +252,14 @@ class Evaluate(Command, frozen=True, kw_only=True):
 
     def _build(self) -> None:
         """Build POPE's three sets from annotations, unless they are there."""
-        from laterna.evaluation.tasks.pope import SAMPLINGS, build_pope
+        from laterna.evaluation.tasks.pope import BUILT, SAMPLINGS, build_pope
 
         if self.build is None:
             return
         if "pope" not in self.task:
             raise LaternaError("--build makes the questions of pope; add --task pope")
         for sampling in SAMPLINGS:
-            path = self._data("pope") / f"built_pope_{sampling}.json"
+            path = self._data("pope") / BUILT.format(sampling)
             built = build_pope(self.build, path, sampling, self.seed)
             lost = "".join(f"; {count} left out: {why}" for why, count in built.skipped.items())
             print(f"built {path}: {built.questions} questions about {built.images} images{lost}")
@@ -313,13 +313,13 @@ class Compare(Command, frozen=True, kw_only=True):
         """Call `laterna.evaluation.compare`, show the table and write the page."""
         from rich.console import Console
 
-        from laterna.evaluation.compare import compare_runs, comparison_table
+        from laterna.evaluation.compare import compare_runs, comparison_tables
         from laterna.evaluation.saved import read_run
         from laterna.report.evaluation import write_comparison_page
 
         pair = read_run(self.first), read_run(self.second)
         found = compare_runs(*pair)
-        Console().print(comparison_table(found))
+        Console().print(*comparison_tables(found))
         for line in found.remarks:
             print(line)
         write_comparison_page(self.out, found)

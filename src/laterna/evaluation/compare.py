@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -43,7 +43,7 @@ class TaskComparison(NamedTuple):
     overall: Row
     kinds: tuple[Row, ...]
     differing: tuple[tuple[Answer, Answer], ...]
-    """Answers to the same question with other scores, the largest difference first."""
+    """Answers to the same question with other scores."""
     unscored: int
     """Questions that one of the runs has no score for; they are in no test."""
 
@@ -106,7 +106,6 @@ def _compare_task(task: str, first: SavedRun, second: SavedRun) -> TaskCompariso
     for pair in scored:
         groups.setdefault(pair[0].question.kind, []).append(pair)
     differing = [pair for pair in scored if pair[0].score != pair[1].score]
-    differing.sort(key=lambda pair: -abs(pair[0].score - pair[1].score))
     return TaskComparison(
         task=task,
         metric=metric,
@@ -175,22 +174,22 @@ def _asked(answer: Answer) -> tuple[object, ...]:
     return question.text, question.images, question.references, question.kind, question.fields
 
 
-def comparison_table(found: RunComparison) -> Table:
-    """Return both runs' means and the tests between them, for the terminal."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("task", "kind", "questions", "A", "B", "A − B", "95 %", "p", "needed"):
-        table.add_column(name, no_wrap=name in ("95 %", "kind"))
+def comparison_tables(found: RunComparison) -> Iterator[Table]:
+    """Yield both runs' means and the tests between them, a table a task, for the terminal."""
     for task in found.tasks:
+        table = Table(title=task.task, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for name in ("kind", "questions", "A", "B", "A − B", "95 %", "p", "needed"):
+            table.add_column(name, no_wrap=name != "questions")
         for row in (*task.kinds, task.overall):
-            table.add_row(task.task, *row_cells(row))
-    return table
+            table.add_row(*row_cells(row))
+        yield table
 
 
 def row_cells(row: Row) -> tuple[str, ...]:
     """Return a row's cells: name, questions, both means, difference, its interval, p, needed."""
     difference, low, high, _ = row.comparison.bootstrap
-    ends = "–" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
-    p = "–" if math.isnan(row.p) else "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
+    ends = "–" if math.isnan(low) else f"{low:+.3f} {high:+.3f}"
+    p = "–" if math.isnan(row.p) else "<0.001" if row.p < 0.001 else f"{row.p:.3f}"
     needed = "–" if row.comparison.needed is None else f"{row.comparison.needed:,}"
     means = (f"{row.first:.3f}", f"{row.second:.3f}", f"{difference:+.3f}")
     return row.name, f"{row.questions:,}", *means, ends, p, needed

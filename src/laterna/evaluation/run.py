@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from laterna.evaluation.judge import (
     judge_answers,
 )
 from laterna.evaluation.metrics import METRICS
+from laterna.evaluation.metrics.base import mean
 from laterna.evaluation.scores import (
     Accuracies,
     Control,
@@ -43,7 +45,7 @@ CONTROLS: dict[str, str] = {
     "blank": "The same assistant, every image replaced by one of the encoder's mean colour.",
     "shuffled": "The same assistant, every question asked about another question's image.",
     "text_only": "The same assistant, asked without any image.",
-    "constant": "No assistant: the one answer, of the most frequent, that scores most.",
+    "constant": "No assistant: to all questions of a kind the one frequent answer that scores most.",
 }
 """Name of a control to what is asked of whom."""
 BASELINE = "before_instruct"
@@ -144,9 +146,10 @@ def evaluate(
         _require_answers(asked, read, task, dataset)
         same = [given.question for given in asked.answers]
         said = {"assistant": asked.answers}
+        guessed = () if chosen.judge else constant_answers(same, chosen.metrics[0])
         for name in controls:
             if name == "constant":
-                said[name] = () if chosen.judge else constant_answers(same, chosen.metrics[0])
+                said[name] = guessed
             else:
                 said[name] = put(assistant, same, shown=_SHOWN[name], known=known).answers
         if before_instruct is not None:
@@ -168,7 +171,7 @@ def evaluate(
         setting=setting or next(iter(chosen.settings)),
         skipped_rows=read.skipped,
         row_examples=read.examples,
-        warnings=warnings(own, beside),
+        warnings=warnings(own, beside, _mean(guessed)),
         judge=judged,
         verdicts=verdicts,
     )
@@ -199,6 +202,11 @@ def require_judge(task: str, judging: Judging | None, cache: Path | None) -> Non
 def _fingerprint(assistant: Assistant, cache: Path | None, name: str) -> str:
     """Return who answers; in a cache that ends with the run a name tells them apart."""
     return name if cache is None else model_fingerprint(assistant.model)
+
+
+def _mean(answers: Sequence[Answer]) -> float:
+    known = mean([answer.score for answer in answers])
+    return 0.0 if math.isnan(known) else known
 
 
 def _scored(

@@ -144,17 +144,13 @@ def constant_answers(questions: Sequence[Question], metric: str) -> tuple[Answer
     return tuple(of_id[one.id] for one in questions if one.id in of_id)
 
 
-def warnings(scores: Scores, controls: Sequence[Control]) -> tuple[str, ...]:
+def warnings(scores: Scores, controls: Sequence[Control], chance: float) -> tuple[str, ...]:
     """Return a sentence for each control that explains most of the score, or of some kinds.
 
     A control explains a score when it reaches the score's 95 % interval, and most of it when it
-    has more than half of what the score is above chance. Chance is the control `constant`, where
-    there is one; else 0. Of kinds only the first is asked.
+    has more than half of what the score is above `chance`: the mean of `constant_answers`, 0 where
+    there are none. Of kinds only the first is asked.
     """
-    chance = 0.0
-    for control in controls:
-        if control.name == "constant" and not math.isnan(control.scores.overall.mean):
-            chance = control.scores.overall.mean
     told = []
     reached: dict[str, list[str]] = {}
     for control in controls:

@@ -331,7 +331,8 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
         "A − B, mean score with its 95 % interval",
     )
     pairs = []
-    for a, b in task.differing[:DIFFERING]:
+    lot = random.Random(found.first.subject.seed).sample(task.differing, len(task.differing))
+    for a, b in sorted(lot, key=lambda pair: -abs(pair[0].score - pair[1].score))[:DIFFERING]:
         images, missing = _images(found.first, task.task, a.question)
         card = Card(
             question=a.question,
@@ -340,8 +341,12 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
             verdict="A is better" if a.score > b.score else "B is better",
             answers=(("A", a.text), ("B", b.text)),
             probability=None,
-            scores=(("A", _number(a.score)), ("B", _number(b.score))),
+            scores=() if {a.score, b.score} <= {0, 1} else _both(a.score, b.score),
             review="",
         )
         pairs.append(Pair(card, (_verdict(a.score), _verdict(b.score))))
     return Compared(task, tuple(map(row_cells, rows)), drawing, tuple(pairs))
+
+
+def _both(first: float, second: float) -> NamedTexts:
+    return ("score of A", _number(first)), ("score of B", _number(second))

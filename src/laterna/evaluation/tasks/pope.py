@@ -34,6 +34,8 @@ from laterna.records import Question, Record
 
 SAMPLINGS = ("random", "popular", "adversarial")
 _PATTERNS = ("coco_pope_{}.json", "*_pope_{}.json")
+BUILT = "built_pope_{}.json"
+"""What a set of `build_pope` is called; its images are named as the annotations name them."""
 
 
 class Asked(NamedTuple):
@@ -71,7 +73,8 @@ def pope_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
     if not paths:
         need(dataset_folder, POPE.needs, *(_PATTERNS[0].format(one) for one in SAMPLINGS))
     for sampling, path in paths.items():
-        images = f"{below(path, dataset_folder)}val2014/"
+        inside = "" if path.name == BUILT.format(sampling) else "val2014/"
+        images = below(path, dataset_folder) + inside
 
         def make(row: _PopeRow, sampling: str = sampling, images: str = images) -> Question | str:
             if row.label not in ("yes", "no"):
