@@ -45,7 +45,7 @@ CONTROLS: dict[str, str] = {
     "blank": "The same assistant, every image replaced by one of the encoder's mean colour.",
     "shuffled": "The same assistant, every question asked about another question's image.",
     "text_only": "The same assistant, asked without any image.",
-    "constant": "No assistant: to all questions of a kind the one frequent answer that scores most.",
+    "constant": "No assistant: to all questions of a kind one answer, the best of the frequent.",
 }
 """Name of a control to what is asked of whom."""
 BASELINE = "before_instruct"

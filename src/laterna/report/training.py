@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -114,16 +115,13 @@ def find_evaluations(run: Path) -> Iterator[EvaluationShown]:
     for path in (*sorted(run.glob("*.json")), *sorted(run.glob(f"*/{FIGURES}"))):
         if path.stat().st_size > SMALL:
             continue
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=Found | FoundRun)
-        except msgspec.DecodeError:
-            continue  # some other file: its contents say so
-        if isinstance(found, Found):
-            yield _evaluation_shown(path.name, found)
-        else:
+        content = path.read_bytes()
+        with suppress(msgspec.DecodeError):  # some other file: its contents say so
+            yield _evaluation_shown(path.name, msgspec.json.decode(content, type=Found))
+        with suppress(msgspec.DecodeError):
             place = path.parent.name if path.parent != run else path.name
-            for task, own in found.tasks.items():
-                yield _evaluation_shown(f"{task} ({place})", own)
+            for task, found in msgspec.json.decode(content, type=FoundRun).tasks.items():
+                yield _evaluation_shown(f"{task} ({place})", found)
 
 
 def _evaluation_shown(name: str, found: Found) -> EvaluationShown:
