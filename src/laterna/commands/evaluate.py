@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from laterna.choices import SomeKeysOf
 from laterna.commands.base import RUNS, Command, Reads, Where, Writes, made_of, show_some
 from laterna.errors import LaternaError
-from laterna.files import Made, write_atomically
+from laterna.files import Made, resolved, write_atomically
 from laterna.recipe import Amount, Count, Number, Seed
 from laterna.synthesis.settings import OPENAI_URL, Endpoint, Spending
 
@@ -239,7 +239,8 @@ class Evaluate(Command, frozen=True, kw_only=True):
 
     def _cache(self) -> Path | None:
         if self.cache is None and self.out is not None:
-            return self.out.with_name(f"{self.out.name}.cache")
+            place = resolved(self.out)  # OUT may be `.`
+            return place.parent / f"{place.name}.cache"
         return self.cache
 
     def _made(self) -> Made:
