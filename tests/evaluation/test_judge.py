@@ -225,7 +225,9 @@ def test_llava_benchs_request_is_in_its_scripts_order_with_the_users_rule() -> N
 
 
 def test_mm_vet_takes_the_users_published_prompt_in_its_own_form(tmp_path: Path) -> None:
-    (tmp_path / "prompt.txt").write_text("Compare.\n\nQuestion | Truth | Prediction | Correctness\n")
+    (tmp_path / "prompt.txt").write_text(
+        "Compare.\n\nQuestion | Truth | Prediction | Correctness\n"
+    )
     answers = vet(["tea"])
     with endpoint(lambda _: "0.4") as (url, seen):
         judged = judge_answers(
@@ -233,7 +235,7 @@ def test_mm_vet_takes_the_users_published_prompt_in_its_own_form(tmp_path: Path)
         )
     (message,) = seen[0]["messages"]
     assert message["content"] == (
-        "Compare.\n\nQuestion | Truth | Prediction | Correctness\nWhich word? | cafe | tea | "
+        "Compare.\n\nQuestion | Truth | Said | Correctness\nWhich word? | cafe | tea | "
     )
     assert judged.figures.note == "the prompt of prompt.txt"
     assert judged.answers[0].score == 0.4
