@@ -90,7 +90,7 @@ _INSTANCES = {
     ],
     "categories": [
         {"id": 1, "name": "person"},
-        {"id": 6, "name": "bus"},
+        {"id": 3, "name": "car"},
         {"id": 18, "name": "dog"},
     ],
 }
