@@ -141,7 +141,7 @@ def keyed_lists(path: Path, *keys: str) -> list[Iterator[Item]]:
 
     Raises LaternaError for a file that is no object with these lists.
     """
-    text = _text(path)
+    text = file_text(path)
     try:
         whole = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         lists = [msgspec.json.decode(whole[key], type=list[msgspec.Raw]) for key in keys]
@@ -176,7 +176,7 @@ def _pairs(path: Path) -> list[tuple[str, Any]]:
         return dict(pairs)
 
     try:
-        text = _text(path).decode()
+        text = file_text(path).decode()
         found = json.loads(
             text, object_pairs_hook=kept, parse_constant=lambda _: None, strict=False
         )
@@ -187,7 +187,8 @@ def _pairs(path: Path) -> list[tuple[str, Any]]:
     return last
 
 
-def _text(path: Path) -> bytes:
+def file_text(path: Path) -> bytes:
+    """Return a file's text as UTF-8; raises LaternaError where it cannot be read."""
     try:
         with open_text(path) as file:
             return file.read()
