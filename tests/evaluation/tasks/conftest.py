@@ -24,7 +24,7 @@ def png(width: int = 4) -> bytes:
     return file.getvalue()
 
 
-def put(folder: Path, files: Mapping[str, object]) -> Path:
+def put_files(folder: Path, files: Mapping[str, object]) -> Path:
     """Write files: bytes and texts as they are, a list under `.jsonl` a row a line, else JSON."""
     for name, content in files.items():
         path = folder / name
@@ -252,13 +252,19 @@ def files() -> dict[str, dict[str, object]]:
 
 
 @pytest.fixture
+def put() -> Callable[[Path, Mapping[str, object]], Path]:
+    """Writes files into a folder, each as its name and content ask for."""
+    return put_files
+
+
+@pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     """Writes a task's files, some changed or (None) left out, and gives their folder."""
 
     def written(task: str, changed: Mapping[str, object] | None = None) -> Path:
         found = FILES[task] | dict(changed or {})
         kept = {name: content for name, content in found.items() if content is not None}
-        return put(tmp_path / task, kept)
+        return put_files(tmp_path / task, kept)
 
     return written
 
