@@ -194,6 +194,17 @@ def test_settings_are_data_and_change_words_and_room(read: Read) -> None:
     assert read("textvqa", setting="no-ocr").questions[0].text == "What brand?" + SHORT
     room = {name: TASKS[name].max_new_tokens for name in ("pope", "chair", "captions", "mm_vet")}
     assert room == {"pope": 128, "chair": 1024, "captions": 64, "mm_vet": 1024}
-    for task in TASKS.values():
-        assert next(iter(task.settings)) == "llava-1.5"
+    for name, task in TASKS.items():
+        assert next(iter(task.settings)) == ("llava-1.5" if name in TEXTS else "own")
         assert task.metrics[0] in METRICS
+
+
+def test_the_page_has_every_task_with_its_metric() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text("utf-8")
+    section = page.partition("\n## Tasks\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    assert {row[0]: row[-1].strip("`") for row in rows[1:]} == {
+        name: task.metrics[0] for name, task in TASKS.items()
+    }
+    needed = {file for task in TASKS.values() for file in task.needs}
+    assert [file for file in sorted(needed) if f"`{file}" not in section] == []
