@@ -158,6 +158,17 @@ def test_files_as_llavas_folders_hold_them(read: Read, files: Files) -> None:
     assert found.questions[0].images == ("coco/val2014/COCO_val2014_000000000001.jpg",)
 
 
+def test_llavas_question_file_stands_for_vqav2s(read: Read) -> None:
+    words = "Is it a dog?\nAnswer the question using a single word or phrase."
+    image = "COCO_val2014_000000000042.jpg"
+    row = {"question_id": 42000, "image": image, "text": words, "category": "default"}
+    other = {"v2_OpenEnded_mscoco_val2014_questions.json": None}
+    found = read("vqav2", other | {"llava_vqav2_mscoco_val2014.jsonl": [row]})
+    assert [(one.id, one.text, one.images) for one in found.questions] == [
+        ("42000", words, (f"val2014/{image}",))
+    ]
+
+
 def test_images_in_zips_and_in_other_places(tmp_path: Path, files: Files) -> None:
     image = files["gqa"]["images/n1.jpg"]
     assert isinstance(image, bytes)
@@ -168,6 +179,10 @@ def test_images_in_zips_and_in_other_places(tmp_path: Path, files: Files) -> Non
         found = find_image(tmp_path, "images", name)
         assert found == image
         assert image_size(found, name) == (4, 3)
+    deep = tmp_path / "data" / "images" / "n1.png"
+    deep.parent.mkdir(parents=True)
+    deep.write_bytes(image)
+    assert find_image(tmp_path, "images", "data/questions1.2/images/n1.png") == deep
     missing = find_image(tmp_path, "images", "val2014/c.png")
     assert missing == tmp_path / "val2014/c.png"
     with pytest.raises(MissingImageError):

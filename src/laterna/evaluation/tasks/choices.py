@@ -21,6 +21,7 @@ from laterna.evaluation.tasks.base import DEFAULT_SETTING, Setting, SkippedRow, 
 from laterna.evaluation.tasks.files import (
     LETTER,
     Id,
+    LlavaRow,
     Row,
     Rows,
     below,
@@ -274,11 +275,6 @@ class _SeedQuestion(Row, frozen=True):
     answer: str
 
 
-class _SeedFrame(Row, frozen=True):
-    question_id: Id
-    image: str
-
-
 def seed_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
     """Yield SEED-Bench's questions, by type; those about videos where LLaVA's own file names the
     frames of them."""
@@ -286,11 +282,9 @@ def seed_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
     path = need(dataset_folder, SEED.needs, _SEED_FILE)
     types = next((value for key, _, value in keyed_items(path) if key == "question_type"), None)
     names = {str(number): name for name, number in types.items()} if isinstance(types, dict) else {}
-    frames: dict[str, _SeedFrame] = {}
+    frames: dict[str, LlavaRow] = {}
     if paths := look_for(dataset_folder, _SEED_LLAVA):
-        frames, lost = index_rows(
-            list_items(paths[0]), _SeedFrame, lambda row: str(row.question_id)
-        )
+        frames, lost = index_rows(list_items(paths[0]), LlavaRow, lambda row: str(row.question_id))
         yield from lost
 
     def make(row: _SeedQuestion) -> Question | str:

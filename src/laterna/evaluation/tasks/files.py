@@ -34,6 +34,14 @@ class Row(msgspec.Struct, frozen=True):
     """Base of a row's form: the keys that a task needs, whatever else stands beside them."""
 
 
+class LlavaRow(Row, frozen=True):
+    """A row of LLaVA's own question files; its text is the whole prompt."""
+
+    question_id: int | str
+    image: str
+    text: str
+
+
 R = TypeVar("R", bound=Row)
 K = TypeVar("K", bound=Hashable)
 Rows = Iterator[Question | SkippedRow]
