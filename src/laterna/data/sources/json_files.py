@@ -136,9 +136,10 @@ def _one_a_line(path: Path) -> bool:
         return True
     with open_text(path) as file:
         try:
-            return not _is_whole(next(_Cutter(file, path).objects())[1])
+            first = next(_Cutter(file, path).objects(), None)
         except LaternaError:
             return True
+    return first is None or not _is_whole(first[1])
 
 
 def _is_whole(text: bytes) -> bool:

@@ -25,6 +25,9 @@ from laterna.records import Question, Record
 IMAGE_FOLDER = "images"
 """Where datasets in COCO's form keep their images, inside their folder."""
 DEFAULT_SETTING = "llava-1.5"
+"""The default setting of published tasks: LLaVA-1.5's words."""
+OWN_SETTING = "own"
+"""The default setting of tasks that are Laterna's own."""
 LONG_ANSWER = 1024
 """Tokens for an answer of sentences, as LLaVA-1.5 allows."""
 
@@ -83,7 +86,7 @@ class Task(NamedTuple):
     """Room for an answer."""
     images: str = IMAGE_FOLDER
     """Folder of the images inside the dataset's folder."""
-    settings: Mapping[str, Setting] = MappingProxyType({DEFAULT_SETTING: Setting()})
+    settings: Mapping[str, Setting] = MappingProxyType({OWN_SETTING: Setting()})
     """Variants by name; the first is the default."""
     needs: Mapping[str, str] = MappingProxyType({})
     """The files that the dataset's folder must hold, with where each is to be had."""

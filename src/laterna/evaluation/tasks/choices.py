@@ -21,6 +21,7 @@ from laterna.evaluation.tasks.base import DEFAULT_SETTING, Setting, SkippedRow, 
 from laterna.evaluation.tasks.files import (
     LETTER,
     Id,
+    LlavaRow,
     Row,
     Rows,
     below,
@@ -65,10 +66,6 @@ class _Problem(Row, frozen=True):
     subject: str = "question"
 
 
-class _Splits(Row, frozen=True):
-    test: tuple[Id, ...]
-
-
 class _Said(Row, frozen=True):
     value: str
 
@@ -86,9 +83,7 @@ def scienceqa_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
     del limit, seed
     path = need(dataset_folder, SCIENCEQA.needs, _PROBLEMS)
     splits = need(dataset_folder, SCIENCEQA.needs, _SPLITS)
-    found, lost = index_rows([(splits.name, splits.read_bytes())], _Splits, lambda _: "")
-    yield from lost
-    test = dict.fromkeys(map(str, found[""].test)) if found else {}
+    test = dict.fromkeys(_listed(splits, "test"))
     chats: dict[str, _LlavaChat] = {}
     if paths := look_for(dataset_folder, _LLAVA_TEXTS):
         chats, lost = index_rows(list_items(paths[0]), _LlavaChat, lambda row: str(row.id))
@@ -101,6 +96,14 @@ def scienceqa_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
             del test[key]
     for key in test:
         yield SkippedRow(reason="no problem of the split's id", where=f"{splits.name}, {key}")
+
+
+def _listed(path: Path, split: str) -> list[str]:
+    """Return a split's ids; raises LaternaError where it has none."""
+    ids = next((value for key, _, value in keyed_items(path) if key == split), None)
+    if not isinstance(ids, list):
+        raise LaternaError(f"{path}: there is no list {split!r} in it; {SCIENCEQA.needs[_SPLITS]}")
+    return [str(one) for one in ids]
 
 
 def _science(row: _Problem, key: str, images: str, chat: _LlavaChat | None) -> Question | str:
@@ -272,23 +275,16 @@ class _SeedQuestion(Row, frozen=True):
     answer: str
 
 
-class _SeedFrame(Row, frozen=True):
-    question_id: Id
-    image: str
-
-
 def seed_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
     """Yield SEED-Bench's questions, by type; those about videos where LLaVA's own file names the
     frames of them."""
     del limit, seed
     path = need(dataset_folder, SEED.needs, _SEED_FILE)
     types = next((value for key, _, value in keyed_items(path) if key == "question_type"), None)
-    names = {number: name for name, number in types.items()} if isinstance(types, dict) else {}
-    frames: dict[str, _SeedFrame] = {}
+    names = {str(number): name for name, number in types.items()} if isinstance(types, dict) else {}
+    frames: dict[str, LlavaRow] = {}
     if paths := look_for(dataset_folder, _SEED_LLAVA):
-        frames, lost = index_rows(
-            list_items(paths[0]), _SeedFrame, lambda row: str(row.question_id)
-        )
+        frames, lost = index_rows(list_items(paths[0]), LlavaRow, lambda row: str(row.question_id))
         yield from lost
 
     def make(row: _SeedQuestion) -> Question | str:
@@ -302,7 +298,7 @@ def seed_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
         return Question(
             id=str(row.question_id),
             images=(below(path, dataset_folder) + image,),
-            kind=str(names.get(row.question_type_id, row.question_type_id)),
+            kind=names.get(str(row.question_type_id), f"type {row.question_type_id}"),
             text=with_options(row.question, options),
             references=(row.answer,),
             fields=options,

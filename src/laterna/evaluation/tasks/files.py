@@ -34,6 +34,14 @@ class Row(msgspec.Struct, frozen=True):
     """Base of a row's form: the keys that a task needs, whatever else stands beside them."""
 
 
+class LlavaRow(Row, frozen=True):
+    """A row of LLaVA's own question files; its text is the whole prompt."""
+
+    question_id: int | str
+    image: str
+    text: str
+
+
 R = TypeVar("R", bound=Row)
 K = TypeVar("K", bound=Hashable)
 Rows = Iterator[Question | SkippedRow]
@@ -141,7 +149,7 @@ def keyed_lists(path: Path, *keys: str) -> list[Iterator[Item]]:
 
     Raises LaternaError for a file that is no object with these lists.
     """
-    text = _text(path)
+    text = file_text(path)
     try:
         whole = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         lists = [msgspec.json.decode(whole[key], type=list[msgspec.Raw]) for key in keys]
@@ -176,7 +184,7 @@ def _pairs(path: Path) -> list[tuple[str, Any]]:
         return dict(pairs)
 
     try:
-        text = _text(path).decode()
+        text = file_text(path).decode()
         found = json.loads(
             text, object_pairs_hook=kept, parse_constant=lambda _: None, strict=False
         )
@@ -187,7 +195,8 @@ def _pairs(path: Path) -> list[tuple[str, Any]]:
     return last
 
 
-def _text(path: Path) -> bytes:
+def file_text(path: Path) -> bytes:
+    """Return a file's text as UTF-8; raises LaternaError where it cannot be read."""
     try:
         with open_text(path) as file:
             return file.read()

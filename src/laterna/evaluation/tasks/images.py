@@ -13,23 +13,26 @@ from laterna.errors import LaternaError
 def find_image(dataset: Path, folder: str, name: str) -> Path | bytes:
     """Return the file of an image, or its bytes where they lie in a zip.
 
-    It is looked for in `folder` of the dataset, then in the dataset itself, with ever fewer of the
-    folders that its name begins with; then in zips that have the name of a folder on the way
-    (`val2014.zip` for `val2014/1.jpg`). Where it is nowhere, the place that its name says is
-    returned, though no file is there.
+    It is looked for in `folder` of the dataset and where its name says, then without some of the
+    folders that the name begins with: benchmarks are unpacked with their annotations in a folder of
+    their own, or not. Then in zips that have the name of a folder on the way (`val2014.zip` for
+    `val2014/1.jpg`). Where it is nowhere, the first place is returned, though no file is there.
 
     Raises LaternaError for a zip that cannot be read.
     """
     parts = name.split("/")
-    ends = ["/".join(parts[first:]) for first in range(len(parts))]
-    places = [above / end for end in ends for above in (dataset / folder, dataset)]
+    places = [dataset / folder / name] if (dataset / folder).is_dir() else []
+    for cut in range(len(parts)):
+        end = "/".join(parts[cut:])
+        places += [dataset.joinpath(*parts[:kept], end) for kept in range(cut, -1, -1)]
+        places.append(dataset / folder / end)
     for place in places:
         if place.is_file():
             return place
     for place in places:
         for archive, member in _zips(dataset, place):
             return _member(archive, member)
-    return places[0] if (dataset / folder).is_dir() else places[1]
+    return places[0]
 
 
 def _zips(dataset: Path, place: Path) -> Iterator[tuple[Path, str]]:
@@ -40,28 +43,24 @@ def _zips(dataset: Path, place: Path) -> Iterator[tuple[Path, str]]:
         archive = above.parent / f"{above.name}.zip"
         if archive.is_file():
             rest = place.relative_to(above).as_posix()
-            inside = f"{above.name}/{rest}"
-            names = _members(archive, archive.stat().st_mtime_ns)
-            yield from ((archive, member) for member in (inside, rest) if member in names)
-
-
-@lru_cache(maxsize=32)
-def _members(archive: Path, changed: int) -> frozenset[str]:
-    del changed  # a part of the key: another zip of the same name is read anew
-    with _opened(archive) as file:
-        return frozenset(file.namelist())
+            names = _archive(archive, archive.stat().st_mtime_ns)[1]
+            found = [one for one in (f"{above.name}/{rest}", rest) if one in names]
+            yield from ((archive, member) for member in found)
 
 
 def _member(archive: Path, member: str) -> bytes:
     try:
-        with _opened(archive) as file:
-            return file.read(member)
+        return _archive(archive, archive.stat().st_mtime_ns)[0].read(member)
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
         raise LaternaError(f"{archive}: {member} cannot be unpacked: {error}") from error
 
 
-def _opened(archive: Path) -> zipfile.ZipFile:
+@lru_cache(maxsize=8)
+def _archive(archive: Path, changed: int) -> tuple[zipfile.ZipFile, frozenset[str]]:
+    """Return a zip that stays open, since its list of members may be long, and their names."""
+    del changed  # a part of the key: another zip of the same name is read anew
     try:
-        return zipfile.ZipFile(archive)
+        opened = zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, OSError) as error:
         raise LaternaError(f"{archive}: cannot be read as a zip: {error}") from error
+    return opened, frozenset(opened.namelist())

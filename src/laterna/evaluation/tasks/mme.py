@@ -12,7 +12,7 @@ from pathlib import Path
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics.mme import COGNITION, PERCEPTION
 from laterna.evaluation.tasks.base import DEFAULT_SETTING, Setting, SkippedRow, Task
-from laterna.evaluation.tasks.files import DEPTH, SHORT, Rows
+from laterna.evaluation.tasks.files import DEPTH, SHORT, Rows, file_text
 from laterna.records import Question
 
 SUBTASKS = (*PERCEPTION, *COGNITION)
@@ -46,8 +46,8 @@ def _root(folder: Path) -> Path:
 def _of_image(path: Path, subtask: str, dataset: Path) -> Iterator[Question | SkippedRow]:
     image = _image(path)
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError):
+        lines = file_text(path).decode().splitlines()
+    except (UnicodeDecodeError, LaternaError):
         yield SkippedRow(reason="text that cannot be read", where=str(path))
         return
     for number, line in enumerate(lines, start=1):

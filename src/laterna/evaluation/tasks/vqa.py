@@ -11,6 +11,7 @@ from laterna.evaluation.tasks.base import DEFAULT_SETTING, Setting, SkippedRow, 
 from laterna.evaluation.tasks.files import (
     SHORT,
     Id,
+    LlavaRow,
     Row,
     Rows,
     below,
@@ -38,6 +39,7 @@ class People(Row, frozen=True):
 # --- VQAv2 --------------------------------------------------------------------------------
 
 _VQA_FILE = "v2_OpenEnded_mscoco_*_questions.json"
+_VQA_LLAVA = "llava_vqav2_mscoco_*.jsonl"
 _VQA_ANSWERS = "v2_mscoco_{split}_annotations.json"
 
 
@@ -54,35 +56,47 @@ class _VqaAnswers(Row, frozen=True):
 
 
 def vqav2_questions(dataset_folder: Path, *, limit: int, seed: int) -> Rows:
-    """Yield VQAv2's questions, by type of answer; of several splits, val2014's."""
+    """Yield VQAv2's questions, by type of answer; of several splits, val2014's.
+
+    They may stand in a question file of LLaVA's instead, `llava_vqav2_mscoco_val2014.jsonl`.
+    """
     del limit, seed
     path = _vqa_split(dataset_folder)
-    split = path.name.split("_")[3]
+    split = path.stem.removesuffix("_questions").rpartition("_")[2]
     answers = need(dataset_folder, VQAV2.needs, _VQA_ANSWERS.format(split=split))
     (rows,) = keyed_lists(answers, "annotations")
     known, lost = index_rows(rows, _VqaAnswers, lambda row: row.question_id)
     yield from lost
 
-    def make(row: _VqaQuestion) -> Question | str:
-        if (told := known.get(row.question_id)) is None:
+    def made(number: Id, image: str, text: str) -> Question | str:
+        if (told := known.get(number)) is None:
             return "question without annotation"
         return Question(
-            id=str(row.question_id),
-            images=(f"{split}/COCO_{split}_{row.image_id:012d}.jpg",),
+            id=str(number),
+            images=(f"{split}/{image}",),
             kind=told.answer_type,
-            text=row.question,
+            text=text,
             references=tuple(one.answer for one in told.answers),
         )
 
+    def ours(row: _VqaQuestion) -> Question | str:
+        return made(row.question_id, f"COCO_{split}_{row.image_id:012d}.jpg", row.question)
+
+    def llavas(row: LlavaRow) -> Question | str:
+        return made(row.question_id, row.image, row.text.removesuffix(SHORT))
+
+    if path.suffix == ".jsonl":
+        yield from make_questions(list_items(path), LlavaRow, llavas)
+        return
     (rows,) = keyed_lists(path, "questions")
-    yield from make_questions(rows, _VqaQuestion, make)
+    yield from make_questions(rows, _VqaQuestion, ours)
 
 
 def _vqa_split(folder: Path) -> Path:
-    found = look_for(folder, _VQA_FILE)
+    found = look_for(folder, _VQA_FILE, _VQA_LLAVA)
     if len(found) > 1:
-        found = [one for one in found if "_val2014_" in one.name] or found
-    return found[0] if len(found) == 1 else need(folder, VQAV2.needs, _VQA_FILE)
+        found = [one for one in found if "_val2014" in one.name] or found
+    return found[0] if len(found) == 1 else need(folder, VQAV2.needs, _VQA_FILE, _VQA_LLAVA)
 
 
 VQAV2 = Task(
@@ -200,11 +214,6 @@ class _TextVqaQuestion(Row, frozen=True):
     answers: tuple[str, ...] = ()
 
 
-class _LlavaRow(Row, frozen=True):
-    question_id: Id
-    text: str
-
-
 class _Rosetta(Row, frozen=True):
     image_id: str
     ocr_tokens: list[str]
@@ -242,7 +251,7 @@ def _ocr(folder: Path) -> tuple[dict[tuple[str, str], str], list[SkippedRow]]:
     """Return OCR tokens by image and question, or by image and no text where all share them."""
     if paths := look_for(folder, _LLAVA_OCR):
         asked, lost = index_rows(
-            list_items(paths[0]), _LlavaRow, lambda row: (row.question_id, row.text)
+            list_items(paths[0]), LlavaRow, lambda row: (row.question_id, row.text)
         )
         lines = {key: _OCR_LINE.search(row.text) for key, row in asked.items()}
         found = {

@@ -19,7 +19,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks import wordings
-from laterna.evaluation.tasks.base import DEFAULT_SETTING, Setting, Task
+from laterna.evaluation.tasks.base import OWN_SETTING, Setting, Task
 from laterna.evaluation.tasks.pope import SAMPLINGS, sample_pope
 from laterna.records import Box, Question, Toy, Truth
 from laterna.scenes import geometry, phrases
@@ -246,7 +246,7 @@ WORLD_POPE = Task(
     questions=world_pope_questions,
     about="POPE over the tabletop world",
     metrics=("pope",),
-    settings={DEFAULT_SETTING: Setting("{text}" + phrases.SHORT_ANSWER)},
+    settings={OWN_SETTING: Setting("{text}" + phrases.SHORT_ANSWER)},
 )
 WORLD_CHAIR = Task(
     questions=world_chair_questions,
