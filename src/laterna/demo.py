@@ -256,7 +256,13 @@ class _Demo:
         after, before = load(self.instruct), load(self.align)
         evaluation, *others = (
             evaluate(
-                after, task, self.held_out, limit=limit, seed=self.seed, before_instruct=before
+                after,
+                task,
+                self.held_out,
+                limit=limit,
+                seed=self.seed,
+                controls=tuple(CONTROLS) if task == "world" else (),
+                before_instruct=before,
             )
             for task, limit in EVALUATED.items()
         )

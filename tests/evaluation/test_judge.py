@@ -88,7 +88,7 @@ def vet(texts: list[str]) -> list[Answer]:
 
 def by_answer(request: dict[str, Any]) -> str | int:
     """Reply with what stands between the last `Answer: ` and the end of its line."""
-    said = request["messages"][-1]["content"].rpartition("Answer: ")[2].partition("\n")[0]
+    said: str = request["messages"][-1]["content"].rpartition("Answer: ")[2].partition("\n")[0]
     replies: dict[str, str | int] = {"refuse": REFUSAL, "mumble": "about half", "break": 400}
     return replies.get(said, said)
 

@@ -37,8 +37,10 @@ def shown_by(tmp_path: Path, questions: Sequence[Question], seed: int) -> dict[s
         Image.new("L", (3, 3), int(level)).save(tmp_path / level, format="PNG")
     seen: dict[str, list[int]] = {}
 
-    def look(_: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding) -> list[str]:
-        found = [[int(image.getpixel((0, 0))[0]) for image in images] for _, images in prompts]
+    def look(
+        model: VisionLanguageModel, prompts: Sequence[Prompt], decoding: Decoding
+    ) -> list[str]:
+        found = [[image.tobytes()[0] for image in images] for _, images in prompts]
         return [" ".join(map(str, one)) for one in found]
 
     nobody = Assistant.__new__(Assistant)

@@ -102,6 +102,8 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Another assistant that answers the same questions, such as the stage-1 checkpoint."""
     build: Path | None = None
     """Build the questions of `pope` first, from these annotations (`instances_*.json`), in DATA."""
+    build_images: Count = 500
+    """Images that are drawn for `--build`, six questions each and sampling."""
     overwrite: bool = False
     """Replace another evaluation in OUT."""
     judge: Annotated[JudgeOptions, arg(name="")] = JudgeOptions()
@@ -261,7 +263,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             raise LaternaError("--build makes the questions of pope; add --task pope")
         for sampling in SAMPLINGS:
             path = self._data("pope") / BUILT.format(sampling)
-            built = build_pope(self.build, path, sampling, self.seed)
+            built = build_pope(self.build, path, sampling, self.seed, images=self.build_images)
             lost = "".join(f"; {count} left out: {why}" for why, count in built.skipped.items())
             print(f"built {path}: {built.questions} questions about {built.images} images{lost}")
 
