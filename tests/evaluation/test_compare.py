@@ -16,8 +16,8 @@ from laterna.errors import LaternaError
 from laterna.evaluation.compare import compare_runs, comparison_tables
 from laterna.evaluation.run import Evaluation
 from laterna.evaluation.saved import SavedRun, Subject, read_run, write_run
-from laterna.evaluation.scores import Control, score
-from laterna.evaluation.statistics import calibration, mcnemar
+from laterna.evaluation.scores import Control, calibration, score
+from laterna.evaluation.statistics import mcnemar
 from laterna.records import Answer, Question
 
 

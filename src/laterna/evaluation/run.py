@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from msgspec import field
 from rich.table import Table
@@ -37,7 +38,7 @@ from laterna.evaluation.scores import (
     warnings,
 )
 from laterna.evaluation.tasks import find_task
-from laterna.evaluation.tasks.base import TaskQuestions, read_questions
+from laterna.evaluation.tasks.base import Task, TaskQuestions, read_questions
 from laterna.inference.assistant import Assistant
 from laterna.records import Answer, Record
 
@@ -126,55 +127,72 @@ def evaluate(
     the judge is dead.
     """
     chosen = find_task(task)
-    read = read or read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
     require_controls(controls)
     require_judge(task, judging, cache)
-    variant = chosen.find_setting(setting)
-    with AnswerCache(None if cache is None else cache / CACHE_NAME) as kept:
-        put = partial(
-            ask,
-            images=partial(chosen.image, dataset),
-            metric="" if chosen.judge else chosen.metrics[0],
-            max_new_tokens=variant.max_new_tokens or chosen.max_new_tokens,
-            seed=seed,
-            batch=batch,
-            answer=answer,
-            progress=progress,
-        )
-        known = Known(kept, _fingerprint(assistant, cache, "assistant"))
-        asked = put(assistant, read.questions, known=known)
-        _require_answers(asked, read, task, dataset)
-        same = [given.question for given in asked.answers]
-        said = {"assistant": asked.answers}
-        guessed = () if chosen.judge else constant_answers(same, chosen.metrics[0])
-        for name in controls:
-            if name == "constant":
-                said[name] = guessed
-            else:
-                said[name] = put(assistant, same, shown=_SHOWN[name], known=known).answers
-        if before_instruct is not None:
-            known = Known(kept, _fingerprint(before_instruct, cache, BASELINE))
-            said[BASELINE] = put(before_instruct, same, known=known).answers
-    judged = None
-    verdicts: dict[str, tuple[Verdict, ...]] = {}
-    if judging is not None and cache is not None and chosen.judge:
-        said, verdicts, judged = _judged(judging, chosen.judge, said, cache / LEDGER_NAME)
-    own, beside = _scored(said, chosen.metrics)
+    read = read or read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
+    room = chosen.find_setting(setting).max_new_tokens or chosen.max_new_tokens
+    put = partial(
+        ask,
+        images=partial(chosen.image, dataset),
+        metric="" if chosen.judge else chosen.metrics[0],
+        max_new_tokens=room,
+        seed=seed,
+        batch=batch,
+        answer=answer,
+        progress=progress,
+    )
+    asked = _ask(put, chosen, read, (assistant, before_instruct), controls, cache)
+    _require_answers(asked, read, task, dataset)
     return Evaluation(
         task=task,
         limit=limit,
         seed=seed,
-        scores=own,
-        controls=beside,
-        answers=said["assistant"],
-        skipped=asked.skipped,
         setting=setting or next(iter(chosen.settings)),
         skipped_rows=read.skipped,
         row_examples=read.examples,
-        warnings=warnings(own, beside, _mean(guessed)),
-        judge=judged,
-        verdicts=verdicts,
+        **_scored(asked, chosen, judging, cache),
     )
+
+
+class _Said(NamedTuple):
+    """What came of all the asking."""
+
+    answers: dict[str, tuple[Answer, ...]]
+    """By who gave them: `assistant`, then the controls."""
+    skipped: tuple[Skipped, ...]
+    chance: float
+    """Mean score of the constant answers."""
+
+
+def _ask(
+    put: Callable[..., Asked],
+    task: Task,
+    read: TaskQuestions,
+    assistants: tuple[Assistant, Assistant | None],
+    controls: Sequence[str],
+    cache: Path | None,
+) -> _Said:
+    """Ask the assistant, then about what it answered in each control, and the baseline."""
+    assistant, baseline = assistants
+    with AnswerCache(None if cache is None else cache / CACHE_NAME) as kept:
+        known = Known(kept, _fingerprint(assistant, cache, "assistant"))
+        asked = put(assistant, read.questions, known=known)
+        said = {"assistant": asked.answers}
+        if not asked.answers:
+            return _Said(said, asked.skipped, 0.0)
+        same = [given.question for given in asked.answers]
+        guessed = () if task.judge else constant_answers(same, task.metrics[0])
+        for name in controls:
+            said[name] = (
+                guessed
+                if name == "constant"
+                else put(assistant, same, shown=_SHOWN[name], known=known).answers
+            )
+        if baseline is not None:
+            known = Known(kept, _fingerprint(baseline, cache, BASELINE))
+            said[BASELINE] = put(baseline, same, known=known).answers
+    chance = mean([answer.score for answer in guessed])
+    return _Said(said, asked.skipped, 0.0 if math.isnan(chance) else chance)
 
 
 def require_controls(names: Sequence[str]) -> None:
@@ -204,21 +222,29 @@ def _fingerprint(assistant: Assistant, cache: Path | None, name: str) -> str:
     return name if cache is None else model_fingerprint(assistant.model)
 
 
-def _mean(answers: Sequence[Answer]) -> float:
-    known = mean([answer.score for answer in answers])
-    return 0.0 if math.isnan(known) else known
-
-
 def _scored(
-    said: Mapping[str, Sequence[Answer]], metrics: Sequence[str]
-) -> tuple[Scores, tuple[Control, ...]]:
-    """Return the assistant's scores and the controls with theirs."""
+    asked: _Said, task: Task, judging: Judging | None, cache: Path | None
+) -> dict[str, Any]:
+    """Return the fields of an evaluation that follow from the answers."""
+    said, judged = asked.answers, None
+    verdicts: dict[str, tuple[Verdict, ...]] = {}
+    if judging is not None and cache is not None and task.judge:
+        said, verdicts, judged = _judged(judging, task.judge, said, cache / LEDGER_NAME)
+    own = score(said["assistant"], metrics=task.metrics)
     controls = tuple(
-        Control(name=name, scores=score(answers, metrics=metrics), answers=tuple(answers))
+        Control(name=name, scores=score(answers, metrics=task.metrics), answers=tuple(answers))
         for name, answers in said.items()
         if name != "assistant" and answers
     )
-    return score(said["assistant"], metrics=metrics), controls
+    return {
+        "scores": own,
+        "controls": controls,
+        "answers": said["assistant"],
+        "skipped": asked.skipped,
+        "warnings": warnings(own, controls, asked.chance),
+        "judge": judged,
+        "verdicts": verdicts,
+    }
 
 
 def _judged(
@@ -237,8 +263,10 @@ def _judged(
     )
 
 
-def _require_answers(asked: Asked, read: TaskQuestions, task: str, dataset: Path) -> None:
-    if not asked.answers and not asked.skipped:
+def _require_answers(asked: _Said, read: TaskQuestions, task: str, dataset: Path) -> None:
+    if asked.answers["assistant"]:
+        return
+    if not asked.skipped:
         lost = "".join(
             f"; {count} rows: {reason} (the first: {read.examples[reason]})"
             for reason, count in read.skipped.items()
@@ -246,11 +274,10 @@ def _require_answers(asked: Asked, read: TaskQuestions, task: str, dataset: Path
         raise LaternaError(
             f"{dataset}: no question of task {task} can be asked about this dataset{lost}"
         )
-    if not asked.answers:
-        raise LaternaError(
-            f"{dataset}: none of the images of {len(asked.skipped)} questions could be read; "
-            f"the first: {asked.skipped[0].message}"
-        )
+    raise LaternaError(
+        f"{dataset}: none of the images of {len(asked.skipped)} questions could be read; "
+        f"the first: {asked.skipped[0].message}"
+    )
 
 
 def figures(evaluation: Evaluation) -> Figures:

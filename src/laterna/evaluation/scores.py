@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from msgspec.structs import replace
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -181,6 +183,43 @@ def _explained(name: str, scores: Scores, control: Scores, chance: float) -> str
             f"above chance ({chance:.3f})"
         )
     return ""
+
+
+class Bin(NamedTuple):
+    """Answers whose probabilities lie in one tenth of 0 to 1."""
+
+    probability: float
+    """Their mean probability."""
+    score: float
+    """Their mean score."""
+    answers: int
+
+
+class Calibration(NamedTuple):
+    """How far an answer's probability is the chance that it is right."""
+
+    bins: tuple[Bin, ...]
+    """Tenths that hold answers, from below."""
+    error: float
+    """Expected calibration error: mean distance of a tenth's score from its probability, weighted
+    by its answers; not a number over none (Guo et al. 2017, arXiv 1706.04599)."""
+
+
+def calibration(
+    probabilities: Sequence[float], scores: Sequence[float], tenths: int = 10
+) -> Calibration:
+    """Set the scores of answers beside their probabilities, both 0 to 1."""
+    groups: dict[int, list[tuple[float, float]]] = {}
+    for probability, score in zip(probabilities, scores, strict=True):
+        place = min(int(probability * tenths), tenths - 1)
+        groups.setdefault(place, []).append((probability, score))
+    bins = []
+    for _, group in sorted(groups.items()):
+        chance, score = np.asarray(group, dtype=np.float64).mean(axis=0).tolist()
+        bins.append(Bin(chance, score, len(group)))
+    total = len(scores)
+    apart = math.fsum(abs(one.probability - one.score) * one.answers for one in bins)
+    return Calibration(tuple(bins), apart / total if total else math.nan)
 
 
 def accuracies(scores: Scores) -> Accuracies:

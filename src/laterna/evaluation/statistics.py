@@ -171,43 +171,6 @@ def value_intervals(
     return found
 
 
-class Bin(NamedTuple):
-    """Answers whose probabilities lie in one tenth of 0 to 1."""
-
-    probability: float
-    """Their mean probability."""
-    score: float
-    """Their mean score."""
-    answers: int
-
-
-class Calibration(NamedTuple):
-    """How far an answer's probability is the chance that it is right."""
-
-    bins: tuple[Bin, ...]
-    """Tenths that hold answers, from below."""
-    error: float
-    """Expected calibration error: mean distance of a tenth's score from its probability, weighted
-    by its answers; not a number over none (Guo et al. 2017, arXiv 1706.04599)."""
-
-
-def calibration(
-    probabilities: Sequence[float], scores: Sequence[float], tenths: int = 10
-) -> Calibration:
-    """Set the scores of answers beside their probabilities, both 0 to 1."""
-    groups: dict[int, list[tuple[float, float]]] = {}
-    for probability, score in zip(probabilities, scores, strict=True):
-        place = min(int(probability * tenths), tenths - 1)
-        groups.setdefault(place, []).append((probability, score))
-    bins = []
-    for _, group in sorted(groups.items()):
-        chance, score = np.asarray(group, dtype=np.float64).mean(axis=0).tolist()
-        bins.append(Bin(chance, score, len(group)))
-    total = len(scores)
-    apart = math.fsum(abs(one.probability - one.score) * one.answers for one in bins)
-    return Calibration(tuple(bins), apart / total if total else math.nan)
-
-
 def paired_t(
     first: Sequence[float], second: Sequence[float], *, confidence: float = CONFIDENCE
 ) -> PairedT:

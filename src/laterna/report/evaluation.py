@@ -16,8 +16,7 @@ from laterna.evaluation.compare import RunComparison, TaskComparison, row_cells
 from laterna.evaluation.metrics import METRICS
 from laterna.evaluation.run import CONTROLS
 from laterna.evaluation.saved import SavedRun
-from laterna.evaluation.scores import Control, accuracies, cells, score
-from laterna.evaluation.statistics import calibration
+from laterna.evaluation.scores import Control, accuracies, calibration, cells, score
 from laterna.evaluation.tasks import TASKS
 from laterna.records import Answer, Question
 from laterna.report.drawings import interval_chart, reliability_chart
