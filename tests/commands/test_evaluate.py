@@ -70,7 +70,7 @@ def test_evaluate_shows_the_control_beside_and_what_was_not_asked(
         (["--batch", "0"], "--batch '0': give `auto`, or a number from 1 to 4096"),
         (["--task", "mm_vet"], "mm_vet: a judge scores its answers; name a model with --judge"),
         (["--task", "mm_vet", "--judge", "j"], "the judge's reviews need a place; give --out"),
-        (["--setting", "loud"], "loud: no such setting of this task; its settings are: llava-1.5"),
+        (["--setting", "loud"], "loud: no such setting of this task; its settings are: own"),
         (["--judge-tries", "0"], "--judge-tries"),
     ],
 )

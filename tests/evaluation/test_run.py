@@ -287,8 +287,9 @@ def test_evaluate_sets_controls_beside_the_same_questions(images: Path) -> None:
     assert evaluation.scores.overall == Score(name="overall", sum=2, total=10)
     controls = {control.name: control.scores.overall for control in evaluation.controls}
     assert list(controls) == ["blank", "shuffled", "text_only", "constant", "before_instruct"]
-    # No colour is seen; "yes", "one" or "red" is right now and then, whatever is asked.
-    assert [one.sum for one in controls.values()] == [0, 0, 0, 2, 0]
+    # No colour is seen without the image; one answer a kind has one of two colours and kinds of toy.
+    assert [one.sum for one in controls.values()] == [0, 0, 0, 8, 0]
+    assert {k.name: k.sum for k in evaluation.controls[3].scores.kinds}["colour"] == 1
     assert [one.total for one in controls.values()] == [10] * 5
     found = figures(evaluation)
     assert found.overall == 0.2
@@ -299,14 +300,20 @@ def test_evaluate_sets_controls_beside_the_same_questions(images: Path) -> None:
     assert set(msgspec.to_builtins(found)) >= {"overall", "kinds", "controls"}
     table = score_table(evaluation)
     headers = [str(column.header) for column in table.columns]
-    assert headers == ["kind", "questions", "assistant", "95 %", *controls]
+    assert headers == [
+        "kind",
+        "questions",
+        "assistant",
+        "95 %",
+        *(one.replace("_", " ") for one in controls),
+    ]
     assert list(table.columns[2].cells) == ["1.000", "0.000", "0.000", "0.000", "0.000", "0.200"]
 
 
 def test_evaluate_without_a_readable_image_or_a_known_task_says_so(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"none of the images.*red\.png: no such image"):
         evaluate(assistant(), "world", world(tmp_path), answer=Seer(), progress=False)
-    with pytest.raises(LaternaError, match="the tasks are: boxes, world"):
+    with pytest.raises(LaternaError, match="the tasks are: boxes,"):
         evaluate(assistant(), "vqa", tmp_path, answer=Seer(), progress=False)
 
 

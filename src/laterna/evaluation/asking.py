@@ -231,7 +231,7 @@ def _asked(
             logprobs = [token.logprob for token in completion.tokens]
             total = math.fsum(one for one in logprobs if one is not None)
             # Rounded: the last digits hang on who else is being answered.
-            yield Said(completion.text.strip(), float(f"{math.exp(total):.6g}"))
+            yield Said(completion.text.strip(), float(f"{math.exp(total):.4g}"))
         return
     for chunk in _chunks(prompts, batch):
         for _, text in zip(chunk, answer(assistant.model, chunk, decoding), strict=True):

@@ -119,23 +119,21 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate an assistant on a task's questions about a dataset, greedily.
 
-    `controls` are keys of `CONTROLS`; `before_instruct` is an assistant to set beside. Both get
+    `controls` are keys of `CONTROLS`; they and `before_instruct`, an assistant to set beside, get
     the very questions that the assistant answered. `setting`, `limit` and `seed` are the task's.
     With the folder `cache` nothing is asked twice, in this run or a later one. A task that a judge
     scores needs `judging` and `cache`. `read` are the questions, where they have been read.
-    Raises LaternaError when a name is unknown, there are no questions, no image can be read, or
-    the judge is dead.
+    Raises LaternaError when a name is unknown, nothing can be asked, or the judge is dead.
     """
     chosen = find_task(task)
     require_controls(controls)
     require_judge(task, judging, cache)
     read = read or read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
-    room = chosen.find_setting(setting).max_new_tokens or chosen.max_new_tokens
     put = partial(
         ask,
         images=partial(chosen.image, dataset),
         metric="" if chosen.judge else chosen.metrics[0],
-        max_new_tokens=room,
+        max_new_tokens=chosen.find_setting(setting).max_new_tokens or chosen.max_new_tokens,
         seed=seed,
         batch=batch,
         answer=answer,
