@@ -287,7 +287,7 @@ def test_evaluate_sets_controls_beside_the_same_questions(images: Path) -> None:
     assert evaluation.scores.overall == Score(name="overall", sum=2, total=10)
     controls = {control.name: control.scores.overall for control in evaluation.controls}
     assert list(controls) == ["blank", "shuffled", "text_only", "constant", "before_instruct"]
-    # No colour is seen without the image; one answer a kind has one of two colours and kinds of toy.
+    # No colour is seen without the image; one answer a kind is right of one image of two or more.
     assert [one.sum for one in controls.values()] == [0, 0, 0, 8, 0]
     assert {k.name: k.sum for k in evaluation.controls[3].scores.kinds}["colour"] == 1
     assert [one.total for one in controls.values()] == [10] * 5
