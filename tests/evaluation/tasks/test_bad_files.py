@@ -215,6 +215,17 @@ def test_images_in_zips_and_in_other_places(tmp_path: Path, files: Files) -> Non
         find_image(tmp_path, "images", "test/x.png")
 
 
+def test_missing_images_are_told_with_where_they_are_to_be_had(
+    write: Callable[..., Path],
+) -> None:
+    folder = write("gqa", {"images/n1.jpg": None})
+    wanted = r"gqa/images/n1\.jpg: no such image; .*cs\.stanford\.edu"
+    with pytest.raises(MissingImageError, match=wanted):
+        TASKS["gqa"].image(folder, "images/n1.jpg")
+    with pytest.raises(MissingImageError, match=r"val2014/x\.jpg: no such image; .*cocodataset"):
+        TASKS["pope"].open_image(folder, "val2014/x.jpg")
+
+
 def test_images_in_a_table(write: Callable[..., Path]) -> None:
     folder = write("mmbench")
     task = TASKS["mmbench"]
