@@ -225,9 +225,7 @@ def test_llava_benchs_request_is_in_its_scripts_order_with_the_users_rule() -> N
 
 
 def test_mm_vet_takes_the_users_published_prompt_in_its_own_form(tmp_path: Path) -> None:
-    (tmp_path / "prompt.txt").write_text(
-        "Compare.\n\nQuestion | Truth | Prediction | Correctness\n"
-    )
+    (tmp_path / "prompt.txt").write_text("Compare.\n\nQuestion | Truth | Said | Correctness\n")
     answers = vet(["tea"])
     with endpoint(lambda _: "0.4") as (url, seen):
         judged = judge_answers(

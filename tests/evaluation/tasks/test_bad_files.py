@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import random
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,25 @@ def test_a_file_without_a_question_says_why(read: Read) -> None:
     assert read("chair", {"instances_val2014.json": people}).questions == ()
 
 
+def test_damaged_files_are_told(files: Files, write: Callable[..., Path]) -> None:
+    for task in files:
+        for name in annotation_files(files, task):
+            folder = write(task)
+            packed = bytearray(gzip.compress((folder / name).read_bytes()))
+            packed[12:20] = b"\xff" * 8
+            (folder / name).write_bytes(packed)
+            try:
+                found = read_questions(TASKS[task], folder)
+            except LaternaError as error:
+                assert name.split("/")[-1] in str(error)
+            else:
+                assert task == "mme"
+                assert found.skipped["text that cannot be read"] == 1
+            (folder / name).write_bytes(b'"\r \r"\0')
+            with suppress(LaternaError):
+                read_questions(TASKS[task], folder)
+
+
 def test_ids_that_stand_twice_in_an_object(read: Read) -> None:
     row = '{"question": "What?", "imageId": "n1", "answer": "a"}'
     twice = '{"7": %s, "8": {"question": NaN}, "7": %s}' % (row, row)  # noqa: UP031
@@ -190,8 +211,19 @@ def test_images_in_zips_and_in_other_places(tmp_path: Path, files: Files) -> Non
     (tmp_path / "a.png").write_bytes(image)
     assert find_image(tmp_path, "images", "anywhere/a.png") == tmp_path / "a.png"
     (tmp_path / "test.zip").write_bytes(b"no zip")
-    with pytest.raises(LaternaError, match=r"test\.zip: cannot be read as a zip"):
+    with pytest.raises(LaternaError, match=r"test\.zip: not a zip file that can be read"):
         find_image(tmp_path, "images", "test/x.png")
+
+
+def test_missing_images_are_told_with_where_they_are_to_be_had(
+    write: Callable[..., Path],
+) -> None:
+    folder = write("gqa", {"images/n1.jpg": None})
+    wanted = r"gqa/images/n1\.jpg: no such image; .*cs\.stanford\.edu"
+    with pytest.raises(MissingImageError, match=wanted):
+        TASKS["gqa"].image(folder, "images/n1.jpg")
+    with pytest.raises(MissingImageError, match=r"val2014/x\.jpg: no such image; .*cocodataset"):
+        TASKS["pope"].open_image(folder, "val2014/x.jpg")
 
 
 def test_images_in_a_table(write: Callable[..., Path]) -> None:

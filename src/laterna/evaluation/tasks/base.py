@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 from PIL import Image
 
-from laterna.data.images.opening import load_image
+from laterna.data.images.opening import MissingImageError, load_image
 from laterna.errors import LaternaError
 from laterna.evaluation.metrics import find_metric
 from laterna.evaluation.tasks.images import find_image
@@ -96,10 +96,18 @@ class Task(NamedTuple):
     """Finds an image that is no file in the folder of images or in a zip in its place."""
 
     def image(self, dataset: Path, name: str) -> Path | bytes:
-        """Return the file of a question's image, or the bytes of one; the file may be missing."""
+        """Return the file of a question's image, or the bytes of one.
+
+        Raises MissingImageError that says where the images are to be had, and LaternaError for a
+        zip or a table that cannot be read.
+        """
         if self.find is not None:
             return self.find(dataset, name)
-        return find_image(dataset, self.images, name)
+        found = find_image(dataset, self.images, name)
+        if isinstance(found, Path) and not found.is_file():
+            where = next((f"; {text}" for need, text in self.needs.items() if need in name), "")
+            raise MissingImageError(f"{found}: no such image{where}")
+        return found
 
     def open_image(self, dataset: Path, name: str) -> Image.Image:
         """Open an image of a question; raises as `load_image` does."""

@@ -221,7 +221,7 @@ def table_items(path: Path, delimiter: str) -> Iterator[tuple[str, int, dict[str
                     yield line.decode("utf-8", errors="surrogateescape")
 
             reader = csv.reader(lines(), delimiter=delimiter)
-            names = [name.strip() for name in next(reader, [])]
+            names = [name.strip() for name in _heading(path, reader)]
             while True:
                 began = offset
                 try:
@@ -234,6 +234,13 @@ def table_items(path: Path, delimiter: str) -> Iterator[tuple[str, int, dict[str
                 yield where, began, _row(names, cells)
     except OSError as error:
         raise LaternaError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _heading(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        return next(reader, [])
+    except csv.Error as error:
+        raise LaternaError(f"{path}: its first line is no heading: {error}") from error
 
 
 def _row(names: Sequence[str], cells: Sequence[str]) -> dict[str, str] | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from laterna.errors import LaternaError
+from laterna.data.images.files import ImageZip
+from laterna.data.images.opening import MissingImageError
 
 
 def find_image(dataset: Path, folder: str, name: str) -> Path | bytes:
@@ -30,37 +30,26 @@ def find_image(dataset: Path, folder: str, name: str) -> Path | bytes:
         if place.is_file():
             return place
     for place in places:
-        for archive, member in _zips(dataset, place):
-            return _member(archive, member)
+        if (content := _from_zip(dataset, place)) is not None:
+            return content
     return places[0]
 
 
-def _zips(dataset: Path, place: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the zips that stand for a folder on the way, and the member of each that is meant."""
+def _from_zip(dataset: Path, place: Path) -> bytes | None:
+    """Return an image's bytes from a zip that stands for a folder on the way, or None."""
     for above in place.parents:
         if not above.is_relative_to(dataset):
-            return
+            break
         archive = above.parent / f"{above.name}.zip"
         if archive.is_file():
             rest = place.relative_to(above).as_posix()
-            names = _archive(archive, archive.stat().st_mtime_ns)[1]
-            found = [one for one in (f"{above.name}/{rest}", rest) if one in names]
-            yield from ((archive, member) for member in found)
-
-
-def _member(archive: Path, member: str) -> bytes:
-    try:
-        return _archive(archive, archive.stat().st_mtime_ns)[0].read(member)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise LaternaError(f"{archive}: {member} cannot be unpacked: {error}") from error
+            for member in (f"{above.name}/{rest}", rest):
+                with suppress(MissingImageError):
+                    return _zip(archive, archive.stat().st_mtime_ns).find(member)
+    return None
 
 
 @lru_cache(maxsize=8)
-def _archive(archive: Path, changed: int) -> tuple[zipfile.ZipFile, frozenset[str]]:
-    """Return a zip that stays open, since its list of members may be long, and their names."""
+def _zip(archive: Path, changed: int) -> ImageZip:
     del changed  # a part of the key: another zip of the same name is read anew
-    try:
-        opened = zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise LaternaError(f"{archive}: cannot be read as a zip: {error}") from error
-    return opened, frozenset(opened.namelist())
+    return ImageZip(archive)
