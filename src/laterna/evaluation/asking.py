@@ -115,6 +115,8 @@ def ask(
 
 def rated(answers: Sequence[Answer], metric: str) -> list[Answer]:
     """Return answers with the scores that a metric gives them: a judge's review, or their texts."""
+    if not answers:
+        return []
     texts = [answer.text if answer.review is None else answer.review for answer in answers]
     scores = find_metric(metric).score([answer.question for answer in answers], texts)
     return [replace(one, score=score) for one, score in zip(answers, scores, strict=True)]
