@@ -80,7 +80,7 @@ def measure(bench: Bench, arm: Arm) -> Measures:
     assistant = bench.load(checkpoint)
     task = find_task("world")
     asked = read_questions(task, bench.validation, limit=ASKED, seed=bench.seed).questions
-    return bench.examine(checkpoint) | behaviour(assistant, asked, bench.validation)
+    return bench.examine(checkpoint) | behaviour(assistant, [*asked], bench.validation)
 
 
 class _Said(NamedTuple):
