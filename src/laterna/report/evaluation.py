@@ -168,8 +168,8 @@ def _lines(run: SavedRun, task: str) -> Iterator[str]:
 
 
 def _errors(answers: Sequence[Answer]) -> Iterator[tuple[str, int, int]]:
-    """Yield kinds with how many answers are not right, most errors first."""
-    every = Counter(answer.question.kind for answer in answers)
+    """Yield kinds with how many of their scored answers are not right, most errors first."""
+    every = Counter(answer.question.kind for answer in answers if not math.isnan(answer.score))
     wrong = Counter(answer.question.kind for answer in answers if answer.score < 1)
     for kind, count in wrong.most_common():
         yield kind, count, every[kind]
