@@ -219,10 +219,10 @@ def test_a_task_and_a_metric(
     monkeypatch.setitem(METRICS, "answered", Metric("one answer a question", lengths, mean_score))
     task = Task(questions, "one thing", metrics=("answered",), images="photos")
     monkeypatch.setitem(TASKS, "single", task)
-    out = tmp_path / "figures.json"
+    out = tmp_path / "run"
     named = ["--task", "single", "--data", str(data), "--out", str(out)]
     assert main(["evaluate", checkpoint, *named]) == 0
-    found = json.loads(out.read_text())
+    found = json.loads((out / "report.json").read_text())["tasks"]["single"]
     assert found["metrics"] == {"answered.accuracy": 1.0}
 
 

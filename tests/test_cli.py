@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from laterna import cli
@@ -19,9 +18,7 @@ from laterna.cli import COMMANDS, main, parse
 from laterna.commands import TunedTrain
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
-from laterna.evaluation.run import Control, Evaluation, Skipped, score
 from laterna.recipe import Recipe
-from laterna.records import Answer, Question
 
 SRC = Path(__file__).parent.parent / "src"
 RUN_MAIN = "import sys; from laterna.cli import main; sys.exit(main())"
@@ -242,6 +239,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "plan",
         "train",
         "evaluate",
+        "compare",
         "lab",
         "report",
         "chat",
@@ -310,50 +308,3 @@ def test_the_second_stage_alone_starts_from_the_first_one_in_its_folder(
     (tmp_path / "other").mkdir()
     assert main([*alone, "--init-from", str(tmp_path / "other")]) == 0
     assert starts == [None, tmp_path / "align", tmp_path / "other"]
-
-
-def test_evaluate_shows_the_control_beside_and_writes_the_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    question = Question(
-        id="1-count", images=("1.png",), kind="count", text="How many?", references=("two",)
-    )
-    right = Answer(question=question, text="two", score=1.0)
-    wrong = Answer(question=question, text="one", score=0.0)
-
-    def evaluate(assistant: object, task: str, dataset: Path, **settings: object) -> Evaluation:
-        assert (assistant, task, dataset, settings["blank"]) == ("c", "world", Path("d"), True)
-        assert settings["before_instruct"] == "a"
-        return Evaluation(
-            task=task,
-            limit=0,
-            seed=0,
-            scores=score([right, right, right, wrong]),
-            controls=(Control(name="blank", scores=score([right, wrong, wrong, wrong])),),
-            answers=(right, right, right, wrong),
-            skipped=(Skipped(question=question, reason="gone", message="2.png is gone"),) * 21,
-        )
-
-    monkeypatch.setattr("laterna.inference.assistant.load", lambda name, **_: str(name))
-    monkeypatch.setattr("laterna.evaluation.run.evaluate", evaluate)
-    monkeypatch.chdir(tmp_path)
-    for name in "acd":
-        (tmp_path / name).mkdir()
-    out, said = tmp_path / "report.json", tmp_path / "answers.jsonl"
-    files = ["--out", str(out), "--answers", str(said)]
-    assert main(["evaluate", "c", "--data", "d", "--baseline", "a", *files]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    cells = [line.strip("│┃ ").replace("┃", "│").split("│") for line in lines]
-    rows = [[cell.strip() for cell in row] for row in cells]
-    assert ["kind", "questions", "assistant", "95 %", "blank"] in rows
-    # four answers, but about one image
-    assert ["count", "4", "0.750", "0.118 to 0.985", "0.250"] in rows
-    assert ["overall", "4", "0.750", "0.118 to 0.985", "0.250"] in rows
-    assert lines.count("not asked: 2.png is gone") == 20
-    assert lines[-2:] == [
-        "not asked: 1 more",
-        f"evaluated c: 0.750 of 4 right; 21 not asked: gone; made {said}; made {out}",
-    ]
-    told = [msgspec.json.decode(line, type=Answer) for line in said.read_bytes().splitlines()]
-    assert told == [right, right, right, wrong]
-    assert json.loads(out.read_text(encoding="utf-8"))["controls"]["blank"]["overall"] == 0.25

@@ -59,6 +59,43 @@ class KeysOf(PrimitiveConstructorSpec[str]):
         return [value]
 
 
+class SomeKeysOf(PrimitiveConstructorSpec[tuple[str, ...]]):
+    """Several keys of a dictionary, commas between, as in `--task pope,mme`; `none`: no key."""
+
+    nargs = 1
+    choices = None  # tyro would hold the whole text against them
+
+    def __init__(self, place: str) -> None:
+        self._keys = KeysOf(place)
+
+    __eq__ = object.__eq__  # as KeysOf
+    __hash__ = object.__hash__
+
+    @property
+    def metavar(self) -> str:
+        """The choices as the help shows them."""
+        return f"{self._keys.metavar}[,...]"
+
+    def instance_from_str(self, words: list[str]) -> tuple[str, ...]:
+        """Return the keys; raises ValueError, which is a wrong usage, for a name that is none."""
+        names = [name.strip() for name in words[0].split(",")]
+        if names == ["none"]:
+            return ()
+        for name in names:
+            if name not in self._keys.choices:
+                known = ", ".join(self._keys.choices)
+                raise ValueError(f"{name!r} is none of: {known}; separate several by commas")
+        return tuple(dict.fromkeys(names))
+
+    def is_instance(self, value: Any) -> bool:
+        """Tell whether a default is one that can be shown."""
+        return isinstance(value, tuple)
+
+    def str_from_instance(self, value: tuple[str, ...]) -> list[str]:
+        """Return the names as they are typed."""
+        return [",".join(value) or "none"]
+
+
 def late(place: str) -> Callable[..., Any]:
     """Return the function MODULE:NAME, whose module is imported when it is first called."""
     module, _, name = place.partition(":")

@@ -6,18 +6,21 @@ first step that had not finished.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import rich
 from msgspec.structs import asdict, replace
+from rich.table import Table
 
 from laterna.data.preparation import cores
 from laterna.errors import LaternaError
 from laterna.evaluation.run import (
+    CONTROLS,
     Evaluation,
     Figures,
     evaluate,
@@ -32,6 +35,7 @@ from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.page import (
     Column,
+    EvaluationShown,
     ReportContent,
     choose_examples,
     curve_of,
@@ -44,10 +48,25 @@ from laterna.world.dataset import write_world
 
 VERSIONED = ("laterna", "torch", "transformers", "tokenizers", "numpy", "pillow")
 NOTES = {
+    **CONTROLS,
     "assistant": "The assistant after both stages, asked about the image.",
-    "blank": "The same assistant, every image replaced by one of the encoder's mean colour.",
     "before_instruct": "The assistant after stage 1: its language model has never been tuned.",
 }
+
+
+EVALUATED = {"world": 0, "world_pope": 400, "world_chair": 100}
+"""Task to the most questions of it; 0: all. The first is what the page is about."""
+HALLUCINATION = {
+    "POPE F1, mean of the samplings": ("world_pope", "pope.f1_mean"),
+    "POPE accuracy": ("world_pope", "pope.accuracy"),
+    "POPE, share of yes": ("world_pope", "pope.yes_ratio"),
+    "CHAIRs, descriptions with something absent": ("world_chair", "chair.chair_s"),
+    "CHAIRi, mentions of something absent": ("world_chair", "chair.chair_i"),
+}
+"""What the report says of things that are not there: score to the task and its value."""
+
+
+HALLUCINATION_COLUMNS = ("after stage 2", "95 %", "after stage 1")
 
 
 class Size(Record):
@@ -83,6 +102,8 @@ class StageLosses(Record):
 class DemoReport(Figures, kw_only=True):
     """The demo's figures, as `report.json` holds them."""
 
+    hallucination: dict[str, Figures]
+    """Of the world's POPE and its CHAIR, by task."""
     losses: dict[str, StageLosses]
     seconds: dict[str, float]
     seed: int
@@ -232,17 +253,26 @@ class _Demo:
 
     def _evaluate(self) -> str:
         began = time.perf_counter()
-        evaluation = evaluate(
-            load(self.instruct),
-            "world",
-            self.held_out,
-            seed=self.seed,
-            before_instruct=load(self.align),
+        after, before = load(self.instruct), load(self.align)
+        evaluation, *others = (
+            evaluate(
+                after,
+                task,
+                self.held_out,
+                limit=limit,
+                seed=self.seed,
+                controls=tuple(CONTROLS) if task == "world" else (),
+                before_instruct=before,
+            )
+            for task, limit in EVALUATED.items()
         )
-        self.console.print(score_table(evaluation))
         found = figures(evaluation)
+        hallucination = {other.task: figures(other) for other in others}
+        self.console.print(score_table(evaluation))
+        self.console.print(_hallucination_table(hallucination))
         report = DemoReport(
             **asdict(found),
+            hallucination=hallucination,
             losses={stage: self._losses(stage) for stage in ("align", "instruct")},
             seconds=self.started.seconds | {"5 evaluate": round(time.perf_counter() - began, 2)},
             seed=self.seed,
@@ -269,6 +299,14 @@ class _Demo:
             ),
             curves=tuple(curve_of(stage.name, stage.steps) for stage in stages),
             stages=tuple(map(stage_shown, stages)),
+            evaluations=(
+                EvaluationShown(
+                    name="Things that are not there",
+                    questions=sum(one.questions for one in report.hallucination.values()),
+                    columns=HALLUCINATION_COLUMNS,
+                    rows=tuple(_hallucination_rows(report.hallucination)),
+                ),
+            ),
             examples=choose_examples(evaluation.answers, self.held_out / IMAGE_FOLDER),
             skipped=tuple(skipped.message for skipped in evaluation.skipped),
             settings=(("seed", str(self.seed)), ("recipe", "nano")),
@@ -276,3 +314,23 @@ class _Demo:
             versions=tuple(report.versions.items()),
             next_command=f"laterna chat {self.instruct} --image IMAGE",
         )
+
+
+def _hallucination_rows(found: Mapping[str, Figures]) -> Iterator[tuple[str, ...]]:
+    """Yield the name of a score, its value, the ends of its interval, and its value before."""
+    for name, (task, value) in HALLUCINATION.items():
+        own, before = found[task], found[task].controls["before_instruct"]
+        ends = own.intervals.get(value, (math.nan, math.nan))
+        around = "" if math.isnan(ends[0]) else " to ".join(f"{end:.3f}" for end in ends)
+        yield name, _figure(own.metrics[value]), around, _figure(before.metrics[value])
+
+
+def _figure(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _hallucination_table(found: Mapping[str, Figures]) -> Table:
+    table = Table("things that are not there", *HALLUCINATION_COLUMNS)
+    for row in _hallucination_rows(found):
+        table.add_row(*row)
+    return table

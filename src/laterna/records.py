@@ -334,6 +334,10 @@ class Answer(Record):
     text: str
     score: float
     """0 to 1; not a number where the metric is defined over all answers alone."""
+    probability: float | None = None
+    """0 to 1, of the whole answer by the model's own account; None where it was not measured."""
+    review: str | None = None
+    """What a judge said of it, which is scored in its place; None where no judge is asked."""
 
 
 class Score(Record):

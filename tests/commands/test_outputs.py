@@ -22,6 +22,7 @@ FOLDERS: dict[str, list[str]] = {
     "export to gguf": ["export", "checkpoint", "OUT", "--to", "gguf"],
     "train": ["train", "nano", "--stage", "align", "--out", "UP"],
     "demo": ["demo", "--quick", "--out", "OUT"],
+    "evaluate": ["evaluate", "checkpoint", "--data", "drawn", "--out", "OUT"],
 }
 """Command lines whose OUT is a folder; UP is the folder above it, which is then named `align`."""
 FILES: dict[str, list[str]] = {
@@ -29,8 +30,7 @@ FILES: dict[str, list[str]] = {
     "check": ["check", "--contexts", "contexts", "--replies", "replies", "--out", "OUT"],
     "inspect": ["inspect", "records.json", "--html", "OUT"],
     "plan": ["plan", "nano", "--out", "OUT"],
-    "evaluate": ["evaluate", "checkpoint", "--data", "drawn", "--out", "OUT"],
-    "evaluate, answers": ["evaluate", "checkpoint", "--data", "drawn", "--answers", "OUT"],
+    "compare": ["compare", "run", "drawn", "--out", "OUT"],
     "report": ["report", "run", "--out", "OUT"],
 }
 GROWING = {"prepare": ["prepare", "recipe.toml"], "lab": ["lab", "projector", "--out", "OUT"]}
@@ -41,7 +41,7 @@ READ: dict[str, str] = {
     "check": "replies",
     "inspect": "records.json",
     "evaluate": "checkpoint",
-    "evaluate, answers": "drawn",
+    "compare": "drawn",
     "train": "checkpoint",
 }
 """What the command line reads."""

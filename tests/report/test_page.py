@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from laterna.errors import LaternaError
-from laterna.evaluation.run import score
+from laterna.evaluation.scores import score
 from laterna.records import Answer, Question
 from laterna.report.page import (
     Column,

@@ -33,7 +33,7 @@ ask() {
     local data=$1
     shift
     laterna evaluate "runs/$data/instruct" --baseline "runs/$data/align" --data "$data/held_out" \
-        --out "runs/$data/figures.json" --answers "runs/$data/answers.jsonl" "$@"
+        --out "runs/$data/evaluation" "$@"
 }
 
 python -m real_small.split_coco "$coco" coco --held-out 16

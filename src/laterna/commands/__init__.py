@@ -12,7 +12,7 @@ from collections.abc import Callable
 from laterna.commands.base import Command
 from laterna.commands.chat import Chat
 from laterna.commands.check import Check
-from laterna.commands.evaluate import Evaluate
+from laterna.commands.evaluate import Compare, Evaluate
 from laterna.commands.exchange import Export, Import
 from laterna.commands.inspect import Inspect
 from laterna.commands.lab import Lab
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "plan": Plan,
     "train": Train,
     "evaluate": Evaluate,
+    "compare": Compare,
     "lab": Lab,
     "report": Report,
     "chat": Chat,

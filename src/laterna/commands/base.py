@@ -63,7 +63,7 @@ class Writes(NamedTuple):
     overwrite: bool = False
 
 
-FLAT = ("endpoint.", "spending.", "settings.", "where.", "decoding.")
+FLAT = ("endpoint.", "spending.", "judge.", "settings.", "where.", "decoding.")
 """Groups of arguments that the command line shows without their name."""
 
 

@@ -1,4 +1,4 @@
-"""`laterna report`: a training run as one page."""
+"""`laterna report`: a training run, or an evaluation, as one page."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from laterna.errors import LaternaError
 
 
 class Report(Command, frozen=True, kw_only=True):
-    """Show a training run as one offline HTML page: losses, speed, answers.
+    """Show a training run as one offline HTML page (losses, speed, answers), or an evaluation.
 
     It shows what the folder holds: finished stages, a stage that is still training, and scores
-    that `laterna evaluate --out` wrote there.
+    that `laterna evaluate --out` wrote into it.
     """
 
     folder: Positional[Path]
-    """Folder of a run (`laterna train --out`), or the checkpoint of one stage."""
+    """Folder of a run (`laterna train --out`), the checkpoint of one stage, or the folder of an
+    evaluation (`laterna evaluate --out`)."""
     out: Path | None = None
-    """Page to write; default: training.html in the folder."""
+    """Page to write; default: training.html in the folder, report.html in that of an evaluation."""
 
     def _page(self) -> Path:
-        return self.out or self.folder / "training.html"
+        from laterna.evaluation.saved import PAGE, is_run
+
+        return self.out or self.folder / (PAGE if is_run(self.folder) else "training.html")
 
     def reads(self) -> Iterator[Reads]:
         """Name the files with figures; those of checkpoints are known to belong to them."""
@@ -39,9 +42,15 @@ class Report(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `laterna.report`."""
+        from laterna.evaluation.saved import is_run, read_run
+        from laterna.report.evaluation import write_evaluation_page
         from laterna.report.page import write_report
         from laterna.report.training import run_content
 
+        if is_run(self.folder):
+            run = read_run(self.folder)
+            write_evaluation_page(self._page(), run)
+            return f"made the report of {', '.join(run.tasks)}: {self._page()}"
         content = run_content(self.folder)
         page = self._page()
         write_report(page, content)

@@ -16,6 +16,7 @@ from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Prompt
 from laterna.inference.sampling import Decoding
+from laterna.inference.steps import EngineSettings
 from laterna.model.build import place
 from laterna.model.checkpoint import save_checkpoint
 from laterna.model.exporters import export
@@ -45,8 +46,9 @@ class DecodingOptions(TypedDict, total=False):
 class Assistant:
     """A trained network with its tokenizer and template: images and questions in, words out."""
 
-    def __init__(self, model: VisionLanguageModel) -> None:
+    def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
         self.model = model
+        self._settings = settings
         self._engine: Engine | None = None
         self._making = threading.Lock()
 
@@ -58,7 +60,7 @@ class Assistant:
         """
         with self._making:
             if self._engine is None or not self._engine.alive:
-                self._engine = Engine(self.model)
+                self._engine = Engine(self.model, self._settings)
             return self._engine
 
     @overload

@@ -146,7 +146,11 @@ class Bench:
         `accuracy` over all, `accuracy KIND` by kind, and with `blank` the control `blank image`.
         """
         found = evaluate(
-            self.load(checkpoint), "world", self.validation, seed=self.seed, blank=blank
+            self.load(checkpoint),
+            "world",
+            self.validation,
+            seed=self.seed,
+            controls=("blank",) if blank else (),
         )
         measures = {"accuracy": scored(found.answers)}
         for kind in found.scores.kinds:

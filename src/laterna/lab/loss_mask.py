@@ -16,7 +16,7 @@ import torch
 from laterna.data.chat import render_prompt
 from laterna.data.images.opening import load_image
 from laterna.evaluation.tasks import find_task
-from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.evaluation.tasks.base import IMAGE_FOLDER, read_questions
 from laterna.inference.assistant import Assistant
 from laterna.inference.sampling import Decoding
 from laterna.lab.bench import Bench, Plan, score_value
@@ -78,8 +78,9 @@ def measure(bench: Bench, arm: Arm) -> Measures:
     """Train, ask, and look at what comes after the answers and at the users' words."""
     checkpoint = bench.train(arm, arm.stages[-1])
     assistant = bench.load(checkpoint)
-    questions = find_task("world").questions(bench.validation, limit=ASKED, seed=bench.seed)
-    return bench.examine(checkpoint) | behaviour(assistant, questions[:ASKED], bench.validation)
+    task = find_task("world")
+    asked = read_questions(task, bench.validation, limit=ASKED, seed=bench.seed).questions
+    return bench.examine(checkpoint) | behaviour(assistant, [*asked], bench.validation)
 
 
 class _Said(NamedTuple):

@@ -126,6 +126,53 @@ def bar_chart(name: str, bars: Sequence[tuple[str, int]], axis: str, *, across: 
         return svg_of(figure, name)
 
 
+def reliability_chart(name: str, bins: Sequence[tuple[float, float, int]]) -> str:
+    """Return an `<svg>` element: mean score over mean probability (both 0 to 1) of some answers.
+
+    A point's area grows with its number of answers; on the diagonal both are equal.
+    """
+    with matplotlib.rc_context(drawing_look(name)):
+        figure = Figure(figsize=(_WIDTH_INCHES, 3.2), layout="constrained")
+        figure.set_gid(f"reliability {name}".replace(" ", "-"))
+        axes = figure.add_subplot()
+        axes.plot((0, 1), (0, 1), color=_RAW, linewidth=1)
+        chances, scores, counts = zip(*bins, strict=True)
+        areas = [20 + 180 * count / sum(counts) for count in counts]
+        axes.plot(chances, scores, color=LINE, linewidth=1)
+        axes.scatter(chances, scores, s=areas, color=LINE)
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("probability of the answer", color=INK)
+        axes.set_ylabel("mean score", color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        return svg_of(figure, name)
+
+
+def interval_chart(name: str, rows: Sequence[tuple[str, float, float, float]], axis: str) -> str:
+    """Return an `<svg>` element: a value with its interval for each (label, value, low, high).
+
+    The first row is on top; a line marks 0. Ends that are not numbers are not drawn.
+    """
+    places = range(len(rows))
+    with matplotlib.rc_context(drawing_look(name)):
+        figure = Figure(figsize=(_WIDTH_INCHES, 0.8 + 0.26 * len(rows)), layout="constrained")
+        figure.set_gid(f"intervals {name}".replace(" ", "-"))
+        axes = figure.add_subplot()
+        axes.axvline(0, color=_RAW, linewidth=1)
+        for place, (_, value, low, high) in zip(places, rows, strict=True):
+            axes.plot((low, high), (place, place), color=LINE, linewidth=1.8)
+            axes.plot(value, place, "o", color=LINE, markersize=4.5)
+        axes.set_yticks(places, [label.replace("$", r"\$") for label, *_ in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel(axis, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        return svg_of(figure, name)
+
+
 def drawing_look(name: str) -> dict[str, object]:
     """Return matplotlib's settings for a drawing that stands inside a page."""
     # Drawings share a page, so their SVG identifiers must differ: the salt is the name.

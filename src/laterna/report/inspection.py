@@ -161,14 +161,14 @@ def _specimen(record: InstructionRecord, shown: ProxyLookup, images: Path | None
     scene = shown.scene(record)
     return Specimen(
         record=record,
-        image=_image(record, images),
+        image=image_of(record, images),
         boxes=scene.boxes if scene else (),
         proxy=shown(record) if scene else None,
         verdict=check_again(record, scene) if scene else None,
     )
 
 
-def _image(record: InstructionRecord, images: Path | None) -> Path | None:
+def image_of(record: InstructionRecord, images: Path | None) -> Path | None:
     """Return the file of a record's first image, under its whole or its file name."""
     if images is None or not record.images:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from laterna.data.images.opening import load_image
-from laterna.evaluation.run import Scores
+from laterna.evaluation.scores import Scores
 from laterna.records import Answer, Record, Score
 from laterna.report.drawings import loss_curve
 from laterna.report.parts import NamedTexts, jpeg_uri, shrink, write_page

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.evaluation.saved import FIGURES
 from laterna.model.checkpoint import MANIFEST, Manifest, read_manifest, require_whole
 from laterna.recipe import PartName, StageName
 from laterna.records import Record
@@ -102,26 +104,38 @@ def find_stages(run: Path) -> list[Trained]:
     return sorted(found, key=lambda one: (_place(one), one.name))
 
 
+class FoundRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What `laterna evaluate --out` wrote: figures by task."""
+
+    tasks: dict[str, Found]
+
+
 def find_evaluations(run: Path) -> Iterator[EvaluationShown]:
-    """Yield what `laterna evaluate --out` wrote into the folder, by file name."""
-    for path in sorted(run.glob("*.json")):
+    """Yield what evaluations left in the folder, in files or in folders of their own, by name."""
+    for path in (*sorted(run.glob("*.json")), *sorted(run.glob(f"*/{FIGURES}"))):
         if path.stat().st_size > SMALL:
             continue
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=Found)
-        except msgspec.DecodeError:
-            continue  # some other file: its contents say so
-        columns: dict[str, Shares] = {"assistant": found, **found.controls}
-        rows = [("overall", *(_known(one.overall) for one in columns.values()))]
-        for kind in found.kinds:
-            rows.append((kind, *(_known(one.kinds.get(kind)) for one in columns.values())))
-        yield EvaluationShown(
-            name=f"Evaluation: {path.name}",
-            questions=found.questions,
-            columns=tuple(columns),
-            rows=tuple(rows),
-            skipped=tuple(f"{n} not asked: {reason}" for reason, n in found.skipped.items()),
-        )
+        content = path.read_bytes()
+        with suppress(msgspec.DecodeError):  # some other file: its contents say so
+            yield _evaluation_shown(path.name, msgspec.json.decode(content, type=Found))
+        with suppress(msgspec.DecodeError):
+            place = path.parent.name if path.parent != run else path.name
+            for task, found in msgspec.json.decode(content, type=FoundRun).tasks.items():
+                yield _evaluation_shown(f"{task} ({place})", found)
+
+
+def _evaluation_shown(name: str, found: Found) -> EvaluationShown:
+    columns: dict[str, Shares] = {"assistant": found, **found.controls}
+    rows = [("overall", *(_known(one.overall) for one in columns.values()))]
+    for kind in found.kinds:
+        rows.append((kind, *(_known(one.kinds.get(kind)) for one in columns.values())))
+    return EvaluationShown(
+        name=f"Evaluation: {name}",
+        questions=found.questions,
+        columns=tuple(columns),
+        rows=tuple(rows),
+        skipped=tuple(f"{n} not asked: {reason}" for reason, n in found.skipped.items()),
+    )
 
 
 def stage_shown(stage: Trained) -> StageShown:

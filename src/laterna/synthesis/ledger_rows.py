@@ -225,7 +225,7 @@ def find(connection: sqlite3.Connection, key: str) -> Reply | None:
     if not (isinstance(text, str) and isinstance(finish_reason, str)):
         raise ValueError(f"the request {key} is marked as answered and holds no answer; {_DELETE}")
     usage = Usage(prompt_tokens=read or 0, completion_tokens=written or 0, estimated=estimated or 0)
-    return Reply(text=text, finish_reason=finish_reason, usage=usage)
+    return Reply(text=text, finish_reason=finish_reason, usage=usage, body=bytes(body or b""))
 
 
 _DELETE = "delete its row (DELETE FROM requests WHERE key = …) to have it asked again"

@@ -44,4 +44,4 @@ def scores() -> Callable[[str, Rows], list[float]]:
 @pytest.fixture
 def values() -> Callable[[str, Rows], dict[str, float]]:
     """Gives a metric's values over all answers."""
-    return lambda metric, rows: METRICS[metric].summarize(answered(metric, rows))
+    return lambda metric, rows: METRICS[metric].values(answered(metric, rows))

@@ -36,7 +36,7 @@ def test_any_text_is_scored(name: str, said: str, references: list[str]) -> None
     )
     (score,) = METRICS[name].score([asked], [said])
     assert math.isnan(score) or 0 <= score <= 1
-    values = METRICS[name].summarize([Answer(question=asked, text=said, score=score)])
+    values = METRICS[name].values([Answer(question=asked, text=said, score=score)])
     first = next(iter(values.values()))
     assert first == score or (math.isnan(first) and math.isnan(score))
 

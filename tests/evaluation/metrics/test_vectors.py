@@ -50,7 +50,7 @@ def score(metric: str, asked: Question, said: str) -> float:
 def values(metric: str, asked: list[Question], said: list[str]) -> dict[str, float]:
     scores = METRICS[metric].score(asked, said)
     answers = [Answer(*row) for row in zip(asked, said, scores, strict=True)]
-    return METRICS[metric].summarize(answers)
+    return METRICS[metric].values(answers)
 
 
 def vqa_official(row: Row) -> Iterator[bool]:

@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -95,7 +96,7 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
             file.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)
             coding = _coding(head)
             yield file if coding is None else io.BufferedReader(_AsUtf8(file, coding, path))
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise LaternaError(f"{path}: broken gzip: {error}") from error
 
 
@@ -136,9 +137,10 @@ def _one_a_line(path: Path) -> bool:
         return True
     with open_text(path) as file:
         try:
-            return not _is_whole(next(_Cutter(file, path).objects())[1])
+            first = next(_Cutter(file, path).objects(), None)
         except LaternaError:
             return True
+    return first is None or not _is_whole(first[1])
 
 
 def _is_whole(text: bytes) -> bool:

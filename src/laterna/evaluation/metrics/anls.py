@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from laterna.evaluation.metrics.base import Metric, beside, each, mean_score
+from laterna.evaluation.metrics.base import Metric, each, mean_score
 from laterna.records import Answer, Question
 
 THRESHOLD = 0.5
@@ -56,12 +56,12 @@ def _above_threshold(distances: Sequence[float]) -> float:
 
 
 def _summarize(answers: Sequence[Answer]) -> dict[str, float]:
-    values = mean_score(answers) | beside(answers, "m4c", _m4c)
-    return {"anls": values.pop("accuracy"), **values}
+    return {"anls": mean_score(answers)["accuracy"]}
 
 
 ANLS = Metric(
     definition="lmms-eval 0.7.2 lmms_eval/api/metrics.py anls",
     score=each(anls),
     summarize=_summarize,
+    beside={"m4c": _m4c},
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from laterna.errors import LaternaError
@@ -28,14 +29,21 @@ class Metric(NamedTuple):
     summarize: Callable[[Sequence[Answer]], dict[str, float]]
     """Named values over all answers, the one that is quoted first.
 
-    What another scorer would have given stands beside it under that scorer's name, and under
-    `NAME_differs` how many answers it scores otherwise. What counts something is an `int`, and has
-    no interval.
+    What counts something is an `int`, and has no interval.
     """
     unit: Callable[[Question], Hashable] = image_of
     """What questions share that belong together: intervals take them whole."""
     groups: int = 30
     """Parts left out in turn for its values' intervals; fewer where they take long to work out."""
+    beside: Mapping[str, Rule] = MappingProxyType({})
+    """Other definitions that score one answer at a time, by the name of their scorer."""
+
+    def values(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """Return its values, and beside them each other definition's mean and `NAME_differs`."""
+        values = self.summarize(answers)
+        for name, theirs in self.beside.items():
+            values |= beside(answers, name, theirs_of(theirs, answers))
+        return values
 
 
 def mean(values: Sequence[float]) -> float:
@@ -58,9 +66,13 @@ def each(rule: Rule) -> Callable[[Sequence[Question], Sequence[str]], list[float
     return score
 
 
-def beside(answers: Sequence[Answer], name: str, theirs: Rule) -> dict[str, float]:
+def theirs_of(theirs: Rule, answers: Sequence[Answer]) -> list[float]:
+    """Return what another definition gives each answer."""
+    return [theirs(answer.question, answer.text) for answer in answers]
+
+
+def beside(answers: Sequence[Answer], name: str, scores: Sequence[float]) -> dict[str, float]:
     """Return another definition's mean as `name`, and as `name_differs` the answers it turns."""
-    scores = [theirs(answer.question, answer.text) for answer in answers]
     turned = sum(
         abs(score - answer.score) > 1e-9 for score, answer in zip(scores, answers, strict=True)
     )

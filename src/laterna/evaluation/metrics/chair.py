@@ -2,8 +2,11 @@
 
 The references of a question are the people's captions of its image, and its field `objects` names
 the annotated kinds, with commas between: what either names is in the image. A caption's score is 1
-when it names nothing else. `chair_s` is the share of captions with something absent, `chair_i` the
-share of all mentions that are; the latter is not a number where nothing is mentioned.
+when it names nothing else. A task whose images can hold only some of the 80 kinds names these in
+the field `kinds`, and words for the others are no mentions (an orange cup is no orange).
+
+`chair_s` is the share of captions with something absent, `chair_i` the share of all mentions that
+are; the latter is not a number where nothing is mentioned.
 
 Words are lower-case and singular by the rules of pattern's `singularize`, which are not always
 English (`glass` becomes `glas`) but are what the published figures rest on.
@@ -77,16 +80,25 @@ def caption_words(caption: str) -> list[str]:
     return [word for word in joined if word != "seat"] if "toilet" in joined else joined
 
 
+def is_kind(name: str) -> bool:
+    """Tell whether CHAIR's word list knows a kind of this name."""
+    return name in _KIND_OF
+
+
 @lru_cache(maxsize=1 << 16)
-def mentions(caption: str) -> tuple[Mention, ...]:
-    """Return what a caption names, in order, each as often as it is named."""
-    words = caption_words(caption)
-    return tuple(Mention(word, _KIND_OF[word]) for word in words if word in _KIND_OF)
+def mentions(caption: str, kinds: str = "") -> tuple[Mention, ...]:
+    """Return what a caption names, in order, each as often as it is named.
+
+    `kinds` are the only ones that count, with commas between; empty: all 80.
+    """
+    counted = {_KIND_OF.get(name.strip()) for name in kinds.split(",")} if kinds else None
+    found = [Mention(word, _KIND_OF[word]) for word in caption_words(caption) if word in _KIND_OF]
+    return tuple(one for one in found if counted is None or one.kind in counted)
 
 
-def absent(caption: str, present: frozenset[str]) -> list[Mention]:
+def absent(caption: str, present: frozenset[str], kinds: str = "") -> list[Mention]:
     """Return what a caption names that is not among the kinds that are present."""
-    return [mention for mention in mentions(caption) if mention.kind not in present]
+    return [mention for mention in mentions(caption, kinds) if mention.kind not in present]
 
 
 def _joined(single: Sequence[str]) -> Iterator[str]:
@@ -112,12 +124,18 @@ def _present(question: Question) -> frozenset[str]:
 
 
 def _score(question: Question, caption: str) -> float:
-    return float(not absent(caption, _present(question)))
+    return float(not _absent(question, caption))
+
+
+def _absent(question: Question, caption: str) -> list[Mention]:
+    return absent(caption, _present(question), question.fields.get("kinds", ""))
 
 
 def _summarize(answers: Sequence[Answer]) -> dict[str, float]:
-    named = sum(len(mentions(answer.text)) for answer in answers)
-    wrong = sum(len(absent(answer.text, _present(answer.question))) for answer in answers)
+    named = sum(
+        len(mentions(answer.text, answer.question.fields.get("kinds", ""))) for answer in answers
+    )
+    wrong = sum(len(_absent(answer.question, answer.text)) for answer in answers)
     faithful = mean([answer.score for answer in answers])
     return {
         "faithful": faithful,

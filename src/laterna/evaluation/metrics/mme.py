@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from laterna.evaluation.metrics.base import Metric, beside, each, mean, mean_score, reference
+from laterna.evaluation.metrics.base import Metric, each, mean, mean_score, reference
 from laterna.records import Answer, Question
 
 PERCEPTION = (
@@ -78,7 +78,6 @@ def _summarize(answers: Sequence[Answer]) -> dict[str, float]:
         **totals,
         **{name: score for name, (score, _) in rated.items()},
         "unpaired": sum(unpaired for _, unpaired in rated.values()),
-        **beside(answers, "lmms_eval", _lmms_eval),
     }
 
 
@@ -86,4 +85,5 @@ MME = Metric(
     definition="BradyFU MME eval_tool/calculation.py (branch Evaluation, eval_tool.zip at 1c1d69e)",
     score=each(_score),
     summarize=_summarize,
+    beside={"lmms_eval": _lmms_eval},
 )

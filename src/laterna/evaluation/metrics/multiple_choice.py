@@ -21,6 +21,7 @@ from laterna.evaluation.metrics.base import (
     mean_score,
     reference,
     required_field,
+    theirs_of,
 )
 from laterna.evaluation.metrics.scienceqa import llava_choice
 from laterna.records import Answer, Question
@@ -82,14 +83,6 @@ def _exact(question: Question, answer: str) -> float:
     return float(answer == reference(question))
 
 
-def _summarize_choice(answers: Sequence[Answer]) -> dict[str, float]:
-    return {
-        **mean_score(answers),
-        **beside(answers, "letter", _exact),
-        **beside(answers, "llava", llava_choice),
-    }
-
-
 ROTATIONS = 10**6
 """MMBench numbers a rotation of a question this much further on."""
 
@@ -105,7 +98,6 @@ def _summarize_circular(answers: Sequence[Answer]) -> dict[str, float]:
         **mean_score(answers),
         "circular": mean(every),
         "vanilla": mean(first),
-        **_summarize_choice(answers),
     }
 
 
@@ -161,12 +153,11 @@ def _mmvp(question: Question, answer: str, corrected: bool = False) -> float:
 def _summarize_mmvp(answers: Sequence[Answer], corrected: bool) -> dict[str, float]:
     """Add `pairs` (both right, whole pairs alone) and what the other ground truth gives."""
     other = "original" if corrected else "corrected"
-    theirs = partial(_mmvp, corrected=not corrected)
-    turned = [theirs(answer.question, answer.text) for answer in answers]
+    turned = theirs_of(partial(_mmvp, corrected=not corrected), answers)
     return {
         **mean_score(answers),
         "pairs": _pairs(answers, [answer.score for answer in answers]),
-        **beside(answers, other, theirs),
+        **beside(answers, other, turned),
         f"{other}_pairs": _pairs(answers, turned),
     }
 
@@ -181,7 +172,8 @@ def _pairs(answers: Sequence[Answer], scores: Sequence[float]) -> float:
 VLMEVALKIT = Metric(
     definition="open-compass/VLMEvalKit vlmeval/utils/matching_util.py can_infer at e8e78f05",
     score=each(_vlmevalkit),
-    summarize=_summarize_choice,
+    summarize=mean_score,
+    beside={"letter": _exact, "llava": llava_choice},
 )
 CIRCULAR = VLMEVALKIT._replace(
     definition=f"{VLMEVALKIT.definition}; circular: right in every rotation of the choices",

@@ -12,7 +12,15 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from laterna.evaluation.metrics.base import Metric, beside, each, mean, mean_score, reference
+from laterna.evaluation.metrics.base import (
+    Metric,
+    beside,
+    each,
+    mean,
+    mean_score,
+    reference,
+    theirs_of,
+)
 from laterna.records import Answer, Question
 
 _NO = frozenset({"No", "not", "no"})
@@ -108,7 +116,7 @@ def _summarize(answers: Sequence[Answer]) -> dict[str, float]:
     return (
         values
         | theirs
-        | {"lmms_eval_differs": beside(answers, "lmms_eval", _lmms_eval)["lmms_eval_differs"]}
+        | {"lmms_eval_differs": beside(answers, "", theirs_of(_lmms_eval, answers))["_differs"]}
     )
 
 

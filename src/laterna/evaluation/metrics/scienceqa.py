@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 from laterna.evaluation.metrics.base import (
     Metric,
-    beside,
     choices,
     each,
     mean,
@@ -58,15 +57,12 @@ def _lmms_eval_science(question: Question, answer: str) -> float:
 
 def _summarize_science(answers: Sequence[Answer]) -> dict[str, float]:
     with_image = [answer.score for answer in answers if answer.question.images]
-    return {
-        **mean_score(answers),
-        "img": mean(with_image),
-        **beside(answers, "lmms_eval", _lmms_eval_science),
-    }
+    return {**mean_score(answers), "img": mean(with_image)}
 
 
 SCIENCEQA = Metric(
     definition="haotian-liu/LLaVA llava/eval/eval_science_qa.py at c121f04",
     score=each(llava_choice),
     summarize=_summarize_science,
+    beside={"lmms_eval": _lmms_eval_science},
 )

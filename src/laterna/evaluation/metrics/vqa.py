@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.resources import files
 
-from laterna.evaluation.metrics.base import Metric, Rule, beside, each, mean_score
-from laterna.records import Answer, Question
+from laterna.evaluation.metrics.base import Metric, each, mean_score
+from laterna.records import Question
 
 _WORDS = tomllib.loads(files(__package__).joinpath("vqa_words.toml").read_text("utf-8"))
 _NUMBERS: dict[str, str] = _WORDS["numbers"]
@@ -93,19 +92,15 @@ def _agreement(matches: int, people: int) -> float:
     return ((people - matches) * min(1.0, matches / 3) + matches * without_a_match) / people
 
 
-def _summary(answers: Sequence[Answer], name: str, theirs: Rule) -> dict[str, float]:
-    return mean_score(answers) | beside(answers, name, theirs)
-
-
 VQA = Metric(
     definition="GT-Vision-Lab/VQA PythonEvaluationTools/vqaEvaluation/vqaEval.py at a013f00",
     score=each(official),
-    summarize=partial(_summary, name="m4c", theirs=m4c),
-    groups=10,
+    summarize=mean_score,
+    beside={"m4c": m4c},
 )
 TEXTVQA = Metric(
     definition="haotian-liu/LLaVA llava/eval/m4c_evaluator.py at c121f04",
     score=each(m4c),
-    summarize=partial(_summary, name="official", theirs=official),
-    groups=10,
+    summarize=mean_score,
+    beside={"official": official},
 )

@@ -44,3 +44,4 @@ RELATION_QUESTIONS = (
     "Is the {thing} {relation} the {other}?",
     "Does the {thing} stand {relation} the {other}?",
 )
+DESCRIPTION = "Describe everything in the picture in detail."

@@ -19,7 +19,8 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks import wordings
-from laterna.evaluation.tasks.base import Task
+from laterna.evaluation.tasks.base import OWN_SETTING, Setting, Task
+from laterna.evaluation.tasks.pope import SAMPLINGS, sample_pope
 from laterna.records import Box, Question, Toy, Truth
 from laterna.scenes import geometry, phrases
 from laterna.scenes.vocabulary import plural
@@ -186,3 +187,70 @@ KINDS: dict[str, Callable[[Truth, Sequence[str]], Iterator[_Candidate]]] = {
 """Kind of question to the questions of that kind that an image allows."""
 
 WORLD = Task(questions=world_questions, about="the tabletop world's questions by kind")
+
+POPE_KINDS = 2
+"""Kinds of an image asked about, and as many that are absent: few images show POPE's three."""
+
+
+def world_pope_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
+    """Return a POPE over the world's images, all samplings, in the words of its own examiner.
+
+    Raises LaternaError as `world_questions` does.
+    """
+    del limit  # drawn afterwards, whole images at a time
+    kinds_of = {
+        truth.image: list(dict.fromkeys(toy.category for toy in truth.toys))
+        for truth in read_truth(dataset_folder / TRUTH_FILE)
+    }
+    enough = {image: own for image, own in kinds_of.items() if len(own) >= POPE_KINDS}
+    return [
+        Question(
+            id=f"{sampling}-{number}",
+            images=(asked.image,),
+            kind=sampling,
+            text=wordings.EXISTENCE_QUESTIONS[0].format(a_thing=phrases.with_article(asked.kind)),
+            references=(asked.label,),
+        )
+        for sampling in SAMPLINGS
+        for number, asked in enumerate(
+            sample_pope(enough, sampling, POPE_KINDS, random.Random(seed)), start=1
+        )
+    ]
+
+
+def world_chair_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
+    """Return a question for a full account of each image of the world, to be scored by CHAIR.
+
+    Raises LaternaError as `world_questions` does.
+    """
+    del limit, seed
+    truths = read_truth(dataset_folder / TRUTH_FILE)
+    every = ",".join(sorted({toy.category for truth in truths for toy in truth.toys}))
+    questions = []
+    for truth in truths:
+        kinds = list(dict.fromkeys(toy.category for toy in truth.toys))
+        questions.append(
+            Question(
+                id=truth.id,
+                images=(truth.image,),
+                kind="description",
+                text=wordings.DESCRIPTION,
+                references=(phrases.listed([phrases.with_article(kind) for kind in kinds]),),
+                fields={"objects": ",".join(kinds), "kinds": every},
+            )
+        )
+    return questions
+
+
+WORLD_POPE = Task(
+    questions=world_pope_questions,
+    about="POPE over the tabletop world",
+    metrics=("pope",),
+    settings={OWN_SETTING: Setting("{text}" + phrases.SHORT_ANSWER)},
+)
+WORLD_CHAIR = Task(
+    questions=world_chair_questions,
+    about="CHAIR over descriptions of the tabletop world",
+    metrics=("chair",),
+    max_new_tokens=128,
+)
