@@ -313,7 +313,7 @@ def test_evaluate_sets_controls_beside_the_same_questions(images: Path) -> None:
 def test_evaluate_without_a_readable_image_or_a_known_task_says_so(tmp_path: Path) -> None:
     with pytest.raises(LaternaError, match=r"none of the images.*red\.png: no such image"):
         evaluate(assistant(), "world", world(tmp_path), answer=Seer(), progress=False)
-    with pytest.raises(LaternaError, match=r"the tasks are: boxes, .*, world"):
+    with pytest.raises(LaternaError, match="the tasks are: boxes,"):
         evaluate(assistant(), "vqa", tmp_path, answer=Seer(), progress=False)
 
 
