@@ -114,8 +114,7 @@ def prepare(
     images = list(map(_images, places, sources))
     lengths = [_lengths(columns, image_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
-    learns = _learning(loss_on, tokenizer, template)
-    samples_of = partial(learns, sets, counter=image_tokens)
+    samples_of = partial(_learning(loss_on, tokenizer, template), sets, counter=image_tokens)
     files: ImageFiles = MixedImages(images) if len(images) > 1 else images[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
     usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
