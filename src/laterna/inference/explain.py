@@ -143,7 +143,7 @@ def _given(model: VisionLanguageModel, asked: Asked) -> tuple[list[int], list[in
 def _without_end(model: VisionLanguageModel, ids: list[int]) -> list[int]:
     ends = {*model.end_of_turn(), *model.tokenizer.all_special_ids}
     kept = list(itertools.takewhile(lambda token: token not in ends, ids))
-    if not kept:
+    if not model.tokenizer.decode(kept).strip():
         raise LaternaError("the answer is empty, so there is nothing to explain")
     return kept
 

@@ -29,6 +29,7 @@ from laterna.inference.request import EngineStoppedError, Event
 from laterna.inference.request import Request as Asked
 from laterna.inference.sampling import Token
 from laterna.records import Record
+from laterna.serving.explain_api import add_explain
 from laterna.serving.intake import IntakeSettings, RefusedImageError, open_image
 from laterna.serving.metrics import Metrics
 from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse
@@ -271,6 +272,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
     app.add_route("/v1/chat/completions", api.chat, methods=["POST"])
     app.add_route("/v1/models", api.models, methods=["GET"])
     app.add_route("/v1/models/{name:path}", api.model, methods=["GET"])
+    add_explain(app, api, _told)
     app.add_route("/health", api.health, methods=["GET"])
     app.add_route("/version", api.version, methods=["GET"])
     app.add_route("/metrics", api.figures, methods=["GET"])
