@@ -55,6 +55,8 @@ GENERIC_QUESTION = "Write a general description of the image."
 """What relative attention is relative to (Zhang et al. 2025, arXiv 2502.17422)."""
 WORDS = 3
 """Words that are told of each cell."""
+MAPS = ("occlusion", "attention", "words")
+"""Methods whose maps a page shows, unless told otherwise."""
 MAX_NEW_TOKENS = 64
 """Longest answer that is written to be explained, in tokens."""
 
@@ -318,7 +320,7 @@ def _attention(work: _Work) -> Attention:
     )
     note = (
         "attention from where each token of the answer is written to the image's tokens, mean of "
-        f"all layers and heads, divided by the same for {GENERIC_QUESTION!r}"
+        f"all layers and heads, divided by that for the question {GENERIC_QUESTION!r}"
     )
     if work.model.prepare.grids:
         share = float(found[:, cells].sum() / found.sum())
