@@ -17,8 +17,8 @@ from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.covering import Covering, windows_of
 from laterna.inference.engine import Engine, TooLongError
-from laterna.inference.explain import GENERIC_QUESTION, METHODS, Asked, explain
-from laterna.inference.explanation import Explanation
+from laterna.inference.explain import GENERIC_QUESTION, METHODS, explain
+from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import Connector

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +18,7 @@ from rich.console import Console
 from laterna.data.sources import read_rows
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
-from laterna.inference.explain import Asked
+from laterna.inference.explanation import Asked
 from laterna.inference.generation import Decoding, generate_answers
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import SourceSettings
@@ -110,6 +113,56 @@ def test_a_long_answer_is_not_wrapped_and_its_markup_not_interpreted(
     assert capsys.readouterr().out == answer + "\n"
 
 
+def test_control_characters_of_an_answer_are_not_obeyed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def streamer(*_: object, **__: object) -> Iterator[str]:
+        yield "a\x1b[2Jb\x07c\nd\x9b"
+
+    Chat(streamer).answer("Hello")
+    assert capsys.readouterr().out == "a\ufffd[2Jb\ufffdc\nd\ufffd\n"
+
+
+SLOW = """
+import time
+from laterna.serving.terminal import Chat
+def slow(turns, images):
+    yield f"answer {len(turns)} "
+    for number in range(600):
+        yield f"{number} "
+        time.sleep(0.1)
+Chat(slow).hold()
+"""
+
+
+def test_ctrl_c_at_a_real_terminal_stops_the_answer_alone() -> None:
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", SLOW])
+    written = b""
+
+    def until(what: bytes) -> None:
+        nonlocal written
+        while what not in written:
+            assert select.select([terminal], [], [], 120)[0], written
+            written += os.read(terminal, 4096)
+        written = written.partition(what)[2]
+
+    until(b"you: ")
+    os.write(terminal, b"one\n")
+    until(b"answer 1 0 ")
+    os.write(terminal, b"\x03")
+    until(b"(stopped)")
+    os.write(terminal, b"two\n")
+    until(b"answer 3 0 ")
+    os.write(terminal, b"\x03")
+    until(b"(stopped)")
+    os.write(terminal, b"/quit\n")
+    until(b"Goodbye.")
+    os.close(terminal)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_from_a_pipe_there_are_the_answers_alone(converse: Converse, image: Path) -> None:
     echo = Echo()
     written = converse("one\n\ntwo\n/quit\nthree\n", echo, image)
@@ -146,7 +199,7 @@ def test_an_interrupt_ends_the_answer_and_not_the_chat(converse: Converse) -> No
 
     echo = Interrupted()
     written = converse("one\ntwo\nthree\n", echo)
-    assert written == "half an  (stopped)\n\n\nStopped.\nwhole\n"
+    assert written == "half an  (stopped)\n\nStopped.\nwhole\n"
     # What was said stays said; of what had no word yet nothing stays.
     assert [turn.text for turn in echo.asked[2]] == ["one", "half an", "three"]
     assert echo.closed == 3

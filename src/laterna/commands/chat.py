@@ -15,7 +15,7 @@ from laterna.recipe import Amount, Count, Seed, Share
 from laterna.records import DEFAULT_IMAGE_TOKEN
 
 if TYPE_CHECKING:
-    from laterna.inference.explain import Asked
+    from laterna.inference.explanation import Asked
 
 
 MethodName = Annotated[str, KeysOf("laterna.inference.explain:METHODS")]
@@ -30,8 +30,8 @@ class Chat(Command, frozen=True, kw_only=True):
     """Image to talk about; give it again for another. Default: none."""
     prompt: str | None = None
     """Answer this alone and end. Default: a conversation."""
-    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 256
-    """Longest answer, in tokens."""
+    max_new_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    """Longest answer, in tokens. Default: 256, or as many as there is room for."""
     temperature: Amount = 0.0
     """Sampling temperature. 0: greedy, always the likeliest token."""
     top_p: Share = 1.0

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
-from laterna.inference import explain as explaining
 from laterna.inference.engine import Engine
-from laterna.inference.explanation import Explanation
+from laterna.inference.explain import explain
+from laterna.inference.explanation import MAX_NEW_TOKENS as MOST_EXPLAINED
+from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.generation import Prompt
 from laterna.inference.sampling import Decoding
 from laterna.model.build import place
@@ -143,7 +144,7 @@ class Assistant:
         methods: Sequence[str] = ("occlusion",),
         *,
         window: int = 1,
-        max_new_tokens: int = explaining.MAX_NEW_TOKENS,
+        max_new_tokens: int = MOST_EXPLAINED,
     ) -> Explanation:
         """Say what in the image an answer hangs on; without `answer`, the one that is given.
 
@@ -154,10 +155,10 @@ class Assistant:
         cannot be explained: a chat without an image, images that do not stand in the text.
         """
         turns, images = _prompt(image, question)
-        asked = explaining.Asked(
+        asked = Asked(
             turns, images, answer, 0, methods, window=window, max_new_tokens=max_new_tokens
         )
-        return explaining.explain(self.engine, asked)
+        return explain(self.engine, asked)
 
     def logits(self, images: Sequence[Image.Image], text: str) -> Tensor:
         """Return the logits (tokens, vocabulary) over a text as it stands, without a template.

@@ -13,11 +13,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from msgspec.structs import replace
-from PIL import Image
 from torch import Tensor
 
 from laterna.data.chat import render_prompt
@@ -27,6 +26,7 @@ from laterna.errors import LaternaError
 from laterna.inference.covering import Covering, Window, grid_of, windows_of
 from laterna.inference.engine import Engine
 from laterna.inference.explanation import (
+    Asked,
     Attention,
     CellWords,
     Explanation,
@@ -57,24 +57,6 @@ WORDS = 3
 """Words that are told of each cell."""
 MAPS = ("occlusion", "attention", "words")
 """Methods whose maps a page shows, unless told otherwise."""
-MAX_NEW_TOKENS = 64
-"""Longest answer that is written to be explained, in tokens."""
-
-
-class Asked(NamedTuple):
-    """What is to be explained, and how."""
-
-    turns: Sequence[Turn]
-    """The chat; its last turn is a user's."""
-    images: Sequence[Image.Image]
-    answer: str | None = None
-    """None: the one that the model gives, greedily."""
-    which: int = 0
-    """Which of the images, from 0."""
-    methods: Sequence[str] = ("occlusion",)
-    window: int = 1
-    """Side of the squares that are covered, in cells: 3 needs a ninth of the time of 1."""
-    max_new_tokens: int = MAX_NEW_TOKENS
 
 
 def explain(

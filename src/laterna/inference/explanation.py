@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from PIL import Image
 
-from laterna.records import Record
+from laterna.records import Record, Turn
 
 TokenWords = tuple[tuple[str, float], ...]
 """The likeliest words of a token, each with its score."""
@@ -12,6 +15,24 @@ Map = tuple[tuple[float, ...], ...]
 """A value for each cell of the grid: rows of columns."""
 CellWords = tuple[tuple[TokenWords, ...], ...]
 """For each cell of the grid the likeliest words, each with its score."""
+MAX_NEW_TOKENS = 64
+"""Longest answer that is written to be explained, in tokens."""
+
+
+class Asked(NamedTuple):
+    """What is to be explained, and how."""
+
+    turns: Sequence[Turn]
+    """The chat; its last turn is a user's."""
+    images: Sequence[Image.Image]
+    answer: str | None = None
+    """None: the one that the model gives, greedily."""
+    which: int = 0
+    """Which of the images, from 0."""
+    methods: Sequence[str] = ("occlusion",)
+    window: int = 1
+    """Side of the squares that are covered, in cells: 3 needs a ninth of the time of 1."""
+    max_new_tokens: int = MAX_NEW_TOKENS
 
 
 class View(Record):

@@ -20,8 +20,8 @@ from fastapi import FastAPI, Request, Response
 from PIL import Image
 
 from laterna.inference.engine import Engine
-from laterna.inference.explain import METHODS, Asked, explain
-from laterna.inference.explanation import Explanation, View
+from laterna.inference.explain import METHODS, explain
+from laterna.inference.explanation import Asked, Explanation, View
 from laterna.serving.protocol import (
     ApiError,
     ChatRequest,

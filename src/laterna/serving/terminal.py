@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from rich.markup import escape
 from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
-from laterna.inference.explain import Asked
+from laterna.inference.explanation import Asked
 from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Turn
 
 Streamer = Callable[..., Iterator[str]]
@@ -31,6 +32,8 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "max_new_tokens": int,
 }
 """What `/set` knows, and how its values are read."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tab and newline."""
 EXCHANGE = 2
 """Turns of a question and its answer."""
 
@@ -181,7 +184,8 @@ class Chat:
         """Answer; what was stopped stays as far as it was written, an error takes all back."""
         talk = self.conversation
         talk.ask(question)
-        if sys.stdin.isatty():
+        named = sys.stdin.isatty()
+        if named:
             self.console.print("[bold]assistant:[/bold] ", end="")
         pieces: list[str] = []
         settings = self.settings
@@ -199,9 +203,11 @@ class Chat:
             if not pieces:
                 talk.undo()
                 raise
-            self._tell(" (stopped)")
+            self._say(" (stopped)")
         except BaseException:
             talk.undo()
+            if named or pieces:
+                self._say("\n")
             raise
         finally:
             getattr(stream, "close", lambda: None)()
@@ -209,7 +215,11 @@ class Chat:
         talk.turns.append(Turn(role="assistant", text="".join(pieces).strip()))
 
     def _say(self, text: str) -> None:
-        """Write the assistant's words as they are: markup in them is not ours to interpret."""
+        """Write the assistant's words as they are: markup in them is not ours to interpret.
+
+        Control characters are shown as such and not obeyed: they could do anything to a terminal.
+        """
+        text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
         self.console.print(text, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
         self.console.file.flush()
 
