@@ -159,8 +159,8 @@ def test_ctrl_c_at_a_real_terminal_stops_the_answer_alone() -> None:
     until(b"(stopped)")
     os.write(terminal, b"/quit\n")
     until(b"Goodbye.")
-    os.close(terminal)
     assert os.waitpid(child, 0)[1] == 0
+    os.close(terminal)
 
 
 def test_from_a_pipe_there_are_the_answers_alone(converse: Converse, image: Path) -> None:
