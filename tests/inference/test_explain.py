@@ -16,10 +16,11 @@ from laterna.data.masking import tokenize
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.covering import Covering, windows_of
-from laterna.inference.engine import Engine, TooLongError
+from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.explain import GENERIC_QUESTION, METHODS, explain
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
+from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import Connector
 from laterna.model.vlm import VisionLanguageModel
@@ -360,3 +361,24 @@ def test_proceed_ends_the_work(sighted: VisionLanguageModel) -> None:
         explain(engine, asked._replace(answer=None), until(5))
     assert engine.stats().running <= 1  # what was being written is cancelled
     engine.close()
+
+
+def test_one_window_at_a_time_while_others_are_being_answered(
+    sighted: VisionLanguageModel,
+) -> None:
+    class Busy(Engine):
+        def stats(self) -> EngineStats:
+            return replace(super().stats(), running=1)
+
+    asked = Asked([Turn(role="user", text="<image>")], [NOISE], "Red.")
+    pieces, found = [], []
+    for kind in (Engine, Busy):
+        engine, calls = kind(sighted, EngineSettings(chunk=4096)), list[int]()
+        found.append(explain(engine, asked, lambda calls=calls: calls.append(1)).occlusion)
+        pieces.append(len(calls))
+        engine.close()
+    assert pieces == [3, 2 + 16]  # the image, the answer, and the windows: all at once, or each
+    assert found[0] is not None and found[1] is not None
+    torch.testing.assert_close(
+        tensor(found[0].overall), tensor(found[1].overall), atol=1e-4, rtol=0
+    )

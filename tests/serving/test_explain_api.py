@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from laterna.inference.assistant import Assistant
-from laterna.inference.engine import Engine
+from laterna.inference.engine import Engine, EngineStats
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving import explain_api
 from laterna.serving.openai_api import ServerSettings, create_app
@@ -176,3 +179,37 @@ def test_more_than_may_wait_are_told_to_come_again(
     assert refused.headers["Retry-After"] == "5"
     assert refused.json()["error"]["code"] == "queue_full"
     assert served.explain(asked(max_tokens=2)).status_code == 200
+
+
+def test_an_explanation_ends_when_its_client_goes_away(
+    tiny_assistant: VisionLanguageModel,
+) -> None:
+    class Slow(Engine):
+        calls = 0
+
+        def call(self, work: Callable[[], Result]) -> Result:
+            self.calls += 1
+            time.sleep(0.2)
+            return super().call(work)
+
+        def stats(self) -> EngineStats:
+            return replace(super().stats(), running=1)  # so each window is a piece
+
+    engine = Slow(tiny_assistant)
+    app = create_app(engine, ServerSettings(name="tiny"))
+    body = json.dumps(asked(("assistant", "Red."))).encode()
+    scope = {"type": "http", "method": "POST", "path": "/v1/explain", "headers": [],
+             "query_string": b"", "http_version": "1.1"}  # fmt: skip
+    messages = [{"type": "http.request", "body": body}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 499
+    assert 0 < engine.calls < 6  # the image, the answer and four windows would be six
+    engine.close()

@@ -183,15 +183,16 @@ class _Work:
 
     def covered(self) -> Iterator[tuple[list[Window], Tensor]]:
         """Yield windows of the grid, and the answer's log probabilities (b, n) while each is
-        covered: as many at once as the engine takes tokens of prompts in a step, at least one.
+        covered: one at a time while others are being answered, who wait for it; else as many as
+        the engine takes tokens of prompts in a step.
         """
-        windows = windows_of(self.side, self.asked.window)
         settings = self.engine.settings
         rows = settings.chunk // (self.length + len(self.answer))
         tiles = settings.image_batch // len(self.covering.pixels_bchw)
-        most = max(1, min(rows, tiles))
-        for at in range(0, len(windows), most):
-            some = windows[at : at + most]
+        left = windows_of(self.side, self.asked.window)
+        while left:
+            most = 1 if self.engine.stats().running else max(1, min(rows, tiles))
+            some, left = left[:most], left[most:]
             pixels_bchw = torch.cat([self.covering.cover(window) for window in some])
             yield some, self.call(partial(self._without, pixels_bchw, len(some)))
 
