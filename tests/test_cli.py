@@ -20,7 +20,6 @@ from laterna.commands import TunedTrain
 from laterna.commands.base import Command
 from laterna.errors import LaternaError
 from laterna.evaluation.run import Control, Evaluation, Skipped, score
-from laterna.lab.blind_spots import BlindSpot
 from laterna.recipe import Recipe
 from laterna.records import Answer, Question
 
@@ -104,7 +103,7 @@ def test_settings_follow_the_recipe_and_options_keep_their_place() -> None:
         (["train", "--stage", "align", "nowhere.toml"], "nowhere.toml: no such recipe file"),
         (["synthesize", "--annotations", "none.json", "--out", "o.json"], "none.json"),
         (["evaluate", "no-checkpoint", "--data", "no-data"], "no-"),
-        (["lab", "blind-spots", "no-checkpoint", "--data", "no-data"], "no-"),
+        (["lab", "projector", "--recipe", "no-recipe"], "no-recipe: no such recipe file"),
         (["chat", "no-checkpoint", "--prompt", "Hello"], "no-checkpoint"),
         (["train", "nano", "--out", "o"], "captions.json: no such file or folder"),
         (["plan", "nano", "--vision.source", "no-tower"], "no-tower"),
@@ -358,20 +357,3 @@ def test_evaluate_shows_the_control_beside_and_writes_the_figures(
     told = [msgspec.json.decode(line, type=Answer) for line in said.read_bytes().splitlines()]
     assert told == [right, right, right, wrong]
     assert json.loads(out.read_text(encoding="utf-8"))["controls"]["blank"]["overall"] == 0.25
-
-
-def test_lab_shows_a_row_for_each_property(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in "cd":
-        (tmp_path / name).mkdir()
-    spot = BlindSpot(name="sign", asked=0.1, probe=0.9, shuffled=0.2, chance=0.25, questions=40)
-    monkeypatch.setattr("laterna.inference.assistant.load", lambda name, **_: str(name))
-    monkeypatch.setattr("laterna.lab.blind_spots.blind_spots", lambda *_, **__: [spot])
-    assert main(["lab", "blind-spots", "c", "--data", "d"]) == 0
-    out = capsys.readouterr().out
-    row = next(line for line in out.splitlines() if "sign" in line)
-    shown = [cell.strip() for cell in row.strip("│").split("│")]
-    assert shown == ["sign", "0.100", "0.900", "0.200", "0.250", "40"]
-    assert out.splitlines()[-1] == "measured 1 blind spots of c on d"

@@ -19,6 +19,7 @@ from laterna.errors import LaternaError
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
 ImagePosition = Literal["first", "keep"]
+LossOn = Literal["answers", "answers-no-end", "chat", "all"]
 Mode = Annotated[str, msgspec.Meta(pattern=r"^(frozen|full|lora|(lora-)?last-[1-9][0-9]*)$")]
 MOST = 10**12
 """Upper bound of every count: a larger number is a typing error."""
@@ -68,8 +69,9 @@ class VisionSettings(Settings):
     its middle (CLIP), `resize` without regard to its proportions, or `anyres`: seen whole and
     again in tiles (LLaVA-NeXT)."""
     grids: tuple[Grid, ...] = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
-    """Under `anyres`, the grids that an image may be tiled on, as rows and columns of the
-    encoder's squares; LLaVA-NeXT's five."""
+    """Under `anyres`, grids that an image may be tiled on: rows, columns. LLaVA-NeXT's five."""
+    mixing: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    """Strength of a non-linear mixing of the features (`laterna lab projector`). 0: none."""
 
 
 class ConnectorSettings(Settings):
@@ -80,6 +82,8 @@ class ConnectorSettings(Settings):
     (BLIP-2) or `perceiver` (Idefics2)."""
     depth: Count = 2
     """Linear layers of an `mlp`, and of the `mlp` after a `pool`. LLaVA-1.5: 2."""
+    activation: Literal["gelu", "none"] = "gelu"
+    """Between the layers of an `mlp`. LLaVA-1.5: `gelu`. `none`: for `laterna lab projector`."""
     merge: Literal["mean", "shuffle"] = "mean"
     """How a `pool` merges patches: `mean`, or `shuffle` (space to depth, as in Idefics3)."""
     merge_side: Count = 2
@@ -128,16 +132,15 @@ class LoraSettings(Settings):
     dropout: PartShare = 0.05
     """Dropout on the adapters' inputs. LLaVA-1.5: 0.05."""
     targets: tuple[str, ...] = ()
-    """Layers to adapt, by the end of their names, such as `q_proj`. Default: all linear layers
-    except the head."""
+    """Layers to adapt, by the end of their names (`q_proj`). Default: all linear but the head."""
 
 
 class PartSettings(Settings):
     """What a stage does with one part of the assistant."""
 
     mode: Mode = "frozen"
-    """What trains: `frozen` (nothing), `full` (all weights), `last-4` (the last 4 layers), `lora`
-    (adapters) or `lora-last-4` (adapters in the last 4 layers)."""
+    """What trains: `frozen` (nothing), `full`, `last-4` (the last 4 layers), `lora` (adapters) or
+    `lora-last-4`."""
     lr: Amount = 0.0
     """Peak learning rate."""
 
@@ -178,11 +181,13 @@ class StageSettings(Settings):
     sources: tuple[SourceSettings, ...] = ()
     """A mixture of sources, each with its images and its weight, in the place of `data`."""
     validation: PartShare = 0.0
-    """Share of each source's images, drawn by lot, whose records are not trained on: their loss
-    shows how well the stage does on what it has not seen (`run.eval_steps`)."""
+    """Share of each source's images, drawn by lot, whose records are not trained on but looked at
+    (`run.eval_steps`)."""
     template: str = "own"
-    """Chat template of this stage: `own`, `plain`, `vicuna_v1` or `llama_2`. LLaVA's stage 1:
-    `plain`."""
+    """Chat template of this stage: `own`, `plain` (LLaVA's stage 1), `vicuna_v1` or `llama_2`."""
+    loss_on: LossOn = "answers"
+    """What is learned: `answers` (LLaVA), `answers-no-end` (not their ends of turn), `chat`
+    (users' turns too), `all` (the system prompt too)."""
     epochs: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1."""
     max_steps: Number = 0
@@ -192,20 +197,18 @@ class StageSettings(Settings):
     pack_length: Number = 0
     """Tokens per packed row. 0: no packing, one record per row."""
     shared_prefix: bool = False
-    """Compute an image's tokens once for all its records of a step: they stand in one row behind
-    it without seeing each other. Changes the order of the records, not their loss."""
+    """Compute an image's tokens once for all its records of a step; changes the records' order."""
     micro_batch_tokens: Count = 16384
-    """Tokens per forward pass, padding included. Larger steps are split into micro-batches."""
+    """Tokens per forward pass, padding included; larger steps are split."""
     max_tokens: Count = 2048
     """Longest record, image tokens included; longer ones are dropped and counted."""
     warmup_ratio: Share = 0.03
     """Share of the steps in which the learning rate rises linearly. LLaVA: 0.03."""
     lr_scheduler_type: Schedule = "cosine"
-    """How the learning rate goes on after the warm-up: `cosine` falls to 0 (LLaVA),
-    `constant_with_warmup` stays; `constant` stays at its peak from the first step."""
+    """After the warm-up: `cosine` falls to 0 (LLaVA), `constant_with_warmup` stays; `constant`
+    stays at its peak from the first step."""
     optimizer: OptimizerName = "adamw"
-    """`adamw` (LLaVA), `adamw8bit` (bitsandbytes; moments in 8 bits) or `muon` (for matrices;
-    AdamW for everything else)."""
+    """`adamw` (LLaVA), `adamw8bit` (bitsandbytes) or `muon` (for matrices; AdamW for the rest)."""
     weight_decay: Amount = 0.0
     """The optimizer's weight decay; LLaVA: 0."""
     max_grad_norm: Amount = 1.0

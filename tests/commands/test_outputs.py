@@ -32,7 +32,7 @@ FILES: dict[str, list[str]] = {
     "evaluate, answers": ["evaluate", "checkpoint", "--data", "drawn", "--answers", "OUT"],
     "report": ["report", "run", "--out", "OUT"],
 }
-GROWING = {"prepare": ["prepare", "recipe.toml"]}
+GROWING = {"prepare": ["prepare", "recipe.toml"], "lab": ["lab", "projector", "--out", "OUT"]}
 READ: dict[str, str] = {
     "import": "checkpoint",
     "export": "checkpoint",

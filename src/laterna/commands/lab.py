@@ -1,4 +1,4 @@
-"""`laterna lab`: experiments on a checkpoint."""
+"""`laterna lab`: experiments on how assistants come about."""
 
 from __future__ import annotations
 
@@ -6,55 +6,76 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+import msgspec
+from tyro.conf import Positional
 
 from laterna.choices import KeysOf
-from laterna.commands.base import Command, Reads, Where
-from laterna.errors import LaternaError
-from laterna.recipe import Number, Seed
+from laterna.commands.base import Command, Reads, Writes
+
+ALL = "all"
 
 
 class Lab(Command, frozen=True, kw_only=True):
-    """Run an experiment on an assistant, or list the experiments."""
+    """Run an experiment: its arms are trained, measured beside a control, and drawn."""
 
-    experiment: Positional[Annotated[str, KeysOf("laterna.lab:EXPERIMENTS")] | None] = None
-    """What to find out. Default: only list what there is to find out, and in how many minutes."""
-    model: Positional[str] = ""
-    """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""
-    data: Path | None = None
-    """Dataset folder of the tabletop world."""
-    limit: Number = 0
-    """Images at most; 0: all."""
-    seed: Seed = 0
-    """Seed of the choice of images, of the questions and of the probe."""
-    where: Annotated[Where, arg(name="")] = Where()
+    experiment: Positional[
+        Annotated[str, KeysOf("laterna.lab:EXPERIMENTS", also=(ALL,))] | None
+    ] = None
+    """What to find out, or `all`. Default: list the experiments and how many minutes they take."""
+    out: Path | None = None
+    """Folder for everything that is made; what is finished there is taken. Default: `runs/lab`,
+    with `--quick` `runs/lab-quick`."""
+    seeds: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    """Number of seeds: each arm is trained anew with each, and intervals are over them."""
+    quick: bool = False
+    """Use few images and few steps. Shows that the experiment works, and nothing else."""
+    recipe: str = "nano"
+    """Recipe that the arms change: a shipped one, or a TOML file. Its data is replaced by the
+    world's."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is made."""
+        return self.out or Path("runs") / ("lab-quick" if self.quick else "lab")
 
     def reads(self) -> Iterator[Reads]:
-        """Name the checkpoint and the dataset."""
-        if self.experiment is None:
-            return
-        if not self.model or self.data is None:
-            raise LaternaError(
-                f"laterna lab {self.experiment}: name a model and its data, as in "
-                f"`laterna lab {self.experiment} CHECKPOINT --data FOLDER`"
-            )
-        yield from (Reads(Path(self.model), kind="maybe"), Reads(self.data, kind="folder"))
+        """Name the recipe's file, where it is one."""
+        yield Reads(Path(self.recipe), kind="maybe")
+
+    def writes(self) -> Iterator[Writes]:
+        """Name the folder, in which every experiment keeps to its own."""
+        if self.experiment is not None:
+            yield Writes(self.folder, grows=True)
 
     def run(self) -> str:
-        """Run an experiment of `laterna.lab` and show its table, or show which there are."""
+        """Run experiments of `laterna.lab`, or show which there are."""
         from rich.console import Console
         from rich.table import Table
 
-        from laterna.lab import EXPERIMENTS, Subject
+        from laterna.lab import EXPERIMENTS
 
-        if self.experiment is None or self.data is None:
-            table = Table("experiment", "question", "minutes", "needs")
+        console = Console()
+        if self.experiment is None:
+            table = Table("experiment", "question", "minutes, one seed", "needs")
             for name, one in EXPERIMENTS.items():
                 table.add_row(name, one.question, f"{one.minutes:g}", one.needs)
-            Console().print(table)
+            console.print(table)
             return ""
-        assistant = self.where.load(self.model)
-        subject = Subject(assistant, self.data, self.limit, self.seed)
-        found = EXPERIMENTS[self.experiment].run(subject)
-        Console().print(found.table)
-        return f"{found.line} of {self.model} on {self.data}"
+        from laterna.lab.run import PAGE, run_experiments
+        from laterna.recipe import load_recipe
+
+        names = tuple(EXPERIMENTS) if self.experiment == ALL else (self.experiment,)
+        findings = run_experiments(
+            names,
+            self.folder,
+            recipe=load_recipe(self.recipe),
+            seeds=self.seeds,
+            quick=self.quick,
+        )
+        for found in findings:
+            table = Table(*found.columns, title=found.title)
+            for row in found.rows:
+                table.add_row(*row)
+            console.print(table)
+            console.print(found.answer, soft_wrap=True)
+        return f"made {self.folder / PAGE}"

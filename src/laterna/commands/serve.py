@@ -1,4 +1,4 @@
-"""`laterna serve`: an assistant behind an OpenAI-compatible address."""
+"""`laterna serve`: an assistant on a page and behind an OpenAI-compatible address."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from laterna.recipe import Count
 
 
 class Serve(Command, frozen=True, kw_only=True):
-    """Serve an assistant to clients of the OpenAI API, such as the `openai` package.
+    """Serve an assistant on a page, and to clients of the OpenAI API such as the `openai` package.
 
     Without an API key in the environment it listens on this machine alone.
     """
@@ -30,7 +30,9 @@ class Serve(Command, frozen=True, kw_only=True):
     """Port to listen at."""
     name: str = ""
     """The model's name in requests. Default: the last part of MODEL."""
-    key_variable: str = "LATERNA_API_KEY"
+    key_variable: Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")] = (
+        "LATERNA_API_KEY"
+    )
     """Environment variable that holds the API key which requests must bring."""
     max_concurrency: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     """Requests answered at once."""
@@ -45,6 +47,8 @@ class Serve(Command, frozen=True, kw_only=True):
     """Seconds that requests in flight may take when the server is asked to end."""
     cache_gb: Annotated[float, msgspec.Meta(gt=0, le=10_000)] | None = None
     """Room for keys and values, in 10^9 bytes. Default: half of a GPU's free memory, 2 GiB else."""
+    open: bool = False
+    """Open the page in this machine's browser."""
     threads: Count | None = None
     """Threads for the model on a CPU. Default: torch's own choice."""
     where: Annotated[Where, arg(name="")] = Where()
@@ -72,6 +76,7 @@ class Serve(Command, frozen=True, kw_only=True):
                 grace=self.grace,
                 cache_bytes=None if self.cache_gb is None else round(self.cache_gb * 1e9),
                 threads=self.threads,
+                open=self.open,
             ),
         )
         return ""

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from laterna.data.chat import Rendered, UnusableError, load_template, render, render_prompt
 from laterna.data.encoding import IMAGE_SENTINEL, Encoded, encoder_of, join_spans
+from laterna.recipe import LossOn
 from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, InstructionRecord, Sample, Turn
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = [
     "IMAGE_SENTINEL",
     "check_record",
     "check_targets",
+    "loss_mask",
+    "opening_length",
     "render_record",
     "tokenize",
     "tokenize_prompt",
@@ -184,6 +187,37 @@ def check_targets(
     if len(learned) != len(expected):
         expected, learned = ["".join(expected)], [[token for run in learned for token in run]]
     return all(encoder_of(tokenizer).say(list(zip(learned, expected, strict=True))))
+
+
+def loss_mask(
+    answers: Sequence[bool], ids: Sequence[int], loss_on: LossOn, opening: int
+) -> tuple[bool, ...]:
+    """Return what a stage learns of a sample, from the tokens of its answers and all its `ids`.
+
+    `opening` is the number of tokens that the template writes before the first user's words
+    (`opening_length`). Images are never learned, nor is the first token.
+    """
+    if loss_on == "answers":
+        return tuple(answers)
+    if loss_on == "answers-no-end":
+        ends = runs_of(answers)[1::2]
+        return tuple(yes and place + 1 not in ends for place, yes in enumerate(answers))
+    start = opening if loss_on == "chat" else 1
+    return tuple(
+        place >= max(start, 1) and token != IMAGE_TOKEN_INDEX for place, token in enumerate(ids)
+    )
+
+
+def opening_length(tokenizer: PreTrainedTokenizerBase, template: str) -> int:
+    """Return how many tokens a template writes before the first user's words.
+
+    Found from two chats that differ in these words alone. Raises as `tokenize_prompt` does.
+    """
+    one, two = (
+        tokenize_prompt([Turn(role="user", text=text)], tokenizer, template) for text in "a7"
+    )
+    same = (place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    return next(same, min(len(one), len(two)))
 
 
 def _image_marks(turns: Sequence[Turn]) -> int:

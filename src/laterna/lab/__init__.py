@@ -1,18 +1,63 @@
-"""Experiments on assistants; a new one is one file and one line in `EXPERIMENTS`."""
+"""Experiments on how assistants come about; a new one is one file and one line in `EXPERIMENTS`."""
 
 from __future__ import annotations
 
-from laterna.choices import late
-from laterna.lab.experiment import Experiment, Finding, Subject
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["EXPERIMENTS", "Experiment", "Finding", "Subject"]
+from laterna.choices import late
+
+if TYPE_CHECKING:
+    from laterna.lab.bench import Plan
+
+
+class Experiment(NamedTuple):
+    """A question about assistants, and what answers it."""
+
+    question: str
+    minutes: float
+    """With one seed, on two idle CPU cores, for the nano recipe; measured."""
+    needs: str
+    """What it takes beside the package itself."""
+    plan: Callable[[], Plan]
+
 
 EXPERIMENTS: dict[str, Experiment] = {
+    "projector": Experiment(
+        question="Why does a second layer with GELU help, and when?",
+        minutes=12,
+        needs="nothing",
+        plan=late("laterna.lab.projector:plan"),
+    ),
+    "loss-mask": Experiment(
+        question="What happens without the mask?",
+        minutes=6,
+        needs="nothing",
+        plan=late("laterna.lab.loss_mask:plan"),
+    ),
     "blind-spots": Experiment(
-        question="How well does it answer about what the text proxy leaves out?",
-        minutes=1,
-        needs="500 images of the tabletop world",
-        run=late("laterna.lab.blind_spots:run"),
+        question="What does it not know of what its teacher could not see?",
+        minutes=3,
+        needs="nothing",
+        plan=late("laterna.lab.blind_spots:plan"),
+    ),
+    "two-stages": Experiment(
+        question="Why align the connector before the language model learns?",
+        minutes=5,
+        needs="nothing",
+        plan=late("laterna.lab.two_stages:plan"),
+    ),
+    "proxy-kinds": Experiment(
+        question="What do conversations, details and reasoning each bring?",
+        minutes=6,
+        needs="nothing",
+        plan=late("laterna.lab.proxy_kinds:plan"),
+    ),
+    "data-scale": Experiment(
+        question="How does accuracy grow with the number of instruction records?",
+        minutes=6,
+        needs="nothing",
+        plan=late("laterna.lab.data_scale:plan"),
     ),
 }
 """Name to experiment; their own modules are imported when they run."""

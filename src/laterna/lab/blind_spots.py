@@ -11,33 +11,36 @@ Shapes: b images · n patches an image · d width.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.evaluation.run import AnswerFunction, ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
 from laterna.inference.assistant import Assistant
-from laterna.lab.experiment import Finding, Subject
-from laterna.model.vlm import VisionLanguageModel
+from laterna.lab.bench import Bench, Plan
+from laterna.lab.drawing import Panel, draw_panels
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value
+from laterna.lab.probes import (
+    box_pool,
+    image_features,
+    mean_max_pool,
+    mean_pool,
+    probe_accuracy,
+)
 from laterna.records import Box, Question, Record, Truth
 from laterna.scenes.phrases import SHORT_ANSWER
 
 FEWEST = 20
 """Images without which neither half can hold a probe worth reading."""
-IMAGES_A_PASS = 64
-_DECAY = 1e-2
-_ITERATIONS = 100
 
 
 class BlindSpot(Record):
@@ -66,15 +69,59 @@ class Case(NamedTuple):
     """Where to look; None: the whole image."""
 
 
-def run(subject: Subject) -> Finding:
-    """Measure a subject's blind spots: a row for each property."""
-    assistant, data, limit, seed = subject
-    spots = blind_spots(assistant, data, limit=limit, seed=seed)
-    table = Table("property", "asked", "probe", "probe, labels shuffled", "chance", "questions")
+def plan() -> Plan:
+    """Return how the experiment is carried out."""
+    return Plan(
+        done=(
+            "An assistant is trained on what a teacher wrote from boxes and captions, which say "
+            "nothing of texture, light and words on signs. It is asked about them, and a linear "
+            "probe is trained on the frozen encoder's features, beside the same probe with "
+            "shuffled labels."
+        ),
+        arms=lambda bench: [Arm(name="proxy", recipe=bench.recipe)],
+        measure=measure,
+        table=tuple(f"{name}, {what}" for name in PROPERTIES for what in ("asked", "probe")),
+        draw=draw,
+        conclude=conclude,
+    )
+
+
+def measure(bench: Bench, arm: Arm) -> Measures:
+    """Train, ask about each property, and probe the features for it."""
+    assistant = bench.load(bench.train(arm))
+    spots = blind_spots(assistant, bench.validation, limit=0, seed=bench.seed)
+    measures: Measures = {}
     for spot in spots:
-        shares = (spot.asked, spot.probe, spot.shuffled, spot.chance)
-        table.add_row(spot.name, *(f"{share:.3f}" for share in shares), str(spot.questions))
-    return Finding(table, f"measured {len(spots)} blind spots")
+        shares = {"asked": spot.asked, "probe": spot.probe, "chance": spot.chance}
+        shares["probe, labels shuffled"] = spot.shuffled
+        measures |= {f"{spot.name}, {what}": Value(value=one) for what, one in shares.items()}
+    return measures | bench.examine(bench.train(arm))
+
+
+def draw(results: Results) -> str:
+    """Draw what is answered, what a probe reads, and chance, by property."""
+    places = {float(number): name for number, name in enumerate(PROPERTIES)}
+    spread = partial(results.spread, "proxy")
+    series = {
+        what: [(place, spread(f"{name}, {what}")) for place, name in places.items()]
+        for what in ("asked", "probe", "probe, labels shuffled", "chance")
+    }
+    panel = Panel(series, across="property", up="share right", ticks=places, lines=False)
+    return draw_panels("blind-spots", [panel])
+
+
+def conclude(results: Results) -> Answer:
+    """Say of each property whether the eye sees what the assistant does not tell."""
+    told = []
+    for name in PROPERTIES:
+        asked, probe = (
+            results.spread("proxy", f"{name}, {what}").mean for what in ("asked", "probe")
+        )
+        told.append(f"{name} is answered right in {asked:.2f} and read by a probe in {probe:.2f}")
+    return Answer(
+        sentence=f"{'; '.join(told)}.".capitalize(),
+        limits="What a probe cannot read may still be there for a larger reader.",
+    )
 
 
 class _Property(NamedTuple):
@@ -119,84 +166,6 @@ def blind_spots(
         pooled = torch.stack([about.pool(features[case.image], case.box) for case in cases])
         spots.append(_spot(name, cases, accuracy, pooled, seed))
     return spots
-
-
-@torch.no_grad()
-def image_features(model: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
-    """Return the frozen encoder's features (b, n, d) of square images, on the CPU.
-
-    Raises LaternaError when an image cannot be read, or is not square: a box would then not be
-    where the encoder sees it.
-    """
-    chunks = []
-    for start in range(0, len(names), IMAGES_A_PASS):
-        images = [load_image(folder / name) for name in names[start : start + IMAGES_A_PASS]]
-        for name, image in zip(names[start:], images, strict=False):
-            if image.width != image.height:
-                raise LaternaError(f"{folder / name}: not square; draw the dataset again")
-        pixels_bchw = model.prepare(images).to(model.device)
-        chunks.append(model.vision(pixels_bchw).float().cpu())
-    return torch.cat(chunks)
-
-
-def probe_accuracy(features_bd: Tensor, labels: Sequence[str], *, seed: int) -> float:
-    """Train multinomial logistic regression on one half, return its accuracy (0..1) on the other.
-
-    `seed` draws the halves. Features are standardised by the training half.
-    """
-    classes = sorted(set(labels))
-    targets_b = torch.tensor([classes.index(label) for label in labels])
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    train, test = order[: len(order) // 2], order[len(order) // 2 :]
-    features_bd = features_bd.detach().float()
-    mean = features_bd[train].mean(dim=0)
-    # A feature that never varies in training is left unscaled: it says nothing either way.
-    deviation = features_bd[train].std(dim=0).clamp_min(1e-6)
-    features_bd = (features_bd - mean) / deviation
-    with torch.enable_grad():
-        probe = _fit(features_bd[train], targets_b[train], len(classes))
-    with torch.no_grad():
-        hits = probe(features_bd[test]).argmax(dim=-1) == targets_b[test]
-    return float(hits.float().mean())
-
-
-def mean_pool(features_nd: Tensor, _: Box | None) -> Tensor:
-    """Return the mean of all patches, (d,)."""
-    return features_nd.mean(dim=0)
-
-
-def box_pool(features_nd: Tensor, box: Box | None) -> Tensor:
-    """Return the mean of the patches whose centres the box covers, (d,).
-
-    A box that covers no centre takes the patch that its own centre lies in; no box, all patches.
-    """
-    if box is None:
-        return features_nd.mean(dim=0)
-    side = grid_side(len(features_nd))
-    centres = (torch.arange(side) + 0.5) / side
-    columns = (centres >= box.x1) & (centres <= box.x2)
-    rows = (centres >= box.y1) & (centres <= box.y2)
-    covered = (rows[:, None] & columns[None, :]).flatten()
-    if not covered.any():
-        column, row = (min(side - 1, int(middle * side)) for middle in box.centre)
-        return features_nd[row * side + column]
-    return features_nd[covered].mean(dim=0)
-
-
-def mean_max_pool(features_nd: Tensor, _: Box | None) -> Tensor:
-    """Return mean and maximum over all patches, (2·d,): a small sign is lost in the mean alone."""
-    return torch.cat([features_nd.mean(dim=0), features_nd.amax(dim=0)])
-
-
-def grid_side(patches: int) -> int:
-    """Return the side of the square grid of patches; raises LaternaError when it is not square."""
-    side = math.isqrt(patches)
-    if side * side != patches:
-        raise LaternaError(
-            f"{patches} features an image are not a square grid of patches; "
-            "measure a checkpoint whose recipe has vision.class_token = false"
-        )
-    return side
 
 
 def texture_case(truth: Truth, rng: random.Random) -> Case | None:
@@ -252,23 +221,3 @@ def _spot(
         chance=max(Counter(labels).values()) / len(labels),
         questions=len(labels),
     )
-
-
-def _fit(features_bd: Tensor, targets_b: Tensor, classes: int) -> nn.Linear:
-    """Fit a linear classifier by L-BFGS with weight decay, from zero: nothing is left to chance."""
-    probe = nn.Linear(features_bd.shape[1], classes)
-    nn.init.zeros_(probe.weight)
-    nn.init.zeros_(probe.bias)
-    optimizer = torch.optim.LBFGS(
-        probe.parameters(), max_iter=_ITERATIONS, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(probe(features_bd), targets_b)
-        loss = loss + _DECAY * probe.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return probe

@@ -32,6 +32,7 @@ from laterna.records import Record
 from laterna.serving.explain_api import add_explain
 from laterna.serving.intake import IntakeSettings, RefusedImageError, open_image
 from laterna.serving.metrics import Metrics
+from laterna.serving.page import add_page
 from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse
 from laterna.version import __version__
 
@@ -276,6 +277,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
     app.add_route("/health", api.health, methods=["GET"])
     app.add_route("/version", api.version, methods=["GET"])
     app.add_route("/metrics", api.figures, methods=["GET"])
+    add_page(app)
     app.add_exception_handler(ApiError, _answer_error)
     app.add_exception_handler(404, _answer_unknown)
     app.add_exception_handler(405, _answer_unknown)

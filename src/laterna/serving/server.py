@@ -29,6 +29,13 @@ class Listening(Record):
     grace: int = 30
     cache_bytes: int | None = None
     threads: int | None = None
+    open: bool = False
+
+    @property
+    def address(self) -> str:
+        """Of the page, as a browser on this machine reaches it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 def serve(model: VisionLanguageModel, listening: Listening) -> None:
@@ -40,6 +47,7 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
         import uvicorn
 
         from laterna.serving.openai_api import ServerSettings, create_app
+        from laterna.serving.page import open_page
     except ImportError as error:
         raise LaternaError(
             f"serving needs the package {error.name}; run `pip install 'laterna[serve]'`"
@@ -65,6 +73,8 @@ def serve(model: VisionLanguageModel, listening: Listening) -> None:
         )
     )
     _say_where(listening)
+    if listening.open:
+        open_page(server, listening.address)
     try:
         server.run()
     except SystemExit as error:  # uvicorn's way to say that it could not begin
@@ -91,8 +101,7 @@ def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
 
 
 def _say_where(listening: Listening) -> None:
-    where = f"[{listening.host}]" if ":" in listening.host else listening.host
     sys.stderr.write(
-        f"serving {listening.name} at http://{where}:{listening.port}/v1"
+        f"serving {listening.name} at {listening.address} (page) and {listening.address}/v1 (API)"
         + (", with an API key\n" if listening.key else ", to this machine alone (no API key)\n")
     )

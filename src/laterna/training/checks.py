@@ -146,6 +146,11 @@ def _require_data(stage: StageSettings, name: StageName) -> None:
             f"{name}: pack_length = {stage.pack_length}, max_tokens = {stage.max_tokens}: shorter "
             f"than any record, which has {SHORTEST} tokens at least"
         )
+    if stage.shared_prefix and stage.loss_on in ("chat", "all"):
+        raise LaternaError(
+            f"{name}.loss_on = {stage.loss_on!r} with shared_prefix: words before an image, which "
+            "its records share, would be learned once for all of them; set shared_prefix = false"
+        )
 
 
 @contextmanager

@@ -73,6 +73,7 @@ def prepare_stage(
             folder=Path(recipe.prepared),
             seed=recipe.seed,
             validation=settings.validation,
+            loss_on=settings.loss_on,
             workers=workers,
             known=known,
             progress=lambda name, rows: shown.update(rows, name),

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from laterna.data.fingerprints import Fingerprints
 from laterna.data.images.files import ImageFiles
 from laterna.data.images.tokens import ImageCounter
+from laterna.data.masking import opening_length
 from laterna.data.preparation import cache
 from laterna.data.preparation.checking import Dropped, Job, KeptImages
 from laterna.data.preparation.samples import (
@@ -40,7 +41,7 @@ from laterna.data.preparation.samples import (
 from laterna.data.preparation.workers import Done, do_chunks, require_own_process
 from laterna.data.sources import Source, open_source
 from laterna.errors import LaternaError
-from laterna.recipe import SourceSettings
+from laterna.recipe import LossOn, SourceSettings
 from laterna.records import Record
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def prepare(
     progress: Progress | None = None,
     known: Fingerprints | None = None,
     positions: int | None = None,
+    loss_on: LossOn = "answers",
 ) -> Prepared:
     """Prepare a mixture of sources, or find it in `folder` where that was done before.
 
@@ -101,7 +103,8 @@ def prepare(
     image of a width and height takes. A sample longer than `max_tokens` or the language model's
     `positions`, images expanded, is dropped. `seed` and `validation` are as in `divide`; `workers`
     are processes, 0: as many as there are cores; `known` has what was seen of the sources at
-    this start. Raises LaternaError for a source that cannot be read, and when no record remains.
+    this start; `loss_on` is what the stage learns. Raises LaternaError for a source that cannot be
+    read, and when no record remains.
     """
     require_shares(sources, validation)
     seen = known or Fingerprints(folder / FINGERPRINTS)
@@ -113,18 +116,22 @@ def prepare(
     images = [_images(*pair) for pair in zip(places, sources, strict=True)]
     lengths = [_lengths(columns, image_tokens) for columns in sets]
     dropped.extend(_too_long(sets, lengths, max_tokens, positions))
-    samples_of = partial(MappedSamples, sets, counter=image_tokens)
+    opening = 0 if loss_on == "answers" else opening_length(tokenizer, template)
+    samples_of = partial(
+        MappedSamples, sets, counter=image_tokens, loss_on=loss_on, opening=opening
+    )
     files: ImageFiles = MixedImages(images) if len(images) > 1 else images[0]
     shown = partial(samples_of(NO_ROWS).shown, files.identity)
     usable = kept_rows(lengths, min(max_tokens, positions or max_tokens))
     rows, apart, beside = divide(usable, sources, shown, validation=validation, seed=seed)
     dropped.extend(_shows_what_is_held_out(samples_of(beside)))
     _require_any(rows, dropped)
+    samples = samples_of(rows)
     return Prepared(
-        samples=samples_of(rows),
+        samples=samples,
         validation=samples_of(apart),
         lengths=np.concatenate(lengths)[rows],
-        learned=np.concatenate([one.learned() for columns in sets for one in columns])[rows],
+        learned=samples.learned(),
         images=files,
         dropped=_counted(dropped),
         examples={fault.reason: fault.message for fault in reversed(dropped)},

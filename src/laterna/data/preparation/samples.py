@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from laterna.data.images.files import ImageFiles, SeveralImages
 from laterna.data.images.tokens import ImageCounter, SameTokens
-from laterna.data.masking import targets_of
+from laterna.data.masking import loss_mask, targets_of
 from laterna.data.packing import each_its_own
 from laterna.data.preparation.checking import UNCHECKED
 from laterna.errors import LaternaError
-from laterna.recipe import SourceSettings
+from laterna.recipe import LossOn, SourceSettings
 from laterna.records import IMAGE_TOKEN_INDEX, Sample
 
 SEPARATOR = ":"
@@ -140,7 +140,12 @@ class MappedSamples(Sequence[Sample]):
         sources: Sequence[Sequence[Columns]],
         rows: NDArray[np.int64],
         counter: ImageCounter,
+        *,
+        loss_on: LossOn = "answers",
+        opening: int = 0,
     ) -> None:
+        """`loss_on` and `opening` are those of `loss_mask`."""
+        self._loss_on, self._opening = loss_on, opening
         self._batches = [columns for source in sources for columns in source]
         self._source = [number for number, source in enumerate(sources) for _ in source]
         self._first = np.cumsum([0, *map(len, self._batches)]).tolist()
@@ -174,11 +179,21 @@ class MappedSamples(Sequence[Sample]):
         return Sample(
             id=columns.ids[row].as_py(),
             input_ids=tuple(ids.tolist()),
-            targets=targets_of(columns.targets[row].tolist(), len(ids)),
+            targets=self._targets(columns, row, ids.tolist()),
             image_slots=tuple(np.flatnonzero(ids == IMAGE_TOKEN_INDEX).tolist()),
             images=self._names(batch, row),
             image_tokens=tuple(self._counter(*size) for size in columns.sizes_of(row)),
         )
+
+    def learned(self) -> NDArray[np.int64]:
+        """Return how many tokens of each sample are learned."""
+        if self._loss_on == "answers":  # known without making a sample
+            return np.concatenate([one.learned() for one in self._batches])[self._rows]
+        return np.array([sum(sample.targets) for sample in self], np.int64)
+
+    def _targets(self, columns: Columns, row: int, ids: Sequence[int]) -> tuple[bool, ...]:
+        answers = targets_of(columns.targets[row].tolist(), len(ids))
+        return loss_mask(answers, ids, self._loss_on, self._opening)
 
     def id_of(self, place: int) -> str:
         """Return a sample's id without making it."""

@@ -13,19 +13,20 @@ from laterna.recipe import ConnectorSettings
 
 
 class MlpConnector(Connector):
-    """`depth` linear layers with GELU between them, all of the language model's width.
+    """`depth` linear layers, all of the language model's width, with GELU or nothing between.
 
     With depth 2 this is LLaVA-1.5's `mlp2x_gelu`, and the projector of
     `LlavaForConditionalGeneration`.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"depth", "calibrate"})
+    uses: ClassVar[frozenset[str]] = frozenset({"depth", "activation", "calibrate"})
     is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         super().__init__()
         if settings.depth < 1:
             raise LaternaError(f"connector.depth = {settings.depth}: an mlp has at least 1 layer")
+        self.activation = settings.activation
         widths = [d_vision] + [d_language] * settings.depth
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
 
@@ -42,5 +43,5 @@ class MlpConnector(Connector):
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""
         hidden: Tensor = self.layers[0](features_bnd)
         for layer in self.layers[1:]:
-            hidden = layer(nn.functional.gelu(hidden))
+            hidden = layer(nn.functional.gelu(hidden) if self.activation == "gelu" else hidden)
         return hidden

@@ -52,6 +52,11 @@ def connector_layers(assistant: VisionLanguageModel, format_name: str) -> list[L
     if isinstance(connector, LinearConnector):
         layers = [connector.project]
     elif isinstance(connector, MlpConnector):
+        if connector.activation != "gelu" and len(connector.layers) > 1:
+            raise LaternaError(
+                f"connector.activation = {connector.activation!r} cannot be exported: "
+                f"{format_name} has a GELU between the two layers"
+            )
         layers = list(connector.layers)  # type: ignore[arg-type]
     else:
         kinds: dict[object, str] = {kind: name for name, kind in CONNECTORS.items()}
@@ -69,7 +74,12 @@ def connector_layers(assistant: VisionLanguageModel, format_name: str) -> list[L
 
 
 def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
-    """Raise LaternaError where images are not each one square of features."""
+    """Raise LaternaError where images are not each one square of the encoder's own features."""
+    if assistant.vision.mixing is not None:
+        raise LaternaError(
+            f"vision.mixing cannot be exported: {format_name} takes features as the encoder gives "
+            "them"
+        )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
             "vision.fit = 'anyres' cannot be exported: "

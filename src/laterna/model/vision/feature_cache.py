@@ -259,7 +259,9 @@ def _write_images(path: Path, seen: dict[str, Known[str]], placed: dict[str, Cac
 def encoder_digest(tower: VisionTower, preparer: ImagePreparer) -> str:
     """Digest all that decides an image's features: weights, layer, and how it is prepared."""
     digest = hashlib.sha256()
-    runs = (tower.layer, tower.class_token, tower.final_norm)
+    runs: tuple[object, ...] = (tower.layer, tower.class_token, tower.final_norm)
+    if tower.mixing is not None:
+        runs += (tower.mixing.strength,)
     settings = (FORMAT, *runs, preparer.fit, preparer.grids)
     digest.update(repr(settings).encode())
     digest.update(tower.model.config.to_json_string().encode())

@@ -33,6 +33,7 @@ from laterna.model.vision.efficientnet import (
 )
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import VisionFamily, Wanted
+from laterna.model.vision.mixing import FeatureMixing
 from laterna.recipe import VisionSettings
 
 
@@ -58,6 +59,7 @@ class VisionTower(nn.Module):
         layer: int,
         class_token: bool = False,
         final_norm: bool = False,
+        mixing: float = 0.0,
     ) -> None:
         """Raise LaternaError when the encoder lacks that layer, token or norm, or the size."""
         super().__init__()
@@ -73,6 +75,7 @@ class VisionTower(nn.Module):
         self.width = cut.shape.width
         self.patches = cut.shape.grid**2 + int(class_token)
         self.layers = len(cut.layers)
+        self.mixing = FeatureMixing(self.width, mixing) if mixing else None
 
     def forward(self, pixels_bchw: Tensor) -> Tensor:
         """Return the features (b, n, d) of prepared images.
@@ -84,6 +87,10 @@ class VisionTower(nn.Module):
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             pixels_bchw = pixels_bchw.to(self.model.dtype)
             states = self._cut.run(self.model, pixels_bchw)
+        features_bnd = self._features(states)
+        return features_bnd if self.mixing is None else self.mixing(features_bnd)
+
+    def _features(self, states: Tensor) -> Tensor:
         if states.ndim == 4:  # a feature map (b, d, h, w)
             return states.flatten(2).transpose(1, 2)
         patches_bnd = states[:, self._cut.shape.leading :]
@@ -230,6 +237,7 @@ def _tower(model: Any, processor: Any, settings: VisionSettings) -> VisionTower:
             layer=settings.layer,
             class_token=settings.class_token,
             final_norm=settings.final_norm,
+            mixing=settings.mixing,
         )
     except LaternaError as error:
         raise LaternaError(f"{settings.source}: {error}") from error

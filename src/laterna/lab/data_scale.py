@@ -1,0 +1,98 @@
+"""How does accuracy grow with the number of instruction records, with and without stage 1?"""
+
+from __future__ import annotations
+
+import math
+
+from laterna.lab.bench import Bench, Plan
+from laterna.lab.drawing import Panel, draw_panels
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared
+
+SHARES = (1 / 16, 1 / 4, 1.0)
+WITH, WITHOUT = "with stage 1", "without stage 1"
+RECORDS = "records"
+
+
+def plan() -> Plan:
+    """Return how the experiment is carried out."""
+    return Plan(
+        done=(
+            "Stage 2 takes a sixteenth, a quarter and all of its steps, each record at most once, "
+            "from an aligned connector and from a calibrated one that was not aligned."
+        ),
+        arms=arms,
+        measure=measure,
+        table=(RECORDS, "accuracy", "accuracy count", "accuracy relation", "blank image"),
+        draw=draw,
+        conclude=conclude,
+    )
+
+
+def arms(bench: Bench) -> list[Arm]:
+    """Return each amount with and without stage 1."""
+    stage = bench.recipe.instruct
+    return [
+        Arm(
+            name=_name(share, way),
+            recipe=change(
+                bench.recipe,
+                {
+                    "instruct.epochs": stage.epochs * share,
+                    "instruct.max_steps": math.ceil(stage.max_steps * share),
+                },
+            ),
+            stages=("align", "instruct") if way == WITH else ("instruct",),
+        )
+        for way in (WITH, WITHOUT)
+        for share in reversed(SHARES)
+    ]
+
+
+def measure(bench: Bench, arm: Arm) -> Measures:
+    """Train, count what was learned from, and ask."""
+    checkpoint = bench.train(arm)
+    steps = len(bench.losses(checkpoint))
+    records = float(steps * arm.recipe.instruct.global_batch_size)
+    return {RECORDS: Value(value=records)} | bench.examine(checkpoint)
+
+
+def draw(results: Results) -> str:
+    """Draw accuracy against the number of records, which doubles along the axis."""
+    series = {
+        way: sorted(
+            (results.spread(_name(share, way), RECORDS).mean,
+             results.spread(_name(share, way), "accuracy"))
+            for share in SHARES
+        )
+        for way in (WITH, WITHOUT)
+    }  # fmt: skip
+    blank = results.spread(_name(1.0, WITH), "blank image").mean
+    return draw_panels(
+        "data-scale",
+        [Panel(series, across="instruction records, each seen once", up="share right", log="x",
+               level={"blank image": blank})],
+    )  # fmt: skip
+
+
+def conclude(results: Results) -> Answer:
+    """Say what four times the records bring, and where stage 1 still helps."""
+    quarter = results.difference(_name(1.0, WITH), _name(1 / 4, WITH), "accuracy")
+    few, many = (
+        results.difference(_name(share, WITH), _name(share, WITHOUT), "accuracy")
+        for share in (SHARES[0], SHARES[-1])
+    )
+    return Answer(
+        sentence=(
+            f"Four times the records are {compared(quarter, 'share right')} a quarter of them. "
+            f"Stage 1 is {compared(few, 'share right')} none with a sixteenth of the records, and "
+            f"{compared(many, 'share right')} none with all."
+        ),
+        limits=(
+            "Fewer records are fewer steps here too: what many steps over few records would reach "
+            "is another question. Three amounts show a direction and no law."
+        ),
+    )
+
+
+def _name(share: float, way: str) -> str:
+    return f"{way}, 1/{round(1 / share)}"

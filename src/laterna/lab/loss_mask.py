@@ -1,0 +1,198 @@
+"""What happens without the mask?
+
+LLaVA learns the assistant's words alone. The arms learn everything, everything but the system
+prompt, or the answers without their end of turn. The lecture's claim is about behaviour: a model
+that learned the users' words writes them too. The literature says that accuracy need not fall
+(Instruction Modelling, arXiv 2405.14394), so both are measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from laterna.data.chat import render_prompt
+from laterna.data.images.opening import load_image
+from laterna.evaluation.tasks import find_task
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.inference.assistant import Assistant
+from laterna.inference.sampling import Decoding
+from laterna.lab.bench import Bench, Plan, score_value
+from laterna.lab.drawing import Panel, draw_panels
+from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared
+from laterna.lab.text import token_losses
+from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
+
+ANSWERS, ALL, CHAT, NO_END, BEFORE = (
+    "answers", "everything", "but the system prompt", "answers without end", "before stage 2",
+)  # fmt: skip
+MASKS = {ANSWERS: "answers", ALL: "all", CHAT: "chat", NO_END: "answers-no-end"}
+TEMPLATE = "vicuna_v1"
+"""It has a system prompt, so that the arms differ."""
+ASKED = 120
+ROOM = 48
+"""Tokens that an answer may have: a short question is answered in a few."""
+RUN_ON, LENGTH = "writes on as the user", "tokens of an answer"
+USER_LOSS, COMPLETED = "loss of the user's words", "completes a half-asked question"
+
+
+def plan() -> Plan:
+    """Return how the experiment is carried out."""
+    return Plan(
+        done=(
+            "Stage 2 learns with four masks, from the same stage 1, in the template of Vicuna, "
+            f"which has a system prompt. Each arm answers {ASKED} questions with room for {ROOM} "
+            "tokens. It writes on as the user where its answer holds the user's role or comes to "
+            "no end. The first half of a question is given as the user's turn without its end, "
+            "and counts as completed where the next word is the question's own. `before stage 2` "
+            "is the assistant after stage 1."
+        ),
+        arms=arms,
+        measure=measure,
+        table=("accuracy", RUN_ON, LENGTH, COMPLETED, USER_LOSS, "blank image"),
+        draw=draw,
+        conclude=conclude,
+    )
+
+
+def arms(bench: Bench) -> list[Arm]:
+    """Return one arm a mask, and stage 1 alone."""
+    shared = change(
+        bench.recipe,
+        {
+            "language.template": TEMPLATE,
+            "instruct.template": TEMPLATE,
+            "instruct.shared_prefix": False,
+        },
+    )
+    masked = [
+        Arm(name=name, recipe=change(shared, {"instruct.loss_on": mask}))
+        for name, mask in MASKS.items()
+    ]
+    return [*masked, Arm(name=BEFORE, recipe=shared, stages=("align",))]
+
+
+def measure(bench: Bench, arm: Arm) -> Measures:
+    """Train, ask, and look at what comes after the answers and at the users' words."""
+    checkpoint = bench.train(arm, arm.stages[-1])
+    assistant = bench.load(checkpoint)
+    questions = find_task("world").questions(bench.validation, limit=ASKED, seed=bench.seed)
+    return bench.examine(checkpoint) | behaviour(assistant, questions[:ASKED], bench.validation)
+
+
+class _Said(NamedTuple):
+    text: str
+    tokens: int
+    ended: bool
+
+
+def behaviour(assistant: Assistant, questions: list[Question], dataset: Path) -> Measures:
+    """Measure how answers end, and how well the users' words are known."""
+    said = _answers(assistant, questions, dataset)
+    role = _user_role(assistant)
+    halves = [_half(assistant, question, dataset) for question in questions]
+    return {
+        RUN_ON: score_value([float(role in one.text or not one.ended) for one in said]),
+        LENGTH: score_value([float(one.tokens) for one in said]),
+        COMPLETED: score_value([completed for completed, _ in halves]),
+        USER_LOSS: score_value([loss for _, loss in halves]),
+    }
+
+
+def _answers(assistant: Assistant, questions: list[Question], dataset: Path) -> list[_Said]:
+    prompts = [
+        (
+            [Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\n{one.text}")],
+            [load_image(dataset / IMAGE_FOLDER / name) for name in one.images],
+        )
+        for one in questions
+    ]
+    completions = assistant.engine.answers(prompts, Decoding(max_new_tokens=ROOM), fit=True)
+    return [_Said(one.text, len(one.tokens), one.finish == "stop") for one in completions]
+
+
+def _user_role(assistant: Assistant) -> str:
+    """Return what the template writes before a second user's words: `USER:` of Vicuna's."""
+    model = assistant.model
+    turns = [Turn(role="user", text="7"), Turn(role="assistant", text="8", loss=True)]
+    chat = render_prompt([*turns, Turn(role="user", text="9")], model.tokenizer, model.template)
+    return (
+        chat[chat.index("8") + 1 : chat.index("9")]
+        .replace(model.tokenizer.eos_token or "", "")
+        .strip()
+    )
+
+
+@torch.no_grad()
+def _half(assistant: Assistant, question: Question, dataset: Path) -> tuple[float, float]:
+    """Return whether half a question is gone on with as it was, and the loss of its other half."""
+    model = assistant.model
+    words = question.text.split(" ")
+    half = max(2, len(words) // 2)
+    before, after = " ".join(words[:half]), " " + " ".join(words[half:])
+    turn = Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\n{question.text}")
+    whole = render_prompt([turn], model.tokenizer, model.template)
+    begun = whole[: whole.index(before) + len(before)]
+    images = [load_image(dataset / IMAGE_FOLDER / name) for name in question.images]
+    losses = token_losses(model, begun + after, images)
+    own = losses[-_count(assistant, before, after) :]
+    likeliest = model.logits(images, begun)[-1].argmax()
+    first = model.tokenizer(before + after, add_special_tokens=False)["input_ids"]
+    shown = model.tokenizer(before, add_special_tokens=False)["input_ids"]
+    return float(int(likeliest) == first[len(shown)]), sum(own) / len(own)
+
+
+def _count(assistant: Assistant, before: str, after: str) -> int:
+    tokenizer = assistant.model.tokenizer
+    lengths = [
+        len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text in (before + after, before)
+    ]
+    return lengths[0] - lengths[1]
+
+
+def draw(results: Results) -> str:
+    """Draw accuracy, running on and completing for each mask."""
+    places = {float(number): arm for number, arm in enumerate(results.arms)}
+    series = {
+        measure: [(place, results.spread(arm, measure)) for place, arm in places.items()]
+        for measure in ("accuracy", RUN_ON, COMPLETED)
+    }
+    ticks = {place: arm.replace(" ", "\n", 1) for place, arm in places.items()}
+    return draw_panels(
+        "loss-mask",
+        [Panel(series, across="what stage 2 learned", up="share", ticks=ticks, lines=False)],
+    )
+
+
+def conclude(results: Results) -> Answer:
+    """Say what learning everything does to behaviour and to accuracy."""
+    told = {
+        measure: compared(
+            results.difference(ALL, ANSWERS, measure), unit, more="above", less="below"
+        )
+        for measure, unit in (
+            ("accuracy", "share right"),
+            (RUN_ON, "share of answers"),
+            (COMPLETED, "share of questions"),
+            (USER_LOSS, "nats"),
+        )
+    }
+    ends = compared(
+        results.difference(NO_END, ANSWERS, RUN_ON), "share of answers", more="above", less="below"
+    )
+    return Answer(
+        sentence=(
+            "With everything learned, beside answers alone, writing on as the user is "
+            f"{told[RUN_ON]} it, completing a half-asked question {told[COMPLETED]} it, the loss "
+            f"of the users' words {told[USER_LOSS]} it, and accuracy {told['accuracy']} it. "
+            f"Without their end of turn, running on is {ends} what it is with it."
+        ),
+        limits=(
+            "Unmasked loss need not lower accuracy: the literature finds gains where prompts are "
+            "long, answers short and records few. The questions here are short and of few forms, "
+            "so users' words are easily learned."
+        ),
+    )

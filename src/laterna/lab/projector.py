@@ -1,0 +1,185 @@
+"""Why does a second layer with GELU help, and when?
+
+Features are passed through an invertible mixing of a strength (`model/vision/mixing.py`): the
+stronger it is, the further is what the image shows from being read by a linear layer, and none of
+it is lost. Two linear layers without GELU have the perceptron's weights and a single layer's
+reach, so what they lack is not weights.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
+from laterna.lab.bench import Bench, Plan, score_value
+from laterna.lab.drawing import Panel, draw_panels
+from laterna.lab.experiment import (
+    Answer,
+    Arm,
+    Measures,
+    Results,
+    Spread,
+    Value,
+    change,
+    compared,
+)
+from laterna.lab.probes import HIDDEN, box_pool, image_features, probe_hits
+
+STRENGTHS = (0.0, 0.5, 1.0, 2.0)
+CONNECTORS = {
+    "linear": {"connector.kind": "linear"},
+    "two linear": {"connector.kind": "mlp", "connector.activation": "none"},
+    "mlp": {"connector.kind": "mlp"},
+}
+PLATEAU, CURVE = "stage-1 plateau", "stage-1 losses"
+PROBED_IMAGES = 400
+
+
+def plan() -> Plan:
+    """Return how the experiment is carried out."""
+    return Plan(
+        done=(
+            "The encoder's features are mixed with strength 0, ½, 1 or 2 by a fixed invertible "
+            "map before they reach the connector. At each strength three connectors are trained "
+            "in both stages: one linear layer, two linear layers without anything between them, "
+            "and the perceptron. The plateau is the mean loss of the last tenth of stage 1. A "
+            "linear and a non-linear probe tell the category of a toy from the same features."
+        ),
+        arms=arms,
+        measure=measure,
+        table=(
+            PLATEAU,
+            "accuracy",
+            "accuracy colour",
+            "accuracy count",
+            "accuracy relation",
+            "blank image",
+            "linear probe",
+            "non-linear probe",
+        ),
+        draw=draw,
+        conclude=conclude,
+    )
+
+
+def arms(bench: Bench) -> list[Arm]:
+    """Return each connector at each strength."""
+    return [
+        Arm(
+            name=_name(connector, strength),
+            recipe=change(bench.recipe, {**changes, "vision.mixing": strength}),
+        )
+        for strength in STRENGTHS
+        for connector, changes in CONNECTORS.items()
+    ]
+
+
+def measure(bench: Bench, arm: Arm) -> Measures:
+    """Train both stages and ask; probe the features, which depend on the strength alone."""
+    align, instruct = bench.train(arm, "align"), bench.train(arm)
+    losses = bench.losses(align)
+    measures: Measures = {
+        PLATEAU: bench.plateau(align),
+        CURVE: Value(value=losses[-1], scores=tuple(losses)),
+    }
+    measures |= bench.examine(instruct)
+    if arm.recipe.connector.kind == "linear":
+        measures |= _probes(bench, arm)
+    return measures
+
+
+def _probes(bench: Bench, arm: Arm) -> Measures:
+    truths = read_truth(bench.world / TRUTH_FILE)[:PROBED_IMAGES]
+    model = bench.load(bench.train(arm)).model
+    names = [truth.image for truth in truths]
+    features = image_features(model, bench.world / IMAGE_FOLDER, names)
+    pooled = [
+        (box_pool(own, toy.box), toy.category)
+        for own, truth in zip(features, truths, strict=True)
+        for toy in truth.toys
+    ]
+    toys_bd, labels = torch.stack([one for one, _ in pooled]), [label for _, label in pooled]
+    return {
+        name: score_value(probe_hits(toys_bd, labels, seed=bench.seed, hidden=hidden))
+        for name, hidden in {"linear probe": 0, "non-linear probe": HIDDEN}.items()
+    }
+
+
+def draw(results: Results) -> str:
+    """Draw the losses at the strongest mixing, the plateaus and the accuracies."""
+    strongest = STRENGTHS[-1]
+    curves = {
+        connector: [
+            (float(step), Spread(loss, float("nan"), float("nan")))
+            for step, loss in enumerate(_mean_curve(results, _name(connector, strongest)), start=1)
+        ]
+        for connector in CONNECTORS
+    }
+    over = {
+        measure: {
+            connector: [
+                (strength, results.spread(_name(connector, strength), measure))
+                for strength in STRENGTHS
+            ]
+            for connector in CONNECTORS
+        }
+        for measure in (PLATEAU, "accuracy")
+    }
+    return draw_panels(
+        "projector",
+        [
+            Panel(
+                curves,
+                across="step of stage 1",
+                up="loss (nats a token)",
+                title=f"Losses at strength {strongest:g}",
+            ),
+            Panel(
+                over[PLATEAU],
+                across="strength of the mixing",
+                up="loss (nats a token)",
+                title="Where stage 1 ends",
+            ),
+            Panel(
+                over["accuracy"],
+                across="strength of the mixing",
+                up="share right",
+                title="After stage 2",
+            ),
+        ],
+    )
+
+
+def conclude(results: Results) -> Answer:
+    """Say where the perceptron is ahead in the plateau, and whether that grows."""
+    told = []
+    for strength in (STRENGTHS[0], STRENGTHS[-1]):
+        for other in ("linear", "two linear"):
+            more = results.difference(_name(other, strength), _name("mlp", strength), PLATEAU)
+            standing = compared(more, "nats", more="above", less="below")
+            told.append(f"at strength {strength:g} `{other}` ends {standing} the perceptron")
+    right = results.difference(
+        _name("mlp", STRENGTHS[-1]), _name("linear", STRENGTHS[-1]), "accuracy"
+    )
+    standing = compared(right, "share right")
+    return Answer(
+        sentence=(
+            f"In stage 1, {'; '.join(told)}. After stage 2, at strength {STRENGTHS[-1]:g}, the "
+            f"perceptron is {standing} the linear layer."
+        ),
+        limits=(
+            "The mixing is made for this experiment; how much of it the features of a published "
+            "encoder have is not measured here. In stage 2 the language model learns too, and can "
+            "make up for a weak connector."
+        ),
+    )
+
+
+def _name(connector: str, strength: float) -> str:
+    return f"{connector}, {strength:g}"
+
+
+def _mean_curve(results: Results, arm: str) -> list[float]:
+    curves = [measures[CURVE].scores for measures in results.arms[arm]]
+    return [sum(losses) / len(losses) for losses in zip(*curves, strict=False)]

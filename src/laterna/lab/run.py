@@ -1,0 +1,203 @@
+"""Runs experiments: every arm for every seed, what is finished taken as it is, then one page."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import rich
+
+from laterna.errors import LaternaError
+from laterna.files import held, some, write_atomically, write_json
+from laterna.lab import EXPERIMENTS
+from laterna.lab.bench import FULL, QUICK, Bench, Plan
+from laterna.lab.experiment import Arm, Finding, Measures, Results, differences
+from laterna.recipe import Recipe, load_recipe
+from laterna.records import Record
+from laterna.report.parts import write_page
+
+PAGE, MARK = "index.html", "lab.json"
+FIGURE, TEXT, FOUND = "figure.svg", "README.md", "finding.json"
+SHOWS_WORKING = "Quick run: this shows that the experiment works, and nothing else"
+
+
+class Measured(Record):
+    """What one arm measured for one seed, as it is kept."""
+
+    digest: str
+    """Of all that decides it."""
+    measures: Measures
+    seconds: float
+
+
+def run_experiments(
+    names: Sequence[str],
+    out: Path,
+    *,
+    recipe: Recipe | None = None,
+    seeds: int = 3,
+    quick: bool = False,
+) -> list[Finding]:
+    """Run experiments in a folder, and write what each found: a figure, a page, its numbers.
+
+    `names` are keys of `EXPERIMENTS`. What is finished there is taken. `out/index.html` shows
+    all that were asked for. Raises LaternaError for an unknown name, for seeds below one, while
+    another process is at the folder, and for what stops training.
+    """
+    unknown = [name for name in names if name not in EXPERIMENTS]
+    if unknown:
+        known = ", ".join(EXPERIMENTS)
+        raise LaternaError(f"{unknown[0]}: no such experiment; the experiments are: {known}")
+    if seeds < 1:
+        raise LaternaError(f"seeds = {seeds}: at least 1 is needed")
+    recipe = recipe or load_recipe("nano")
+    findings = []
+    _require_ours(out)
+    with held(out / "lab", "laterna lab"):
+        write_json(out / MARK, {"made by": "laterna lab"})
+        for name in names:
+            findings.append(_run(name, out, recipe, seeds, quick))
+            write_page(out / PAGE, "lab.html.jinja", findings=findings)
+    return findings
+
+
+def _require_ours(out: Path) -> None:
+    """Raise LaternaError for a folder with something in it that is no lab's."""
+    names = (one.name for one in out.iterdir()) if out.is_dir() else ()
+    inside = sorted(name for name in names if not name.startswith("."))
+    if inside and MARK not in inside:
+        raise LaternaError(
+            f"{out}: is not empty, and no lab is in it (it holds {some(inside)}); choose another "
+            "folder with --out"
+        )
+
+
+def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Finding:
+    plan: Plan = EXPERIMENTS[name].plan()
+    console = rich.get_console()
+    console.rule(f"{name}: {EXPERIMENTS[name].question}", align="left")
+    measured: dict[str, list[Measures]] = {}
+    arms: list[Arm] = []
+    seconds = 0.0
+    for seed in range(seeds):
+        bench = Bench(out, recipe, seed=seed, size=QUICK if quick else FULL)
+        arms = list(plan.arms(bench))
+        for arm in arms:
+            if seed == 0:
+                told = differences(arms[0].recipe, arm.recipe)
+                console.print(f"arm {arm.name}: {told}", soft_wrap=True)
+            found = _measured(out / name / f"seed-{seed}" / f"{arm.name}.json", plan, bench, arm)
+            measured.setdefault(arm.name, []).append(found.measures)
+            seconds += found.seconds
+    results = Results(
+        arms={arm: tuple(found) for arm, found in measured.items()}, seeds=tuple(range(seeds))
+    )
+    finding = _finding(name, plan, arms, results, minutes=seconds / 60, quick=quick)
+    _write(out / name, finding)
+    return finding
+
+
+def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
+    """Return what an arm measured, from its file where it is there and of the very same."""
+    told = msgspec.json.encode((arm, bench.size, bench.seed, plan.measure.__module__))
+    digest = hashlib.sha256(told).hexdigest()
+    if path.is_file():
+        try:
+            kept = msgspec.json.decode(path.read_bytes(), type=Measured)
+        except msgspec.DecodeError:
+            kept = None  # half a file, or another program's: measured again
+        if kept is not None and kept.digest == digest:
+            return kept
+    began = time.perf_counter()
+    measures = plan.measure(bench, arm)
+    found = Measured(
+        digest=digest, measures=measures, seconds=round(time.perf_counter() - began, 1)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, found)
+    return found
+
+
+def _finding(
+    name: str, plan: Plan, arms: Sequence[Arm], results: Results, *, minutes: float, quick: bool
+) -> Finding:
+    answer = plan.conclude(results)
+    question = EXPERIMENTS[name].question
+    return Finding(
+        title=f"{SHOWS_WORKING}: {name}" if quick else name,
+        question=question,
+        done=plan.done,
+        answer=answer.sentence,
+        limits=answer.limits + _of_seeds(results),
+        columns=("arm", *plan.table),
+        rows=tuple(
+            (arm.name, *(_cell(results, arm.name, measure) for measure in plan.table))
+            for arm in arms
+        ),
+        figure=plan.draw(results),
+        arms=tuple((arm.name, differences(arms[0].recipe, arm.recipe)) for arm in arms),
+        seeds=results.seeds,
+        minutes=round(minutes, 1),
+        quick=quick,
+    )
+
+
+def _of_seeds(results: Results) -> str:
+    if len(results.seeds) > 1:
+        return f" Intervals are over {len(results.seeds)} seeds."
+    return " One seed: intervals are over questions alone, and say nothing of another training."
+
+
+def _cell(results: Results, arm: str, measure: str) -> str:
+    if not results.has(arm, measure):
+        return "–"
+    spread = results.spread(arm, measure)
+    return "–" if math.isnan(spread.mean) else spread.words
+
+
+def _write(folder: Path, finding: Finding) -> None:
+    write_json(folder / FOUND, finding)
+    for name, text in ((FIGURE, finding.figure), (TEXT, as_markdown(finding))):
+        with write_atomically(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def as_markdown(finding: Finding) -> str:
+    """Return a finding as a page of Markdown beside its figure."""
+    header = [f"| {' | '.join(finding.columns)} |", f"|{' --- |' * len(finding.columns)}"]
+    rows = [f"| {' | '.join(row)} |" for row in finding.rows]
+    arms = [f"- `{name}`: {told}" for name, told in finding.arms]
+    seeds = "one seed" if len(finding.seeds) == 1 else f"{len(finding.seeds)} seeds"
+    return "\n".join(
+        [
+            f"# {finding.title}",
+            "",
+            f"**{finding.question}**",
+            "",
+            finding.answer,
+            "",
+            f"![{finding.question}]({FIGURE})",
+            "",
+            *header,
+            *rows,
+            "",
+            "## What was done",
+            "",
+            finding.done,
+            "",
+            "Arms, by what they differ in from the first:",
+            "",
+            *arms,
+            "",
+            f"{finding.minutes:g} minutes for {seeds}, on this machine.",
+            "",
+            "## What it does not show",
+            "",
+            finding.limits.strip(),
+            "",
+        ]
+    )

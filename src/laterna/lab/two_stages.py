@@ -1,0 +1,165 @@
+"""Why align the connector first?
+
+Stage 2 alone meets a connector that says nothing yet: the language model is pulled about by noise
+before it is taught. The arms begin stage 2 with an aligned, a calibrated or a random connector, or
+let the language model learn in stage 1 too.
+
+Shapes: n image tokens · v words · d width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from laterna.data.images.opening import load_image
+from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
+from laterna.lab.bench import Bench, Plan, score_value
+from laterna.lab.drawing import Panel, draw_panels
+from laterna.lab.experiment import (
+    Answer,
+    Arm,
+    Measures,
+    Results,
+    Spread,
+    Value,
+    change,
+    compared,
+)
+from laterna.lab.text import text_losses
+from laterna.model.build import build_from_recipe
+from laterna.training.resume import METRICS
+from laterna.training.telemetry import read_metrics
+
+FIRST_STEPS = 20
+LOOKED_AT = 32
+"""Images whose tokens are held against the words."""
+NORMS = "gradient norm, first steps"
+FORGOT = "loss on plain text"
+DISTANCE = "cosine to the nearest word"
+BOTH, RANDOM, CALIBRATED, OPEN = "two stages", "random", "calibrated", "open from the start"
+BEFORE = "before"
+
+
+def plan() -> Plan:
+    """Return how the experiment is carried out."""
+    return Plan(
+        done=(
+            "The arms end with the same stage 2. `two stages` aligns the connector before it; "
+            "`random` begins stage 2 with random weights, `calibrated` with weights fitted to the "
+            "scale of features and words but not aligned; `open from the start` lets the language "
+            "model learn in stage 1 too. The loss on plain text is that of captions of images that "
+            "were held out, without their images: what the language model knew before and still "
+            "knows. The row `before` is the language model as it came."
+        ),
+        arms=arms,
+        measure=measure,
+        table=("accuracy", "blank image", "loss, last steps", NORMS, DISTANCE, FORGOT),
+        draw=draw,
+        conclude=conclude,
+    )
+
+
+def arms(bench: Bench) -> list[Arm]:
+    """Return the ways into stage 2."""
+    language = bench.recipe.instruct.language
+    random = change(bench.recipe, {"connector.calibrate": False})
+    opened = change(bench.recipe, {"align.language": language})
+    return [
+        Arm(name=BOTH, recipe=bench.recipe),
+        Arm(name=CALIBRATED, recipe=bench.recipe, stages=("instruct",)),
+        Arm(name=RANDOM, recipe=random, stages=("instruct",)),
+        Arm(name=OPEN, recipe=opened),
+        Arm(name=BEFORE, recipe=bench.recipe, stages=()),
+    ]
+
+
+def measure(bench: Bench, arm: Arm) -> Measures:
+    """Train, ask, and look at the gradients, the image tokens and what was forgotten."""
+    if not arm.stages:
+        return {FORGOT: text_losses(build_from_recipe(arm.recipe), bench.validation)}
+    checkpoint = bench.train(arm)
+    steps = read_metrics(checkpoint / METRICS)
+    norms = [step.grad_norm for step in steps]
+    measures: Measures = {
+        "loss, last steps": bench.plateau(checkpoint),
+        NORMS: Value(value=sum(norms[:FIRST_STEPS]) / len(norms[:FIRST_STEPS])),
+        "gradient norms": Value(value=norms[-1], scores=tuple(norms)),
+        DISTANCE: nearest_words(bench, checkpoint_of=arm),
+    }
+    measures |= bench.examine(checkpoint)
+    measures[FORGOT] = text_losses(bench.load(checkpoint).model, bench.validation)
+    return measures
+
+
+@torch.no_grad()
+def nearest_words(bench: Bench, *, checkpoint_of: Arm) -> Value:
+    """Return the mean cosine of an image token with the word embedding nearest to it."""
+    model = bench.load(bench.train(checkpoint_of)).model
+    truths = read_truth(bench.validation / TRUTH_FILE)[:LOOKED_AT]
+    images = [load_image(bench.validation / IMAGE_FOLDER / one.image) for one in truths]
+    words_vd = model.language.get_input_embeddings().weight
+    found = [nearest_cosine(tokens, words_vd) for tokens in model.encode_images(images)]
+    return score_value(torch.cat(found).tolist())
+
+
+def nearest_cosine(tokens_nd: Tensor, words_vd: Tensor) -> Tensor:
+    """Return each token's highest cosine (n,) with any of the words."""
+    unit = torch.nn.functional.normalize
+    return (unit(tokens_nd.float(), dim=-1) @ unit(words_vd.float(), dim=-1).T).amax(dim=-1)
+
+
+def draw(results: Results) -> str:
+    """Draw the gradient norms of the first steps, and the accuracies."""
+    norms = {
+        arm: [
+            (float(step), Spread(sum(one) / len(one), float("nan"), float("nan")))
+            for step, one in enumerate(
+                zip(*(found["gradient norms"].scores for found in measured), strict=False), start=1
+            )
+            if step <= 5 * FIRST_STEPS
+        ]
+        for arm, measured in results.arms.items()
+        if arm != BEFORE
+    }
+    names = dict(enumerate(norms))
+    accuracies = {
+        arm: [(float(place), results.spread(arm, "accuracy"))] for place, arm in names.items()
+    }
+    return draw_panels(
+        "two-stages",
+        [
+            Panel(norms, across="step of stage 2", up="gradient norm", log="y", title="Gradients"),
+            Panel(
+                accuracies,
+                across="arm",
+                up="share right",
+                title="After stage 2",
+                ticks={float(place): "" for place in names},
+                lines=False,
+            ),
+        ],
+    )
+
+
+def conclude(results: Results) -> Answer:
+    """Say what stage 1 is worth beside each other way."""
+    told = [
+        f"{compared(results.difference(BOTH, arm, 'accuracy'), 'share right')} `{arm}`"
+        for arm in (CALIBRATED, RANDOM, OPEN)
+    ]
+    forgot = results.difference(BOTH, RANDOM, FORGOT)
+    standing = compared(forgot, "nats", more="above", less="below")
+    since = results.difference(BOTH, BEFORE, FORGOT)
+    kept = compared(since, "nats", more="above", less="below")
+    return Answer(
+        sentence=(
+            f"Before the same stage 2, aligning first is {'; '.join(told)}. Its loss on plain text "
+            f"is {standing} that without stage 1, and {kept} that of the language model as it came."
+        ),
+        limits=(
+            "Two stages take more steps than one. The language model here is small and was made "
+            "on the same world; a large one has more to forget."
+        ),
+    )
