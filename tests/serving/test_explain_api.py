@@ -119,7 +119,10 @@ def test_a_chat_goes_on_while_an_answer_is_explained(served: Served) -> None:
     alone = Assistant(served.model).answer(NOISE, QUESTION, max_new_tokens=30)
     assert answer.json()["choices"][0]["message"]["content"].strip() == alone
     assert [one.status_code for one in explained] == [200] * 3
-    assert explained[0].json() == explained[2].json()
+    first, _, last = (one.json() for one in explained)
+    assert first["answer"] == last["answer"]
+    for row, same in zip(first["occlusion"]["overall"], last["occlusion"]["overall"], strict=True):
+        assert row == pytest.approx(same, abs=1e-4)  # covered in batches of other sizes
 
 
 @pytest.mark.parametrize(
