@@ -243,6 +243,7 @@ def test_the_module_has_no_second_way_in() -> None:
         "lab",
         "report",
         "chat",
+        "explain",
         "serve",
         "import",
         "export",

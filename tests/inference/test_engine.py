@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -218,3 +219,41 @@ def test_a_closed_stream_frees_its_row(model: VisionLanguageModel) -> None:
     while assistant.engine.stats().running and time.monotonic() < deadline:
         time.sleep(0.01)
     assert assistant.engine.stats().finished == {"cancelled": 1}
+
+
+def test_other_work_is_done_between_steps_and_never_twice(model: VisionLanguageModel) -> None:
+    engine = Engine(model, EngineSettings(chunk=64))
+    request = engine.submit([Turn(role="user", text="Hello")], [], Decoding(max_new_tokens=60))
+    threads, written = set[str](), list[int]()
+
+    def work() -> int:
+        threads.add(threading.current_thread().name)
+        written.append(len(request.tokens))
+        return len(written)
+
+    while request.finish is None:
+        assert engine.call(work) == len(written)
+    going = [count for count in written if 0 < count < 60]
+    assert len(going) > 1
+    assert len(set(going)) == len(going)  # a token was written between any two pieces
+    assert threads == {"engine"}
+    alone = Assistant(model).answer(None, "Hello", max_new_tokens=60)
+    assert request.result().text.strip() == alone
+    engine.close()
+
+
+def test_what_work_raises_is_its_callers_and_the_engine_goes_on(
+    model: VisionLanguageModel,
+) -> None:
+    engine = Engine(model)
+
+    def fails() -> None:
+        raise KeyError("a fault")
+
+    with pytest.raises(KeyError, match="a fault"):
+        engine.call(fails)
+    assert engine.alive
+    assert engine.call(lambda: 7) == 7
+    engine.close()
+    with pytest.raises(EngineStoppedError):
+        engine.call(lambda: 7)

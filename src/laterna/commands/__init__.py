@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from laterna.commands.base import Command
-from laterna.commands.chat import Chat
+from laterna.commands.chat import Chat, Explain
 from laterna.commands.check import Check
 from laterna.commands.evaluate import Compare, Evaluate
 from laterna.commands.exchange import Export, Import
@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "lab": Lab,
     "report": Report,
     "chat": Chat,
+    "explain": Explain,
     "serve": Serve,
     "import": Import,
     "export": Export,

@@ -14,6 +14,9 @@ from torch import Tensor
 from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
+from laterna.inference.explain import explain
+from laterna.inference.explanation import MAX_NEW_TOKENS as MOST_EXPLAINED
+from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.generation import Prompt
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings
@@ -134,6 +137,30 @@ class Assistant:
             yield from (event.text for event in request if event.text)
         finally:
             request.cancel()
+
+    def explain(
+        self,
+        image: ImageLike,
+        question: Question,
+        answer: str | None = None,
+        methods: Sequence[str] = ("occlusion",),
+        *,
+        window: int = 1,
+        max_new_tokens: int = MOST_EXPLAINED,
+    ) -> Explanation:
+        """Say what in the image an answer hangs on; without `answer`, the one that is given.
+
+        `methods` are of `occlusion` (parts of the image are covered in turn: how much less likely
+        is the answer?), `attention` (where its tokens look, relative to a general question),
+        `words` (the words nearest to each image token) and `lens` (the same behind each layer).
+        `window` is the side of what is covered, in cells of the grid. Raises LaternaError for what
+        cannot be explained: a chat without an image, images that do not stand in the text.
+        """
+        turns, images = _prompt(image, question)
+        asked = Asked(
+            turns, images, answer, 0, methods, window=window, max_new_tokens=max_new_tokens
+        )
+        return explain(self.engine, asked)
 
     def logits(self, images: Sequence[Image.Image], text: str) -> Tensor:
         """Return the logits (tokens, vocabulary) over a text as it stands, without a template.

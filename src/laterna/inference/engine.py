@@ -9,8 +9,9 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -26,6 +27,7 @@ from laterna.inference.steps import EngineSettings, OneByOne, Slots, Steps
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import IMAGE_TOKEN_INDEX, Record, Turn
 
+Result = TypeVar("Result")
 LINGER = 0.5
 """Seconds after which an idle engine's thread ends; the next question starts another."""
 
@@ -82,6 +84,7 @@ class Engine:
         self._taken = 0
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._work: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
 
     @property
     def alive(self) -> bool:
@@ -129,12 +132,25 @@ class Engine:
             self._require_place()
             request.number = self._taken = self._taken + 1
             self._steps.waiting.append(request)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)  # a thread within torch would abort the exit
-            self._lock.notify_all()
+            self._begin()
         return request
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Run a piece of other work with the model between two steps, and return what it returns.
+
+        So the model is in one thread's hands, and whoever is being answered waits for one piece
+        at most. Raises what the work raises, and EngineStoppedError.
+        """
+        done: Future[Result] = Future()
+        with self._lock:
+            self._require_alive()
+            self._work.append((work, done))
+            self._begin()
+        return done.result()
+
+    def require_room(self, prompt: int, answer: int) -> None:
+        """Raise TooLongError where a prompt and an answer of so many tokens are too long."""
+        self._fitted(prompt, Decoding(max_new_tokens=answer), fit=False)
 
     def answers(
         self, prompts: Iterable[Prompt], decoding: Decoding, *, fit: bool = False
@@ -198,9 +214,20 @@ class Engine:
                 with self._lock:
                     self._lock.wait(timeout=0.05)
 
-    def _require_place(self) -> None:
+    def _begin(self) -> None:
+        """See that the thread knows of what there is to do; the lock is held."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)  # a thread within torch would abort the exit
+        self._lock.notify_all()
+
+    def _require_alive(self) -> None:
         if self._error is not None:
             raise EngineStoppedError(f"the engine has stopped: {self._error}") from self._error
+
+    def _require_place(self) -> None:
+        self._require_alive()
         waiting = len(self._steps.waiting)
         if waiting >= self.settings.queue:
             raise QueueFullError(
@@ -252,6 +279,7 @@ class Engine:
         try:
             while self._busy():
                 self._steps.step()
+                self._do_work()
         except BaseException as error:
             self._stop(error)
             raise  # to standard error, by threading's own hook
@@ -259,15 +287,30 @@ class Engine:
     def _busy(self) -> bool:
         """Say whether to go on, after waiting a moment for something to do."""
         with self._lock:
-            if self._steps.idle and self.alive:
+            if self._idle and self.alive:
                 self._lock.notify_all()
                 self._lock.wait(timeout=LINGER)
-            if self._error is None and not self._steps.idle:
+            if self._error is None and not self._idle:
                 return True
             if self._error is not None:
                 self._fail_all(self._error)
             self._ended()
             return False
+
+    @property
+    def _idle(self) -> bool:
+        return self._steps.idle and not self._work
+
+    def _do_work(self) -> None:
+        """Do one piece of other work; what it raises is for whoever waits for it."""
+        with self._lock:
+            if not self._work:
+                return
+            work, done = self._work.popleft()
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001
+            done.set_exception(error)
 
     def _stop(self, error: BaseException) -> None:
         with self._lock:
@@ -283,6 +326,11 @@ class Engine:
         for request in [*self._steps.rows, *self._steps.waiting]:
             if request.finish is None:
                 request.fail(error)
+        for _, done in self._work:
+            stopped = EngineStoppedError(f"the engine has stopped: {error}")
+            stopped.__cause__ = error
+            done.set_exception(stopped)
+        self._work.clear()
         self._steps.rows.clear()
         self._steps.waiting.clear()
 

@@ -23,6 +23,7 @@ from laterna.inference.request import EngineStoppedError, Event
 from laterna.inference.request import Request as Asked
 from laterna.inference.sampling import Token
 from laterna.serving.door import LOG, Door, ServerSettings, new_app
+from laterna.serving.explain_api import add_explain
 from laterna.serving.metrics import Metrics
 from laterna.serving.protocol import Answers, ApiError, ChatRequest, read_request, refuse, sent
 
@@ -164,6 +165,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
     api = Api(engine, settings or ServerSettings())
     app = new_app(api)
     app.add_route("/v1/chat/completions", api.chat, methods=["POST"])
+    add_explain(app, api, _told)
     app.add_route("/health", api.health, methods=["GET"])
     app.add_route("/metrics", api.figures, methods=["GET"])
     return app

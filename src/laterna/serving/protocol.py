@@ -7,7 +7,7 @@ refused by name. Nothing here knows of HTTP or of the engine's workings.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from laterna.errors import LaternaError
@@ -18,6 +18,8 @@ from laterna.records import DEFAULT_IMAGE_TOKEN, Turn
 MOST_CHOICES, MOST_STOPS, MOST_IMAGES = 8, 4, 32
 DEFAULT_TOKENS = 1024
 """Longest answer where a request does not say; shorter where the model has less room."""
+MOST_EXPLAINED = 64
+"""Longest answer that is written to be explained, where a request does not say."""
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "tools": ([],), "functions": ([],), "tool_choice": ("none", "auto"), "function_call": ("none",),
@@ -62,6 +64,19 @@ class ChatRequest(NamedTuple):
     """Whether a stream ends with the tokens that were counted."""
 
 
+class ExplainRequest(NamedTuple):
+    """What a client wants explained."""
+
+    chat: ChatRequest
+    answer: str | None
+    """None: the one that the model gives, greedily."""
+    image: int
+    """Which of the chat's images, from 0."""
+    methods: tuple[str, ...]
+    window: int
+    """Side of what occlusion covers, in cells."""
+
+
 def refuse(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """Return the error for a request that cannot be meant."""
     return ApiError(400, message, code=code, param=param)
@@ -69,12 +84,46 @@ def refuse(message: str, param: str | None = None, code: str = "invalid_value") 
 
 def read_request(body: bytes) -> ChatRequest:
     """Read the body of a chat completion. Raises ApiError."""
+    return _read_chat(_read_object(body))
+
+
+def read_explain_request(body: bytes, methods: Iterable[str]) -> ExplainRequest:
+    """Read the body of an explanation, by any of the known `methods`. Raises ApiError.
+
+    Its last message may be the assistant's: the answer to explain.
+    """
+    asked = _read_object(body)
+    messages, answer = asked.get("messages"), None
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        last = messages[-1]
+        if last.get("role") == "assistant":
+            where = f"messages[{len(messages) - 1}].content"
+            answer = _content(last.get("content"), where, "assistant", [])
+            messages = messages[:-1]
+    known = list(methods)
+    wanted = ["occlusion"] if asked.get("methods") is None else asked["methods"]
+    if not isinstance(wanted, list) or not all(one in known for one in wanted):
+        raise refuse(f"methods: must be a list of {', '.join(known)}; it may be empty", "methods")
+    tokens = _number(asked, "max_tokens", int, MOST_EXPLAINED, 1, DEFAULT_TOKENS)
+    chat = _read_chat({"model": asked.get("model"), "messages": messages, "max_tokens": tokens})
+    image = _number(asked, "image", int, 0, 0, MOST_IMAGES - 1)
+    if image >= len(chat.addresses):
+        raise refuse(f"image: the chat has {len(chat.addresses)} images, counted from 0", "image")
+    window = _number(asked, "window", int, 1, 1, 10**6)
+    return ExplainRequest(chat, answer, image, tuple(wanted), window)
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise refuse("the body is not JSON", code="invalid_json") from error
     if not isinstance(asked, dict):
         raise refuse("the body must be a JSON object", code="invalid_json")
+    return asked
+
+
+def _read_chat(asked: dict[str, Any]) -> ChatRequest:
     for name, neutral in NEUTRAL.items():
         if asked.get(name) is not None and asked[name] not in neutral:
             raise refuse(
