@@ -204,7 +204,7 @@ def long_prompt(model: VisionLanguageModel, *, stall: float) -> dict[str, Any]:
 
     All eight get a token a step, so one is looked at, by the clock of the thread that steps.
     """
-    engine = Engine(model, EngineSettings(stall=stall, pack_length=2560, rows=12))
+    engine = Engine(model, EngineSettings(stall=stall, row_tokens=2560, rows=12))
     words = "What colour is the largest apple on the table? " * 400
     text = words[: 2000 * len(words) // len(model.tokenizer(words).input_ids)]
     watched = [engine.submit(*one, Decoding(max_new_tokens=500)) for one in prompts(8, 0)]

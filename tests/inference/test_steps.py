@@ -185,7 +185,7 @@ def test_the_cache_never_grows_past_its_room(model: VisionLanguageModel) -> None
 
 
 def test_rows_that_are_made_ready_are_never_made_again(model: VisionLanguageModel) -> None:
-    engine = ByHand(model, EngineSettings(cache_bytes=1000 * 256, pack_length=150, rows=4))
+    engine = ByHand(model, EngineSettings(cache_bytes=1000 * 256, row_tokens=150, rows=4))
     steps = engine._steps
     assert isinstance(steps, Slots)
     kept = steps._cache.layers[0].keys
