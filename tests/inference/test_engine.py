@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -128,7 +129,8 @@ def test_events_hold_every_token_once_and_all_of_the_text(model: VisionLanguageM
         request = engine.submit(*one, Decoding(max_new_tokens=20))
         events = list(request)
         whole = request.result()
-        assert [token for event in events for token in event.tokens] == list(whole.tokens)
+        shown = [token for token in whole.tokens if token.id not in model.end_of_turn()]
+        assert [token for event in events for token in event.tokens] == shown
         assert "".join(event.text for event in events) == whole.text
         unwatched = engine.submit(*one, Decoding(max_new_tokens=20), watched=False)
         assert unwatched.result().text == whole.text
@@ -182,6 +184,23 @@ def test_closing_fails_what_is_left(model: VisionLanguageModel) -> None:
     with pytest.raises(EngineStoppedError, match="closed"):
         request.result()
     assert not engine.alive
+
+
+def test_many_threads_may_ask_at_once(model: VisionLanguageModel) -> None:
+    wanted = generate_tokens(model, PROMPTS, Decoding(max_new_tokens=6))
+    engine = Engine(model, EngineSettings(rows=4))
+    asked = [(number, one) for number, one in enumerate(PROMPTS)] * 8
+
+    def ask(pair: tuple[int, Prompt]) -> bool:
+        request = engine.submit(*pair[1], Decoding(max_new_tokens=6, stop=("#~#",)))
+        text = "".join(event.text for event in request)
+        return ids_of(request) == wanted[pair[0]] and text == request.result().text
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, asked))
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.image_queries) == (0, 0, 8 * 5)
+    assert len(engine._steps.images._seen) == 3
 
 
 def test_asynchronous_readers_share_one_loop(model: VisionLanguageModel) -> None:

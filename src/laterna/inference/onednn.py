@@ -48,7 +48,8 @@ def packed(network: Any, limit: int) -> Any:
     """
     tensors = [*network.parameters(), *network.buffers()]
     plain = all(type(one.data) is Tensor and one.device.type == "cpu" for one in tensors)
-    if not (plain and torch.backends.mkldnn.is_available()):
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (plain and there):
         return network
     chosen, left = {}, limit
     for name, module in network.named_modules():

@@ -13,12 +13,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from laterna.inference.cache import PrefixStore, SlotCache, common, rounded
-from laterna.inference.generation import generate_rows
+from laterna.inference.cache import STEP, PrefixStore, SlotCache, common, rounded
 from laterna.inference.images import ImageStore
 from laterna.inference.onednn import packed
 from laterna.inference.request import Finish, Request
 from laterna.inference.sampling import choose
+from laterna.model.language.causal import positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Record
 
@@ -31,6 +31,8 @@ CROWD = 3
 """Fewest that wait for a first token and may hold the others up for longer."""
 WIDTHS = 8
 """Prompts are padded to multiples of this."""
+WHOLE = 1024
+"""Positions of a row that hold most questions about an image, and their answers."""
 RECENT = 7
 """Steps by which it is judged how long the next takes."""
 
@@ -44,9 +46,11 @@ class EngineSettings(Record):
     """Requests that may wait."""
     cache_bytes: int | None = None
     """Keys and values of those that are answered; None: half of a GPU's free memory, 2 GiB else."""
-    row_tokens: int = 0
-    """Positions that are made ready in all rows, or as many as fit, before the first question. 0:
-    as they are needed; a prompt that is longer than any before then stops everyone for a moment."""
+    row_tokens: int | None = 0
+    """Positions that are made ready in all rows, or as many as fit, before the first question.
+    None: what the cache holds, shared among the rows, but at least 1,024 and at most the model's
+    positions. 0: as they are needed; a prompt that is longer than any before then stops everyone
+    for a moment."""
     prefix_bytes: int = 512 * 2**20
     """Keys and values that are kept of those that were answered."""
     image_bytes: int = 256 * 2**20
@@ -81,6 +85,10 @@ class Steps:
         """Those that are being answered, by their rows of the cache."""
         self.room: int | None = None
         """Positions that the cache holds; None: any number."""
+        self.positions = positions_of(model.language.config)
+        """Those that the model knows; None: it does not say."""
+        self.ready = (0, 0)
+        """Rows, and positions in each, that were made ready before the first question."""
         self.token_bytes = self.used_bytes = 0
         self.counts: Counter[str] = Counter()
 
@@ -121,41 +129,6 @@ class Steps:
         self.counts["generation_tokens"] += len(request.tokens)
 
 
-class OneByOne(Steps):
-    """Answers by the model's own `generate`, one request after another."""
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Answer the request that has waited longest."""
-        self._dismiss()
-        if not self.waiting:
-            return
-        request = self.waiting[0]
-        self._admitted(request, 0)
-        self.images.encode(request.images, self.settings.image_batch)
-        model = self.model
-        seen = [image.tokens_md for image in request.images if image.tokens_md is not None]
-        inputs = model.fusion.generation_inputs(model.language, [request.prompt], seen)
-
-        def chosen(logits_rv: torch.Tensor) -> list[int]:
-            (token,) = choose(logits_rv, [request.sampler])
-            request.take(token)
-            return [token.id]
-
-        def ended() -> bool:
-            self._dismiss()
-            why = request.overdue()
-            if why and request.finish is None:
-                request.end(why)
-            return request.finish is not None
-
-        generate_rows(model, inputs, request.decoding.max_new_tokens, chosen, ended)
-        self.rows.clear()
-        if request.finish is None:  # the model's own settings ended it
-            request.end("stop")
-        self._count(request, request.finish)
-
-
 class Slots(Steps):
     """Answers all at once, in rows of one key-value cache.
 
@@ -182,12 +155,22 @@ class Slots(Steps):
         self._prefixes.clear()
         self._language = language = packed(self.model.language, self.settings.packed_bytes)
         self._cache = SlotCache(language.config.get_text_config().num_hidden_layers)
-        room, length = self.room or 0, rounded(self.settings.row_tokens)
-        if length and length <= room:
+        room, length = self.room or 0, self._row_length()
+        if length:
             self._cache.reserve(min(self.settings.rows, room // length), length, room)
+            self.ready = self._cache.rows, self._cache.length
             embedding = language.get_input_embeddings().weight[:1].detach()
             with torch.no_grad():
                 self._cache.forward(language, embedding[None], [0], [0], [1])
+
+    def _row_length(self) -> int:
+        """Return the columns that are made ready in each row; 0: none."""
+        room, wanted = self.room or 0, self.settings.row_tokens
+        if wanted is None:
+            share = min(max(room // self.settings.rows, WHOLE), room)
+            wanted = min(share, self.positions or share)
+            return min(rounded(wanted), share // STEP * STEP)
+        return rounded(wanted) if rounded(wanted) <= room else 0
 
     @torch.no_grad()
     def step(self) -> None:
