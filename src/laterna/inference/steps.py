@@ -25,12 +25,10 @@ from laterna.records import Record
 WORTH_WAITING = 32
 """Positions of a prompt that another is computing, for which a request waits rather than computes
 them too."""
-SMALLEST_PIECE = 8
-"""Fewest tokens of a prompt that are taken in a step."""
 CROWD = 3
 """Fewest that wait for a first token and may hold the others up for longer."""
 WIDTHS = 8
-"""Prompts are padded to multiples of this."""
+"""Pieces of prompts are multiples of this; a step takes one at least."""
 WHOLE = 1024
 """Positions of a row that hold most questions about an image, and their answers."""
 RECENT = 7
@@ -57,9 +55,9 @@ class EngineSettings(Record):
     """Tokens of images that are kept."""
     chunk: int = 512
     """Tokens of prompts that are taken in a step at most."""
-    stall: float = 1.5
+    stall: float = 1.25
     """Time that prompts may take in a step while somebody watches an answer being written, in
-    steps of that writing: at 1.5 the longest gap stays below 3 usual ones (benchmarks/serving.py,
+    steps of that writing: at 1.25 the longest gap stays below 3 usual ones (benchmarks/serving.py,
     `long`)."""
     stall_seconds: float = 0.02
     """The same in seconds, where that is more: nobody sees so short a pause."""
@@ -298,13 +296,13 @@ class Slots(Steps):
         there is room for.
         """
         line = sorted(self.rows[self.writing :], key=lambda row: row.number)
-        rows, widest = [line[0]], min(line[0].left, budget)
+        rows, widest = [line[0]], min(_wide(line[0].left), budget)
         for row in line[1:]:
             most = budget // (len(rows) + 1)
             if most < widest:
                 break
             rows.append(row)
-            widest = max(widest, row.left) if row.left <= most else widest
+            widest = max(widest, _wide(row.left)) if _wide(row.left) <= most else widest
         new = [row for row in rows if row.embeds_td is None]
         self.images.encode(
             (image for row in new for image in row.images), self.settings.image_batch
@@ -332,7 +330,7 @@ class Slots(Steps):
         fixed = min(usual, allowed) / 2
         each = [max(seconds - fixed, seconds / 8) / tokens for tokens, seconds in self._pieces]
         piece = int((allowed - fixed) / median(each)) if each and allowed else 0
-        return min(max(piece, SMALLEST_PIECE), limits.chunk)
+        return min(max(piece // WIDTHS * WIDTHS, WIDTHS), limits.chunk)
 
     def _promote(self, row: Request) -> None:
         """Move a row whose prompt is taken to the end of those that are written to."""
@@ -362,12 +360,16 @@ class Slots(Steps):
         self.rows.pop()
 
 
-def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
-    """Return rows (t, d) as one tensor, padded in front; few widths, since some kernels are
-    compiled for each.
+def _wide(tokens: int) -> int:
+    """Return the width that so many tokens are given: one of few, since some kernels are compiled
+    for each.
     """
-    widest = max(len(row) for row in rows)
-    width = widest if widest < WIDTHS else -(-widest // WIDTHS) * WIDTHS
+    return tokens if tokens < WIDTHS else -(-tokens // WIDTHS) * WIDTHS
+
+
+def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Return rows (t, d) as one tensor, padded in front."""
+    width = _wide(max(len(row) for row in rows))
     padded_rtd = rows[0].new_zeros(len(rows), width, rows[0].shape[1])
     for padded_td, row in zip(padded_rtd, rows, strict=True):
         padded_td[width - len(row) :] = row
