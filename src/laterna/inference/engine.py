@@ -20,6 +20,7 @@ from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
 from laterna.inference.generation import OneByOne, Prompt
+from laterna.inference.onednn import packed
 from laterna.inference.request import Completion, EngineStoppedError, Request
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings, Slots, Steps
@@ -68,7 +69,7 @@ class Engine:
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
         self.model = model
         self.settings = settings or EngineSettings()
-        self.one_by_one, token_bytes = probe(model.language)
+        self.one_by_one, token_bytes = probe(packed(model.language, self.settings.packed_bytes))
         self._steps: Steps = (
             OneByOne(model, self.settings)
             if self.one_by_one
