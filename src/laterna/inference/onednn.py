@@ -44,15 +44,16 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., i) to (..., o). Gradients do not pass."""
-        flat_ni = input.reshape(-1, self.in_features)
-        worth_it = len(flat_ni) * self.weight.numel() >= WORTH_IT
-        if not (worth_it and self._wanted):
-            self._wanted = worth_it or self._wanted
+        if input.numel() * self.out_features < WORTH_IT:
+            return linear(input, self.weight, self.bias)
+        if not self._wanted:
+            self._wanted = True
             return linear(input, self.weight, self.bias)
         if self._packed is None:
             bias = None if self.bias is None else self.bias.detach().to_mkldnn()
             self._packed = self.weight.detach().to_mkldnn(), bias
-        flat_no = linear(flat_ni.contiguous().to_mkldnn(), *self._packed)
+        flat_ni = input.reshape(-1, self.in_features).contiguous()
+        flat_no = linear(flat_ni.to_mkldnn(), *self._packed)
         return flat_no.to_dense().reshape(*input.shape[:-1], self.out_features)
 
 
