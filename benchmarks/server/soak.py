@@ -1,6 +1,6 @@
 """A server under clients that come, go and break off, for minutes.
 
-    python benchmarks/soak.py MODEL [--minutes 10] [--clients 16] [--tokens 64] [--out FILE]
+    python benchmarks/server/soak.py MODEL [--minutes 10] [--clients 16] [--tokens 64] [--out FILE]
 
 `laterna serve MODEL` runs in a process of its own. Each client asks one streamed question after
 another about one of 400 images, and breaks off every fourth answer in its middle. Counted are
