@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.cache import common
-from laterna.inference.engine import Engine, TooLongError
+from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.generation import Prompt, generate_tokens
 from laterna.inference.request import EngineStoppedError
 from laterna.inference.sampling import Decoding
@@ -129,7 +130,8 @@ def test_events_hold_every_token_once_and_all_of_the_text(model: VisionLanguageM
         request = engine.submit(*one, Decoding(max_new_tokens=20))
         events = list(request)
         whole = request.result()
-        assert [token for event in events for token in event.tokens] == list(whole.tokens)
+        shown = [token for token in whole.tokens if token.id not in model.end_of_turn()]
+        assert [token for event in events for token in event.tokens] == shown
         assert "".join(event.text for event in events) == whole.text
         unwatched = engine.submit(*one, Decoding(max_new_tokens=20), watched=False)
         assert unwatched.result().text == whole.text
@@ -185,6 +187,31 @@ def test_closing_fails_what_is_left(model: VisionLanguageModel) -> None:
     assert not engine.alive
 
 
+def at_rest(engine: Engine) -> EngineStats:
+    """How the engine stands once its last step has ended: answers are there a moment before."""
+    deadline = time.monotonic() + 30
+    while engine.stats().running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return engine.stats()
+
+
+def test_many_threads_may_ask_at_once(model: VisionLanguageModel) -> None:
+    wanted = generate_tokens(model, PROMPTS, Decoding(max_new_tokens=6))
+    engine = Engine(model, EngineSettings(rows=4))
+    asked = [(number, one) for number, one in enumerate(PROMPTS)] * 8
+
+    def ask(pair: tuple[int, Prompt]) -> bool:
+        request = engine.submit(*pair[1], Decoding(max_new_tokens=6, stop=("#~#",)))
+        text = "".join(event.text for event in request)
+        return ids_of(request) == wanted[pair[0]] and text == request.result().text
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, asked))
+    stats = at_rest(engine)
+    assert (stats.running, stats.waiting, stats.image_queries) == (0, 0, 8 * 5)
+    assert len(engine._steps.images._seen) == 3
+
+
 def test_asynchronous_readers_share_one_loop(model: VisionLanguageModel) -> None:
     engine = Engine(model)
 
@@ -203,11 +230,9 @@ def test_asynchronous_readers_share_one_loop(model: VisionLanguageModel) -> None
     wanted = [engine.submit(*one, Decoding(max_new_tokens=100)).result().text for one in PROMPTS]
     for text, whole in zip(asyncio.run(all_of_them()), wanted, strict=True):
         assert whole.startswith(text)
-    deadline = time.monotonic() + 10
-    while engine.stats().running and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert engine.stats().running == 0  # whoever breaks off has cancelled
-    assert engine.stats().finished["cancelled"] >= 1
+    stats = at_rest(engine)
+    assert stats.running == 0  # whoever breaks off has cancelled
+    assert stats.finished["cancelled"] >= 1
 
 
 def test_a_closed_stream_frees_its_row(model: VisionLanguageModel) -> None:

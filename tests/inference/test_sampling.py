@@ -139,8 +139,7 @@ def test_a_special_token_has_no_text(tiny_tokenizer: Any) -> None:
     (letter,) = tiny_tokenizer("a", add_special_tokens=False).input_ids
     assert text.push(Token(tiny_tokenizer.pad_token_id)) == ("", [])
     assert text.push(Token(letter)) == ("a", [Token(tiny_tokenizer.pad_token_id), Token(letter)])
-    end = Token(tiny_tokenizer.eos_token_id)
-    assert text.end(token=end) == ("", [end])
+    assert text.end() == ("", [])
 
 
 def test_a_long_answer_is_decoded_a_window_at_a_time(tiny_tokenizer: Any) -> None:

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from laterna.inference import generation
+from laterna.inference import generation, onednn
 from laterna.inference.cache import probe
 from laterna.inference.engine import Engine, QueueFullError
 from laterna.inference.generation import Prompt, generate_answers, generate_tokens
 from laterna.inference.request import Request
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings, Slots
+from laterna.inference.steps import RECENT, WIDTHS, EngineSettings, Slots
 from laterna.model.vlm import VisionLanguageModel
 
 from .conftest import PROMPTS, ids_of, prompt
@@ -85,6 +85,7 @@ arrivals = st.lists(
     chunk=st.sampled_from([1, 7, 40, 512]),
     kept=st.sampled_from([0, 40_000, 10**8]),
     attention=st.sampled_from(["sdpa", "eager"]),
+    worth_it=st.sampled_from([0, onednn.WORTH_IT]),
 )
 def test_any_mixture_of_arrivals_gives_what_full_recomputation_gives(
     model: VisionLanguageModel,
@@ -94,7 +95,10 @@ def test_any_mixture_of_arrivals_gives_what_full_recomputation_gives(
     chunk: int,
     kept: int,
     attention: str,
+    worth_it: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(onednn, "WORTH_IT", worth_it)
     model.language.set_attn_implementation(attention)
     limits = EngineSettings(rows=rows, chunk=chunk, prefix_bytes=kept, image_bytes=kept)
     engine = ByHand(model, limits)
@@ -185,7 +189,7 @@ def test_the_cache_never_grows_past_its_room(model: VisionLanguageModel) -> None
 
 
 def test_rows_that_are_made_ready_are_never_made_again(model: VisionLanguageModel) -> None:
-    engine = ByHand(model, EngineSettings(cache_bytes=1000 * 256, pack_length=150, rows=4))
+    engine = ByHand(model, EngineSettings(cache_bytes=1000 * 256, row_tokens=150, rows=4))
     steps = engine._steps
     assert isinstance(steps, Slots)
     kept = steps._cache.layers[0].keys
@@ -196,6 +200,58 @@ def test_rows_that_are_made_ready_are_never_made_again(model: VisionLanguageMode
     assert [ids_of(one) for one in requests] == generate_tokens(
         model, PROMPTS, Decoding(max_new_tokens=9)
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "room", "ready"),
+    [
+        (4, 4000, (4, 256)),  # all of the model's 256 positions
+        (4, 400, (1, 256)),
+        (2, 200, (1, 192)),  # the cache holds fewer
+        (2, 60, (0, 0)),
+    ],
+)
+def test_rows_are_made_ready_for_what_the_model_and_the_cache_hold(
+    model: VisionLanguageModel, rows: int, room: int, ready: tuple[int, int]
+) -> None:
+    limits = EngineSettings(cache_bytes=room * 256, rows=rows, row_tokens=None)
+    assert Engine(model, limits).ready == ready
+    assert Engine(model, EngineSettings(cache_bytes=room * 256)).ready == (0, 0)
+
+
+def test_prompts_share_a_step_and_are_taken_in_part(model: VisionLanguageModel) -> None:
+    engine = ByHand(model, EngineSettings(chunk=40))
+    for which in (5, 2, 4):  # of 22, 108 and 108 positions
+        engine.submit(*PROMPTS[which], Decoding(max_new_tokens=2))
+    steps = engine._steps
+    assert isinstance(steps, Slots)
+    steps._admit()
+    lengths = [len(row.ids) for row in steps.rows]
+    with torch.no_grad():
+        rows, new = steps._next_prompts(2 * (lengths[0] + WIDTHS))
+        wide = -(-lengths[0] // WIDTHS) * WIDTHS
+        assert (rows, new) == (steps.rows[:2], [lengths[0], wide])  # the second in part
+        rows, new = steps._next_prompts(lengths[0] - 1)
+        assert (rows, new) == (steps.rows[:1], [lengths[0] - 1])
+        rows, new = steps._next_prompts(3 * (max(lengths) + WIDTHS))
+        assert (rows, new) == (steps.rows, lengths)
+    engine.finish()
+
+
+def test_a_piece_takes_the_time_that_it_may(model: VisionLanguageModel) -> None:
+    """A step that writes takes 0.1 s; of pieces, 0.06 s whatever they hold and 1 ms a token."""
+    engine = ByHand(model, EngineSettings(stall=1.5, chunk=10_000))
+    steps = engine._steps
+    assert isinstance(steps, Slots)
+    assert steps._affordable() == WIDTHS  # nothing is known yet
+    steps._writes.extend([0.1, 0.1, 5.0, 0.1])  # once, the machine was held up
+    piece = 10
+    for _ in range(4 * RECENT):
+        steps._pieces.append((piece, 0.06 + 0.001 * piece))
+        piece = steps._affordable()
+    assert piece == 88  # of 90, which take 0.15 s
+    steps._pieces.append((piece, 9.0))
+    assert steps._affordable() == 88
 
 
 def test_a_full_queue_says_so(model: VisionLanguageModel) -> None:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx2
@@ -151,6 +152,58 @@ def test_several_choices_logprobs_and_stops(served: Served) -> None:
     assert both.usage is not None and both.usage.completion_tokens == 3
 
 
+def test_log_probabilities_are_those_of_the_text_shown(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and streamed, of an answer that ends by itself: its end of turn is not listed."""
+    asked = hello(max_tokens=12, logprobs=True)
+    whole = served.post(asked).json()["choices"][0]
+    tokens = [token["token"] for token in whole["logprobs"]["content"]]
+    assert "".join(tokens).lstrip() == whole["message"]["content"]
+    (end,) = served.model.tokenizer(tokens[5], add_special_tokens=False).input_ids
+    first = tokens.index(tokens[5])
+    monkeypatch.setattr(served.model, "end_of_turn", lambda: [end])
+    monkeypatch.setattr(served.engine, "_ends", (None, frozenset()))
+    ended = served.post(asked).json()
+    assert ended["choices"][0]["finish_reason"] == "stop"
+    assert ended["usage"]["completion_tokens"] == first + 1
+    listed = ended["choices"][0]["logprobs"]["content"]
+    assert [token["token"] for token in listed] == tokens[:first]
+    chunks = [
+        json.loads(line.removeprefix("data: "))["choices"][0]
+        for line in served.post({**asked, "stream": True}).text.split("\n\n")
+        if line.startswith("data: {")
+    ]
+    parts = [chunk["logprobs"]["content"] for chunk in chunks if chunk["logprobs"]]
+    assert [token for part in parts for token in part] == listed
+
+
+def test_making_a_request_ready_stops_nobody(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one is tokenized and its images prepared, the loop answers the others, in order."""
+    submit, order, in_time, healthy = served.engine.submit, [], [], threading.Event()
+
+    def slowly(turns: Any, *rest: Any, **options: Any) -> Any:
+        order.append(turns[-1].text)
+        in_time.append(healthy.wait(5))
+        return submit(turns, *rest, **options)
+
+    monkeypatch.setattr(served.engine, "submit", slowly)
+    texts = ["one", "two", "three"]
+    bodies = [hello(messages=[{"role": "user", "content": text}]) for text in texts]
+    with ThreadPoolExecutor(3) as threads:
+        asked = []
+        for body in bodies:
+            asked.append(threads.submit(served.post, body))
+            time.sleep(0.1)
+        assert httpx2.get(f"{served.url}/health").status_code == 200
+        healthy.set()
+        assert [one.result().status_code for one in asked] == [200] * 3
+    assert order == texts
+    assert all(in_time)
+
+
 def test_images_in_any_turn_and_again(served: Served) -> None:
     chat = about("red")
     client = served.client()
@@ -286,7 +339,7 @@ def test_whoever_goes_away_is_cancelled(served: Served) -> None:
     with served.client().chat.completions.create(**hello(max_tokens=180, stream=True)) as stream:
         next(iter(stream))
     until = time.monotonic() + 10
-    while served.engine.stats().running and time.monotonic() < until:
+    while not served.engine.stats().finished and time.monotonic() < until:
         time.sleep(0.02)
     stats = served.engine.stats()
     assert (stats.running, stats.waiting, stats.finished.get("cancelled")) == (0, 0, 1)

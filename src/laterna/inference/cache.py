@@ -23,7 +23,7 @@ States = list[tuple[Tensor, Tensor]]
 """Keys and values (h, t, d) of one row's tokens, by layer."""
 Ids = NDArray[np.int64]
 """What stands in each position of a row: a token's id, or of an image's a number below 0."""
-_STEP = 64
+STEP = 64
 """Rows are lengthened by multiples of this."""
 
 
@@ -220,7 +220,7 @@ def _aim(
 
 def rounded(length: int) -> int:
     """Return the columns that a row of `length` tokens is given."""
-    return -(-length // _STEP) * _STEP
+    return -(-length // STEP) * STEP
 
 
 def probe(language: Any) -> tuple[str, int]:

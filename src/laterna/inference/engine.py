@@ -20,10 +20,11 @@ from PIL import Image
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
-from laterna.inference.generation import Prompt
+from laterna.inference.generation import OneByOne, Prompt
+from laterna.inference.onednn import packed
 from laterna.inference.request import Completion, EngineStoppedError, Request
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings, OneByOne, Slots, Steps
+from laterna.inference.steps import EngineSettings, Slots, Steps
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import IMAGE_TOKEN_INDEX, Record, Turn
 
@@ -70,14 +71,12 @@ class Engine:
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
         self.model = model
         self.settings = settings or EngineSettings()
-        self.one_by_one, token_bytes = probe(model.language)
+        self.one_by_one, token_bytes = probe(packed(model.language, self.settings.packed_bytes))
         self._steps: Steps = (
             OneByOne(model, self.settings)
             if self.one_by_one
             else Slots(model, self.settings, token_bytes)
         )
-        text = model.language.config.get_text_config()
-        self._positions: int | None = getattr(text, "max_position_embeddings", None)
         self._ends: tuple[object, frozenset[int]] = (None, frozenset())
         self._weights = _weights(model)
         self._lock = self._steps.lock
@@ -85,6 +84,11 @@ class Engine:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._work: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+
+    @property
+    def ready(self) -> tuple[int, int]:
+        """Return the rows, and the tokens of each, that were made ready in the cache."""
+        return self._steps.ready
 
     @property
     def alive(self) -> bool:
@@ -238,7 +242,7 @@ class Engine:
     def _fitted(self, prompt: int, decoding: Decoding, *, fit: bool) -> Decoding:
         """Return a decoding whose longest answer fits. Raises TooLongError."""
         limits = [
-            (self._positions, "the model has {:,} positions"),
+            (self._steps.positions, "the model has {:,} positions"),
             (self._steps.room, "the cache has room for {:,} tokens (cache_bytes)"),
         ]
         known = [(limit, name) for limit, name in limits if limit is not None]

@@ -18,6 +18,7 @@ from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.sampling import Decoding as Decoding
 from laterna.inference.sampling import Sampler, choose
+from laterna.inference.steps import Steps
 from laterna.model.language.causal import positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch, Turn
@@ -136,6 +137,41 @@ def generate_rows(
         stopping_criteria=StoppingCriteriaList([stop] if ended else []),
     )
     return [_up_to_end(row, set(ends)) for row in ids_rt.tolist()]
+
+
+class OneByOne(Steps):
+    """Answers by the model's own `generate`, one request after another."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Answer the request that has waited longest."""
+        self._dismiss()
+        if not self.waiting:
+            return
+        request = self.waiting[0]
+        self._admitted(request, 0)
+        self.images.encode(request.images, self.settings.image_batch)
+        model = self.model
+        seen = [image.tokens_md for image in request.images if image.tokens_md is not None]
+        inputs = model.fusion.generation_inputs(model.language, [request.prompt], seen)
+
+        def chosen(logits_rv: Tensor) -> list[int]:
+            (token,) = choose(logits_rv, [request.sampler])
+            request.take(token)
+            return [token.id]
+
+        def ended() -> bool:
+            self._dismiss()
+            why = request.overdue()
+            if why and request.finish is None:
+                request.end(why)
+            return request.finish is not None
+
+        generate_rows(model, inputs, request.decoding.max_new_tokens, chosen, ended)
+        self.rows.clear()
+        if request.finish is None:  # the model's own settings ended it
+            request.end("stop")
+        self._count(request, request.finish)
 
 
 def _up_to_end(ids: list[int], ends: set[int]) -> list[int]:

@@ -33,7 +33,7 @@ class Event(NamedTuple):
     text: str
     """More of it, whole characters; may be empty."""
     tokens: Sequence[Token]
-    """Those that the text is of; the last event's may hold one that ends the answer unseen."""
+    """Those that the text is of; the one that ends the answer is of none."""
     finish: Finish | None = None
     """Set in the last event."""
 
@@ -212,8 +212,7 @@ class Request:
     def _last_event(self, text: AnswerText) -> Event:
         if self._error is not None or self.finish is None:
             raise self._stopped()
-        last = self.tokens[-1] if self.tokens and self.tokens[-1].id in self._ends else None
-        rest, tokens = ("", []) if text.stopped else text.end(token=last)
+        rest, tokens = ("", []) if text.stopped else text.end()
         return Event(rest, tokens, self.finish)
 
     def _tell(self, token: Token | None) -> None:

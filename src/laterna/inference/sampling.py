@@ -154,11 +154,9 @@ class AnswerText:
         self._decode()
         return self._release(final=False)
 
-    def end(self, *, token: Token | None = None) -> tuple[str, list[Token]]:
-        """Return what is left when no token follows; `token` ends the answer and has no text."""
+    def end(self) -> tuple[str, list[Token]]:
+        """Return what is left when no token follows."""
         self._decode(final=True)
-        if token is not None:
-            self._waiting.append((len(self._decoded), token))
         return self._release(final=True)
 
     def _decode(self, *, final: bool = False) -> None:

@@ -8,23 +8,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from statistics import median
 
 import numpy as np
 import torch
 
-from laterna.inference.cache import PrefixStore, SlotCache, common, rounded
-from laterna.inference.generation import generate_rows
+from laterna.inference.cache import STEP, PrefixStore, SlotCache, common, rounded
 from laterna.inference.images import ImageStore
+from laterna.inference.onednn import packed
 from laterna.inference.request import Finish, Request
 from laterna.inference.sampling import choose
+from laterna.model.language.causal import positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Record
 
 WORTH_WAITING = 32
 """Positions of a prompt that another is computing, for which a request waits rather than computes
 them too."""
-SMALLEST_PIECE = 8
-"""Fewest tokens of a prompt that are taken in a step."""
+CROWD = 3
+"""Fewest that wait for a first token and may hold the others up for longer."""
+WIDTHS = 8
+"""Pieces of prompts are multiples of this; a step takes one at least."""
+WHOLE = 1024
+"""Positions of a row that hold most questions about an image, and their answers."""
+RECENT = 7
+"""Steps by which it is judged how long the next takes."""
 
 
 class EngineSettings(Record):
@@ -36,24 +44,30 @@ class EngineSettings(Record):
     """Requests that may wait."""
     cache_bytes: int | None = None
     """Keys and values of those that are answered; None: half of a GPU's free memory, 2 GiB else."""
-    pack_length: int = 0
-    """Positions that are made ready in all rows, or as many as fit, before the first question. 0:
-    as they are needed; a prompt that is longer than any before then stops everyone for a moment."""
+    row_tokens: int | None = 0
+    """Positions that are made ready in all rows, or as many as fit, before the first question.
+    None: what the cache holds, shared among the rows, but at least 1,024 and at most the model's
+    positions. 0: as they are needed; a prompt that is longer than any before then stops everyone
+    for a moment."""
     prefix_bytes: int = 512 * 2**20
     """Keys and values that are kept of those that were answered."""
     image_bytes: int = 256 * 2**20
     """Tokens of images that are kept."""
     chunk: int = 512
     """Tokens of prompts that are taken in a step at most."""
-    stall: float = 1.0
+    stall: float = 1.25
     """Time that prompts may take in a step while somebody watches an answer being written, in
-    steps of that writing."""
+    steps of that writing: at 1.25 the longest gap stays below 3 usual ones (benchmarks/serving.py,
+    `long`)."""
     stall_seconds: float = 0.02
     """The same in seconds, where that is more: nobody sees so short a pause."""
     crowd_seconds: float = 0.25
-    """The same while more wait for a first token than are being answered."""
+    """The same while a crowd waits for its first tokens: three or more, and more than a third as
+    many as are being answered."""
     image_batch: int = 16
     """Images, or tiles of them, that are encoded at once."""
+    packed_bytes: int = 2 * 2**30
+    """Copies of the language model's weights in a layout that a CPU multiplies faster by."""
 
 
 class Steps:
@@ -69,6 +83,10 @@ class Steps:
         """Those that are being answered, by their rows of the cache."""
         self.room: int | None = None
         """Positions that the cache holds; None: any number."""
+        self.positions = positions_of(model.language.config)
+        """Those that the model knows; None: it does not say."""
+        self.ready = (0, 0)
+        """Rows, and positions in each, that were made ready before the first question."""
         self.token_bytes = self.used_bytes = 0
         self.counts: Counter[str] = Counter()
 
@@ -109,41 +127,6 @@ class Steps:
         self.counts["generation_tokens"] += len(request.tokens)
 
 
-class OneByOne(Steps):
-    """Answers by the model's own `generate`, one request after another."""
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Answer the request that has waited longest."""
-        self._dismiss()
-        if not self.waiting:
-            return
-        request = self.waiting[0]
-        self._admitted(request, 0)
-        self.images.encode(request.images, self.settings.image_batch)
-        model = self.model
-        seen = [image.tokens_md for image in request.images if image.tokens_md is not None]
-        inputs = model.fusion.generation_inputs(model.language, [request.prompt], seen)
-
-        def chosen(logits_rv: torch.Tensor) -> list[int]:
-            (token,) = choose(logits_rv, [request.sampler])
-            request.take(token)
-            return [token.id]
-
-        def ended() -> bool:
-            self._dismiss()
-            why = request.overdue()
-            if why and request.finish is None:
-                request.end(why)
-            return request.finish is not None
-
-        generate_rows(model, inputs, request.decoding.max_new_tokens, chosen, ended)
-        self.rows.clear()
-        if request.finish is None:  # the model's own settings ended it
-            request.end("stop")
-        self._count(request, request.finish)
-
-
 class Slots(Steps):
     """Answers all at once, in rows of one key-value cache.
 
@@ -158,22 +141,35 @@ class Slots(Steps):
         self.room = _cache_bytes(settings, model.device) // max(token_bytes, 1)
         self.token_bytes = token_bytes
         self._prefixes = PrefixStore(settings.prefix_bytes)
-        self._seconds = 0.0  # of a step that writes
-        self._taken = (SMALLEST_PIECE, 0.02)  # tokens of prompts in the last step, and its seconds
+        # On a CPU, what other programs take of it says nothing about how long a piece may be.
+        self._clock = time.thread_time if model.device.type == "cpu" else time.monotonic
+        self._written = 0  # steps that wrote
+        self._writes: deque[float] = deque(maxlen=RECENT)  # seconds of steps that write
+        self._pieces: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens and their seconds
         self.forget()
 
     def forget(self) -> None:
         """Forget all that hangs on the weights, and give the cache's memory back."""
         super().forget()
         self._prefixes.clear()
-        language = self.model.language
+        self._language = language = packed(self.model.language, self.settings.packed_bytes)
         self._cache = SlotCache(language.config.get_text_config().num_hidden_layers)
-        room, length = self.room or 0, rounded(self.settings.pack_length)
-        if length and length <= room:
+        room, length = self.room or 0, self._row_length()
+        if length:
             self._cache.reserve(min(self.settings.rows, room // length), length, room)
+            self.ready = self._cache.rows, self._cache.length
             embedding = language.get_input_embeddings().weight[:1].detach()
             with torch.no_grad():
                 self._cache.forward(language, embedding[None], [0], [0], [1])
+
+    def _row_length(self) -> int:
+        """Return the columns that are made ready in each row; 0: none."""
+        room, wanted = self.room or 0, self.settings.row_tokens
+        if wanted is None:
+            share = min(max(room // self.settings.rows, WHOLE), room)
+            wanted = min(share, self.positions or share)
+            return min(rounded(wanted), share // STEP * STEP)
+        return rounded(wanted) if rounded(wanted) <= room else 0
 
     @torch.no_grad()
     def step(self) -> None:
@@ -191,10 +187,13 @@ class Slots(Steps):
         self._admit()
         watched = any(row.watched for row in self.rows[: self.writing])
         if self.writing and (watched or self.writing == len(self.rows)):
-            begun = time.monotonic()
+            self._written += 1
+            # A thread's clock is dear (30 us where this was measured), so seldom read in vain.
+            timed = self.writing < len(self.rows) or self._written % RECENT == 0
+            begun = self._clock() if timed else 0.0
             self._write()
-            spent = time.monotonic() - begun
-            self._seconds = spent if not self._seconds else 0.8 * self._seconds + 0.2 * spent
+            if timed:
+                self._writes.append(self._clock() - begun)
         if self.writing < len(self.rows):
             self._take_prompts(watched)
         self.used_bytes = sum(row.written for row in self.rows) * self.token_bytes
@@ -248,7 +247,7 @@ class Slots(Steps):
     def _write(self) -> None:
         """Write one token to every row that is written to."""
         rows = self.rows[: self.writing]
-        language = self.model.language
+        language = self._language
         ids_rt = torch.tensor([[row.tokens[-1].id] for row in rows]).to(self.model.device)
         logits_rv = self._cache.forward(
             language,
@@ -270,21 +269,22 @@ class Slots(Steps):
         """Take a piece of the prompts that came first; those taken whole get their first token."""
         budget = self._affordable() if watched else self.settings.chunk
         rows, new = self._next_prompts(budget)
-        embeds = [
-            row.embeds_td[row.written : row.written + count]
-            for row, count in zip(rows, new, strict=True)
-            if row.embeds_td is not None
-        ]
-        begun = time.monotonic()
-        embeds_rtd = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True, padding_side="left")
+        begun = self._clock()
+        embeds_rtd = _padded(
+            [
+                row.embeds_td[row.written : row.written + count]
+                for row, count in zip(rows, new, strict=True)
+                if row.embeds_td is not None
+            ]
+        )
         places = [self.rows.index(row) for row in rows]
         written = [row.written for row in rows]
-        logits_rv = self._cache.forward(self.model.language, embeds_rtd, places, written, new)
+        logits_rv = self._cache.forward(self._language, embeds_rtd, places, written, new)
         for row, count in zip(rows, new, strict=True):
             row.written += count
         whole = [place for place, row in enumerate(rows) if not row.left]
         float(logits_rv[0, 0])  # a GPU has really done it now
-        self._taken = embeds_rtd.shape[0] * embeds_rtd.shape[1], time.monotonic() - begun
+        self._pieces.append((embeds_rtd[..., 0].numel(), self._clock() - begun))
         if not whole:
             return
         tokens = choose(logits_rv[whole], [rows[place].sampler for place in whole])
@@ -295,15 +295,19 @@ class Slots(Steps):
                 self._remove(self.writing - 1)
 
     def _next_prompts(self, budget: int) -> tuple[list[Request], list[int]]:
-        """Return whose prompts are next, first come first served, embedded; and tokens of each."""
+        """Return whose prompts are next, first come first served, embedded; and tokens of each.
+
+        All are as wide as the widest, so the next is taken in part where it would be wider than
+        there is room for.
+        """
         line = sorted(self.rows[self.writing :], key=lambda row: row.number)
-        rows, widest = [line[0]], min(line[0].left, budget)
+        rows, widest = [line[0]], min(_wide(line[0].left), budget)
         for row in line[1:]:
-            wide = max(widest, row.left)
-            if wide * (len(rows) + 1) > budget:
+            most = budget // (len(rows) + 1)
+            if most < widest:
                 break
             rows.append(row)
-            widest = wide
+            widest = max(widest, _wide(row.left)) if _wide(row.left) <= most else widest
         new = [row for row in rows if row.embeds_td is None]
         self.images.encode(
             (image for row in new for image in row.images), self.settings.image_batch
@@ -312,22 +316,26 @@ class Slots(Steps):
             seen = [image.tokens_md for image in row.images if image.tokens_md is not None]
             inputs = self.model.fusion.generation_inputs(self.model.language, [row.prompt], seen)
             row.embeds_td = inputs["inputs_embeds"][0]
-        return rows, [min(row.left, budget) for row in rows]
+        return rows, [min(row.left, widest) for row in rows]
 
     def _affordable(self) -> int:
         """Return how many tokens of prompts are taken in the time that they may take.
 
-        It is judged by the last step: more tokens take less time each, and of fewer a part of the
-        time stays, about that of a step that writes. So what is allowed is hardly overstepped.
+        A part of a piece's time does not hang on its tokens: the weights are read once. About half
+        a step that writes is taken for it; where that is wrong, the time for each token comes out
+        wrong by as much the other way, and pieces of one size settle where they should. Medians,
+        because a busy machine holds single steps up.
         """
         limits = self.settings
-        wait = len(self.rows) - self.writing + len(self.waiting)
-        least = limits.crowd_seconds if wait > self.writing else limits.stall_seconds
-        allowed = max(limits.stall * self._seconds, least)
-        tokens, seconds = self._taken
-        stays = min(self._seconds, allowed / 2) if seconds > allowed else 0.0
-        piece = int(tokens * (allowed - stays) / max(seconds - stays, 1e-6))
-        return min(max(piece, SMALLEST_PIECE), self.settings.chunk)
+        waiting = len(self.rows) - self.writing
+        crowd = waiting >= CROWD and 3 * waiting > self.writing
+        least = limits.crowd_seconds if crowd else limits.stall_seconds
+        usual = median(self._writes) if self._writes else 0.0
+        allowed = max(limits.stall * usual, least)
+        fixed = min(usual, allowed) / 2
+        each = [max(seconds - fixed, seconds / 8) / tokens for tokens, seconds in self._pieces]
+        piece = int((allowed - fixed) / median(each)) if each and allowed else 0
+        return min(max(piece // WIDTHS * WIDTHS, WIDTHS), limits.chunk)
 
     def _promote(self, row: Request) -> None:
         """Move a row whose prompt is taken to the end of those that are written to."""
@@ -355,6 +363,22 @@ class Slots(Steps):
                 self._cache.copy(source, hole, self.rows[source].written)
                 self.rows[hole] = self.rows[source]
         self.rows.pop()
+
+
+def _wide(tokens: int) -> int:
+    """Return the width that so many tokens are given: one of few, since some kernels are compiled
+    for each.
+    """
+    return tokens if tokens < WIDTHS else -(-tokens // WIDTHS) * WIDTHS
+
+
+def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
+    """Return rows (t, d) as one tensor, padded in front."""
+    width = _wide(max(len(row) for row in rows))
+    padded_rtd = rows[0].new_zeros(len(rows), width, rows[0].shape[1])
+    for padded_td, row in zip(padded_rtd, rows, strict=True):
+        padded_td[width - len(row) :] = row
+    return padded_rtd
 
 
 def _cache_bytes(settings: EngineSettings, device: torch.device) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -38,6 +39,9 @@ class Api(Door):
         super().__init__(settings)
         self.engine = engine
         self.metrics = Metrics(engine)
+        # One thread, so that requests keep their order; not the threads that fetch images, which
+        # slow hosts may hold.
+        self._submitter = ThreadPoolExecutor(1, thread_name_prefix="submit")
 
     async def chat(self, request: Request) -> Response:
         """Answer `/v1/chat/completions`."""
@@ -46,7 +50,7 @@ class Api(Door):
         self._known(asked.model)
         self.log_prompt(request, asked)
         images = await self._images(asked)
-        submitted = self._submit(asked, images)
+        submitted = await self._submit(asked, images)
         answers = Answers(
             f"chatcmpl-{request.scope['request_id']}",
             int(time.time()),
@@ -68,27 +72,31 @@ class Api(Door):
         """Return the figures for Prometheus."""
         return Response(self.metrics.page(), media_type=self.metrics.media_type)
 
-    def _submit(self, asked: ChatRequest, images: Sequence[Image.Image]) -> list[Asked]:
-        submitted: list[Asked] = []
+    async def _submit(self, asked: ChatRequest, images: Sequence[Image.Image]) -> list[Asked]:
+        """Hand a request to the engine; others' streams go on while it is made ready."""
+        taking = self._submitter.submit(self._take, asked, images)
+        try:
+            return await asyncio.wrap_future(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_cancel)
+            raise
+        except Exception as error:
+            raise _told(error) from error
+
+    def _take(self, asked: ChatRequest, images: Sequence[Image.Image]) -> list[Asked]:
+        decoding, submitted = asked.decoding, list[Asked]()
         try:
             for number in range(asked.choices):
-                decoding = asked.decoding
                 if decoding.seed is not None and number:
-                    seed = (decoding.seed + number) % 2**63
-                    decoding = replace(decoding, seed=seed)
+                    decoding = replace(decoding, seed=(decoding.seed + 1) % 2**63)
+                most = self.settings.answer_seconds
                 submitted.append(
-                    self.engine.submit(
-                        asked.turns,
-                        images,
-                        decoding,
-                        deadline=self.settings.answer_seconds,
-                        fit=True,
-                    )
+                    self.engine.submit(asked.turns, images, decoding, deadline=most, fit=True)
                 )
-        except BaseException as error:
+        except BaseException:
             for one in submitted:
                 one.cancel()
-            raise _told(error) from error
+            raise
         return submitted
 
     def _show(self, token: int) -> str:
@@ -185,6 +193,13 @@ def _told(error: BaseException) -> ApiError:
     if isinstance(error, LaternaError | UnusableError):
         return refuse(str(error), "messages")
     return ApiError(500, "the server failed; its log says how", code="internal_error")
+
+
+def _cancel(taking: Future[list[Asked]]) -> None:
+    """Cancel what was taken for somebody who has gone meanwhile."""
+    if not taking.cancelled() and taking.exception() is None:
+        for one in taking.result():
+            one.cancel()
 
 
 async def _all(submitted: Sequence[Asked]) -> list[tuple[str, str, list[Token]]]:

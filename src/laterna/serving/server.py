@@ -125,11 +125,20 @@ def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
     engine = Engine(
         model,
         EngineSettings(
-            rows=listening.rows, queue=listening.queue, cache_bytes=listening.cache_bytes
+            rows=listening.rows,
+            queue=listening.queue,
+            cache_bytes=listening.cache_bytes,
+            row_tokens=None,
         ),
     )
     if engine.one_by_one:
         sys.stderr.write(f"requests are answered one by one: {engine.one_by_one}\n")
+    else:
+        rows, tokens = engine.ready
+        sys.stderr.write(
+            f"the cache is ready for {rows} requests at once of {tokens:,} tokens each, answers "
+            "included; for longer ones it is laid out anew while requests wait\n"
+        )
     return engine
 
 

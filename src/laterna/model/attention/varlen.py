@@ -27,7 +27,7 @@ SEGMENTS = "laterna_segments"
 """Its name among transformers' attention implementations."""
 _ROOM = 256
 """Masks are pieces of a few large ones, whose sides are multiples of this."""
-_BEYOND = ("softcap", "s_aux", "position_bias")
+BEYOND = ("softcap", "s_aux", "position_bias")
 """What some models add to attention that scaled dot products alone do not compute."""
 LIST = torch.int32
 """Type of a list of segments: masks that transformers makes hold truth values or scores."""
@@ -85,7 +85,7 @@ def _attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' implementations do: (r, h, t, d) to (r, t, h, d)."""
-    beyond = [name for name in _BEYOND if others.get(name) is not None]
+    beyond = [name for name in BEYOND if others.get(name) is not None]
     if beyond:
         raise LaternaError(
             f"run.attention = 'varlen' cannot compute what this language model's attention adds "
