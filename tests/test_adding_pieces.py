@@ -190,11 +190,12 @@ def test_a_reader_a_teacher_an_enrichment_and_an_output(
     monkeypatch.setitem(TEACHERS, "counter", lambda kind, categories, seed: Counter())
     monkeypatch.setitem(ENRICHMENTS, "width", Enrichment(width, "Width: "))
     monkeypatch.setitem(OUTPUTS, "lines", write)
-    source, out = tmp_path / "all.w", tmp_path / "out.txt"
+    source, out, images = tmp_path / "all.w", tmp_path / "out.txt", tmp_path / "images"
     source.write_text("dog")
-    Image.new("RGB", (31, 20)).save(tmp_path / "dog.png")
+    images.mkdir()
+    Image.new("RGB", (31, 20)).save(images / "dog.png")
     chosen = "--format words --teacher counter --enrich width --form lines --kinds detail"
-    named = ["--annotations", str(source), "--images", str(tmp_path), "--out", str(out)]
+    named = ["--annotations", str(source), "--images", str(images), "--out", str(out)]
     assert main(["synthesize", *named, *chosen.split()]) == 0
     assert out.read_text() == "dog-detail: There are these lines: A dog. /  / Width: 31"
     with pytest.raises(SystemExit):

@@ -33,6 +33,11 @@ FILES: dict[str, list[str]] = {
     "compare": ["compare", "run", "drawn", "--out", "OUT"],
     "report": ["report", "run", "--out", "OUT"],
 }
+ENDING = {
+    "explain": ["explain", "checkpoint", "--image", "drawn/images/000000.png", "--question", "?",
+                "--out", "OUT"],
+}  # fmt: skip
+"""Command lines whose OUT is a file with an ending of its own."""
 GROWING = {"prepare": ["prepare", "recipe.toml"], "lab": ["lab", "projector", "--out", "OUT"]}
 READ: dict[str, str] = {
     "import": "checkpoint",
@@ -88,7 +93,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_no_command_with_an_output_is_forgotten() -> None:
     writing = {name for name, one in COMMANDS.items() if one.writes is not Command.writes}  # type: ignore[attr-defined]
-    tried = {line[0] for lines in (FOLDERS, FILES, GROWING) for line in lines.values()}
+    tried = {line[0] for lines in (FOLDERS, FILES, ENDING, GROWING) for line in lines.values()}
     assert tried == writing
 
 
@@ -109,6 +114,22 @@ def test_a_folder_with_a_foreign_file_in_it_survives(
     assert contents(place) == before
     refused = ("is a folder; name", "is not empty", "contains the input")
     assert any(one in words for one in refused), words
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_neither_a_folder_nor_a_file_without_the_ending_is_written_over(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "theirs.html").mkdir()
+    (place / "theirs.html" / "thesis.tex").write_text("precious")
+    before = contents(place)
+    for out, words in {
+        "theirs.html": "is a folder; name",
+        "captions.json": "ends in .html",
+    }.items():
+        assert main(filled(ENDING[name], out)) == 2
+        assert words in said(capsys)
+    assert contents(place) == before
 
 
 @pytest.mark.parametrize("name", READ)
