@@ -6,16 +6,13 @@ Published values in the docstrings come from the LLaVA papers and scripts.
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, dataclass_transform, get_args
 
 import msgspec
 
 from laterna.choices import KeysOf
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, require_bounds
 
 Fit = Literal["pad", "crop", "resize", "anyres"]
 ImagePosition = Literal["first", "keep"]
@@ -37,10 +34,9 @@ OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 Schedule = Literal["cosine", "constant", "constant_with_warmup"]
 Attention = Literal["sdpa", "flash_attention_2", "flex", "varlen"]
 StageName = Literal["align", "instruct"]
+Form = Literal["flamingo", "idefics"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
-KINDS = {"int": "a whole number", "float": "a number"}
-SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -77,7 +73,7 @@ class ConnectorSettings(Settings):
 
     kind: str = "mlp"
     """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (merges neighboring patches), `qformer`
-    (BLIP-2) or `perceiver` (Idefics2)."""
+    (BLIP-2), `perceiver` (Idefics2) or `resampler` (Flamingo)."""
     depth: Count = 2
     """Linear layers of an `mlp`, and of the `mlp` after a `pool`. LLaVA-1.5: 2."""
     merge: Literal["mean", "shuffle"] = "mean"
@@ -85,9 +81,19 @@ class ConnectorSettings(Settings):
     merge_side: Count = 2
     """Side of the squares that a `pool` merges, in patches. 2 leaves a quarter of the tokens."""
     queries: int | None = None
-    """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
+    """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2), `perceiver` (64, Idefics2) or
+    `resampler` (64, Flamingo)."""
     blocks: int | None = None
-    """Blocks. Default: 12 for a `qformer` (BLIP-2), 3 for a `perceiver` (Idefics2)."""
+    """Blocks. Default: 12 for a `qformer` (BLIP-2), 3 for a `perceiver` (Idefics2), 6 for a
+    `resampler` (Flamingo)."""
+    heads: Count = 8
+    """Attention heads of a `resampler`. OpenFlamingo: 8; IDEFICS: 16."""
+    head_width: Count = 64
+    """Width of each. OpenFlamingo: 64; IDEFICS: 96."""
+    form: Form = "flamingo"
+    """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU."""
+    qk_norm: bool = False
+    """Normalize queries and keys in a `resampler`. IDEFICS-9B: true."""
     width: int | None = None
     """Width of a `qformer`. Default: 768 (BLIP-2)."""
     source: str = ""
@@ -116,6 +122,35 @@ class LanguageSettings(Settings):
     quantize: Literal["", "4bit"] = ""
     """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
     language model is `frozen` or `lora`."""
+
+
+class CrossAttentionSettings(Settings):
+    """Gated blocks before layers of the language model, in which text looks at images."""
+
+    every: Count = 4
+    """A block before one of so many layers. OpenFlamingo-3B: 1, -9B: 4; IDEFICS: 4."""
+    before: Literal["last", "first"] = "last"
+    """Before which of them: the `last` (OpenFlamingo) or the `first` (IDEFICS)."""
+    heads: Count = 8
+    """Attention heads of a block. OpenFlamingo: 8; IDEFICS: those of its language model."""
+    head_width: Count = 64
+    """Width of each. OpenFlamingo: 64."""
+    form: Form = "flamingo"
+    """`flamingo`: layer norm, feed-forward layers with GELU. `idefics`: RMS norm, gated SiLU."""
+    width: Count | None = None
+    """Width of the feed-forward layers. Default: 4 times the language model's (OpenFlamingo)."""
+    qk_norm: bool = False
+    """Normalize queries and keys. IDEFICS-9B: true."""
+
+
+class FusionSettings(Settings):
+    """How images meet the language model."""
+
+    kind: Annotated[str, KeysOf("laterna.model.fusion:FUSIONS")] = "prefix"
+    """`prefix`: image tokens stand in the row (LLaVA). `cross_attention`: an image takes one
+    position, and gated blocks look at its tokens (Flamingo)."""
+    cross_attention: CrossAttentionSettings = CrossAttentionSettings()
+    """Of `cross_attention`."""
 
 
 class LoraSettings(Settings):
@@ -296,6 +331,8 @@ class Recipe(Settings, kw_only=True):
     """The connector."""
     language: LanguageSettings
     """The language model."""
+    fusion: FusionSettings = FusionSettings()
+    """How images meet the language model."""
     lora: LoraSettings = LoraSettings()
     """LoRA adapters, in both stages."""
     align: StageSettings
@@ -352,46 +389,3 @@ def checked(recipe: Recipe) -> Recipe:
     """Hold a recipe put together in memory to a file's bounds; LaternaError names the place."""
     require_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
     return recipe
-
-
-def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
-    """Hold settings that were put together in memory to the bounds of their types, and every
-    number to being finite.
-
-    `told` makes words of the place of a wrong one (`align.epochs`). Raises LaternaError.
-    """
-    for place, number in _numbers(settings):
-        if not math.isfinite(number):
-            raise LaternaError(f"{told(place)} {number}: not a finite number")
-    try:
-        plain = msgspec.to_builtins(settings, enc_hook=str)
-        msgspec.convert(plain, type(settings), dec_hook=lambda kind, text: kind(text))
-    except msgspec.ValidationError as error:
-        said, _, where = str(error).partition(" - at `$.")
-        place = re.sub(r"\[.*", "", where.rstrip("`"))
-        value: object = settings
-        for name in place.split(".") if place else ():
-            value = getattr(value, name, None)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise LaternaError(f"{told(place)} {shown}: {_in_words(said)}") from error
-
-
-def _in_words(said: str) -> str:
-    """Say a bound as a person would: msgspec writes "Expected `int` >= 1"."""
-    found = re.fullmatch(r"Expected `(int|float)` (>=|>|<=|<) (\S+)", said)
-    if found is None:
-        return f"{said[:1].lower()}{said[1:]}"
-    kind, sign, bound = found.groups()
-    return f"give {KINDS[kind]} {SIGNS[sign]} {bound.removesuffix('.0')}"
-
-
-def _numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every number that need not be whole, with its place."""
-    if isinstance(value, float):
-        yield place, value
-    elif isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield from _numbers(getattr(value, name), f"{place}.{name}" if place else name)
-    elif isinstance(value, tuple):
-        for one in value:
-            yield from _numbers(one, place)

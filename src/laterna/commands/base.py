@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import msgspec
 
 from laterna.choices import KeysOf
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, require_bounds
 from laterna.files import Made, recover, require_replaceable, require_same_or_asked, resolved
-from laterna.recipe import Recipe, StageName, require_bounds
+from laterna.recipe import Recipe, StageName
 
 if TYPE_CHECKING:
     from laterna.inference.assistant import Assistant

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -250,12 +251,8 @@ class Slots(Steps):
         rows = self.rows[: self.writing]
         language = self.model.language
         ids_rt = torch.tensor([[row.tokens[-1].id] for row in rows]).to(self.model.device)
-        logits_rv = self._cache.forward(
-            language,
-            language.get_input_embeddings()(ids_rt),
-            range(len(rows)),
-            [row.written for row in rows],
-            [1] * len(rows),
+        logits_rv = self._forward(
+            rows, language.get_input_embeddings()(ids_rt), range(len(rows)), [1] * len(rows)
         )
         tokens = choose(logits_rv, [row.sampler for row in rows])
         ended = []
@@ -265,6 +262,19 @@ class Slots(Steps):
                 ended.append(place)
         for place in reversed(ended):
             self._remove(place)
+
+    def _forward(
+        self,
+        rows: Sequence[Request],
+        embeds_rtd: torch.Tensor,
+        places: Sequence[int],
+        new: Sequence[int],
+    ) -> torch.Tensor:
+        """Run new tokens of rows, which stand in those places; return the logits (r, v)."""
+        written = [row.written for row in rows]
+        fusion = self.model.fusion
+        with fusion.beside(fusion.together([row.media for row in rows], written, new)):
+            return self._cache.forward(self.model.language, embeds_rtd, places, written, new)
 
     def _take_prompts(self, watched: bool) -> None:
         """Take a piece of the prompts that came first; those taken whole get their first token."""
@@ -278,8 +288,7 @@ class Slots(Steps):
         begun = time.monotonic()
         embeds_rtd = torch.nn.utils.rnn.pad_sequence(embeds, batch_first=True, padding_side="left")
         places = [self.rows.index(row) for row in rows]
-        written = [row.written for row in rows]
-        logits_rv = self._cache.forward(self.model.language, embeds_rtd, places, written, new)
+        logits_rv = self._forward(rows, embeds_rtd, places, new)
         for row, count in zip(rows, new, strict=True):
             row.written += count
         whole = [place for place, row in enumerate(rows) if not row.left]
@@ -311,7 +320,7 @@ class Slots(Steps):
         for row in new:
             seen = [image.tokens_md for image in row.images if image.tokens_md is not None]
             inputs = self.model.fusion.generation_inputs(self.model.language, [row.prompt], seen)
-            row.embeds_td = inputs["inputs_embeds"][0]
+            row.embeds_td, row.media = inputs["inputs_embeds"][0], inputs.get("media")
         return rows, [min(row.left, budget) for row in rows]
 
     def _affordable(self) -> int:

@@ -82,7 +82,7 @@ def require_start(recipe: Recipe, init_from: Path | None) -> None:
             raise LaternaError(f"{init_from}: holds no weights")
     elif (init_from / MANIFEST).is_file() or not (init_from / PROJECTOR_FILE).is_file():
         before = read_manifest(init_from).recipe
-        for name in ("vision", "connector", "language"):
+        for name in ("vision", "connector", "language", "fusion"):
             if getattr(before, name) != getattr(recipe, name):
                 raise LaternaError(
                     f"{init_from}: was trained with other [{name}] settings than "

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from laterna.errors import LaternaError
 from laterna.model.build import fast_dtype
+from laterna.model.language.causal import layers_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Engine, Saving, Schedule, StageSettings
 from laterna.training.objective import Objective
 from laterna.training.optimizers import Optimizers, require_whole_weights
 from laterna.training.parallel import ALONE, ENGINES, Ranks, is_sharded, weights_norm
-from laterna.training.stages import layers_of
 from laterna.training.throughput import VisionClock
 
 

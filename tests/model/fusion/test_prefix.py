@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.data.batches import collate
-from laterna.model.fusion import prefix
+from laterna.model.fusion import base
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch, Pack
 
@@ -29,7 +29,7 @@ def test_rows_laid_end_to_end_have_the_states_that_they_have_apart(
 ) -> None:
     """As FlashAttention needs them; by sdpa, which keeps samples apart in one row as well."""
     apart = tiny_assistant.hidden_states(batch)
-    monkeypatch.setattr(prefix, "wants_one_row", lambda _language: True)
+    monkeypatch.setattr(base, "wants_one_row", lambda _language: True)
     end_to_end = tiny_assistant.hidden_states(batch)
     assert end_to_end.shape == apart.shape == (2, batch.input_ids_rt.shape[1], 32)
     torch.testing.assert_close(end_to_end, apart, atol=1e-5, rtol=1e-5)

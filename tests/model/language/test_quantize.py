@@ -16,7 +16,8 @@ from laterna.model.language.quantize import count_weights, is_quantized, quantiz
 from laterna.recipe import LoraSettings, Recipe, load_recipe
 from laterna.training.objective import Objective
 from laterna.training.parallel import shard
-from laterna.training.stages import apply_stage, layers_of
+from laterna.model.language.causal import layers_of
+from laterna.training.stages import apply_stage
 
 
 def test_layers_are_packed_and_answer_nearly_the_same() -> None:

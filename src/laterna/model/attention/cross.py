@@ -1,0 +1,69 @@
+"""Attention of one sequence to another, as Flamingo's resampler and gated blocks have it.
+
+Shapes: b batch · q queries · k keys · d width · h heads · e width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from laterna.recipe import Form
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values (b, h, k, e)."""
+
+
+class CrossAttention(nn.Module):
+    """`heads` heads of `head_width`, without biases and without norms before it.
+
+    `qk_norm` makes the norm over a head's width that queries and keys go through (IDEFICS).
+    """
+
+    def __init__(
+        self,
+        d_query: int,
+        d_keys: int,
+        *,
+        heads: int,
+        head_width: int,
+        qk_norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.head_width = head_width
+        self.q_proj = nn.Linear(d_query, inner, bias=False)
+        self.k_proj = nn.Linear(d_keys, inner, bias=False)
+        self.v_proj = nn.Linear(d_keys, inner, bias=False)
+        self.o_proj = nn.Linear(inner, d_query, bias=False)
+        self.q_norm = qk_norm(head_width) if qk_norm else nn.Identity()
+        self.k_norm = qk_norm(head_width) if qk_norm else nn.Identity()
+
+    def keys_values(self, seen_bkd: Tensor) -> KeysValues:
+        """Return the keys and values (b, h, k, e) of what is looked at."""
+        return self.k_norm(self._heads(self.k_proj(seen_bkd))), self._heads(self.v_proj(seen_bkd))
+
+    def forward(
+        self, asking_bqd: Tensor, kept: KeysValues, mask_b1qk: Tensor | None = None
+    ) -> Tensor:
+        """Return what the queries found (b, q, d); `mask_b1qk` is true where they may look."""
+        query = self.q_norm(self._heads(self.q_proj(asking_bqd)))
+        keys, values = (one.to(query.dtype) for one in kept)
+        mixed = scaled_dot_product_attention(query, keys, values, mask_b1qk)
+        found: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return found
+
+    def _heads(self, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+
+
+def feed_forward(width: int, inner: int, form: Form) -> nn.Sequential:
+    """Return Flamingo's feed-forward layers, their norm in front; `idefics` has ReLU."""
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, inner, bias=False),
+        nn.GELU() if form == "flamingo" else nn.ReLU(),
+        nn.Linear(inner, width, bias=False),
+    )
