@@ -128,7 +128,7 @@ class CrossAttentionSettings(Settings):
     """Gated blocks before layers of the language model, in which text looks at images."""
 
     every: Count = 4
-    """A block before one of so many layers. OpenFlamingo-3B: 1, -9B: 4; IDEFICS: 4."""
+    """A block before one of so many layers. OpenFlamingo-3B: 1, -9B: 4; IDEFICS-9B: 4."""
     before: Literal["last", "first"] = "last"
     """Before which of them: the `last` (OpenFlamingo) or the `first` (IDEFICS)."""
     heads: Count = 8

@@ -17,6 +17,7 @@ from laterna.data.sources import HUB
 from laterna.errors import LaternaError
 from laterna.files import held, recover, some
 from laterna.model.checkpoint import MANIFEST, read_manifest
+from laterna.model.fusion import fusion_kind
 from laterna.model.pretrained import tensors_of
 from laterna.recipe import PartName, Recipe, StageName, StageSettings, VisionSettings
 from laterna.training.parallel import Ranks
@@ -39,6 +40,11 @@ def require_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
         raise LaternaError(
             f"vision.grids are for vision.fit = 'anyres', which is {recipe.vision.fit!r}: leave "
             "them out, or set it"
+        )
+    if recipe.compile and not fusion_kind(recipe.fusion).compiles:
+        raise LaternaError(
+            f"compile = true with fusion.kind = {recipe.fusion.kind!r}: what its blocks look at "
+            "changes with every batch, for which layers would be compiled anew; leave out compile"
         )
     for name in stages:
         _require_parts(recipe, name)

@@ -56,7 +56,7 @@ class CrossAttention(nn.Module):
         return found
 
     def _heads(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return states.view(*states.shape[:2], -1, self.head_width).transpose(1, 2)
 
 
 def feed_forward(width: int, inner: int, form: Form) -> nn.Sequential:

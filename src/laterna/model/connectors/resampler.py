@@ -37,6 +37,7 @@ class ResamplerConnector(Connector):
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         """Raise LaternaError for less than one latent or block."""
         super().__init__()
+        self.settings = settings
         queries = settings.count("queries", default=QUERIES)
         blocks = settings.count("blocks", default=BLOCKS)
         self.latents = nn.Parameter(torch.randn(queries, d_vision))

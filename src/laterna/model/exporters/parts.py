@@ -69,7 +69,13 @@ def connector_layers(assistant: VisionLanguageModel, format_name: str) -> list[L
 
 
 def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
-    """Raise LaternaError where images are not each one square of features."""
+    """Raise LaternaError where an image is not one square of features within the row."""
+    if assistant.fusion.beside_row:
+        raise LaternaError(
+            f"this network's images are read beside the text, by gated cross-attention, and "
+            f"{format_name} has them within it, so it cannot be exported so; --to idefics can "
+            "where the encoder is CLIP and the language model a Llama"
+        )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
             "vision.fit = 'anyres' cannot be exported: "

@@ -119,7 +119,7 @@ class CrossAttentionFusion(Fusion):
     def __init__(self, settings: FusionSettings, d_vision: int, language: Any) -> None:
         """Raise LaternaError for a language model with too few layers."""
         super().__init__(settings, d_vision, language)
-        own = settings.cross_attention
+        self.settings = own = settings.cross_attention
         embedding = language.get_input_embeddings()
         layers = len(layers_of(language))
         first = own.every - 1 if own.before == "last" else 0
@@ -242,7 +242,8 @@ class CrossAttentionFusion(Fusion):
 
     def beside_numbers(self) -> int:
         """Return how many numbers are kept of an image's token: a key and a value in each block."""
-        return sum(2 * len(block.attention.k_proj.weight) for block in self.blocks)
+        own = self.settings
+        return len(self.blocks) * 2 * own.heads * own.head_width
 
     def rehearse(
         self,
