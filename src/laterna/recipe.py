@@ -141,6 +141,8 @@ class CrossAttentionSettings(Settings):
     """Width of the feed-forward layers. Default: 4 times the language model's (OpenFlamingo)."""
     qk_norm: bool = False
     """Normalize queries and keys. IDEFICS-9B: true."""
+    gate: Amount = 0.0
+    """What the gates start at. 0: the language model first writes as it did without images."""
 
 
 class FusionSettings(Settings):

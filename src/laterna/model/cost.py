@@ -48,7 +48,7 @@ class StepCost(NamedTuple):
     beside: float = 0.0
     """Of the fusion's blocks, for each token of an image that they look at beside the row."""
     beside_pair: float = 0.0
-    """Of their attention, for each pair of a token of the row and such a token."""
+    """Of their attention, for each pair of a token of the row and such a token, of one image."""
     beside_tokens: int = 0
     """Such tokens, for one square."""
     by_segments: bool = False
@@ -86,9 +86,7 @@ class StepCost(NamedTuple):
             tokens += batch.input_ids_rt.numel()
             pairs += self._pairs(batch)
             targets += int(batch.loss_mask_rt.sum())
-            if self.beside_tokens:
-                widest = int(batch.image_mask_rt.sum(dim=1).max()) * self.beside_tokens
-                beside_pairs += batch.input_ids_rt.numel() * widest
+            beside_pairs += batch.input_ids_rt.numel() * self.beside_tokens
         real = length / tokens if tokens else 0.0
         found = self.by_part(
             seen=seen,

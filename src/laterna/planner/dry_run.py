@@ -197,7 +197,7 @@ def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName,
         tokens=load.rows * load.text + images * image.tokens,
         pairs=load.pairs(image.tokens),
         targets=load.rows * load.targets,
-        beside_pairs=load.rows * load.images * image.beside * load.width(image.tokens),
+        beside_pairs=load.rows * load.width(image.tokens) * image.beside,
     )
 
 

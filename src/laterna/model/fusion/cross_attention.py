@@ -3,22 +3,22 @@
 An image takes one position of the row, its mark, whatever its tokens. A text token sees the tokens
 of the last image at or before it in its own sample, and none before the first. What was read about
 earlier images still reaches it through the language model's own attention. Both gates of a block
-are 0 at first, so the language model writes what it wrote without images, bit for bit.
+start at 0, so the language model writes what it wrote without images, bit for bit.
 
 The blocks stand in forward pre-hooks of the decoder's layers, so any causal model of transformers
 can carry them, and its own weights keep their names.
 
-Shapes: m tokens an image · k image tokens of a row · d width · r rows · t tokens of a row · h heads
-· e width of a head.
+Shapes: j images · m tokens an image · d width · r rows · t tokens of a row · n = r · t · q tokens
+that see one image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,39 +35,64 @@ from laterna.recipe import CrossAttentionSettings, FusionSettings
 from laterna.records import IMAGE_TOKEN_INDEX, Batch, SharedPrefix
 
 
+class Route(NamedTuple):
+    """Which tokens ask which image: each asks one, so no pair is computed to be masked."""
+
+    places_jq: Tensor
+    """The tokens that see each image, counted along all rows; n where there are no more."""
+    slots_n: Tensor
+    """Where in (j, q), laid end to end, each token's answer stands; j · q for one that sees none.
+    """
+
+
 @dataclass(eq=False)
 class Media:
     """What the rows of one forward pass look at."""
 
-    tokens_rkd: Tensor
-    """The tokens of each row's images, one after another, padded on the right."""
-    owner_rk: Tensor
-    """The number of the image that each belongs to, from 1; 0: padding."""
+    tokens_jmd: Tensor
+    """The images' tokens, padded on the right."""
+    present_jm: Tensor | None
+    """Which of them are tokens; None: all."""
     sees_rt: Tensor
-    """The number of the image that each token of the row sees; 0: none."""
+    """The number of the image that each token of a row sees, from 1; 0: none. It lies on the CPU.
+    """
     kept: dict[int, KeysValues] = field(default_factory=dict)
     """Keys and values by block, once they were computed without gradient."""
+    routes: dict[int, Route] = field(default_factory=dict)
+    """By the number of tokens of a row that are looked at."""
 
-    def seen_by(self, tokens: int) -> Tensor:
-        """Return the numbers (r, t) that so many tokens see: the row's, or of one that is written
-        behind it the last.
+    def route(self, tokens: int) -> Route:
+        """Return who asks whom where rows have so many tokens: the rows', or one that is written
+        behind them and sees what their last sees.
         """
-        if tokens == self.sees_rt.shape[1]:
-            return self.sees_rt
-        if tokens == 1:
-            return self.sees_rt[:, -1:]
-        raise LaternaError(
-            f"fusion.kind = 'cross_attention': {tokens} tokens came where "
-            f"{self.sees_rt.shape[1]} or 1 were meant; this way to generate is not supported"
-        )
+        if tokens not in self.routes:
+            self.routes[tokens] = self._route(tokens)
+        return self.routes[tokens]
+
+    def _route(self, tokens: int) -> Route:
+        if tokens not in (1, self.sees_rt.shape[1]):
+            raise LaternaError(
+                f"fusion.kind = 'cross_attention': {tokens} tokens came where "
+                f"{self.sees_rt.shape[1]} or 1 were meant; this way to generate is not supported"
+            )
+        sees_n = self.sees_rt[:, -tokens:].flatten()
+        images = len(self.tokens_jmd)
+        order_n = sees_n.argsort(stable=True)
+        counts = sees_n.bincount(minlength=images + 1)
+        blind, most = int(counts[0]), max(1, int(counts[1:].max()))
+        image_n = sees_n[order_n][blind:] - 1
+        first = counts.cumsum(0)[image_n] - blind  # where each image's tokens begin among them
+        slots = image_n * most + torch.arange(len(image_n)) - first
+        places = torch.full((images * most,), len(sees_n))
+        places[slots] = order_n[blind:]
+        slots_n = torch.full_like(sees_n, images * most)
+        slots_n[order_n[blind:]] = slots
+        device = self.tokens_jmd.device
+        return Route(places.view(images, most).to(device), slots_n.to(device))
 
     def in_one_row(self) -> Media:
-        """Return the same for rows laid end to end; numbers are those of a batch, not of a row."""
-        return Media(
-            self.tokens_rkd.flatten(0, 1)[None],
-            self.owner_rk.flatten()[None],
-            self.sees_rt.flatten()[None],
-        )
+        """Return the same for rows laid end to end."""
+        return Media(self.tokens_jmd, self.present_jm, self.sees_rt.flatten()[None])
 
 
 class GatedBlock(nn.Module):
@@ -87,21 +112,25 @@ class GatedBlock(nn.Module):
             head_width=settings.head_width,
             qk_norm=rms if settings.qk_norm else None,
         )
-        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.attention_gate = nn.Parameter(torch.full((1,), settings.gate))
         self.ff = (
             nn.Sequential(rms(width), _GatedMlp(width, inner))
             if idefics
             else feed_forward(width, inner, settings.form)
         )
-        self.ff_gate = nn.Parameter(torch.zeros(1))
+        self.ff_gate = nn.Parameter(torch.full((1,), settings.gate))
 
-    def forward(self, x_rtd: Tensor, kept: KeysValues, owner_rk: Tensor, sees_rt: Tensor) -> Tensor:
+    def forward(
+        self, x_rtd: Tensor, kept: KeysValues, route: Route, present_jm: Tensor | None = None
+    ) -> Tensor:
         """Return the states (r, t, d) behind the block; arguments as in `Media`."""
-        blind_rt = sees_rt == 0
-        mask_rtk = (owner_rk[:, None, :] == sees_rt[:, :, None]) | blind_rt[:, :, None]
-        found_rtd = self.attention(self.norm(x_rtd), kept, mask_rtk[:, None])
-        found_rtd = found_rtd.masked_fill(blind_rt[:, :, None], 0.0)
-        after = x_rtd + self.attention_gate.tanh() * found_rtd
+        asking_nd = nn.functional.pad(self.norm(x_rtd).flatten(0, 1), (0, 0, 0, 1))
+        places_jq, slots_n = route
+        asking_jqd = asking_nd.index_select(0, places_jq.flatten()).view(*places_jq.shape, -1)
+        mask = None if present_jm is None else present_jm[:, None, None, :]
+        found = self.attention(asking_jqd, kept, mask).flatten(0, 1)
+        found_nd = nn.functional.pad(found, (0, 0, 0, 1)).index_select(0, slots_n)
+        after = x_rtd + self.attention_gate.tanh() * found_nd.view_as(x_rtd)
         after = after + self.ff_gate.tanh() * self.ff(after)
         states: Tensor = after.to(x_rtd.dtype)
         return states
@@ -137,7 +166,7 @@ class CrossAttentionFusion(Fusion):
         )
         self.mark = nn.Parameter(embedding.weight.detach().float().mean(dim=0))
         self._media: Media | None = None
-        self._joined: tuple[list[Media], Media] | None = None
+        self._joined: tuple[object, list[Media], Media] | None = None
 
     @staticmethod
     def counter(prepare: ImagePreparer, tokens: int) -> SameTokens | TiledTokens:
@@ -189,9 +218,7 @@ class CrossAttentionFusion(Fusion):
     def media(self, batch: Batch, images: Sequence[Tensor]) -> Media:
         """Return what the rows of a batch look at."""
         marks_rt = batch.image_mask_rt
-        return self._collect(
-            images, marks_rt, last_images(marks_rt, batch.position_ids_rt, batch.sharing)
-        )
+        return self._collect(images, last_images(marks_rt, batch.position_ids_rt, batch.sharing))
 
     @torch.no_grad()
     def generation_inputs(
@@ -206,7 +233,7 @@ class CrossAttentionFusion(Fusion):
         embeds_rtd = self._marked(language, ids_rt, marks_rt)
         # A prompt is one sample, whose padding stands before it and has no marks.
         positions_rt = torch.arange(ids_rt.shape[1]).expand_as(ids_rt)
-        media = self._collect(images, marks_rt, last_images(marks_rt, positions_rt, None))
+        media = self._collect(images, last_images(marks_rt, positions_rt, None))
         mask_rt = mask_rt.to(embeds_rtd.device)
         return {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt, "media": media}
 
@@ -218,27 +245,22 @@ class CrossAttentionFusion(Fusion):
         A row's keys and values are computed once, and put side by side anew only when other rows
         take part.
         """
-        width = max(new)
-        sees = []
+        width, first = max(new), 0
+        sees, chosen = [], []
         for row, begin, count in zip(rows, written, new, strict=True):
             known = row.sees_rt[0]
-            places = torch.arange(begin, begin + count).clamp_max(len(known) - 1)
-            sees.append(pad(known[places.to(known.device)], (width - count, 0)))
-        sees_rt = torch.stack(sees)
-        before = self._joined
-        if before and len(before[0]) == len(rows) and all(map(_same, before[0], rows)):
-            return replace(before[1], sees_rt=sees_rt)
-        for row in rows:
-            for number in range(len(self.blocks)):
-                self._keys_values(number, row)
-        joined = Media(
-            rows[0].tokens_rkd[:0],
-            pad_sequence([row.owner_rk[0] for row in rows], batch_first=True),
-            sees_rt,
-            {number: _side_by_side(number, rows) for number in range(len(self.blocks))},
-        )
-        self._joined = list(rows), joined
-        return joined
+            own = known[torch.arange(begin, begin + count).clamp_max(len(known) - 1)]
+            seen = torch.unique(own[own > 0])
+            numbers = torch.where(own > 0, torch.searchsorted(seen, own) + 1 + first, 0)
+            sees.append(pad(numbers, (width - count, 0)))
+            chosen.append(seen - 1)
+            first += len(seen)
+        key = [*map(id, rows)], [one.tolist() for one in chosen], torch.stack(sees).tolist()
+        if self._joined is None or self._joined[0] != key:
+            joined = Media(rows[0].tokens_jmd[:0], None, torch.stack(sees))
+            self._side_by_side(joined, rows, chosen)
+            self._joined = key, list(rows), joined  # the rows stay, so that no other has their id
+        return self._joined[2]
 
     def beside_numbers(self) -> int:
         """Return how many numbers are kept of an image's token: a key and a value in each block."""
@@ -257,10 +279,15 @@ class CrossAttentionFusion(Fusion):
     ) -> Any:
         """Run the decoder over rows of `images` marks and `text` tokens, by shapes alone."""
         device = images_rmd.device
-        ids_rt = torch.zeros(len(images_rmd), images + text, dtype=torch.long, device=device)
-        owner_rk = torch.ones(images_rmd.shape[:2], dtype=torch.long, device=device)
+        rows, given = images_rmd.shape[:2]
+        ids_rt = torch.zeros(rows, images + text, dtype=torch.long, device=device)
         embeds_rtd = self._marked(language, ids_rt, torch.ones_like(ids_rt, dtype=torch.bool))
-        with self.beside(Media(images_rmd, owner_rk, torch.ones_like(ids_rt)), stays=not cache):
+        tokens_jmd = images_rmd.reshape(rows * images, given // images, -1)
+        media = Media(tokens_jmd, None, ids_rt)
+        most = -(-(images + text) // images)
+        places_jq = torch.empty(rows * images, most, dtype=torch.long, device=device)
+        media.routes[images + text] = Route(places_jq, ids_rt.flatten())
+        with self.beside(media, stays=not cache):
             output = language.get_decoder()(
                 inputs_embeds=embeds_rtd,
                 position_ids=torch.zeros_like(ids_rt),
@@ -275,33 +302,46 @@ class CrossAttentionFusion(Fusion):
         embeds_rtd: Tensor = language.get_input_embeddings()(ids_rt)
         return torch.where(marks_rt[:, :, None], self.mark.to(embeds_rtd.dtype), embeds_rtd)
 
-    def _collect(self, images: Sequence[Tensor], marks_rt: Tensor, sees_rt: Tensor) -> Media:
-        """Lay each row's images one after another. A row has one token at least: without images
-        nobody sees it, and yet all weights take part, which ranks wait for.
+    def _collect(self, images: Sequence[Tensor], sees_rt: Tensor) -> Media:
+        """Put images side by side. There is one at least: without any, nobody sees it, and yet all
+        weights take part, which ranks wait for.
         """
-        weight = self.mark
-        owners = [
-            torch.full((len(image),), number, dtype=torch.long)
-            for number, image in enumerate(images, start=1)
-        ]
-        left, tokens, owner = 0, [], []
-        for count in marks_rt.sum(dim=1).tolist():
-            own = slice(left, left + count)
-            nothing = weight.new_zeros(1, self.media_width)
-            tokens.append(torch.cat(list(images[own])) if count else nothing)
-            owner.append(torch.cat(owners[own]) if count else torch.zeros(1, dtype=torch.long))
-            left += count
-        return Media(
-            pad_sequence(tokens, batch_first=True),
-            pad_sequence(owner, batch_first=True).to(weight.device),
-            sees_rt.to(weight.device),
-        )
+        if not images:
+            images = [self.mark.new_zeros(1, self.media_width)]
+        lengths = torch.tensor([len(image) for image in images])
+        present_jm = None
+        if int(lengths.min()) < int(lengths.max()):
+            present_jm = torch.arange(int(lengths.max())) < lengths[:, None]
+            present_jm = present_jm.to(self.mark.device)
+        tokens_jmd = pad_sequence(list(images), batch_first=True)
+        return Media(tokens_jmd, present_jm, sees_rt.cpu())
+
+    def _side_by_side(self, joined: Media, rows: Sequence[Media], chosen: Sequence[Tensor]) -> None:
+        """Give joined rows the keys and values of the images that they chose of each."""
+        longest = max(row.tokens_jmd.shape[1] for row in rows)
+        shorts = [longest - row.tokens_jmd.shape[1] for row in rows]
+        picked = list(zip(rows, chosen, shorts, strict=True))
+        present_jm = torch.cat([pad(_present(row)[one], (0, less)) for row, one, less in picked])
+        if not len(present_jm):  # nobody sees anything: an image stands there all the same
+            present_jm, picked = (
+                present_jm.new_ones(1, longest),
+                [(rows[0], chosen[0].new_zeros(1), shorts[0])],
+            )
+        joined.tokens_jmd = present_jm[:, :, None]  # their keys and values are known
+        joined.present_jm = None if bool(present_jm.all()) else present_jm
+        for number in range(len(self.blocks)):
+            pairs = [
+                [pad(kept[one], (0, 0, 0, less)) for kept in self._keys_values(number, row)]
+                for row, one, less in picked
+            ]
+            keys, values = (torch.cat(ones) for ones in zip(*pairs, strict=True))
+            joined.kept[number] = keys, values
 
     def _keys_values(self, number: int, media: Media) -> KeysValues:
         if number in media.kept:
             return media.kept[number]
         attention: CrossAttention = self.blocks[number].attention  # type: ignore[assignment]
-        made = attention.keys_values(media.tokens_rkd)
+        made = attention.keys_values(media.tokens_jmd)
         if not torch.is_grad_enabled():
             media.kept[number] = made
         return made
@@ -315,7 +355,7 @@ class CrossAttentionFusion(Fusion):
             return None
         states = args[0] if args else named["hidden_states"]
         states = self.blocks[number](
-            states, self._keys_values(number, media), media.owner_rk, media.seen_by(states.shape[1])
+            states, self._keys_values(number, media), media.route(states.shape[1]), media.present_jm
         )
         return ((states, *args[1:]), named) if args else (args, {**named, "hidden_states": states})
 
@@ -357,15 +397,9 @@ def last_images(marks_rt: Tensor, position_ids_rt: Tensor, sharing: SharedPrefix
     return torch.where(own_rt > 0, own_rt, foreign_rt)
 
 
-def _same(one: Media, other: Media) -> bool:
-    return one is other
-
-
-def _side_by_side(number: int, rows: Sequence[Media]) -> KeysValues:
-    """Stack the rows' keys and values (r, h, k, e), padded on the right."""
-    longest = max(row.owner_rk.shape[1] for row in rows)
-    keys, values = (
-        torch.cat([pad(one, (0, 0, 0, longest - one.shape[2])) for one in kept])
-        for kept in zip(*(row.kept[number] for row in rows), strict=True)
-    )
-    return keys, values
+def _present(media: Media) -> Tensor:
+    """Return which of a row's images' tokens are none of the padding (j, m)."""
+    if media.present_jm is not None:
+        return media.present_jm
+    tokens_jmd = media.tokens_jmd
+    return torch.ones(tokens_jmd.shape[:2], dtype=torch.bool, device=tokens_jmd.device)
