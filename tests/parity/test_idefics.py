@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 from transformers import IdeficsConfig, IdeficsForVisionText2Text, IdeficsImageProcessorPil
 
@@ -18,10 +19,14 @@ from laterna.inference.engine import Engine
 from laterna.inference.generation import generate_rows, generate_tokens
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings, Slots
+from laterna.model.build import build_from_recipe
 from laterna.model.exporters.idefics import AROUND_IMAGE
 from laterna.model.importers import read_model
 from laterna.model.vlm import VisionLanguageModel
+from laterna.recipe import Recipe
 from laterna.records import IMAGE_TOKEN_INDEX, Turn
+
+from .. import tiny
 
 IMAGES = [Image.effect_noise((40, 30), 80).convert("RGB"), Image.new("RGB", (28, 28), "red")]
 
@@ -183,3 +188,66 @@ def test_what_idefics_does_otherwise_is_named(
 ) -> None:
     with pytest.raises(LaternaError, match=r"reads images by gated cross-attention.*--to hf"):
         Assistant(tiny_assistant).export(tmp_path / "out", to="idefics")
+
+
+def as_open_flamingo(model: VisionLanguageModel, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The weights of a network by the names that OpenFlamingo's checkpoints give them."""
+    named = {"lang_encoder.transformer.wte.weight": rows}
+    renamed = {"features_norm": "0.norm_media", "latents_norm": "0.norm_latents"}
+    for name, weight in model.connector.state_dict().items():
+        for ours, theirs in {
+            **renamed,
+            "attention.q_proj": "0.to_q",
+            "attention.o_proj": "0.to_out",
+            "ff.": "1.",
+        }.items():
+            name = name.replace(ours, theirs)
+        named[f"perceiver.{name}"] = weight
+    for name, weight in model.fusion.state_dict().items():
+        if name == "mark":
+            continue
+        _, number, rest = name.split(".", 2)
+        for ours, theirs in {
+            "attention_gate": "attn_gate",
+            "attention.q_proj": "attn.to_q",
+            "attention.o_proj": "attn.to_out",
+        }.items():
+            rest = rest.replace(ours, theirs)
+        rest = f"attn.{rest}" if rest.startswith("norm.") else rest
+        named[f"lang_encoder.transformer.blocks.{number}.gated_cross_attn_layer.{rest}"] = weight
+    for name in [one for one in named if "attention.k_proj" in one]:
+        values = named.pop(name.replace("k_proj", "v_proj"))
+        inside = "0.to_kv" if name.startswith("perceiver") else "attn.to_kv"
+        both = name.replace("attention.k_proj", inside)
+        named[both] = torch.cat([named.pop(name), values])
+    return named
+
+
+@torch.no_grad()
+def test_an_open_flamingo_checkpoint_is_read(
+    tiny_recipe: Recipe, tiny_models: Path, tmp_path: Path
+) -> None:
+    recipe = tiny.flamingo(tiny_recipe, heads=1, head_width=64, gate=0.6)
+    connector = replace(recipe.connector, heads=2, head_width=64)
+    vision = replace(tiny_recipe.vision, layer=-1)
+    model = build_from_recipe(replace(recipe, connector=connector, vision=vision))
+    known = len(model.tokenizer)
+    own = model.language.get_input_embeddings().weight
+    rows = torch.cat([own[:known], torch.randn(1, 32), model.fusion.mark[None]])  # type: ignore[index]
+    torch.save({"model_state_dict": as_open_flamingo(model, rows)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(LaternaError, match=r"name both with --vision and --language"):
+        read_model(tmp_path)
+    language, encoder = str(tiny_models / "language"), str(tiny_models / "vision")
+    again = read_model(tmp_path, language=language, vision=encoder)
+    ids = [1, 20, IMAGE_TOKEN_INDEX, 30, 31, IMAGE_TOKEN_INDEX, 40]
+    pixels, found = again.prepare(IMAGES), []
+    for one in (model, again):
+        inputs = one.fusion.generation_inputs(one.language, [ids], one.connect(one.vision(pixels)))
+        with one.fusion.beside(inputs["media"]):
+            found.append(one.language(inputs_embeds=inputs["inputs_embeds"]).logits[0, :, :known])
+    torch.testing.assert_close(found[1], found[0])
+    assert again.recipe is not None
+    assert again.recipe.fusion.cross_attention.every == 1
+    assert again.prepare.fit == "crop"
+    assert again.end_of_turn() == [2, known]
+    torch.testing.assert_close(again.language.get_input_embeddings().weight[known], rows[known])

@@ -249,7 +249,9 @@ def _checkpointing(dry_run: DryRun, wanted: bool) -> Iterator[None]:
         warnings.simplefilter("ignore", FutureWarning)
         for model in models:
             model.train()  # layers checkpoint in training mode alone
-            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": dry_run.fusion.again}
+            )
         yield
         for model, mode in zip(models, trained, strict=True):
             model.gradient_checkpointing_disable()

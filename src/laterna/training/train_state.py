@@ -201,7 +201,10 @@ def _compute_again(objective: Objective, _sharded: bool) -> None:
         with warnings.catch_warnings():
             # Its name is about to change; the ranges that we support have this one in common.
             warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            settings: dict[str, Any] = {"use_reentrant": False}
+            if model is assistant.language:
+                settings["context_fn"] = assistant.fusion.again
+            model.gradient_checkpointing_enable(settings)
         for layer in layers_of(model):
             # A layer computes again only in training mode, which those of a frozen part are not
             # in. Set on the layer alone it leaves the dropouts inside as they are.

@@ -37,6 +37,7 @@ from laterna.recipe import (
 from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
 from laterna.training.objective import Objective, empty_batch
 from laterna.training.stages import apply_stage, summarise
+from laterna.training.train_state import apply_savings
 
 from ... import tiny
 
@@ -370,8 +371,7 @@ def gradients(model: VisionLanguageModel, batch: Batch) -> list[Tensor]:
 def test_layers_that_compute_again_give_the_same_gradients(flamingo: VisionLanguageModel) -> None:
     batch = features(collate([Pack(samples=(SAMPLES[0], SAMPLES[1]))]))
     kept = gradients(flamingo, batch)
-    flamingo.language.gradient_checkpointing_enable()
-    flamingo.language.train()
+    apply_savings(Objective(flamingo), ["checkpointing"])
     again = gradients(flamingo, batch)
     assert len(again) == len(kept) > 0
     for one, other in zip(again, kept, strict=True):

@@ -67,10 +67,16 @@ class Fusion(nn.Module):
         """Return what the decoder looks at beside the rows of a batch; None: nothing."""
         del batch, images
 
-    def beside(self, media: Any, *, stays: bool = False) -> AbstractContextManager[object]:
-        """Let the decoder look at `media` meanwhile, and with `stays` in the backward pass too."""
-        del media, stays
+    def beside(self, media: Any) -> AbstractContextManager[object]:
+        """Let the decoder look at `media` meanwhile."""
+        del media
         return nullcontext()
+
+    def again(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """Return what a layer runs in, and what it runs in again: torch's `context_fn` of
+        activation checkpointing, for by the backward pass `beside` has ended.
+        """
+        return nullcontext(), nullcontext()
 
     def together(self, rows: Sequence[Any], written: Sequence[int], new: Sequence[int]) -> Any:
         """Join what rows look at that `generation_inputs` gave one by one, for a forward pass that
@@ -139,7 +145,7 @@ class Fusion(nn.Module):
         if wants_one_row(language):
             embeds_rtd, positions_rt = embeds_rtd.flatten(0, 1)[None], positions_rt.flatten()[None]
             media = media and media.in_one_row()
-        with self.beside(media, stays=torch.is_grad_enabled()):
+        with self.beside(media):
             states: Tensor = language.get_decoder()(
                 inputs_embeds=embeds_rtd,
                 position_ids=positions_rt,
@@ -175,7 +181,7 @@ class Fusion(nn.Module):
         The head runs at every column that a row marks.
         """
         columns = places_rt.any(dim=0).nonzero()[:, 0]
-        with self.beside(self.media(batch, images), stays=torch.is_grad_enabled()):
+        with self.beside(self.media(batch, images)):
             logits_rkv: Tensor = language(
                 inputs_embeds=self.embed(language, batch, images),
                 position_ids=batch.position_ids_rt.to(device_of(language)),

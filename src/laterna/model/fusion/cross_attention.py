@@ -15,7 +15,7 @@ that see one image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -189,18 +189,19 @@ class CrossAttentionFusion(Fusion):
             )
 
     @contextmanager
-    def beside(self, media: Media | None, *, stays: bool = False) -> Iterator[None]:
-        """Let the blocks look at `media` meanwhile.
-
-        With `stays` they go on until something else is looked at: activation checkpointing runs
-        the layers again in the backward pass.
-        """
-        self._media = media
+    def beside(self, media: Media | None) -> Iterator[None]:
+        """Let the blocks look at `media` meanwhile."""
+        before, self._media = self._media, media
         try:
             yield
         finally:
-            if not stays:
-                self._media = None
+            self._media = before
+
+    def again(self) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        """Return what a layer runs in, and what it runs in again in the backward pass: beside what
+        it looks at now.
+        """
+        return nullcontext(), self.beside(self._media)
 
     def embed(self, language: Any, batch: Batch, images: Sequence[Tensor]) -> Tensor:
         """Embed a batch: (r, t, d), with the mark in the places of images.
@@ -287,7 +288,7 @@ class CrossAttentionFusion(Fusion):
         most = -(-(images + text) // images)
         places_jq = torch.empty(rows * images, most, dtype=torch.long, device=device)
         media.routes[images + text] = Route(places_jq, ids_rt.flatten())
-        with self.beside(media, stays=not cache):
+        with self.beside(media):
             output = language.get_decoder()(
                 inputs_embeds=embeds_rtd,
                 position_ids=torch.zeros_like(ids_rt),

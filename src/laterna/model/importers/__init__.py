@@ -14,6 +14,7 @@ from laterna.errors import LaternaError
 from laterna.model.checkpoint import load_checkpoint
 from laterna.model.importers.idefics import load_idefics
 from laterna.model.importers.llava_hf import load_llava_hf
+from laterna.model.importers.open_flamingo import FILE, load_open_flamingo
 from laterna.model.importers.options import Options
 from laterna.model.importers.original import load_original
 from laterna.model.language.adapters import CONFIG_FILE, has_lora, merge_lora
@@ -43,6 +44,9 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "original": Layout(
         lambda config: "mm_vision_tower" in config, "an `mm_vision_tower`", load_original
+    ),
+    "open_flamingo": Layout(  # which has none
+        lambda _config: False, f"no config.json but a {FILE}", load_open_flamingo
     ),
 }
 """Asked in this order."""
@@ -78,6 +82,8 @@ def layout_of(source: str) -> str:
     Raises LaternaError when it is none of them.
     """
     if not found_in(source, "config.json"):
+        if found_in(source, FILE):
+            return "open_flamingo"
         if found_in(source, CONFIG_FILE):
             raise LaternaError(
                 f"{source}: adapters alone, as a LoRA run leaves them in checkpoint-N on its way: "
