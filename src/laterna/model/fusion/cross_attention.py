@@ -286,7 +286,7 @@ class CrossAttentionFusion(Fusion):
         tokens_jmd = images_rmd.reshape(rows * images, given // images, -1)
         media = Media(tokens_jmd, None, ids_rt)
         most = -(-(images + text) // images)
-        places_jq = torch.empty(rows * images, most, dtype=torch.long, device=device)
+        places_jq = torch.zeros(rows * images, most, dtype=torch.long, device=device)
         media.routes[images + text] = Route(places_jq, ids_rt.flatten())
         with self.beside(media):
             output = language.get_decoder()(
