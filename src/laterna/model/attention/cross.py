@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 from laterna.recipe import Form
 
@@ -67,3 +67,18 @@ def feed_forward(width: int, inner: int, form: Form) -> nn.Sequential:
         nn.GELU() if form == "flamingo" else nn.ReLU(),
         nn.Linear(inner, width, bias=False),
     )
+
+
+class GatedMlp(nn.Module):
+    """Llama's feed-forward layers, which IDEFICS's blocks have; their norm is not within."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map states of its width to as many."""
+        mapped: Tensor = self.down_proj(silu(self.gate_proj(states)) * self.up_proj(states))
+        return mapped

@@ -22,13 +22,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.tokens import SameTokens, TiledTokens
 from laterna.errors import LaternaError
-from laterna.model.attention.cross import CrossAttention, KeysValues, feed_forward
+from laterna.model.attention.cross import CrossAttention, GatedMlp, KeysValues, feed_forward
 from laterna.model.fusion.base import Fusion, device_of, padded_prompts
 from laterna.model.language.causal import layers_of
 from laterna.recipe import CrossAttentionSettings, FusionSettings
@@ -114,7 +114,7 @@ class GatedBlock(nn.Module):
         )
         self.attention_gate = nn.Parameter(torch.full((1,), settings.gate))
         self.ff = (
-            nn.Sequential(rms(width), _GatedMlp(width, inner))
+            nn.Sequential(rms(width), GatedMlp(width, inner))
             if idefics
             else feed_forward(width, inner, settings.form)
         )
@@ -359,18 +359,6 @@ class CrossAttentionFusion(Fusion):
             states, self._keys_values(number, media), media.route(states.shape[1]), media.present_jm
         )
         return ((states, *args[1:]), named) if args else (args, {**named, "hidden_states": states})
-
-
-class _GatedMlp(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
-
-    def forward(self, states: Tensor) -> Tensor:
-        mapped: Tensor = self.down_proj(silu(self.gate_proj(states)) * self.up_proj(states))
-        return mapped
 
 
 def last_images(marks_rt: Tensor, position_ids_rt: Tensor, sharing: SharedPrefix | None) -> Tensor:
