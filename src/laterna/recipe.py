@@ -91,9 +91,8 @@ class ConnectorSettings(Settings):
     head_width: Count = 64
     """Width of each. OpenFlamingo: 64; IDEFICS: 96."""
     form: Form = "flamingo"
-    """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU."""
-    qk_norm: bool = False
-    """Normalize queries and keys in a `resampler`. IDEFICS-9B: true."""
+    """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU and norms of queries and keys.
+    """
     width: int | None = None
     """Width of a `qformer`. Default: 768 (BLIP-2)."""
     source: str = ""
@@ -136,11 +135,8 @@ class CrossAttentionSettings(Settings):
     head_width: Count = 64
     """Width of each. OpenFlamingo: 64."""
     form: Form = "flamingo"
-    """`flamingo`: layer norm, feed-forward layers with GELU. `idefics`: RMS norm, gated SiLU."""
-    width: Count | None = None
-    """Width of the feed-forward layers. Default: 4 times the language model's (OpenFlamingo)."""
-    qk_norm: bool = False
-    """Normalize queries and keys. IDEFICS-9B: true."""
+    """`flamingo`: layer norm, and 4 times as wide layers with GELU. `idefics`: RMS norm, also of
+    queries and keys, and gated layers as wide as the language model's."""
     gate: Amount = 0.0
     """What the gates start at. 0: the language model first writes as it did without images."""
 

@@ -71,7 +71,7 @@ def their_block(gate: str) -> tuple[GatedBlock, dict[str, Tensor]]:
         **{f"ff.{key}": found[f"w.ff.{key}"] for key in ("0.weight", "0.bias", "1.weight")},
         "ff.3.weight": found["w.ff.3.weight"],
     }
-    block = GatedBlock(CrossAttentionSettings(heads=2, head_width=4), 12, 16)
+    block = GatedBlock(CrossAttentionSettings(heads=2, head_width=4), 12, 16, inner=64)
     load(block, weights)
     return block, found
 

@@ -16,10 +16,11 @@ from laterna.data.images.tokens import SameTokens
 from laterna.data.packing import plan_packs
 from laterna.errors import LaternaError
 from laterna.inference.generation import generate_rows
+from laterna.model.attention.cross import last_images
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
 from laterna.model.fusion import FUSIONS, fusion_kind
-from laterna.model.fusion.cross_attention import Media, last_images
+from laterna.model.fusion.cross_attention import Media
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import (
     CrossAttentionSettings,

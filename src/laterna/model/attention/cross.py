@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import pad, scaled_dot_product_attention, silu
 
 from laterna.recipe import Form
+from laterna.records import SharedPrefix
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values (b, h, k, e)."""
@@ -82,3 +84,28 @@ class GatedMlp(nn.Module):
         """Map states of its width to as many."""
         mapped: Tensor = self.down_proj(silu(self.gate_proj(states)) * self.up_proj(states))
         return mapped
+
+
+def last_images(marks_rt: Tensor, position_ids_rt: Tensor, sharing: SharedPrefix | None) -> Tensor:
+    """Return the number of the image that each token sees (r, t): the last at or before it.
+
+    `marks_rt` are the images' positions, numbered through the batch from 1; 0 is none. A token sees
+    no image of another sample of its row, and where samples share an image, that one or a later
+    one of its own.
+    """
+    if sharing is None:
+        blocks_rt = (position_ids_rt == 0).cumsum(dim=1)
+        shared_rt = blocks_rt
+    else:
+        blocks_rt, shared_rt = sharing.segment_ids_rt, sharing.attends_to_rt
+    numbers_rt = marks_rt.flatten().cumsum(dim=0).view_as(marks_rt) * marks_rt
+    latest_rt = numbers_rt.cummax(dim=1).values
+    # The last image of each block; numbers rise along a row, so what exceeds all that stood before
+    # a block is its own.
+    count = int(blocks_rt.max()) + 1
+    of_block = numbers_rt.new_zeros(len(numbers_rt), count)
+    of_block = of_block.scatter_reduce(1, blocks_rt, numbers_rt, "amax")
+    before_block = pad(of_block, (1, 0))[:, :-1].cummax(dim=1).values
+    own_rt = latest_rt * (latest_rt > before_block.gather(1, blocks_rt))
+    foreign_rt = of_block.gather(1, shared_rt) * (shared_rt != blocks_rt)
+    return torch.where(own_rt > 0, own_rt, foreign_rt)

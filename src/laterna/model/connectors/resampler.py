@@ -1,6 +1,6 @@
 """Flamingo's resampler: learned latents that look at the features and at themselves.
 
-The layers are OpenFlamingo's, and with `form = "idefics"` and `qk_norm` IDEFICS-9B's. An image is
+The layers are OpenFlamingo's, and with `form = "idefics"` IDEFICS-9B's. An image is
 one frame, so there are no embeddings of time.
 
 Shapes: b images · n features · m latents · d width.
@@ -30,9 +30,7 @@ class ResamplerConnector(Connector):
     `fusion.kind = "prefix"`, one linear layer follows.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset(
-        {"queries", "blocks", "heads", "head_width", "form", "qk_norm"}
-    )
+    uses: ClassVar[frozenset[str]] = frozenset({"queries", "blocks", "heads", "head_width", "form"})
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
         """Raise LaternaError for less than one latent or block."""
@@ -70,7 +68,7 @@ class _Layer(nn.Module):
             width,
             heads=settings.heads,
             head_width=settings.head_width,
-            qk_norm=nn.LayerNorm if settings.qk_norm else None,
+            qk_norm=nn.LayerNorm if settings.form == "idefics" else None,
         )
         self.ff = feed_forward(width, 4 * width, settings.form)
 

@@ -146,7 +146,6 @@ def _require_theirs(assistant: VisionLanguageModel) -> None:
         "fusion.cross_attention.before": own.before != "first" and own.every > 1,
         "fusion.cross_attention.heads": own.heads != heads,
         "fusion.cross_attention.head_width": own.head_width * heads != width,
-        "fusion.cross_attention.width": own.width != config.intermediate_size,
     }
     names = [name for name, differs in wrong.items() if differs]
     if names:
@@ -177,7 +176,7 @@ def _config(assistant: VisionLanguageModel, tokenizer: Any) -> IdeficsConfig:
         },
         tie_word_embeddings=False,
         cross_layer_interval=fusion.settings.every,
-        qk_layer_norms=fusion.settings.qk_norm,
+        qk_layer_norms=True,
         freeze_text_layers=False,
         freeze_vision_layers=False,
         use_resampler=True,
@@ -197,7 +196,7 @@ def _config(assistant: VisionLanguageModel, tokenizer: Any) -> IdeficsConfig:
             "resampler_depth": len(connector.layers),
             "resampler_n_heads": resampler.heads,
             "resampler_head_dim": resampler.head_width,
-            "qk_layer_norms_perceiver": resampler.qk_norm,
+            "qk_layer_norms_perceiver": True,
         },
     )
 

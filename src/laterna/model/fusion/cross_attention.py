@@ -28,11 +28,17 @@ from torch.nn.utils.rnn import pad_sequence
 from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.tokens import SameTokens, TiledTokens
 from laterna.errors import LaternaError
-from laterna.model.attention.cross import CrossAttention, GatedMlp, KeysValues, feed_forward
+from laterna.model.attention.cross import (
+    CrossAttention,
+    GatedMlp,
+    KeysValues,
+    feed_forward,
+    last_images,
+)
 from laterna.model.fusion.base import Fusion, device_of, padded_prompts
 from laterna.model.language.causal import layers_of
 from laterna.recipe import CrossAttentionSettings, FusionSettings
-from laterna.records import IMAGE_TOKEN_INDEX, Batch, SharedPrefix
+from laterna.records import IMAGE_TOKEN_INDEX, Batch
 
 
 class Route(NamedTuple):
@@ -99,10 +105,16 @@ class GatedBlock(nn.Module):
     """`x + tanh(a) · attention(norm(x), media)`, then `x + tanh(a') · feed_forward(norm(x))`."""
 
     def __init__(
-        self, settings: CrossAttentionSettings, d_media: int, width: int, epsilon: float = 1e-6
+        self,
+        settings: CrossAttentionSettings,
+        d_media: int,
+        width: int,
+        *,
+        inner: int,
+        epsilon: float = 1e-6,
     ) -> None:
         super().__init__()
-        inner, idefics = settings.width or 4 * width, settings.form == "idefics"
+        idefics = settings.form == "idefics"
         rms = partial(nn.RMSNorm, eps=epsilon)
         self.norm = rms(width) if idefics else nn.LayerNorm(width)
         self.attention = CrossAttention(
@@ -110,7 +122,7 @@ class GatedBlock(nn.Module):
             d_media,
             heads=settings.heads,
             head_width=settings.head_width,
-            qk_norm=rms if settings.qk_norm else None,
+            qk_norm=rms if idefics else None,
         )
         self.attention_gate = nn.Parameter(torch.full((1,), settings.gate))
         self.ff = (
@@ -160,9 +172,17 @@ class CrossAttentionFusion(Fusion):
                 "layers; give at most as many"
             )
         self.media_width = self.token_width(d_vision, embedding.embedding_dim)
-        epsilon = getattr(language.config.get_text_config(), "rms_norm_eps", 1e-6)
+        text, width = language.config.get_text_config(), embedding.embedding_dim
+        epsilon = getattr(text, "rms_norm_eps", 1e-6)
+        inner = 4 * width if own.form == "flamingo" else getattr(text, "intermediate_size", 0)
+        if not inner:
+            raise LaternaError(
+                "fusion.cross_attention.form = 'idefics': the language model's configuration does "
+                "not say how wide its feed-forward layers are (intermediate_size); use 'flamingo'"
+            )
         self.blocks = nn.ModuleList(
-            GatedBlock(own, self.media_width, embedding.embedding_dim, epsilon) for _ in self.places
+            GatedBlock(own, self.media_width, width, inner=inner, epsilon=epsilon)
+            for _ in self.places
         )
         self.mark = nn.Parameter(embedding.weight.detach().float().mean(dim=0))
         self._media: Media | None = None
@@ -359,31 +379,6 @@ class CrossAttentionFusion(Fusion):
             states, self._keys_values(number, media), media.route(states.shape[1]), media.present_jm
         )
         return ((states, *args[1:]), named) if args else (args, {**named, "hidden_states": states})
-
-
-def last_images(marks_rt: Tensor, position_ids_rt: Tensor, sharing: SharedPrefix | None) -> Tensor:
-    """Return the number of the image that each token sees (r, t): the last at or before it.
-
-    `marks_rt` are the images' positions, numbered through the batch from 1; 0 is none. A token sees
-    no image of another sample of its row, and where samples share an image, that one or a later
-    one of its own.
-    """
-    if sharing is None:
-        blocks_rt = (position_ids_rt == 0).cumsum(dim=1)
-        shared_rt = blocks_rt
-    else:
-        blocks_rt, shared_rt = sharing.segment_ids_rt, sharing.attends_to_rt
-    numbers_rt = marks_rt.flatten().cumsum(dim=0).view_as(marks_rt) * marks_rt
-    latest_rt = numbers_rt.cummax(dim=1).values
-    # The last image of each block; numbers rise along a row, so what exceeds all that stood before
-    # a block is its own.
-    count = int(blocks_rt.max()) + 1
-    of_block = numbers_rt.new_zeros(len(numbers_rt), count)
-    of_block = of_block.scatter_reduce(1, blocks_rt, numbers_rt, "amax")
-    before_block = pad(of_block, (1, 0))[:, :-1].cummax(dim=1).values
-    own_rt = latest_rt * (latest_rt > before_block.gather(1, blocks_rt))
-    foreign_rt = of_block.gather(1, shared_rt) * (shared_rt != blocks_rt)
-    return torch.where(own_rt > 0, own_rt, foreign_rt)
 
 
 def _present(media: Media) -> Tensor:

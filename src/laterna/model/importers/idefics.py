@@ -83,6 +83,8 @@ def _require_ours(source: str, config: Any) -> None:
     wrong = {
         "use_resampler = false": not config.use_resampler,
         f"alpha_type = {config.alpha_type!r}": config.alpha_type != "float",
+        "qk_layer_norms = false": not config.qk_layer_norms,
+        "qk_layer_norms_perceiver = false": not config.perceiver_config.qk_layer_norms_perceiver,
         f"additional_vocab_size = {config.additional_vocab_size}": config.additional_vocab_size < 2,
     }
     for said, differs in wrong.items():
@@ -144,7 +146,6 @@ def _connector(config: Any, weights: dict[str, Tensor]) -> tuple[ConnectorSettin
         heads=said.resampler_n_heads,
         head_width=said.resampler_head_dim,
         form="idefics",
-        qk_norm=said.qk_layer_norms_perceiver,
     )
     width = config.vision_config.embed_dim
     connector = build_connector(settings, width, width, fresh=False)
@@ -164,8 +165,6 @@ def _fusion(
             heads=config.num_attention_heads,
             head_width=config.hidden_size // config.num_attention_heads,
             form="idefics",
-            width=config.intermediate_size,
-            qk_norm=config.qk_layer_norms,
         ),
     )
     fusion = build_fusion(settings, config.vision_config.embed_dim, language)
