@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -12,7 +13,22 @@ from transformers import (
     LlamaConfig,
 )
 
+from laterna.recipe import ConnectorSettings, CrossAttentionSettings, FusionSettings, Recipe
 from laterna.records import IMAGE_TOKEN_INDEX, Sample
+
+
+def flamingo(recipe: Recipe, **own: Any) -> Recipe:
+    """A recipe with a small Flamingo in the place of LLaVA: 4 latents, a block before each layer;
+    `own` are further settings of the blocks.
+    """
+    small = {"every": 1, "heads": 2, "head_width": 8, **own}
+    return replace(
+        recipe,
+        connector=ConnectorSettings(kind="resampler", queries=4, blocks=1, heads=2, head_width=8),
+        fusion=FusionSettings(
+            kind="cross_attention", cross_attention=CrossAttentionSettings(**small)
+        ),
+    )
 
 
 def clip_config(

@@ -142,6 +142,12 @@ CONNECTIONS = (
         'kind = "perceiver"',
         ConnectorSettings(kind="perceiver"),
     ),
+    Connection(
+        "resampler",
+        "Flamingo",
+        'kind = "resampler"',
+        ConnectorSettings(kind="resampler"),
+    ),
 )
 
 

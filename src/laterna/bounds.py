@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
+from laterna.errors import LaternaError
+
 _KINDS = {"int": "a whole number", "float": "a number"}
 _SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
+
+
+def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
+    """Hold settings that were put together in memory to the bounds of their types, and every
+    number to being finite.
+
+    `told` makes words of the place of a wrong one (`align.epochs`). Raises LaternaError.
+    """
+    for place, number in _numbers(settings):
+        if not math.isfinite(number):
+            raise LaternaError(f"{told(place)} {number}: not a finite number")
+    try:
+        plain = msgspec.to_builtins(settings, enc_hook=str)
+        msgspec.convert(plain, type(settings), dec_hook=lambda kind, text: kind(text))
+    except msgspec.ValidationError as error:
+        place, said = wrong_value(error, settings)
+        raise LaternaError(f"{told(place)}{said}") from error
 
 
 def wrong_value(error: msgspec.ValidationError, settings: object) -> tuple[str, str]:
@@ -41,13 +61,13 @@ def _in_words(said: str) -> str:
     return f"give {_KINDS[kind]} {_SIGNS[sign]} {bound.removesuffix('.0')}"
 
 
-def numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
     """Yield every number that need not be whole, with its place."""
     if isinstance(value, float):
         yield place, value
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
-            yield from numbers(getattr(value, name), f"{place}.{name}" if place else name)
+            yield from _numbers(getattr(value, name), f"{place}.{name}" if place else name)
     elif isinstance(value, tuple):
         for one in value:
-            yield from numbers(one, place)
+            yield from _numbers(one, place)

@@ -68,6 +68,9 @@ HALLUCINATION = {
 
 HALLUCINATION_COLUMNS = ("after stage 2", "95 %", "after stage 1")
 
+RECIPES = {"prefix": "nano", "cross_attention": "nano-flamingo"}
+"""The shipped recipe of each fusion (`model.fusion.FUSIONS`)."""
+
 
 class Size(Record):
     """How much of everything a demo uses; 0 steps: as many as the recipe's epochs hold."""
@@ -87,6 +90,7 @@ class Started(Record):
 
     seed: int
     quick: bool
+    fusion: str = "prefix"
     seconds: dict[str, float] = msgspec.field(default_factory=dict)
     """Seconds of each finished step."""
 
@@ -108,27 +112,29 @@ class DemoReport(Figures, kw_only=True):
     seconds: dict[str, float]
     seed: int
     quick: bool
+    fusion: str
     versions: dict[str, str]
 
 
-def run_demo(out: Path, seed: int, quick: bool) -> Path:
-    """Walk the whole path in folder `out` and return the report's page.
+def run_demo(out: Path, seed: int, quick: bool, fusion: str = "prefix") -> Path:
+    """Walk the whole path in folder `out` and return the report's page; `fusion` is one of
+    `RECIPES`.
 
-    Raises LaternaError when `out` holds the demo of another seed or size, or anything else, and
-    while another process is at it.
+    Raises LaternaError when `out` holds the demo of another seed, size or fusion, or anything else,
+    and while another process is at it.
     """
     with held(out / "demo", "laterna demo"):
-        return _Demo(out, seed, quick).run()
+        return _Demo(out, Started(seed=seed, quick=quick, fusion=fusion)).run()
 
 
 class _Demo:
     """The steps of a demo in its folder."""
 
-    def __init__(self, out: Path, seed: int, quick: bool) -> None:
-        self.out, self.size = out, QUICK if quick else FULL
+    def __init__(self, out: Path, asked: Started) -> None:
+        self.out, self.size = out, QUICK if asked.quick else FULL
         self.console = rich.get_console()
-        self.started = self._resume(Started(seed=seed, quick=quick))
-        self.seed = seed
+        self.started = self._resume(asked)
+        self.seed = asked.seed
         self.train_data, self.held_out = out / "world" / "train", out / "world" / "held_out"
         self.captions, self.instructions = out / "captions.json", out / "instructions.json"
         self.align, self.instruct = out / "align", out / "instruct"
@@ -158,10 +164,10 @@ class _Demo:
             self._remember(asked)
             return asked
         found = msgspec.json.decode(path.read_bytes(), type=Started)
-        if (found.seed, found.quick) != (asked.seed, asked.quick):
+        if replace(found, seconds={}) != asked:
             size = "quick" if found.quick else "full"
             raise LaternaError(
-                f"{self.out}: holds the {size} demo of seed {found.seed}; "
+                f"{self.out}: holds the {size} demo of seed {found.seed} with {found.fusion}; "
                 "choose another folder with --out, or remove this one"
             )
         return found
@@ -216,7 +222,7 @@ class _Demo:
         return f"{captions.line()}\n{instructions.line()}"
 
     def _recipe(self) -> Recipe:
-        recipe = load_recipe("nano")
+        recipe = load_recipe(RECIPES[self.started.fusion])
         images = str(self.train_data / IMAGE_FOLDER)
         return replace(
             recipe,
@@ -277,6 +283,7 @@ class _Demo:
             seconds=self.started.seconds | {"5 evaluate": round(time.perf_counter() - began, 2)},
             seed=self.seed,
             quick=self.started.quick,
+            fusion=self.started.fusion,
             versions={name: version(name) for name in VERSIONED},
         )
         write_json(self.figures, report)
@@ -309,7 +316,7 @@ class _Demo:
             ),
             examples=choose_examples(evaluation.answers, self.held_out / IMAGE_FOLDER),
             skipped=tuple(skipped.message for skipped in evaluation.skipped),
-            settings=(("seed", str(self.seed)), ("recipe", "nano")),
+            settings=(("seed", str(self.seed)), ("recipe", RECIPES[self.started.fusion])),
             seconds=tuple(report.seconds.items()),
             versions=tuple(report.versions.items()),
             next_command=f"laterna chat {self.instruct} --image IMAGE",

@@ -6,14 +6,12 @@ Published values in the docstrings come from the LLaVA papers and scripts.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, dataclass_transform, get_args
 
 import msgspec
 
-from laterna.bounds import numbers, wrong_value
+from laterna.bounds import require_bounds, wrong_value
 from laterna.choices import KeysOf
 from laterna.errors import LaternaError
 
@@ -42,6 +40,7 @@ OptimizerName = Literal["adamw", "adamw8bit", "muon"]
 Schedule = Literal["cosine", "constant", "constant_with_warmup"]
 Attention = Literal["sdpa", "flash_attention_2", "flex", "varlen"]
 StageName = Literal["align", "instruct"]
+Form = Literal["flamingo", "idefics"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -81,7 +80,7 @@ class ConnectorSettings(Settings):
 
     kind: str = "mlp"
     """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (merges neighboring patches), `qformer`
-    (BLIP-2) or `perceiver` (Idefics2)."""
+    (BLIP-2), `perceiver` (Idefics2) or `resampler` (Flamingo)."""
     depth: Layers = 2
     """Linear layers of an `mlp`, and of the `mlp` after a `pool`. LLaVA-1.5: 2."""
     activation: Literal["gelu", "none"] = "gelu"
@@ -91,9 +90,18 @@ class ConnectorSettings(Settings):
     merge_side: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 2
     """Side of the squares that a `pool` merges, in patches. 2 leaves a quarter of the tokens."""
     queries: Width | None = None
-    """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2) or `perceiver` (64, Idefics2)."""
+    """Tokens an image becomes in a `qformer` (unset: 32, BLIP-2), `perceiver` (64, Idefics2) or
+    `resampler` (64, Flamingo)."""
     blocks: Layers | None = None
-    """Blocks. Default: 12 for a `qformer` (BLIP-2), 3 for a `perceiver` (Idefics2)."""
+    """Blocks. Default: 12 for a `qformer` (BLIP-2), 3 for a `perceiver` (Idefics2), 6 for a
+    `resampler` (Flamingo)."""
+    heads: Layers = 8
+    """Attention heads of a `resampler`. OpenFlamingo: 8; IDEFICS: 16."""
+    head_width: Width = 64
+    """Width of each. OpenFlamingo: 64; IDEFICS: 96."""
+    form: Form = "flamingo"
+    """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU and norms of queries and keys.
+    """
     width: Width | None = None
     """Width of a `qformer`. Default: 768 (BLIP-2)."""
     source: str = ""
@@ -122,6 +130,34 @@ class LanguageSettings(Settings):
     quantize: Literal["", "4bit"] = ""
     """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
     language model is `frozen` or `lora`."""
+
+
+class CrossAttentionSettings(Settings):
+    """Gated blocks before layers of the language model, in which text looks at images."""
+
+    every: Count = 4
+    """A block before one of so many layers. OpenFlamingo-3B: 1, -9B: 4; IDEFICS-9B: 4."""
+    before: Literal["last", "first"] = "last"
+    """Before which of them: the `last` (OpenFlamingo) or the `first` (IDEFICS)."""
+    heads: Count = 8
+    """Attention heads of a block. OpenFlamingo: 8; IDEFICS: those of its language model."""
+    head_width: Count = 64
+    """Width of each. OpenFlamingo: 64."""
+    form: Form = "flamingo"
+    """`flamingo`: layer norm, and 4 times as wide layers with GELU. `idefics`: RMS norm, also of
+    queries and keys, and gated layers as wide as the language model's."""
+    gate: Amount = 0.0
+    """What the gates start at. 0: the language model first writes as it did without images."""
+
+
+class FusionSettings(Settings):
+    """How images meet the language model."""
+
+    kind: Annotated[str, KeysOf("laterna.model.fusion:FUSIONS")] = "prefix"
+    """`prefix`: image tokens stand in the row (LLaVA). `cross_attention`: an image takes one
+    position, and gated blocks look at its tokens (Flamingo)."""
+    cross_attention: CrossAttentionSettings = CrossAttentionSettings()
+    """Of `cross_attention`."""
 
 
 class LoraSettings(Settings):
@@ -302,6 +338,8 @@ class Recipe(Settings, kw_only=True):
     """The connector."""
     language: LanguageSettings
     """The language model."""
+    fusion: FusionSettings = FusionSettings()
+    """How images meet the language model."""
     lora: LoraSettings = LoraSettings()
     """LoRA adapters, in both stages."""
     align: StageSettings
@@ -360,20 +398,3 @@ def checked(recipe: Recipe) -> Recipe:
     """Hold a recipe put together in memory to a file's bounds; LaternaError names the place."""
     require_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
     return recipe
-
-
-def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
-    """Hold settings that were put together in memory to the bounds of their types, and every
-    number to being finite.
-
-    `told` makes words of the place of a wrong one (`align.epochs`). Raises LaternaError.
-    """
-    for place, number in numbers(settings):
-        if not math.isfinite(number):
-            raise LaternaError(f"{told(place)} {number}: not a finite number")
-    try:
-        plain = msgspec.to_builtins(settings, enc_hook=str)
-        msgspec.convert(plain, type(settings), dec_hook=lambda kind, text: kind(text))
-    except msgspec.ValidationError as error:
-        place, said = wrong_value(error, settings)
-        raise LaternaError(f"{told(place)}{said}") from error

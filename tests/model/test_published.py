@@ -20,6 +20,21 @@ LLAMA = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
 """Weights of LLaMA 7B but for embedding and head."""
 QUICK = ("llava-1.5-7b", "nano")
 """Recipes that are planned in a few seconds' tests; the others take as long each."""
+FLAMINGO_RESAMPLER = 6 * (4 * 1024 + 4 * 1024 * 512 + 2 * 1024 + 8 * 1024**2) + 66 * 1024
+"""64 latents and a norm; a layer has two norms, attention of 8 heads of 64, and ff × 4."""
+IDEFICS_RESAMPLER = 6 * (4 * 1280 + 4 * 1280 * 1536 + 4 * 96 + 2 * 1280 + 8 * 1280**2) + 66 * 1280
+"""The same with 16 heads of 96, and norms of queries and keys."""
+IDEFICS_BLOCK = 2 * 4096 + 2 * 4096**2 + 2 * 1280 * 4096 + 2 * 128 + 2 + 3 * 4096 * 11008
+MPT_1B = 24 * (12 * 2048**2 + 2 * 2048) + 2048 + 50432 * 2048
+MPT_7B = 32 * (12 * 4096**2 + 2 * 4096) + 4096 + 50432 * 4096
+"""Without biases; the head is the embedding."""
+
+
+def flamingo_block(width: int) -> int:
+    """Weights of a gated block: two norms, attention of 8 heads of 64, ff × 4, two gates."""
+    return 4 * width + 2 * width * 512 + 2 * 1024 * 512 + 8 * width**2 + 2
+
+
 CLIP_L = 303_179_776
 """Of CLIP ViT-L/14 at 224 px, its vision half, whole."""
 
@@ -54,6 +69,10 @@ def test_every_shipped_recipe_plans_without_a_network(name: str) -> None:
         "minigpt4-7b": (32, 105_162_240 + 769 * 4096, LLAMA + 2 * 32001 * 4096),
         "smollm2-135m": (49, None, 134_515_008),
         "nano": (64, 61_824, 1_955_136),
+        "nano-flamingo": (1, None, 1_955_136),
+        "openflamingo-3b": (1, FLAMINGO_RESAMPLER + 24 * flamingo_block(2048) + 2048, MPT_1B),
+        "openflamingo-9b": (1, FLAMINGO_RESAMPLER + 8 * flamingo_block(4096) + 4096, MPT_7B),
+        "idefics-9b": (1, IDEFICS_RESAMPLER + 8 * IDEFICS_BLOCK + 4096, LLAMA + 2 * 32000 * 4096),
     }[name]
     assert plan.image_tokens == expected[0]
     assert expected[1] in (None, connector)

@@ -28,6 +28,7 @@ from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 from laterna.training.throughput import Validation
 
+from .. import tiny
 from .conftest import interrupt
 
 DRIVER = """
@@ -113,6 +114,20 @@ def test_two_ranks_learn_what_one_learns(
         mixed = msgspec.structs.replace(
             mixed, instruct=stage, lora=LoraSettings(r=4, alpha=8, dropout=0.0)
         )
+    alone = train(mixed, stage="instruct", out=tmp_path / "alone")
+    run = msgspec.structs.replace(mixed.run, engine=engine)
+    together = tmp_path / "together"
+    assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=900) == 0
+    require_alike(together, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_ranks_learn_by_cross_attention_what_one_learns(
+    mixed: Recipe, tmp_path: Path, engine: Engine
+) -> None:
+    """Many packs hold no image, so a rank often has none."""
+    mixed = tiny.flamingo(mixed, gate=0.5)
     alone = train(mixed, stage="instruct", out=tmp_path / "alone")
     run = msgspec.structs.replace(mixed.run, engine=engine)
     together = tmp_path / "together"

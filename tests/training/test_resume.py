@@ -38,6 +38,7 @@ from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 from laterna.training.throughput import StepFigures
 
+from .. import tiny
 from .conftest import PowerCut, interrupt
 
 STEPS = 8
@@ -105,6 +106,19 @@ def test_an_interrupted_stage_ends_as_the_uninterrupted_one(
     require_same(whole, train(short, stage=stage, out=out))
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"images", "records.json", "prepared", "whole", "cut"}
+
+
+def test_an_interrupted_flamingo_ends_as_the_uninterrupted_one(
+    short: Recipe, tmp_path: Path
+) -> None:
+    """Resampler, blocks and gates are in its states, beside adapters of the language model."""
+    short = tiny.flamingo(short)
+    whole = train(short, stage="instruct", out=tmp_path / "whole")
+    interrupt(short, "instruct", tmp_path / "cut", 5)
+    require_same(whole, train(short, stage="instruct", out=tmp_path / "cut"))
+    gates = [one for name, one in weights(whole).items() if name.endswith("gate")]
+    assert len(gates) == 4
+    assert all(float(one.abs()) > 0 for one in gates)
 
 
 def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(

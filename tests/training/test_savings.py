@@ -15,12 +15,13 @@ from laterna.data.batches import collate
 from laterna.errors import LaternaError
 from laterna.model.attention.varlen import use_varlen_attention
 from laterna.model.build import build_from_recipe
+from laterna.model.language.causal import layers_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartSettings, Recipe, Saving, StageName
 from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
 from laterna.training import train_state as savings
 from laterna.training.resume import run_digest
-from laterna.training.stages import apply_stage, layers_of
+from laterna.training.stages import apply_stage
 from laterna.training.train_state import SAVINGS, TrainState
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 
+from laterna.bounds import require_bounds
 from laterna.choices import KeysOf
 from laterna.errors import LaternaError
 from laterna.files import (
@@ -20,7 +21,7 @@ from laterna.files import (
     require_same_or_asked,
     resolved,
 )
-from laterna.recipe import Recipe, StageName, require_bounds
+from laterna.recipe import Recipe, StageName
 
 if TYPE_CHECKING:
     from laterna.inference.assistant import Assistant

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from tyro.conf import Positional
 
+from laterna.choices import KeysOf
 from laterna.commands.base import RUNS, Command, Writes
 from laterna.recipe import Number, Seed
 
@@ -57,6 +58,9 @@ class Demo(Command, frozen=True, kw_only=True):
     step."""
     seed: Seed = 0
     """Random seed of the world, the synthesis and the training."""
+    fusion: Annotated[str, KeysOf("laterna.demo:RECIPES")] = "prefix"
+    """How images meet the language model: as tokens in its row (LLaVA), or through gated
+    cross-attention (Flamingo)."""
     quick: bool = False
     """Use a smaller world and shorter stages. Shows that the path works, not how well."""
 
@@ -68,4 +72,4 @@ class Demo(Command, frozen=True, kw_only=True):
         """Call `laterna.demo`."""
         from laterna.demo import run_demo
 
-        return f"made the demo's report: {run_demo(self.out, self.seed, self.quick)}"
+        return f"made the demo's report: {run_demo(self.out, self.seed, self.quick, self.fusion)}"

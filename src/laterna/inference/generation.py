@@ -82,16 +82,14 @@ def continue_from(model: VisionLanguageModel, batch: Batch, *, max_new_tokens: i
     They end as an answer does, its end of turn included, or run into `max_new_tokens`.
     """
     with torch.no_grad():
-        embeds_rtd = model.embed(batch)
-    mask_rt = torch.ones(embeds_rtd.shape[:2], dtype=torch.long, device=model.device)
-    inputs = {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt}
+        inputs = model.generation_inputs(batch)
     return generate_rows(model, inputs, max_new_tokens)[0]
 
 
 @torch.no_grad()
 def generate_rows(
     model: VisionLanguageModel,
-    inputs: dict[str, Tensor],
+    inputs: dict[str, Any],
     max_new_tokens: int,
     chooser: Chooser | None = None,
     ended: Callable[[], bool] | None = None,
@@ -130,12 +128,14 @@ def generate_rows(
     def stop(input_ids: Tensor, _scores: object, **_: object) -> Tensor:
         return torch.full((len(input_ids),), bool(ended and ended()), device=input_ids.device)
 
-    ids_rt: Tensor = model.language.generate(
-        **inputs,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([pick] if chooser else []),
-        stopping_criteria=StoppingCriteriaList([stop] if ended else []),
-    )
+    given = {name: one for name, one in inputs.items() if name != "media"}
+    with model.fusion.beside(inputs.get("media")):
+        ids_rt: Tensor = model.language.generate(
+            **given,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([pick] if chooser else []),
+            stopping_criteria=StoppingCriteriaList([stop] if ended else []),
+        )
     return [_up_to_end(row, set(ends)) for row in ids_rt.tolist()]
 
 

@@ -84,6 +84,8 @@ class Request:
         """Positions whose keys and values stand in the cache."""
         self.cached = 0
         self.embeds_td: Tensor | None = None
+        self.media: Any = None
+        """What the fusion has the language model look at beside the row."""
         self.behind: Request | None = None
         """One that is computing what this begins with, and is waited for."""
         self.tokens: list[Token] = []
@@ -136,7 +138,7 @@ class Request:
     def end(self, finish: Finish) -> None:
         """Finish it."""
         self.ended = time.monotonic()
-        self.embeds_td, self.images = None, ()
+        self.embeds_td, self.media, self.images = None, None, ()
         self.finish = finish
         self._done.set()
         self._tell(None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -152,7 +153,10 @@ class Slots(Steps):
         """Forget all that hangs on the weights, and give the cache's memory back."""
         super().forget()
         self._prefixes.clear()
-        self._language = language = packed(self.model.language, self.settings.packed_bytes)
+        language = self.model.language
+        if not self.model.fusion.beside_row:  # else its blocks would look at another network
+            language = packed(language, self.settings.packed_bytes)
+        self._language = language
         self._cache = SlotCache(language.config.get_text_config().num_hidden_layers)
         room, length = self.room or 0, self._row_length()
         if length:
@@ -249,12 +253,8 @@ class Slots(Steps):
         rows = self.rows[: self.writing]
         language = self._language
         ids_rt = torch.tensor([[row.tokens[-1].id] for row in rows]).to(self.model.device)
-        logits_rv = self._cache.forward(
-            language,
-            language.get_input_embeddings()(ids_rt),
-            range(len(rows)),
-            [row.written for row in rows],
-            [1] * len(rows),
+        logits_rv = self._forward(
+            rows, language.get_input_embeddings()(ids_rt), range(len(rows)), [1] * len(rows)
         )
         tokens = choose(logits_rv, [row.sampler for row in rows])
         ended = []
@@ -265,21 +265,31 @@ class Slots(Steps):
         for place in reversed(ended):
             self._remove(place)
 
+    def _forward(
+        self,
+        rows: Sequence[Request],
+        embeds_rtd: torch.Tensor,
+        places: Sequence[int],
+        new: Sequence[int],
+    ) -> torch.Tensor:
+        """Run new tokens of rows, which stand in those places; return the logits (r, v)."""
+        written = [row.written for row in rows]
+        fusion = self.model.fusion
+        with fusion.beside(fusion.together([row.media for row in rows], written, new)):
+            return self._cache.forward(self._language, embeds_rtd, places, written, new)
+
     def _take_prompts(self, watched: bool) -> None:
         """Take a piece of the prompts that came first; those taken whole get their first token."""
         budget = self._affordable() if watched else self.settings.chunk
         rows, new = self._next_prompts(budget)
         begun = self._clock()
+        pairs = zip(rows, new, strict=True)
         embeds_rtd = _padded(
-            [
-                row.embeds_td[row.written : row.written + count]
-                for row, count in zip(rows, new, strict=True)
-                if row.embeds_td is not None
-            ]
-        )
+            [row.embeds_td[row.written : row.written + count] for row, count in pairs
+             if row.embeds_td is not None]
+        )  # fmt: skip
         places = [self.rows.index(row) for row in rows]
-        written = [row.written for row in rows]
-        logits_rv = self._cache.forward(self._language, embeds_rtd, places, written, new)
+        logits_rv = self._forward(rows, embeds_rtd, places, new)
         for row, count in zip(rows, new, strict=True):
             row.written += count
         whole = [place for place, row in enumerate(rows) if not row.left]
@@ -315,7 +325,7 @@ class Slots(Steps):
         for row in new:
             seen = [image.tokens_md for image in row.images if image.tokens_md is not None]
             inputs = self.model.fusion.generation_inputs(self.model.language, [row.prompt], seen)
-            row.embeds_td = inputs["inputs_embeds"][0]
+            row.embeds_td, row.media = inputs["inputs_embeds"][0], inputs.get("media")
         return rows, [min(row.left, widest) for row in rows]
 
     def _affordable(self) -> int:

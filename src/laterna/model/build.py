@@ -21,7 +21,7 @@ from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.tokens import SameTokens, TiledTokens
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
-from laterna.model.connectors.tiles import token_counter
+from laterna.model.fusion import Fusion, build_fusion, fusion_kind
 from laterna.model.language.causal import load_language, positions_of
 from laterna.model.pretrained import no_config, quiet_transformers
 from laterna.model.sources import gguf_file, resolve
@@ -92,21 +92,25 @@ def join(
     tokenizer: Any,
     template: str,
     connector: Connector | None = None,
+    fusion: Fusion | None = None,
     fresh: bool = False,
 ) -> VisionLanguageModel:
     """Join parts to the network of a recipe, in evaluation mode.
 
-    Without a `connector` the recipe's is built for the widths of both sides, with `fresh` weights
-    drawn by torch's generator, else with weights to be replaced.
+    Without a `connector` or `fusion` the recipe's is built for the widths of both sides, with
+    weights drawn by torch's generator, or, unless `fresh`, to be replaced.
     """
     prepare = _prepare(recipe, vision)
     if connector is None:
         width = int(language.get_input_embeddings().embedding_dim)
         connector = _connector(recipe, vision, prepare, width, fresh=fresh)
+    if fusion is None:
+        fusion = build_fusion(recipe.fusion, vision.width, language)
     model = VisionLanguageModel(
         vision,
         connector.eval(),
         language.eval(),
+        fusion=fusion.eval(),
         tokenizer=tokenizer,
         template=template,
         prepare=prepare,
@@ -125,7 +129,7 @@ def image_counter(recipe: Recipe) -> SameTokens | TiledTokens:
         vision = blank_vision(recipe.vision)
         prepare = _prepare(recipe, vision)
         connector = _connector(recipe, vision, prepare, vision.width, fresh=False)
-    return token_counter(prepare, connector.tokens(vision.patches))
+    return fusion_kind(recipe.fusion).counter(prepare, connector.tokens(vision.patches))
 
 
 def place(
@@ -175,6 +179,7 @@ def _prepare(recipe: Recipe, vision: VisionTower) -> ImagePreparer:
 def _connector(
     recipe: Recipe, vision: VisionTower, prepare: ImagePreparer, width: int, *, fresh: bool
 ) -> Connector:
+    width = fusion_kind(recipe.fusion).token_width(vision.width, width)
     return build_connector(
         recipe.connector, vision.width, width, fresh=fresh, newline=bool(prepare.grids)
     )

@@ -2,6 +2,7 @@
 
 laterna.json             format, version, recipe whole, stage, which parts are inside, figures
 connector.safetensors    always inside
+fusion.safetensors       only where the fusion has weights
 template.jinja           the chat template at serving
 tokenizer/               Hugging Face tokenizer files
 language/, vision/       Hugging Face folders, only if trained in this or an earlier stage;
@@ -135,9 +136,10 @@ def _made(
 
 
 def _write_parts(aside: Path, assistant: VisionLanguageModel, parts: Collection[PartName]) -> None:
-    connector = assistant.connector.state_dict()
-    whole = {name: weight.contiguous() for name, weight in connector.items()}
-    save_file(whole, aside / "connector.safetensors")
+    for name, module in (("connector", assistant.connector), ("fusion", assistant.fusion)):
+        whole = {key: weight.contiguous() for key, weight in module.state_dict().items()}
+        if whole or name == "connector":
+            save_file(whole, aside / f"{name}.safetensors")
     (aside / "template.jinja").write_text(assistant.template, encoding="utf-8")
     assistant.tokenizer.save_pretrained(aside / "tokenizer")
     if "language" in parts:
@@ -253,7 +255,9 @@ def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> Vi
         recipe.language, inside.get("language"), _existing(folder / "tokenizer")
     )
     model = join(recipe, vision, language, tokenizer=tokenizer, template=template)
-    _load_weights(model.connector, _existing(folder / "connector.safetensors"))
+    for part, module in (("connector", model.connector), ("fusion", model.fusion)):
+        if part == "connector" or module.state_dict():
+            _load_weights(module, _existing(folder / f"{part}.safetensors"))
     model.changed = set(manifest.parts)
     model.stage = manifest.stage
     for name in manifest.adapters:
@@ -286,4 +290,4 @@ def _load_weights(module: nn.Module, path: Path) -> None:
         module.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise LaternaError(f"{path}: does not fit the recipe's connector: {reason}") from error
+        raise LaternaError(f"{path}: does not fit the recipe's {path.stem}: {reason}") from error

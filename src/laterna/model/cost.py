@@ -45,14 +45,28 @@ class StepCost(NamedTuple):
     """Of its attention, for each pair of tokens of a row, whether they see each other or not."""
     target: float
     """Of the head, for each target token."""
+    beside: float = 0.0
+    """Of the fusion's blocks, for each token of an image that they look at beside the row."""
+    beside_pair: float = 0.0
+    """Of their attention, for each pair of a token of the row and such a token, of one image."""
+    beside_tokens: int = 0
+    """Such tokens, for one square."""
     by_segments: bool = False
     """Whether the attention computes the pairs of each segment alone (`attention.varlen`)."""
 
     def by_part(
-        self, *, seen: float, connected: float, tokens: float, pairs: float, targets: float
+        self,
+        *,
+        seen: float,
+        connected: float,
+        tokens: float,
+        pairs: float,
+        targets: float,
+        beside_pairs: float = 0.0,
     ) -> dict[PartName, float]:
         """Return each part's FLOPs for so many squares seen and connected, and so much text."""
         language = tokens * self.token + pairs * self.pair + targets * self.target
+        language += connected * self.beside_tokens * self.beside + beside_pairs * self.beside_pair
         return {
             "vision": seen * self.vision,
             "connector": connected * self.connector,
@@ -64,7 +78,7 @@ class StepCost(NamedTuple):
 
         Padding is not counted: its rows are as expensive, and its work is none.
         """
-        seen = connected = tokens = pairs = targets = 0.0
+        seen = connected = tokens = pairs = targets = beside_pairs = 0.0
         for batch in batches:
             seen += 0 if batch.pixels_bchw is None else len(batch.pixels_bchw)
             given = batch.features_bnd if batch.pixels_bchw is None else batch.pixels_bchw
@@ -72,6 +86,7 @@ class StepCost(NamedTuple):
             tokens += batch.input_ids_rt.numel()
             pairs += self._pairs(batch)
             targets += int(batch.loss_mask_rt.sum())
+            beside_pairs += batch.input_ids_rt.numel() * self.beside_tokens
         real = length / tokens if tokens else 0.0
         found = self.by_part(
             seen=seen,
@@ -79,6 +94,7 @@ class StepCost(NamedTuple):
             tokens=tokens * real,
             pairs=pairs * real,
             targets=targets,
+            beside_pairs=beside_pairs * real,
         )
         return sum(found.values())
 
@@ -119,7 +135,8 @@ def cost_of(model: VisionLanguageModel) -> Cost:
     by_segments = model.language.config._attn_implementation == SEGMENTS
     with _plain_attention(model):
         counted = _count(model)
-    forward, training = (StepCost._make((*numbers, by_segments)) for numbers in counted)
+    beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
+    forward, training = (StepCost._make((*one, beside, by_segments)) for one in counted)
     return Cost(forward, training)
 
 
@@ -131,33 +148,56 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     sees, connects = _trains(tower), _trains(tower) or _trains(connector)
     flows = connects or bool(table.requires_grad)
     learns = flows or _trains(language.get_decoder())
-    row = _Row(model)
     vision = _flops(tower, _blank(1, 3, size, size, like=table))
     features_bnd = _blank(1, tower.patches, tower.width, like=table, grad=sees)
     connected = _flops(connector, features_bnd)
-    once, twice = (
-        _flops(row, _blank(1, tokens, table.shape[1], like=table, grad=flows))
-        for tokens in (TOKENS, 2 * TOKENS)
-    )
+    rows = [
+        _row_flops(model, width, beside, grad=flows)
+        for beside in (TOKENS, 2 * TOKENS)
+        for width in (TOKENS, 2 * TOKENS)
+    ]
     head = language.get_output_embeddings()
     target = _flops(head, _blank(1, table.shape[1], like=table, grad=learns))
+    solved = zip(*(_solved(*four) for four in zip(*rows, strict=True)), strict=True)
+    tokens, pairs, beside, beside_pairs = solved
+    return zip(vision, connected, tokens, pairs, target, beside, beside_pairs, strict=True)
+
+
+def _solved(one: float, wide: float, more: float, both: float) -> tuple[float, ...]:
+    """Return the FLOPs of a token, a pair of tokens, a token beside, and a pair with one: from a
+    row, one twice as wide, one with twice as much beside it, and one with both.
+    """
+    beside_pair = (both - wide - more + one) / TOKENS**2
+    across = beside_pair * TOKENS**2
+    beside = (more - one - across) / TOKENS
     # Twice the tokens are four times the pairs.
-    pairs = [(two - 2 * one) / (2 * TOKENS**2) for one, two in zip(once, twice, strict=True)]
-    tokens = [one / TOKENS - pair * TOKENS for one, pair in zip(once, pairs, strict=True)]
-    return zip(vision, connected, tokens, pairs, target, strict=True)
+    alone, twice = one - beside * TOKENS - across, wide - beside * TOKENS - 2 * across
+    pair = (twice - 2 * alone) / (2 * TOKENS**2)
+    return alone / TOKENS - pair * TOKENS, pair, beside, beside_pair
+
+
+def _row_flops(
+    model: VisionLanguageModel, width: int, beside: int, *, grad: bool
+) -> tuple[float, float]:
+    """Count a row of `width` positions, `beside` tokens beside it where the fusion has any."""
+    table, fusion = model.language.get_input_embeddings().weight, model.fusion
+    tokens = beside if fusion.beside_row else width
+    d_image = fusion.token_width(model.vision.width, table.shape[1])
+    return _flops(_Row(model, width), _blank(1, tokens, d_image, like=table, grad=grad))
 
 
 class _Row(nn.Module):
     """The decoder over one row, under a mask, as rows of several samples need one."""
 
-    def __init__(self, model: VisionLanguageModel) -> None:
+    def __init__(self, model: VisionLanguageModel, width: int) -> None:
         super().__init__()
-        self.fusion, self.language = model.fusion, model.language
+        self.fusion, self.language, self.width = model.fusion, model.language, width
 
     def forward(self, images_rmd: Tensor) -> Tensor:
-        tokens = images_rmd.shape[1]
-        mask = torch.empty(1, 1, tokens, tokens, dtype=torch.bool, device=META)
-        states: Tensor = self.fusion.rehearse(self.language, images_rmd, 0, mask=mask)
+        width = self.width
+        mask = torch.empty(1, 1, width, width, dtype=torch.bool, device=META)
+        taken = 1 if self.fusion.beside_row else width
+        states: Tensor = self.fusion.rehearse(self.language, images_rmd, width - taken, mask=mask)
         return states
 
 

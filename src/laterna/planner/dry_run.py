@@ -55,11 +55,14 @@ class Load(Record):
         shared = self.images * self.records * image_tokens if self.records > 1 else 0
         return self.text + self.images * image_tokens + shared
 
+    def width(self, image_tokens: int) -> int:
+        """Return the positions of a row."""
+        return self.text + self.images * image_tokens
+
     def pairs(self, image_tokens: int) -> float:
         """Return the pairs of tokens and keys that attention computes, over all rows."""
-        width = self.text + self.images * image_tokens
         if not self.segments:
-            return self.rows * width**2
+            return self.rows * self.width(image_tokens) ** 2
         own = self.text / (self.images * self.records)
         both = image_tokens + own
         family = image_tokens**2 + self.records * own * both
@@ -136,11 +139,13 @@ class DryRun(nn.Module):
 
     def read(self, tokens_bmd: Tensor, load: Load) -> Tensor:
         """Return the decoder's states (r, t, d) over the rows of a micro-batch."""
-        given = load.images * self.image_tokens
+        given = load.images * (self.image.beside or self.image_tokens)
         joined_nd = self._join(tokens_bmd, load.rows * given)
         images_rmd = joined_nd.reshape(load.rows, given, -1)
-        mask = self._mask(load.rows, given + load.text, load)
-        states_rtd: Tensor = self.fusion.rehearse(self.language, images_rmd, load.text, mask=mask)
+        mask = self._mask(load.rows, load.images * self.image_tokens + load.text, load)
+        states_rtd: Tensor = self.fusion.rehearse(
+            self.language, images_rmd, load.text, images=load.images, mask=mask
+        )
         return states_rtd
 
     def _join(self, tokens_bmd: Tensor, count: int) -> Tensor:
@@ -169,12 +174,18 @@ class DryRun(nn.Module):
         states_sd = states_rtd.flatten(0, 1)[chosen]
         return summed_loss(states_sd, labels_s, self.head, int(self.head.weight.shape[0]))
 
+    def beside_bytes(self, tokens: int) -> int:
+        """Return what is kept beside the cache of so many image tokens."""
+        return tokens * self.fusion.beside_numbers() * self.dtype.itemsize
+
     def cache(self, tokens: int) -> Any:
         """Return the keys and values that a row of so many tokens leaves."""
         width = self.language.get_input_embeddings().embedding_dim
-        row_rtd = torch.empty(1, tokens, width, dtype=self.dtype, device=META)
-        mask = self._mask(1, tokens)
-        return self.fusion.rehearse(self.language, row_rtd, 0, mask=mask, cache=True)
+        beside, mask = self.image.beside, self._mask(1, tokens)
+        d_image = self.fusion.token_width(self.vision.width, width)
+        row_rtd = torch.empty(1, beside or tokens, d_image, dtype=self.dtype, device=META)
+        text = tokens - 1 if beside else 0
+        return self.fusion.rehearse(self.language, row_rtd, text, mask=mask, cache=True)
 
 
 def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName, float]:
@@ -186,6 +197,7 @@ def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName,
         tokens=load.rows * load.text + images * image.tokens,
         pairs=load.pairs(image.tokens),
         targets=load.rows * load.targets,
+        beside_pairs=load.rows * load.width(image.tokens) * image.beside,
     )
 
 
@@ -237,7 +249,9 @@ def _checkpointing(dry_run: DryRun, wanted: bool) -> Iterator[None]:
         warnings.simplefilter("ignore", FutureWarning)
         for model in models:
             model.train()  # layers checkpoint in training mode alone
-            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": dry_run.fusion.again}
+            )
         yield
         for model, mode in zip(models, trained, strict=True):
             model.gradient_checkpointing_disable()
@@ -270,7 +284,7 @@ class Resolution(Record):
     tokens: int
     """In the language model's context."""
     cache: int
-    """Bytes that they take in the KV cache."""
+    """Bytes that they take in the KV cache, and beside it."""
     attention_flops: int
     """Of the language model reading them, what grows quadratically."""
 
@@ -293,12 +307,14 @@ def resolutions(dry_run: DryRun, forward: StepCost) -> tuple[Resolution, ...]:
             continue
         if not tokens:
             continue
+        beside = dry_run.beside_bytes(tokens)
+        tokens = 1 if dry_run.image.beside else tokens
         found.append(
             Resolution(
                 side=side,
                 patches=patches,
                 tokens=tokens,
-                cache=count_cache(dry_run, tokens),
+                cache=count_cache(dry_run, tokens) + beside,
                 attention_flops=round(forward.pair * tokens**2),
             )
         )

@@ -29,6 +29,8 @@ class ShownImage(Record):
     """In the language model's context."""
     tiles: float = 1
     """Squares that the encoder sees of it, the whole view included."""
+    beside: int = 0
+    """Tokens that blocks of the fusion look at beside the row, which are none of its own."""
 
 
 class Images(Record):
@@ -48,6 +50,8 @@ def filled_grids(skeleton: VisionLanguageModel) -> tuple[ShownImage, ...]:
     """
     tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare
+    if skeleton.fusion.beside_row:
+        return (ShownImage(tokens=1, beside=tokens),)
     if not prepare.grids:
         return (ShownImage(tokens=tokens),)
     side = prepare.size

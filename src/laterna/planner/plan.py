@@ -151,6 +151,8 @@ class Plan(Record):
     """Bytes of all weights at inference."""
     answering_cache: int
     """Bytes of the KV cache of one chat of `answering_tokens`."""
+    answering_beside: int
+    """Bytes of the keys and values that the fusion keeps of one image beside that cache."""
 
 
 def plan_recipe(
@@ -200,6 +202,7 @@ def plan_recipe(
         answering_tokens=longest,
         answering_weights=weights,
         answering_cache=cache,
+        answering_beside=answering.beside_bytes(grids[-1].beside),
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from laterna.model.language.causal import layers_of
 from laterna.planner.dry_run import DryRun
 from laterna.recipe import Engine
 from laterna.records import Record
-from laterna.training.stages import layers_of
 
 AHEAD = 2
 """Layers that FSDP holds whole at a time: the one that runs, and the next, already gathered."""

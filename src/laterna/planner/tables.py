@@ -119,12 +119,14 @@ def gpu_table(plan: Plan, stage: StagePlan) -> Table:
 
 def resolution_table(plan: Plan) -> Table:
     """Show tokens, cache and attention of larger images, each beside the smallest's."""
-    total = plan.answering_weights + plan.answering_cache
+    total = plan.answering_weights + plan.answering_cache + plan.answering_beside
     caption = (
         f"the recipe's images: {plan.image_side} px, {_image_tokens(plan)} · "
         f"answering in a chat of {plan.answering_tokens:,} tokens: {sized(total)}, "
         f"{sized(plan.answering_cache)} of it KV cache"
     )
+    if plan.answering_beside:
+        caption += f", {sized(plan.answering_beside)} what an image leaves beside it"
     table = _table("an image in the language model, by its size", caption)
     headings = ("side", "patches", "tokens", "KV cache", "×", "attention FLOPs", "×")
     for heading in headings:
@@ -169,7 +171,7 @@ def sized(count: float) -> str:
 
 def _image_tokens(plan: Plan) -> str:
     if plan.tiles == 1:
-        return f"{plan.image_tokens:,} tokens"
+        return f"{plan.image_tokens:,} token{'s' if plan.image_tokens > 1 else ''} of a row"
     span = f"{plan.fewest_image_tokens:,} to {plan.image_tokens:,} tokens"
     return f"{span} in up to {plan.tiles} tiles"
 

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from laterna.bounds import require_bounds
 from laterna.errors import LaternaError
-from laterna.recipe import Amount, Count, Seed, Share, require_bounds
+from laterna.recipe import Amount, Count, Seed, Share
 from laterna.records import Kind, Record
 from laterna.scenes.orientation import View
 

@@ -17,6 +17,7 @@ from laterna.data.sources import HUB
 from laterna.errors import LaternaError
 from laterna.files import held, recover, some
 from laterna.model.checkpoint import MANIFEST, read_manifest
+from laterna.model.fusion import fusion_kind
 from laterna.model.pretrained import tensors_of
 from laterna.recipe import PartName, Recipe, StageName, StageSettings, VisionSettings
 from laterna.training.parallel import Ranks
@@ -48,6 +49,11 @@ def require_meant(recipe: Recipe, stages: Sequence[StageName]) -> None:
         raise LaternaError(
             f"vision.grids are for vision.fit = 'anyres', which is {recipe.vision.fit!r}: leave "
             "them out, or set it"
+        )
+    if recipe.compile and not fusion_kind(recipe.fusion).compiles:
+        raise LaternaError(
+            f"compile = true with fusion.kind = {recipe.fusion.kind!r}: what its blocks look at "
+            "changes with every batch, for which layers would be compiled anew; leave out compile"
         )
     for name in stages:
         _require_parts(recipe, name)
@@ -90,7 +96,7 @@ def require_start(recipe: Recipe, init_from: Path | None) -> None:
             raise LaternaError(f"{init_from}: holds no weights")
     elif (init_from / MANIFEST).is_file() or not (init_from / PROJECTOR_FILE).is_file():
         before = read_manifest(init_from).recipe
-        for name in ("vision", "connector", "language"):
+        for name in ("vision", "connector", "language", "fusion"):
             if getattr(before, name) != getattr(recipe, name):
                 raise LaternaError(
                     f"{init_from}: was trained with other [{name}] settings than "

@@ -21,10 +21,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from laterna.errors import LaternaError
+from laterna.model.language.causal import layers_of
 from laterna.model.language.quantize import is_quantized
 from laterna.recipe import Engine
 from laterna.training.objective import Objective
-from laterna.training.stages import layers_of
 
 Made = TypeVar("Made")
 

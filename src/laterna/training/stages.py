@@ -9,7 +9,6 @@ from rich.table import Table
 from torch import nn
 
 from laterna.errors import LaternaError
-from laterna.model.connectors import Connector
 from laterna.model.language.adapters import (
     add_lora,
     has_lora,
@@ -17,6 +16,7 @@ from laterna.model.language.adapters import (
     lora_layers,
     train_lora,
 )
+from laterna.model.language.causal import layers_of
 from laterna.model.language.quantize import count_weights, is_quantized
 from laterna.model.vision import VisionTower
 from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
@@ -148,20 +148,12 @@ def _last_layers(name: PartName, part: nn.Module, mode: Mode) -> list[nn.Module]
     count = int(mode.rpartition("-")[2])
     if isinstance(part, VisionTower):
         return part.last_layers(count, closing=not mode.startswith(LORA))
-    if isinstance(part, Connector):
+    if name == "connector":
         raise LaternaError(f"{name}.mode = `{mode}`: a connector trains whole; use `full`")
     layers = layers_of(part)
     if count > len(layers):
         raise LaternaError(f"{name}.mode = `{mode}`: this part has {len(layers)} layers")
     return layers[-count:]
-
-
-def layers_of(part: nn.Module) -> list[nn.Module]:
-    """Return a language model's layers in order: the modules of its longest list of modules, as
-    those of transformers keep them.
-    """
-    lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList)]
-    return max(lists, key=len, default=[])
 
 
 def parameter_groups(assistant: Parts, stage: StageSettings) -> list[dict[str, Any]]:

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from laterna.errors import LaternaError
 from laterna.model.build import fast_dtype
+from laterna.model.language.causal import layers_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Engine, Saving, Schedule, StageSettings
 from laterna.training.objective import Objective
 from laterna.training.optimizers import Optimizers, require_whole_weights
 from laterna.training.parallel import ALONE, ENGINES, Ranks, is_sharded, largest_weight
-from laterna.training.stages import layers_of
 from laterna.training.throughput import VisionClock
 
 LARGEST = float(torch.finfo(torch.float16).max)
@@ -209,7 +209,10 @@ def _compute_again(objective: Objective, _sharded: bool) -> None:
         with warnings.catch_warnings():
             # Its name is about to change; the ranges that we support have this one in common.
             warnings.simplefilter("ignore", FutureWarning)
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            settings: dict[str, Any] = {"use_reentrant": False}
+            if model is assistant.language:
+                settings["context_fn"] = assistant.fusion.again
+            model.gradient_checkpointing_enable(settings)
         for layer in layers_of(model):
             # A layer computes again only in training mode, which those of a frozen part are not
             # in. Set on the layer alone it leaves the dropouts inside as they are.

@@ -20,9 +20,11 @@ SMALL = {
     "shuffle": ConnectorSettings(kind="pool", merge="shuffle", depth=1),
     "qformer": ConnectorSettings(kind="qformer", width=64, blocks=2, queries=3),
     "perceiver": ConnectorSettings(kind="perceiver", blocks=2, queries=3),
+    "resampler": ConnectorSettings(kind="resampler", blocks=2, queries=3, heads=2, head_width=8),
 }
 """Every kind, small, and the tokens that 4 patches become in it."""
 TOKENS = {"linear": 4, "mlp": 4, "pool": 1, "shuffle": 1, "qformer": 3, "perceiver": 3}
+TOKENS["resampler"] = 3
 
 
 def test_every_kind_is_tried_here() -> None:

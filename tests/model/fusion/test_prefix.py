@@ -5,14 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.data.batches import collate
-from laterna.model.fusion import prefix
+from laterna.model.build import build_from_recipe
+from laterna.model.cost import cost_of
+from laterna.model.fusion import base
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import Batch, Pack
+from laterna.recipe import Recipe
+from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack
 
-from ...tiny import sample
+from ...tiny import flamingo, sample
 
 
 @pytest.fixture
@@ -29,10 +33,40 @@ def test_rows_laid_end_to_end_have_the_states_that_they_have_apart(
 ) -> None:
     """As FlashAttention needs them; by sdpa, which keeps samples apart in one row as well."""
     apart = tiny_assistant.hidden_states(batch)
-    monkeypatch.setattr(prefix, "wants_one_row", lambda _language: True)
+    monkeypatch.setattr(base, "wants_one_row", lambda _language: True)
     end_to_end = tiny_assistant.hidden_states(batch)
     assert end_to_end.shape == apart.shape == (2, batch.input_ids_rt.shape[1], 32)
     torch.testing.assert_close(end_to_end, apart, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_rehearsed_row_of_marks_costs_what_a_real_one_costs(
+    tiny_recipe: Recipe, rows: int
+) -> None:
+    """Under cross-attention: an image takes one position, and all tokens behind it ask it."""
+    model = build_from_recipe(flamingo(tiny_recipe))
+    model.language.set_attn_implementation("eager")
+    ids = torch.tensor([[IMAGE_TOKEN_INDEX, *range(5, 16)]] * rows)
+    batch = Batch(
+        ids=("one",),
+        input_ids_rt=ids,
+        position_ids_rt=torch.arange(12).expand_as(ids),
+        loss_mask_rt=torch.zeros_like(ids, dtype=torch.bool),
+        image_mask_rt=ids == IMAGE_TOKEN_INDEX,
+    )
+    images = list(torch.randn(rows, 4, 24))
+    # On a CPU torch's counter knows no fused attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as real:
+        model.fusion.hidden_states(model.language, batch, images)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as rehearsed:
+        model.fusion.rehearse(
+            model.language, torch.zeros(rows, 4, 24), 11, mask=torch.zeros(rows, 1, 12, 12)
+        )
+    assert rehearsed.get_total_flops() == real.get_total_flops() > 0
+    forward = cost_of(model).forward
+    assert forward.beside_tokens == 4
+    wanted = 12 * forward.token + 144 * forward.pair + 4 * forward.beside + 48 * forward.beside_pair
+    assert rows * wanted == pytest.approx(real.get_total_flops(), rel=1e-6)
 
 
 @torch.no_grad()

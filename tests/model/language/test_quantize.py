@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from laterna.errors import LaternaError
 from laterna.model.build import build_from_recipe
 from laterna.model.language.adapters import add_lora, merged_weights, train_lora
-from laterna.model.language.causal import load_language
+from laterna.model.language.causal import layers_of, load_language
 from laterna.model.language.quantize import count_weights, is_quantized, quantize
 from laterna.recipe import LoraSettings, Recipe, load_recipe
 from laterna.training.objective import Objective
 from laterna.training.parallel import shard
-from laterna.training.stages import apply_stage, layers_of
+from laterna.training.stages import apply_stage
 
 
 def test_layers_are_packed_and_answer_nearly_the_same() -> None:

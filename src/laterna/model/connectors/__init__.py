@@ -14,6 +14,7 @@ from laterna.model.connectors.mlp import MlpConnector
 from laterna.model.connectors.perceiver import PerceiverConnector
 from laterna.model.connectors.pool import PoolConnector
 from laterna.model.connectors.qformer import QFormerConnector
+from laterna.model.connectors.resampler import ResamplerConnector
 from laterna.recipe import ConnectorSettings
 
 CONNECTORS: dict[str, ConnectorKind] = {
@@ -22,6 +23,7 @@ CONNECTORS: dict[str, ConnectorKind] = {
     "pool": PoolConnector,
     "qformer": QFormerConnector,
     "perceiver": PerceiverConnector,
+    "resampler": ResamplerConnector,
 }
 
 

@@ -1,4 +1,4 @@
-"""Assistants for other engines: Hugging Face's LLaVA, and llama.cpp's pair of GGUF files.
+"""Assistants for other engines: Hugging Face's LLaVA and IDEFICS, and llama.cpp's GGUF files.
 
 A format is one file in this folder and one line in `EXPORTS`.
 """
@@ -31,6 +31,9 @@ class Export(NamedTuple):
 
 EXPORTS: dict[str, Export] = {
     "hf": Export(late("laterna.model.exporters.hf:export_hf"), ("f32", "f16", "bf16")),
+    "idefics": Export(
+        late("laterna.model.exporters.idefics:export_idefics"), ("f32", "f16", "bf16")
+    ),
     "gguf": Export(late("laterna.model.exporters.gguf:export_gguf"), ("f16", "f32"), "gguf"),
 }
 

@@ -80,6 +80,12 @@ def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
             f"vision.mixing cannot be exported: {format_name} takes features as the encoder gives "
             "them"
         )
+    if assistant.fusion.beside_row:
+        raise LaternaError(
+            f"this network's images are read beside the text, by gated cross-attention, and "
+            f"{format_name} has them within it, so it cannot be exported so; --to idefics can "
+            "where the encoder is CLIP and the language model a Llama"
+        )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
             "vision.fit = 'anyres' cannot be exported: "

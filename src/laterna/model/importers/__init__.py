@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import MANIFEST, holding, load_checkpoint
+from laterna.model.importers.idefics import load_idefics
 from laterna.model.importers.llava_hf import load_llava_hf
+from laterna.model.importers.open_flamingo import FILE, load_open_flamingo
 from laterna.model.importers.options import Options
 from laterna.model.importers.original import load_original
 from laterna.model.language.adapters import CONFIG_FILE, has_lora, merge_lora
@@ -37,8 +39,14 @@ LAYOUTS: dict[str, Layout] = {
         "type 'llava' with a `vision_config`",
         load_llava_hf,
     ),
+    "idefics": Layout(
+        lambda config: config.get("model_type") == "idefics", "type 'idefics'", load_idefics
+    ),
     "original": Layout(
         lambda config: "mm_vision_tower" in config, "an `mm_vision_tower`", load_original
+    ),
+    "open_flamingo": Layout(  # which has none
+        lambda _config: False, f"no config.json but a {FILE}", load_open_flamingo
     ),
 }
 """Asked in this order."""
@@ -52,7 +60,7 @@ def read_model(
     template: str = "",
     fit: str = "",
 ) -> VisionLanguageModel:
-    """Read the network of a Laterna checkpoint, a `llava-hf` or an original LLaVA folder.
+    """Read the network of a Laterna checkpoint, or of a foreign folder (`LAYOUTS`).
 
     Arguments as in `laterna.load`. Raises LaternaError when the source is none of these, or
     lacks a file.
@@ -74,6 +82,8 @@ def layout_of(source: str) -> str:
     Raises LaternaError when it is none of them.
     """
     if not found_in(source, "config.json"):
+        if found_in(source, FILE):
+            return "open_flamingo"
         if found_in(source, CONFIG_FILE):
             raise LaternaError(
                 f"{source}: adapters alone, as a LoRA run leaves them in checkpoint-N on its way: "
@@ -98,7 +108,8 @@ def layout_of(source: str) -> str:
             return name
     known = "; ".join(f"{name}: {layout.marked_by}" for name, layout in LAYOUTS.items())
     raise LaternaError(
-        f"{source}: its config.json is of type {config.get('model_type')!r}, which is no LLaVA. "
+        f"{source}: its config.json is of type {config.get('model_type')!r}, which is none that "
+        "is read. "
         f"Known layouts, by their config.json: {known}"
     )
 

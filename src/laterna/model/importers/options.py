@@ -11,11 +11,13 @@ from laterna.errors import LaternaError
 from laterna.model.build import join
 from laterna.model.connectors import Connector
 from laterna.model.exporters.template import accepting_text, beginning_with_bos
+from laterna.model.fusion import Fusion
 from laterna.model.vision import VisionTower
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import (
     ConnectorSettings,
     Fit,
+    FusionSettings,
     LanguageSettings,
     Recipe,
     StageSettings,
@@ -63,6 +65,8 @@ class Parts(NamedTuple):
     connector: Connector
     language: Any
     tokenizer: Any
+    fusion: Fusion | None = None
+    """None: the recipe's, which has no weights."""
 
 
 def assembled(
@@ -73,6 +77,7 @@ def assembled(
     vision: VisionSettings,
     connector: ConnectorSettings,
     language: str,
+    fusion: FusionSettings | None = None,
 ) -> VisionLanguageModel:
     """Join imported parts to an assistant with the recipe that describes them.
 
@@ -85,6 +90,7 @@ def assembled(
         vision=vision,
         connector=connector,
         language=LanguageSettings(source=language),
+        fusion=fusion or FusionSettings(),
         align=StageSettings(data="unknown"),
         instruct=StageSettings(data="unknown"),
     )
@@ -95,6 +101,7 @@ def assembled(
         tokenizer=parts.tokenizer,
         template=template,
         connector=parts.connector,
+        fusion=parts.fusion,
     )
 
 

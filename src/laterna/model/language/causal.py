@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from laterna.errors import LaternaError, package
@@ -68,6 +68,14 @@ def positions_of(config: Any) -> int | None:
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     found = (getattr(text, name, None) for name in names)
     return next((number for number in found if isinstance(number, int) and number > 0), None)
+
+
+def layers_of(part: nn.Module) -> list[nn.Module]:
+    """Return a language model's layers in order: the modules of its longest list of modules, as
+    those of transformers keep them.
+    """
+    lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 @torch.no_grad()
