@@ -7,6 +7,7 @@ import pytest
 from laterna.cli import main
 from laterna.errors import LaternaError
 from laterna.model.sources import BUILTIN, resolve
+from laterna.world.dataset import write_world
 
 
 def test_shipped_names_become_folders_and_all_else_stays() -> None:
@@ -32,7 +33,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ("run", "it is the folder of a run: name the checkpoint of a stage, as run/instruct"),
     ],
 )
-@pytest.mark.parametrize("command", ["chat", "serve", "evaluate", "export", "import", "lab"])
+@pytest.mark.parametrize("command", ["chat", "serve", "evaluate", "export", "import", "explain"])
 def test_a_model_that_is_none_is_told_in_a_sentence(
     command: str,
     name: str,
@@ -42,18 +43,18 @@ def test_a_model_that_is_none_is_told_in_a_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for made in ("empty", "world/train", "run/align", "run/instruct", "data"):
+    for made in ("empty", "world/train", "run/align", "run/instruct"):
         Path(made).mkdir(parents=True)
+    write_world(Path("data"), images=1, seed=0)
     for made in ("file", "world/words", "run/align/laterna.json", "run/instruct/laterna.json"):
         Path(made).touch()
     more = {
         "evaluate": ["--data", "data"],
         "export": ["out", "--to", "hf"],
         "import": ["out"],
-        "lab": ["--data", "data"],
+        "explain": ["--image", "data/images/000000.png", "--question", "?"],
     }
-    line = ["lab", "blind-spots", name] if command == "lab" else [command, name]
-    assert main([*line, *more.get(command, [])]) == 2
+    assert main([command, name, *more.get(command, [])]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"laterna: {name}: ")
     assert said in told

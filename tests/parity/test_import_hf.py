@@ -174,7 +174,7 @@ def test_a_folder_that_is_none_of_them_is_said_to_be_none(
     tiny_models: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        LaternaError, match=r"its config\.json is of type 'llama', which is no LLaVA"
+        LaternaError, match=r"its config\.json is of type 'llama', which is none that is read"
     ):
         load(tiny_models / "language")
     with pytest.raises(LaternaError, match="not a Laterna checkpoint"):

@@ -111,7 +111,7 @@ def test_a_recipe_file_with_a_number_that_is_not_finite_is_refused(
         ("evaluate d --data none", "none: no such folder"),
         ("chat d --max-new-tokens 0", "--max-new-tokens 0: give a whole number of at least 1"),
         ("chat d --image none.png", "none.png: no such file"),
-        ("lab blind-spots d --data d --seed -1", "--seed -1: give a whole number of at least 0"),
+        ("lab blind-spots --seeds 0", "--seeds 0: give a whole number of at least 1"),
         ("world w --images 0", "--images 0: give a whole number of at least 1"),
         ("demo --seed 99999999999", "--seed 99999999999: give a whole number of at most"),
         ("plan nano --mfu nan", "--mfu nan: not a finite number"),

@@ -273,9 +273,9 @@ class Slots(Steps):
         new: Sequence[int],
     ) -> torch.Tensor:
         """Run new tokens of rows, which stand in those places; return the logits (r, v)."""
-        written = [row.written for row in rows]
-        fusion = self.model.fusion
-        with fusion.beside(fusion.together([row.media for row in rows], written, new)):
+        written, media = [row.written for row in rows], [row.media for row in rows]
+        fusion, width = self.model.fusion, embeds_rtd.shape[1]
+        with fusion.beside(fusion.together(media, written, new, width)):
             return self._cache.forward(self._language, embeds_rtd, places, written, new)
 
     def _take_prompts(self, watched: bool) -> None:

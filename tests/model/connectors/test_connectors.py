@@ -92,8 +92,8 @@ def test_a_checkpoint_brings_it_back(name: str, tiny_recipe: Recipe, tmp_path: P
     ("kind", "setting", "used"),
     [
         ("linear", {"depth": 3}, "calibrate"),
-        ("mlp", {"queries": 8}, "calibrate, depth"),
-        ("mlp", {"merge": "shuffle"}, "calibrate, depth"),
+        ("mlp", {"queries": 8}, "activation, calibrate, depth"),
+        ("mlp", {"merge": "shuffle"}, "activation, calibrate, depth"),
         ("pool", {"blocks": 2}, "depth, merge, merge_side"),
         ("qformer", {"merge_side": 3}, "blocks, frozen_qformer, queries, source, width"),
         ("perceiver", {"source": "blip"}, "blocks, queries"),

@@ -201,7 +201,7 @@ def test_rows_that_are_answered_together_look_at_what_they_do_alone(
     states = torch.randn(3, 2, 32, generator=noise)
     for written in ([0, 0, 0], [1, 1, 0], [2, 1, 0], [3, 1, 0], [6, 4, 3]):
         new = [min(2, max(1, len(ids) - done)) for ids, done in zip(prompts, written, strict=True)]
-        joined = fusion.together([one["media"] for one in alone], written, new)
+        joined = fusion.together([one["media"] for one in alone], written, new, max(new))
         width = max(new)
         for number, block in enumerate(fusion.blocks):  # type: ignore[arg-type]
             kept = joined.kept[number]

@@ -65,7 +65,11 @@ def test_the_command_line_exits_2(
     recipe.write_text(
         f'name = "tiny"\n[vision]\nsource = {source!r}\nlayer = -1\n'
         f"[language]\nsource = {str(tiny_models / 'language')!r}\n"
-        "[align]\ndata = 'a.json'\nimages = '.'\n[instruct]\ndata = 'a.json'\nimages = '.'\n"
+        + "".join(
+            f"[{stage}]\ndata = 'a.json'\nimages = '.'\n"
+            f"[{stage}.connector]\nmode = 'full'\nlr = 1e-3\n"
+            for stage in ("align", "instruct")
+        )
     )
     assert main(["plan", str(recipe)]) == 2
     said = capsys.readouterr().err

@@ -17,6 +17,7 @@ from laterna.training.telemetry import TrackedRun, read_metrics
 from laterna.training.throughput import StepFigures, named_figures
 from laterna.training.trackers import require_installed
 from laterna.training.trackers.tensorboard import TensorBoardTracker
+from laterna.training.train_state import TrainState
 
 
 def figures(step: int, loss: float) -> StepFigures:
@@ -119,13 +120,20 @@ def test_a_stage_tells_all_its_trackers_what_its_file_holds(
 
 
 def test_a_run_that_breaks_closes_its_trackers(
-    recipe: Recipe, tmp_path: Path, trackio: Trackio
+    recipe: Recipe, tmp_path: Path, trackio: Trackio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = RunSettings(report_to=("trackio",), max_skipped=0, max_faulty=0)
     align = msgspec.structs.replace(
-        recipe.align, connector=msgspec.structs.replace(recipe.align.connector, lr=1e38)
+        recipe.align, connector=msgspec.structs.replace(recipe.align.connector, lr=1.0)
     )
     broken = msgspec.structs.replace(recipe, run=settings, align=align)
+
+    def set_rates(train_state: TrainState, _: int) -> float:
+        for group in train_state.optimizer.groups:
+            group["lr"] = 1e38  # more than a recipe may say
+        return 1e38
+
+    monkeypatch.setattr(TrainState, "set_rates", set_rates)
     with pytest.raises(LaternaError, match="not finite"):
         train(broken, stage="align", out=tmp_path / "out")
     assert trackio.told[-1] == "finished"
