@@ -9,8 +9,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from laterna import recipe
 from laterna.cli import parse
 from laterna.commands import COMMANDS
 from laterna.errors import LaternaError
@@ -116,3 +118,27 @@ def test_the_files_that_contributing_names_are_there() -> None:
             assert re.search(rf"^{name}\b", (package / place).read_text(), re.MULTILINE), row
         for place in re.findall(r"`([\w/]+/)NAME\.\w+`", row):
             assert (package / place).is_dir(), row
+
+
+SETTING = re.compile(
+    r"`((?:STAGE|PART|align|instruct|run|vision|connector|language|lora|fusion)"
+    r"(?:\.[a-z_0-9]+)+)\b(?!\.[a-z]|/)"
+)
+"""A setting as the pages name it; STAGE and PART stand for any of them."""
+
+
+def test_settings_that_pages_name_exist() -> None:
+    names = {
+        field.name
+        for kind in vars(recipe).values()
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+        for field in msgspec.structs.fields(kind)
+    }
+    told = [
+        f"{page.name}: {place}"
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        for place in SETTING.findall(page.read_text(encoding="utf-8"))
+        if not set(place.split(".")[1:]) <= names
+    ]
+    assert told == []
+    assert SETTING.findall("`STAGE.held_out`, `run.x = 1`") == ["STAGE.held_out", "run.x"]
