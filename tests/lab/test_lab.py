@@ -176,7 +176,8 @@ def fake(measured: list[str]) -> Experiment:
     plan = Plan(
         done="Names are measured.",
         arms=lambda bench: [
-            Arm(name=name, recipe=load_recipe("nano"), stages=()) for name in ("a", "bb")
+            Arm(name="a", recipe=load_recipe("nano"), stages=()),
+            Arm(name="bb", recipe=load_recipe("nano"), stages=("align",)),
         ],
         measure=measure,
         table=("width",),
@@ -198,6 +199,7 @@ def test_what_is_finished_is_taken_and_another_seed_added(
     assert measured == ["a-0", "bb-0", "a-1", "bb-1"]
     assert found.rows[1] == ("bb", "2.500 ± 6.353")
     assert found.answer.startswith("The second is ahead of (+1.000 in letters")
+    assert found.arms == (("a", "nothing"), ("bb", "stages: align"))
     run_experiments(["width"], tmp_path, seeds=3)
     assert measured[4:] == ["a-2", "bb-2"]
     (tmp_path / "width" / "seed-0" / "a.json").write_text("{")

@@ -88,8 +88,7 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
         arms = list(plan.arms(bench))
         for arm in arms:
             if seed == 0:
-                told = differences(arms[0].recipe, arm.recipe)
-                console.print(f"arm {arm.name}: {told}", soft_wrap=True)
+                console.print(f"arm {arm.name}: {_differs(arms[0], arm)}", soft_wrap=True)
             found = _measured(out / name / f"seed-{seed}" / f"{arm.name}.json", plan, bench, arm)
             measured.setdefault(arm.name, []).append(found.measures)
             seconds += found.seconds
@@ -139,11 +138,20 @@ def _finding(
             for arm in arms
         ),
         figure=plan.draw(results),
-        arms=tuple((arm.name, differences(arms[0].recipe, arm.recipe)) for arm in arms),
+        arms=tuple((arm.name, _differs(arms[0], arm)) for arm in arms),
         seeds=results.seeds,
         minutes=round(minutes, 1),
         quick=quick,
     )
+
+
+def _differs(first: Arm, arm: Arm) -> str:
+    """Say what an arm differs in from the first: settings, and the stages that are trained."""
+    told = differences(first.recipe, arm.recipe)
+    if arm.stages == first.stages:
+        return told
+    stages = f"stages: {' and '.join(arm.stages) or 'none'}"
+    return stages if told == "nothing" else f"{told}, {stages}"
 
 
 def _of_seeds(results: Results) -> str:
