@@ -83,6 +83,13 @@ def test_a_folder_is_replaced_by_the_same_made_again_or_where_it_is_asked_for(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_setting_that_is_empty_is_shown_as_none(tmp_path: Path) -> None:
+    with files.write_atomically(tmp_path / "page", Made(kind="answer", of={"by": ""})) as aside:
+        aside.mkdir(exist_ok=True)
+    with pytest.raises(LaternaError, match=r"holds an answer made differently \(by –, now me\)"):
+        files.require_same_or_asked(tmp_path / "page", Made(kind="answer", of={"by": "me"}))
+
+
 def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "book"
     write_book(path, "1")

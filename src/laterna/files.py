@@ -139,11 +139,10 @@ def require_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) ->
         return
     pairs = [(name, before.of.get(name, "–"), made.of.get(name, "–"))
              for name in sorted({*before.of, *made.of})]  # fmt: skip
-    told = [f"{name} {had}, now {has}" for name, had, has in pairs if had != has]
+    told = [f"{name} {had or '–'}, now {has or '–'}" for name, had, has in pairs if had != has]
     differs = f" made differently ({some(told)})" if made.of and told else ""
-    raise LaternaError(
-        f"{path}: holds a {before.kind}{differs}; name a new folder, or replace it by --overwrite"
-    )
+    what = f"{'an' if before.kind[:1] in tuple('aeiou') else 'a'} {before.kind}{differs}"
+    raise LaternaError(f"{path}: holds {what}; name a new folder, or replace it by --overwrite")
 
 
 def read_made(folder: Path) -> Made | None:

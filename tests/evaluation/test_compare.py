@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from laterna.errors import LaternaError
 from laterna.evaluation.compare import compare_runs, comparison_tables
 from laterna.evaluation.run import Evaluation
-from laterna.evaluation.saved import SavedRun, Subject, read_run, write_run
+from laterna.evaluation.saved import SavedRun, Subject, is_run, made, read_run, write_run
 from laterna.evaluation.scores import Control, calibration, score
 from laterna.evaluation.statistics import mcnemar
+from laterna.files import write_atomically
 from laterna.records import Answer, Question
 
 
@@ -161,3 +162,13 @@ def test_calibration_is_the_weighted_distance_of_score_and_probability() -> None
     assert [(one.answers, one.score) for one in found.bins] == [(1, 0.0), (3, pytest.approx(2 / 3))]
     assert found.error == pytest.approx((0.35 + abs(2.92 - 2)) / 4)
     assert math.isnan(calibration([], []).error)
+
+
+def test_a_folder_with_damaged_figures_is_still_an_evaluations(tmp_path: Path) -> None:
+    with write_atomically(tmp_path / "run", made({"task": "world"})) as aside:
+        aside.mkdir(exist_ok=True)
+        (aside / "report.json").write_text("{")
+    assert is_run(tmp_path / "run")
+    assert not is_run(tmp_path)
+    with pytest.raises(LaternaError, match=r"run/report\.json: not the figures of"):
+        read_run(tmp_path / "run")

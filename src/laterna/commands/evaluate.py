@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from laterna.inference.assistant import Assistant
 
 TaskNames = Annotated[tuple[str, ...], SomeKeysOf("laterna.evaluation.tasks:TASKS")]
+_TABLE_WIDTH = 120
 ControlNames = Annotated[tuple[str, ...], SomeKeysOf("laterna.evaluation.run:CONTROLS")]
 
 
@@ -177,7 +178,8 @@ class Evaluate(Command, frozen=True, kw_only=True):
             cache=self._cache(),
             read=questions,
         )
-        Console().print(score_table(evaluation))
+        # as wide as a table of all controls: in a narrower terminal rich would cut the figures
+        Console(width=max(Console().width, _TABLE_WIDTH)).print(score_table(evaluation))
         for line in _judge_lines(evaluation):
             print(line)
         for warning in evaluation.warnings:

@@ -16,7 +16,7 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.evaluation.judge import JudgeFigures
 from laterna.evaluation.run import Evaluation, Figures, figures
-from laterna.files import Made, write_json, write_lines
+from laterna.files import Made, read_made, write_json, write_lines
 from laterna.recipe import Recipe, SourceSettings
 from laterna.records import Answer, Question, Record
 
@@ -130,7 +130,10 @@ def write_run(
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder is one that an evaluation left."""
+    """Tell whether a folder is one that an evaluation left, though its figures be damaged."""
+    left = read_made(folder)
+    if left is not None and left.kind == KIND:
+        return True
     try:
         read_run(folder)
     except LaternaError:

@@ -116,7 +116,7 @@ def build_pope(
     if len(enough) < images:
         raise LaternaError(
             f"{annotations}: {len(enough)} images have {wanted} kinds or more, and {images} are "
-            f"asked for; ask for fewer"
+            f"asked for; ask for fewer with --build-images"
         )
     rng = random.Random(seed)
     chosen = {name: enough[name] for name in rng.sample(list(enough), images)}
