@@ -5,20 +5,69 @@ Shapes: t tokens of a text · v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
 from PIL import Image
 
+from laterna.data.chat import render_prompt
+from laterna.data.images.opening import load_image
 from laterna.data.masking import tokenize_text
+from laterna.inference.assistant import Assistant
+from laterna.inference.generation import Prompt
+from laterna.inference.sampling import Decoding
 from laterna.lab.bench import score_value
 from laterna.lab.experiment import Value
 from laterna.model.vlm import VisionLanguageModel
+from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
 TEXTS = 200
 """Captions that plain text is measured on."""
+
+
+class Said(NamedTuple):
+    """What an assistant answered."""
+
+    text: str
+    tokens: int
+    ended: bool
+    """By itself, and not for want of room."""
+    confidence: float
+    """The model's own probability of the whole answer, its end included."""
+
+
+def said(assistant: Assistant, prompts: Iterable[Prompt], room: int) -> list[Said]:
+    """Return the likeliest answers to prompts, with room for so many tokens each."""
+    decoding = Decoding(max_new_tokens=room, logprobs=0)
+    return [
+        Said(
+            one.text.strip(),
+            len(one.tokens),
+            one.finish == "stop",
+            math.exp(sum(token.logprob or 0.0 for token in one.tokens)),
+        )
+        for one in assistant.engine.answers(prompts, decoding, fit=True)
+    ]
+
+
+def prompt_of(question: Question, folder: Path) -> Prompt:
+    """Return a question as it is put, its images read from their folder."""
+    marks = f"{DEFAULT_IMAGE_TOKEN}\n" * len(question.images)
+    turn = Turn(role="user", text=f"{marks}{question.text}")
+    return [turn], [load_image(folder / name) for name in question.images]
+
+
+def answer_loss(model: VisionLanguageModel, question: Question, folder: Path) -> float:
+    """Return the mean loss of a question's first reference as its answer, in nats a token."""
+    turns, images = prompt_of(question, folder)
+    asked = render_prompt(turns, model.tokenizer, model.template)
+    whole = asked + question.references[0]
+    answer = len(tokenize_text(whole, model.tokenizer)) - len(tokenize_text(asked, model.tokenizer))
+    return loss_of(model, whole, images, last=answer)
 
 
 class _Caption(msgspec.Struct):
