@@ -37,8 +37,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "blind-spots": Experiment(
         question="What does it not know of what its teacher could not see?",
-        minutes=3,
-        needs="nothing",
+        minutes=9,
+        needs="laterna[enrich]",
         plan=late("laterna.lab.blind_spots:plan"),
     ),
     "two-stages": Experiment(

@@ -110,20 +110,22 @@ class Bench:
     @property
     def images(self) -> Path:
         """The folder of the world's images, where an experiment may lay its own."""
+        self._draw()
         return self.world / IMAGE_FOLDER
 
     def taught(self, name: str, records: Iterable[InstructionRecord]) -> Recipe:
         """Return the recipe whose stage 2 learns from further records too.
 
-        They are written to a file of that name with the world's own instructions before them, and
-        their images lie beside the world's.
+        They are written to a file with the world's own instructions before them; their images
+        lie beside the world's.
         """
-        path = self.cached(f"{name}.json")
+        base = Path(self.recipe.instruct.data)
+        rows = msgspec.json.decode(base.read_bytes(), type=list[msgspec.Raw])
+        rows += [msgspec.Raw(msgspec.json.encode(llava_row(record))) for record in records]
+        told = hashlib.sha256(b"".join(rows)).hexdigest()[:8]  # another list is another file
+        path = self.cached(f"{name}-{told}.json")
         if not path.exists():
-            rows = msgspec.json.decode(
-                Path(self.recipe.instruct.data).read_bytes(), type=list[msgspec.Raw]
-            )
-            write_json(path, [*rows, *map(llava_row, records)])
+            write_json(path, rows)
         return change(self.recipe, {"instruct.data": str(path)})
 
     def cached(self, name: str) -> Path:

@@ -19,7 +19,7 @@ from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
 from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared
-from laterna.lab.probes import box_pool, image_features, probe_hits
+from laterna.lab.measures.probes import box_pool, image_features, probe_hits
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Toy, Truth

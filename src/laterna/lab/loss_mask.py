@@ -20,7 +20,7 @@ from laterna.inference.assistant import Assistant
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
 from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared
-from laterna.lab.text import prompt_of, said, token_losses
+from laterna.lab.measures.text import prompt_of, said, token_losses
 from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
 ANSWERS, ALL, CHAT, NO_END, BEFORE = (
