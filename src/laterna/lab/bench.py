@@ -113,13 +113,15 @@ class Bench:
         self._draw()
         return self.world / IMAGE_FOLDER
 
-    def taught(self, name: str, records: Iterable[InstructionRecord]) -> Recipe:
+    def taught(
+        self, name: str, records: Iterable[InstructionRecord], *, base: Path | None = None
+    ) -> Recipe:
         """Return the recipe whose stage 2 learns from further records too.
 
-        They are written to a file with the world's own instructions before them; their images
-        lie beside the world's.
+        They are written to a file with the records of `base` before them, by default the recipe's
+        own; their images lie beside the world's.
         """
-        base = Path(self.recipe.instruct.data)
+        base = base or Path(self.recipe.instruct.data)
         rows = msgspec.json.decode(base.read_bytes(), type=list[msgspec.Raw])
         rows += [msgspec.Raw(msgspec.json.encode(llava_row(record))) for record in records]
         told = hashlib.sha256(b"".join(rows)).hexdigest()[:8]  # another list is another file

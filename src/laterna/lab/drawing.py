@@ -23,6 +23,8 @@ STYLES = (
 """Colour, marker and line of the first, second … series: each can be told by any of the three."""
 WIDTH = 6.4
 HEIGHT = 3.2
+ASIDE = 0.09
+"""Between the points of neighbouring series at one place, where places are numbered from 0."""
 Points = Sequence[tuple[float, Spread]]
 """Places on the horizontal axis, with what was measured there."""
 
@@ -44,7 +46,7 @@ class Panel:
     ) -> None:
         """Take named series. `log` names axes with logarithmic scales (`x`, `y`, `xy`), `ticks`
         places on the horizontal axis, `level` horizontal lines, such as chance. Without `lines`
-        points are not joined.
+        points are not joined, and those of several series stand side by side.
         """
         self.series, self.across, self.up, self.title = series, across, up, title
         self.log, self.ticks, self.level, self.lines = log, ticks, level or {}, lines
@@ -53,6 +55,8 @@ class Panel:
         """Draw into matplotlib's axes."""
         for number, (name, points) in enumerate(self.series.items()):
             colour, marker, line = STYLES[number % len(STYLES)]
+            aside = 0.0 if self.lines else (number - (len(self.series) - 1) / 2) * ASIDE
+            points = [(place + aside, spread) for place, spread in points]
             places = [place for place, _ in points]
             means = [spread.mean for _, spread in points]
             many = len(points) > 40

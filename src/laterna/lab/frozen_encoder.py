@@ -156,7 +156,7 @@ def draw(results: Results) -> str:
         }
         level = {"before": results.spread(BEFORE, TEXTURE).mean} if "probes" in title else None
         return Panel(points, across="encoder", up="share right", title=title, ticks=ticks,
-                     level=level)  # fmt: skip
+                     level=level, lines=False)  # fmt: skip
 
     return draw_panels(
         "frozen-encoder",

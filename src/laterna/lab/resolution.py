@@ -28,9 +28,8 @@ from laterna.lab.experiment import Answer, Arm, Measures, Results, Spread, Value
 from laterna.model.build import build_on_meta, build_random, image_counter
 from laterna.model.connectors import build_connector
 from laterna.model.cost import StepCost, cost_of
-from laterna.model.sources import PUBLISHED
+from laterna.model.sources import PUBLISHED, with_published
 from laterna.planner.dry_run import DryRun, count_cache
-from laterna.planner.plan import with_published
 from laterna.recipe import ConnectorSettings, Recipe, load_recipe
 from laterna.records import Question, Truth
 
@@ -180,11 +179,11 @@ def measured(side: int, folder: Path) -> Measures:
     embeds_btd = model.connector(model.vision(pixels_bchw))
     decoder, config = model.language.get_decoder(), model.language.config
     heads = (1, config.num_attention_heads, embeds_btd.shape[1], config.head_dim)
-    states = torch.randn(3, *heads)
+    query, key, value = torch.randn(3, *heads)
     attend = torch.nn.functional.scaled_dot_product_attention
     runs: dict[str, Callable[[], object]] = {
         ENCODER: lambda: model.vision(pixels_bchw),
-        ATTENTION: lambda: attend(*states, is_causal=True),
+        ATTENTION: lambda: attend(query, key, value, is_causal=True),
         PREFILL: lambda: decoder(inputs_embeds=embeds_btd, use_cache=True),
     }
     return {name: Value(value=cpu_seconds(run)) for name, run in runs.items()}
@@ -230,7 +229,7 @@ def draw(results: Results) -> str:
     costs = {}
     for cost in COSTS:
         own = _means(results, cost)
-        costs[cost.partition(" (")[0]] = [
+        costs[cost] = [
             (at, Spread(one / own[0], math.nan, math.nan))
             for at, one in zip(tokens, own, strict=True)
         ]
@@ -244,7 +243,7 @@ def draw(results: Results) -> str:
                               "relation": "accuracy relation"}.items()
     }  # fmt: skip
     ticks = {results.spread(arm, TOKENS).mean: arm for arm in _connectors(results)}
-    named = {at: f"{at:g}\n{name}" for at, name in ticks.items()}
+    named = {at: f"{at:g}\n{name.split()[0]}" for at, name in ticks.items()}
     return draw_panels(
         "resolution",
         [

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from PIL import Image
 
-from laterna.data.chat import render_prompt
+from laterna.data.chat import render
 from laterna.data.images.opening import load_image
 from laterna.data.masking import tokenize_text
 from laterna.inference.assistant import Assistant
@@ -62,12 +62,18 @@ def prompt_of(question: Question, folder: Path) -> Prompt:
 
 
 def answer_loss(model: VisionLanguageModel, question: Question, folder: Path) -> float:
-    """Return the mean loss of a question's first reference as its answer, in nats a token."""
+    """Return the mean loss of a question's first reference as its answer, in nats a token.
+
+    The end of turn is one of the answer's tokens, as in training.
+    """
     turns, images = prompt_of(question, folder)
-    asked = render_prompt(turns, model.tokenizer, model.template)
-    whole = asked + question.references[0]
-    answer = len(tokenize_text(whole, model.tokenizer)) - len(tokenize_text(asked, model.tokenizer))
-    return loss_of(model, whole, images, last=answer)
+    answer = Turn(role="assistant", text=question.references[0], loss=True)
+    rendered = render([*turns, answer], model.tokenizer, model.template)
+    start, end = rendered.spans[-1]
+    whole, asked = (
+        len(tokenize_text(rendered.text[:place], model.tokenizer)) for place in (end, start)
+    )
+    return loss_of(model, rendered.text[:end], images, last=whole - asked)
 
 
 class _Caption(msgspec.Struct):
