@@ -220,6 +220,7 @@ def test_the_gap_is_over_canaries_that_are_read_right() -> None:
     ]
     found = gaps(items)
     assert found[GAP].value == pytest.approx(6 / 7)
+    assert found["gap to text"].value == pytest.approx(6 / 7)
     assert found["McNemar p"].value == pytest.approx(2 / 2**6)
     assert found["gap, low"].value < 6 / 7 <= found["gap, high"].value
     assert gaps(items[7:]) == {}
