@@ -100,18 +100,27 @@ class Panel:
 
 
 def draw_panels(name: str, panels: Sequence[Panel]) -> str:
-    """Return panels side by side as one `<svg>` element, one legend for all below them."""
+    """Return panels side by side as one `<svg>` element.
+
+    One legend stands below all, or each panel's own below it where two name different series: the
+    same marker would otherwise stand for both.
+    """
     with matplotlib.rc_context(drawing_look(name)):
         figure = Figure(figsize=(WIDTH if len(panels) < 3 else 9.0, HEIGHT), layout="constrained")
         figure.set_gid(f"figure {name}".replace(" ", "-"))
+        names = [[*panel.series] for panel in panels]
+        longest = max(names, key=len)
+        apart = any(own != longest[: len(own)] for own in names)
         shown: dict[str, Any] = {}
         for axes, panel in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
             panel.draw(axes)
+            if apart:
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, frameon=False)
             handles, labels = axes.get_legend_handles_labels()
             shown |= dict(zip(labels, handles, strict=True))
-        if len(shown) > 1:
+        if len(shown) > 1 and not apart:
             figure.legend(
                 list(shown.values()),
                 list(shown),
