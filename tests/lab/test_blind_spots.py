@@ -18,7 +18,7 @@ from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
 from laterna.lab.blind_spots import PROPERTIES, blind_spots
-from laterna.lab.probes import (
+from laterna.lab.measures.probes import (
     box_pool,
     grid_side,
     image_features,

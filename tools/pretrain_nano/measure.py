@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from laterna.analysis.properties import properties_of
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
-from laterna.lab.probes import (
+from laterna.lab.measures.probes import (
     box_pool,
     image_features,
     mean_max_pool,

@@ -37,8 +37,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "blind-spots": Experiment(
         question="What does it not know of what its teacher could not see?",
-        minutes=3,
-        needs="nothing",
+        minutes=9,
+        needs="laterna[enrich]",
         plan=late("laterna.lab.blind_spots:plan"),
     ),
     "two-stages": Experiment(
@@ -58,6 +58,24 @@ EXPERIMENTS: dict[str, Experiment] = {
         minutes=6,
         needs="nothing",
         plan=late("laterna.lab.data_scale:plan"),
+    ),
+    "frozen-encoder": Experiment(
+        question="Should the vision encoder stay frozen?",
+        minutes=12,
+        needs="nothing",
+        plan=late("laterna.lab.frozen_encoder:plan"),
+    ),
+    "resolution": Experiment(
+        question="What do pixels cost, and what do they buy?",
+        minutes=8,
+        needs="nothing",
+        plan=late("laterna.lab.resolution:plan"),
+    ),
+    "typographic": Experiment(
+        question="Does a refusal learned on text hold for words in the image?",
+        minutes=5,
+        needs="nothing; words of your own in words.txt of its folder",
+        plan=late("laterna.lab.typographic:plan"),
     ),
 }
 """Name to experiment; their own modules are imported when they run."""

@@ -9,7 +9,7 @@ Two arms, or two experiments, that need the same checkpoint train it once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +21,13 @@ from msgspec.structs import replace
 from laterna.data.preparation import cores
 from laterna.evaluation.run import evaluate
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
+from laterna.files import write_json
 from laterna.inference.assistant import Assistant, load
 from laterna.lab.experiment import Answer as Concluded
-from laterna.lab.experiment import Arm, Measures, Results, Value
+from laterna.lab.experiment import Arm, Measures, Results, Value, change
 from laterna.recipe import Recipe, RunSettings, StageName
-from laterna.records import Answer, Kind, Record
+from laterna.records import Answer, InstructionRecord, Kind, Question, Record, Truth
+from laterna.synthesis.outputs.llava import llava_row
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
 from laterna.training.resume import METRICS
 from laterna.training.run import train
@@ -105,6 +107,29 @@ class Bench:
             )
         return path
 
+    @property
+    def images(self) -> Path:
+        """The folder of the world's images, where an experiment may lay its own."""
+        self._draw()
+        return self.world / IMAGE_FOLDER
+
+    def taught(
+        self, name: str, records: Iterable[InstructionRecord], *, base: Path | None = None
+    ) -> Recipe:
+        """Return the recipe whose stage 2 learns from further records too.
+
+        They are written to a file with the records of `base` before them, by default the recipe's
+        own; their images lie beside the world's.
+        """
+        base = base or Path(self.recipe.instruct.data)
+        rows = msgspec.json.decode(base.read_bytes(), type=list[msgspec.Raw])
+        rows += [msgspec.Raw(msgspec.json.encode(llava_row(record))) for record in records]
+        told = hashlib.sha256(b"".join(rows)).hexdigest()[:8]  # another list is another file
+        path = self.cached(f"{name}-{told}.json")
+        if not path.exists():
+            write_json(path, rows)
+        return change(self.recipe, {"instruct.data": str(path)})
+
     def cached(self, name: str) -> Path:
         """Return a place in the shared folder for data that an experiment makes by itself."""
         return self.shared / name
@@ -140,19 +165,40 @@ class Bench:
         losses = self.losses(checkpoint)
         return score_value(losses[-max(2, round(len(losses) * LAST_SHARE)) :])
 
-    def examine(self, checkpoint: Path, *, blank: bool = True) -> Measures:
+    def shifted(self, name: str, change: Callable[[Truth], Truth]) -> Path:
+        """Return a dataset of the held-out scenes, each changed before it was drawn."""
+        folder = self.shared / name
+        if not folder.exists():
+            count, start = self.size.validation_images, self.size.images
+            write_world(folder, images=count, seed=self.seed, start=start, change=change)
+        return folder
+
+    def examine(
+        self,
+        checkpoint: Path,
+        *,
+        blank: bool = True,
+        dataset: Path | None = None,
+        group: Callable[[Question], str] | None = None,
+    ) -> Measures:
         """Ask the world's questions about images that were held out: shares of right answers.
 
         `accuracy` over all, `accuracy KIND` by kind, and with `blank` the control `blank image`.
+        `dataset` is asked about in the place of the bench's own. `group` names a further group of
+        a question, the empty name none: `accuracy GROUP`.
         """
         found = evaluate(
             self.load(checkpoint),
             "world",
-            self.validation,
+            dataset or self.validation,
             seed=self.seed,
             controls=("blank",) if blank else (),
         )
         measures = {"accuracy": scored(found.answers)}
+        groups = [group(one.question) if group else "" for one in found.answers]
+        for name in sorted({*groups} - {""}):
+            own = [one for one, its in zip(found.answers, groups, strict=True) if its == name]
+            measures[f"accuracy {name}"] = scored(own)
         for kind in found.scores.kinds:
             own = [one for one in found.answers if one.question.kind == kind.name]
             measures[f"accuracy {kind.name}"] = scored(own)
@@ -195,6 +241,7 @@ def _key(recipe: Recipe, stages: Sequence[StageName]) -> str:
         recipe = replace(recipe, instruct=recipe.align)
     if "align" not in stages:
         recipe = replace(recipe, align=recipe.instruct)
-    recipe = replace(recipe, run=RunSettings(), threads=0)
+    # Whether features come from a cache decides how long it takes, and no weight.
+    recipe = replace(recipe, run=RunSettings(), threads=0, feature_cache="")
     told = msgspec.json.encode((stages, recipe))
     return hashlib.sha256(told).hexdigest()[:12]

@@ -23,6 +23,8 @@ STYLES = (
 """Colour, marker and line of the first, second … series: each can be told by any of the three."""
 WIDTH = 6.4
 HEIGHT = 3.2
+ASIDE = 0.09
+"""Between the points of neighbouring series at one place, where places are numbered from 0."""
 Points = Sequence[tuple[float, Spread]]
 """Places on the horizontal axis, with what was measured there."""
 
@@ -44,7 +46,7 @@ class Panel:
     ) -> None:
         """Take named series. `log` names axes with logarithmic scales (`x`, `y`, `xy`), `ticks`
         places on the horizontal axis, `level` horizontal lines, such as chance. Without `lines`
-        points are not joined.
+        points are not joined, and those of several series stand side by side.
         """
         self.series, self.across, self.up, self.title = series, across, up, title
         self.log, self.ticks, self.level, self.lines = log, ticks, level or {}, lines
@@ -53,6 +55,8 @@ class Panel:
         """Draw into matplotlib's axes."""
         for number, (name, points) in enumerate(self.series.items()):
             colour, marker, line = STYLES[number % len(STYLES)]
+            aside = 0.0 if self.lines else (number - (len(self.series) - 1) / 2) * ASIDE
+            points = [(place + aside, spread) for place, spread in points]
             places = [place for place, _ in points]
             means = [spread.mean for _, spread in points]
             many = len(points) > 40
@@ -96,18 +100,27 @@ class Panel:
 
 
 def draw_panels(name: str, panels: Sequence[Panel]) -> str:
-    """Return panels side by side as one `<svg>` element, one legend for all below them."""
+    """Return panels side by side as one `<svg>` element.
+
+    One legend stands below all, or each panel's own below it where two name different series: the
+    same marker would otherwise stand for both.
+    """
     with matplotlib.rc_context(drawing_look(name)):
         figure = Figure(figsize=(WIDTH if len(panels) < 3 else 9.0, HEIGHT), layout="constrained")
         figure.set_gid(f"figure {name}".replace(" ", "-"))
+        names = [[*panel.series] for panel in panels]
+        longest = max(names, key=len)
+        apart = any(own != longest[: len(own)] for own in names)
         shown: dict[str, Any] = {}
         for axes, panel in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
         ):
             panel.draw(axes)
+            if apart:
+                axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=2, frameon=False)
             handles, labels = axes.get_legend_handles_labels()
             shown |= dict(zip(labels, handles, strict=True))
-        if len(shown) > 1:
+        if len(shown) > 1 and not apart:
             figure.legend(
                 list(shown.values()),
                 list(shown),

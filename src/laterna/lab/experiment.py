@@ -73,8 +73,8 @@ class Results(Record):
         return tuple(self.arms[arm][0])
 
     def has(self, arm: str, measure: str) -> bool:
-        """Tell whether an arm measured it."""
-        return measure in self.arms[arm][0]
+        """Tell whether an arm measured it, with every seed."""
+        return all(measure in found for found in self.arms[arm])
 
     def spread(self, arm: str, measure: str) -> Spread:
         """Return a value's mean over the seeds.

@@ -9,7 +9,6 @@ that learned the users' words writes them too. The literature says that accuracy
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -18,11 +17,10 @@ from laterna.data.images.opening import load_image
 from laterna.evaluation.tasks import find_task
 from laterna.evaluation.tasks.base import IMAGE_FOLDER, read_questions
 from laterna.inference.assistant import Assistant
-from laterna.inference.sampling import Decoding
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
 from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared
-from laterna.lab.text import token_losses
+from laterna.lab.measures.text import prompt_of, said, token_losses
 from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
 ANSWERS, ALL, CHAT, NO_END, BEFORE = (
@@ -83,35 +81,18 @@ def measure(bench: Bench, arm: Arm) -> Measures:
     return bench.examine(checkpoint) | behaviour(assistant, [*asked], bench.validation)
 
 
-class _Said(NamedTuple):
-    text: str
-    tokens: int
-    ended: bool
-
-
 def behaviour(assistant: Assistant, questions: list[Question], dataset: Path) -> Measures:
     """Measure how answers end, and how well the users' words are known."""
-    said = _answers(assistant, questions, dataset)
+    folder = dataset / IMAGE_FOLDER
+    answers = said(assistant, (prompt_of(one, folder) for one in questions), ROOM)
     role = _user_role(assistant)
     halves = [_half(assistant, question, dataset) for question in questions]
     return {
-        RUN_ON: score_value([float(role in one.text or not one.ended) for one in said]),
-        LENGTH: score_value([float(one.tokens) for one in said]),
+        RUN_ON: score_value([float(role in one.text or not one.ended) for one in answers]),
+        LENGTH: score_value([float(one.tokens) for one in answers]),
         COMPLETED: score_value([completed for completed, _ in halves]),
         USER_LOSS: score_value([loss for _, loss in halves]),
     }
-
-
-def _answers(assistant: Assistant, questions: list[Question], dataset: Path) -> list[_Said]:
-    prompts = [
-        (
-            [Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\n{one.text}")],
-            [load_image(dataset / IMAGE_FOLDER / name) for name in one.images],
-        )
-        for one in questions
-    ]
-    completions = assistant.engine.answers(prompts, Decoding(max_new_tokens=ROOM), fit=True)
-    return [_Said(one.text, len(one.tokens), one.finish == "stop") for one in completions]
 
 
 def _user_role(assistant: Assistant) -> str:

@@ -24,7 +24,7 @@ from laterna.lab.experiment import (
     change,
     compared,
 )
-from laterna.lab.probes import HIDDEN, box_pool, image_features, probe_hits
+from laterna.lab.measures.probes import HIDDEN, box_pool, image_features, probe_hits
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
 CONNECTORS = {

@@ -27,7 +27,7 @@ from laterna.lab.experiment import (
     change,
     compared,
 )
-from laterna.lab.text import text_losses
+from laterna.lab.measures.text import text_losses
 from laterna.model.build import build_from_recipe
 from laterna.training.resume import METRICS
 from laterna.training.telemetry import read_metrics

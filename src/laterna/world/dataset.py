@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -38,9 +38,12 @@ class WorldSummary(Record):
         return f"drew {self.images} images of {self.toys} toys in {self.folder}"
 
 
-def world_made(images: int, seed: int, start: int) -> Made:
+def world_made(
+    images: int, seed: int, start: int, change: Callable[[Truth], Truth] | None = None
+) -> Made:
     """Return what a world's folder says of itself."""
-    return Made(kind="world", of={"images": str(images), "seed": str(seed), "start": str(start)})
+    of = {"images": str(images), "seed": str(seed), "start": str(start)}
+    return Made(kind="world", of=of | ({"changed by": change.__qualname__} if change else {}))
 
 
 def write_world(
@@ -51,22 +54,25 @@ def write_world(
     start: int = 0,
     workers: int = 1,
     overwrite: bool = False,
+    change: Callable[[Truth], Truth] | None = None,
 ) -> WorldSummary:
     """Draw images number `start` and on of a seed's world into a COCO folder.
 
     Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
     not at all, and replaces the same world, or with `overwrite` another. `workers` are processes
     that draw (more than one need a main module that can be imported); they change nothing in the
-    files. Raises LaternaError for no images, a negative seed or start, and where the folder holds
+    files. `change` makes another scene of each before it is drawn, such as one in another light.
+    Raises LaternaError for no images, a negative seed or start, and where the folder holds
     anything but such a world.
     """
     if images < 1:
         raise LaternaError(f"{folder}: cannot draw {images} images, ask for at least 1")
     if seed < 0 or start < 0:
         raise LaternaError(f"{folder}: seed {seed} and start {start} cannot be negative")
-    made = world_made(images, seed, start)
+    made = world_made(images, seed, start, change)
     with write_atomically(folder, made, overwrite=overwrite) as aside:
         truths = [draw_truth("world", seed, start + number) for number in range(images)]
+        truths = list(map(change, truths)) if change else truths
         (aside / "images").mkdir(parents=True)
         draw = partial(_draw, aside / "images", seed)
         with ExitStack() as stack:

@@ -15,8 +15,8 @@ from laterna.world.toys import CATEGORIES, COLOURS, IMAGE_SIDE
 
 _TABLES = ((196, 164, 124), (206, 190, 166), (176, 150, 128), (188, 196, 190))
 """Table tops, 8-bit RGB; none of them is a toy's colour."""
-_DIM = 0.55
-"""Brightness of a dim scene beside a bright one's."""
+_BRIGHTNESS = {"bright": 1.0, "dim": 0.55, "dark": 0.3}
+"""Of a scene beside a bright one's. No scene that is drawn by lot is dark."""
 _NOISE = 4.0
 """Standard deviation of the camera's noise in grey levels."""
 
@@ -27,14 +27,13 @@ def draw_image(truth: Truth, noise_seed: int) -> Image.Image:
     table = pick(_TABLES, rng)
     image = Image.new("RGB", (IMAGE_SIDE, IMAGE_SIDE), table)
     if truth.sign and truth.sign_box:
-        image.paste(_sign(truth.sign), pixels_of(truth.sign_box)[:2])
+        image.paste(draw_sign(truth.sign), pixels_of(truth.sign_box)[:2])
     for toy in truth.toys:
         x1, y1, x2, _ = pixels_of(toy.box)
         sprite = _sprite(toy.category, toy.colour, toy.texture, x2 - x1)
         image.paste(sprite, (x1, y1), sprite)
     pixels = np.asarray(image, dtype=np.float32)
-    if truth.lighting == "dim":
-        pixels = pixels * _DIM
+    pixels = pixels * np.float32(_BRIGHTNESS[truth.lighting])
     pixels = pixels + _NOISE * rng.standard_normal(pixels.shape, dtype=np.float32)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
@@ -71,15 +70,20 @@ def _texture(texture: str) -> np.ndarray:
     if texture == "rough":
         coarse = np.random.default_rng(7).uniform(0.55, 1.15, (18, 18))
         return np.kron(coarse, np.ones((4, 4)))
+    if texture == "dotted":  # no toy that is drawn by lot is
+        rows, columns = np.indices((72, 72)) % 12 - 5.5
+        return np.where(rows**2 + columns**2 < 12, 0.55, 1.0)
     return np.ones((72, 72))
 
 
-@lru_cache(maxsize=64)
-def _sign(word: str) -> Image.Image:
+@lru_cache(maxsize=512)
+def draw_sign(word: str, font_file: str = "") -> Image.Image:
+    """Return a sign with a word, in the world's own font or in that of a TrueType file."""
     width, height = SIGN_SIZE
     sign = Image.new("RGB", SIGN_SIZE, (250, 250, 250))
     pen = ImageDraw.Draw(sign)
     pen.rectangle((0, 0, width - 1, height - 1), outline=(30, 30, 30))
-    font = ImageFont.load_default(size=11)
+    size = 11
+    font = ImageFont.truetype(font_file, size) if font_file else ImageFont.load_default(size)
     pen.text((width / 2, height / 2), word, fill=(20, 20, 20), font=font, anchor="mm")
     return sign
