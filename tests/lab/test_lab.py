@@ -125,7 +125,7 @@ def test_one_seed_is_compared_question_by_question() -> None:
     difference = found.difference("a", "b", "m")
     assert difference.mean == pytest.approx(6 / 8)
     assert difference.sign == 1
-    assert compared(difference, "share right").startswith("ahead of (+0.750 in share right, 95 %:")
+    assert compared(difference, "share right").startswith("ahead of (+0.750 share right; +")
     assert found.difference("b", "a", "m").sign == -1
     assert found.difference("a", "a", "m").sign == 0
 
@@ -194,7 +194,7 @@ def test_what_is_finished_is_taken_and_another_seed_added(
     (found,) = run_experiments(["width"], tmp_path, seeds=2)
     assert measured == ["a-0", "bb-0", "a-1", "bb-1"]
     assert found.rows[1] == ("bb", "2.500 ± 6.353")
-    assert found.answer.startswith("The second is ahead of (+1.000 in letters")
+    assert found.answer.startswith("The second is ahead of (+1.000 letters")
     assert found.arms == (("a", "nothing"), ("bb", "stages: align"))
     run_experiments(["width"], tmp_path, seeds=3)
     assert measured[4:] == ["a-2", "bb-2"]

@@ -161,9 +161,9 @@ def compared(difference: Spread, what: str, *, more: str = "ahead of", less: str
     """Say how two arms stand by the interval of their difference, with the numbers."""
     word = {1: more, -1: less, 0: LEVEL}[difference.sign]
     if math.isnan(difference.low):
-        return f"{difference.mean:+.3f} in {what} (one number each, so nothing is told) beside"
+        return f"{difference.mean:+.3f} {what} (one number each, so nothing is told) beside"
     ends = f"{difference.low:+.3f} to {difference.high:+.3f}"
-    return f"{word} ({difference.mean:+.3f} in {what}, 95 %: {ends})"
+    return f"{word} ({difference.mean:+.3f} {what}; {ends})"
 
 
 def _over_seeds(values: Sequence[float]) -> Spread:
