@@ -16,7 +16,7 @@ class Experiment(NamedTuple):
 
     question: str
     minutes: float
-    """With one seed, on two idle CPU cores, for the nano recipe; measured."""
+    """With one seed, on two CPU cores, for the nano recipe; an estimate unless docs/lab has a page."""
     needs: str
     """What it takes beside the package itself."""
     plan: Callable[[], Plan]
@@ -43,7 +43,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "two-stages": Experiment(
         question="Why align the connector before the language model learns?",
-        minutes=5,
+        minutes=6,
         needs="nothing",
         plan=late("laterna.lab.two_stages:plan"),
     ),
