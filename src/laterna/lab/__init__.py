@@ -16,7 +16,7 @@ class Experiment(NamedTuple):
 
     question: str
     minutes: float
-    """With one seed, on two CPU cores, for the nano recipe; an estimate where docs/lab has no page."""
+    """With one seed, on two CPU cores, for nano; an estimate where docs/lab has no page."""
     needs: str
     """What it takes beside the package itself."""
     plan: Callable[[], Plan]
