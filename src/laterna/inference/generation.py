@@ -19,7 +19,7 @@ from laterna.errors import LaternaError
 from laterna.inference.sampling import Decoding as Decoding
 from laterna.inference.sampling import Sampler, choose
 from laterna.inference.steps import Steps
-from laterna.model.language.causal import positions_of
+from laterna.model.language.causal import encodes, positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch, Turn
 
@@ -136,6 +136,8 @@ def generate_rows(
             logits_processor=LogitsProcessorList([pick] if chooser else []),
             stopping_criteria=StoppingCriteriaList([stop] if ended else []),
         )
+    if encodes(model.language.config):  # its first token is the decoder's start, which nobody wrote
+        ids_rt = ids_rt[:, 1:]
     return [_up_to_end(row, set(ends)) for row in ids_rt.tolist()]
 
 
