@@ -21,7 +21,6 @@ from laterna.model.pretrained import load_weights
 from laterna.model.sources import gguf_file, resolve
 from laterna.recipe import LanguageSettings
 
-
 ENCODER_DECODERS = ("t5", "mt5", "umt5")
 """transformers' types of language models whose encoder reads what their decoder answers."""
 
@@ -131,7 +130,7 @@ def mean_rows(weight: Tensor, rows: int) -> Tensor:
 def has_plain_head(model: Any) -> bool:
     """Say whether a model's logits are its head applied to the decoder's states, and no more.
 
-    Gemma-2 caps them after the head, Granite and Cohere scale them. An encoder-decoder is run whole.
+    Gemma-2 caps them after the head, Granite and Cohere scale them; an encoder-decoder runs whole.
     """
     if encodes(model.config):
         return False
