@@ -155,8 +155,7 @@ class FusionSettings(Settings):
 
     kind: Annotated[str, KeysOf("laterna.model.fusion:FUSIONS")] = "prefix"
     """`prefix`: image tokens stand in the row (LLaVA). `cross_attention`: an image takes one
-    position, and gated blocks look at its tokens (Flamingo). `encoder_decoder`: the encoder of a
-    T5-kind model reads image tokens and text, and its decoder writes the answer (PaLI)."""
+    position, and gated blocks look at its tokens (Flamingo). `encoder_decoder`: a T5's encoder reads both (PaLI)."""
     cross_attention: CrossAttentionSettings = CrossAttentionSettings()
     """Of `cross_attention`."""
 

@@ -136,9 +136,8 @@ def generate_rows(
             logits_processor=LogitsProcessorList([pick] if chooser else []),
             stopping_criteria=StoppingCriteriaList([stop] if ended else []),
         )
-    if encodes(model.language.config):  # its first token is the decoder's start, which nobody wrote
-        ids_rt = ids_rt[:, 1:]
-    return [_up_to_end(row, set(ends)) for row in ids_rt.tolist()]
+    first = int(encodes(model.language.config))  # the decoder's start, which nobody wrote
+    return [_up_to_end(row, set(ends)) for row in ids_rt[:, first:].tolist()]
 
 
 class OneByOne(Steps):

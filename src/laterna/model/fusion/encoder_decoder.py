@@ -4,8 +4,8 @@ Every answer is a case of its own: the encoder reads all of its sample that stan
 answers included, and the decoder writes it alone. A row is taken apart for that, so samples that
 are packed in one row never meet, and a row costs what its samples cost.
 
-Shapes: r rows · t tokens of a row · k answers · e tokens the encoder reads · q tokens of an answer ·
-d width · s target tokens · v vocabulary.
+Shapes: r rows · t tokens of a row · k answers · q tokens of an answer · d width ·
+s target tokens · v vocabulary.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ class EncoderDecoderFusion(PrefixFusion):
 
     def hidden_states(self, language: Any, batch: Batch, images: Sequence[Tensor]) -> Tensor:
         """Raise LaternaError: there is no decoder's state for what the encoder reads."""
+        del language, batch, images
         raise LaternaError(_NO_ROW)
 
     def logits_at(
         self, language: Any, batch: Batch, images: Sequence[Tensor], places_rt: Tensor
     ) -> Tensor:
         """Raise LaternaError: the encoder's text has no logits."""
+        del language, batch, images, places_rt
         raise LaternaError(_NO_ROW)
 
     def target_logits(
@@ -91,6 +93,7 @@ class EncoderDecoderFusion(PrefixFusion):
         cache: bool = False,
     ) -> Any:
         """Raise LaternaError: what a row costs here is not known from its width alone."""
+        del language, images_rmd, text, images, mask, cache
         raise LaternaError(
             "fusion.kind = 'encoder_decoder': cost and memory are not planned for it yet, since "
             "they hang on how a row is shared between encoder and decoder; train without a plan"
