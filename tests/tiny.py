@@ -1,4 +1,4 @@
-"""Small configurations of CLIP and Llama, for models of random weights, and a sample for them."""
+"""Small configurations of CLIP, Llama and T5, for random models, and a sample for them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
-from laterna.recipe import ConnectorSettings, CrossAttentionSettings, FusionSettings, Recipe
+from laterna.recipe import (
+    ConnectorSettings,
+    CrossAttentionSettings,
+    FusionSettings,
+    LanguageSettings,
+    Recipe,
+)
 from laterna.records import IMAGE_TOKEN_INDEX, Sample
 
 
@@ -28,6 +36,29 @@ def flamingo(recipe: Recipe, **own: Any) -> Recipe:
         fusion=FusionSettings(
             kind="cross_attention", cross_attention=CrossAttentionSettings(**small)
         ),
+    )
+
+
+def encoder_decoder(recipe: Recipe, tokenizer: Any, folder: Path) -> Recipe:
+    """Return a recipe over a random T5 of two layers, which is written into `folder`."""
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        initializer_factor=4.0,  # so that random answers differ with what they are asked
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return replace(
+        recipe,
+        language=LanguageSettings(source=str(folder)),
+        fusion=FusionSettings(kind="encoder_decoder"),
     )
 
 

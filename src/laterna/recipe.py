@@ -154,8 +154,8 @@ class FusionSettings(Settings):
     """How images meet the language model."""
 
     kind: Annotated[str, KeysOf("laterna.model.fusion:FUSIONS")] = "prefix"
-    """`prefix`: image tokens stand in the row (LLaVA). `cross_attention`: an image takes one
-    position, and gated blocks look at its tokens (Flamingo)."""
+    """`prefix`: image tokens stand in the row (LLaVA). `cross_attention`: gated blocks look at them
+    (Flamingo). `encoder_decoder`: a T5's encoder reads them, its decoder answers (PaLI)."""
     cross_attention: CrossAttentionSettings = CrossAttentionSettings()
     """Of `cross_attention`."""
 

@@ -121,6 +121,18 @@ def test_an_interrupted_flamingo_ends_as_the_uninterrupted_one(
     assert all(float(one.abs()) > 0 for one in gates)
 
 
+def test_an_interrupted_encoder_decoder_ends_as_the_uninterrupted_one(
+    short: Recipe, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Adapters stand in encoder and decoder, and rows are packed."""
+    short = tiny.encoder_decoder(short, tiny_tokenizer, tmp_path / "t5")
+    whole = train(short, stage="instruct", out=tmp_path / "whole")
+    interrupt(short, "instruct", tmp_path / "cut", 5)
+    require_same(whole, train(short, stage="instruct", out=tmp_path / "cut"))
+    losses = [step.loss for step in figures(whole)]
+    assert losses[-1] < losses[0]
+
+
 def test_a_run_killed_once_its_checkpoint_is_there_leaves_nothing_for_good(
     short: Recipe, tmp_path: Path
 ) -> None:

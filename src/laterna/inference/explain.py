@@ -81,7 +81,7 @@ def explain(
 
 def _require_explainable(model: VisionLanguageModel, asked: Asked) -> None:
     fusion: object = model.fusion
-    if not isinstance(fusion, PrefixFusion):
+    if not isinstance(fusion, PrefixFusion) or fusion.encodes:
         raise LaternaError(
             f"the images of this model are joined to the text by {type(fusion).__name__}; only "
             "the answers of models whose image tokens stand in the text (prefix) can be explained"

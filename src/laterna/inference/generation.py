@@ -19,7 +19,7 @@ from laterna.errors import LaternaError
 from laterna.inference.sampling import Decoding as Decoding
 from laterna.inference.sampling import Sampler, choose
 from laterna.inference.steps import Steps
-from laterna.model.language.causal import positions_of
+from laterna.model.language.causal import encodes, positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch, Turn
 
@@ -128,15 +128,15 @@ def generate_rows(
     def stop(input_ids: Tensor, _scores: object, **_: object) -> Tensor:
         return torch.full((len(input_ids),), bool(ended and ended()), device=input_ids.device)
 
-    given = {name: one for name, one in inputs.items() if name != "media"}
     with model.fusion.beside(inputs.get("media")):
         ids_rt: Tensor = model.language.generate(
-            **given,
+            **{name: one for name, one in inputs.items() if name != "media"},
             generation_config=config,
             logits_processor=LogitsProcessorList([pick] if chooser else []),
             stopping_criteria=StoppingCriteriaList([stop] if ended else []),
         )
-    return [_up_to_end(row, set(ends)) for row in ids_rt.tolist()]
+    begin = int(encodes(model.language.config))  # behind the decoder's start, which nobody wrote
+    return [_up_to_end(row, set(ends)) for row in ids_rt[:, begin:].tolist()]
 
 
 class OneByOne(Steps):

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from laterna.data.chat import load_template
 from laterna.data.images.fitting import ImagePreparer
@@ -22,7 +22,7 @@ from laterna.data.images.tokens import SameTokens, TiledTokens
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.fusion import Fusion, build_fusion, fusion_kind
-from laterna.model.language.causal import load_language, positions_of
+from laterna.model.language.causal import encodes, load_language, positions_of
 from laterna.model.pretrained import no_config, quiet_transformers
 from laterna.model.sources import gguf_file, resolve
 from laterna.model.vision import VisionTower, load_vision
@@ -197,7 +197,8 @@ def _blank_language(settings: LanguageSettings) -> Any:
     config = _language_config(settings)
     try:
         with quiet_transformers():
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            auto = AutoModelForSeq2SeqLM if encodes(config) else AutoModelForCausalLM
+            return auto.from_config(config, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise no_config(settings.source, "language model", error) from error
 

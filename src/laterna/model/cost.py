@@ -116,8 +116,10 @@ def count_cost(model: VisionLanguageModel) -> StepCost | None:
     """Return what training costs a model to which a stage was applied.
 
     Returns None for models that decide by numbers what to compute, which shapes alone do not tell,
-    and for quantized ones.
+    for quantized ones, and for encoder-decoders.
     """
+    if model.fusion.encodes:
+        return None  # it hangs on how a row is shared between encoder and decoder
     if is_quantized(model.language):
         return None  # packed weights have no shape that a product could be counted on
     try:

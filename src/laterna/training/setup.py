@@ -29,7 +29,7 @@ from laterna.model.attention.shared_prefix import (
 from laterna.model.attention.varlen import use_varlen_attention
 from laterna.model.build import build_from_recipe, fast_dtype, slow_half_line
 from laterna.model.checkpoint import MANIFEST, load_checkpoint
-from laterna.model.language.causal import positions_of
+from laterna.model.language.causal import encodes, positions_of
 from laterna.model.pretrained import tensors_of, unwrapped
 from laterna.model.vision.feature_cache import cached_features
 from laterna.model.vlm import VisionLanguageModel
@@ -197,6 +197,13 @@ def set_attention(
     """
     name, language = recipe.run.attention, assistant.language
     device = device or assistant.device
+    if encodes(language.config):
+        if name != "sdpa" or settings.shared_prefix:
+            raise LaternaError(
+                f"run.attention = {name!r}, shared_prefix = {settings.shared_prefix}: an "
+                "encoder-decoder takes its rows apart; use 'sdpa' and shared_prefix = false"
+            )
+        return
     if name in ("flex", "flash_attention_2"):
         if device.type == "cpu":
             raise LaternaError(

@@ -86,6 +86,11 @@ def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
             f"{format_name} has them within it, so it cannot be exported so; --to idefics can "
             "where the encoder is CLIP and the language model a Llama"
         )
+    if assistant.fusion.encodes:
+        raise LaternaError(
+            f"this network's language model is an encoder with a decoder, and {format_name} is for "
+            "causal ones, so it cannot be exported so"
+        )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
             "vision.fit = 'anyres' cannot be exported: "

@@ -12,10 +12,16 @@ from msgspec.structs import fields
 from laterna.errors import LaternaError
 from laterna.model.fusion.base import Fusion, FusionKind
 from laterna.model.fusion.cross_attention import CrossAttentionFusion
+from laterna.model.fusion.encoder_decoder import EncoderDecoderFusion
 from laterna.model.fusion.prefix import PrefixFusion
+from laterna.model.language.causal import ENCODER_DECODERS, encodes
 from laterna.recipe import FusionSettings
 
-FUSIONS: dict[str, FusionKind] = {"prefix": PrefixFusion, "cross_attention": CrossAttentionFusion}
+FUSIONS: dict[str, FusionKind] = {
+    "prefix": PrefixFusion,
+    "cross_attention": CrossAttentionFusion,
+    "encoder_decoder": EncoderDecoderFusion,
+}
 """Name in recipes to the fusion's class."""
 
 
@@ -45,7 +51,15 @@ def build_fusion(settings: FusionSettings, d_vision: int, language: Any) -> Fusi
 
     Raises LaternaError as `fusion_kind` does, and for what does not fit the language model.
     """
-    return fusion_kind(settings)(settings, d_vision, language)
+    kind = fusion_kind(settings)
+    if kind.encodes != encodes(language.config):
+        known, have = ", ".join(ENCODER_DECODERS), language.config.model_type
+        raise LaternaError(
+            f"fusion.kind = {settings.kind!r} with a language model of type {have!r}: "
+            f"'encoder_decoder' is for {known}, and the other kinds are for causal models; set "
+            "another fusion.kind, or another language.source"
+        )
+    return kind(settings, d_vision, language)
 
 
 __all__ = ["FUSIONS", "Fusion", "FusionKind", "PrefixFusion", "build_fusion", "fusion_kind"]

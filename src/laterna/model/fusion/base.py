@@ -33,6 +33,8 @@ class Fusion(nn.Module):
     """The field of `FusionSettings` that holds its settings; None: it has none."""
     beside_row: ClassVar[bool] = False
     """Whether an image takes one position of a row, and its tokens are looked at beside it."""
+    encodes: ClassVar[bool] = False
+    """Whether it is for language models of an encoder and a decoder, and not for causal ones."""
     compiles: ClassVar[bool] = True
     """Whether the language model's layers may be compiled beneath it."""
 
@@ -207,6 +209,7 @@ class FusionKind(Protocol):
     """A fusion's class: what it needs before it is made, and how one is made."""
 
     table: str | None
+    encodes: bool
     compiles: bool
 
     def __call__(self, settings: FusionSettings, d_vision: int, language: Any, /) -> Fusion:

@@ -1,4 +1,5 @@
-"""The language model: any causal one of transformers, spoken to by embeddings.
+"""The language model: any causal one of transformers, or an encoder-decoder of T5's kind, spoken
+to by embeddings.
 
 Shapes: r rows · t tokens of a row · d width · s target tokens · v vocabulary.
 """
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from laterna.errors import LaternaError, package
 from laterna.model.language.quantize import quantize
@@ -19,6 +20,9 @@ from laterna.model.language.tokenizer import load_tokenizer
 from laterna.model.pretrained import load_weights
 from laterna.model.sources import gguf_file, resolve
 from laterna.recipe import LanguageSettings
+
+ENCODER_DECODERS = ("t5", "mt5", "umt5")
+"""transformers' types of language models whose encoder reads what their decoder answers."""
 
 
 class Language(NamedTuple):
@@ -45,7 +49,7 @@ def load_language(
     if packed:
         model = _unpack(packed)
     else:
-        model = load_weights(AutoModelForCausalLM, source, what="language model")
+        model = load_weights(auto_class(source), source, what="language model")
     tokenizer = load_tokenizer(settings, tokenizer_folder)
     grown = grow_embedding(model, _tokens(tokenizer))
     if grown:
@@ -59,11 +63,30 @@ def load_language(
     return Language(model, tokenizer, grown)
 
 
+def encodes(config: Any) -> bool:
+    """Say whether a language model of a configuration is an encoder-decoder known here."""
+    return config.model_type in ENCODER_DECODERS
+
+
+def auto_class(source: str) -> Any:
+    """Return transformers' class that reads a source's language model.
+
+    A source without a readable configuration is left to that class, which says what is wrong.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError):
+        return AutoModelForCausalLM
+    return AutoModelForSeq2SeqLM if encodes(config) else AutoModelForCausalLM
+
+
 def positions_of(config: Any) -> int | None:
     """Return how many tokens a language model of a configuration can read at once, if it says so.
 
     Beyond that a model of learned positions fails, and one of rotary positions answers rubbish.
     """
+    if encodes(config):  # their positions are relative
+        return None
     text = config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     found = (getattr(text, name, None) for name in names)
@@ -107,8 +130,10 @@ def mean_rows(weight: Tensor, rows: int) -> Tensor:
 def has_plain_head(model: Any) -> bool:
     """Say whether a model's logits are its head applied to the decoder's states, and no more.
 
-    Gemma-2 caps them after the head, Granite and Cohere scale them.
+    Gemma-2 caps them after the head, Granite and Cohere scale them; an encoder-decoder runs whole.
     """
+    if encodes(model.config):
+        return False
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(8, device=embedding.device)[None]  # several: that of a padding id is zero
     with torch.autocast(embedding.device.type, enabled=False):
