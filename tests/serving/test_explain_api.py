@@ -49,7 +49,7 @@ class Served:
     def together(self, ask: Callable[[httpx2.AsyncClient], Awaitable[Result]]) -> Result:
         async def run() -> Result:
             transport = httpx2.ASGITransport(app=self.app)
-            async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
+            async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await ask(client)
 
         return asyncio.run(run())
@@ -201,8 +201,8 @@ def test_an_explanation_ends_when_its_client_goes_away(
     engine = Slow(tiny_assistant)
     app = create_app(engine, ServerSettings(name="tiny"))
     body = json.dumps(asked(("assistant", "Red."))).encode()
-    scope = {"type": "http", "method": "POST", "path": "/v1/explain", "headers": [],
-             "query_string": b"", "http_version": "1.1"}  # fmt: skip
+    scope = {"type": "http", "method": "POST", "path": "/v1/explain",
+             "headers": [(b"host", b"localhost")], "query_string": b"", "http_version": "1.1"}  # fmt: skip
     messages = [{"type": "http.request", "body": body}]
     sent: list[Any] = []
 

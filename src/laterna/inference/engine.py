@@ -47,9 +47,9 @@ class EngineStats(Record):
     running: int
     waiting: int
     cache_bytes_used: int
-    """Of the requests that are being answered."""
+    """Keys and values of the requests that are being answered, and of the images beside them."""
     cache_use: float
-    """The same as a share of the room, 0..1."""
+    """Those of the requests alone, as a share of their room, 0..1."""
     prompt_tokens: int
     cached_tokens: int
     """Those of `prompt_tokens` that were found in the cache."""
@@ -156,6 +156,10 @@ class Engine:
         """Raise TooLongError where a prompt and an answer of so many tokens are too long."""
         self._fitted(prompt, Decoding(max_new_tokens=answer), fit=False)
 
+    def recall(self, prompt: Sequence[int], answer: str) -> list[int]:
+        """Return the ids that it wrote lately for an answer to a prompt; empty: it did not."""
+        return self._steps.answers.find(prompt, answer)
+
     def answers(
         self, prompts: Iterable[Prompt], decoding: Decoding, *, fit: bool = False
     ) -> Iterator[Completion]:
@@ -181,10 +185,12 @@ class Engine:
         """Say how it stands."""
         steps, counts = self._steps, self._steps.counts
         limit = (steps.room or 0) * steps.token_bytes
+        seen = [image.tokens_md for row in list(steps.rows) for image in row.images]
+        tokens = sum(len(one) * one.element_size() for one in seen if one is not None)
         return EngineStats(
             running=len(steps.rows),
             waiting=len(steps.waiting),
-            cache_bytes_used=steps.used_bytes,
+            cache_bytes_used=steps.used_bytes + tokens * self.model.fusion.beside_numbers(),
             cache_use=steps.used_bytes / limit if limit else 0.0,
             prompt_tokens=counts["prompt_tokens"],
             cached_tokens=counts["cached_tokens"],

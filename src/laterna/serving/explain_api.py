@@ -11,8 +11,9 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -48,7 +49,11 @@ class Server(Protocol):
 
     async def _body(self, request: Request) -> bytes: ...
 
-    async def _images(self, asked: ChatRequest) -> list[Image.Image]: ...
+    async def with_images(
+        self, asked: ChatRequest, use: Callable[[Sequence[Image.Image]], Awaitable[bytes]]
+    ) -> bytes:
+        """Open a request's images and hand them on."""
+        ...
 
 
 class ExplainRoute:
@@ -57,6 +62,7 @@ class ExplainRoute:
     def __init__(self, server: Server, told: Callable[[BaseException], ApiError]) -> None:
         self._server, self._told = server, told
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._turn = asyncio.Lock()  # so that one explanation's images are open, not all who wait
         self._going = 0
 
     async def __call__(self, request: Request) -> Response:
@@ -74,14 +80,16 @@ class ExplainRoute:
             )
         self._going += 1
         try:
-            images = await server._images(asked.chat)
-            found = await self._explained(request, asked, images)
+            async with self._turn:
+                found = await server.with_images(
+                    asked.chat, partial(self._explained, request, asked)
+                )
         finally:
             self._going -= 1
         return Response(found, media_type="application/json")
 
     async def _explained(
-        self, request: Request, asked: ExplainRequest, images: list[Image.Image]
+        self, request: Request, asked: ExplainRequest, images: Sequence[Image.Image]
     ) -> bytes:
         gone = threading.Event()
         seconds = float(self._server.settings.answer_seconds)

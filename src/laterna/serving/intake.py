@@ -44,6 +44,8 @@ class IntakeSettings(Record):
     """Of one image as it is sent or fetched (OpenAI's own limit)."""
     max_pixels: int = 50 * 10**6
     """Width times height of one image."""
+    request_pixels: int = 100 * 10**6
+    """The same of all images of a request together: opened, they stand side by side in memory."""
     max_side: int = 8192
     """Longest side in pixels: padding makes a square of it."""
     timeout: float = 10.0
@@ -67,30 +69,27 @@ def system_addresses(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def open_image(
+def read_image(
     address: str,
     settings: IntakeSettings,
     *,
     resolve: Resolver = system_addresses,
     transport: httpx2.BaseTransport | None = None,
-) -> Image.Image:
-    """Return the image behind an `image_url` in RGB, as a person sees it.
+) -> bytes:
+    """Return the bytes behind an `image_url`, as they were sent or fetched.
 
-    The EXIF orientation is applied and transparency shows white, as in training. `resolve` and
-    `transport` stand for the network in tests. Raises RefusedImageError for what is not allowed,
-    too large, unreachable or no image; nothing of this machine stands in its sentence.
+    `resolve` and `transport` stand for the network in tests. Raises RefusedImageError for what is
+    not allowed, too large or unreachable; nothing of this machine stands in its sentence.
     """
     scheme = address[:8].lower()
     if scheme.startswith("data:"):
-        content = _data(address, settings)
-    elif scheme.startswith(("http://", "https://")):
-        content = _fetched(address, settings, resolve, transport)
-    else:
-        raise RefusedImageError(
-            "invalid_image_url",
-            "an image address must be a data URL (data:image/png;base64,…) or begin with https://",
-        )
-    return _decoded(content, settings)
+        return _data(address, settings)
+    if scheme.startswith(("http://", "https://")):
+        return _fetched(address, settings, resolve, transport)
+    raise RefusedImageError(
+        "invalid_image_url",
+        "an image address must be a data URL (data:image/png;base64,…) or begin with https://",
+    )
 
 
 def _data(address: str, settings: IntakeSettings) -> bytes:
@@ -238,7 +237,12 @@ def _unreachable(why: str) -> RefusedImageError:
     return RefusedImageError("image_unreachable", f"the image cannot be fetched: {why}")
 
 
-def _decoded(content: bytes, settings: IntakeSettings) -> Image.Image:
+def decode_image(content: bytes, settings: IntakeSettings) -> Image.Image:
+    """Return the image in RGB, as a person sees it.
+
+    The EXIF orientation is applied and transparency shows white, as in training. Raises
+    RefusedImageError for what is too large or no image.
+    """
     _check_length(len(content), settings)
     damaged = RefusedImageError(
         "invalid_image",

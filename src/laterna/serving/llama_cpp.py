@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -175,8 +176,7 @@ class Behind(Door):
         self._known(asked.model)
         _require_plain(asked)
         self.log_prompt(request, asked)
-        images = await self._images(asked)
-        body = await asyncio.to_thread(_body, asked, images)
+        body = await self.with_images(asked, partial(asyncio.to_thread, _body, asked))
         if self._going >= self._most:
             raise ApiError(
                 429, f"{self._going} requests wait; try again later", code="queue_full", retry=1
