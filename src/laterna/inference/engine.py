@@ -78,7 +78,7 @@ class Engine:
             else Slots(model, self.settings, token_bytes)
         )
         self._ends: tuple[object, frozenset[int]] = (None, frozenset())
-        self._weights = _weights(model)
+        self._sample = _WeightSample(model)
         self._lock = self._steps.lock
         self._taken = 0
         self._error: BaseException | None = None
@@ -279,9 +279,7 @@ class Engine:
                 if steps.waiting or any(row.finish is None for row in steps.rows):
                     return
                 self._lock.wait(timeout=0.01)  # the last one's step is ending
-            now = _weights(self.model)
-            if now != self._weights:
-                self._weights = now
+            if self._sample.changed():
                 steps.forget()
 
     def _run(self) -> None:
@@ -345,10 +343,24 @@ class Engine:
         self._steps.waiting.clear()
 
 
-@torch.no_grad()
-def _weights(model: Any) -> list[object]:
-    """Return a sample of a network's weights, by which it is seen that they were changed."""
-    parameters = list(model.parameters())
-    kinds: set[tuple[torch.dtype, torch.device]] = {(one.dtype, one.device) for one in parameters}
-    drawn = torch.stack([one.reshape(-1)[one.numel() // 2].float() for one in parameters])
-    return [sorted(map(str, kinds)), drawn.tolist()]
+class _WeightSample:
+    """A number of each of a network's weights, by which it is seen that they were changed."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._places: list[tuple[int, torch.dtype]] = []
+        self._drawn: list[torch.Tensor] = []
+        self._before: list[float] = []
+        self.changed()
+
+    def changed(self) -> bool:
+        """Say whether they were since it was asked last."""
+        parameters = list(self._model.parameters())
+        places = [(one.data_ptr(), one.dtype) for one in parameters]
+        moved = places != self._places
+        if moved:  # views, which see what is written to the weights: drawing them anew takes longer
+            drawn = [one.detach()[tuple(size // 2 for size in one.shape)] for one in parameters]
+            self._places, self._drawn = places, drawn
+        now = torch.stack([one.float() for one in self._drawn]).tolist()
+        before, self._before = self._before, now
+        return moved or now != before

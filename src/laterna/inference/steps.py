@@ -279,7 +279,8 @@ class Slots(Steps):
         """Run new tokens of rows, which stand in those places; return the logits (r, v)."""
         written = [row.written for row in rows]
         fusion = self.model.fusion
-        with fusion.beside(fusion.together([row.media for row in rows], written, new)):
+        media = [row.media for row in rows]
+        with fusion.beside(fusion.together(media, written, new, embeds_rtd.shape[1])):
             return self._cache.forward(self._language, embeds_rtd, places, written, new)
 
     def _take_prompts(self, watched: bool) -> None:

@@ -78,11 +78,13 @@ class Fusion(nn.Module):
         """
         return nullcontext(), nullcontext()
 
-    def together(self, rows: Sequence[Any], written: Sequence[int], new: Sequence[int]) -> Any:
+    def together(
+        self, rows: Sequence[Any], written: Sequence[int], new: Sequence[int], width: int
+    ) -> Any:
         """Join what rows look at that `generation_inputs` gave one by one, for a forward pass that
-        takes each row's `new` tokens, aligned on the right, behind `written` ones.
+        takes each row's `new` tokens, aligned on the right of `width`, behind `written` ones.
         """
-        del rows, written, new
+        del rows, written, new, width
 
     def beside_numbers(self) -> int:
         """Return how many numbers are kept of an image's token beside the cache of a chat."""

@@ -259,14 +259,16 @@ class CrossAttentionFusion(Fusion):
         return {"inputs_embeds": embeds_rtd, "attention_mask": mask_rt, "media": media}
 
     @torch.no_grad()
-    def together(self, rows: Sequence[Media], written: Sequence[int], new: Sequence[int]) -> Media:
+    def together(
+        self, rows: Sequence[Media], written: Sequence[int], new: Sequence[int], width: int
+    ) -> Media:
         """Join what rows look at, that `generation_inputs` gave one by one, for a forward pass that
-        takes each row's `new` tokens, aligned on the right, behind `written` ones.
+        takes each row's `new` tokens, aligned on the right of `width`, behind `written` ones.
 
         A row's keys and values are computed once, and put side by side anew only when other rows
         take part.
         """
-        width, first = max(new), 0
+        first = 0
         sees, chosen = [], []
         for row, begin, count in zip(rows, written, new, strict=True):
             known = row.sees_rt[0]
