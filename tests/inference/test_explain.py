@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from laterna.data.batches import collate
-from laterna.data.masking import tokenize, tokenize_prompt
+from laterna.data.masking import tokenize
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.covering import Covering, windows_of
@@ -20,7 +20,6 @@ from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.explain import GENERIC_QUESTION, METHODS, explain
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
-from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import Connector
@@ -160,36 +159,6 @@ def test_the_answer_is_the_models_own_unless_it_is_given(sighted: VisionLanguage
             Turn(role="user", text="Sure?")]  # fmt: skip
     later = assistant.explain(NOISE, path, "Yes.", methods=())
     assert later.prompt.endswith("ASSISTANT: Red.</s>USER: Sure? ASSISTANT:")
-
-
-def test_an_answer_of_its_own_is_explained_in_the_tokens_that_it_wrote(
-    sighted: VisionLanguageModel,
-) -> None:
-    """What an untrained model writes is cut into other tokens when its text is read again."""
-    assistant, engine = Assistant(sighted), Engine(sighted)
-    turns = [Turn(role="user", text=f"<image>\n{QUESTION}")]
-    decoding = Decoding(max_new_tokens=24, temperature=2.0, seed=3, logprobs=0)
-    answers = [
-        engine.submit(turns, [NOISE], replace(decoding, seed=seed)).result() for seed in range(4)
-    ]
-    strangers = 0
-    for written in answers:
-        (found,) = (explain(engine, Asked(turns, [NOISE], written.text, methods=())),)
-        kept = [one for one in written.tokens if one.id not in sighted.tokenizer.all_special_ids]
-        assert len(kept) == len(found.tokens)
-        assert [one.logprob for one in found.tokens] == pytest.approx(
-            [one.logprob for one in kept], abs=1e-4
-        )
-        strangers += len(assistant.explain(NOISE, QUESTION, written.text, methods=()).tokens) != len(kept)  # fmt: skip
-    assert strangers, "the answers read again are the same tokens: nothing is tested"
-    ids = [one.id for one in answers[0].tokens]
-    beginning = sighted.tokenizer.decode(ids[:9], skip_special_tokens=True)
-    other = [Turn(role="user", text="<image>\nWhat?")]
-    prompt = tokenize_prompt(turns, sighted.tokenizer, sighted.template)
-    assert engine.recall(prompt, f" {beginning}") == ids[:9]  # as one that was stopped
-    assert engine.recall(prompt, beginning + "\N{SNOWMAN}") == []
-    assert engine.recall(tokenize_prompt(other, sighted.tokenizer, sighted.template), beginning) == []
-    engine.close()
 
 
 def test_the_image_is_shown_as_the_encoder_gets_it(sighted: VisionLanguageModel) -> None:

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laterna.records import Record
-from laterna.serving.intake import IntakeSettings, RefusedImageError, decode_image, read_image
+from laterna.serving.intake import IntakeSettings, RefusedImageError, decode_image, image_size, read_image
 from laterna.serving.listening import is_own
 from laterna.serving.page import add_page
 from laterna.serving.protocol import ApiError, ChatRequest, refuse
@@ -246,23 +246,27 @@ class Door:
         """
         limits = self.settings.images
         sent: dict[str, tuple[int, bytes]] = {}
+        pixels = 0
         for number, address in enumerate(asked.addresses):
-            if address not in sent:  # earlier images come again with every turn
-                sent[address] = number, await _taken(number, read_image, address, limits)
+            if address in sent:
+                continue  # earlier images come again with every turn
+            content = await _taken(number, read_image, address, limits)
+            width, height = await _taken(number, image_size, content, limits)
+            sent[address], pixels = (number, content), pixels + width * height
+            if pixels > limits.request_pixels:
+                raise refuse(
+                    f"the images have more than {limits.request_pixels:,} pixels in all; send "
+                    "fewer or smaller ones",
+                    "messages",
+                    "image_too_large",
+                )
         if not sent:
             return await use([])
         async with self._opening:
-            opened: dict[str, Image.Image] = {}
-            for address, (number, content) in sent.items():
-                opened[address] = await _taken(number, decode_image, content, limits)
-                pixels = sum(one.width * one.height for one in opened.values())
-                if pixels > limits.request_pixels:
-                    raise refuse(
-                        f"the images have more than {limits.request_pixels:,} pixels in all; "
-                        "send fewer or smaller ones",
-                        "messages",
-                        "image_too_large",
-                    )
+            opened = {
+                address: await _taken(number, decode_image, content, limits)
+                for address, (number, content) in sent.items()
+            }
             return await use([opened[address] for address in asked.addresses])
 
     def log_prompt(self, request: Request, asked: ChatRequest) -> None:

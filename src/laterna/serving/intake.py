@@ -16,7 +16,8 @@ import re
 import socket
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
@@ -237,13 +238,32 @@ def _unreachable(why: str) -> RefusedImageError:
     return RefusedImageError("image_unreachable", f"the image cannot be fetched: {why}")
 
 
+def image_size(content: bytes, settings: IntakeSettings) -> tuple[int, int]:
+    """Return an image's width and height by its head alone; nothing is decoded.
+
+    Raises RefusedImageError for what is too large or no image.
+    """
+    _check_length(len(content), settings)
+    with _refusing(), Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        width, height = opened.size
+        _check_size(width, height, settings)
+        return width, height
+
+
 def decode_image(content: bytes, settings: IntakeSettings) -> Image.Image:
     """Return the image in RGB, as a person sees it.
 
     The EXIF orientation is applied and transparency shows white, as in training. Raises
     RefusedImageError for what is too large or no image.
     """
-    _check_length(len(content), settings)
+    image_size(content, settings)
+    with _refusing():
+        return load_image(content, "the image")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a decoder raises into a sentence in which nothing of it stands."""
     damaged = RefusedImageError(
         "invalid_image",
         f"the image cannot be decoded; send a whole {', '.join(FORMATS[:-1])} or still GIF",
@@ -251,10 +271,7 @@ def decode_image(content: bytes, settings: IntakeSettings) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                width, height = opened.size
-                _check_size(width, height, settings)
-            return load_image(content, "the image")
+            yield
     except RefusedImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
