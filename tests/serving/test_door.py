@@ -15,8 +15,7 @@ from PIL import Image
 
 from laterna.inference.engine import Engine
 from laterna.model.vlm import VisionLanguageModel
-from laterna.serving import door
-from laterna.serving.door import Door, ServerSettings, new_app
+from laterna.serving.door import Door, Room, ServerSettings, new_app
 from laterna.serving.intake import IntakeSettings
 from laterna.serving.openai_api import create_app
 from laterna.serving.protocol import read_request
@@ -125,22 +124,47 @@ def test_a_requests_images_are_bounded_together(tiny_assistant: VisionLanguageMo
     engine.close()
 
 
-def test_few_requests_have_their_images_open_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "OPENING", 2)
-    behind = Door(ServerSettings())
-    asked = [read_request(json.dumps(chat(c)).encode()) for c in ("red", "blue", "green", "tan")]
+@pytest.mark.parametrize(("room", "at_once"), [(600, 1), (1200, 2), (1799, 2), (10**6, 5)])
+def test_no_more_pixels_are_open_at_once_than_there_is_room_for(room: int, at_once: int) -> None:
+    """Of 600 pixels each; in order of arrival."""
+    behind = Door(ServerSettings(images=IntakeSettings(request_pixels=room)))
+    colours = ("red", "blue", "green", "tan", "gold")
+    asked = [read_request(json.dumps(chat(colour)).encode()) for colour in colours]
     going = most = 0
 
     async def use(images: Sequence[Image.Image]) -> tuple[int, int]:
         nonlocal going, most
         going += 1
         most = max(most, going)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
         going -= 1
         return images[0].size
 
     async def together() -> list[tuple[int, int]]:
-        return list(await asyncio.gather(*(behind.with_images(one, use) for one in asked)))
+        tasks = [asyncio.create_task(behind.with_images(one, use)) for one in asked]
+        return list(await asyncio.gather(*tasks))
 
-    assert asyncio.run(together()) == [(20, 30)] * 4
-    assert most == 2
+    assert asyncio.run(together()) == [(20, 30)] * 5
+    assert most == at_once
+
+
+def test_whoever_goes_away_gives_the_room_back() -> None:
+    room = Room(10)
+
+    async def hold(pixels: int, seconds: float = 0.0) -> None:
+        async with room.of(pixels):
+            await asyncio.sleep(seconds)
+
+    async def run() -> None:
+        holding, waiting = (asyncio.create_task(hold(8, 60)) for _ in range(2))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.sleep(0)
+        small = asyncio.create_task(hold(2))
+        await asyncio.wait_for(small, 5)
+        large = asyncio.create_task(hold(10))
+        await asyncio.sleep(0)
+        holding.cancel()
+        await asyncio.wait_for(large, 5)
+
+    asyncio.run(run())

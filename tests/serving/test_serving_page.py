@@ -11,7 +11,7 @@ from pathlib import Path
 from laterna.cli import parse
 from laterna.commands.serve import Serve
 from laterna.inference.sampling import MOST_TOP_LOGPROBS
-from laterna.serving.door import OPENING, ServerSettings
+from laterna.serving.door import ServerSettings
 from laterna.serving.engines import ENGINES
 from laterna.serving.intake import IntakeSettings
 from laterna.serving.protocol import DEFAULT_TOKENS, MOST_CHOICES, MOST_IMAGES, MOST_STOPS
@@ -36,7 +36,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     held = [command.max_concurrency, command.queue, command.answer_seconds, server.body_seconds,
             server.max_body, DEFAULT_TOKENS, MOST_CHOICES, MOST_STOPS, MOST_TOP_LOGPROBS,
             MOST_IMAGES, images.max_bytes, images.max_pixels,
-            images.request_pixels, OPENING, images.max_side, images.timeout,
+            images.request_pixels, images.max_side, images.timeout,
             images.redirects, command.grace]  # fmt: skip
     found = rows("Limits")
     told = [float(re.sub(r"[^\d.]", "", value)) for _, value, _ in found]

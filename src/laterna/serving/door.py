@@ -13,7 +13,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -25,15 +26,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laterna.records import Record
-from laterna.serving.intake import IntakeSettings, RefusedImageError, decode_image, image_size, read_image
+from laterna.serving.intake import (
+    IntakeSettings,
+    RefusedImageError,
+    decode_image,
+    image_size,
+    read_image,
+)
 from laterna.serving.listening import is_own
 from laterna.serving.page import add_page
 from laterna.serving.protocol import ApiError, ChatRequest, refuse
 from laterna.version import __version__
 
 Result = TypeVar("Result")
-OPENING = 4
-"""Requests whose images are open at once: bounds what stands decoded in memory."""
 LOG = logging.getLogger("laterna.serve")
 _QUIET = frozenset({"/health", "/metrics"})
 """Asked every few seconds by what watches a server: logged only where they fail."""
@@ -173,13 +178,35 @@ class Logged:
                 LOG.info("request", extra={"told": {**line, **told}})
 
 
+class Room:
+    """Lets so many pixels be open at once, in order of arrival; no request has more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._line, self._freed = asyncio.Lock(), asyncio.Event()
+
+    @asynccontextmanager
+    async def of(self, pixels: int) -> AsyncIterator[None]:
+        """Wait until there is room for so many, and hold it."""
+        async with self._line:
+            while self._taken and self._taken + pixels > self._most:
+                self._freed.clear()
+                await self._freed.wait()
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            self._taken -= pixels
+            self._freed.set()
+
+
 class Door:
     """Admits requests, reads them, and describes the one model."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.created = int(time.time())
-        self._opening = asyncio.Semaphore(OPENING)
+        self._room = Room(settings.images.request_pixels)
 
     async def models(self, request: Request) -> Response:
         """List the one model."""
@@ -237,12 +264,15 @@ class Door:
         return bytes(body)
 
     async def with_images(
-        self, asked: ChatRequest, use: Callable[[Sequence[Image.Image]], Awaitable[Result]]
+        self,
+        asked: ChatRequest,
+        use: Callable[[Sequence[Image.Image]], Awaitable[Result]],
+        room: Room | None = None,
     ) -> Result:
         """Open a request's images, hand them on, and let them go.
 
-        They are fetched first, which may take its time, and then opened for few requests at once.
-        Raises ApiError for an image that is refused.
+        They are fetched first, which may take its time, and opened when there is `room`, by
+        default that of the chats. Raises ApiError for an image that is refused.
         """
         limits = self.settings.images
         sent: dict[str, tuple[int, bytes]] = {}
@@ -262,7 +292,7 @@ class Door:
                 )
         if not sent:
             return await use([])
-        async with self._opening:
+        async with (room or self._room).of(pixels):
             opened = {
                 address: await _taken(number, decode_image, content, limits)
                 for address, (number, content) in sent.items()

@@ -23,6 +23,7 @@ from PIL import Image
 from laterna.inference.engine import Engine
 from laterna.inference.explain import METHODS, explain
 from laterna.inference.explanation import Asked, Explanation, View
+from laterna.serving.door import Room
 from laterna.serving.protocol import (
     ApiError,
     ChatRequest,
@@ -50,7 +51,10 @@ class Server(Protocol):
     async def _body(self, request: Request) -> bytes: ...
 
     async def with_images(
-        self, asked: ChatRequest, use: Callable[[Sequence[Image.Image]], Awaitable[bytes]]
+        self,
+        asked: ChatRequest,
+        use: Callable[[Sequence[Image.Image]], Awaitable[bytes]],
+        room: Room | None = None,
     ) -> bytes:
         """Open a request's images and hand them on."""
         ...
@@ -62,7 +66,8 @@ class ExplainRoute:
     def __init__(self, server: Server, told: Callable[[BaseException], ApiError]) -> None:
         self._server, self._told = server, told
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="explain")
-        self._turn = asyncio.Lock()  # so that one explanation's images are open, not all who wait
+        # Of its own: an explanation may take minutes, and chats are not to wait for it.
+        self._room = Room(server.settings.images.request_pixels)
         self._going = 0
 
     async def __call__(self, request: Request) -> Response:
@@ -80,10 +85,8 @@ class ExplainRoute:
             )
         self._going += 1
         try:
-            async with self._turn:
-                found = await server.with_images(
-                    asked.chat, partial(self._explained, request, asked)
-                )
+            explained = partial(self._explained, request, asked)
+            found = await server.with_images(asked.chat, explained, self._room)
         finally:
             self._going -= 1
         return Response(found, media_type="application/json")

@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -176,7 +175,7 @@ class Behind(Door):
         self._known(asked.model)
         _require_plain(asked)
         self.log_prompt(request, asked)
-        body = await self.with_images(asked, partial(asyncio.to_thread, _body, asked))
+        body = await self.with_images(asked, lambda images: asyncio.to_thread(_body, asked, images))
         if self._going >= self._most:
             raise ApiError(
                 429, f"{self._going} requests wait; try again later", code="queue_full", retry=1
