@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from laterna.demo import EVALUATED, HALLUCINATION, _hallucination_rows
+from PIL import Image
+
+from laterna.demo import EVALUATED, HALLUCINATION, _explanations, _hallucination_rows
 from laterna.evaluation.metrics import METRICS
 from laterna.evaluation.tasks import TASKS
+from laterna.inference.assistant import Assistant
+from laterna.model.build import build_from_recipe
+from laterna.model.vlm import VisionLanguageModel
+from laterna.recipe import Recipe
 from laterna.records import Answer, Question
+from laterna.report.page import Example
+from laterna.scenes.phrases import SHORT_ANSWER
+
+from .tiny import flamingo
 
 
 def test_rows_have_the_value_its_interval_and_the_value_before() -> None:
@@ -35,6 +46,27 @@ def test_rows_have_the_value_its_interval_and_the_value_before() -> None:
         "0.125 to 0.500",
         "undefined",
     )
+
+
+def test_answers_are_explained_where_they_can_be(
+    tiny_recipe: Recipe, tiny_assistant: VisionLanguageModel, tmp_path: Path
+) -> None:
+    image = tmp_path / "one.png"
+    Image.effect_noise((40, 30), 90).convert("RGB").save(image)
+    examples = [
+        Example(image=image, kind="k", question=text, answer="", truth="", right=False)
+        for text in ("What is it?", "Is it?")
+    ]
+    shown, missing = _explanations(Assistant(tiny_assistant), examples)
+    assert missing == ()
+    asked = Assistant(tiny_assistant).answer(image, "What is it?" + SHORT_ANSWER, max_new_tokens=64)
+    assert (shown[0].question, shown[0].answer) == ("What is it?", asked)
+    assert [one.overlay.note[:10] for one in shown] == ["strongest "] * 2
+    beside = Assistant(build_from_recipe(flamingo(tiny_recipe)))
+    shown, missing = _explanations(beside, examples)
+    assert shown == ()
+    assert len(missing) == 1
+    assert missing[0].startswith("2 × the images of this model are joined to the text by Cross")
 
 
 def test_what_is_shown_is_what_the_tasks_metrics_give() -> None:

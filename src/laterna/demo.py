@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,19 +30,22 @@ from laterna.evaluation.run import (
 )
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.files import Made, held, some, write_atomically, write_json
-from laterna.inference.assistant import load
+from laterna.inference.assistant import Assistant, load
 from laterna.model.checkpoint import read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
+from laterna.report.explanation import Explained, explained
 from laterna.report.page import (
     Column,
     EvaluationShown,
+    Example,
     ReportContent,
     choose_examples,
     curve_of,
     write_report,
 )
 from laterna.report.training import find_stages, stage_shown
+from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.synthesis.run import INSTRUCTION_KINDS, synthesize
 from laterna.training.run import train
 from laterna.world.dataset import write_world
@@ -68,6 +72,8 @@ HALLUCINATION = {
 
 HALLUCINATION_COLUMNS = ("after stage 2", "95 %", "after stage 1")
 
+EXPLAINED = 5
+"""Of the examples, how many are explained: one of each of the first kinds."""
 RECIPES = {"prefix": "nano", "cross_attention": "nano-flamingo"}
 """The shipped recipe of each fusion (`model.fusion.FUSIONS`)."""
 
@@ -287,7 +293,9 @@ class _Demo:
             versions={name: version(name) for name in VERSIONED},
         )
         write_json(self.figures, report)
-        write_report(self.page, self._content(evaluation, report))
+        content = self._content(evaluation, report)
+        shown, missing = _explanations(after, content.examples[:EXPLAINED])
+        write_report(self.page, replace(content, explanations=shown, unexplained=missing))
         return f"{found.overall:.3f} of {found.questions} questions right; report in {self.page}"
 
     def _content(self, evaluation: Evaluation, report: DemoReport) -> ReportContent:
@@ -321,6 +329,21 @@ class _Demo:
             versions=tuple(report.versions.items()),
             next_command=f"laterna chat {self.instruct} --image IMAGE",
         )
+
+
+def _explanations(
+    assistant: Assistant, examples: Sequence[Example]
+) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
+    """Return what answers hang on, and for those that cannot be explained how many and why."""
+    shown: list[Explained] = []
+    missing: Counter[str] = Counter()
+    for one in examples:
+        try:
+            found = assistant.explain(one.image, one.question + SHORT_ANSWER)
+            shown.append(explained(one.question, found))
+        except LaternaError as error:
+            missing[str(error)] += 1
+    return tuple(shown), tuple(f"{count} × {why}" for why, count in missing.items())
 
 
 def _hallucination_rows(found: Mapping[str, Figures]) -> Iterator[tuple[str, ...]]:

@@ -19,9 +19,13 @@ from laterna.inference.generation import Prompt, generate_tokens
 from laterna.inference.request import EngineStoppedError
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import EngineSettings, Slots
+from laterna.model.build import build_from_recipe
+from laterna.model.fusion.cross_attention import CrossAttentionFusion
 from laterna.model.vlm import VisionLanguageModel
+from laterna.recipe import Recipe
 from laterna.records import Turn
 
+from ..tiny import flamingo
 from .conftest import PROMPTS, RED, ids_of, prompt
 
 
@@ -89,6 +93,43 @@ def test_a_second_question_about_an_image_finds_it_in_the_cache(
     turns = [*PROMPTS[0][0], Turn(role="assistant", text=first.text), Turn(role="user", text="So?")]
     third = engine.submit(turns, [RED.copy()], Decoding(max_new_tokens=4)).result()
     assert third.cached_tokens >= first.prompt_tokens
+
+
+@pytest.mark.parametrize("chunk", [512, 8])
+def test_a_fusion_beside_the_row_is_asked_in_any_mixture(tiny_recipe: Recipe, chunk: int) -> None:
+    """Prompts of several lengths, together and in pieces: the images are looked at by width."""
+    network = build_from_recipe(flamingo(tiny_recipe))
+    with torch.no_grad():
+        for name, weight in network.fusion.named_parameters():
+            if name.endswith("gate"):
+                weight.fill_(0.7)
+    decoding = Decoding(max_new_tokens=6)
+    engine = Engine(network, EngineSettings(chunk=chunk))
+    asked = [engine.submit(*one, decoding) for one in PROMPTS]
+    found = [ids_of(one) for one in asked]
+    engine.close()  # the network was in its hands
+    assert found == [generate_tokens(network, [one], decoding)[0] for one in PROMPTS]
+
+
+def test_what_images_take_beside_the_cache_is_counted(tiny_recipe: Recipe) -> None:
+    """Keys and values of the 4 latents of an image, for each block of cross-attention."""
+    engine = Engine(build_from_recipe(flamingo(tiny_recipe)))
+    asked = [engine.submit(*PROMPTS[at], Decoding(max_new_tokens=30)) for at in (0, 3)]
+    steps = engine._steps
+    used, rows, images = engine.call(
+        lambda: (
+            engine.stats().cache_bytes_used,
+            sum(row.written for row in steps.rows) * steps.token_bytes,
+            sum(len(row.images) for row in steps.rows),
+        )
+    )
+    for one in asked:
+        one.result()
+    fusion = engine.model.fusion
+    assert isinstance(fusion, CrossAttentionFusion) and images >= 1
+    own = fusion.settings
+    assert used - rows == images * 4 * len(fusion.blocks) * 2 * own.heads * own.head_width * 4
+    engine.close()
 
 
 def test_new_weights_are_not_answered_from_old_ones(model: VisionLanguageModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from pathlib import Path
 
@@ -20,7 +22,14 @@ from laterna.inference.explanation import (
     View,
     Words,
 )
-from laterna.report.explanation import AGAINST, FOR, STRONGEST, overlay, write_explanation
+from laterna.report.explanation import (
+    AGAINST,
+    FOR,
+    STRONGEST,
+    explained,
+    overlay,
+    write_explanation,
+)
 
 GREY = Image.new("RGB", (8, 8), (100, 100, 100))
 CELLS = (((("cup", 0.9), ("mug", 0.5)), (("<b>", 0.8),)),) * 2
@@ -53,6 +62,19 @@ def mixed(colour: tuple[int, int, int], strength: float) -> tuple[int, ...]:
 def close(one: object, other: tuple[int, ...]) -> bool:
     assert isinstance(one, tuple)
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 2
+
+
+def test_an_explanation_is_shown_among_others_by_its_first_map() -> None:
+    shown = explained("What?", FOUND)
+    assert (shown.question, shown.answer) == ("What?", "a <b>cup</b>")
+    assert (shown.overlay.title, shown.overlay.note) == ("Occlusion", "strongest +2 nats")
+    head, _, letters = shown.overlay.image.partition(",")
+    assert head == "data:image/jpeg;base64"
+    image = Image.open(io.BytesIO(base64.b64decode(letters)))
+    assert image.size == (224, 224)
+    assert close(image.getpixel((40, 40)), mixed(FOR, STRONGEST))
+    with pytest.raises(LaternaError, match="there is no map"):
+        explained("What?", replace(FOUND, occlusion=None, attention=None))
 
 
 def test_cells_are_red_and_blue_by_their_values() -> None:

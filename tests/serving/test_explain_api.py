@@ -49,7 +49,9 @@ class Served:
     def together(self, ask: Callable[[httpx2.AsyncClient], Awaitable[Result]]) -> Result:
         async def run() -> Result:
             transport = httpx2.ASGITransport(app=self.app)
-            async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
+            async with httpx2.AsyncClient(
+                transport=transport, base_url="http://localhost"
+            ) as client:
                 return await ask(client)
 
         return asyncio.run(run())
@@ -105,6 +107,26 @@ def test_without_an_answer_it_is_written_and_without_methods_nothing_is_covered(
     assert found["answer"] == Assistant(served.model).answer(NOISE, QUESTION, max_new_tokens=5)
     assert not {"occlusion", "attention", "words", "lens"} & found.keys()
     assert "occlusion" in served.explain(asked(max_tokens=2)).json()
+
+
+def test_an_answer_of_the_servers_own_is_explained_in_the_tokens_that_it_wrote(
+    served: Served, tiny_assistant: VisionLanguageModel
+) -> None:
+    """What an untrained model writes is cut into other tokens when its text is read again."""
+    elsewhere = Served(tiny_assistant)  # where nothing was written
+    others = 0
+    for seed in range(3):
+        chat = {**asked(), "max_tokens": 24, "temperature": 2, "seed": seed, "logprobs": True}
+        choice = served.together(lambda to, chat=chat: to.post("/v1/chat/completions", json=chat))
+        said = choice.json()["choices"][0]["message"]["content"]
+        body = asked(("assistant", said), methods=[])
+        found = served.explain(body).json()
+        written = [one["logprob"] for one in choice.json()["choices"][0]["logprobs"]["content"]]
+        explained = [one["logprob"] for one in found["tokens"]]
+        assert explained == pytest.approx(written, abs=1e-4)
+        others += len(elsewhere.explain(body).json()["tokens"]) != len(explained)
+    assert others, "the texts read again are the same tokens: nothing was tested"
+    elsewhere.engine.close()
 
 
 def test_a_chat_goes_on_while_an_answer_is_explained(served: Served) -> None:
@@ -201,7 +223,8 @@ def test_an_explanation_ends_when_its_client_goes_away(
     engine = Slow(tiny_assistant)
     app = create_app(engine, ServerSettings(name="tiny"))
     body = json.dumps(asked(("assistant", "Red."))).encode()
-    scope = {"type": "http", "method": "POST", "path": "/v1/explain", "headers": [],
+    host = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/explain", "headers": host,
              "query_string": b"", "http_version": "1.1"}  # fmt: skip
     messages = [{"type": "http.request", "body": body}]
     sent: list[Any] = []

@@ -8,15 +8,20 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from struct import pack
+from typing import Any
 
 import httpx2
 import pytest
 from PIL import Image
 
-from laterna.serving.intake import IntakeSettings, RefusedImageError, open_image
+from laterna.serving.intake import IntakeSettings, RefusedImageError, decode_image, read_image
 
 SETTINGS = IntakeSettings(hosts=("images.example", "*.cdn.example"))
 PUBLIC = "93.184.216.34"
+
+
+def open_image(address: str, settings: IntakeSettings, **network: Any) -> Image.Image:
+    return decode_image(read_image(address, settings, **network), settings)
 
 
 def packed(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

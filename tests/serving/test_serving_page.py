@@ -35,7 +35,8 @@ def test_the_limits_are_those_of_the_code() -> None:
     server, images, command = ServerSettings(), IntakeSettings(), Serve(model="m")
     held = [command.max_concurrency, command.queue, command.answer_seconds, server.body_seconds,
             server.max_body, DEFAULT_TOKENS, MOST_CHOICES, MOST_STOPS, MOST_TOP_LOGPROBS,
-            MOST_IMAGES, images.max_bytes, images.max_pixels, images.max_side, images.timeout,
+            MOST_IMAGES, images.max_bytes, images.max_pixels,
+            images.request_pixels, images.max_side, images.timeout,
             images.redirects, command.grace]  # fmt: skip
     found = rows("Limits")
     told = [float(re.sub(r"[^\d.]", "", value)) for _, value, _ in found]

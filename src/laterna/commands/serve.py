@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,18 +110,11 @@ class Serve(Command, frozen=True, kw_only=True):
                 )
 
     def _require_key(self) -> None:
-        if self._key() or _is_own(self.host):
+        from laterna.serving.listening import is_own
+
+        if self._key() or is_own(self.host):
             return
         raise LaternaError(
             f"--host {self.host}: anyone who reaches it could use the model; put an API key into "
             f"the environment variable {self.key_variable}, or listen at 127.0.0.1"
         )
-
-
-def _is_own(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

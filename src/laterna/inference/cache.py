@@ -223,6 +223,14 @@ def rounded(length: int) -> int:
     return -(-length // STEP) * STEP
 
 
+def usual_bytes(device: torch.device) -> int:
+    """Return what a cache may take unless told otherwise."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) // 2
+    return 2 * 2**30
+
+
 def probe(language: Any) -> tuple[str, int]:
     """Say why a language model's cache cannot be driven row by row (empty: it can), and what a
     token takes in it, in bytes.

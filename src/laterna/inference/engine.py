@@ -47,9 +47,9 @@ class EngineStats(Record):
     running: int
     waiting: int
     cache_bytes_used: int
-    """Of the requests that are being answered."""
+    """Keys and values of the requests that are being answered, and of the images beside them."""
     cache_use: float
-    """The same as a share of the room, 0..1."""
+    """Those of the requests alone, as a share of their room, 0..1."""
     prompt_tokens: int
     cached_tokens: int
     """Those of `prompt_tokens` that were found in the cache."""
@@ -78,7 +78,7 @@ class Engine:
             else Slots(model, self.settings, token_bytes)
         )
         self._ends: tuple[object, frozenset[int]] = (None, frozenset())
-        self._weights = _weights(model)
+        self._sample = _WeightSample(model)
         self._lock = self._steps.lock
         self._taken = 0
         self._error: BaseException | None = None
@@ -156,6 +156,10 @@ class Engine:
         """Raise TooLongError where a prompt and an answer of so many tokens are too long."""
         self._fitted(prompt, Decoding(max_new_tokens=answer), fit=False)
 
+    def recall(self, prompt: Sequence[int], answer: str) -> list[int]:
+        """Return the ids that it wrote lately for an answer to a prompt; empty: it did not."""
+        return self._steps.answers.find(prompt, answer)
+
     def answers(
         self, prompts: Iterable[Prompt], decoding: Decoding, *, fit: bool = False
     ) -> Iterator[Completion]:
@@ -181,10 +185,12 @@ class Engine:
         """Say how it stands."""
         steps, counts = self._steps, self._steps.counts
         limit = (steps.room or 0) * steps.token_bytes
+        seen = [image.tokens_md for row in list(steps.rows) for image in row.images]
+        tokens = sum(len(one) * one.element_size() for one in seen if one is not None)
         return EngineStats(
             running=len(steps.rows),
             waiting=len(steps.waiting),
-            cache_bytes_used=steps.used_bytes,
+            cache_bytes_used=steps.used_bytes + tokens * self.model.fusion.beside_numbers(),
             cache_use=steps.used_bytes / limit if limit else 0.0,
             prompt_tokens=counts["prompt_tokens"],
             cached_tokens=counts["cached_tokens"],
@@ -273,9 +279,7 @@ class Engine:
                 if steps.waiting or any(row.finish is None for row in steps.rows):
                     return
                 self._lock.wait(timeout=0.01)  # the last one's step is ending
-            now = _weights(self.model)
-            if now != self._weights:
-                self._weights = now
+            if self._sample.changed():
                 steps.forget()
 
     def _run(self) -> None:
@@ -339,10 +343,24 @@ class Engine:
         self._steps.waiting.clear()
 
 
-@torch.no_grad()
-def _weights(model: Any) -> list[object]:
-    """Return a sample of a network's weights, by which it is seen that they were changed."""
-    parameters = list(model.parameters())
-    kinds: set[tuple[torch.dtype, torch.device]] = {(one.dtype, one.device) for one in parameters}
-    drawn = torch.stack([one.reshape(-1)[one.numel() // 2].float() for one in parameters])
-    return [sorted(map(str, kinds)), drawn.tolist()]
+class _WeightSample:
+    """A number of each of a network's weights, by which it is seen that they were changed."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._places: list[tuple[int, torch.dtype]] = []
+        self._drawn: list[torch.Tensor] = []
+        self._before: list[float] = []
+        self.changed()
+
+    def changed(self) -> bool:
+        """Say whether they were since it was asked last."""
+        parameters = list(self._model.parameters())
+        places = [(one.data_ptr(), one.dtype) for one in parameters]
+        moved = places != self._places
+        if moved:  # views, which see what is written to the weights: drawing them anew takes longer
+            drawn = [one.detach()[tuple(size // 2 for size in one.shape)] for one in parameters]
+            self._places, self._drawn = places, drawn
+        now = torch.stack([one.float() for one in self._drawn]).tolist()
+        before, self._before = self._before, now
+        return moved or now != before

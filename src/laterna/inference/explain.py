@@ -72,6 +72,8 @@ def explain(
     prompt = tokenize_prompt(asked.turns, engine.model.tokenizer, engine.model.template)
     if asked.answer is None:
         answer = _written(engine, asked, proceed)
+    elif own := engine.recall(prompt, asked.answer):
+        answer = _without_end(engine.model, own)
     else:
         prompt, answer = _given(engine.model, asked)
     work = _Work(engine, asked, prompt, answer, proceed)

@@ -6,6 +6,8 @@ Shapes: r rows · v vocabulary.
 from __future__ import annotations
 
 import math
+import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -191,3 +193,37 @@ class AnswerText:
             if any(stop.startswith(unsent[-length:]) for stop in self._stop):
                 return length
         return 0
+
+
+class AnswerStore:
+    """The tokens of the last answers: their text can be cut into others, and often is when it is
+    read again. May be asked by any thread.
+    """
+
+    def __init__(self, tokenizer: Any, most: int = 256) -> None:
+        self._tokenizer = tokenizer
+        self._kept: deque[tuple[int, list[int]]] = deque(maxlen=most)
+        self._lock = threading.Lock()
+
+    def keep(self, prompt: Sequence[int], ids: list[int]) -> None:
+        """Keep the ids of an answer to a prompt."""
+        with self._lock:
+            self._kept.append((hash(tuple(prompt)), ids))
+
+    def find(self, prompt: Sequence[int], text: str) -> list[int]:
+        """Return the ids of an answer with this text, or that begins with it (it was stopped, or a
+        stop text is cut off); empty: none is known.
+        """
+        key, text = hash(tuple(prompt)), text.strip()
+        with self._lock:
+            known = [ids for one, ids in reversed(self._kept) if one == key]
+        for ids in known:
+            if not decode(self._tokenizer, ids).strip().startswith(text):
+                continue
+            for end in range(len(ids), 0, -1):
+                found = decode(self._tokenizer, ids[:end]).strip()
+                if found == text:
+                    return ids[:end]
+                if len(found) < len(text):
+                    break
+        return []

@@ -14,11 +14,11 @@ from statistics import median
 import numpy as np
 import torch
 
-from laterna.inference.cache import STEP, PrefixStore, SlotCache, common, rounded
+from laterna.inference.cache import STEP, PrefixStore, SlotCache, common, rounded, usual_bytes
 from laterna.inference.images import ImageStore
 from laterna.inference.onednn import packed
 from laterna.inference.request import Finish, Request
-from laterna.inference.sampling import choose
+from laterna.inference.sampling import AnswerStore, choose
 from laterna.model.language.causal import positions_of
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Record
@@ -90,6 +90,7 @@ class Steps:
         """Rows, and positions in each, that were made ready before the first question."""
         self.token_bytes = self.used_bytes = 0
         self.counts: Counter[str] = Counter()
+        self.answers = AnswerStore(model.tokenizer)
 
     @property
     def idle(self) -> bool:
@@ -126,6 +127,7 @@ class Steps:
     def _count(self, request: Request, finish: Finish | None) -> None:
         self.counts[f"finished_{finish}"] += 1
         self.counts["generation_tokens"] += len(request.tokens)
+        self.answers.keep(request.prompt, [token.id for token in request.tokens])
 
 
 class Slots(Steps):
@@ -139,7 +141,9 @@ class Slots(Steps):
     ) -> None:
         super().__init__(model, settings)
         self.writing = 0
-        self.room = _cache_bytes(settings, model.device) // max(token_bytes, 1)
+        given = settings.cache_bytes
+        size = usual_bytes(model.device) if given is None else given
+        self.room = size // max(token_bytes, 1)
         self.token_bytes = token_bytes
         self._prefixes = PrefixStore(settings.prefix_bytes)
         # On a CPU, what other programs take of it says nothing about how long a piece may be.
@@ -273,9 +277,10 @@ class Slots(Steps):
         new: Sequence[int],
     ) -> torch.Tensor:
         """Run new tokens of rows, which stand in those places; return the logits (r, v)."""
-        written, media = [row.written for row in rows], [row.media for row in rows]
-        fusion, width = self.model.fusion, embeds_rtd.shape[1]
-        with fusion.beside(fusion.together(media, written, new, width)):
+        written = [row.written for row in rows]
+        fusion = self.model.fusion
+        media = [row.media for row in rows]
+        with fusion.beside(fusion.together(media, written, new, embeds_rtd.shape[1])):
             return self._cache.forward(self._language, embeds_rtd, places, written, new)
 
     def _take_prompts(self, watched: bool) -> None:
@@ -389,12 +394,3 @@ def _padded(rows: list[torch.Tensor]) -> torch.Tensor:
     for padded_td, row in zip(padded_rtd, rows, strict=True):
         padded_td[width - len(row) :] = row
     return padded_rtd
-
-
-def _cache_bytes(settings: EngineSettings, device: torch.device) -> int:
-    if settings.cache_bytes is not None:
-        return settings.cache_bytes
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free) // 2
-    return 2 * 2**30

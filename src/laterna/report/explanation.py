@@ -65,6 +65,22 @@ def require_ending(path: Path) -> None:
         raise LaternaError(f"{path}: give a file that ends in {' or '.join(ENDINGS)}")
 
 
+class Explained(NamedTuple):
+    """One answer with what it hangs on, as a page of several shows it."""
+
+    question: str
+    answer: str
+    overlay: Overlay
+
+
+def explained(question: str, found: Explanation) -> Explained:
+    """Return an explanation's first map for a page of several. Raises LaternaError without one."""
+    if not (maps := _maps(found)):
+        raise LaternaError("there is no map; use the method occlusion or attention")
+    shown = _overlay(found.image.views[0].image, maps[0], maps[0].overall, SIDE // 2)
+    return Explained(question, found.answer, shown)
+
+
 def write_explanation(path: Path, question: str, found: Explanation) -> None:
     """Write an explanation: a page (.html), or the first method's map alone (.png).
 

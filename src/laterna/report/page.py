@@ -10,6 +10,7 @@ from laterna.data.images.opening import load_image
 from laterna.evaluation.scores import Scores
 from laterna.records import Answer, Record, Score
 from laterna.report.drawings import loss_curve
+from laterna.report.explanation import Explained
 from laterna.report.parts import NamedTexts, jpeg_uri, shrink, write_page
 from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.training.throughput import SampleAnswer, StepFigures
@@ -90,6 +91,10 @@ class ReportContent(Record):
     """The assistant first, then the controls."""
     curves: tuple[Curve, ...]
     examples: tuple[Example, ...]
+    explanations: tuple[Explained, ...] = ()
+    """Some of the examples, by occlusion."""
+    unexplained: tuple[str, ...] = ()
+    """Why others of them could not be explained, a line each."""
     stages: tuple[StageShown, ...] = ()
     evaluations: tuple[EvaluationShown, ...] = ()
     skipped: tuple[str, ...] = ()

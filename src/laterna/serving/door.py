@@ -13,21 +13,32 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from laterna.records import Record
-from laterna.serving.intake import IntakeSettings, RefusedImageError, open_image
+from laterna.serving.intake import (
+    IntakeSettings,
+    RefusedImageError,
+    decode_image,
+    image_size,
+    read_image,
+)
+from laterna.serving.listening import is_own
 from laterna.serving.page import add_page
 from laterna.serving.protocol import ApiError, ChatRequest, refuse
 from laterna.version import __version__
 
+Result = TypeVar("Result")
 LOG = logging.getLogger("laterna.serve")
 _QUIET = frozenset({"/health", "/metrics"})
 """Asked every few seconds by what watches a server: logged only where they fail."""
@@ -66,7 +77,7 @@ class JsonLines(logging.Formatter):
 
 
 class OneSlash:
-    """Reads `/v1//models` as `/v1/models`: some clients join addresses so."""
+    """Reads `/v1//models` and `/v1/models/` as `/v1/models`: some clients join addresses so."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Stand before an application."""
@@ -75,8 +86,52 @@ class OneSlash:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on with a clean path."""
         if scope["type"] == "http":
-            scope = {**scope, "path": re.sub("/{2,}", "/", scope["path"])}
+            path = re.sub("/{2,}", "/", scope["path"])
+            scope = {**scope, "path": path.rstrip("/") or "/"}
         await self._app(scope, receive, send)
+
+
+class OwnNames:
+    """Answers only who calls the server by a name of this machine, and only its own pages.
+
+    For servers without a key. A page from elsewhere can give its own name the address 127.0.0.1
+    (DNS rebinding), and can send a chat to this machine without asking anyone (cross-site request
+    forgery); the headers Host and Origin tell, for no page can write them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand before an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, or answer 403."""
+        if scope["type"] != "http" or not (why := _foreign(Headers(scope=scope))):
+            await self._app(scope, receive, send)
+            return
+        scope.get("told", {})["error"] = "foreign_host"
+        refused = ApiError(
+            403,
+            f"{why}; a server without an API key answers this machine alone, as localhost or "
+            "127.0.0.1",
+            code="foreign_host",
+        )
+        await JSONResponse(refused.body(), 403)(scope, receive, send)
+
+
+def _foreign(headers: Headers) -> str:
+    """Say what in a request is not of this machine; empty: nothing."""
+    if not all(map(is_own, map(_host_of, headers.getlist("host") or [""]))):
+        return f"the header Host ({headers.get('host', '')[:100]!r}) is no name of this machine"
+    for origin in headers.getlist("origin"):
+        if not is_own(_host_of(origin.partition("://")[2])):
+            return f"the header Origin ({origin[:100]!r}) names a page from elsewhere"
+    return ""
+
+
+def _host_of(netloc: str) -> str:
+    """Return the host of `host`, `host:port` or `[host]:port`; empty where it is none of these."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:@/\[\]]+))(?::\d*)?", netloc)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 class Logged:
@@ -123,12 +178,35 @@ class Logged:
                 LOG.info("request", extra={"told": {**line, **told}})
 
 
+class Room:
+    """Lets so many pixels be open at once, in order of arrival; no request has more than `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._line, self._freed = asyncio.Lock(), asyncio.Event()
+
+    @asynccontextmanager
+    async def of(self, pixels: int) -> AsyncIterator[None]:
+        """Wait until there is room for so many, and hold it."""
+        async with self._line:
+            while self._taken and self._taken + pixels > self._most:
+                self._freed.clear()
+                await self._freed.wait()
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            self._taken -= pixels
+            self._freed.set()
+
+
 class Door:
     """Admits requests, reads them, and describes the one model."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.created = int(time.time())
+        self._room = Room(settings.images.request_pixels)
 
     async def models(self, request: Request) -> Response:
         """List the one model."""
@@ -185,17 +263,41 @@ class Door:
             raise ApiError(408, "the body did not come in time", code="request_timeout") from error
         return bytes(body)
 
-    async def _images(self, asked: ChatRequest) -> list[Image.Image]:
-        opened: dict[str, Image.Image] = {}
+    async def with_images(
+        self,
+        asked: ChatRequest,
+        use: Callable[[Sequence[Image.Image]], Awaitable[Result]],
+        room: Room | None = None,
+    ) -> Result:
+        """Open a request's images, hand them on, and let them go.
+
+        They are fetched first, which may take its time, and opened when there is `room`, by
+        default that of the chats. Raises ApiError for an image that is refused.
+        """
+        limits = self.settings.images
+        sent: dict[str, tuple[int, bytes]] = {}
+        pixels = 0
         for number, address in enumerate(asked.addresses):
-            if address in opened:
+            if address in sent:
                 continue  # earlier images come again with every turn
-            try:
-                opened[address] = await asyncio.to_thread(open_image, address, self.settings.images)
-            except RefusedImageError as error:
-                place = f"image {number + 1}: "
-                raise refuse(place + str(error), "messages", error.code) from error
-        return [opened[address] for address in asked.addresses]
+            content = await _taken(number, read_image, address, limits)
+            width, height = await _taken(number, image_size, content, limits)
+            sent[address], pixels = (number, content), pixels + width * height
+            if pixels > limits.request_pixels:
+                raise refuse(
+                    f"the images have more than {limits.request_pixels:,} pixels in all; send "
+                    "fewer or smaller ones",
+                    "messages",
+                    "image_too_large",
+                )
+        if not sent:
+            return await use([])
+        async with (room or self._room).of(pixels):
+            opened = {
+                address: await _taken(number, decode_image, content, limits)
+                for address, (number, content) in sent.items()
+            }
+            return await use([opened[address] for address in asked.addresses])
 
     def log_prompt(self, request: Request, asked: ChatRequest) -> None:
         """Write down what is asked, where the server's owner wants that; images as marks."""
@@ -204,10 +306,22 @@ class Door:
             request.scope["told"]["messages"] = turns
 
 
+async def _taken(
+    number: int, work: Callable[[Any, IntakeSettings], Result], given: Any, limits: IntakeSettings
+) -> Result:
+    """Do a piece of work on an image in a thread; what refuses it becomes an ApiError."""
+    try:
+        return await asyncio.to_thread(work, given, limits)
+    except RefusedImageError as error:
+        raise refuse(f"image {number + 1}: {error}", "messages", error.code) from error
+
+
 def new_app(door: Door) -> FastAPI:
     """Return an application with the model's routes, a log, and errors in the API's form."""
     app = FastAPI(title="Laterna", version=__version__, docs_url=None, redoc_url=None,
-                  openapi_url=None)  # fmt: skip
+                  openapi_url=None, redirect_slashes=False)  # fmt: skip
+    if not door.settings.key:
+        app.add_middleware(OwnNames)
     app.add_middleware(OneSlash)
     app.add_middleware(Logged)
     app.add_route("/v1/models", door.models, methods=["GET"])

@@ -11,8 +11,9 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +23,7 @@ from PIL import Image
 from laterna.inference.engine import Engine
 from laterna.inference.explain import METHODS, explain
 from laterna.inference.explanation import Asked, Explanation, View
+from laterna.serving.door import Room
 from laterna.serving.protocol import (
     ApiError,
     ChatRequest,
@@ -48,7 +50,14 @@ class Server(Protocol):
 
     async def _body(self, request: Request) -> bytes: ...
 
-    async def _images(self, asked: ChatRequest) -> list[Image.Image]: ...
+    async def with_images(
+        self,
+        asked: ChatRequest,
+        use: Callable[[Sequence[Image.Image]], Awaitable[bytes]],
+        room: Room | None = None,
+    ) -> bytes:
+        """Open a request's images and hand them on."""
+        ...
 
 
 class ExplainRoute:
@@ -57,6 +66,8 @@ class ExplainRoute:
     def __init__(self, server: Server, told: Callable[[BaseException], ApiError]) -> None:
         self._server, self._told = server, told
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        # Of its own: an explanation may take minutes, and chats are not to wait for it.
+        self._room = Room(server.settings.images.request_pixels)
         self._going = 0
 
     async def __call__(self, request: Request) -> Response:
@@ -74,14 +85,14 @@ class ExplainRoute:
             )
         self._going += 1
         try:
-            images = await server._images(asked.chat)
-            found = await self._explained(request, asked, images)
+            explained = partial(self._explained, request, asked)
+            found = await server.with_images(asked.chat, explained, self._room)
         finally:
             self._going -= 1
         return Response(found, media_type="application/json")
 
     async def _explained(
-        self, request: Request, asked: ExplainRequest, images: list[Image.Image]
+        self, request: Request, asked: ExplainRequest, images: Sequence[Image.Image]
     ) -> bytes:
         gone = threading.Event()
         seconds = float(self._server.settings.answer_seconds)

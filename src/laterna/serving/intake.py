@@ -16,7 +16,8 @@ import re
 import socket
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
@@ -44,6 +45,8 @@ class IntakeSettings(Record):
     """Of one image as it is sent or fetched (OpenAI's own limit)."""
     max_pixels: int = 50 * 10**6
     """Width times height of one image."""
+    request_pixels: int = 100 * 10**6
+    """The same of all images of a request together: opened, they stand side by side in memory."""
     max_side: int = 8192
     """Longest side in pixels: padding makes a square of it."""
     timeout: float = 10.0
@@ -67,30 +70,27 @@ def system_addresses(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def open_image(
+def read_image(
     address: str,
     settings: IntakeSettings,
     *,
     resolve: Resolver = system_addresses,
     transport: httpx2.BaseTransport | None = None,
-) -> Image.Image:
-    """Return the image behind an `image_url` in RGB, as a person sees it.
+) -> bytes:
+    """Return the bytes behind an `image_url`, as they were sent or fetched.
 
-    The EXIF orientation is applied and transparency shows white, as in training. `resolve` and
-    `transport` stand for the network in tests. Raises RefusedImageError for what is not allowed,
-    too large, unreachable or no image; nothing of this machine stands in its sentence.
+    `resolve` and `transport` stand for the network in tests. Raises RefusedImageError for what is
+    not allowed, too large or unreachable; nothing of this machine stands in its sentence.
     """
     scheme = address[:8].lower()
     if scheme.startswith("data:"):
-        content = _data(address, settings)
-    elif scheme.startswith(("http://", "https://")):
-        content = _fetched(address, settings, resolve, transport)
-    else:
-        raise RefusedImageError(
-            "invalid_image_url",
-            "an image address must be a data URL (data:image/png;base64,…) or begin with https://",
-        )
-    return _decoded(content, settings)
+        return _data(address, settings)
+    if scheme.startswith(("http://", "https://")):
+        return _fetched(address, settings, resolve, transport)
+    raise RefusedImageError(
+        "invalid_image_url",
+        "an image address must be a data URL (data:image/png;base64,…) or begin with https://",
+    )
 
 
 def _data(address: str, settings: IntakeSettings) -> bytes:
@@ -238,8 +238,32 @@ def _unreachable(why: str) -> RefusedImageError:
     return RefusedImageError("image_unreachable", f"the image cannot be fetched: {why}")
 
 
-def _decoded(content: bytes, settings: IntakeSettings) -> Image.Image:
+def image_size(content: bytes, settings: IntakeSettings) -> tuple[int, int]:
+    """Return an image's width and height by its head alone; nothing is decoded.
+
+    Raises RefusedImageError for what is too large or no image.
+    """
     _check_length(len(content), settings)
+    with _refusing(), Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        width, height = opened.size
+        _check_size(width, height, settings)
+        return width, height
+
+
+def decode_image(content: bytes, settings: IntakeSettings) -> Image.Image:
+    """Return the image in RGB, as a person sees it.
+
+    The EXIF orientation is applied and transparency shows white, as in training. Raises
+    RefusedImageError for what is too large or no image.
+    """
+    image_size(content, settings)
+    with _refusing():
+        return load_image(content, "the image")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a decoder raises into a sentence in which nothing of it stands."""
     damaged = RefusedImageError(
         "invalid_image",
         f"the image cannot be decoded; send a whole {', '.join(FORMATS[:-1])} or still GIF",
@@ -247,10 +271,7 @@ def _decoded(content: bytes, settings: IntakeSettings) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                width, height = opened.size
-                _check_size(width, height, settings)
-            return load_image(content, "the image")
+            yield
     except RefusedImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

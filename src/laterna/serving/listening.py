@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +37,16 @@ class Listening(Record):
         """Of the page, as a browser on this machine reaches it."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+def is_own(host: str) -> bool:
+    """Say whether a host's name or address always means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def exported(model: str, to: str, precision: str) -> Path:

@@ -175,8 +175,7 @@ class Behind(Door):
         self._known(asked.model)
         _require_plain(asked)
         self.log_prompt(request, asked)
-        images = await self._images(asked)
-        body = await asyncio.to_thread(_body, asked, images)
+        body = await self.with_images(asked, lambda images: asyncio.to_thread(_body, asked, images))
         if self._going >= self._most:
             raise ApiError(
                 429, f"{self._going} requests wait; try again later", code="queue_full", retry=1

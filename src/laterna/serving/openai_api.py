@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -49,8 +50,7 @@ class Api(Door):
         asked = read_request(await self._body(request))
         self._known(asked.model)
         self.log_prompt(request, asked)
-        images = await self._images(asked)
-        submitted = await self._submit(asked, images)
+        submitted = await self.with_images(asked, partial(self._submit, asked))
         answers = Answers(
             f"chatcmpl-{request.scope['request_id']}",
             int(time.time()),

@@ -184,11 +184,12 @@ def test_cached_answers_are_those_of_whole_rows(flamingo: VisionLanguageModel) -
             assert int(logits.argmax()) == token
 
 
+@pytest.mark.parametrize("padded", [0, 3])
 @torch.no_grad()
 def test_rows_that_are_answered_together_look_at_what_they_do_alone(
-    flamingo: VisionLanguageModel,
+    flamingo: VisionLanguageModel, padded: int
 ) -> None:
-    """Of two images, then one and none; in pieces, and behind each."""
+    """Of two images, then one and none; in pieces, and behind each; wider than the widest piece."""
     noise = torch.Generator().manual_seed(2)
     images = list(torch.randn(3, 4, 24, generator=noise))
     prompts = [[1, IMAGE_TOKEN_INDEX, 14, IMAGE_TOKEN_INDEX, 20], [1, IMAGE_TOKEN_INDEX, 9], [7, 8]]
@@ -198,11 +199,11 @@ def test_rows_that_are_answered_together_look_at_what_they_do_alone(
         fusion.generation_inputs(language, [ids], own)
         for ids, own in zip(prompts, shown, strict=True)
     ]
-    states = torch.randn(3, 2, 32, generator=noise)
+    states = torch.randn(3, 2 + padded, 32, generator=noise)
     for written in ([0, 0, 0], [1, 1, 0], [2, 1, 0], [3, 1, 0], [6, 4, 3]):
         new = [min(2, max(1, len(ids) - done)) for ids, done in zip(prompts, written, strict=True)]
-        joined = fusion.together([one["media"] for one in alone], written, new, max(new))
-        width = max(new)
+        width = max(new) + padded
+        joined = fusion.together([one["media"] for one in alone], written, new, width)
         for number, block in enumerate(fusion.blocks):  # type: ignore[arg-type]
             kept = joined.kept[number]
             found = block(states[:, -width:], kept, joined.route(width), joined.present_jm)
@@ -212,7 +213,7 @@ def test_rows_that_are_answered_together_look_at_what_they_do_alone(
                                          for one in range(count)]]  # fmt: skip
                 single = Media(media.tokens_jmd, None, seen)
                 wanted = block(
-                    states[row : row + 1, 2 - count :],
+                    states[row : row + 1, 2 + padded - count :],
                     block.attention.keys_values(media.tokens_jmd),
                     single.route(count),
                 )

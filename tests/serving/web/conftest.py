@@ -43,6 +43,8 @@ class Stub:
     key: str = ""
     explains: bool = True
     probabilities: bool = True
+    drop: float = 1.0
+    """By how much the log probability falls while the first patch is hidden; the last: twice."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     explained: list[dict[str, Any]] = field(default_factory=list)
     gone: int = 0
@@ -118,16 +120,16 @@ class Stub:
         self.explained.append(body)
         if not self.explains:
             return error(404, "POST /v1/explain: no such route", "unknown_url")
-        return JSONResponse(explanation(body))
+        return JSONResponse(explanation(body, self.drop))
 
 
-def explanation(body: dict[str, Any]) -> dict[str, Any]:
+def explanation(body: dict[str, Any], drop: float = 1.0) -> dict[str, Any]:
     """The answer "A box": "A" hangs on the first patch, " box" on the last, against the first."""
 
     def lit(*cells: tuple[int, int, float]) -> list[list[float]]:
         found = [[0.0] * COLUMNS for _ in range(ROWS)]
         for row, column, value in cells:
-            found[row][column] = value
+            found[row][column] = value * drop
         return found
 
     grid = {"rows": ROWS, "columns": COLUMNS}

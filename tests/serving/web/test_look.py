@@ -102,6 +102,32 @@ def looking(stub: Stub, opened: Opened, ask: Ask) -> Any:
     return page
 
 
+@pytest.mark.parametrize(
+    ("drop", "dark", "said", "at_first"),
+    [
+        (0.0002, 0.5, "by 0.00040 at most; blue: raises it. So little that", "0.00020"),
+        (0.02, 0.5, "by 0.040 at most; blue: raises it.", "0.020"),
+        (1e-7, 1.0, "Lit by nothing: hiding any one place does not lower", "0"),
+    ],
+)
+def test_a_small_drop_is_lit_and_said(
+    stub: Stub, opened: Opened, ask: Ask, drop: float, dark: float, said: str, at_first: str
+) -> None:
+    """An answer that the model is sure of hangs on its image too."""
+    stub.drop = drop
+    page = opened(stub.url)
+    ask(page, "What?", png("red"))
+    page.click("text=Look closer")
+    until(page, "document.querySelector('#legend').textContent.startsWith('Lit')")
+    whole = 255 * 0.84
+    assert alpha(page, 0, 0) == pytest.approx(whole * dark, abs=4)
+    assert alpha(page, 1, 2) == pytest.approx(0 if dark < 1 else whole, abs=6)
+    assert said in page.text_content("#legend")
+    assert ("So little" in page.text_content("#legend")) == (drop == 0.0002)
+    page.hover("#seen", position={"x": 5, "y": 5})
+    assert page.text_content("#cell") == f"Row 1, column 1: {at_first}"
+
+
 def test_light_falls_on_what_a_token_hangs_on(looking: Any, stub: Stub) -> None:
     page = looking
     first = stub.explained[0]
@@ -124,7 +150,7 @@ def test_light_falls_on_what_a_token_hangs_on(looking: Any, stub: Stub) -> None:
     assert alpha(page, 1, 2) == 0
     # the token stays while the pointer goes to a patch
     page.hover("#seen", position={"x": 5, "y": 5})
-    assert page.text_content("#cell") == "Row 1, column 1: −2.000"
+    assert page.text_content("#cell") == "Row 1, column 1: −2.00"
     assert page.text_content("#prompt pre") == "USER: <image>\nWhat?\nASSISTANT: "
 
 
@@ -143,7 +169,7 @@ def test_other_methods_are_asked_for_when_they_are_wanted(looking: Any, stub: St
     assert alpha(page, 1, 2) == 0
     asked = len(stub.explained)
     page.click("#look-methods >> text=Occlusion")
-    assert page.text_content("#cell") == "Row 2, column 2: 0.000"
+    assert page.text_content("#cell") == "Row 2, column 2: 0"
     assert len(stub.explained) == asked
     page.click("#look-methods >> text=Image")
     page.uncheck("#look-grid")

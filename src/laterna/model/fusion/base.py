@@ -84,8 +84,7 @@ class Fusion(nn.Module):
         self, rows: Sequence[Any], written: Sequence[int], new: Sequence[int], width: int
     ) -> Any:
         """Join what rows look at that `generation_inputs` gave one by one, for a forward pass that
-        takes each row's `new` tokens, aligned on the right in rows of a `width`, behind `written`
-        ones.
+        takes each row's `new` tokens, aligned on the right of `width`, behind `written` ones.
         """
         del rows, written, new, width
 

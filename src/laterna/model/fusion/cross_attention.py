@@ -263,8 +263,7 @@ class CrossAttentionFusion(Fusion):
         self, rows: Sequence[Media], written: Sequence[int], new: Sequence[int], width: int
     ) -> Media:
         """Join what rows look at, that `generation_inputs` gave one by one, for a forward pass that
-        takes each row's `new` tokens, aligned on the right in rows of a `width`, behind `written`
-        ones.
+        takes each row's `new` tokens, aligned on the right of `width`, behind `written` ones.
 
         A row's keys and values are computed once, and put side by side anew only when other rows
         take part.

@@ -7,7 +7,8 @@ const $ = (selector) => document.querySelector(selector);
 const METHODS = { image: "Image", occlusion: "Occlusion", attention: "Attention", words: "Words" };
 const NIGHT = [12, 10, 22];
 const MOST_SIDE = 14; // windows a side at first: more take seconds an image on a CPU
-const LEAST_DROP = 0.1; // in log probability: less than this is not drawn at full light
+const LITTLE = 0.01; // the probability falls by one in a hundred
+const ROUNDING = 1e-5; // in log probability: drops below it are the computer's, not the model's
 
 let state = null; // {ask, images, back, index, method, token, cell, found, controller}
 let onShow = () => {};
@@ -134,6 +135,10 @@ function pickToken(token) {
 
 const signed = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 
+/** A log probability's change with two digits that count, however small it is. */
+const change = (value) => (Math.abs(value) < ROUNDING ? "0"
+  : signed(value, Math.max(2, 1 - Math.floor(Math.log10(Math.abs(value))))));
+
 /** The map in force: rows of numbers, or null where the image alone is shown. */
 function map() {
   const given = state.found[state.method];
@@ -146,7 +151,7 @@ function lightOf(values) {
   const all = values.flat();
   const most = Math.max(...all);
   if (state.method === "occlusion") {
-    const scale = Math.max(most, LEAST_DROP);
+    const scale = Math.max(most, ROUNDING);
     return (value) => Math.max(-1, value / scale);
   }
   const least = Math.min(...all);
@@ -243,8 +248,9 @@ function legend(values) {
     const least = Math.min(...values.flat());
     return `Lit: attention to a patch, from ${signed(least)} (dark) to ${signed(most)}: ${found.attention.note ?? ""}`;
   }
-  if (most < 0.005) return "Lit by nothing: hiding any one place makes no difference.";
-  return `Lit: hiding this place lowers the log probability, by ${signed(most)} at most; blue: raises it.`;
+  if (most < ROUNDING) return "Lit by nothing: hiding any one place does not lower the log probability.";
+  const little = most < LITTLE ? " So little that the answer hardly hangs on any one place." : "";
+  return `Lit: hiding this place lowers the log probability, by ${change(most)} at most; blue: raises it.${little}`;
 }
 
 /** The patch under the pointer, in words. */
@@ -257,7 +263,8 @@ function tell() {
     return `${where}: ${near.map(([word, score]) => `${word.trim() || visible(word)} ${signed(score)}`).join(", ")}`;
   }
   const value = map()?.[row]?.[column];
-  return value === undefined ? where : `${where}: ${signed(value, 3)}`;
+  if (value === undefined) return where;
+  return `${where}: ${state.method === "occlusion" ? change(value) : signed(value, 3)}`;
 }
 
 function toCell(row, column) {
