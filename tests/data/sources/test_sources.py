@@ -77,6 +77,19 @@ def test_what_synthesis_adds(tmp_path: Path) -> None:
     assert record.provenance == Provenance(teacher="scribe", proxy_digest="ab")
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [{"kind": "conv"}, {"kind": 7}, {"provenance": {"source": "coco"}}, {"provenance": "web"}],
+)
+def test_other_programs_keys_of_our_names_end_no_row(
+    tmp_path: Path, foreign: dict[str, object]
+) -> None:
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]
+    (record,) = read_records(written(tmp_path, [{"id": "1", "conversations": turns} | foreign]))
+    assert record.turns[1].text == "A dog."
+    assert (record.kind, record.provenance) == (None, None)
+
+
 def test_a_row_of_sharegpt(tmp_path: Path) -> None:
     spoken = [{"from": "user", "value": "<image>Hi"}, {"from": "chatgpt", "value": "Hello."}]
     row = {"conversations": spoken, "images": ["a.png"], "system": "Be brief."}
