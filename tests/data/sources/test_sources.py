@@ -226,10 +226,6 @@ def test_the_hub_is_asked_for_the_id_and_streamed(
             "record k (line 1): Expected `str`, got `int`: the words of a turn",
         ),
         (
-            {"id": "k", "conversations": [ANSWER], "kind": "joke"},
-            "record k (line 1): Invalid enum value",
-        ),
-        (
             {"conversations": [ASK], "image": {"bytes": None, "path": None}},
             "row 1 (line 1): an image has neither bytes nor a path",
         ),
