@@ -249,3 +249,22 @@ def test_a_thought_before_the_last_answer_alone_is_learned_with_it(tokenizers: T
     record = InstructionRecord(id="r1", images=(), turns=tuple(words))
     sample = check_record(record, tokenizer, LAST_THOUGHT)
     assert isinstance(sample, Sample)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for i in range(10000000) %}x{% endfor %}", "Range too big"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages + 1 }}", "can only concatenate"),
+    ],
+)
+def test_a_template_that_fails_refuses_the_record(
+    template: str, words: str, tokenizers: Tokenizers
+) -> None:
+    turns = (Turn(role="user", text="a"), Turn(role="assistant", text="b", loss=True))
+    record = InstructionRecord(id="1", images=(), turns=turns)
+    with pytest.raises(
+        LaternaError, match=f"record 1: the chat template refuses the turns.*{words}"
+    ):
+        tokenize(record, next(iter(tokenizers.values())), template)

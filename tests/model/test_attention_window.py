@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from laterna.errors import LaternaError
 from laterna.model.attention.shared_prefix import (
     attention_window,
+    attention_windows,
     require_packing,
     shared_prefix_mask,
 )
@@ -96,3 +97,50 @@ def test_a_window_that_is_switched_off_is_none() -> None:
     config = AutoConfig.for_model("qwen2", use_sliding_window=False, sliding_window=24)
     assert attention_window(config) is None
     assert attention_window(AutoConfig.for_model("llama")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "windows"),
+    [
+        ("gpt_neo", {"window_size": 256}, {256}),
+        ("doge", {"keep_window_size": 48}, {48}),
+        ("deepseek_v32", {"index_topk": 64}, {64}),
+        ("deepseek_v4", {"sliding_window": 128, "index_topk": 512}, {128, 512}),
+        ("llama4_text", {}, {8192}),
+        ("dots1", {"sliding_window": 4096}, set()),  # which none of its layers has by default
+    ],
+)
+def test_windows_under_other_names_are_seen(
+    kind: str, said: dict[str, int], windows: set[int]
+) -> None:
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {kind}")
+    assert attention_windows(AutoConfig.for_model(kind, **said)) == windows
+
+
+def tiny_of(kind: str, **sizes: Any) -> Any:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape | sizes)).eval()
+
+
+def test_local_layers_of_gpt_neo_are_found_by_the_probe() -> None:
+    language = tiny_of(
+        "gpt_neo",
+        attention_types=[[["global", "local"], 1]],
+        num_layers=2,
+        num_heads=4,
+        window_size=24,
+    )
+    require_packing(language, shared_prefix=False)
+    with pytest.raises(LaternaError, match=r"shared_prefix.* the 24 tokens that some of its"):
+        require_packing(language, shared_prefix=True)
+
+
+def test_a_model_that_fails_when_packing_is_tried_is_refused_in_a_sentence() -> None:
+    language = tiny_of(
+        "doge", num_attention_heads=4, num_key_value_heads=2, intermediate_size=48, head_dim=8
+    )
+    use_varlen_attention(language)
+    with pytest.raises(LaternaError, match=r"failed when they were tried \(.*'sdpa'"):
+        require_packing(language, shared_prefix=False)

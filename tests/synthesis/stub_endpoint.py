@@ -255,6 +255,8 @@ class Stub:
             answer = {"status_code": 200, "body": said}
             rows.append({"custom_id": row["custom_id"], "response": answer, "error": None})
         self.files[f"{name}-out"] = "\n".join(json.dumps(row) for row in rows).encode()
+        if self.options.batch_file is not None:
+            self.files[f"{name}-out"] = self.options.batch_file.encode()
         self.files[f"{name}-errors"] = "\n".join(json.dumps(row) for row in errors).encode()
         self.batches[name] = {
             "id": name, "object": "batch", "endpoint": asked["endpoint"], "created_at": 0,
@@ -376,6 +378,7 @@ if __name__ == "__main__":
     parser.add_argument("--fail-batches", action="store_true", help="batches fail as a whole")
     parser.add_argument("--cancel-batches", action="store_true", help="someone cancels them")
     parser.add_argument("--batch-page", action="store_true", help="HTML at a batch's status")
+    parser.add_argument("--batch-file", help="what stands in the place of a batch's answers")
     parser.add_argument("--batch-model", default="", help="answer a batch's rows oddly, as this")
     parser.add_argument("--busy", type=int, default=0, help="files refused with 429 at first")
     parser.add_argument("--batch-seconds", type=float, default=0.0, help="until a batch is done")

@@ -236,6 +236,25 @@ def test_a_batchs_rows_are_read_as_single_answers_are(
     assert (stub.stats()["paid"], stub.stats()["batches"]) == (6, 1)
 
 
+def test_a_page_in_place_of_a_batchs_answers_is_not_paid_for_anew(
+    start_stub: Start, six: Path
+) -> None:
+    stub = start_stub("--batch-file", "<html><title>Sign in</title></html>")
+    for _ in range(2):
+        with pytest.raises(LaternaError, match=r"holds no answers \(Sign in\); run again to fetch"):
+            ask(six, stub.url, "m", teacher="batch")
+    assert (stub.stats()["paid"], stub.stats()["batches"], stub.stats()["twice"]) == (6, 1, 0)
+
+
+def test_answers_that_a_finished_batch_does_not_hold_are_counted_as_paid(
+    start_stub: Start, six: Path
+) -> None:
+    stub = start_stub("--batch-file", "")
+    with pytest.raises(LaternaError, match=r"6 no answer: batch completed.*\(12 calls by estimate"):
+        ask(six, stub.url, "m", teacher="batch")
+    assert (stub.stats()["batches"], stub.stats()["twice"]) == (2, 6)
+
+
 def test_a_batch_is_no_larger_than_the_budget_is_good_for(start_stub: Start, six: Path) -> None:
     stub = start_stub()
     # 300 tokens by estimate, 7.5 dollars a call; a reply costs a dollar.

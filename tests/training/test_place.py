@@ -91,7 +91,10 @@ def test_rows_shorter_than_any_record_are_refused(short: Recipe, tmp_path: Path)
         ("nowhere", None, "no such checkpoint or file of weights; give one of them"),
         ("text.txt", b"a cup", "not read, because it is damaged or holds more than tensors"),
         ("empty.safetensors", b"", "weights"),
-        ("laterna.json", b"{}", "not read, because it is damaged"),
+        ("laterna.json", b"{}", "holds no weights: it is JSON"),
+        ("captions.json", b'\n[{"id": 1}]', "holds no weights: it is JSON"),
+        ("page.safetensors", b"<!doctype html>", "holds no weights: it is a web page or XML"),
+        ("cup.bin", b"\x89PNG\r\n\x1a\n" + bytes(40), "holds no weights: it is an image"),
         ("folder", "", "not a Laterna checkpoint"),
     ],
 )

@@ -92,6 +92,10 @@ def _template_text(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.get_chat_template())
 
 
+_BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a template's own faults raise beside Jinja's errors, such as a range that is too long."""
+
+
 class Renderer:
     """A tokenizer's renderer with one template; it checks nothing and looks for no answer."""
 
@@ -129,7 +133,7 @@ class Renderer:
             )
         except TemplateSyntaxError as error:
             raise LaternaError(f"the chat template is not valid Jinja: {error}") from error
-        except TemplateError as error:
+        except (TemplateError, *_BROKEN) as error:
             message = f"the chat template refuses the turns: {error}"
             raise UnusableError("the template refuses the turns", message) from error
 

@@ -81,7 +81,7 @@ def build_random(recipe: Recipe, device: torch.device) -> VisionLanguageModel:
     with device:
         vision = blank_vision(recipe.vision)
         language = _blank_language(recipe.language)
-        return join(recipe, vision, language, tokenizer=None, template="", fresh=True)
+        return join(recipe, vision, language, tokenizer=None, template="")
 
 
 def join(

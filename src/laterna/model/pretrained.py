@@ -35,6 +35,11 @@ INDEXES = {
 """Index of a sharded checkpoint, and the file that stands there when it is not sharded."""
 POINTER = b"version https://git-lfs"
 """What a file begins with that Git LFS put into the place of a large one."""
+_NO_WEIGHTS = {
+    b"{": "JSON", b"[": "JSON", b"<": "a web page or XML", b"GGUF": "llama.cpp's GGUF",
+    b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"%PDF": "a PDF",
+}  # fmt: skip
+"""What files begin with that are given for weights and are none."""
 _AROUND = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs keep the weights in a file of more."""
 _WRAPPERS = re.compile(
@@ -226,6 +231,13 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     Raises LaternaError for a damaged file, a pickle of more than tensors, a pointer of Git LFS, and
     for the empty tensors that ZeRO's stage 3 leaves.
     """
+
+    with path.open("rb") as opened:
+        start = opened.read(8)
+    if start and 0 not in start:  # a safetensors file begins with a length, of which most is zero
+        for begin, told in _NO_WEIGHTS.items():
+            if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(begin):
+                raise LaternaError(f"{path}: holds no weights: it is {told}")
 
     def read() -> Any:
         if path.suffix == ".safetensors":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import random
@@ -20,7 +21,7 @@ from laterna.synthesis.teachers.foreign import (
     estimate_tokens,
     read_json,
     read_reply,
-    read_row,
+    read_rows,
     said_by,
     text_tokens,
     without_key,
@@ -129,7 +130,8 @@ def test_no_bytes_are_a_traceback() -> None:
                 bytes([rng.randrange(256)]),
             )
             content[place : place + rng.randint(0, 9)] = rng.choice(tokens)
-        read_row(bytes(content))
+        with contextlib.suppress(NoReply):
+            read_rows(bytes(content))
         said_by(bytes(content))
         try:
             reply = read_reply(bytes(content), 5)
@@ -252,3 +254,41 @@ def test_estimates_hold_against_real_tokenizers(contexts_file: Path) -> None:
             for texts in (shown, chats):
                 true = sum(map(count, texts))
                 assert sum(map(text_tokens, texts)) == pytest.approx(true, rel=0.08)
+
+
+def _answered(key: str, **response: object) -> dict[str, object]:
+    return {"custom_id": key, "response": {"body": {"choices": [{}]}} | response}
+
+
+TWO = [_answered("a", status_code=200), _answered("b", status_code="200")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n".join(map(json.dumps, TWO)),
+        "\ufeff" + "\r\n\r\n".join(map(json.dumps, TWO)),
+        json.dumps(TWO),
+        "\n".join(json.dumps(row, indent=2) for row in TWO),
+        "null\n3\n" + json.dumps({"custom_id": 7}) + "\n" + "\n".join(map(json.dumps, TWO)),
+    ],
+    ids=["lines", "BOM and CRLF", "a list", "over lines", "among others"],
+)
+def test_rows_of_a_batch_are_read_in_every_form(content: str) -> None:
+    assert [(row.key, row.status) for row in read_rows(content.encode())] == [
+        ("a", 200),
+        ("b", 200),
+    ]
+
+
+def test_a_row_without_a_status_has_one_where_it_holds_an_answer() -> None:
+    rows = [_answered("a"), {"custom_id": "b", "response": {"body": {}}}, {"custom_id": "c"}]
+    found = read_rows("\n".join(map(json.dumps, rows)).encode())
+    assert [row.status for row in found] == [200, 0, 0]
+
+
+def test_a_batchs_file_of_something_else_is_told_from_one_that_was_cut() -> None:
+    assert read_rows(b"") == []
+    assert read_rows(json.dumps(TWO[0])[:-9].encode()) == []
+    with pytest.raises(NoReply, match="link expired"):
+        read_rows(b'{"error": {"message": "link expired"}}')

@@ -169,7 +169,11 @@ def _require_learned(key: str, value: object, use: str) -> None:
 
 
 def _ours(value: object, kind: Any) -> Any:
-    return None if value is None else msgspec.convert(value, kind)
+    """Return what synthesis wrote; None for another program's key of that name."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
 
 
 def is_said(value: object) -> bool:

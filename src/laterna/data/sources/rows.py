@@ -225,7 +225,7 @@ def decode_json(text: bytes) -> Any:
             words = clutter.sub(lambda found: found[1] or " ", words)
         try:
             return json.loads(words, parse_constant=lambda _: None, strict=False)
-        except json.JSONDecodeError:
+        except ValueError:  # a number of thousands of digits too
             raise ValueError(str(error)) from error
 
 

@@ -99,20 +99,36 @@ def _block_mask(sharing: SharedPrefix, device: torch.device) -> Any:
     return create_block_mask(sees_it, rows, None, tokens, tokens, device=device)
 
 
-def attention_window(config: Any) -> int | None:
-    """Return the fewest tokens that a layer of a language model sees; None: all see everything.
+_WINDOWS: dict[str, tuple[str, ...]] = {
+    "sliding_attention": ("sliding_window",),
+    "hybrid_sliding": ("sliding_window",),
+    "chunked_attention": ("attention_chunk_size",),
+    "indexed_attention": ("index_topk",),
+    "compressed_sparse_attention": ("sliding_window", "index_topk"),
+    "heavily_compressed_attention": ("sliding_window",),
+    "local": ("window_size",),
+}
+"""What transformers calls a layer that does not see everything, to the keys of its sizes."""
+
+
+def attention_windows(config: Any) -> set[int]:
+    """Return how many tokens the layers of a language model see, of those that see not all.
 
     Gemma 2 and 3, Mistral 7B v0.1, Phi-3 mini and some Qwen2 have layers with a sliding window,
-    Llama 4 such with chunks.
+    Llama 4 such with chunks, GPT-Neo local ones; DeepSeek V3.2 and Doge choose so many tokens.
     """
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
-    found = []
-    if "sliding_attention" in kinds and getattr(text, "use_sliding_window", True):
-        found.append(getattr(text, "sliding_window", None))
-    if "chunked_attention" in kinds:
-        found.append(getattr(text, "attention_chunk_size", None))
-    return min((size for size in found if size), default=None)
+    kinds.update(getattr(text, "attention_layers", ()))
+    if not getattr(text, "use_sliding_window", True):
+        kinds.discard("sliding_attention")
+    keys = {key for kind in kinds for key in _WINDOWS.get(kind, ())} | {"keep_window_size"}
+    return {size for key in keys if (size := getattr(text, key, None))}
+
+
+def attention_window(config: Any) -> int | None:
+    """Return the fewest tokens that a layer of a language model sees; None: all see everything."""
+    return min(attention_windows(config), default=None)
 
 
 @torch.no_grad()
@@ -123,11 +139,11 @@ def require_packing(language: Any, *, shared_prefix: bool) -> None:
     one row, as `PrefixFusion.hidden_states` sends them, and alone, as transformers itself attends.
     transformers keeps packed samples apart by their restarted positions only under conditions
     that nothing announces, and a leak, or a lost window, shows in no loss curve; so it is looked
-    for, once a stage. One sample is longer than the model's window, if it has one.
+    for, once a stage. One sample is longer than the model's windows, if it has any.
     """
     table = language.get_input_embeddings().weight
     noise = torch.Generator().manual_seed(0)
-    window = attention_window(language.config)
+    window = max(attention_windows(language.config), default=None)
     total = 11 + (window or 0)
     drawn = torch.randn(1, total, table.shape[1], generator=noise).to(table) * table.std()
     first, second = drawn[:, :5], drawn[:, 5:]
@@ -154,10 +170,7 @@ def require_packing(language: Any, *, shared_prefix: bool) -> None:
 def _alone(language: Any, embeds_rtd: Tensor) -> Tensor:
     """Return a sample's states (1, t, d) by the model's own attention, without a list of ours."""
     with plain_attention(language):
-        states: Tensor = language.get_decoder()(
-            inputs_embeds=embeds_rtd, attention_mask=None, use_cache=False
-        ).last_hidden_state
-    return states.float()
+        return _tried(language, inputs_embeds=embeds_rtd, attention_mask=None)
 
 
 def _states(
@@ -165,13 +178,27 @@ def _states(
 ) -> Tensor:
     places = torch.tensor([positions])
     kind = embeds_rtd.device.type
+    mask = shared_prefix_mask(sharing, places, language)
     with torch.autocast(kind, torch.bfloat16, enabled=wants_one_row(language)):
-        states: Tensor = language.get_decoder()(
+        return _tried(
+            language,
             inputs_embeds=embeds_rtd,
             position_ids=places.to(embeds_rtd.device),
-            attention_mask=shared_prefix_mask(sharing, places, language),
-            use_cache=False,
-        ).last_hidden_state
+            attention_mask=mask,
+        )
+
+
+def _tried(language: Any, **inputs: Any) -> Tensor:
+    """Return the states of a decoder; raises LaternaError where it takes no such inputs."""
+    try:
+        states: Tensor = language.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise LaternaError(
+            "packed rows (pack_length) and shared images (shared_prefix) cannot be used: this "
+            f"language model failed when they were tried ({type(error).__name__}: {reason}); set "
+            "run.attention = 'sdpa', or pack_length = 0 and shared_prefix = false"
+        ) from error
     return states.float()
 
 

@@ -97,6 +97,8 @@ def is_denied(spoken: Words, first: int, last: int) -> bool:
             break
         if word in _W.negators or word.endswith("n't"):
             return not _not_only(spoken, at)
+        if word in ("nobody", "nothing"):  # "nobody looks at the cat" takes it for granted
+            return "the" not in spoken[max(at, first - 2) : first]
         if any(spoken[at : at + len(phrase)] == phrase for phrase in _NEGATIVE_PHRASES):
             return True
     after = spoken[last : last + 5]
@@ -123,6 +125,10 @@ def is_supposed(spoken: Words, first: int) -> bool:
             return True
         if word == "to" and _is_infinitive(spoken, at):
             return True
+        if word in _W.openers and _opens_clause(spoken, at):
+            return True
+        if spoken[at : at + 2] == ("it", "takes"):
+            return True  # "it takes a truck to move it"
         if word == "as" and (spoken[at + 1] in _W.compared or spoken[at - 2 : at - 1] == ("as",)):
             return True
         if word in _W.likeness_of and spoken[at + 1] == "of":
@@ -141,6 +147,11 @@ def is_supposed(spoken: Words, first: int) -> bool:
     return False
 
 
+def _opens_clause(spoken: Words, at: int) -> bool:
+    """ "Before the bus arrives, …", but not "the man stands before the bus"."""
+    return spoken[max(0, at - 1) : at] in ((), (",",)) and spoken[at + 1] in _W.determiners
+
+
 def _is_number(word: str) -> bool:
     return word in NUMBERS or word.isdigit()
 
@@ -149,8 +160,10 @@ def is_likeness(spoken: Words, mention: Mention) -> bool:
     """Tell whether a thing is a toy, a statue, an image or in the shape of what is named."""
     before = spoken[max(0, mention.first - 3) : mention.first]
     after = spoken[mention.last : mention.last + 1]
-    if after and after[0] in DEPICTIONS:
-        return True
+    if after and (after[0] in DEPICTIONS or after[0] in _W.pictured or after[0] == "once"):
+        return True  # "a bench once stood here" is none either
+    if "mind" in spoken[mention.last : mention.last + 2]:
+        return True  # "built with a cat in mind"
     near = before[-1:] if not before or before[-1] not in ("a", "an", "the", "of") else before
     likeness_of = "of" in before and bool(DEPICTIONS.intersection(before[:2]))
     return bool(DEPICTIONS.intersection(near[-1:])) or likeness_of

@@ -27,7 +27,7 @@ from laterna.synthesis.teachers.foreign import (
     estimate_tokens,
     read_as,
     read_reply,
-    read_row,
+    read_rows,
     said_in,
     without_key,
 )
@@ -268,11 +268,26 @@ class BatchTeacher:
             if batch.status not in _UNDER_WAY:
                 raise LaternaError(f"{self._called(batch_id)}: unknown status {batch.status!r}")
             await asyncio.sleep(self._endpoint.poll)
-        open_ = {key: Failed(reason=f"batch {batch.status}") for key in keys}
+        # A finished batch was billed, also for the rows that its files do not hold.
+        billed = batch.status == "completed"
+        open_ = {
+            key: Failed(
+                reason=f"batch {batch.status}", used=self._guess(key) if billed else Usage()
+            )
+            for key in keys
+        }
         refused: dict[str, Failed] = {}
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
-                await self._collect(file, open_, refused)
+                try:
+                    await self._collect(file, open_, refused)
+                except NoReply as error:
+                    said = without_key(error.said, self._client.api_key) or "no text"
+                    raise LaternaError(
+                        f"{self._called(batch_id)}: its file {file} holds no answers ({said}); "
+                        "run again to fetch it again; under another --ledger the requests are "
+                        "asked, and paid, anew"
+                    ) from error
         await self._ledger.do(lambda rows: rows.end_batch(tag))
         if batch.status == "failed" and len(open_) == len(keys):
             why = without_key(said_in(batch.errors), self._client.api_key) or "it failed"
@@ -294,13 +309,14 @@ class BatchTeacher:
     ) -> None:
         """Hand out the answers of one file; move the keys of those refused, with what was said.
 
-        A row that is broken, or failed by what may pass, stays open.
+        A row that is broken, or failed by what may pass, stays open. Raises NoReply for a file that
+        holds no rows.
         """
         files = self._client.files
         content: bytes = await self._patiently(lambda: files.content(file), bytes)
         answers = []
-        for row in map(read_row, content.splitlines()):
-            if row is None or row.key not in open_:
+        for row in read_rows(content):
+            if row.key not in open_:
                 continue
             said = without_key(row.said, self._client.api_key)
             if row.status == 200:
@@ -319,8 +335,8 @@ class BatchTeacher:
                 del open_[row.key]
             elif row.status:
                 open_[row.key] = Failed(reason=f"HTTP {row.status}", said=said)
-            else:
-                open_[row.key] = msgspec.structs.replace(open_[row.key], said=said)
+            elif said:
+                open_[row.key] = Failed(reason=open_[row.key].reason, said=said)
         await asyncio.gather(*answers)
 
     async def _hand_out(self, key: str, reply: Reply) -> None:

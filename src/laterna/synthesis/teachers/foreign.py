@@ -145,12 +145,38 @@ def read_as(kind: type[_T], body: bytes) -> _T:
         raise NoReply(said_in(found) or str(error)) from error
 
 
-def read_row(line: bytes) -> BatchRow | None:
-    """Return a line of a file, None for one that says of no request what became of it."""
+def read_rows(content: bytes) -> list[BatchRow]:
+    """Return what a batch's file says of its requests: JSON lines, a list, or spread over lines.
+
+    Raises NoReply for a file of something else, such as a page.
+    """
+    lines = [_value(line) for line in content.splitlines()]
+    rows = [row for row in map(_row, lines) if row is not None]
+    if rows or not content.strip():
+        return rows
+    rest, values = content.decode(errors="replace").strip().lstrip("\ufeff"), list[object]()
     try:
-        found = read_json(line)
+        while rest:
+            value, end = json.JSONDecoder().raw_decode(rest)
+            values += map(_whole, value if isinstance(value, list) else [value])
+            rest = rest[end:].lstrip()
+    except (ValueError, RecursionError):
+        pass  # what stands before is read
+    rows = [row for row in map(_row, values) if row is not None]
+    if not rows and b"custom_id" not in content:  # else one that was cut
+        raise NoReply(said_by(content))
+    return rows
+
+
+def _value(line: bytes) -> object:
+    try:
+        return read_json(line)
     except NoReply:
         return None
+
+
+def _row(found: object) -> BatchRow | None:
+    """Return a row of a batch's file, None for one that says of no request what became of it."""
     key = found.get("custom_id") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(key, str):
         return None
@@ -160,6 +186,10 @@ def read_row(line: bytes) -> BatchRow | None:
     status, body = response.get("status_code"), response.get("body")
     content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
     said = said_in(found.get("error")) or said_by(content)
+    if isinstance(status, str) and status.isdecimal():
+        status = int(status[:3])
+    if status is None and isinstance(body, dict) and body.get("choices"):
+        status = 200
     return BatchRow(key, status if isinstance(status, int) else 0, content, said)
 
 
