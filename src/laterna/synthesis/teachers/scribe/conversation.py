@@ -8,18 +8,20 @@ Captions also err, so only what most of them name is spoken of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from laterna.scenes.facts import Facts, Thing, place_if_certain, places_near
-from laterna.scenes.geometry import relation_holds
+from laterna.scenes.geometry import lie_apart, relation_holds
 from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, listed, with_article
 from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
 from laterna.synthesis.parsing import Exchange
+from laterna.synthesis.teachers.scribe.photograph import Told, told_exchanges
+from laterna.synthesis.teachers.scribe.story import Story
 from laterna.synthesis.teachers.scribe.wordings import QUESTIONS, WORDINGS
 
 TURNS = 6
@@ -54,21 +56,24 @@ class _Candidate(NamedTuple):
 _Writer = Callable[[Facts, np.random.Generator], list[_Candidate]]
 
 
-def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+def compose_conversation(
+    facts: Facts, rng: np.random.Generator, story: Story | None = None
+) -> list[Exchange]:
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
     What one exchange says does not answer a later one, or the conversation could be held without
     the image; and as many things are said to be there as not to be, give or take one. Without
-    boxes it is the conversation that captions alone settle.
+    boxes it is the conversation that captions alone settle. A `story` is asked for beside.
     """
-    if not facts.things:
+    if not facts.things and not story:
         return _captioned(facts, rng)
-    queues = [writer(facts, rng) for writer in _WRITERS]
+    writers = [*_told_writers(story, rng), *_WRITERS_BESIDE] if story else [*_WRITERS]
+    queues = [writer(facts, rng) for writer in writers]
     chosen: list[_Candidate] = []
     spoken_of: set[str] = set()
     closed: set[str] = set()
     while any(queues) and len(chosen) < TURNS:
-        for number in _order(facts, rng, first=not chosen):
+        for number in _order(writers, facts, rng, first=not chosen):
             if not queues[number]:
                 continue
             candidate = queues[number].pop()
@@ -86,16 +91,33 @@ def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]
     return [candidate.exchange for write in _WRITERS for candidate in write(facts, rng)]
 
 
-def _order(facts: Facts, rng: np.random.Generator, *, first: bool) -> list[int]:
+def _order(
+    writers: Sequence[_Writer], facts: Facts, rng: np.random.Generator, *, first: bool
+) -> list[int]:
     """Return the order of the writers; at first, often those whose questions spoil soon."""
-    numbers = shuffled(range(len(_WRITERS)), rng)
+    numbers = shuffled(range(len(writers)), rng)
     if not first:
         return numbers
     if rng.random() < FRESH_FIRST:
-        numbers.sort(key=lambda number: _WRITERS[number] not in _FRESH)
+        numbers.sort(key=lambda number: writers[number] not in _FRESH)
     if max(facts.counts.values(), default=0) > 1 and rng.random() < SEVERAL_FIRST:
-        numbers.sort(key=lambda number: _WRITERS[number] is not _count)
+        numbers.sort(key=lambda number: writers[number] is not _count)
     return numbers
+
+
+def _told_writers(story: Story, rng: np.random.Generator) -> list[_Writer]:
+    """Return a writer for each kind of question that a story answers."""
+
+    def writer(exchanges: list[Told]) -> _Writer:
+        def write(_: Facts, rng: np.random.Generator) -> list[_Candidate]:
+            return [
+                _Candidate((told.about,), _exchange(told.question, told.short, told.whole, rng))
+                for told in exchanges
+            ]
+
+        return write
+
+    return [writer(exchanges) for exchanges in told_exchanges(story, rng).values()]
 
 
 def _balanced(chosen: list[_Candidate], rng: np.random.Generator) -> list[_Candidate]:
@@ -215,7 +237,7 @@ def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
         for relations in AXES:
             relation = relations[int(rng.integers(2))]
             holds = relation_holds(relation, thing.box, other.box)
-            if holds is None:
+            if holds is None or not lie_apart(thing.box, other.box):
                 continue
             asked = _ask("relation", rng, thing=name, relation=relation, other=other_name)
             sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
@@ -253,6 +275,8 @@ def _named(category: str, facts: Facts) -> str:
 
 
 _WRITERS = (_existence, _count, _colour, _place, _kind, _relation)
+_WRITERS_BESIDE = (_existence, _place, _relation)
+"""What boxes settle of a photograph beside its story; its captions tell colours and numbers."""
 _FRESH = (_existence, _count, _kind)
 
 
