@@ -48,6 +48,8 @@ MASS = _set("mass")
 """What is never counted: "a snow" is wrong."""
 PLURAL_ONLY = _set("plural_only")
 """Spoken of in the plural though one is meant: "the shorts are blue"."""
+NOT_SEEN = _set("not_seen")
+"""What people are to each other, which captions guess: it is not asked for."""
 _NAMED_WHERE_THERE = _set("named_where_there", "|")
 _ALIKE = tuple(frozenset(line.split("|")) for line in _READ.words["alike"])
 _GATHERED = frozenset((*COLLECTIVES, *"bunch crowd flock group herd pack pile row set team".split()))

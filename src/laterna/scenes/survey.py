@@ -9,9 +9,11 @@ from typing import NamedTuple
 from laterna.records import Scene
 from laterna.scenes.vocabulary import words_of
 
-_OFTEN, _SELDOM, _LONG, _LONGER = 20, 2, 5, 7
+_OFTEN, _VERY_OFTEN, _SELDOM, _SHORT, _LONG, _LONGER = 20, 500, 2, 4, 5, 7
 """A word of so many letters, used so seldom, one letter away from one used so often, is a slip;
-so many letters it needs where one letter stands for another ("beach", "reach")."""
+so many letters it needs where one letter stands for another ("beach", "reach"). A shorter one is where it has the letters of
+one that is used very often ("thsi"), and the shortest always: all words of so few letters are
+frequent, or parts of others ("int he")."""
 _ENDINGS = ("", "s", "es", "ed", "d", "er", "r", "y", "ly", "ing", "n", "en")
 
 
@@ -50,9 +52,14 @@ def misspelt(words: Mapping[str, int]) -> frozenset[str]:
     for word in frequent:
         for form in _without_a_letter(word):
             near[form].add(word)
+    common = {tuple(sorted(word)) for word, number in words.items() if number >= _VERY_OFTEN}
     found = set()
     for word, number in words.items():
-        if number > _SELDOM or len(word) < _LONG or not word.isalpha():
+        if number > _SELDOM or not word.isalpha():
+            continue
+        if len(word) < _LONG:
+            if len(word) < _SHORT or tuple(sorted(word)) in common:
+                found.add(word)
             continue
         others = {other for form in _without_a_letter(word) for other in near.get(form, ())}
         if any(not _is_form_of(word, other) and not _another(word, other) for other in others):

@@ -12,7 +12,7 @@ import numpy as np
 
 from laterna.records import Kind, Message, Reply
 from laterna.scenes.facts import Facts, gather_facts
-from laterna.scenes.kinds import deniable
+from laterna.scenes.kinds import deniable, is_closed
 from laterna.scenes.survey import Survey
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 from laterna.synthesis.parsing import Exchange, write_reply
@@ -48,9 +48,11 @@ class Scribe:
         digest = int(proxy_digest(text)[:16], 16)
         rng = np.random.default_rng([self._seed, _COMPOSER_NUMBER[self._kind], digest])
         story = read_story(captions, self._survey.slips, rng)
-        if story:
-            absent = likely_absent(facts, self._survey, story, rng)
-            facts = counted_things(facts._replace(absent=absent or facts.absent))
+        closed = is_closed(self._survey.categories)
+        if story or not closed:
+            absent = likely_absent(facts, self._survey, rng)
+            facts = facts._replace(absent=absent or (facts.absent if closed else ()))
+            facts = counted_things(facts)
         made = _COMPOSERS[self._kind](facts, rng, story)
         reply = made if isinstance(made, str) else write_reply(made)
         return Reply(text=reply, finish_reason="stop")

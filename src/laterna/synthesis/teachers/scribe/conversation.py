@@ -18,10 +18,10 @@ from laterna.scenes.facts import Facts, Thing, place_if_certain, places_near
 from laterna.scenes.geometry import lie_apart, relation_holds
 from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, listed, with_article
 from laterna.scenes.sampling import pick, shuffled
-from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural, words_of
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.teachers.scribe.photograph import Told, told_exchanges
-from laterna.synthesis.teachers.scribe.story import Story
+from laterna.synthesis.teachers.scribe.story import Story, content
 from laterna.synthesis.teachers.scribe.wordings import QUESTIONS, WORDINGS
 
 TURNS = 6
@@ -49,6 +49,8 @@ class _Candidate(NamedTuple):
     """The answer is given away once its category was spoken of: asked before that or not at all."""
     closes: bool = False
     """The answer names the category, so that nothing else may speak of it."""
+    given: str = ""
+    """The short answer, which may not have been said before."""
     exists: bool | None = None
     """The answer to whether something is there; None where that is not the question."""
 
@@ -79,6 +81,9 @@ def compose_conversation(
             candidate = queues[number].pop()
             about = set(candidate.about)
             if about & closed or (candidate.fresh and about & spoken_of):
+                continue
+            said = (word for one in chosen for part in one.exchange for word in words_of(part))
+            if candidate.given and content(candidate.given.split()) <= content(said):
                 continue
             spoken_of |= about
             closed |= about if candidate.closes else set()
@@ -111,7 +116,11 @@ def _told_writers(story: Story, rng: np.random.Generator) -> list[_Writer]:
     def writer(exchanges: list[Told]) -> _Writer:
         def write(_: Facts, rng: np.random.Generator) -> list[_Candidate]:
             return [
-                _Candidate((told.about,), _exchange(told.question, told.short, told.whole, rng))
+                _Candidate(
+                    told.about,
+                    _exchange(told.question, told.short, told.whole, rng),
+                    given=told.short,
+                )
                 for told in exchanges
             ]
 
@@ -188,6 +197,9 @@ def _quality(
 
 
 _colour = _quality("colour", lambda facts, category, _: facts.colour_of(category), str)
+_in_picture = _quality(
+    "place_in_picture", lambda _, __, thing: place_if_certain(thing), at_place
+)
 _place = _quality("place", lambda _, __, thing: place_if_certain(thing), at_place)
 
 
@@ -231,10 +243,21 @@ def _owners_of_colours(facts: Facts) -> dict[str, str]:
 
 def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     """Ask about pairs of things, of each once how they stand across and once up and down."""
+    return _related(facts, rng, AXES)
+
+
+def _side(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    """Ask how pairs of things stand across: in a photograph, what is higher is often behind."""
+    return _related(facts, rng, AXES[:1])
+
+
+def _related(
+    facts: Facts, rng: np.random.Generator, axes: tuple[tuple[str, str], ...]
+) -> list[_Candidate]:
     candidates = []
     single = shuffled(tuple(facts.single().items()), rng)
     for (name, thing), (other_name, other) in pairwise(single):
-        for relations in AXES:
+        for relations in axes:
             relation = relations[int(rng.integers(2))]
             holds = relation_holds(relation, thing.box, other.box)
             if holds is None or not lie_apart(thing.box, other.box):
@@ -275,7 +298,7 @@ def _named(category: str, facts: Facts) -> str:
 
 
 _WRITERS = (_existence, _count, _colour, _place, _kind, _relation)
-_WRITERS_BESIDE = (_existence, _place, _relation)
+_WRITERS_BESIDE = (_existence, _in_picture, _side)
 """What boxes settle of a photograph beside its story; its captions tell colours and numbers."""
 _FRESH = (_existence, _count, _kind)
 

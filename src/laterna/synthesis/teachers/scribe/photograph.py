@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from laterna.scenes.facts import Facts
-from laterna.scenes.kinds import MASS, hypernyms, is_a, taken_for
-from laterna.scenes.phrases import with_article
+from laterna.scenes.kinds import is_a, meant, taken_for
 from laterna.scenes.sampling import pick, shuffled
 from laterna.scenes.survey import Survey
-from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF, words_of
 from laterna.synthesis.parsing import Exchange
-from laterna.synthesis.teachers.scribe.story import Story, again_called, colours_in
+from laterna.synthesis.teachers.scribe.story import Story, colours_in
 from laterna.synthesis.teachers.scribe.telling import (
     BOUNDARIES,
     DETERMINERS,
@@ -31,12 +30,15 @@ from laterna.synthesis.teachers.scribe.telling import (
     phrases_of,
     root,
 )
-from laterna.synthesis.teachers.scribe.wordings import QUESTIONS, WORDINGS
+from laterna.synthesis.teachers.scribe.wordings import QUESTIONS, WORDINGS, Inference
 
 LIKELY = 6
 """Absent things that a photograph's questions are drawn from."""
 _SEEN_OFTEN = 10
 """What fewer photographs have is not asked for: it would teach nothing but its absence."""
+_ANYWHERE = 0.05
+"""What one photograph that has it adds to how likely a thing is; one that has it beside such
+things as are here adds 1."""
 _HELD = frozenset("hold carry ride throw catch chase pull push kick bite eat read pet drive".split())
 _STAYS = frozenset("in on at near beside inside outside under behind".split())
 _PASSES = frozenset("through across along down up over into toward towards".split())
@@ -45,7 +47,8 @@ _PASSES = frozenset("through across along down up over into toward towards".spli
 class Told(NamedTuple):
     """An exchange that a story holds: what it asks for, its short answer and its whole one."""
 
-    about: str
+    about: tuple[str, ...]
+    """The kinds of things that question and answer name."""
     question: str
     short: str
     whole: str
@@ -64,10 +67,10 @@ def told_exchanges(story: Story, rng: np.random.Generator) -> dict[str, list[Tol
 
 
 def _told(
-    kind: str, about: str, short: tuple[str, ...], whole: tuple[str, ...], rng: np.random.Generator,
-    **words: str,
+    kind: str, short: tuple[str, ...], whole: tuple[str, ...], rng: np.random.Generator, **words: str
 ) -> Told:  # fmt: skip
     question = pick(QUESTIONS[f"told_{kind}"], rng).format(**words)
+    about = tuple(dict.fromkeys(root(word) for word in (*whole, *short) if is_noun(word)))
     return Told(about, question, " ".join(short), as_sentence(whole))
 
 
@@ -75,9 +78,9 @@ def _be(telling: Telling) -> str:
     return "are" if telling.several else "is"
 
 
-def _named(telling: Telling) -> tuple[str, ...]:
-    """Return the subject as a question calls it, which has not spoken of it yet."""
-    return ("the", *telling.noun.split())
+def _named(story: Story) -> tuple[str, ...]:
+    """Return the subject as questions call it."""
+    return ("the", *story.noun.split())
 
 
 def _doing(story: Story, rng: np.random.Generator) -> list[Told]:
@@ -85,10 +88,10 @@ def _doing(story: Story, rng: np.random.Generator) -> list[Told]:
     for telling in story.tellings:
         if telling.verb in ("be", "wear") or not telling.head or telling.more:
             continue
-        who = " ".join(_named(telling))
-        answer = (*_named(telling), _be(telling), *telling.doing)
+        who = " ".join(_named(story))
+        answer = (*_named(story), _be(telling), *telling.doing)
         found.append(
-            _told("doing", telling.head, telling.doing, answer, rng, who=who, is_are=_be(telling))
+            _told("doing", telling.doing, answer, rng, who=who, is_are=_be(telling))
         )
     return shuffled(found, rng)[:1]
 
@@ -98,8 +101,8 @@ def _wearing(story: Story, rng: np.random.Generator) -> list[Told]:
     main = story.main
     if not clothes or main.several:
         return []
-    answer = ("the", *main.noun.split(), "is", "wearing", *clothes)
-    return [_told("wearing", main.head, clothes, answer, rng, who=" ".join(_named(main)))]
+    answer = (*_named(story), "is", "wearing", *clothes)
+    return [_told("wearing", clothes, answer, rng, who=" ".join(_named(story)))]
 
 
 def _colours(story: Story, rng: np.random.Generator) -> list[Told]:
@@ -125,7 +128,7 @@ def _colours(story: Story, rng: np.random.Generator) -> list[Told]:
         (noun,) = forms
         is_are = "are" if several else "is"
         answer = ("the", noun, is_are, colour)
-        found.append(_told("colour", kind, (colour,), answer, rng, thing=noun, is_are=is_are))
+        found.append(_told("colour", (colour,), answer, rng, thing=noun, is_are=is_are))
     return shuffled(found, rng)
 
 
@@ -143,10 +146,10 @@ def _where(story: Story, rng: np.random.Generator) -> list[Told]:
         if passes and telling.verb in ("be", "wear", "look", "jump", "throw", "hold", "carry"):
             continue
         verb = (telling.doing[0],) if passes else ()
-        answer = (*_named(telling), _be(telling), *verb, *last)
+        answer = (*_named(story), _be(telling), *verb, *last)
         kind = "passing" if passes else "where"
-        words = {"who": " ".join(_named(telling)), "is_are": _be(telling), "verb": " ".join(verb)}
-        found.append(_told(kind, telling.head, last, answer, rng, **words))
+        words = {"who": " ".join(_named(story)), "is_are": _be(telling), "verb": " ".join(verb)}
+        found.append(_told(kind, last, answer, rng, **words))
     return shuffled(found, rng)[:1]
 
 
@@ -161,10 +164,10 @@ def _held(story: Story, rng: np.random.Generator) -> list[Told]:
         single = not {"and", "while"} & set(thing) and is_noun(thing[-1])
         if not whole or not single or is_a(root(thing[-1]), "person"):
             continue
-        answer = (*_named(telling), _be(telling), telling.doing[0], *thing)
-        words = {"who": " ".join(_named(telling)), "is_are": _be(telling)}
+        answer = (*_named(story), _be(telling), telling.doing[0], *thing)
+        words = {"who": " ".join(_named(story)), "is_are": _be(telling)}
         found.append(
-            _told("held", telling.head, thing, answer, rng, verb=telling.doing[0], **words)
+            _told("held", thing, answer, rng, verb=telling.doing[0], **words)
         )
     return shuffled(found, rng)[:1]
 
@@ -178,50 +181,59 @@ def _number(story: Story, rng: np.random.Generator) -> list[Told]:
         return []
     things = main.noun
     answer = ("there", "are", main.number, things)
-    return [_told("number", main.head, (main.number,), answer, rng, things=things)]
+    return [_told("number", (main.number,), answer, rng, things=things)]
 
 
 def likely_absent(
-    facts: Facts, survey: Survey, story: Story, rng: np.random.Generator
+    facts: Facts, survey: Survey, rng: np.random.Generator
 ) -> tuple[str, ...]:
     """Return up to `LIKELY` absent things, those drawn first that often stand beside what is there.
 
     `facts` are of all boxes. What is easily taken for something that is there is left out.
     """
     held = {thing.category for thing in facts.things} | facts.mentioned
-    held |= {root(word) for telling in story.tellings for word in telling.words}
-    there = frozenset(held).union(*map(hypernyms, held)) if held else frozenset()
-    names, weights = [], []
+    held |= {root(word) for caption in facts.captions for word in words_of(caption)}
+    there = meant(held)
+    weights: dict[str, float] = {}
     for name in facts.absent:
+        often = survey.images.get(name, 0)
         beside = sum(survey.together.get(category, {}).get(name, 0) for category in held)
-        if survey.images.get(name, 0) >= _SEEN_OFTEN and beside and not taken_for(name, there):
-            names.append(name)
-            weights.append(float(beside) ** 0.5)
-    if not names:
-        return ()
-    share = np.array(weights) / sum(weights)
-    drawn = rng.choice(len(names), size=min(LIKELY, len(names)), replace=False, p=share)
-    return tuple(names[at] for at in drawn)
+        if often >= _SEEN_OFTEN and not taken_for(name, there):
+            weights[name] = beside + _ANYWHERE * often
+    chosen: list[str] = []
+    while weights and len(chosen) < LIKELY:
+        names = list(weights)
+        share = np.array([weights[name] for name in names])
+        name = names[int(rng.choice(len(names), p=share / share.sum()))]
+        chosen.append(name)
+        one = meant((name,))
+        weights = {
+            other: weight
+            for other, weight in weights.items()
+            if other != name and not is_a(other, name) and not taken_for(other, one)
+        }
+    return tuple(chosen)
 
 
 def inferred(story: Story, rng: np.random.Generator) -> list[Exchange]:
-    """Return questions that take a step beyond the story, with answers that give its words."""
-    found = []
-    for inference in WORDINGS.inferences:
-        for telling in story.tellings:
-            roots = {root(word) for word in telling.doing}
-            verb = inference.verbs and telling.verb in inference.verbs.split()
-            cue = inference.cues and roots & set(inference.cues.split("|"))
-            alive = not inference.of or any(is_a(telling.head, one) for one in inference.of.split("|"))
-            if not (verb or cue) or not alive or telling.more or telling.verb in ("be", "wear"):
-                continue
-            because = " ".join((*_named(telling), _be(telling), *telling.doing))
-            if not telling.head:
-                because = " ".join(("they", "are", *telling.doing))
-            answer = pick(inference.answers, rng).format(because=because)
-            found.append(Exchange(pick(inference.questions, rng), answer))
-            break
-    return shuffled(found, rng)
+    """Return questions that take a step beyond the story, no reason given twice."""
+    found: dict[str, Exchange] = {}
+    used: set[Inference] = set()
+    for telling in shuffled(story.tellings, rng):
+        if telling.more or telling.verb in ("be", "wear"):
+            continue
+        roots = {root(word) for word in telling.doing}
+        who = _named(story) if telling.head else ("they",)
+        because = " ".join((*who, _be(telling), *telling.doing))
+        for inference in shuffled(WORDINGS.inferences, rng):
+            cue = telling.verb in inference.verbs.split() or roots & set(inference.cues.split("|"))
+            kinds = inference.of.split("|") if inference.of else ()
+            fits = not kinds or any(is_a(telling.head, kind) for kind in kinds)
+            if cue and fits and inference not in used and because not in found:
+                question, answer = pick(inference.exchanges, rng)
+                found[because] = Exchange(question, answer.format(because=because))
+                used.add(inference)
+    return list(found.values())
 
 
 def group_of(category: str) -> str:

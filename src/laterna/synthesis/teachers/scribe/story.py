@@ -7,13 +7,14 @@ two captions that cannot both be true the one that more others go with is used.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from laterna.scenes.facts import Facts, place_if_certain
-from laterna.scenes.kinds import MASS, PLURAL_ONLY, is_a, kind_of, meant, taken_for
+from laterna.scenes.kinds import MASS, NOT_SEEN, PLURAL_ONLY, is_a, kind_of, meant, taken_for
 from laterna.scenes.phrases import NUMBERS, at_place, listed, with_article
 from laterna.scenes.sampling import shuffled
 from laterna.scenes.vocabulary import COLOURS, plural
@@ -41,7 +42,9 @@ _NEW = 2
 _BESIDES = 2
 """Boxed things that no sentence has named yet, told at the end, at most."""
 _LITTLE = DETERMINERS | PREPOSITIONS | BOUNDARIES | frozenset("is are and or it its very up".split())
-_COUNTED = ("person", "animal", "vehicle")
+_PERSON = {"someone": "person", "somebody": "person"}
+_COLOURS = COLOURS | frozenset("tan beige cream golden maroon teal turquoise".split())
+_PRONOUNS = {"man": "he", "boy": "he", "woman": "she", "girl": "she"}
 
 
 class Story(NamedTuple):
@@ -53,6 +56,21 @@ class Story(NamedTuple):
     def main(self) -> Telling:
         """The telling that the others are held to."""
         return self.tellings[0]
+
+    @property
+    def noun(self) -> str:
+        """How the subject is called by most of them."""
+        called = Counter(telling.noun for telling in self.tellings if telling.head)
+        noun = max(called, key=lambda name: (called[name], name == self.main.noun), default="")
+        return _PERSON.get(noun, noun) or "they"
+
+    def again(self, time: int = 0) -> tuple[str, ...]:
+        """Return the subject as it is called again: "they", "she" and "the girl" in turns."""
+        if self.main.several:
+            return ("they",)
+        he = [word for kind, word in _PRONOUNS.items() if is_a(self.main.head, kind)]
+        noun = _PERSON.get(self.main.noun, self.main.noun)
+        return (he[0],) if he and time % 2 else ("the", *noun.split())
 
     def clothes(self) -> tuple[str, ...]:
         """Return what the only one that it is about wears, as some caption says it, or nothing."""
@@ -119,8 +137,7 @@ def _excluded(one: frozenset[str], other: frozenset[str]) -> bool:
 def _differ_in_colour(one: Sequence[str], other: Sequence[str]) -> bool:
     first, second = colours_in(one), colours_in(other)
     shared = first.keys() & second.keys()
-    dogs = [name for found in (first, second) for name in found if is_a(name, "animal")]
-    two_animals = bool(dogs) and any(
+    two_animals = any(
         not first[a] & second[b]
         for a in first
         for b in second
@@ -138,11 +155,11 @@ def colours_in(words: Sequence[str]) -> dict[str, frozenset[str]]:
             continue
         kind = root(word)
         for back in range(at - 1, max(-1, at - 6), -1):
-            if words[back] in COLOURS:
+            if words[back] in _COLOURS:
                 found.setdefault(kind, set()).add(words[back])
             elif words[back] in _LITTLE and words[back] != "and":
                 break
-            elif words[back] == "and" and words[back - 1] not in COLOURS:
+            elif words[back] == "and" and words[back - 1] not in _COLOURS:
                 break
     return {kind: frozenset(colours) for kind, colours in found.items()}
 
@@ -172,25 +189,22 @@ def retell(story: Story, facts: Facts, rng: np.random.Generator) -> str:
     told = content(main.words)
     sentences = [main.sentence]
     for telling in shuffled(story.tellings[1:], rng):
-        trimmed = _trimmed(telling, told)
+        trimmed = _trimmed(telling._replace(more=()), told)
         new = content((*trimmed.doing, *trimmed.more)) - meant(told) - told
         new = frozenset(word for word in new if kind_of(word) is None or not meant((word,)) & told)
+        if trimmed.verb in told:  # the same again, elsewhere: only more things make it news
+            new = frozenset(word for word in new if not is_a(word, "place"))
         if len(new) < _NEW or len(sentences) == SENTENCES or trimmed.verb == "wear":
             continue
-        again = again_called(main)
+        again = story.again(len(sentences))
         be = () if trimmed.verb == "be" else ("are" if main.several else "is",)
         sentences.append(as_sentence((*again, *be, *trimmed.doing, *trimmed.more)))
         told |= content(trimmed.words)
     clothes = story.clothes()
     if clothes and not main.several and not is_told(clothes, told) and is_a(main.head, "person"):
-        sentences.append(as_sentence((*again_called(main), "is", "wearing", *clothes)))
+        sentences.append(as_sentence((*story.again(len(sentences)), "is", "wearing", *clothes)))
         told |= content(clothes)
-    return " ".join((*sentences, *_from_boxes(main, told, facts, rng)))
-
-
-def again_called(telling: Telling) -> tuple[str, ...]:
-    """Return the subject as it is called again: "the girl", "they"."""
-    return ("they",) if telling.several else ("the", *telling.noun.split())
+    return " ".join((*sentences, *_from_boxes(story, told, facts, rng)))
 
 
 def is_told(words: tuple[str, ...], told: frozenset[str]) -> bool:
@@ -202,8 +216,6 @@ def is_told(words: tuple[str, ...], told: frozenset[str]) -> bool:
 
 def _trimmed(telling: Telling, told: frozenset[str]) -> Telling:
     """Leave out the phrases at the end that tell what was told already."""
-    if telling.more:
-        return telling
     pieces = list(phrases_of(telling.doing))
     known = meant(told) | told
     while len(pieces) > 1 and content(pieces[-1]) <= known and content(pieces[0]):
@@ -215,15 +227,15 @@ def _trimmed(telling: Telling, told: frozenset[str]) -> Telling:
 
 
 def _from_boxes(
-    main: Telling, told: frozenset[str], facts: Facts, rng: np.random.Generator
+    story: Story, told: frozenset[str], facts: Facts, rng: np.random.Generator
 ) -> list[str]:
     """Return where the subject is in the picture, and what else is there."""
     sentences = []
-    single = facts.single()
+    main, single = story.main, facts.single()
     if main.head in single and not main.several:
         place = place_if_certain(single[main.head])
         if place and rng.random() < 0.5:
-            sentences.append(f"The {main.noun} is {at_place(place)} of the picture.")
+            sentences.append(f"The {story.noun} is {at_place(place)} of the picture.")
     known = meant(told)
     others = [
         name
@@ -258,7 +270,8 @@ def counted_things(facts: Facts) -> Facts:
         for name, number in facts.counts.items()
         if name in names and not (number == 1 and facts.agreed.get(name))
     }
-    return facts._replace(things=things, counts=certain)
+    mentioned = frozenset(filter(_is_thing, facts.mentioned))
+    return facts._replace(things=things, counts=certain, mentioned=mentioned)
 
 
 def _is_thing(name: str) -> bool:
@@ -266,4 +279,4 @@ def _is_thing(name: str) -> bool:
         return False
     unfit = ("clothing", "body part", "place", "body of water", "building", "crowd")
     gathered = ("group", "crowd", "team", "family", "couple", "band", "audience", "police", "crew")
-    return name not in gathered and not any(is_a(name, broad) for broad in unfit)
+    return name not in gathered and name not in NOT_SEEN and not any(is_a(name, broad) for broad in unfit)

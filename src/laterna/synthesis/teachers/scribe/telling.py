@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from laterna.scenes.kinds import MASS, PLURAL_ONLY, hypernyms, is_a, kind_of
+from laterna.scenes.phrases import starts_with_a_vowel
 from laterna.scenes.vocabulary import COLOURS, UNITS, plural
 
 
@@ -48,6 +49,7 @@ _NO_END = frozenset(_READ.intransitive_end.split())
 _LAYS = frozenset(_READ.lays.split())
 _BE = ("is", "are")
 _GATHERED = frozenset("group pair couple bunch crowd team herd pack flock trio line row set".split())
+_GIVES = frozenset("give hand throw toss show offer feed teach".split())
 _LONGEST = 24
 """Words of a caption that is read, at most."""
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*'?$")
@@ -157,7 +159,7 @@ def _read(spoken: tuple[str, ...]) -> Telling | None:
     number = spoken[0] if spoken[0] in _NUMBERS else ""
     before = spoken[:at]
     if before[0] not in DETERMINERS | {"someone", "somebody"} and not is_plural(noun.split()[-1]) and head:
-        article = "an" if before[0][0] in "aeiou" else "a"
+        article = "an" if starts_with_a_vowel(before[0]) else "a"
         before = (article, *before)
     if doing is None:
         return None
@@ -275,16 +277,15 @@ def _is_sound(telling: Telling) -> bool:
         return False
     for at, word in enumerate(words):
         after = words[at + 1] if at + 1 < len(words) else ""
+        known = is_noun(word) and word not in _FORMS
+        if known and after in ("a", "an", "the") and telling.verb not in _GIVES:
+            return False  # "his head a face"
+        if known and is_plural(word) and word not in PLURAL_ONLY and is_noun(after):
+            if not is_plural(after) and after not in _FORMS:
+                return False  # "the waters edge"
         if word in ("a", "an") and after and (word == "an") != starts_with_a_vowel(after):
             return False
     return not any(_lacks_article(words, at) for at in range(len(words)))
-
-
-def starts_with_a_vowel(word: str) -> bool:
-    """Tell whether "an" stands before a word."""
-    if word.startswith(("uni", "use", "one", "ukulele", "eu")) and not word.startswith("unid"):
-        return False
-    return word[0] in "aeiou" or word.startswith(("hour", "honor"))
 
 
 _BARE = frozenset(

@@ -28,8 +28,8 @@ class Request(Record):
 class Inference(Record):
     """A step beyond what captions tell, and what allows it."""
 
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
+    exchanges: tuple[tuple[str, str], ...]
+    """Questions with their answers."""
     verbs: str = ""
     cues: str = ""
     of: str = ""
