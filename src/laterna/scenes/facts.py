@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from laterna.records import Box
-
 from laterna.scenes.geometry import merge_boxes, near_border, place_of
 from laterna.scenes.kinds import absent_of
 from laterna.scenes.phrases import NUMBERS

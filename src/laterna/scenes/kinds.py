@@ -52,7 +52,9 @@ NOT_SEEN = _set("not_seen")
 """What people are to each other, which captions guess: it is not asked for."""
 _NAMED_WHERE_THERE = _set("named_where_there", "|")
 _ALIKE = tuple(frozenset(line.split("|")) for line in _READ.words["alike"])
-_GATHERED = frozenset((*COLLECTIVES, *"bunch crowd flock group herd pack pile row set team".split()))
+_GATHERED = frozenset(
+    (*COLLECTIVES, *"bunch crowd flock group herd pack pile row set team".split())
+)
 """Words that stand before "of" and the things that are meant: "a set of stairs"."""
 _ENDS_A_HEAD = frozenset(
     "of in on at with from by to for near behind beside under over who that which and or".split()
@@ -65,10 +67,10 @@ def _parents() -> dict[str, frozenset[str]]:
     for broader, words in _READ.kinds.items():
         for word in words.split():
             found.setdefault(word.replace("_", " "), set()).add(broader)
-    for category, words in CHECK_SYNONYMS.items():
+    for category, synonyms in CHECK_SYNONYMS.items():
         group = SUPERCATEGORY_OF[category]
         found.setdefault(category, set()).add(_READ.supercategories.get(group, group))
-        for word in words:
+        for word in synonyms:
             if word not in CHECK_SYNONYMS and word not in _READ.kinds:
                 found.setdefault(word, set()).add(category)
     return {word: frozenset(broader) - {word} for word, broader in found.items()}
@@ -88,7 +90,9 @@ def kind_of(name: str) -> str | None:
     spoken = [word for word in words_of(name) if word[0].isalpha()]
     while spoken[1:2] == ["of"] or (spoken[2:3] == ["of"] and spoken[0] in ("a", "an", "the")):
         at = spoken.index("of")
-        if spoken[at - 1] not in _GATHERED and spoken[at - 1] not in UNITS or at + 1 == len(spoken):
+        if (spoken[at - 1] not in _GATHERED and spoken[at - 1] not in UNITS) or at + 1 == len(
+            spoken
+        ):
             break
         spoken = spoken[at + 1 :]
     end = next((at for at, word in enumerate(spoken) if at and word in _ENDS_A_HEAD), len(spoken))

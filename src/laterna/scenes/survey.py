@@ -11,9 +11,9 @@ from laterna.scenes.vocabulary import words_of
 
 _OFTEN, _VERY_OFTEN, _SELDOM, _SHORT, _LONG, _LONGER = 20, 500, 2, 4, 5, 7
 """A word of so many letters, used so seldom, one letter away from one used so often, is a slip;
-so many letters it needs where one letter stands for another ("beach", "reach"). A shorter one is where it has the letters of
-one that is used very often ("thsi"), and the shortest always: all words of so few letters are
-frequent, or parts of others ("int he")."""
+so many letters it needs where one letter stands for another ("beach", "reach"). A shorter one is
+where it has the letters of one that is used very often ("thsi"), and the shortest always: all words
+of so few letters are frequent, or parts of others ("int he")."""
 _ENDINGS = ("", "s", "es", "ed", "d", "er", "r", "y", "ly", "ing", "n", "en")
 
 

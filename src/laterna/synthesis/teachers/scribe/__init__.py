@@ -20,8 +20,8 @@ from laterna.synthesis.proxy import proxy_digest, read_proxy
 from laterna.synthesis.teachers.scribe.conversation import compose_conversation
 from laterna.synthesis.teachers.scribe.detail import compose_detail
 from laterna.synthesis.teachers.scribe.negative import compose_negative
-from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.synthesis.teachers.scribe.photograph import likely_absent
+from laterna.synthesis.teachers.scribe.reasoning import compose_reasoning
 from laterna.synthesis.teachers.scribe.refusal import compose_refusal
 from laterna.synthesis.teachers.scribe.story import Story, counted_things, read_story
 
@@ -36,7 +36,7 @@ class Scribe:
     def __init__(self, kind: Kind, survey: Survey, seed: int) -> None:
         self._kind = kind
         self._survey = survey
-        self._deniable = deniable(survey.categories)
+        self._deniable = deniable(sorted(set(survey.categories)))
         self._words = ObjectWords(dict.fromkeys((*CATEGORIES, *survey.categories)))
         self._seed = seed
 

@@ -197,9 +197,7 @@ def _quality(
 
 
 _colour = _quality("colour", lambda facts, category, _: facts.colour_of(category), str)
-_in_picture = _quality(
-    "place_in_picture", lambda _, __, thing: place_if_certain(thing), at_place
-)
+_in_picture = _quality("place_in_picture", lambda _, __, thing: place_if_certain(thing), at_place)
 _place = _quality("place", lambda _, __, thing: place_if_certain(thing), at_place)
 
 

@@ -20,9 +20,7 @@ from laterna.scenes.vocabulary import SUPERCATEGORY_OF, words_of
 from laterna.synthesis.parsing import Exchange
 from laterna.synthesis.teachers.scribe.story import Story, colours_in
 from laterna.synthesis.teachers.scribe.telling import (
-    BOUNDARIES,
     DETERMINERS,
-    PREPOSITIONS,
     Telling,
     as_sentence,
     is_noun,
@@ -39,7 +37,9 @@ _SEEN_OFTEN = 10
 _ANYWHERE = 0.05
 """What one photograph that has it adds to how likely a thing is; one that has it beside such
 things as are here adds 1."""
-_HELD = frozenset("hold carry ride throw catch chase pull push kick bite eat read pet drive".split())
+_HELD = frozenset(
+    "hold carry ride throw catch chase pull push kick bite eat read pet drive".split()
+)
 _STAYS = frozenset("in on at near beside inside outside under behind".split())
 _PASSES = frozenset("through across along down up over into toward towards".split())
 
@@ -67,8 +67,12 @@ def told_exchanges(story: Story, rng: np.random.Generator) -> dict[str, list[Tol
 
 
 def _told(
-    kind: str, short: tuple[str, ...], whole: tuple[str, ...], rng: np.random.Generator, **words: str
-) -> Told:  # fmt: skip
+    kind: str,
+    short: tuple[str, ...],
+    whole: tuple[str, ...],
+    rng: np.random.Generator,
+    **words: str,
+) -> Told:
     question = pick(QUESTIONS[f"told_{kind}"], rng).format(**words)
     about = tuple(dict.fromkeys(root(word) for word in (*whole, *short) if is_noun(word)))
     return Told(about, question, " ".join(short), as_sentence(whole))
@@ -90,9 +94,7 @@ def _doing(story: Story, rng: np.random.Generator) -> list[Told]:
             continue
         who = " ".join(_named(story))
         answer = (*_named(story), _be(telling), *telling.doing)
-        found.append(
-            _told("doing", telling.doing, answer, rng, who=who, is_are=_be(telling))
-        )
+        found.append(_told("doing", telling.doing, answer, rng, who=who, is_are=_be(telling)))
     return shuffled(found, rng)[:1]
 
 
@@ -166,9 +168,7 @@ def _held(story: Story, rng: np.random.Generator) -> list[Told]:
             continue
         answer = (*_named(story), _be(telling), telling.doing[0], *thing)
         words = {"who": " ".join(_named(story)), "is_are": _be(telling)}
-        found.append(
-            _told("held", thing, answer, rng, verb=telling.doing[0], **words)
-        )
+        found.append(_told("held", thing, answer, rng, verb=telling.doing[0], **words))
     return shuffled(found, rng)[:1]
 
 
@@ -184,9 +184,7 @@ def _number(story: Story, rng: np.random.Generator) -> list[Told]:
     return [_told("number", (main.number,), answer, rng, things=things)]
 
 
-def likely_absent(
-    facts: Facts, survey: Survey, rng: np.random.Generator
-) -> tuple[str, ...]:
+def likely_absent(facts: Facts, survey: Survey, rng: np.random.Generator) -> tuple[str, ...]:
     """Return up to `LIKELY` absent things, those drawn first that often stand beside what is there.
 
     `facts` are of all boxes. What is easily taken for something that is there is left out.

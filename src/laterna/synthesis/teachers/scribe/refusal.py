@@ -54,9 +54,7 @@ def _requests(facts: Facts) -> list[tuple[Request, str, bool]]:
     return found
 
 
-def _exchange(
-    request: Request, thing: str, rng: np.random.Generator, *, several: bool
-) -> Exchange:
+def _exchange(request: Request, thing: str, rng: np.random.Generator, *, several: bool) -> Exchange:
     asked = pick(request.requests, rng)
     refusal = pick(ANSWERS["refusal"], rng)
     answer = refusal.format(act=request.act, because=request.because)

@@ -41,7 +41,9 @@ _NEW = 2
 """So many new words are worth another sentence."""
 _BESIDES = 2
 """Boxed things that no sentence has named yet, told at the end, at most."""
-_LITTLE = DETERMINERS | PREPOSITIONS | BOUNDARIES | frozenset("is are and or it its very up".split())
+_LITTLE = (
+    DETERMINERS | PREPOSITIONS | BOUNDARIES | frozenset("is are and or it its very up".split())
+)
 _PERSON = {"someone": "person", "somebody": "person"}
 _COLOURS = COLOURS | frozenset("tan beige cream golden maroon teal turquoise".split())
 _PRONOUNS = {"man": "he", "boy": "he", "woman": "she", "girl": "she"}
@@ -112,7 +114,7 @@ def contradict(one: Telling, other: Telling) -> bool:
     """Tell whether two captions cannot both be true of what they speak of, as far as is known."""
     return (
         not _same_subject(one, other)
-        or {one.verb, other.verb} <= STILL and one.verb != other.verb
+        or ({one.verb, other.verb} <= STILL and one.verb != other.verb)
         or (one.verb in STILL and other.verb in MOVING)
         or (one.verb in MOVING and other.verb in STILL)
         or _excluded(content(one.words), content(other.words))
@@ -129,9 +131,7 @@ def _same_subject(one: Telling, other: Telling) -> bool:
 
 
 def _excluded(one: frozenset[str], other: frozenset[str]) -> bool:
-    return any(
-        line & one and line & other and not line & one & other for line in EXCLUSIVE
-    )
+    return any(line & one and line & other and not line & one & other for line in EXCLUSIVE)
 
 
 def _differ_in_colour(one: Sequence[str], other: Sequence[str]) -> bool:
@@ -157,9 +157,9 @@ def colours_in(words: Sequence[str]) -> dict[str, frozenset[str]]:
         for back in range(at - 1, max(-1, at - 6), -1):
             if words[back] in _COLOURS:
                 found.setdefault(kind, set()).add(words[back])
-            elif words[back] in _LITTLE and words[back] != "and":
-                break
-            elif words[back] == "and" and words[back - 1] not in _COLOURS:
+            elif (words[back] in _LITTLE and words[back] != "and") or (
+                words[back] == "and" and words[back - 1] not in _COLOURS
+            ):
                 break
     return {kind: frozenset(colours) for kind, colours in found.items()}
 
@@ -279,4 +279,8 @@ def _is_thing(name: str) -> bool:
         return False
     unfit = ("clothing", "body part", "place", "body of water", "building", "crowd")
     gathered = ("group", "crowd", "team", "family", "couple", "band", "audience", "police", "crew")
-    return name not in gathered and name not in NOT_SEEN and not any(is_a(name, broad) for broad in unfit)
+    return (
+        name not in gathered
+        and name not in NOT_SEEN
+        and not any(is_a(name, broad) for broad in unfit)
+    )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -48,7 +49,9 @@ _UNUSABLE = frozenset(_READ.unusable.split())
 _NO_END = frozenset(_READ.intransitive_end.split())
 _LAYS = frozenset(_READ.lays.split())
 _BE = ("is", "are")
-_GATHERED = frozenset("group pair couple bunch crowd team herd pack flock trio line row set".split())
+_GATHERED = frozenset(
+    "group pair couple bunch crowd team herd pack flock trio line row set".split()
+)
 _GIVES = frozenset("give hand throw toss show offer feed teach".split())
 _LONGEST = 24
 """Words of a caption that is read, at most."""
@@ -158,7 +161,11 @@ def _read(spoken: tuple[str, ...]) -> Telling | None:
     doing = _going_on(spoken[first:limit], several=several)
     number = spoken[0] if spoken[0] in _NUMBERS else ""
     before = spoken[:at]
-    if before[0] not in DETERMINERS | {"someone", "somebody"} and not is_plural(noun.split()[-1]) and head:
+    if (
+        before[0] not in DETERMINERS | {"someone", "somebody"}
+        and not is_plural(noun.split()[-1])
+        and head
+    ):
         article = "an" if starts_with_a_vowel(before[0]) else "a"
         before = (article, *before)
     if doing is None:
@@ -195,7 +202,11 @@ def _noun_phrase(spoken: tuple[str, ...], first: int) -> tuple[int, str, bool] |
         following = spoken[at + 1] if at + 1 < len(spoken) else "."
         if here and not (is_noun(following) and following not in _FORMS and not is_plural(word)):
             break
-        if word in PREPOSITIONS | BOUNDARIES or word in _BE or word in DETERMINERS and at > first + 2:
+        if (
+            word in PREPOSITIONS | BOUNDARIES
+            or word in _BE
+            or (word in DETERMINERS and at > first + 2)
+        ):
             return None
         at += 1
     if at >= len(spoken):
@@ -251,10 +262,9 @@ def _going_on(words: tuple[str, ...], *, several: bool) -> tuple[str, ...] | Non
     form = _BASE if several else _FINITE
     was_finite = words[0] in form
     made = [ing(form[words[0]]) if was_finite else ing(_ING[words[0]])]
-    if words[0] in ("laying", "lays", "lay") and (words[1:2] and words[1] not in _LAYS):
-        made[0] = "laying"
-        return None
-    for before, word in zip(words, words[1:], strict=False):
+    if words[0] in ("laying", "lays", "lay") and words[1:2] and words[1] not in _LAYS:
+        return None  # something is laid
+    for before, word in pairwise(words):
         joined = before in ("and", "then") or (before in _ADVERBS and "and" in words)
         if joined and word in form and not (is_noun(word) and not was_finite):
             if not was_finite:
@@ -273,16 +283,16 @@ def _is_sound(telling: Telling) -> bool:
     words = telling.words
     if words[-1] in _NO_END or (telling.doing[-1] in _NO_END):
         return False
-    if any(one == other for one, other in zip(words, words[1:], strict=False)):
+    if any(one == other for one, other in pairwise(words)):
         return False
     for at, word in enumerate(words):
         after = words[at + 1] if at + 1 < len(words) else ""
         known = is_noun(word) and word not in _FORMS
         if known and after in ("a", "an", "the") and telling.verb not in _GIVES:
             return False  # "his head a face"
-        if known and is_plural(word) and word not in PLURAL_ONLY and is_noun(after):
-            if not is_plural(after) and after not in _FORMS:
-                return False  # "the waters edge"
+        several = known and is_plural(word) and word not in PLURAL_ONLY
+        if several and is_noun(after) and not is_plural(after) and after not in _FORMS:
+            return False  # "the waters edge"
         if word in ("a", "an") and after and (word == "an") != starts_with_a_vowel(after):
             return False
     return not any(_lacks_article(words, at) for at in range(len(words)))
@@ -317,7 +327,9 @@ def _lacks_article(words: tuple[str, ...], at: int) -> bool:
         if before in DETERMINERS:
             if before in ("a", "an", "another", "one", "each", "every", "this", "that"):
                 return several
-            return not several and (before in _NUMBERS or before in ("several", "many", "both", "few"))
+            return not several and (
+                before in _NUMBERS or before in ("several", "many", "both", "few")
+            )
         if before == "of" and words[back - 1] in _GATHERED:
             return not several
         if before in ("and", "or"):
