@@ -66,6 +66,9 @@ def test_captions_become_sentences(caption: str, sentence: str | None) -> None:
         "A man with tattoos on his head a face is standing .",
         "I see a dog running in the snow .",
         "A dog is running in the .",
+        "A boy wearing an orange coat winkles at the camera .",
+        "A dog splashing running across water .",
+        "A player just taking a swing at a ball .",
     ],
 )
 def test_faults_of_grammar_are_passed_over(caption: str) -> None:

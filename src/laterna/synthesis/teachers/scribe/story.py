@@ -222,7 +222,7 @@ def _trimmed(telling: Telling, told: frozenset[str]) -> Telling:
         pieces.pop()
     doing = tuple(word for piece in pieces for word in piece)
     shortened = len(doing) < len(telling.doing)
-    ends_well = is_noun(doing[-1]) or doing[-1].endswith("ing")
+    ends_well = is_noun(doing[-1]) or len(doing) == 1
     return telling._replace(doing=doing) if shortened and ends_well else telling
 
 

@@ -53,6 +53,7 @@ _GATHERED = frozenset(
     "group pair couple bunch crowd team herd pack flock trio line row set".split()
 )
 _GIVES = frozenset("give hand throw toss show offer feed teach".split())
+_GOES_WITH = frozenset("go enjoy practice start begin stop try".split())
 _LONGEST = 24
 """Words of a caption that is read, at most."""
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*'?$")
@@ -170,6 +171,8 @@ def _read(spoken: tuple[str, ...]) -> Telling | None:
         before = (article, *before)
     if doing is None:
         return None
+    if before[-1] in _ADVERBS:
+        return None  # "a player just taking a swing"
     verb = "be" if doing[0] in _BE else _ING[doing[0]]
     more = spoken[limit:]
     return Telling(before, head, noun, several, number, verb, doing, more)
@@ -264,6 +267,8 @@ def _going_on(words: tuple[str, ...], *, several: bool) -> tuple[str, ...] | Non
     made = [ing(form[words[0]]) if was_finite else ing(_ING[words[0]])]
     if words[0] in ("laying", "lays", "lay") and words[1:2] and words[1] not in _LAYS:
         return None  # something is laid
+    if words[1:2] and words[1] in _ING and _ING.get(words[0]) not in _GOES_WITH:
+        return None  # "splashing running"
     for before, word in pairwise(words):
         joined = before in ("and", "then") or (before in _ADVERBS and "and" in words)
         if joined and word in form and not (is_noun(word) and not was_finite):
@@ -290,8 +295,10 @@ def _is_sound(telling: Telling) -> bool:
         known = is_noun(word) and word not in _FORMS
         if known and after in ("a", "an", "the") and telling.verb not in _GIVES:
             return False  # "his head a face"
+        if known and _may_be_finite(after) and words[at + 2 : at + 3] != ():
+            return False  # "wearing a coat winks at"
         several = known and is_plural(word) and word not in PLURAL_ONLY
-        if several and is_noun(after) and not is_plural(after) and after not in _FORMS:
+        if several and is_noun(after) and after not in _FORMS:
             return False  # "the waters edge"
         if word in ("a", "an") and after and (word == "an") != starts_with_a_vowel(after):
             return False
@@ -301,9 +308,15 @@ def _is_sound(telling: Telling) -> bool:
 _BARE = frozenset(
     """top front midair mid-air stage tow hand line class foot shore work play camp school town bed
     person horseback nature night day sunset dusk daylight sunlight flight motion action background
-    air place church leash sky""".split()
+    air place church leash""".split()
 )
 """Nouns that go without an article in a common phrase: "in front of", "on stage"."""
+
+
+def _may_be_finite(word: str) -> bool:
+    """Tell a word that may be a verb that is not known: it ends so, and is nothing else known."""
+    known = is_noun(word) or word in DETERMINERS | PREPOSITIONS | BOUNDARIES | _ADVERBS
+    return word.endswith("s") and not word.endswith(("ss", "'s")) and word not in _BE and not known
 
 
 def _lacks_article(words: tuple[str, ...], at: int) -> bool:
