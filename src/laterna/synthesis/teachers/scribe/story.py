@@ -178,7 +178,10 @@ def clothes_of(telling: Telling) -> tuple[str, ...]:
                 break
             end += 1
         phrase = words[at + 1 : end]
-        if phrase and is_noun(phrase[-1]) and is_a(root(phrase[-1]), "clothing"):
+        whole = phrase and (
+            phrase[0] in DETERMINERS or (is_plural(phrase[-1]) and "and" not in phrase)
+        )
+        if whole and is_noun(phrase[-1]) and is_a(root(phrase[-1]), "clothing"):
             return phrase
     return ()
 

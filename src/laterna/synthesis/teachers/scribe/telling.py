@@ -293,9 +293,11 @@ def _is_sound(telling: Telling) -> bool:
     for at, word in enumerate(words):
         after = words[at + 1] if at + 1 < len(words) else ""
         known = is_noun(word) and word not in _FORMS
+        if word in ("a", "an", "the", "and") and after in ("with", "of", "at", "and", ""):
+            return False  # "down a with path"
         if known and after in ("a", "an", "the") and telling.verb not in _GIVES:
             return False  # "his head a face"
-        if known and _may_be_finite(after) and words[at + 2 : at + 3] != ():
+        if (known or word in COLOURS) and _may_be_finite(after) and words[at + 2 : at + 3] != ():
             return False  # "wearing a coat winks at"
         several = known and is_plural(word) and word not in PLURAL_ONLY
         if several and is_noun(after) and after not in _FORMS:
@@ -307,7 +309,7 @@ def _is_sound(telling: Telling) -> bool:
 
 _BARE = frozenset(
     """top front midair mid-air stage tow hand line class foot shore work play camp school town bed
-    person horseback nature night day sunset dusk daylight sunlight flight motion action background
+    horseback nature night day sunset dusk daylight sunlight flight motion action background
     air place church leash""".split()
 )
 """Nouns that go without an article in a common phrase: "in front of", "on stage"."""
