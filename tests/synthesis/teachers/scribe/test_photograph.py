@@ -70,6 +70,7 @@ def test_captions_become_sentences(caption: str, sentence: str | None) -> None:
         "Two dogs are running down a with path .",
         "A woman wearing white reaches high above herself .",
         "A woman is smiling at person in a car .",
+        "A man on a bike and another man with a dog are crossing a street .",
         "A dog splashing running across water .",
         "A player just taking a swing at a ball .",
     ],

@@ -41,6 +41,8 @@ _HELD = frozenset(
     "hold carry ride throw catch chase pull push kick bite eat read pet drive".split()
 )
 _STAYS = frozenset("in on at near beside inside outside under behind".split())
+_NO_PLACE = frozenset("background foreground center corner edge side front".split())
+"""They tell where in the picture another thing is."""
 _PASSES = frozenset("through across along down up over into toward towards".split())
 
 
@@ -142,6 +144,8 @@ def _where(story: Story, rng: np.random.Generator) -> list[Told]:
             continue
         noun = last[-1]
         place = is_noun(noun) and any(is_a(root(noun), one) for one in ("place", "body of water"))
+        if noun in _NO_PLACE:
+            continue
         if not place or "and" in last or last[0] not in _STAYS | _PASSES:
             continue
         passes = last[0] in _PASSES

@@ -286,6 +286,9 @@ def _going_on(words: tuple[str, ...], *, several: bool) -> tuple[str, ...] | Non
 def _is_sound(telling: Telling) -> bool:
     """Tell whether no fault of grammar is found."""
     words = telling.words
+    second = {pair for pair in pairwise(telling.subject) if pair[0] == "and"}
+    if telling.head and not telling.several and any(word in DETERMINERS for _, word in second):
+        return False  # "a man on a bike and another man is crossing"
     if words[-1] in _NO_END or (telling.doing[-1] in _NO_END):
         return False
     if any(one == other for one, other in pairwise(words)):
