@@ -149,3 +149,12 @@ def test_what_captions_tell_is_asked_for() -> None:
     denied = {question for question, answer in asked if answer.lower().startswith("no")}
     assert any("dog" in question for question in denied)
     assert not any("woman" in question for question in denied), "a girl may be called one"
+
+
+def test_reasons_call_several_several() -> None:
+    captions = ("Two dogs are standing there .", "Dogs are standing there .")
+    dogs = tuple(Box(category="dog", x1=x, y1=0.1, x2=x + 0.2, y2=0.3) for x in (0.1, 0.6))
+    text = write_proxy(captions, dogs)
+    message = [Message(role="user", content=text)]
+    made = asyncio.run(Scribe("reasoning", SURVEY, 0).complete(message)).text
+    assert "Dogs, because animals have to eat and drink." in made

@@ -88,7 +88,8 @@ def compose_conversation(
             spoken_of |= about
             closed |= about if candidate.closes else set()
             chosen.append(candidate)
-    return [candidate.exchange for candidate in _balanced(chosen, rng)[:TURNS]]
+    exchanges = [candidate.exchange for candidate in _balanced(chosen, rng)[:TURNS]]
+    return exchanges or ([] if facts.things else _captioned(facts, rng))
 
 
 def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
