@@ -49,6 +49,7 @@ from laterna.records import (
     Truth,
 )
 from laterna.scenes.annotations import read_annotations
+from laterna.scenes.survey import survey
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.prompts import build_messages
 from laterna.synthesis.proxy import proxy_digest, write_proxy
@@ -125,8 +126,7 @@ def walk_world(folder: Path) -> WorldSteps:
     scene = next(scene for scene in scenes if scene.id == str(SCENE))
     proxy = write_proxy(scene.captions, scene.boxes)
     messages = build_messages("conversation", proxy)
-    annotated = {box.category for each in scenes for box in each.boxes}
-    teacher = make_teacher("scribe", "conversation", annotated, SEED)
+    teacher = make_teacher("scribe", "conversation", survey(scenes), SEED)
     # Boxes for conversations too, as the demo has it.
     synthesize(world, made, teacher="scribe", kinds=KINDS, seed=SEED, conversation_boxes=True)
     records = {record.id: record for record in read_records(made)}

@@ -252,15 +252,15 @@ def assert_grounded(annotations: Path, out: Path) -> set[str]:
     return named
 
 
-@pytest.mark.parametrize(("boxes", "conversations"), [(False, 36), (True, 39)])
+@pytest.mark.parametrize(("boxes", "conversations"), [(False, 38), (True, 40)])
 def test_no_answer_names_what_the_real_contexts_do_not_hold(
     contexts_file: Path, tmp_path: Path, boxes: bool, conversations: int
 ) -> None:
     out = tmp_path / "records.json"
     summary = synthesize(contexts_file, out, teacher="scribe", conversation_boxes=boxes)
     assert summary.scenes == 40
-    assert summary.records == {"conversation": conversations, "detail": 39, "reasoning": 39}
-    left_out = 40 - conversations + 2
+    assert summary.records == {"conversation": conversations, "detail": 40, "reasoning": 39}
+    left_out = 40 - conversations + 1
     assert [p.reason for p in summary.problems] == ["nothing certain to say"] * left_out
     assert len(assert_grounded(contexts_file, out)) > 25
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from laterna.records import Message, Toy, Truth
+from laterna.scenes.survey import Survey
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.proxy import write_proxy
 from laterna.synthesis.run import synthesize
@@ -186,7 +187,7 @@ def test_every_answer_of_every_conversation_is_true(chats: list[Chat]) -> None:
 @pytest.fixture(scope="module")
 def talks() -> list[list[Asked]]:
     """2000 conversations, each about a scene of its own, half of them of either stream."""
-    scribe = Scribe("conversation", CATEGORIES, seed=1)
+    scribe = Scribe("conversation", Survey(CATEGORIES), seed=1)
     found = []
     for stream in STREAMS:
         for index in range(1000):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from laterna.records import Box
 from laterna.scenes.geometry import merge_boxes, near_border, place_of
+from laterna.scenes.kinds import absent_of
 from laterna.scenes.phrases import NUMBERS
 from laterna.scenes.vocabulary import COLOURS, Mention, ObjectWords, words_of
 
@@ -44,8 +45,8 @@ class Facts(NamedTuple):
     agreed: dict[str, bool]
     """Categories that most captions name, to whether most of these speak of several."""
     absent: tuple[str, ...]
-    """Annotated categories that neither boxes nor captions hold; none where there are no boxes,
-    for captions alone leave out most of what is there."""
+    """Annotated categories that neither boxes nor captions hold, nor a word for a wider kind that
+    may mean them; none where there are no boxes, for captions leave out most of what is there."""
     colours: dict[str, frozenset[str]]
     """Category to the colours that captions give it."""
     counts: dict[str, int]
@@ -83,8 +84,7 @@ def gather_facts(
     boxed = {thing.category for thing in things} | {box.category for box in boxes}
     # A caption's "orange" may be the fruit or the colour: so oranges are not surely absent.
     spoken = {word for caption_words, _ in read for word in caption_words}
-    held = mentioned | boxed | spoken
-    absent = tuple(name for name in categories if name not in held) if boxes else ()
+    absent = absent_of(categories, mentioned | boxed | spoken) if boxes else ()
     vague = any(_VAGUE.intersection(_outside(*caption)) for caption in read)
     return Facts(
         captions=captions,

@@ -74,3 +74,11 @@ def relation_holds(relation: str, box: Box, other: Box) -> bool | None:
     across, down = RELATIONS[relation]
     offset = (x - other_x) * across + (y - other_y) * down
     return offset > 0 if abs(offset) > CLEAR_OFFSET else None
+
+
+def lie_apart(box: Box, other: Box) -> bool:
+    """Tell whether two boxes share no area.
+
+    What lies on a chair, or is held, is not said to be above the chair, or beside who holds it.
+    """
+    return intersection_over_union(box, other) == 0

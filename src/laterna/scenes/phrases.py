@@ -24,7 +24,14 @@ def with_article(noun: str) -> str:
     """Return "a dog", "an apple", "a pair of scissors"."""
     if noun in _PAIRS:
         return _PAIRS[noun]
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+    return f"{'an' if starts_with_a_vowel(noun) else 'a'} {noun}"
+
+
+def starts_with_a_vowel(word: str) -> bool:
+    """Tell whether "an" stands before a word: "an hour", "a unicycle"."""
+    if word.startswith(("uni", "use", "one", "ukulele", "eu")) and not word.startswith("unid"):
+        return False
+    return word[:1] in tuple("aeiou") or word.startswith(("hour", "honor"))
 
 
 def listed(items: list[str]) -> str:

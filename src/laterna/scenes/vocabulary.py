@@ -183,6 +183,8 @@ def plural(noun: str) -> str:
     head, _, last = noun.rpartition(" ")
     if last in _READ.plurals:
         last = _READ.plurals[last][0]
+    elif last.endswith("man") and last not in ("human", "german", "roman", "ottoman"):
+        last = last[:-2] + "en"
     elif last.endswith(("s", "x", "ch", "sh")):
         last += "es"
     elif last.endswith("y") and last[-2:-1] not in tuple("aeiou"):

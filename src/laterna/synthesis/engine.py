@@ -11,6 +11,8 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.records import Kind, Record, Scene
 from laterna.scenes.annotations import Problem, stream_scenes
+from laterna.scenes.kinds import is_closed, unmapped
+from laterna.scenes.survey import Survey, survey
 from laterna.synthesis.budget import Forecast, Prices
 from laterna.synthesis.builder import BuildResult, RecordBuilder
 from laterna.synthesis.checks.judge import judging_usage, open_judge
@@ -99,9 +101,10 @@ class Run:
         """Yield the results of a teacher that works here, at no cost."""
         job = self._job
         scenes = tuple(_scenes(job, self.problems))
-        annotated = {box.category for scene in scenes for box in scene.boxes}
+        seen = survey(scenes)
+        self._count_unmapped(seen)
         teachers: dict[Kind, Teacher] = {
-            kind: make_teacher(job.teacher, kind, annotated, job.seed)
+            kind: make_teacher(job.teacher, kind, seen, job.seed)
             for kind in job.kinds
             if kind != "caption"
         }
@@ -109,6 +112,15 @@ class Run:
         with asyncio.Runner() as runner:
             for task in builder.tasks(self._mine(iter(scenes))):
                 yield runner.run(builder.make(task))
+
+    def _count_unmapped(self, seen: Survey) -> None:
+        """Note the categories, of those that are heads of phrases, that no kind is known of."""
+        if is_closed(seen.categories):
+            return
+        for name in unmapped(seen.categories):
+            where = f"{self._job.annotations}: {name} ({seen.images[name]} images)"
+            reason = "category of no known kind: kept as it is"
+            self.problems.append(Problem(reason=reason, where=where, kept=True))
 
     def _ask(self, ledger: Ledger) -> Iterator[BuildResult]:
         """Yield the results of a teacher whose answers are kept in a ledger."""

@@ -16,6 +16,7 @@ import pytest
 from laterna.errors import LaternaError
 from laterna.records import Kind, Reply, Scene
 from laterna.scenes.annotations import read_annotations
+from laterna.scenes.survey import survey
 from laterna.synthesis.checks import check
 from laterna.synthesis.checks.files import CheckedReply, check_files
 from laterna.synthesis.parsing import Exchange, write_reply
@@ -141,7 +142,7 @@ def test_scribe_is_accepted_on_real_images(kind: Kind) -> None:
     if not (SHARED / "coco_mini").exists():
         pytest.skip("coco_mini is not beside the repository (../shared/data)")
     found = read_annotations(SHARED / "coco_mini").scenes
-    scribe = Scribe(kind, {box.category for scene in found for box in scene.boxes}, seed=0)
+    scribe = Scribe(kind, survey(found), seed=0)
     rejected, accepted = [], 0
     for scene in found:
         messages = build_messages(kind, write_proxy(scene.captions, scene.boxes))

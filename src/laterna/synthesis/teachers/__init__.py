@@ -7,21 +7,22 @@ line in the dictionary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from laterna.errors import LaternaError
 from laterna.records import Kind
+from laterna.scenes.survey import Survey
 from laterna.synthesis.teachers.base import Teacher
 from laterna.synthesis.teachers.scribe import Scribe
 
 __all__ = ["TEACHERS", "Teacher", "make_teacher"]
 
-TEACHERS: dict[str, Callable[[Kind, Iterable[str], int], Teacher]] = {"scribe": Scribe}
-"""Name to what makes the teacher of one kind: (kind, the dataset's categories, seed)."""
+TEACHERS: dict[str, Callable[[Kind, Survey, int], Teacher]] = {"scribe": Scribe}
+"""Name to what makes the teacher of one kind: (kind, what the dataset says, seed)."""
 
 
-def make_teacher(name: str, kind: Kind, categories: Iterable[str], seed: int) -> Teacher:
+def make_teacher(name: str, kind: Kind, survey: Survey, seed: int) -> Teacher:
     """Return the named teacher for one kind; an unknown name's error lists the names."""
     if name not in TEACHERS:
         raise LaternaError(f"unknown teacher {name!r}; known are: {', '.join(TEACHERS)}")
-    return TEACHERS[name](kind, categories, seed)
+    return TEACHERS[name](kind, survey, seed)

@@ -7,6 +7,7 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.records import Kind, Message
+from laterna.scenes.survey import Survey
 from laterna.synthesis.parsing import parse_reply
 from laterna.synthesis.teachers.scribe import Scribe
 
@@ -21,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("conversation", "detail", "reasoning", "negative", "r
 
 
 def reply(kind: Kind, text: str = PROXY, seed: int = 0) -> str:
-    scribe = Scribe(kind, ["dog", "cup", "kite", "train"], seed)
+    scribe = Scribe(kind, Survey(("dog", "cup", "kite", "train")), seed)
     messages = [Message(role="system", content="Ignored."), Message(role="user", content=text)]
     answer = asyncio.run(scribe.complete(messages))
     assert answer.finish_reason == "stop"

@@ -8,18 +8,20 @@ Captions also err, so only what most of them name is spoken of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from laterna.scenes.facts import Facts, Thing, place_if_certain, places_near
-from laterna.scenes.geometry import relation_holds
+from laterna.scenes.geometry import lie_apart, relation_holds
 from laterna.scenes.phrases import NUMBERS, SHORT_ANSWER, at_place, listed, with_article
 from laterna.scenes.sampling import pick, shuffled
-from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF, plural, words_of
 from laterna.synthesis.parsing import Exchange
+from laterna.synthesis.teachers.scribe.photograph import Told, told_exchanges
+from laterna.synthesis.teachers.scribe.story import Story, content
 from laterna.synthesis.teachers.scribe.wordings import QUESTIONS, WORDINGS
 
 TURNS = 6
@@ -47,6 +49,8 @@ class _Candidate(NamedTuple):
     """The answer is given away once its category was spoken of: asked before that or not at all."""
     closes: bool = False
     """The answer names the category, so that nothing else may speak of it."""
+    given: str = ""
+    """The short answer, which may not have been said before."""
     exists: bool | None = None
     """The answer to whether something is there; None where that is not the question."""
 
@@ -54,31 +58,38 @@ class _Candidate(NamedTuple):
 _Writer = Callable[[Facts, np.random.Generator], list[_Candidate]]
 
 
-def compose_conversation(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+def compose_conversation(
+    facts: Facts, rng: np.random.Generator, story: Story | None = None
+) -> list[Exchange]:
     """Return up to `TURNS` exchanges, the kinds of question taking turns in random order.
 
     What one exchange says does not answer a later one, or the conversation could be held without
     the image; and as many things are said to be there as not to be, give or take one. Without
-    boxes it is the conversation that captions alone settle.
+    boxes it is the conversation that captions alone settle. A `story` is asked for beside.
     """
-    if not facts.things:
+    if not facts.things and not story:
         return _captioned(facts, rng)
-    queues = [writer(facts, rng) for writer in _WRITERS]
+    writers = [*_told_writers(story, rng), *_WRITERS_BESIDE] if story else [*_WRITERS]
+    queues = [writer(facts, rng) for writer in writers]
     chosen: list[_Candidate] = []
     spoken_of: set[str] = set()
     closed: set[str] = set()
     while any(queues) and len(chosen) < TURNS:
-        for number in _order(facts, rng, first=not chosen):
+        for number in _order(writers, facts, rng, first=not chosen):
             if not queues[number]:
                 continue
             candidate = queues[number].pop()
             about = set(candidate.about)
             if about & closed or (candidate.fresh and about & spoken_of):
                 continue
+            said = (word for one in chosen for part in one.exchange for word in words_of(part))
+            if candidate.given and content(candidate.given.split()) <= content(said):
+                continue
             spoken_of |= about
             closed |= about if candidate.closes else set()
             chosen.append(candidate)
-    return [candidate.exchange for candidate in _balanced(chosen, rng)[:TURNS]]
+    exchanges = [candidate.exchange for candidate in _balanced(chosen, rng)[:TURNS]]
+    return exchanges or ([] if facts.things else _captioned(facts, rng))
 
 
 def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
@@ -86,16 +97,37 @@ def possible_exchanges(facts: Facts, rng: np.random.Generator) -> list[Exchange]
     return [candidate.exchange for write in _WRITERS for candidate in write(facts, rng)]
 
 
-def _order(facts: Facts, rng: np.random.Generator, *, first: bool) -> list[int]:
+def _order(
+    writers: Sequence[_Writer], facts: Facts, rng: np.random.Generator, *, first: bool
+) -> list[int]:
     """Return the order of the writers; at first, often those whose questions spoil soon."""
-    numbers = shuffled(range(len(_WRITERS)), rng)
+    numbers = shuffled(range(len(writers)), rng)
     if not first:
         return numbers
     if rng.random() < FRESH_FIRST:
-        numbers.sort(key=lambda number: _WRITERS[number] not in _FRESH)
+        numbers.sort(key=lambda number: writers[number] not in _FRESH)
     if max(facts.counts.values(), default=0) > 1 and rng.random() < SEVERAL_FIRST:
-        numbers.sort(key=lambda number: _WRITERS[number] is not _count)
+        numbers.sort(key=lambda number: writers[number] is not _count)
     return numbers
+
+
+def _told_writers(story: Story, rng: np.random.Generator) -> list[_Writer]:
+    """Return a writer for each kind of question that a story answers."""
+
+    def writer(exchanges: list[Told]) -> _Writer:
+        def write(_: Facts, rng: np.random.Generator) -> list[_Candidate]:
+            return [
+                _Candidate(
+                    told.about,
+                    _exchange(told.question, told.short, told.whole, rng),
+                    given=told.short,
+                )
+                for told in exchanges
+            ]
+
+        return write
+
+    return [writer(exchanges) for exchanges in told_exchanges(story, rng).values()]
 
 
 def _balanced(chosen: list[_Candidate], rng: np.random.Generator) -> list[_Candidate]:
@@ -166,6 +198,7 @@ def _quality(
 
 
 _colour = _quality("colour", lambda facts, category, _: facts.colour_of(category), str)
+_in_picture = _quality("place_in_picture", lambda _, __, thing: place_if_certain(thing), at_place)
 _place = _quality("place", lambda _, __, thing: place_if_certain(thing), at_place)
 
 
@@ -209,13 +242,24 @@ def _owners_of_colours(facts: Facts) -> dict[str, str]:
 
 def _relation(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
     """Ask about pairs of things, of each once how they stand across and once up and down."""
+    return _related(facts, rng, AXES)
+
+
+def _side(facts: Facts, rng: np.random.Generator) -> list[_Candidate]:
+    """Ask how pairs of things stand across: in a photograph, what is higher is often behind."""
+    return _related(facts, rng, AXES[:1])
+
+
+def _related(
+    facts: Facts, rng: np.random.Generator, axes: tuple[tuple[str, str], ...]
+) -> list[_Candidate]:
     candidates = []
     single = shuffled(tuple(facts.single().items()), rng)
     for (name, thing), (other_name, other) in pairwise(single):
-        for relations in AXES:
+        for relations in axes:
             relation = relations[int(rng.integers(2))]
             holds = relation_holds(relation, thing.box, other.box)
-            if holds is None:
+            if holds is None or not lie_apart(thing.box, other.box):
                 continue
             asked = _ask("relation", rng, thing=name, relation=relation, other=other_name)
             sentence = f"the {name} is {'' if holds else 'not '}{relation} the {other_name}."
@@ -253,6 +297,8 @@ def _named(category: str, facts: Facts) -> str:
 
 
 _WRITERS = (_existence, _count, _colour, _place, _kind, _relation)
+_WRITERS_BESIDE = (_existence, _in_picture, _side)
+"""What boxes settle of a photograph beside its story; its captions tell colours and numbers."""
 _FRESH = (_existence, _count, _kind)
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.scenes.facts import Facts, place_if_certain
-from laterna.scenes.geometry import RELATIONS, relation_holds
+from laterna.scenes.geometry import RELATIONS, lie_apart, relation_holds
 from laterna.scenes.phrases import NUMBERS, at_place, listed, with_article
 from laterna.scenes.sampling import pick
 from laterna.scenes.vocabulary import plural
+from laterna.synthesis.teachers.scribe.story import Story, retell
 from laterna.synthesis.teachers.scribe.wordings import ANSWERS
 
 
-def compose_detail(facts: Facts, rng: np.random.Generator) -> str:
-    """Return a description of several sentences; empty where nothing is certain."""
+def compose_detail(facts: Facts, rng: np.random.Generator, story: Story | None = None) -> str:
+    """Return a description of several sentences; empty where nothing is certain.
+
+    Where captions tell a story, it is theirs; elsewhere a list of what is there, and where.
+    """
+    if story:
+        return retell(story, facts, rng)
     if not facts.present:
         return ""
     groups = listed([_group(category, facts) for category in facts.present])
@@ -56,6 +62,6 @@ def _related(facts: Facts, rng: np.random.Generator) -> list[str]:
     first, second = rng.permutation(len(single))[:2]
     (name, thing), (other_name, other) = single[first], single[second]
     for relation in RELATIONS:
-        if relation_holds(relation, thing.box, other.box):
+        if relation_holds(relation, thing.box, other.box) and lie_apart(thing.box, other.box):
             return [f"The {name} is {relation} the {other_name}."]
     return []

@@ -10,17 +10,21 @@ from __future__ import annotations
 import numpy as np
 
 from laterna.scenes.facts import Facts
+from laterna.scenes.kinds import is_a
 from laterna.scenes.sampling import pick, shuffled
-from laterna.scenes.vocabulary import SUPERCATEGORY_OF
 from laterna.synthesis.parsing import Exchange
+from laterna.synthesis.teachers.scribe.story import Story
 from laterna.synthesis.teachers.scribe.wordings import ANSWERS, QUESTIONS, WORDINGS
 
 EXCHANGES = 3
 """Exchanges of a negative record at most."""
 
 
-def compose_negative(facts: Facts, rng: np.random.Generator) -> list[Exchange]:
+def compose_negative(
+    facts: Facts, rng: np.random.Generator, story: Story | None = None
+) -> list[Exchange]:
     """Return up to `EXCHANGES` questions about absent things, none of them asked for twice."""
+    del story  # what is absent is the same with and without it
     absent = surely_absent(facts)
     chosen = shuffled(absent, rng)[:EXCHANGES]
     return [_exchange(category, rng) for category in chosen]
@@ -35,7 +39,7 @@ def surely_absent(facts: Facts) -> list[str]:
 
 
 def _exchange(category: str, rng: np.random.Generator) -> Exchange:
-    alive = SUPERCATEGORY_OF.get(category) == "animal"
+    alive = is_a(category, "animal")
     questions = (*QUESTIONS["absent"], *QUESTIONS["absent_animal" if alive else "absent_thing"])
     is_are = "are" if category in WORDINGS.absent.plural_only else "is"
     question = pick(questions, rng).format(thing=category, is_are=is_are)

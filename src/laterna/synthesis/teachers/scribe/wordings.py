@@ -25,6 +25,16 @@ class Request(Record):
     because: str
 
 
+class Inference(Record):
+    """A step beyond what captions tell, and what allows it."""
+
+    exchanges: tuple[tuple[str, str], ...]
+    """Questions with their answers."""
+    verbs: str = ""
+    cues: str = ""
+    of: str = ""
+
+
 class Absent(Record):
     """What may be said to be absent, and how."""
 
@@ -42,6 +52,7 @@ class Wordings(Record):
     absent: Absent
     thoughts: dict[str, dict[str, Thought]]
     requests: dict[str, dict[str, Request]]
+    inferences: tuple[Inference, ...]
 
 
 WORDINGS = msgspec.toml.decode(
