@@ -155,7 +155,9 @@ class _Demo:
         self._step("5 evaluate, report", self.page, self._evaluate)
         example = self.held_out / IMAGE_FOLDER / f"{self.size.train_images:06d}.png"
         self.console.print("talk to it:", style="bold")
-        self.console.print(f"  laterna chat {self.instruct} --image {example}", soft_wrap=True)
+        self.console.print(
+            f"  laterna chat {self.instruct} --image {example}", soft_wrap=True, markup=False
+        )
         return self.page
 
     def _resume(self, asked: Started) -> Started:
@@ -182,14 +184,14 @@ class _Demo:
         """Do a step unless its result is there, and remember how long it took."""
         self.console.rule(name, align="left")
         if name in self.started.seconds and result.exists():
-            self.console.print(f"{result}: done before", soft_wrap=True)
+            self.console.print(f"{result}: done before", soft_wrap=True, markup=False)
             return
         began = time.perf_counter()
         line = work()
         seconds = self.started.seconds | {name: round(time.perf_counter() - began, 2)}
         self.started = replace(self.started, seconds=seconds)
         self._remember(self.started)
-        self.console.print(f"{line} ({seconds[name]:.0f} s)", soft_wrap=True)
+        self.console.print(f"{line} ({seconds[name]:.0f} s)", soft_wrap=True, markup=False)
 
     def _remember(self, started: Started) -> None:
         with write_atomically(self.out / "demo.json") as aside:

@@ -234,6 +234,7 @@ def test_an_unknown_experiment_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["lab"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in EXPERIMENTS)
+    assert "[enrich]" in listed
 
 
 def test_spreads_without_ends_are_one_number() -> None:

@@ -234,11 +234,11 @@ def test_a_run_that_was_done_is_not_done_again(
     short = msgspec.structs.replace(
         recipe, align=msgspec.structs.replace(recipe.align, max_steps=2)
     )
-    out = train(short, stage="align", out=tmp_path / "out")
+    out = train(short, stage="align", out=tmp_path / "a[run]")
     written = (out / "laterna.json").stat().st_mtime_ns
     other_threads = msgspec.structs.replace(short, run=RunSettings(workers=0))
     train(other_threads, stage="align", out=out)
-    assert "this very run was done before" in " ".join(capsys.readouterr().out.split())
+    assert "a[run]: this very run was done before" in " ".join(capsys.readouterr().out.split())
     assert (out / "laterna.json").stat().st_mtime_ns == written
     other = msgspec.structs.replace(short, seed=4)
     with pytest.raises(

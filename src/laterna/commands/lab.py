@@ -50,6 +50,7 @@ class Lab(Command, frozen=True, kw_only=True):
     def run(self) -> str:
         """Run experiments of `laterna.lab`, or show which there are."""
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
         from laterna.lab import EXPERIMENTS
@@ -58,7 +59,7 @@ class Lab(Command, frozen=True, kw_only=True):
         if self.experiment is None:
             table = Table("experiment", "question", "minutes, one seed", "needs")
             for name, one in EXPERIMENTS.items():
-                table.add_row(name, one.question, f"{one.minutes:g}", one.needs)
+                table.add_row(name, one.question, f"{one.minutes:g}", escape(one.needs))
             console.print(table)
             return ""
         from laterna.lab.run import PAGE, run_experiments
@@ -75,7 +76,7 @@ class Lab(Command, frozen=True, kw_only=True):
         for found in findings:
             table = Table(*found.columns, title=found.title)
             for row in found.rows:
-                table.add_row(*row)
+                table.add_row(*map(escape, row))
             console.print(table)
-            console.print(found.answer, soft_wrap=True)
+            console.print(found.answer, soft_wrap=True, markup=False)
         return f"made {self.folder / PAGE}"

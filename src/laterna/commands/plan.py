@@ -119,7 +119,9 @@ class Plan(Command, frozen=True, kw_only=True):
             console.print(table)
         if plan.published:
             names = ", ".join(plan.published)
-            console.print(f"model configurations shipped with Laterna: {names}", soft_wrap=True)
+            console.print(
+                f"model configurations shipped with Laterna: {names}", soft_wrap=True, markup=False
+            )
         return self._closing(plan)
 
     def _lengths(self, stages: tuple[StageName, ...]) -> dict[StageName, Lengths]:

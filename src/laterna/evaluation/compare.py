@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from laterna.errors import LaternaError
@@ -181,7 +182,7 @@ def comparison_tables(found: RunComparison) -> Iterator[Table]:
         for name in ("kind", "questions", "A", "B", "A − B", "95 %", "p", "needed"):
             table.add_column(name, no_wrap=name != "questions")
         for row in (*task.kinds, task.overall):
-            table.add_row(*row_cells(row))
+            table.add_row(*map(escape, row_cells(row)))
         yield table
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from laterna.evaluation.asking import rated
@@ -241,13 +242,13 @@ def table_of(title: str, scores: Scores, controls: Sequence[Control]) -> Table:
         table.add_column(name.replace("_", " "), no_wrap=name in ("kind", "95 %"))
     for kind in scores.kinds:
         shares = [column.kinds.get(kind.name, math.nan) for column in columns]
-        table.add_row(kind.name, str(kind.total), *cells(shares, columns[0], kind.name))
+        table.add_row(escape(kind.name), str(kind.total), *cells(shares, columns[0], kind.name))
     shares = [column.overall for column in columns]
     asked = str(scores.overall.total)
     table.add_row("overall", asked, *cells(shares, columns[0], "overall"))
     for name in list(scores.values)[1:]:  # the first is what the rows above are of
         shares = [column.metrics.get(name, math.nan) for column in columns]
-        table.add_row(name, asked, *cells(shares, columns[0], name))
+        table.add_row(escape(name), asked, *cells(shares, columns[0], name))
     return table
 
 

@@ -88,7 +88,9 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
         arms = list(plan.arms(bench))
         for arm in arms:
             if seed == 0:
-                console.print(f"arm {arm.name}: {_differs(arms[0], arm)}", soft_wrap=True)
+                console.print(
+                    f"arm {arm.name}: {_differs(arms[0], arm)}", soft_wrap=True, markup=False
+                )
             found = _measured(out / name / f"seed-{seed}" / f"{arm.name}.json", plan, bench, arm)
             measured.setdefault(arm.name, []).append(found.measures)
             seconds += found.seconds

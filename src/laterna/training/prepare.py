@@ -92,7 +92,7 @@ def _say_what_was_prepared(
     said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"
     if len(prepared.validation):
         said += f", {len(prepared.validation):,} more held out"
-    console.print(said, soft_wrap=True)
+    console.print(said, soft_wrap=True, markup=False)
     for remark in prepared.remarks:
         console.print(f"  {remark}", soft_wrap=True, markup=False)
     for reason, number in prepared.dropped.items():
@@ -121,7 +121,9 @@ def _template(
 
 def _say_what_is_shared(found: SharedImages, console: Console) -> None:
     behind = f"{found.records:,} records can share {found.groups:,} images"
-    console.print(f"  {behind}, where they fall into one step and row", soft_wrap=True)
+    console.print(
+        f"  {behind}, where they fall into one step and row", soft_wrap=True, markup=False
+    )
     for reason, number in found.reasons.items():
         said = f"  not shared {number:,}: {reason} (record {found.examples[reason]})"
         console.print(said, soft_wrap=True, markup=False)

@@ -82,7 +82,7 @@ def train(
         run = open_run(recipe, stage, out, init_from, ranks)
         if run.is_done():
             told = f"{out}: this very run was done before; remove it to train anew"
-            run.console.print(told, soft_wrap=True)
+            run.console.print(told, soft_wrap=True, markup=False)
         else:
             if not overwrite:
                 require_not_anothers(out, recipe, stage)
@@ -129,7 +129,7 @@ def _go_on(run: StageRun, found: Found, train_state: TrainState) -> None:
             "go on in the same order; remove that folder to start anew"
         )
     for remark in found.remarks:
-        run.console.print(remark, soft_wrap=True)
+        run.console.print(remark, soft_wrap=True, markup=False)
     if found.step:
         seconds = time.perf_counter() - began
         where = f"step {found.step:,} of {train_state.total:,}"
@@ -203,9 +203,9 @@ def _finish(run: StageRun, train_state: TrainState) -> None:
         return
     steps, progress = read_metrics(run.metrics), train_state.progress
     figures = _sum_up(steps, progress) | _weights(run, assistant)
-    run.console.print(f"stage {run.stage}: {summary(steps)}", soft_wrap=True)
+    run.console.print(f"stage {run.stage}: {summary(steps)}", soft_wrap=True, markup=False)
     if skips := skipped_so_far(progress.skipped, progress.empty):
-        run.console.print(f"stage {run.stage}: {skips}", soft_wrap=True)
+        run.console.print(f"stage {run.stage}: {skips}", soft_wrap=True, markup=False)
     assistant.eval()
     save_checkpoint(
         run.out,

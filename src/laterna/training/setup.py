@@ -149,11 +149,11 @@ def set_up(run: StageRun, *, goes_on: bool) -> Setup:
     run.console.print(stage_table(run.stage, apply_stage(assistant, recipe, run.stage)))
     asks = [name for name in ("bf16", "muon") if name in (*recipe.savings, settings.optimizer)]
     if line := slow_half_line(ranks.device, *asks):
-        run.console.print(line, soft_wrap=True)
+        run.console.print(line, soft_wrap=True, markup=False)
     # Before the savings: compiled layers are not for counting, nor those that compute again.
     in_half = "bf16" in recipe.savings and fast_dtype(ranks.device) is torch.bfloat16
     meter = set_up_meter(assistant, ranks, in_half=in_half)
-    run.console.print(meter.line(), soft_wrap=True)
+    run.console.print(meter.line(), soft_wrap=True, markup=False)
     return Setup(assistant, prepared, fill, meter)
 
 

@@ -65,7 +65,7 @@ class StageBar:
         self._last.append(figures)
         if figures.skipped + figures.empty > self._skipped:
             told = skipped_so_far(figures.skipped, figures.empty)
-            self._console.print(f"before step {figures.step}: {told}")
+            self._console.print(f"before step {figures.step}: {told}", markup=False)
         if figures.validation is not None:
             for line in held_out_lines(figures.step, figures.validation):
                 self._console.print(line, soft_wrap=True, markup=False, highlight=False)
