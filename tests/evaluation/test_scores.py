@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import time
@@ -10,13 +11,21 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from laterna.evaluation.asking import ask, rated
-from laterna.evaluation.scores import Control, constant_answers, score, warnings
+from laterna.evaluation.scores import (
+    Control,
+    Scores,
+    constant_answers,
+    score,
+    table_of,
+    warnings,
+)
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
 from laterna.model.vlm import VisionLanguageModel
-from laterna.records import Answer, Question
+from laterna.records import Answer, Question, Score
 
 
 def question(number: int, images: tuple[str, ...], kind: str = "k", truth: str = "yes") -> Question:
@@ -170,3 +179,17 @@ def test_scoring_with_intervals_is_quick(metric: str, count: int, seconds: float
     assert time.process_time() - started < seconds
     low, high = found.intervals["overall"]
     assert low < found.overall.mean < high
+
+
+def test_figures_are_whole_in_a_narrow_terminal() -> None:
+    found = Scores(
+        overall=Score(name="overall", sum=900, total=1513),
+        kinds=(Score(name="existence", sum=296, total=300),),
+        values={"accuracy": 0.595},
+        intervals={"overall": (0.887, 0.918), "existence": (0.9, 0.99)},
+    )
+    names = ("blank", "shuffled", "text_only", "constant", "before_instruct")
+    shown = io.StringIO()
+    table = table_of("world", found, [Control(name=name, scores=found) for name in names])
+    Console(file=shown, width=80).print(table)
+    assert shown.getvalue().count("0.987") == shown.getvalue().count("0.595") == 6

@@ -239,7 +239,8 @@ def table_of(title: str, scores: Scores, controls: Sequence[Control]) -> Table:
     columns = [accuracies(scores), *(accuracies(control.scores) for control in controls)]
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("kind", "questions", "assistant", "95 %", *(one.name for one in controls)):
-        table.add_column(name.replace("_", " "), no_wrap=name in ("kind", "95 %"))
+        # a figure is never cut, however narrow the terminal
+        table.add_column(name.replace("_", " "), no_wrap=name in ("kind", "95 %"), min_width=5)
     for kind in scores.kinds:
         shares = [column.kinds.get(kind.name, math.nan) for column in columns]
         table.add_row(escape(kind.name), str(kind.total), *cells(shares, columns[0], kind.name))
