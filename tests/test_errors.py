@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laterna.errors import LaternaError, told
+from laterna.errors import LaternaError, one_line, told
 
 
 def failing(error: Exception) -> Callable[[], None]:
@@ -39,3 +39,8 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
 def test_work_that_ends_well_is_0(tmp_path: Path) -> None:
     assert told(lambda: (tmp_path / "made").write_text("x")) == 0
     assert (tmp_path / "made").read_text() == "x"
+
+
+def test_an_error_of_many_lines_becomes_one_of_bounded_length() -> None:
+    assert one_line(ValueError("not read:\n\tan\n  end"), 12) == "not read: an"
+    assert one_line(ValueError("x" * 1000)) == "x" * 300

@@ -27,6 +27,11 @@ def package(name: str, extra: str, what: str) -> ModuleType:
         ) from error
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return what another library's error says, in one line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
 _SAID_FULL = re.compile(
     r"\(os error (?:5|13|27|28|30|122)\)|No space left on device|File too large|disk is full"

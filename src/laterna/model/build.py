@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from laterna.data.chat import load_template
 from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.tokens import SameTokens, TiledTokens
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.fusion import Fusion, build_fusion, fusion_kind
 from laterna.model.language.causal import encodes, load_language, positions_of
@@ -164,7 +164,7 @@ def choose_device(device: str | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise LaternaError(
             f"device = {device!r}: cannot be used here ({reason}); use cpu, or cuda on a machine "
             "with an NVIDIA GPU and a torch built for it"

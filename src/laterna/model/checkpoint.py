@@ -38,7 +38,7 @@ from laterna.data.fingerprints import (
     what_is_torn,
     write_signed,
 )
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.files import Made, recover, some, write_atomically
 from laterna.model.build import join
 from laterna.model.language.adapters import has_lora, load_lora, own_weights, save_lora
@@ -289,5 +289,5 @@ def _load_weights(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"{path}: does not fit the recipe's {path.stem}: {reason}") from error

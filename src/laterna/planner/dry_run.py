@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.attention.varlen import LIST
 from laterna.model.cost import META, StepCost
 from laterna.model.vlm import VisionLanguageModel
@@ -264,7 +264,7 @@ def told_what_fails() -> Iterator[None]:
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise LaternaError(
             f"this recipe cannot be planned: one of its models decides by numbers what to compute, "
             f"which a dry_run without numbers cannot follow: {reason}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.attention.varlen import SEGMENTS, segment_list
 from laterna.records import Batch, SharedPrefix
 
@@ -193,7 +193,7 @@ def _tried(language: Any, **inputs: Any) -> Tensor:
     try:
         states: Tensor = language.get_decoder()(**inputs, use_cache=False).last_hidden_state
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise LaternaError(
             "packed rows (pack_length) and shared images (shared_prefix) cannot be used: this "
             f"language model failed when they were tried ({type(error).__name__}: {reason}); set "

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.fusion import Fusion, build_fusion
 from laterna.model.importers.options import Options, Parts, assembled
@@ -212,5 +212,5 @@ def _take(source: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
     try:
         module.load_state_dict(dict(state))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"{source}: {FILE} does not fit these models: {reason}") from error

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.importers.options import Options, Parts, assembled
 from laterna.model.language.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
@@ -228,6 +228,6 @@ def _connector(
     try:
         connector.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"{source}: its projector does not fit its parts: {reason}") from error
     return settings, connector

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from laterna.errors import LaternaError, package
+from laterna.errors import LaternaError, one_line, package
 from laterna.model.language.quantize import is_quantized
 from laterna.recipe import LoraSettings
 
@@ -51,7 +51,7 @@ def add_lora(module: nn.Module, settings: LoraSettings, layers: Sequence[nn.Modu
     try:
         peft.inject_adapter_in_model(config, module, _NAME)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"lora.targets = {list(settings.targets)}: {reason}") from error
 
 
@@ -166,7 +166,7 @@ def put_lora(module: nn.Module, folder: Path | str, weights: dict[str, Tensor]) 
         peft.inject_adapter_in_model(config, module, _NAME)
         result = peft.set_peft_model_state_dict(module, weights, adapter_name=_NAME)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"{folder}: the adapters do not fit this part: {reason}") from error
     lacking = [name for name in result.missing_keys if ".lora_" in name]
     stray = lacking + list(result.unexpected_keys)
