@@ -12,7 +12,7 @@ from tyro.conf import DisallowNone, PositionalMetavarFromFieldName
 
 from laterna.commands import COMMANDS, TUNED
 from laterna.commands.base import Command, require_command_bounds, require_places
-from laterna.errors import told
+from laterna.errors import exit_status
 from laterna.recipe import load_recipe
 
 DESCRIPTION = "From boxes and captions to your own visual assistant, one subcommand a step."
@@ -25,19 +25,20 @@ def parse(args: Sequence[str]) -> Command:
     default to override.
     """
     config = (PositionalMetavarFromFieldName, DisallowNone)
+    command: Command
     if len(args) > 1 and args[0] in TUNED and not args[1].startswith("-"):
         tuned, source = TUNED[args[0]], args[1]
-        told: Command = tyro.cli(
+        command = tyro.cli(
             tuned,
             prog=f"laterna {args[0]} {source}",
             default=tuned(recipe=source, settings=load_recipe(source)),
             args=args[2:],
             config=config,
         )
-        return told
-    command: Command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="laterna", description=DESCRIPTION, args=args, config=config
-    )
+    else:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="laterna", description=DESCRIPTION, args=args, config=config
+        )
     return command
 
 
@@ -50,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return told(lambda: _run(sys.argv[1:] if args is None else args))
+        return exit_status(lambda: _run(sys.argv[1:] if args is None else args))
     except BrokenPipeError:
         # The reader of our output has gone; nothing more may be written, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

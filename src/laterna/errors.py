@@ -53,8 +53,10 @@ def disk_fault(error: BaseException) -> str:
     return text[:300] if _SAID_FULL.search(text) else ""
 
 
-def told(work: Callable[[], object]) -> int:
-    """Do a program's work; return its exit status: 0, or 2 when what the user can mend was told."""
+def exit_status(work: Callable[[], object]) -> int:
+    """Do a program's work and return its exit status: 2 for an error that the user can correct,
+    which is written to standard error; else 0.
+    """
     try:
         work()
     except LaternaError as error:

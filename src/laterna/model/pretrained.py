@@ -25,6 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from transformers.utils import logging as transformers_logging
 
 from laterna.errors import LaternaError, one_line
+from laterna.model.language.adapters import LORA_MARK
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises LaternaError for a model that still has its adapters beside its weights.
     """
     for name in weights:
-        if ".lora_" in name:
+        if LORA_MARK in name:
             raise LaternaError(
                 f"{name}: adapters stand beside the weights; merge them first (in peft, "
                 "`merge_and_unload`), or give the base and the adapters in folders of their own"
