@@ -1,8 +1,8 @@
-"""Floating-point operations of training, from those of one square, one token, one pair, one target.
+"""FLOPs of a training step, from those of one image, one token, one pair of tokens and one target.
 
 They are counted once, on shapes alone, by torch's own counter: the parts run forward and backward
-on the meta device with what the stage trains, so a frozen part costs what it costs. Training's MFU
-and the planner's hours follow from them.
+on the meta device, where only what the stage trains has a backward pass. Training's MFU and the
+planner's hours follow from them.
 
 Shapes: d width · r rows · t tokens of a row.
 """
@@ -26,75 +26,74 @@ from laterna.records import Batch
 
 META = torch.device("meta")
 TOKENS = 32
-"""Length of the rows that are counted: once, and twice as long."""
+"""Tokens of the rows that are counted: so many, and twice as many."""
 
 
 class StepCost(NamedTuple):
     """FLOPs by what they are for; a multiplication with its addition is two.
 
-    The work of the model alone: what activation checkpointing computes again is not in it.
+    What activation checkpointing computes again is not counted.
     """
 
     vision: float
-    """Of the encoder, for one square that it sees: an image, or a tile of one."""
+    """Of the encoder, for each square image or tile."""
     connector: float
-    """For one square too."""
+    """For each of them too."""
     token: float
     """Of the decoder, for each token of a row."""
     pair: float
-    """Of its attention, for each pair of tokens of a row, whether they see each other or not."""
+    """Of its attention, for each pair of tokens of a row, masked or not."""
     target: float
     """Of the head, for each target token."""
-    beside: float = 0.0
-    """Of the fusion's blocks, for each token of an image that they look at beside the row."""
-    beside_pair: float = 0.0
-    """Of their attention, for each pair of a token of the row and such a token, of one image."""
-    beside_tokens: int = 0
-    """Such tokens, for one square."""
+    media: float = 0.0
+    """Of the fusion's cross-attention, for each image token."""
+    media_pair: float = 0.0
+    """Of the same, for each pair of a token of the row and a token of one image."""
+    media_tokens: int = 0
+    """Tokens of a square that cross-attention reads; 0: they are in the row."""
     by_segments: bool = False
     """Whether the attention computes the pairs of each segment alone (`attention.varlen`)."""
 
     def by_part(
         self,
         *,
-        seen: float,
+        encoded: float,
         connected: float,
         tokens: float,
         pairs: float,
         targets: float,
-        beside_pairs: float = 0.0,
+        media_pairs: float,
     ) -> dict[PartName, float]:
-        """Return each part's FLOPs for so many squares seen and connected, and so much text."""
+        """Return each part's FLOPs for so many squares encoded and connected, and so much text."""
         language = tokens * self.token + pairs * self.pair + targets * self.target
-        language += connected * self.beside_tokens * self.beside + beside_pairs * self.beside_pair
+        language += connected * self.media_tokens * self.media + media_pairs * self.media_pair
         return {
-            "vision": seen * self.vision,
+            "vision": encoded * self.vision,
             "connector": connected * self.connector,
             "language": language,
         }
 
     def of(self, batches: Sequence[Batch], length: int) -> float:
-        """Return the FLOPs of micro-batches that hold `length` tokens beside their padding.
+        """Return the FLOPs of micro-batches that hold `length` tokens without their padding.
 
-        Padding is not counted: its rows are as expensive, and its work is none.
+        Padding is computed too, but it is no work of the model, so it is not counted.
         """
-        seen = connected = tokens = pairs = targets = beside_pairs = 0.0
+        encoded = connected = tokens = pairs = targets = 0
         for batch in batches:
-            seen += 0 if batch.pixels_bchw is None else len(batch.pixels_bchw)
-            given = batch.features_bnd if batch.pixels_bchw is None else batch.pixels_bchw
-            connected += 0 if given is None else len(given)
+            pixels = batch.pixels_bchw
+            images = batch.features_bnd if pixels is None else pixels
+            encoded += 0 if pixels is None else len(pixels)
+            connected += 0 if images is None else len(images)
             tokens += batch.input_ids_rt.numel()
             pairs += self._pairs(batch)
             targets += int(batch.loss_mask_rt.sum())
-            beside_pairs += batch.input_ids_rt.numel() * self.beside_tokens
-        real = length / tokens if tokens else 0.0
         found = self.by_part(
-            seen=seen,
+            encoded=encoded,
             connected=connected,
-            tokens=tokens * real,
-            pairs=pairs * real,
+            tokens=length,
+            pairs=pairs * length / max(1, tokens),
             targets=targets,
-            beside_pairs=beside_pairs * real,
+            media_pairs=length * self.media_tokens,
         )
         return sum(found.values())
 
@@ -105,7 +104,7 @@ class StepCost(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a model costs as it stands: with the stage that was applied to it."""
+    """What a model costs as it stands, by what a stage trains of it."""
 
     forward: StepCost
     training: StepCost
@@ -113,32 +112,34 @@ class Cost(NamedTuple):
 
 
 def count_cost(model: VisionLanguageModel) -> StepCost | None:
-    """Return what training costs a model to which a stage was applied.
+    """Return what training costs; `apply_stage` must have set what trains.
 
-    Returns None for models that decide by numbers what to compute, which shapes alone do not tell,
-    for quantized ones, and for encoder-decoders.
+    None where shapes alone do not tell: for encoder-decoders, for quantized models, and for models
+    that decide by numbers what to compute.
     """
     if model.fusion.encodes:
-        return None  # it hangs on how a row is shared between encoder and decoder
+        return None  # it depends on how a row is split between encoder and decoder
     if is_quantized(model.language):
-        return None  # packed weights have no shape that a product could be counted on
+        return None  # packed weights do not have the shapes of their products
     try:
         return cost_of(model).training
     except (NotImplementedError, RuntimeError):
+        # Any operator on the meta device may raise either where it needs numbers. `Meter.line`
+        # then says that MFU is not known.
         return None
 
 
 def cost_of(model: VisionLanguageModel) -> Cost:
-    """Count what a model costs to which a stage was applied; it may lie on the meta device.
+    """Count what a model costs, forward and in training; it may lie on the meta device.
 
-    Raises torch's RuntimeError or NotImplementedError for a model that decides by numbers what to
-    compute.
+    `apply_stage` must have set what trains. Raises torch's RuntimeError or NotImplementedError for
+    a model that decides by numbers what to compute.
     """
     by_segments = model.language.config._attn_implementation == SEGMENTS
     with _plain_attention(model):
         counted = _count(model)
-    beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
-    forward, training = (StepCost._make((*one, beside, by_segments)) for one in counted)
+    media = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
+    forward, training = (StepCost._make((*one, media, by_segments)) for one in counted)
     return Cost(forward, training)
 
 
@@ -147,68 +148,72 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     tower, connector, language = model.vision, model.connector, model.language
     table = language.get_input_embeddings().weight
     size = model.prepare.size
-    sees, connects = _trains(tower), _trains(tower) or _trains(connector)
-    flows = connects or bool(table.requires_grad)
-    learns = flows or _trains(language.get_decoder())
+    # Each part's inputs need a gradient where anything before the part trains.
+    into_connector = _trains(tower)
+    into_decoder = into_connector or _trains(connector) or bool(table.requires_grad)
+    into_head = into_decoder or _trains(language.get_decoder())
     vision = _flops(tower, _blank(1, 3, size, size, like=table))
-    features_bnd = _blank(1, tower.patches, tower.width, like=table, grad=sees)
+    features_bnd = _blank(1, tower.patches, tower.width, like=table, grad=into_connector)
     connected = _flops(connector, features_bnd)
     rows = [
-        _row_flops(model, width, beside, grad=flows)
-        for beside in (TOKENS, 2 * TOKENS)
+        _row_flops(model, width, media, grad=into_decoder)
+        for media in ((TOKENS, 2 * TOKENS) if model.fusion.beside_row else (0,))
         for width in (TOKENS, 2 * TOKENS)
     ]
+    if not model.fusion.beside_row:
+        rows *= 2  # there are no image tokens outside the row to double
     head = language.get_output_embeddings()
-    target = _flops(head, _blank(1, table.shape[1], like=table, grad=learns))
+    target = _flops(head, _blank(1, table.shape[1], like=table, grad=into_head))
     solved = zip(*(_solved(*four) for four in zip(*rows, strict=True)), strict=True)
-    tokens, pairs, beside, beside_pairs = solved
-    return zip(vision, connected, tokens, pairs, target, beside, beside_pairs, strict=True)
+    tokens, pairs, media, media_pairs = solved
+    return zip(vision, connected, tokens, pairs, target, media, media_pairs, strict=True)
 
 
 def _solved(one: float, wide: float, more: float, both: float) -> tuple[float, ...]:
-    """Return the FLOPs of a token, a pair of tokens, a token beside, and a pair with one: from a
-    row, one twice as wide, one with twice as much beside it, and one with both.
+    """Return the FLOPs of a token, of a pair of tokens, of an image token outside the row, and of a
+    pair with one, from those of four rows: `one`; one twice as `wide`; one with twice as many image
+    tokens outside it (`more`); and one with `both`.
     """
-    beside_pair = (both - wide - more + one) / TOKENS**2
-    across = beside_pair * TOKENS**2
-    beside = (more - one - across) / TOKENS
-    # Twice the tokens are four times the pairs.
-    alone, twice = one - beside * TOKENS - across, wide - beside * TOKENS - 2 * across
-    pair = (twice - 2 * alone) / (2 * TOKENS**2)
-    return alone / TOKENS - pair * TOKENS, pair, beside, beside_pair
+    across = both - wide - more + one  # the pairs of tokens and image tokens, in the first row
+    media = more - one - across
+    alone, twice = one - media - across, wide - media - 2 * across
+    # Twice the tokens have four times the pairs.
+    pairs = (twice - 2 * alone) / 2
+    return (alone - pairs) / TOKENS, pairs / TOKENS**2, media / TOKENS, across / TOKENS**2
 
 
 def _row_flops(
-    model: VisionLanguageModel, width: int, beside: int, *, grad: bool
+    model: VisionLanguageModel, width: int, media: int, *, grad: bool
 ) -> tuple[float, float]:
-    """Count a row of `width` positions, `beside` tokens beside it where the fusion has any."""
-    table, fusion = model.language.get_input_embeddings().weight, model.fusion
-    tokens = beside if fusion.beside_row else width
-    d_image = fusion.token_width(model.vision.width, table.shape[1])
-    return _flops(_Row(model, width), _blank(1, tokens, d_image, like=table, grad=grad))
+    """Count a row of `width` positions: with one image of `media` tokens outside it, or, where that
+    is 0, of image tokens alone.
+    """
+    table = model.language.get_input_embeddings().weight
+    d_image = model.fusion.token_width(model.vision.width, table.shape[1])
+    row = _Row(model, width, text=width - 1 if media else 0)
+    return _flops(row, _blank(1, media or width, d_image, like=table, grad=grad))
 
 
 class _Row(nn.Module):
     """The decoder over one row, under a mask, as rows of several samples need one."""
 
-    def __init__(self, model: VisionLanguageModel, width: int) -> None:
+    def __init__(self, model: VisionLanguageModel, width: int, *, text: int) -> None:
         super().__init__()
-        self.fusion, self.language, self.width = model.fusion, model.language, width
+        self.fusion, self.language = model.fusion, model.language
+        self.width, self.text = width, text
 
     def forward(self, images_rmd: Tensor) -> Tensor:
-        width = self.width
-        mask = torch.empty(1, 1, width, width, dtype=torch.bool, device=META)
-        taken = 1 if self.fusion.beside_row else width
-        states: Tensor = self.fusion.rehearse(self.language, images_rmd, width - taken, mask=mask)
+        mask = torch.empty(1, 1, self.width, self.width, dtype=torch.bool, device=META)
+        states: Tensor = self.fusion.rehearse(self.language, images_rmd, self.text, mask=mask)
         return states
 
 
 def _flops(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
-    """Count a module's forward pass, and it with the backward pass, with meta tensors in the place
-    of its weights.
+    """Count a module's forward pass, alone and with the backward pass, its weights replaced by meta
+    tensors.
     """
-    held = dict(module.named_parameters()) | dict(module.named_buffers())
-    state = {name: _like(tensor) for name, tensor in held.items()}
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    state = {name: _like(tensor) for name, tensor in own.items()}
     with FlopCounterMode(display=False) as counter:
         output = functional_call(module, state, (inputs,))
         forward = counter.get_total_flops()
@@ -219,7 +224,7 @@ def _flops(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
 
 @contextmanager
 def _plain_attention(model: VisionLanguageModel) -> Iterator[None]:
-    """Let both models attend by products that torch counts, meanwhile."""
+    """Let both models attend temporarily by matrix products, which torch counts."""
     with ExitStack() as stack:
         for part in (model.language, model.vision.model):
             name = getattr(part.config, "_attn_implementation", None)
