@@ -36,6 +36,14 @@ class Options(NamedTuple):
     template: str = ""
     fit: str = ""
 
+    def require_no_parts(self, source: str) -> None:
+        """Raise LaternaError where parts are named that a source contains."""
+        if self.language or self.vision:
+            raise LaternaError(
+                f"{source}: contains its language model and encoder; leave out --language and "
+                "--vision"
+            )
+
     def fit_or(self, stated: str) -> Any:
         """Return `vision.fit`; `stated` is that of the files. Raises LaternaError for another."""
         fit = self.fit or stated
