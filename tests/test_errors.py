@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laterna.errors import LaternaError, exit_status, one_line
+from laterna.errors import LaternaError, one_line, told
 
 
 def failing(error: Exception) -> Callable[[], None]:
@@ -26,18 +26,18 @@ def failing(error: Exception) -> Callable[[], None]:
 def test_what_can_be_corrected_is_2(
     error: Exception, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_status(failing(error)) == 2
+    assert told(failing(error)) == 2
     assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("error", [KeyError("a mistake of ours"), OSError("of no file")])
 def test_other_errors_are_left_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)):
-        exit_status(failing(error))
+        told(failing(error))
 
 
 def test_work_that_ends_well_is_0(tmp_path: Path) -> None:
-    assert exit_status(lambda: (tmp_path / "made").write_text("x")) == 0
+    assert told(lambda: (tmp_path / "made").write_text("x")) == 0
     assert (tmp_path / "made").read_text() == "x"
 
 

@@ -12,7 +12,7 @@ from tyro.conf import DisallowNone, PositionalMetavarFromFieldName
 
 from laterna.commands import COMMANDS, TUNED
 from laterna.commands.base import Command, require_command_bounds, require_places
-from laterna.errors import exit_status
+from laterna.errors import told
 from laterna.recipe import load_recipe
 
 DESCRIPTION = "From boxes and captions to your own visual assistant, one subcommand a step."
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return exit_status(lambda: _run(sys.argv[1:] if args is None else args))
+        return told(lambda: _run(sys.argv[1:] if args is None else args))
     except BrokenPipeError:
         # The reader of our output has gone; nothing more may be written, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

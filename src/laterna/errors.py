@@ -53,7 +53,7 @@ def disk_fault(error: BaseException) -> str:
     return text[:300] if _SAID_FULL.search(text) else ""
 
 
-def exit_status(work: Callable[[], object]) -> int:
+def told(work: Callable[[], object]) -> int:
     """Do a program's work and return its exit status: 2 for an error that the user can correct,
     which is written to standard error; else 0.
     """

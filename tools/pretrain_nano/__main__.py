@@ -13,7 +13,7 @@ import rich
 import tyro
 from rich.table import Table
 
-from laterna.errors import exit_status
+from laterna.errors import told
 from pretrain_nano.language import go_on, pretrain_language
 from pretrain_nano.measure import measure_bases
 from pretrain_nano.regions import learn_regions
@@ -59,7 +59,7 @@ def measure() -> None:
 def main() -> int:
     """Run the command line and return its exit status: 0, or 2 for what the user can mend."""
     further_courses = {name: partial(further, settings=made) for name, made in FURTHER.items()}
-    return exit_status(
+    return told(
         lambda: tyro.extras.subcommand_cli_from_dict(
             {
                 "vision": vision,

@@ -17,7 +17,7 @@ from PIL import Image
 
 from laterna.data.batches import collate
 from laterna.data.images.opening import load_image
-from laterna.errors import LaternaError, exit_status
+from laterna.errors import LaternaError, told
 from laterna.model.checkpoint import load_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Pack, Sample
@@ -79,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(told(main))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from rich.progress import track
 
 from laterna.data.images.opening import load_image
-from laterna.errors import LaternaError, exit_status
+from laterna.errors import LaternaError, told
 from laterna.inference.assistant import Assistant
 from laterna.model.checkpoint import load_checkpoint
 from laterna.model.vlm import VisionLanguageModel
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(told(main))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from laterna.errors import LaternaError, exit_status
+from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 
 FILES = ("instances.json", "captions.json")
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(told(main))

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from laterna.data.images.opening import load_image
-from laterna.errors import LaternaError, exit_status
+from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import rescale
@@ -218,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    sys.exit(told(main))

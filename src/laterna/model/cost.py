@@ -1,4 +1,4 @@
-"""FLOPs of a training step, from those of one image, one token, one pair of tokens and one target.
+"""FLOPs of a training step, from those of one square, one token, one pair of tokens and one target.
 
 They are counted once, on shapes alone, by torch's own counter: the parts run forward and backward
 on the meta device, where only what the stage trains has a backward pass. Training's MFU and the
@@ -36,64 +36,65 @@ class StepCost(NamedTuple):
     """
 
     vision: float
-    """Of the encoder, for each square image or tile."""
+    """Of the encoder, for each square: an image, or a tile of one."""
     connector: float
-    """For each of them too."""
+    """For each square too."""
     token: float
     """Of the decoder, for each token of a row."""
     pair: float
     """Of its attention, for each pair of tokens of a row, masked or not."""
     target: float
     """Of the head, for each target token."""
-    media: float = 0.0
-    """Of the fusion's cross-attention, for each image token."""
-    media_pair: float = 0.0
-    """Of the same, for each pair of a token of the row and a token of one image."""
-    media_tokens: int = 0
-    """Tokens of a square that cross-attention reads; 0: they are in the row."""
+    beside: float = 0.0
+    """Of the fusion's cross-attention, for each image token that it reads beside the row."""
+    beside_pair: float = 0.0
+    """Of the same, for each pair of a token of the row and such a token of one image."""
+    beside_tokens: int = 0
+    """Such tokens of one square."""
     by_segments: bool = False
     """Whether the attention computes the pairs of each segment alone (`attention.varlen`)."""
 
     def by_part(
         self,
         *,
-        encoded: float,
+        seen: float,
         connected: float,
         tokens: float,
         pairs: float,
         targets: float,
-        media_pairs: float,
+        beside_pairs: float = 0.0,
     ) -> dict[PartName, float]:
-        """Return each part's FLOPs for so many squares encoded and connected, and so much text."""
+        """Return each part's FLOPs for so many squares seen and connected, and so much text."""
         language = tokens * self.token + pairs * self.pair + targets * self.target
-        language += connected * self.media_tokens * self.media + media_pairs * self.media_pair
+        language += connected * self.beside_tokens * self.beside + beside_pairs * self.beside_pair
         return {
-            "vision": encoded * self.vision,
+            "vision": seen * self.vision,
             "connector": connected * self.connector,
             "language": language,
         }
 
     def of(self, batches: Sequence[Batch], length: int) -> float:
-        """Return the FLOPs of micro-batches that hold `length` tokens without their padding.
+        """Return the FLOPs of micro-batches that have `length` tokens without their padding.
 
         Padding is computed too, but it is no work of the model, so it is not counted.
         """
-        encoded = connected = tokens = pairs = targets = 0
+        seen = connected = tokens = pairs = targets = beside_pairs = 0.0
         for batch in batches:
-            pixels = batch.pixels_bchw
-            images = batch.features_bnd if pixels is None else pixels
-            encoded += 0 if pixels is None else len(pixels)
-            connected += 0 if images is None else len(images)
+            seen += 0 if batch.pixels_bchw is None else len(batch.pixels_bchw)
+            given = batch.features_bnd if batch.pixels_bchw is None else batch.pixels_bchw
+            connected += 0 if given is None else len(given)
             tokens += batch.input_ids_rt.numel()
             pairs += self._pairs(batch)
             targets += int(batch.loss_mask_rt.sum())
+            beside_pairs += batch.input_ids_rt.numel() * self.beside_tokens
+        real = length / tokens if tokens else 0.0
         found = self.by_part(
-            encoded=encoded,
+            seen=seen,
             connected=connected,
-            tokens=length,
-            pairs=pairs * length / max(1, tokens),
+            tokens=tokens * real,
+            pairs=pairs * real,
             targets=targets,
-            media_pairs=length * self.media_tokens,
+            beside_pairs=beside_pairs * real,
         )
         return sum(found.values())
 
@@ -114,8 +115,8 @@ class Cost(NamedTuple):
 def count_cost(model: VisionLanguageModel) -> StepCost | None:
     """Return what training costs; `apply_stage` must have set what trains.
 
-    None where shapes alone do not tell: for encoder-decoders, for quantized models, and for models
-    that decide by numbers what to compute.
+    None where shapes alone do not tell: for models that decide by numbers what to compute, for
+    quantized ones, and for encoder-decoders.
     """
     if model.fusion.encodes:
         return None  # it depends on how a row is split between encoder and decoder
@@ -138,8 +139,8 @@ def cost_of(model: VisionLanguageModel) -> Cost:
     by_segments = model.language.config._attn_implementation == SEGMENTS
     with _plain_attention(model):
         counted = _count(model)
-    media = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
-    forward, training = (StepCost._make((*one, media, by_segments)) for one in counted)
+    beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
+    forward, training = (StepCost._make((*one, beside, by_segments)) for one in counted)
     return Cost(forward, training)
 
 
@@ -148,63 +149,62 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     tower, connector, language = model.vision, model.connector, model.language
     table = language.get_input_embeddings().weight
     size = model.prepare.size
-    # Each part's inputs need a gradient where anything before the part trains.
-    into_connector = _trains(tower)
-    into_decoder = into_connector or _trains(connector) or bool(table.requires_grad)
-    into_head = into_decoder or _trains(language.get_decoder())
+    # The inputs of connector, decoder and head need a gradient where anything before them trains.
+    sees, connects = _trains(tower), _trains(tower) or _trains(connector)
+    flows = connects or bool(table.requires_grad)
+    learns = flows or _trains(language.get_decoder())
     vision = _flops(tower, _blank(1, 3, size, size, like=table))
-    features_bnd = _blank(1, tower.patches, tower.width, like=table, grad=into_connector)
+    features_bnd = _blank(1, tower.patches, tower.width, like=table, grad=sees)
     connected = _flops(connector, features_bnd)
     rows = [
-        _row_flops(model, width, media, grad=into_decoder)
-        for media in ((TOKENS, 2 * TOKENS) if model.fusion.beside_row else (0,))
+        _row_flops(model, width, beside, grad=flows)
+        for beside in ((TOKENS, 2 * TOKENS) if model.fusion.beside_row else (0,))
         for width in (TOKENS, 2 * TOKENS)
     ]
     if not model.fusion.beside_row:
-        rows *= 2  # there are no image tokens outside the row to double
+        rows *= 2  # there is nothing beside the row to double
     head = language.get_output_embeddings()
-    target = _flops(head, _blank(1, table.shape[1], like=table, grad=into_head))
+    target = _flops(head, _blank(1, table.shape[1], like=table, grad=learns))
     solved = zip(*(_solved(*four) for four in zip(*rows, strict=True)), strict=True)
-    tokens, pairs, media, media_pairs = solved
-    return zip(vision, connected, tokens, pairs, target, media, media_pairs, strict=True)
+    tokens, pairs, beside, beside_pairs = solved
+    return zip(vision, connected, tokens, pairs, target, beside, beside_pairs, strict=True)
 
 
 def _solved(one: float, wide: float, more: float, both: float) -> tuple[float, ...]:
-    """Return the FLOPs of a token, of a pair of tokens, of an image token outside the row, and of a
-    pair with one, from those of four rows: `one`; one twice as `wide`; one with twice as many image
-    tokens outside it (`more`); and one with `both`.
+    """Return the FLOPs of a token, of a pair of tokens, of a token beside the row, and of a pair
+    with one, from those of four rows: `one`; one twice as `wide`; one with twice as many tokens
+    beside it (`more`); and one with `both`.
     """
-    across = both - wide - more + one  # the pairs of tokens and image tokens, in the first row
-    media = more - one - across
-    alone, twice = one - media - across, wide - media - 2 * across
-    # Twice the tokens have four times the pairs.
-    pairs = (twice - 2 * alone) / 2
-    return (alone - pairs) / TOKENS, pairs / TOKENS**2, media / TOKENS, across / TOKENS**2
+    across = both - wide - more + one  # of the first row's pairs with what is beside it
+    beside = more - one - across
+    alone, twice = one - beside - across, wide - beside - 2 * across
+    pairs = (twice - 2 * alone) / 2  # twice the tokens have four times the pairs
+    return (alone - pairs) / TOKENS, pairs / TOKENS**2, beside / TOKENS, across / TOKENS**2
 
 
 def _row_flops(
-    model: VisionLanguageModel, width: int, media: int, *, grad: bool
+    model: VisionLanguageModel, width: int, beside: int, *, grad: bool
 ) -> tuple[float, float]:
-    """Count a row of `width` positions: with one image of `media` tokens outside it, or, where that
-    is 0, of image tokens alone.
+    """Count a row of `width` positions, with `beside` image tokens beside it, or, where that is 0,
+    of image tokens alone.
     """
     table = model.language.get_input_embeddings().weight
     d_image = model.fusion.token_width(model.vision.width, table.shape[1])
-    row = _Row(model, width, text=width - 1 if media else 0)
-    return _flops(row, _blank(1, media or width, d_image, like=table, grad=grad))
+    return _flops(_Row(model, width), _blank(1, beside or width, d_image, like=table, grad=grad))
 
 
 class _Row(nn.Module):
     """The decoder over one row, under a mask, as rows of several samples need one."""
 
-    def __init__(self, model: VisionLanguageModel, width: int, *, text: int) -> None:
+    def __init__(self, model: VisionLanguageModel, width: int) -> None:
         super().__init__()
-        self.fusion, self.language = model.fusion, model.language
-        self.width, self.text = width, text
+        self.fusion, self.language, self.width = model.fusion, model.language, width
 
     def forward(self, images_rmd: Tensor) -> Tensor:
-        mask = torch.empty(1, 1, self.width, self.width, dtype=torch.bool, device=META)
-        states: Tensor = self.fusion.rehearse(self.language, images_rmd, self.text, mask=mask)
+        width = self.width
+        mask = torch.empty(1, 1, width, width, dtype=torch.bool, device=META)
+        taken = 1 if self.fusion.beside_row else width
+        states: Tensor = self.fusion.rehearse(self.language, images_rmd, width - taken, mask=mask)
         return states
 
 
@@ -212,8 +212,8 @@ def _flops(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
     """Count a module's forward pass, alone and with the backward pass, its weights replaced by meta
     tensors.
     """
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    state = {name: _like(tensor) for name, tensor in own.items()}
+    held = dict(module.named_parameters()) | dict(module.named_buffers())
+    state = {name: _like(tensor) for name, tensor in held.items()}
     with FlopCounterMode(display=False) as counter:
         output = functional_call(module, state, (inputs,))
         forward = counter.get_total_flops()

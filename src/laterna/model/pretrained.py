@@ -33,14 +33,14 @@ INDEXES = {
     SAFE_WEIGHTS_INDEX_NAME: SAFE_WEIGHTS_NAME,
     "pytorch_model.bin.index.json": "pytorch_model.bin",
 }
-"""Index of a sharded checkpoint to the file of one that is not sharded."""
+"""Index of a sharded checkpoint, and the file that stands there when it is not sharded."""
 POINTER = b"version https://git-lfs"
-"""The beginning of a file that Git LFS put in place of a large one."""
+"""What a file begins with that Git LFS put into the place of a large one."""
 _NO_WEIGHTS = {
     b"{": "JSON", b"[": "JSON", b"<": "a web page or XML", b"GGUF": "llama.cpp's GGUF",
     b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"%PDF": "a PDF",
 }  # fmt: skip
-"""The beginnings of files that are no weights, to what they are."""
+"""What files begin with that are given for weights and are none."""
 _AROUND = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs keep the weights in a file of more."""
 _WRAPPERS = re.compile(
@@ -67,14 +67,15 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
             raise LaternaError(
                 f"{pointer}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
             ) from error
+        reason = one_line(error)
         raise LaternaError(
-            f"{source}: cannot read the {what}: {one_line(error)}. "
+            f"{source}: cannot read the {what}: {reason}. "
             "Give a folder or hub id that holds it as config.json and safetensors"
         ) from error
 
 
 def require_named(source: str) -> None:
-    """Raise LaternaError for a source that is neither on this machine nor a hub id."""
+    """Raise LaternaError for a source that is neither on this machine nor named as on the hub."""
     if Path(source).exists():
         return
     try:
@@ -87,23 +88,24 @@ def require_named(source: str) -> None:
 
 
 def pointers_in(place: Path) -> Iterator[Path]:
-    """Yield the files that are pointers of Git LFS, in a folder or of this one file."""
+    """Yield the files, of a folder or this one, that are pointers of Git LFS."""
     for path in sorted(place.iterdir()) if place.is_dir() else [place]:
         if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
             yield path
 
 
 def no_config(source: str, what: str, error: Exception) -> LaternaError:
-    """Return the error for a configuration that cannot be read.
+    """Return the error for a configuration that cannot be had.
 
     Raises LaternaError as `require_named` does.
     """
     require_named(source)
+    reason = one_line(error, 200)
     kind = "folder" if Path(source).is_dir() else "source"
     return LaternaError(
-        f"{source}: cannot read the configuration of the {what} from this {kind}: "
-        f"{one_line(error, 200)}. Planning needs its config.json and no weights: fetch that file "
-        "(`hf download OWNER/NAME config.json --local-dir DIR`) and name DIR as the source"
+        f"{source}: cannot read the configuration of the {what} from this {kind}: {reason}. "
+        "Planning needs its config.json and no weights: fetch that file (`hf download OWNER/NAME "
+        "config.json --local-dir DIR`) and name DIR as the source"
     )
 
 
@@ -129,7 +131,7 @@ def load_weights(
         if weights is not None:
             config = options.get("config") or AutoConfig.from_pretrained(source)
             options["config"] = config
-            if chosen is AutoModelForCausalLM:  # which needs a source to read from
+            if chosen is AutoModelForCausalLM:  # which needs a place to read from
                 chosen = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         model, info = chosen.from_pretrained(
             source if weights is None else None,
@@ -137,7 +139,7 @@ def load_weights(
             dtype=torch.float32,
             output_loading_info=True,
             state_dict=weights,
-            ignore_mismatched_sizes=True,  # `_require_all` reports them by name
+            ignore_mismatched_sizes=True,  # they are told below, by name
             **options,
         )
         return model, info
@@ -168,9 +170,9 @@ def _wrapped(name: str) -> bool:
 
 
 def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by the names they have in their model, without those of training's wrappers.
+    """Return weights by the names they have in their model, whatever was around it in training.
 
-    Raises LaternaError for a model whose adapters are not merged.
+    Raises LaternaError for a model that still has its adapters beside its weights.
     """
     for name in weights:
         if LORA_MARK in name:
@@ -187,7 +189,7 @@ def _only_pickled(source: str) -> bool:
 
 
 def sharded_tensors_of(source: str) -> dict[str, Tensor]:
-    """Read a whole checkpoint, sharded or not, safetensors first; empty when there is none.
+    """Read a whole checkpoint, sharded or not, safetensors first; nothing when none is there.
 
     Raises LaternaError for a missing or damaged file, and for a pickle of more than tensors.
     """
@@ -207,7 +209,7 @@ def sharded_tensors_of(source: str) -> dict[str, Tensor]:
 
 
 def file_of(source: str, name: str) -> Path | None:
-    """Return the path of a folder's or hub id's file; None where there is none."""
+    """Return where a folder's or hub id's file lies; None where there is none."""
     if Path(source).is_dir():
         path = Path(source) / name
         return path if path.is_file() else None
@@ -225,17 +227,18 @@ def file_of(source: str, name: str) -> Path | None:
 
 
 def tensors_in(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors, in float32, by the names in it.
+    """Read a file of tensors, in float32, by the names that stand in it.
 
     Raises LaternaError for a damaged file, a pickle of more than tensors, a pointer of Git LFS, and
     for the empty tensors that ZeRO's stage 3 leaves.
     """
+
     with path.open("rb") as opened:
         start = opened.read(8)
     if start and 0 not in start:  # a safetensors file begins with a length, of which most is zero
-        for begin, kind in _NO_WEIGHTS.items():
+        for begin, told in _NO_WEIGHTS.items():
             if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(begin):
-                raise LaternaError(f"{path}: holds no weights: it is {kind}")
+                raise LaternaError(f"{path}: holds no weights: it is {told}")
 
     def read() -> Any:
         if path.suffix == ".safetensors":
@@ -247,7 +250,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     try:
         found = read_part(read, source=str(path), what="weights")
     except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError) as error:
-        # torch's message for a pickle that it refuses says how to open it all the same.
+        # torch's words for a pickle that it refuses tell how to open it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
         reason = "" if refused else ": " + one_line(error, 200)
         raise LaternaError(
@@ -267,11 +270,12 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(source: str, prefixes: tuple[str, ...], *, what: str) -> dict[str, Tensor]:
-    """Read the tensors whose names begin with one of `prefixes`, in float32.
+    """Read the tensors whose names begin with one of `prefixes`, in float32, and no others.
 
-    Of a sharded checkpoint only the shards that have them are fetched and opened. Raises
-    LaternaError when the source has no weights or a file cannot be read.
+    Of a sharded checkpoint only the shards that hold them are opened, and fetched from the hub.
+    Raises LaternaError when the source has no safetensors or a file cannot be read.
     """
+
     if _only_pickled(source):
         whole = unwrapped(sharded_tensors_of(source))
         return {name: weight for name, weight in whole.items() if name.startswith(prefixes)}
@@ -289,10 +293,10 @@ def read_tensors(source: str, prefixes: tuple[str, ...], *, what: str) -> dict[s
 
 
 def _shards(source: str, prefixes: tuple[str, ...]) -> list[str]:
-    """Return the names of the files that have tensors of these names."""
+    """Return the names of the files that hold tensors of these names."""
     try:
         cached_file(source, SAFE_WEIGHTS_NAME)
-    except OSError:  # sharded, or there is nothing, which the next line raises
+    except OSError:  # sharded, or nothing there, which the next line says
         index = Path(str(cached_file(source, SAFE_WEIGHTS_INDEX_NAME)))
         places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
         return sorted({file for name, file in places.items() if name.startswith(prefixes)})
@@ -301,7 +305,7 @@ def _shards(source: str, prefixes: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' own progress bars and warnings; Laterna shows its own."""
+    """Hold back transformers' own progress bars and remarks; Laterna shows its own."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -334,7 +338,7 @@ def json_of(source: str, name: str) -> dict[str, Any]:
 
 
 def tensors_of(source: str, names: Sequence[str]) -> dict[str, Tensor]:
-    """Read the first of these files that exists, in float32; empty when none does.
+    """Read the first of these files that is there, in float32; nothing when none is.
 
     Raises LaternaError for a damaged file, and for a pickle of more than tensors.
     """

@@ -37,18 +37,18 @@ class Load(Record):
     images: int
     """In each row; each takes as many tokens as the connector makes."""
     text: int
-    """Tokens in each row that belong to no image, padding included."""
+    """Tokens in each row that are no image's, padding included."""
     targets: int
     """Tokens in each row that are learned."""
     records: int = 1
-    """About each image, in the row behind it."""
+    """About each image, standing in the row behind it."""
     segments: bool = False
     """Whether each record attends alone (`attention.varlen`), without mask; else records that share
     an image take a mask of numbers, one for all layers."""
 
     def keys(self, image_tokens: int) -> int:
-        """Return how many keys the segments of a row have together; what is shared counts again for
-        every record behind it.
+        """Return how many keys the segments of a row have together: what is shared comes again
+        with every record behind it.
         """
         shared = self.images * self.records * image_tokens if self.records > 1 else 0
         return self.text + self.images * image_tokens + shared
@@ -137,7 +137,7 @@ class DryRun(nn.Module):
 
     def read(self, tokens_bmd: Tensor, load: Load) -> Tensor:
         """Return the decoder's states (r, t, d) over the rows of a micro-batch."""
-        given = load.images * (self.image.media_tokens or self.image_tokens)
+        given = load.images * (self.image.beside or self.image_tokens)
         joined_nd = self._join(tokens_bmd, load.rows * given)
         images_rmd = joined_nd.reshape(load.rows, given, -1)
         mask = self._mask(load.rows, load.images * self.image_tokens + load.text, load)
@@ -172,30 +172,30 @@ class DryRun(nn.Module):
         states_sd = states_rtd.flatten(0, 1)[chosen]
         return summed_loss(states_sd, labels_s, self.head, int(self.head.weight.shape[0]))
 
-    def media_bytes(self, tokens: int) -> int:
-        """Return the bytes of what cross-attention keeps of so many image tokens."""
+    def beside_bytes(self, tokens: int) -> int:
+        """Return what is kept beside the cache of so many image tokens."""
         return tokens * self.fusion.beside_numbers() * self.dtype.itemsize
 
     def cache(self, tokens: int) -> Any:
         """Return the keys and values that a row of so many tokens leaves."""
         width = self.language.get_input_embeddings().embedding_dim
-        media, mask = self.image.media_tokens, self._mask(1, tokens)
+        beside, mask = self.image.beside, self._mask(1, tokens)
         d_image = self.fusion.token_width(self.vision.width, width)
-        row_rtd = torch.empty(1, media or tokens, d_image, dtype=self.dtype, device=META)
-        text = tokens - 1 if media else 0
+        row_rtd = torch.empty(1, beside or tokens, d_image, dtype=self.dtype, device=META)
+        text = tokens - 1 if beside else 0
         return self.fusion.rehearse(self.language, row_rtd, text, mask=mask, cache=True)
 
 
 def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName, float]:
-    """Return the FLOPs by part of a micro-batch whose images each take what `image` does."""
+    """Return the FLOPs by part of a micro-batch whose images are like that one."""
     images = load.rows * load.images
     return cost.by_part(
-        encoded=images * image.tiles,
+        seen=images * image.tiles,
         connected=images * image.tiles,
         tokens=load.rows * load.text + images * image.tokens,
         pairs=load.pairs(image.tokens),
         targets=load.rows * load.targets,
-        media_pairs=load.rows * load.width(image.tokens) * image.media_tokens,
+        beside_pairs=load.rows * load.width(image.tokens) * image.beside,
     )
 
 
@@ -280,11 +280,11 @@ class Resolution(Record):
     """Pixels."""
     patches: int
     tokens: int
-    """Positions in the language model's row."""
+    """In the language model's context."""
     cache: int
-    """Bytes that they take in the KV cache and in that of cross-attention."""
+    """Bytes that they take in the KV cache, and beside it."""
     attention_flops: int
-    """Of the language model over them, what grows quadratically."""
+    """Of the language model reading them, what grows quadratically."""
 
 
 def resolutions(dry_run: DryRun, forward: StepCost) -> tuple[Resolution, ...]:
@@ -305,14 +305,14 @@ def resolutions(dry_run: DryRun, forward: StepCost) -> tuple[Resolution, ...]:
             continue
         if not tokens:
             continue
-        media = dry_run.media_bytes(tokens)
-        tokens = 1 if dry_run.image.media_tokens else tokens
+        beside = dry_run.beside_bytes(tokens)
+        tokens = 1 if dry_run.image.beside else tokens
         found.append(
             Resolution(
                 side=side,
                 patches=patches,
                 tokens=tokens,
-                cache=count_cache(dry_run, tokens) + media,
+                cache=count_cache(dry_run, tokens) + beside,
                 attention_flops=round(forward.pair * tokens**2),
             )
         )

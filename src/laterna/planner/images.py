@@ -28,8 +28,8 @@ class ShownImage(Record):
     """Positions in the language model's row."""
     tiles: float = 1
     """Squares that the encoder reads of it, the whole view included."""
-    media_tokens: int = 0
-    """Tokens outside the row that the fusion's cross-attention reads; 0: they are in the row."""
+    beside: int = 0
+    """Tokens beside the row, for the fusion's cross-attention; 0: they are in the row."""
 
 
 class Images(Record):
@@ -51,7 +51,7 @@ def filled_grids(skeleton: VisionLanguageModel) -> tuple[ShownImage, ...]:
     tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare
     if skeleton.fusion.beside_row:
-        return (ShownImage(tokens=1, media_tokens=tokens),)
+        return (ShownImage(tokens=1, beside=tokens),)
     if not prepare.grids:
         return (ShownImage(tokens=tokens),)
     side = prepare.size

@@ -150,7 +150,7 @@ class Plan(Record):
     """Bytes of all weights at inference."""
     answering_cache: int
     """Bytes of the KV cache of one chat of `answering_tokens`."""
-    answering_media: int
+    answering_beside: int
     """Bytes of the keys and values that cross-attention keeps of one image."""
 
 
@@ -201,7 +201,7 @@ def plan_recipe(
         answering_tokens=longest,
         answering_weights=weights,
         answering_cache=cache,
-        answering_media=answering.media_bytes(grids[-1].media_tokens),
+        answering_beside=answering.beside_bytes(grids[-1].beside),
     )
 
 

@@ -118,14 +118,14 @@ def _gpu_table(plan: Plan, stage: StagePlan) -> Table:
 
 def _resolution_table(plan: Plan) -> Table:
     """Show tokens, cache and attention of larger images, and how many times the smallest's."""
-    total = plan.answering_weights + plan.answering_cache + plan.answering_media
+    total = plan.answering_weights + plan.answering_cache + plan.answering_beside
     caption = (
         f"the recipe's images: {plan.image_side} px, {_image_tokens(plan)} · "
         f"answering in a chat of {plan.answering_tokens:,} tokens: {sized(total)}, "
         f"{sized(plan.answering_cache)} of it KV cache"
     )
-    if plan.answering_media:
-        caption += f", {sized(plan.answering_media)} an image's in cross-attention"
+    if plan.answering_beside:
+        caption += f", {sized(plan.answering_beside)} an image's in cross-attention"
     table = _table("an image in the language model, by its size", caption)
     headings = ("side", "patches", "tokens", "KV cache", "×", "attention FLOPs", "×")
     for heading in headings:

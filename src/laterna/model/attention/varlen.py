@@ -132,10 +132,9 @@ def _end_to_end(states_rhtd: Tensor) -> Tensor:
 
 
 def _behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
-    """Return the mask (own, before + own), added to the scores, of a segment's `own` tokens: each
-    sees the `before` shared ones and its own up to itself.
+    """Return what is added to the scores (own, before + own) of tokens behind what all see.
 
-    With a `window` a token sees only the last that many tokens, itself included.
+    With a `window` a token sees the last that many tokens, itself among them.
     """
     room, largest = (-(-size // _ROOM) * _ROOM for size in (before, own))
     mask = _staircase(room, largest, window, like.dtype, like.device)
