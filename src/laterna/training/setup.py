@@ -302,8 +302,8 @@ def fit_connector(assistant: VisionLanguageModel, batches: Iterable[Batch]) -> N
             found.append(assistant.vision(batch.pixels_bchw.to(device)))
     if found:
         words_vd = assistant.language.get_input_embeddings().weight.float()
-        length = float(words_vd.norm(dim=-1).square().mean().sqrt())
-        assistant.connector.calibrate(torch.cat(found), length)
+        rms_length = float(words_vd.norm(dim=-1).square().mean().sqrt())
+        assistant.connector.calibrate(torch.cat(found), rms_length)
 
 
 def _take_connector(assistant: VisionLanguageModel, path: Path) -> None:

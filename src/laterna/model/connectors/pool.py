@@ -1,4 +1,4 @@
-"""Neighbouring patches merged into one token, then a perceptron: a quarter of the tokens by 2×2.
+"""Neighboring patches merged into one token, then a perceptron: a quarter of the tokens by 2×2.
 
 Shapes: b images · n patches · m tokens · d width · s side of the squares that are merged.
 """
@@ -68,8 +68,7 @@ class PoolConnector(Connector):
             able = ", ".join(str(side) for side in range(2, grid + 1) if grid % side == 0)
             raise LaternaError(
                 f"connector.merge_side = {self.side}: {grid}×{grid} patches do not divide into "
-                "squares "
-                f"of {self.side}×{self.side}; use one of {able}"
+                f"squares of {self.side}×{self.side}; use one of {able}"
             )
         return n // self.side**2
 
