@@ -135,6 +135,8 @@ class Finding(Record):
     """Arm and what it differs in from the first."""
     seeds: tuple[int, ...]
     minutes: float
+    """On the clock, beside whatever else the machine did."""
+    processor_minutes: float
     quick: bool
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import rich
 from laterna.errors import LaternaError
 from laterna.files import held, some, write_atomically, write_json
 from laterna.lab import EXPERIMENTS
-from laterna.lab.bench import FULL, QUICK, Bench, Plan
+from laterna.lab.bench import FULL, NOTHING, QUICK, Bench, Cost, Plan, spent
 from laterna.lab.experiment import Arm, Finding, Measures, Results, differences
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
@@ -22,6 +21,7 @@ from laterna.report.parts import write_page
 
 PAGE, MARK = "index.html", "lab.json"
 FIGURE, TEXT, FOUND = "figure.svg", "README.md", "finding.json"
+DATA_COST = ".data.json"
 SHOWS_WORKING = "Quick run: this shows that the experiment works, and nothing else"
 
 
@@ -31,7 +31,10 @@ class Measured(Record):
     digest: str
     """Of all that decides it."""
     measures: Measures
-    seconds: float
+    cost: Cost
+    """Of measuring it, without its training."""
+    training: dict[str, Cost]
+    """Checkpoint's name to what its training took; several arms may need the same."""
 
 
 def run_experiments(
@@ -82,10 +85,11 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
     console.rule(f"{name}: {EXPERIMENTS[name].question}", align="left")
     measured: dict[str, list[Measures]] = {}
     arms: list[Arm] = []
-    seconds = 0.0
+    cost, training = NOTHING, dict[str, Cost]()
     for seed in range(seeds):
         bench = Bench(out, recipe, seed=seed, size=QUICK if quick else FULL)
-        arms = list(plan.arms(bench))
+        arms, took = _arms(out / name / f"seed-{seed}", plan, bench)
+        cost += took
         for arm in arms:
             if seed == 0:
                 console.print(
@@ -93,13 +97,27 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
                 )
             found = _measured(out / name / f"seed-{seed}" / f"{arm.name}.json", plan, bench, arm)
             measured.setdefault(arm.name, []).append(found.measures)
-            seconds += found.seconds
+            cost += found.cost
+            training |= found.training
     results = Results(
         arms={arm: tuple(found) for arm, found in measured.items()}, seeds=tuple(range(seeds))
     )
-    finding = _finding(name, plan, arms, results, minutes=seconds / 60, quick=quick)
+    cost = sum(training.values(), cost)
+    finding = _finding(name, plan, arms, results, cost=cost, quick=quick)
     _write(out / name, finding)
     return finding
+
+
+def _arms(folder: Path, plan: Plan, bench: Bench) -> tuple[list[Arm], Cost]:
+    """Return the arms, and what making their data took when it was made."""
+    began = spent()
+    arms = list(plan.arms(bench))
+    took, path = spent() - began, folder / DATA_COST
+    if path.is_file():
+        return arms, msgspec.json.decode(path.read_bytes(), type=Cost)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, took)
+    return arms, took
 
 
 def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
@@ -113,10 +131,14 @@ def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
             kept = None  # half a file, or another program's: measured again
         if kept is not None and kept.digest == digest:
             return kept
-    began = time.perf_counter()
+    bench.training.clear()
+    began, trained = spent(), bench.trained
     measures = plan.measure(bench, arm)
+    # What is not a number was not measured, and JSON has no word for it.
+    measures = {name: one for name, one in measures.items() if math.isfinite(one.value)}
+    cost = (spent() - began) - (bench.trained - trained)
     found = Measured(
-        digest=digest, measures=measures, seconds=round(time.perf_counter() - began, 1)
+        digest=digest, measures=measures, cost=cost, training=dict(bench.training)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
@@ -124,7 +146,7 @@ def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
 
 
 def _finding(
-    name: str, plan: Plan, arms: Sequence[Arm], results: Results, *, minutes: float, quick: bool
+    name: str, plan: Plan, arms: Sequence[Arm], results: Results, *, cost: Cost, quick: bool
 ) -> Finding:
     answer = plan.conclude(results)
     question = EXPERIMENTS[name].question
@@ -142,7 +164,8 @@ def _finding(
         figure=plan.draw(results),
         arms=tuple((arm.name, _differs(arms[0], arm)) for arm in arms),
         seeds=results.seeds,
-        minutes=round(minutes, 1),
+        minutes=round(cost.seconds / 60, 1),
+        processor_minutes=round(cost.processor_seconds / 60, 1),
         quick=quick,
     )
 
@@ -203,7 +226,9 @@ def as_markdown(finding: Finding) -> str:
             "",
             *arms,
             "",
-            f"{finding.minutes:g} minutes for {seeds}, on this machine.",
+            f"{finding.processor_minutes:g} processor minutes for {seeds}: what it takes on one "
+            f"core that nothing else uses. {finding.minutes:g} minutes passed on the clock, beside "
+            "whatever else the machine did. Training that other experiments share is counted.",
             "",
             "## What it does not show",
             "",
