@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +49,7 @@ class Size(Record):
     instruct_steps: int = 0
 
 
-FULL = Size(images=1500, validation_images=200)
+FULL = Size(images=1000, validation_images=200)
 QUICK = Size(images=160, validation_images=90, align_steps=8, instruct_steps=12)
 """Shows that an experiment works; its numbers mean nothing."""
 
@@ -260,12 +260,15 @@ class Plan(NamedTuple):
     """The arms, the first of which is what the others are held against."""
     measure: Callable[[Bench, Arm], Measures]
     """Trains an arm as far as it needs, and measures it."""
-    table: Sequence[str]
-    """Measures that the page's table shows, in order; a missing one is a dash."""
+    table: Sequence[str] | Mapping[str, Sequence[str]]
+    """Measures that the page's table shows, in order, or the tables' titles with theirs. An arm
+    without any of a table's measures has no row in it; a single missing one is a dash."""
     draw: Callable[[Results], str]
     """Draws the one figure, as an `<svg>` element."""
     conclude: Callable[[Results], Concluded]
     """Answers the question from the numbers."""
+    published: str = ""
+    """What others found about the question, with the source; a sentence or two."""
 
 
 def scored(answers: Sequence[Answer]) -> Value:

@@ -15,12 +15,13 @@ from laterna.files import held, some, write_atomically, write_json
 from laterna.lab import EXPERIMENTS
 from laterna.lab.bench import FULL, NOTHING, QUICK, Bench, Cost, Plan, spent
 from laterna.lab.experiment import Arm, Finding, Measures, Results, differences
+from laterna.lab.pages import FIGURE, as_markdown, tables_of
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.parts import write_page
 
 PAGE, MARK = "index.html", "lab.json"
-FIGURE, TEXT, FOUND = "figure.svg", "README.md", "finding.json"
+TEXT, FOUND = "README.md", "finding.json"
 DATA_COST = ".data.json"
 SHOWS_WORKING = "Quick run: this shows that the experiment works, and nothing else"
 
@@ -137,9 +138,7 @@ def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
     # What is not a number was not measured, and JSON has no word for it.
     measures = {name: one for name, one in measures.items() if math.isfinite(one.value)}
     cost = (spent() - began) - (bench.trained - trained)
-    found = Measured(
-        digest=digest, measures=measures, cost=cost, training=dict(bench.training)
-    )
+    found = Measured(digest=digest, measures=measures, cost=cost, training=dict(bench.training))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
     return found
@@ -156,11 +155,8 @@ def _finding(
         done=plan.done,
         answer=answer.sentence,
         limits=answer.limits + _of_seeds(results),
-        columns=("arm", *plan.table),
-        rows=tuple(
-            (arm.name, *(_cell(results, arm.name, measure) for measure in plan.table))
-            for arm in arms
-        ),
+        foretold=" ".join(filter(None, (answer.foretold, plan.published))),
+        tables=tables_of(plan.table, [arm.name for arm in arms], results),
         figure=plan.draw(results),
         arms=tuple((arm.name, _differs(arms[0], arm)) for arm in arms),
         seeds=results.seeds,
@@ -185,54 +181,8 @@ def _of_seeds(results: Results) -> str:
     return " One seed: intervals are over questions alone, and say nothing of another training."
 
 
-def _cell(results: Results, arm: str, measure: str) -> str:
-    if not results.has(arm, measure):
-        return "–"
-    spread = results.spread(arm, measure)
-    return "–" if math.isnan(spread.mean) else spread.words
-
-
 def _write(folder: Path, finding: Finding) -> None:
     write_json(folder / FOUND, finding)
     for name, text in ((FIGURE, finding.figure), (TEXT, as_markdown(finding))):
         with write_atomically(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
-
-
-def as_markdown(finding: Finding) -> str:
-    """Return a finding as a page of Markdown beside its figure."""
-    header = [f"| {' | '.join(finding.columns)} |", f"|{' --- |' * len(finding.columns)}"]
-    rows = [f"| {' | '.join(row)} |" for row in finding.rows]
-    arms = [f"- `{name}`: {told}" for name, told in finding.arms]
-    seeds = "one seed" if len(finding.seeds) == 1 else f"{len(finding.seeds)} seeds"
-    return "\n".join(
-        [
-            f"# {finding.title}",
-            "",
-            f"**{finding.question}**",
-            "",
-            finding.answer,
-            "",
-            f"![{finding.question}]({FIGURE})",
-            "",
-            *header,
-            *rows,
-            "",
-            "## What was done",
-            "",
-            finding.done,
-            "",
-            "Arms, by what they differ in from the first:",
-            "",
-            *arms,
-            "",
-            f"{finding.processor_minutes:g} processor minutes for {seeds}: what it takes on one "
-            f"core that nothing else uses. {finding.minutes:g} minutes passed on the clock, beside "
-            "whatever else the machine did. Training that other experiments share is counted.",
-            "",
-            "## What it does not show",
-            "",
-            finding.limits.strip(),
-            "",
-        ]
-    )
