@@ -192,6 +192,11 @@ def compared(
     return f"{abs(difference.mean):.3f} {what} {word} {than} ({ends})"
 
 
+def verdict(prediction: str, came: bool) -> str:
+    """Say what was predicted, and whether it was found."""
+    return f"Predicted: {prediction}. {'It was found.' if came else 'It was not found.'}"
+
+
 def _over_seeds(values: Sequence[float]) -> Spread:
     """Return the mean over seeds with Student's interval."""
     n = len(values)

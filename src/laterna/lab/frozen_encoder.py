@@ -8,7 +8,6 @@ toy is in the encoder's features, and no instruction ever asks for it.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -83,6 +82,11 @@ def plan() -> Plan:
         },
         draw=draw,
         conclude=conclude,
+        published=(
+            "Nothing was predicted, for published results disagree. Prismatic (arXiv 2402.07865) "
+            "finds that training the encoder hurts (VQAv2 77.1 → 73.5, GQA 62.6 → 59.7); "
+            "Cambrian-1 and Eagle, that it helps; CoVFT (arXiv 2603.21077) calls the question open."
+        ),
     )  # fmt: skip
 
 
@@ -207,20 +211,31 @@ def conclude(results: Results) -> Answer:
     told = []
     for share, amount in zip(SHARES, ("all of the data", "a quarter of it"), strict=True):
         best = max(FEW[1:], key=lambda name: results.spread(_name(name, share), "accuracy").mean)
-        against = partial(results.difference, _name(best, share), _name(FROZEN, share))
-        here, there = against("accuracy"), against(SHIFTED)
-        told.append(
-            f"with {amount}, the best of the three rates (`{best}`) is "
-            f"{compared(here, 'share right')} the frozen encoder, and "
-            f"{compared(there, 'share right')} it in the shifted world"
+        for name in dict.fromkeys((best, FEW[-1])):
+            here, there = (
+                compared(
+                    results.difference(_name(name, share), _name(FROZEN, share), measure),
+                    "share right",
+                    than="frozen",
+                )
+                for measure in ("accuracy", SHIFTED)
+            )
+            which = "the best rate" if name == best else "the highest"
+            told.append(
+                f"with {amount}, {which} (`{name}`) is {here}, and {there} in the shifted world"
+            )
+    forgot = {
+        measure: compared(
+            results.difference(_name(FEW[-1], 1.0), BEFORE, measure), "share", than="before"
         )
-    forgot = results.difference(_name(FEW[-1], 1.0), BEFORE, TEXTURE)
-    kept = compared(forgot, "share right", more="above", less="below")
+        for measure in (TEXTURE, FOUND_TEXTURE)
+    }
     answer = "; ".join(told)
     return Answer(
         sentence=(
-            f"{answer[0].upper()}{answer[1:]}. After training at the highest rate, a probe for "
-            f"texture, which nothing taught, is {kept} what it was before."
+            f"{answer[0].upper()}{answer[1:]}. After training at the highest rate, texture, which "
+            f"nothing taught, is read by a probe {forgot[TEXTURE]}, and a toy finds one of its own "
+            f"texture {forgot[FOUND_TEXTURE]}."
         ),
         limits=(
             "The best rate is chosen on the questions that it is reported on, which favours it. "
@@ -228,7 +243,7 @@ def conclude(results: Results) -> Answer:
             "there is less to gain here than where an encoder meets new images. What a quarter "
             "of the steps holds back is both data and time."
         ),
-    )
+    )  # fmt: skip
 
 
 def _name(encoder: str, share: float) -> str:

@@ -19,7 +19,7 @@ from laterna.evaluation.tasks.base import IMAGE_FOLDER, read_questions
 from laterna.inference.assistant import Assistant
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared
+from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared, verdict
 from laterna.lab.measures.text import prompt_of, said, token_losses
 from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
@@ -52,6 +52,12 @@ def plan() -> Plan:
         table=("accuracy", RUN_ON, LENGTH, COMPLETED, USER_LOSS, "blank image"),
         draw=draw,
         conclude=conclude,
+        published=(
+            "Unmasked loss need not lower accuracy. Instruction Modelling (arXiv 2405.14394) finds "
+            "gains from it where prompts are long, answers short and records few, and WIT (arXiv "
+            "2507.07817) finds a low weight of the prompt best. The lecture's claim is about "
+            "behaviour."
+        ),
     )
 
 
@@ -151,30 +157,38 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what learning everything does to behaviour and to accuracy."""
-    told = {
-        measure: compared(
-            results.difference(ALL, ANSWERS, measure), unit, more="above", less="below"
-        )
+    more = {
+        measure: results.difference(ALL, ANSWERS, measure)
+        for measure in ("accuracy", RUN_ON, COMPLETED, USER_LOSS)
+    }
+    on, completes, loss, right = (
+        compared(more[measure], unit, than="with answers alone")
         for measure, unit in (
-            ("accuracy", "share right"),
             (RUN_ON, "share of answers"),
             (COMPLETED, "share of questions"),
-            (USER_LOSS, "nats"),
+            (USER_LOSS, "nats a token"),
+            ("accuracy", "share right"),
         )
-    }
-    ends = compared(
-        results.difference(NO_END, ANSWERS, RUN_ON), "share of answers", more="above", less="below"
     )
+    endless = results.difference(NO_END, ANSWERS, RUN_ON)
+    ends = compared(endless, "share of answers", than="with it")
     return Answer(
         sentence=(
-            "With everything learned, beside answers alone, writing on as the user is "
-            f"{told[RUN_ON]} it, completing a half-asked question {told[COMPLETED]} it, the loss "
-            f"of the users' words {told[USER_LOSS]} it, and accuracy {told['accuracy']} it. "
-            f"Without their end of turn, running on is {ends} what it is with it."
+            f"Where everything is learned, the assistant writes on as the user {on}, completes a "
+            f"half-asked question {completes}, finds the user's words with a loss {loss}, and "
+            f"answers right {right}. Where the end of turn is not learned, it runs on {ends}."
+        ),
+        foretold=" ".join(
+            [
+                verdict("who learns the user's words writes on as the user more often",
+                        more[RUN_ON].sign == 1),
+                verdict("it completes half-asked questions more often", more[COMPLETED].sign == 1),
+                verdict("who never learns the end of turn runs on", endless.sign == 1),
+            ]
         ),
         limits=(
-            "Unmasked loss need not lower accuracy: the literature finds gains where prompts are "
-            "long, answers short and records few. The questions here are short and of few forms, "
-            "so users' words are easily learned."
+            "The questions here are short and of few forms, so the user's words are easily "
+            "learned. An assistant of 3 million weights does not tell how often a large one writes "
+            "on."
         ),
-    )
+    )  # fmt: skip

@@ -77,9 +77,7 @@ def probe_accuracy(
     return sum(hits) / len(hits)
 
 
-def nearest_hits(
-    features_bd: Tensor, labels: Sequence[str], groups: Sequence[str]
-) -> list[float]:
+def nearest_hits(features_bd: Tensor, labels: Sequence[str], groups: Sequence[str]) -> list[float]:
     """Return 1 or 0 for each thing: whether the nearest one of another group has its label.
 
     Nearest by the cosine of features from which their mean was taken. Things of one group, such
