@@ -281,13 +281,18 @@ def test_what_is_not_a_number_is_not_measured_again(
 def test_training_that_arms_share_is_counted_once_and_in_each_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_module, "train", lambda *_, out, **__: out.mkdir(parents=True))
-    clock = iter(range(0, 10_000, 60))
+    passed = [0.0]
 
-    def minutes() -> Cost:
-        return Cost(seconds=0.0, processor_seconds=float(next(clock)))
+    def train(*_: object, out: Path, **__: object) -> None:
+        out.mkdir(parents=True)
+        passed[0] += 60
 
-    monkeypatch.setattr(bench_module, "spent", minutes)
+    def spent() -> Cost:
+        return Cost(seconds=2 * passed[0], processor_seconds=passed[0])
+
+    monkeypatch.setattr(bench_module, "train", train)
+    monkeypatch.setattr(bench_module, "spent", spent)
+    monkeypatch.setattr(lab_run, "spent", spent)
     recipe = load_recipe("nano")
     arms = [Arm(name=name, recipe=recipe, stages=("align",)) for name in "ab"]
     plan = fake([]).plan()._replace(
@@ -301,7 +306,8 @@ def test_training_that_arms_share_is_counted_once_and_in_each_experiment(
     found = run_experiments(["first", "second"], tmp_path, seeds=1)
     # The one checkpoint took a minute, of both arms and of both experiments.
     assert [one.processor_minutes for one in found] == [1.0, 1.0]
-    assert next(clock) == 120
+    assert [one.minutes for one in found] == [2.0, 2.0]
+    assert passed == [60.0]
 
 
 def test_a_quick_run_says_so_in_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

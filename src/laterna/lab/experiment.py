@@ -80,8 +80,11 @@ class Results(Record):
         """Return a value's mean over the seeds.
 
         The interval is over seeds where there are several, else over the questions of the one
-        seed, and there is none for one number without questions.
+        seed, and there is none for one number without questions. What some seed did not measure
+        is not a number.
         """
+        if not self.has(arm, measure):
+            return Spread(math.nan, math.nan, math.nan)
         values = [found[measure] for found in self.arms[arm]]
         if len(values) > 1:
             return _over_seeds([one.value for one in values])
