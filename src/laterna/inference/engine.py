@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -104,11 +105,13 @@ class Engine:
         deadline: float | None = None,
         fit: bool = False,
         watched: bool = True,
+        arrived: Callable[[Completion], object] | None = None,
     ) -> Request:
         """Take a question: turns, the last a user's, and the images of their `<image>` marks.
 
         It is given up after `deadline` seconds. With `fit` the answer may be as long as there is
         room for, at most `max_new_tokens`. With `watched` false nobody sees the answer grow.
+        `arrived` is given the whole answer, in the engine's thread, before `result` returns it.
         Raises QueueFullError, TooLongError, LaternaError for what cannot be asked, and
         EngineStoppedError when the engine is no longer alive.
         """
@@ -131,6 +134,7 @@ class Engine:
             device=self.model.device,
             deadline=deadline,
             watched=watched,
+            arrived=arrived,
         )
         with self._lock:
             self._require_place()
@@ -161,20 +165,27 @@ class Engine:
         return self._steps.answers.find(prompt, answer)
 
     def answers(
-        self, prompts: Iterable[Prompt], decoding: Decoding, *, fit: bool = False
+        self,
+        prompts: Iterable[Prompt],
+        decoding: Decoding,
+        *,
+        fit: bool = False,
+        arrived: Callable[[int, Completion], object] | None = None,
     ) -> Iterator[Completion]:
         """Answer prompts in their order, many at once, as `submit` does.
 
         Few more are taken than are being answered, so any number may come. Whoever stops
-        iterating cancels the others.
+        iterating cancels the others. `arrived` is given the number of a prompt with its answer
+        as soon as that is whole, out of order and in the engine's thread: it must be quick.
         """
         ahead: deque[Request] = deque()
         most = min(2 * self.settings.rows, self.settings.queue)
         try:
-            for turns, images in prompts:
+            for number, (turns, images) in enumerate(prompts):
                 if len(ahead) == most:
                     yield ahead.popleft().result()
-                ahead.append(self._patiently(turns, images, decoding, fit))
+                told = None if arrived is None else partial(arrived, number)
+                ahead.append(self._patiently(turns, images, decoding, fit, told))
             while ahead:
                 yield ahead.popleft().result()
         finally:
@@ -214,12 +225,17 @@ class Engine:
             thread.join()
 
     def _patiently(
-        self, turns: Sequence[Turn], images: Sequence[Image.Image], decoding: Decoding, fit: bool
+        self,
+        turns: Sequence[Turn],
+        images: Sequence[Image.Image],
+        decoding: Decoding,
+        fit: bool,
+        arrived: Callable[[Completion], object] | None,
     ) -> Request:
         """Submit as soon as there is a place: others may be using the queue too."""
         while True:
             try:
-                return self.submit(turns, images, decoding, fit=fit, watched=False)
+                return self.submit(turns, images, decoding, fit=fit, watched=False, arrived=arrived)
             except QueueFullError:
                 with self._lock:
                     self._lock.wait(timeout=0.05)

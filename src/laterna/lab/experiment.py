@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from laterna.evaluation.statistics import interval, paired_t, t_quantile
+from laterna.evaluation.distributions import t_quantile
+from laterna.evaluation.statistics import interval, paired_t
 from laterna.recipe import Recipe, StageName
 from laterna.records import Record
 
