@@ -212,7 +212,7 @@ def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:
         if not proxy.text:
             continue
         reply = ledger.find(request_key(identity, messages)) if ledger else None
-        counted.add(task.kind, messages, answered=reply is not None)
+        counted.add(task.kind, messages, reply)
     price = Prices(job.spending).of(identity.model)
     line = counted.line(job.endpoint, price)
     if job.judge:
