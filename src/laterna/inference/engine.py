@@ -21,11 +21,13 @@ from PIL import Image
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
+from laterna.inference.flat import is_flat
 from laterna.inference.generation import OneByOne, Prompt
 from laterna.inference.onednn import packed
+from laterna.inference.pace import EngineSettings
 from laterna.inference.request import Completion, EngineStoppedError, Request
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings, Slots, Steps
+from laterna.inference.steps import Slots, Steps
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import IMAGE_TOKEN_INDEX, Record, Turn
 
@@ -72,11 +74,15 @@ class Engine:
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
         self.model = model
         self.settings = settings or EngineSettings()
-        self.one_by_one, token_bytes = probe(packed(model.language, self.settings.packed_bytes))
+        for flat in (True, False):
+            language = packed(model.language, self.settings.packed_bytes, flat=flat)
+            self.one_by_one, token_bytes = probe(language)
+            if not self.one_by_one or not is_flat(language):
+                break
         self._steps: Steps = (
             OneByOne(model, self.settings)
             if self.one_by_one
-            else Slots(model, self.settings, token_bytes)
+            else Slots(model, self.settings, token_bytes, flat=flat)
         )
         self._ends: tuple[object, frozenset[int]] = (None, frozenset())
         self._sample = _WeightSample(model)

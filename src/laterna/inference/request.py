@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laterna.inference.cache import Ids
-from laterna.inference.images import SeenImage
+from laterna.inference.kept import Ids, SeenImage
 from laterna.inference.sampling import AnswerText, Decoding, Sampler, Token, decode
 from laterna.records import IMAGE_TOKEN_INDEX
 

@@ -11,7 +11,7 @@ import torch
 
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
-from laterna.inference.steps import EngineSettings
+from laterna.inference.pace import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.intake import IntakeSettings
 from laterna.serving.listening import Listening

@@ -116,7 +116,7 @@ def _attend(
         before = 0 if alone else sizes[other]
         narrow = window if window is not None and before + sizes[number] > window else None
         plain = alone and narrow is None
-        mask = None if plain else _behind(before, sizes[number], narrow, query)
+        mask = None if plain else behind(before, sizes[number], narrow, query)
         attended.append(
             scaled_dot_product_attention(
                 queries[number], k, v, mask, dropout, is_causal=plain, scale=scaling
@@ -131,7 +131,7 @@ def _end_to_end(states_rhtd: Tensor) -> Tensor:
     return states_rhtd.transpose(0, 1).flatten(1, 2)[None]
 
 
-def _behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
+def behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
     """Return what is added to the scores (own, before + own) of tokens behind what all see.
 
     With a `window` a token sees the last that many tokens, itself among them.
