@@ -62,8 +62,8 @@ def plan_packs(
     `pack_length` 0 gives one sample a row, in order; `fit_rows` says how the others are put.
 
     `shared_prefix` lets samples of one `share_key` stand behind one another as one, with what
-    they share (the image, and the question where it is the same) written once; such a family is cut where it would be longer than `pack_length`, or
-    than `longest` where that is 0.
+    they share (the image, and the question where it is the same) written once; such a family is
+    cut where it would be longer than `pack_length`, or than `longest` where that is 0.
     """
     alone = [Pack(samples=(sample,)) for sample in samples]
     units = _families(samples, pack_length or longest) if shared_prefix else alone
