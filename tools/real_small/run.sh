@@ -9,7 +9,7 @@ data=$(realpath "${1:?DATA: a folder with train/, validation/ and test/, each in
 shift
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH=$(dirname "$here")${PYTHONPATH:+:$PYTHONPATH}
-recipe=smollm2-135m
+recipe=smollm2-photos
 train=$data/train
 mkdir -p photos
 
