@@ -72,11 +72,15 @@ class PoolConnector(Connector):
             )
         return n // self.side**2
 
-    def forward(self, features_bnd: Tensor) -> Tensor:
-        """Map features (b, n, d_vision) to embeddings (b, n / merge_side², d_language)."""
+    def merged(self, features_bnd: Tensor) -> Tensor:
+        """Return what the perceptron sees: (b, n / merge_side², d), d grown by a `shuffle`."""
         b, n, d = features_bnd.shape
         m = self.tokens(n)
         rows = isqrt(m)
         squares = features_bnd.reshape(b, rows, self.side, rows, self.side, d).transpose(2, 3)
-        projected: Tensor = self.mlp(self.merge(squares.reshape(b, m, self.side**2, d)))
+        return self.merge(squares.reshape(b, m, self.side**2, d))
+
+    def forward(self, features_bnd: Tensor) -> Tensor:
+        """Map features (b, n, d_vision) to embeddings (b, n / merge_side², d_language)."""
+        projected: Tensor = self.mlp(self.merged(features_bnd))
         return projected
