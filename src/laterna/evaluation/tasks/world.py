@@ -253,4 +253,5 @@ WORLD_CHAIR = Task(
     about="CHAIR over descriptions of the tabletop world",
     metrics=("chair",),
     max_new_tokens=128,
+    demonstrable=False,
 )
