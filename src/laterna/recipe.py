@@ -126,7 +126,8 @@ class LanguageSettings(Settings):
     source: str
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
     template: str = "own"
-    """Chat template: `own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
+    """Chat template: `own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`,
+    `openflamingo` (the words as they stand)."""
     quantize: Literal["", "4bit"] = ""
     """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
     language model is `frozen` or `lora`."""

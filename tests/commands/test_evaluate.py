@@ -72,6 +72,10 @@ def test_evaluate_shows_the_control_beside_and_what_was_not_asked(
         (["--task", "mm_vet", "--judge", "j"], "the judge's reviews need a place; give --out"),
         (["--setting", "loud"], "loud: no such setting of this task; its settings are: own"),
         (["--judge-tries", "0"], "--judge-tries"),
+        (["--shots", "4"], "name with --shots-from where demonstrations come from"),
+        (["--shots-from", "d"], "--shots-from and --shots-by are of --shots"),
+        (["--shots", "0", "--shots-from", "d", "--shots-by", "features"], "0 shots show no image"),
+        (["--shots", "-1", "--shots-from", "d"], "--shots"),
     ],
 )
 def test_what_evaluate_cannot_do_is_said_before_anything_is_loaded(

@@ -22,7 +22,7 @@ def test_nothing_in_evaluation_knows_the_teachers_or_their_checks() -> None:
 
 def test_every_wording_is_a_question_with_known_fields() -> None:
     pools = {name: value for name, value in vars(wordings).items() if name.endswith("_QUESTIONS")}
-    assert len(pools) == 7
+    assert len(pools) == 10
     for pool in pools.values():
         assert len(set(pool)) == len(pool) >= 2
         for wording in pool:

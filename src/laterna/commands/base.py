@@ -64,7 +64,7 @@ class Writes(NamedTuple):
     overwrite: bool = False
 
 
-FLAT = ("endpoint.", "spending.", "judge.", "settings.", "where.", "decoding.")
+FLAT = ("endpoint.", "spending.", "judge.", "shots.", "settings.", "where.", "decoding.")
 """Groups of arguments that the command line shows without their name."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from tyro.conf import Positional, arg
@@ -19,6 +19,7 @@ from laterna.synthesis.settings import OPENAI_URL, Endpoint, Spending
 if TYPE_CHECKING:
     from laterna.evaluation.judge import Judging
     from laterna.evaluation.run import Evaluation
+    from laterna.evaluation.shots import Shots
     from laterna.evaluation.tasks.base import TaskQuestions
     from laterna.inference.assistant import Assistant
 
@@ -73,6 +74,48 @@ class JudgeOptions(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class ShotOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Demonstrations before each question (docs/evaluation.md)."""
+
+    shots: Annotated[int, msgspec.Meta(ge=0, le=256)] | None = None
+    """Number of demonstrations with their images; Flamingo: 0, 4, 8, 16, 32. 0: two without images.
+    Default: the question alone."""
+    shots_from: Path | None = None
+    """Where they come from: a folder of the task's files that is not asked about, such as its
+    training split (a folder in it that is called like a task is that task's), or a file of
+    instruction records."""
+    shots_images: Path | None = None
+    """Folder, zip or tar file of the images of such records. Default: `images` beside the file, or
+    where it lies."""
+    shots_by: Literal["seed", "features"] = "seed"
+    """`seed`: the same for all questions; `features`: for each question those with the nearest
+    images by the vision encoder, the nearest last."""
+    shots_pool: Count = 1000
+    """The most demonstrations among which `features` looks, drawn by the seed."""
+
+    def of(self, task: str) -> Shots | None:
+        """Return what is shown before a task's questions; None: nothing."""
+        from laterna.evaluation.shots import Shots
+
+        if self.shots is None:
+            if self.shots_from is not None or self.shots_by != "seed":
+                raise LaternaError("--shots-from and --shots-by are of --shots; add --shots 4, say")
+            return None
+        if self.shots_from is None:
+            raise LaternaError(
+                "--shots: name with --shots-from where demonstrations come from: a folder of the "
+                "task's training files, or a file of instruction records"
+            )
+        own = self.shots_from / task
+        return Shots(
+            count=self.shots,
+            source=own if own.is_dir() else self.shots_from,
+            images=self.shots_images,
+            retrieve=self.shots_by == "features",
+            pool=max(self.shots_pool, self.shots),
+        )
+
+
 class Evaluate(Command, frozen=True, kw_only=True):
     """Ask an assistant questions with known answers; score it beside controls.
 
@@ -107,6 +150,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Images that are drawn for `--build`, six questions each and sampling."""
     overwrite: bool = False
     """Replace another evaluation in OUT."""
+    shots: Annotated[ShotOptions, arg(name="")] = ShotOptions()
     judge: Annotated[JudgeOptions, arg(name="")] = JudgeOptions()
     spending: Annotated[Spending, arg(name="")] = Spending()
     where: Annotated[Where, arg(name="")] = Where()
@@ -123,6 +167,11 @@ class Evaluate(Command, frozen=True, kw_only=True):
             raise LaternaError("--task: name at least one task")
         self._rows()
         yield Reads(self.data, kind="folder")
+        for task in self.task:
+            self.shots.of(task)
+        for place in (self.shots.shots_from, self.shots.shots_images):
+            if place is not None:
+                yield Reads(place)
         for file in (self.build, self.judge.judge_prompt, self.spending.prices):
             if file is not None:
                 yield Reads(file, kind="file")
@@ -174,6 +223,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             seed=self.seed,
             controls=self.controls,
             before_instruct=baseline,
+            shots=self.shots.of(task),
             judging=self.judge.judging(self.spending),
             cache=self._cache(),
             read=questions,
@@ -251,7 +301,8 @@ class Evaluate(Command, frozen=True, kw_only=True):
         from laterna.evaluation.saved import made
 
         settings = {name: getattr(self, name) for name in ("setting", "limit", "seed", "baseline")}
-        listed = {"task": ",".join(self.task), "controls": ",".join(self.controls)}
+        shots = ",".join(str(one) for one in msgspec.structs.astuple(self.shots))
+        listed = {"shots": shots, "task": ",".join(self.task), "controls": ",".join(self.controls)}
         judge = ",".join(str(one) for one in msgspec.structs.astuple(self.judge))
         return made(made_of(self.model, data=self.data, judge=judge, **listed, **settings))
 
@@ -275,7 +326,8 @@ def _told(evaluation: Evaluation) -> str:
 
     found = figures(evaluation)
     counts = "".join(f", {count} not asked: {reason}" for reason, count in found.skipped.items())
-    return f"{evaluation.task} {found.overall:.3f} of {found.questions} questions{counts}"
+    shots = f" with {evaluation.shots.words}" if evaluation.shots else ""
+    return f"{evaluation.task} {found.overall:.3f} of {found.questions} questions{shots}{counts}"
 
 
 def _judge_lines(evaluation: Evaluation) -> Iterator[str]:

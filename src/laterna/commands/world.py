@@ -18,14 +18,15 @@ class World(Command, frozen=True, kw_only=True):
     """Draw images of the embedded tabletop world as a COCO-format dataset."""
 
     folder: Positional[Path]
-    """Folder to write: images/, instances.json, captions.json, truth.jsonl."""
+    """Folder to write: images/, instances.json, captions.json, truth.jsonl, and pairs.json."""
     images: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 2000
     """Number of images."""
     seed: Seed = 0
     """Seed of the world; the same seed draws the same images."""
     start: Number = 0
     """Number of the first image; ranges of one seed that do not overlap share no image."""
-
+    pairs: Number = 0
+    """Number of records about two images at once, written to pairs.json."""
     overwrite: bool = False
     """Replace a world that was drawn with other settings."""
 
@@ -33,7 +34,7 @@ class World(Command, frozen=True, kw_only=True):
         """Name the folder."""
         from laterna.world.dataset import world_made
 
-        made = world_made(self.images, self.seed, self.start)
+        made = world_made(self.images, self.seed, self.start, pairs=self.pairs)
         yield Writes(self.folder, made, overwrite=self.overwrite)
 
     def run(self) -> str:
@@ -45,6 +46,7 @@ class World(Command, frozen=True, kw_only=True):
             images=self.images,
             seed=self.seed,
             start=self.start,
+            pairs=self.pairs,
             overwrite=self.overwrite,
         )
         return summary.line()

@@ -36,6 +36,8 @@ large as it, so that it takes as many tokens; those of another question, no imag
 place; or none at all."""
 FindImage = Callable[[str], Path | bytes]
 """Gives the file of an image, or the bytes of one, by its name in `Question.images`."""
+PutQuestion = Callable[[Question, Sequence[Image.Image]], Prompt]
+"""Makes the prompt of a question that is shown with these images."""
 
 
 class AnswerFunction(Protocol):
@@ -46,6 +48,12 @@ class AnswerFunction(Protocol):
     ) -> list[str]:
         """Return one answer a prompt, in order."""
         ...
+
+
+def alone(question: Question, images: Sequence[Image.Image]) -> Prompt:
+    """Put a question by itself: one turn, its images before the words."""
+    marks = f"{DEFAULT_IMAGE_TOKEN}\n" * len(images)
+    return [Turn(role="user", text=marks + question.text)], images
 
 
 class Known(NamedTuple):
@@ -81,6 +89,8 @@ def ask(
     max_new_tokens: int = 16,
     shown: Shown = "own",
     seed: int = 0,
+    put: PutQuestion = alone,
+    stop: tuple[str, ...] = (),
     known: Known | None = None,
     batch: int = 64,
     answer: AnswerFunction | None = None,
@@ -90,14 +100,17 @@ def ask(
 
     The assistant's engine answers them as they come, or `answer` in batches of `batch`. `images`
     is the folder of the questions' images, or finds them; `seed` draws who is shown whose image
-    where they are `shuffled`. Answers are scored by `metric`, a key of `METRICS`; empty: not.
+    where they are `shuffled`; `put` may say more before a question, and a text of `stop` ends an
+    answer. Answers are scored by `metric`, a key of `METRICS`; empty: not.
     Questions with an image that cannot be read are skipped and come back with the reason.
     """
     skipped: dict[int, Skipped] = {}
     said: dict[int, Said] = {}
     find: FindImage = images.__truediv__ if isinstance(images, Path) else images
-    prompts = _prompts(assistant, questions, find, shown, seed, skipped)
-    decoding = Decoding(max_new_tokens=max_new_tokens, logprobs=0 if answer is None else None)
+    prompts = _prompts(assistant, questions, find, shown, seed, put, skipped)
+    decoding = Decoding(
+        max_new_tokens=max_new_tokens, stop=stop, logprobs=0 if answer is None else None
+    )
     title = "asking" if shown == "own" else f"asking ({shown.replace('_', ' ')})"
     console = Console(stderr=True, quiet=not progress)  # where it stays out of what is piped on
     with shown_progress(title, total=len(questions), console=console) as bar:
@@ -129,6 +142,7 @@ def _prompts(
     find: FindImage,
     shown: Shown,
     seed: int,
+    put: PutQuestion,
     skipped: dict[int, Skipped],
 ) -> Iterator[tuple[int, Prompt]]:
     """Yield each question's index with its prompt, by images; fill `skipped` with the others."""
@@ -162,8 +176,7 @@ def _prompts(
                 message = f"question {questions[i].id}: {reason}: all are about {group[0]}"
                 skipped[i] = Skipped(question=questions[i], reason=reason, message=message)
                 continue
-            marks = f"{DEFAULT_IMAGE_TOKEN}\n" * len(images)
-            yield i, ([Turn(role="user", text=marks + questions[i].text)], images)
+            yield i, put(questions[i], images)
 
 
 def _deranged(names: Sequence[tuple[str, ...]], seed: int) -> list[tuple[str, ...]]:

@@ -37,6 +37,16 @@ from laterna.evaluation.scores import (
     table_of,
     warnings,
 )
+from laterna.evaluation.shots import (
+    WORDS_ALONE,
+    Demonstrations,
+    ShotFigures,
+    ShotPrompts,
+    Shots,
+    asked_images,
+    draw_demonstrations,
+    is_without_turns,
+)
 from laterna.evaluation.tasks import find_task
 from laterna.evaluation.tasks.base import Task, TaskQuestions, read_questions
 from laterna.inference.assistant import Assistant
@@ -70,6 +80,8 @@ class Evaluation(Record):
     skipped: tuple[Skipped, ...]
     setting: str = ""
     """The task's variant that the questions were put in."""
+    shots: ShotFigures | None = None
+    """The demonstrations before each question; None: it was asked alone."""
     skipped_rows: dict[str, int] = field(default_factory=dict)
     """Rows of the task's files that are no questions, by reason."""
     row_examples: dict[str, str] = field(default_factory=dict)
@@ -94,6 +106,7 @@ class Figures(Record):
     skipped: dict[str, int]
     """Questions not asked, and rows that are no questions, by reason."""
     setting: str = ""
+    shots: ShotFigures | None = None
     definitions: dict[str, str] = field(default_factory=dict)
     """The definition that each metric is exact to."""
     warnings: tuple[str, ...] = ()
@@ -110,6 +123,7 @@ def evaluate(
     seed: int = 0,
     controls: Sequence[str] = tuple(CONTROLS),
     before_instruct: Assistant | None = None,
+    shots: Shots | None = None,
     judging: Judging | None = None,
     cache: Path | None = None,
     read: TaskQuestions | None = None,
@@ -121,6 +135,7 @@ def evaluate(
 
     `controls` are keys of `CONTROLS`; they and `before_instruct`, an assistant to set beside, get
     the very questions that the assistant answered. `setting`, `limit` and `seed` are the task's.
+    `shots` puts demonstrations before each question, drawn by `seed`.
     With the folder `cache` nothing is asked twice, in this run or a later one. A task that a judge
     scores needs `judging` and `cache`. `read` are the questions, where they have been read.
     Raises LaternaError when a name is unknown, nothing can be asked, or the judge is dead.
@@ -128,10 +143,18 @@ def evaluate(
     chosen = find_task(task)
     require_controls(controls)
     require_judge(task, judging, cache)
+    if shots and not setting and is_without_turns(assistant.model.template):
+        setting = WORDS_ALONE if WORDS_ALONE in chosen.settings else ""
+        read = None
     read = read or read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
+    find = partial(chosen.image, dataset)
+    shown = None
+    if shots:
+        tested = asked_images(read.questions, find)
+        shown = draw_demonstrations(shots, chosen, setting=setting, seed=seed, asked=tested)
     put = partial(
         ask,
-        images=partial(chosen.image, dataset),
+        images=find,
         metric="" if chosen.judge else chosen.metrics[0],
         max_new_tokens=chosen.find_setting(setting).max_new_tokens or chosen.max_new_tokens,
         seed=seed,
@@ -139,13 +162,16 @@ def evaluate(
         answer=answer,
         progress=progress,
     )
-    asked = _ask(put, chosen, read, (assistant, before_instruct), controls, cache)
+    asker = _asker(assistant, put, chosen, shown)
+    other = _asker(before_instruct, put, chosen, shown) if before_instruct else None
+    asked = _ask((asker, other), chosen, read, controls, cache)
     _require_answers(asked, read, task, dataset)
     return Evaluation(
         task=task,
         limit=limit,
         seed=seed,
         setting=setting or next(iter(chosen.settings)),
+        shots=shown.figures() if shown else None,
         skipped_rows=read.skipped,
         row_examples=read.examples,
         **_scored(asked, chosen, judging, cache),
@@ -162,19 +188,39 @@ class _Said(NamedTuple):
     """Mean score of the constant answers."""
 
 
-def _ask(
+class _Asker(NamedTuple):
+    """Who is asked, and how questions are put to him."""
+
+    assistant: Assistant
+    put: Callable[..., Asked]
+
+
+def _asker(
+    assistant: Assistant,
     put: Callable[..., Asked],
     task: Task,
+    demonstrations: Demonstrations | None,
+) -> _Asker:
+    if demonstrations is None:
+        return _Asker(assistant, partial(put, assistant))
+    prompts = ShotPrompts(demonstrations, assistant, task)
+    room = {"max_new_tokens": prompts.longest} if prompts.longest else {}
+    put = partial(put, prompts.assistant, put=prompts, stop=prompts.stop, **room)
+    return _Asker(prompts.assistant, put)
+
+
+def _ask(
+    askers: tuple[_Asker, _Asker | None],
+    task: Task,
     read: TaskQuestions,
-    assistants: tuple[Assistant, Assistant | None],
     controls: Sequence[str],
     cache: Path | None,
 ) -> _Said:
     """Ask the assistant, then about what it answered in each control, and the baseline."""
-    assistant, baseline = assistants
+    (assistant, put), baseline = askers
     with AnswerCache(None if cache is None else cache / CACHE_NAME) as kept:
         known = Known(kept, _fingerprint(assistant, cache, "assistant"))
-        asked = put(assistant, read.questions, known=known)
+        asked = put(read.questions, known=known)
         said = {"assistant": asked.answers}
         if not asked.answers:
             return _Said(said, asked.skipped, 0.0)
@@ -184,11 +230,11 @@ def _ask(
             said[name] = (
                 guessed
                 if name == "constant"
-                else put(assistant, same, shown=_SHOWN[name], known=known).answers
+                else put(same, shown=_SHOWN[name], known=known).answers
             )
         if baseline is not None:
-            known = Known(kept, _fingerprint(baseline, cache, BASELINE))
-            said[BASELINE] = put(baseline, same, known=known).answers
+            known = Known(kept, _fingerprint(baseline.assistant, cache, BASELINE))
+            said[BASELINE] = baseline.put(same, known=known).answers
     chance = mean([answer.score for answer in guessed])
     return _Said(said, asked.skipped, 0.0 if math.isnan(chance) else chance)
 
@@ -291,6 +337,7 @@ def figures(evaluation: Evaluation) -> Figures:
         questions=len(evaluation.answers),
         skipped=dict(lost + Counter(evaluation.skipped_rows)),
         setting=evaluation.setting,
+        shots=evaluation.shots,
         definitions={name: METRICS[name].definition for name in find_task(evaluation.task).metrics},
         warnings=evaluation.warnings,
         judge=evaluation.judge,
@@ -299,5 +346,6 @@ def figures(evaluation: Evaluation) -> Figures:
 
 def score_table(evaluation: Evaluation) -> Table:
     """Return accuracies by kind with their intervals, the controls beside, for the terminal."""
-    title = f"{evaluation.task}, {evaluation.setting}" if evaluation.setting else evaluation.task
-    return table_of(title, evaluation.scores, evaluation.controls)
+    shots = evaluation.shots.words if evaluation.shots else ""
+    told = ", ".join(filter(None, (evaluation.task, evaluation.setting, shots)))
+    return table_of(told, evaluation.scores, evaluation.controls)

@@ -16,6 +16,7 @@ import msgspec
 from laterna.errors import LaternaError
 from laterna.evaluation.judge import JudgeFigures
 from laterna.evaluation.run import Evaluation, Figures, figures
+from laterna.evaluation.shots import ShotFigures
 from laterna.files import Made, read_made, write_json, write_lines
 from laterna.recipe import Recipe, SourceSettings
 from laterna.records import Answer, Question, Record
@@ -55,6 +56,7 @@ class SavedTask(msgspec.Struct, frozen=True, kw_only=True):
     skipped: dict[str, int]
     setting: str
     definitions: dict[str, str]
+    shots: ShotFigures | None = None
     warnings: tuple[str, ...] = ()
     judge: JudgeFigures | None = None
 

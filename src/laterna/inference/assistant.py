@@ -51,7 +51,7 @@ class Assistant:
 
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
         self.model = model
-        self._settings = settings
+        self.settings = settings
         self._engine: Engine | None = None
         self._making = threading.Lock()
 
@@ -63,7 +63,7 @@ class Assistant:
         """
         with self._making:
             if self._engine is None or not self._engine.alive:
-                self._engine = Engine(self.model, self._settings)
+                self._engine = Engine(self.model, self.settings)
             return self._engine
 
     @overload

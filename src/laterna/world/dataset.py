@@ -17,8 +17,10 @@ from laterna.errors import LaternaError
 from laterna.files import Made, write_atomically, write_lines
 from laterna.progress import followed
 from laterna.records import Record, Truth
+from laterna.synthesis.outputs.llava import write_llava
 from laterna.world.captions import write_captions
 from laterna.world.drawing import draw_image
+from laterna.world.pairs import pair_records
 from laterna.world.scenes import draw_truth
 from laterna.world.toys import CATEGORIES, IMAGE_SIDE
 
@@ -39,10 +41,15 @@ class WorldSummary(Record):
 
 
 def world_made(
-    images: int, seed: int, start: int, change: Callable[[Truth], Truth] | None = None
+    images: int,
+    seed: int,
+    start: int,
+    change: Callable[[Truth], Truth] | None = None,
+    pairs: int = 0,
 ) -> Made:
     """Return what a world's folder says of itself."""
     of = {"images": str(images), "seed": str(seed), "start": str(start)}
+    of |= {"pairs": str(pairs)} if pairs else {}
     return Made(kind="world", of=of | ({"changed by": change.__qualname__} if change else {}))
 
 
@@ -55,10 +62,12 @@ def write_world(
     workers: int = 1,
     overwrite: bool = False,
     change: Callable[[Truth], Truth] | None = None,
+    pairs: int = 0,
 ) -> WorldSummary:
     """Draw images number `start` and on of a seed's world into a COCO folder.
 
-    Writes images/, instances.json, captions.json and truth.jsonl. The folder appears whole or
+    Writes images/, instances.json, captions.json and truth.jsonl; with `pairs` also pairs.json, so
+    many records in LLaVA's form about two of the images. The folder appears whole or
     not at all, and replaces the same world, or with `overwrite` another. `workers` are processes
     that draw (more than one need a main module that can be imported); they change nothing in the
     files. `change` makes another scene of each before it is drawn, such as one in another light.
@@ -69,7 +78,9 @@ def write_world(
         raise LaternaError(f"{folder}: cannot draw {images} images, ask for at least 1")
     if seed < 0 or start < 0:
         raise LaternaError(f"{folder}: seed {seed} and start {start} cannot be negative")
-    made = world_made(images, seed, start, change)
+    if pairs and images < 2:
+        raise LaternaError(f"{folder}: {pairs} pairs need at least 2 images")
+    made = world_made(images, seed, start, change, pairs)
     with write_atomically(folder, made, overwrite=overwrite) as aside:
         truths = [draw_truth("world", seed, start + number) for number in range(images)]
         truths = list(map(change, truths)) if change else truths
@@ -84,6 +95,8 @@ def write_world(
         (aside / "instances.json").write_bytes(msgspec.json.encode(_instances(truths)))
         (aside / "captions.json").write_bytes(msgspec.json.encode(_captions(truths, seed)))
         write_lines(aside / "truth.jsonl", truths)
+        if pairs:
+            write_llava(aside / "pairs.json", pair_records(truths, pairs, seed))
     return WorldSummary(
         folder=str(folder), images=images, toys=sum(len(truth.toys) for truth in truths)
     )

@@ -11,7 +11,7 @@ from laterna.evaluation.tasks.judged import LLAVA_BENCH, MM_VET
 from laterna.evaluation.tasks.mme import MME
 from laterna.evaluation.tasks.pope import POPE
 from laterna.evaluation.tasks.vqa import CHARTQA, DOCVQA, GQA, TEXTVQA, VIZWIZ, VQAV2
-from laterna.evaluation.tasks.world import WORLD, WORLD_CHAIR, WORLD_POPE
+from laterna.evaluation.tasks.world import WORLD, WORLD_CHAIR, WORLD_PAIRS, WORLD_POPE
 
 TASKS: dict[str, Task] = {
     "boxes": BOXES,
@@ -34,6 +34,7 @@ TASKS: dict[str, Task] = {
     "vqav2": VQAV2,
     "world": WORLD,
     "world_chair": WORLD_CHAIR,
+    "world_pairs": WORLD_PAIRS,
     "world_pope": WORLD_POPE,
 }
 """Name to task."""

@@ -92,6 +92,8 @@ class Task(NamedTuple):
     """The files that the dataset's folder must hold, with where each is to be had."""
     judge: str = ""
     """Name of the judge's prompt, where a judge's replies are scored and not the answers."""
+    demonstrable: bool = True
+    """Whether a reference is an answer, which a demonstration before a question can show."""
     find: Callable[[Path, str], Path | bytes] | None = None
     """Finds an image that is no file in the folder of images or in a zip in its place."""
 

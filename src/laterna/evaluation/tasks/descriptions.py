@@ -175,4 +175,5 @@ CHAIR = Task(
     max_new_tokens=LONG_ANSWER,
     settings={DEFAULT_SETTING: Setting()},
     needs={INSTANCE_FILES[0]: _AT_COCO, CAPTION_FILES[0]: _AT_COCO, "val2014": _AT_COCO},
+    demonstrable=False,
 )

@@ -45,3 +45,15 @@ RELATION_QUESTIONS = (
     "Does the {thing} stand {relation} the {other}?",
 )
 DESCRIPTION = "Describe everything in the picture in detail."
+WHICH_OBJECT_QUESTIONS = (
+    "Which of the two pictures shows {a_thing}?",
+    "Which of the two pictures has {a_thing}?",
+)
+WHICH_COLOUR_QUESTIONS = (
+    "Which of the two pictures has the {colour} {thing}?",
+    "Which of the two pictures shows the {colour} {thing}?",
+)
+BOTH_QUESTIONS = (
+    "Is there {a_thing} in both pictures?",
+    "Do both pictures show {a_thing}?",
+)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks import wordings
@@ -23,6 +24,7 @@ from laterna.evaluation.tasks.base import OWN_SETTING, Setting, Task
 from laterna.evaluation.tasks.pope import SAMPLINGS, sample_pope
 from laterna.records import Box, Question, Toy, Truth
 from laterna.scenes import geometry, phrases
+from laterna.scenes.contrasts import CONTRASTS, contrasts, is_in_balance
 from laterna.scenes.vocabulary import plural
 
 TRUTH_FILE = "truth.jsonl"
@@ -253,4 +255,65 @@ WORLD_CHAIR = Task(
     about="CHAIR over descriptions of the tabletop world",
     metrics=("chair",),
     max_new_tokens=128,
+    demonstrable=False,
+)
+
+
+def world_pairs_questions(dataset_folder: Path, *, limit: int, seed: int) -> list[Question]:
+    """Return questions about two images of the world at once, each image in one pair.
+
+    Images with a kind of thing in common are put together. Of every pair one question of each kind
+    of contrast is asked (`scenes.contrasts`), both answers equally often. Raises LaternaError as
+    `world_questions` does.
+    """
+    truths = read_truth(dataset_folder / TRUTH_FILE)
+    rng = random.Random(seed)
+    rng.shuffle(truths)
+    asked: dict[str, Counter[str]] = {kind: Counter() for kind in CONTRASTS}
+    questions: list[Question] = []
+    for one, two in _paired(truths):
+        found = contrasts(one, two)
+        for kind, phrasings in PAIR_PHRASINGS.items():
+            candidates = [
+                _Candidate(
+                    phrasings,
+                    {
+                        "a_thing": phrases.with_article(contrast.category),
+                        "thing": contrast.category,
+                        "colour": contrast.colour,
+                    },
+                    contrast.answer,
+                )
+                for contrast in found
+                if contrast.kind == kind and is_in_balance(contrast.answer, asked[kind])
+            ]
+            if candidates:
+                chosen = _least_asked(candidates, asked[kind], rng)
+                made = _question(one, kind, chosen, rng)
+                questions.append(
+                    replace(made, id=f"{one.id}-{two.id}-{kind}", images=(one.image, two.image))
+                )
+        if limit and len(questions) >= limit:
+            return questions[:limit]
+    return questions
+
+
+def _paired(truths: Sequence[Truth]) -> Iterator[tuple[Truth, Truth]]:
+    """Yield each image with the next that is left and shows one of its kinds, or with the next."""
+    left = list(truths)
+    while len(left) > 1:
+        one = left.pop(0)
+        own = {toy.category for toy in one.toys}
+        alike = (n for n, other in enumerate(left) if own & {toy.category for toy in other.toys})
+        yield one, left.pop(next(alike, 0))
+
+
+PAIR_PHRASINGS = {
+    "object": wordings.WHICH_OBJECT_QUESTIONS,
+    "colour": wordings.WHICH_COLOUR_QUESTIONS,
+    "both": wordings.BOTH_QUESTIONS,
+}
+WORLD_PAIRS = Task(
+    questions=world_pairs_questions,
+    about="which of two images of the tabletop world shows something, and whether both do",
 )

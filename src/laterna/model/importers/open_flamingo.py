@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from laterna.data.chat import load_template
 from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.fusion import Fusion, build_fusion
@@ -35,11 +36,8 @@ HEAD_WIDTH = 64
 """Of resampler and blocks, in all of its models."""
 ADDED = ("<|endofchunk|>", "<image>")
 """The tokens that it adds to a tokenizer, in this order."""
-TEMPLATE = (
-    "{% for turn in messages %}{% if turn['role'] == 'assistant' %}{{ turn['content'] }}END"
-    "{% else %}{{ turn['content'] }}{% endif %}{% endfor %}"
-).replace("END", ADDED[0])
-"""Prompts are what the user writes; an answer ends with its token."""
+TEMPLATE = "openflamingo"
+"""Its prompts are what the user writes; a text ends with its token."""
 _BLOCK = re.compile(
     r"lang_encoder\.(?:.*\.)?(?:gated_cross_attn_layers\.(\d+)|(\d+)\.gated_cross_attn_layer)\.(.+)"
 )
@@ -90,7 +88,7 @@ def load_open_flamingo(source: str, options: Options) -> VisionLanguageModel:
     assistant = assembled(
         source,
         Parts(tower, connector, language, tokenizer, fusion),
-        template=options.template_or(TEMPLATE, tokenizer),
+        template=options.template_or(load_template(TEMPLATE, tokenizer), tokenizer),
         vision=vision,
         connector=settings,
         language=options.language,
