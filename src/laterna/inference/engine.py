@@ -20,7 +20,7 @@ from PIL import Image
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
-from laterna.inference.generation import OneByOne, Prompt
+from laterna.inference.generation import ByGenerate, Prompt
 from laterna.inference.onednn import packed
 from laterna.inference.request import Completion, EngineStoppedError, Request
 from laterna.inference.sampling import Decoding
@@ -64,8 +64,9 @@ class Engine:
     """Answers questions with a network, many at a time.
 
     Every answer is what it would be alone: greedy ones token for token in float32, drawn ones for
-    the same seed. A language model whose cache cannot be driven row by row is answered by its own
-    `generate`, one request after another; `one_by_one` then says why.
+    the same seed. A language model whose cache cannot be driven row by row answers by its own
+    `generate`, one request after another (an encoder-decoder: so many after so many); `one_by_one`
+    then says why.
     """
 
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
@@ -73,7 +74,7 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.one_by_one, token_bytes = probe(packed(model.language, self.settings.packed_bytes))
         self._steps: Steps = (
-            OneByOne(model, self.settings)
+            ByGenerate(model, self.settings)
             if self.one_by_one
             else Slots(model, self.settings, token_bytes)
         )
