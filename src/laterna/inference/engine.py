@@ -22,7 +22,7 @@ from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
 from laterna.inference.flat import is_flat
-from laterna.inference.generation import OneByOne, Prompt
+from laterna.inference.generation import ByGenerate, Prompt
 from laterna.inference.onednn import packed
 from laterna.inference.pace import EngineSettings
 from laterna.inference.request import Completion, EngineStoppedError, Request
@@ -67,8 +67,9 @@ class Engine:
     """Answers questions with a network, many at a time.
 
     Every answer is what it would be alone: greedy ones token for token in float32, drawn ones for
-    the same seed. A language model whose cache cannot be driven row by row is answered by its own
-    `generate`, one request after another; `one_by_one` then says why.
+    the same seed. A language model whose cache cannot be driven row by row answers by its own
+    `generate`, one request after another (an encoder-decoder: so many after so many); `one_by_one`
+    then says why.
     """
 
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
@@ -80,7 +81,7 @@ class Engine:
             if not self.one_by_one or not is_flat(language):
                 break
         self._steps: Steps = (
-            OneByOne(model, self.settings)
+            ByGenerate(model, self.settings)
             if self.one_by_one
             else Slots(model, self.settings, token_bytes, flat=flat)
         )

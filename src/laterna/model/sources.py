@@ -42,6 +42,7 @@ SHIPPED, PACKAGE = "builtin:", "package:"
 BUILTIN: dict[str, Path] = {
     "nano-vit": _HERE.parent / "world" / "models" / "vision",
     "nano-llama": _HERE.parent / "world" / "models" / "language",
+    "nano-t5": _HERE.parent / "world" / "models" / "encoder_decoder",
 }
 
 

@@ -198,10 +198,9 @@ def set_attention(
     name, language = recipe.run.attention, assistant.language
     device = device or assistant.device
     if encodes(language.config):
-        if name != "sdpa" or settings.shared_prefix:
+        if name != "sdpa":
             raise LaternaError(
-                f"run.attention = {name!r}, shared_prefix = {settings.shared_prefix}: an "
-                "encoder-decoder takes its rows apart; use 'sdpa' and shared_prefix = false"
+                f"run.attention = {name!r}: an encoder-decoder takes its rows apart; use 'sdpa'"
             )
         return
     if name in ("flex", "flash_attention_2"):
