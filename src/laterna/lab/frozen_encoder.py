@@ -17,7 +17,7 @@ from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change
 from laterna.lab.measures.probes import box_pool, image_features, nearest_hits, probe_hits
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
@@ -213,29 +213,19 @@ def conclude(results: Results) -> Answer:
         best = max(FEW[1:], key=lambda name: results.spread(_name(name, share), "accuracy").mean)
         for name in dict.fromkeys((best, FEW[-1])):
             here, there = (
-                compared(
-                    results.difference(_name(name, share), _name(FROZEN, share), measure),
-                    "share right",
-                    than="frozen",
-                )
+                results.beside(_name(name, share), _name(FROZEN, share), measure)
                 for measure in ("accuracy", SHIFTED)
             )
             which = "the best rate" if name == best else "the highest"
-            told.append(
-                f"with {amount}, {which} (`{name}`) is {here}, and {there} in the shifted world"
-            )
-    forgot = {
-        measure: compared(
-            results.difference(_name(FEW[-1], 1.0), BEFORE, measure), "share", than="before"
-        )
-        for measure in (TEXTURE, FOUND_TEXTURE)
-    }
-    answer = "; ".join(told)
+            told.append(f"with {amount}, {which} (`{name}`) {here}, in the shifted world {there}")
+    probe, found = (
+        results.beside(_name(FEW[-1], 1.0), BEFORE, one) for one in (TEXTURE, FOUND_TEXTURE)
+    )
     return Answer(
         sentence=(
-            f"{answer[0].upper()}{answer[1:]}. After training at the highest rate, texture, which "
-            f"nothing taught, is read by a probe {forgot[TEXTURE]}, and a toy finds one of its own "
-            f"texture {forgot[FOUND_TEXTURE]}."
+            f"Shares of right answers against the frozen encoder's: {'; '.join(told)}. Texture, "
+            "which nothing taught, is read by a probe, after training at the highest rate against "
+            f"before, in a share of {probe}, and retrieval finds it in {found}."
         ),
         limits=(
             "The best rate is chosen on the questions that it is reported on, which favours it. "
