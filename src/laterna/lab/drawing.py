@@ -145,13 +145,13 @@ def draw_rows(
     rows: Sequence[str],
     columns: Mapping[str, Sequence[Spread]],
     *,
-    level: Mapping[str, float] | None = None,
+    level: Mapping[str, tuple[str, float]] | None = None,
 ) -> str:
     """Return a row an arm and a column a measure as one `<svg>` element: bars from zero.
 
     `columns` holds a value a row; one that is no number is left out. Columns have scales of their
     own, which end at 1 where nothing is above it. `level` is a dashed line in the column of that
-    name, such as the control's value.
+    name, with its own name and place, such as the control's value.
     """
     height = 0.9 + 0.34 * len(rows)
     with matplotlib.rc_context(drawing_look(name)):
@@ -161,7 +161,9 @@ def draw_rows(
         for axes, (title, spreads) in zip(grid, columns.items(), strict=True):
             _bars(axes, spreads)
             if level and title in level:
-                axes.axvline(level[title], color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
+                named, place = level[title]
+                axes.axvline(place, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
+                axes.text(place, len(rows) - 0.45, named, ha="center", va="top", fontsize=8)
             axes.set_title("\n".join(wrap(title, 18)), color=INK, fontsize=9, loc="left")
         grid[0].set_yticks(range(len(rows)), list(rows))
         grid[0].set_ylim(len(rows) - 0.5, -0.5)

@@ -167,7 +167,7 @@ def draw(results: Results) -> str:
         "loss-mask",
         [*results.arms],
         {name: [results.spread(arm, name) for arm in results.arms] for name in columns},
-        level={"accuracy": results.spread(ANSWERS, "blank image").mean},
+        level={"accuracy": ("blank image", results.spread(ANSWERS, "blank image").mean)},
     )
 
 

@@ -75,7 +75,7 @@ def draw(results: Results) -> str:
             title: [results.spread(arm, measure) for arm in results.arms]
             for title, measure in columns.items()
         },
-        level={"all questions": results.spread(ALL, "blank image").mean},
+        level={"all questions": ("blank image", results.spread(ALL, "blank image").mean)},
     )
 
 
