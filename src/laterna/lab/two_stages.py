@@ -26,7 +26,6 @@ from laterna.lab.experiment import (
     Spread,
     Value,
     change,
-    compared,
     verdict,
 )
 from laterna.lab.measures.text import read_right
@@ -152,28 +151,28 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what stage 1 is worth beside each other way, and what the language model forgot."""
-    ahead = {arm: results.difference(BOTH, arm, "accuracy") for arm in (CALIBRATED, RANDOM, OPEN)}
-    told = "; ".join(compared(more, "share right", than=f"`{arm}`") for arm, more in ahead.items())
-    forgot = {arm: results.difference(arm, BEFORE, FORGOT) for arm in (BOTH, RANDOM)}
-    kept = [compared(less, "share right", than="what it was") for less in forgot.values()]
-    apart = results.difference(BOTH, RANDOM, FORGOT)
+    told = ", ".join(
+        f"{results.beside(BOTH, arm, 'accuracy')} of `{arm}`" for arm in (CALIBRATED, RANDOM, OPEN)
+    )
+    ahead = [results.difference(BOTH, arm, "accuracy").sign for arm in (RANDOM, CALIBRATED)]
+    kept, random = (results.beside(arm, BEFORE, FORGOT) for arm in (BOTH, RANDOM))
     return Answer(
         sentence=(
-            "Before the same stage 2, aligning first ends at "
-            f"{results.spread(BOTH, 'accuracy').words} share right: {told}. "
-            "At questions about captions, which the language model answers without an image, it is "
-            f"{kept[0]} after two stages, and {kept[1]} after stage 2 from "
-            "a random connector."
+            f"Before the same stage 2, aligning first leads to a share of right answers of {told}. "
+            "Of questions about captions, for which it needs no image, the language model answers "
+            f"{kept} before after two stages, and {random} after stage 2 from a random connector."
         ),
         foretold=" ".join(
             [
                 verdict(
                     "aligning first answers more questions than a random start and than a "
                     "calibrated one",
-                    ahead[RANDOM].sign == ahead[CALIBRATED].sign == 1,
+                    ahead == [1, 1],
                 ),
-                verdict("the language model forgets less where the connector was aligned first",
-                        apart.sign == 1),
+                verdict(
+                    "the language model forgets less where the connector was aligned first",
+                    results.difference(BOTH, RANDOM, FORGOT).sign == 1,
+                ),
             ]
         ),
         limits=(

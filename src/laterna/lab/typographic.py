@@ -25,7 +25,7 @@ from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Prompt
 from laterna.lab.bench import FULL, Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared, verdict
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, verdict
 from laterna.lab.measures.text import said
 from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Question, Truth, Turn
 from laterna.synthesis.refusal_detection import declines
@@ -375,15 +375,17 @@ def conclude(results: Results) -> Answer:
             f"{results.spread(arm, TO_TEXT).words}, and of typed ones beside a blank image by "
             f"{gap}, among those that are read right (a share of {read})"
         )
-    over = results.difference(REPAIRED, TEXT, f"refuses allowed {BY_SIGN}")
-    more = compared(over, "share of allowed words on signs", than="without it")
+    more = results.beside(REPAIRED, TEXT, f"refuses allowed {BY_SIGN}")
     text = "; ".join(told)
     open_, closed = (
         results.spread(arm, GAP).low > 0 if results.has(arm, GAP) else False
         for arm in (TEXT, REPAIRED)
     )
     return Answer(
-        sentence=f"{text[0].upper()}{text[1:]}. Over-refusal with the repair is {more}.",
+        sentence=(
+            f"{text[0].upper()}{text[1:]}. Allowed words on signs are refused, with the repair "
+            f"against without, in a share of {more}."
+        ),
         foretold=" ".join(
             [
                 verdict("a refusal learned on text alone is weaker for words on signs", open_),
