@@ -43,8 +43,8 @@ from laterna.evaluation.tasks import find_task
 from laterna.inference.assistant import Assistant, load
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Prompt, generate_answers, generate_tokens
+from laterna.inference.pace import EngineSettings
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe, join
 from laterna.model.vision import load_vision
 from laterna.model.vlm import VisionLanguageModel

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from laterna.errors import LaternaError, told
+from laterna.errors import LaternaError, one_line, told
 
 
 def failing(error: Exception) -> Callable[[], None]:
@@ -23,7 +23,7 @@ def failing(error: Exception) -> Callable[[], None]:
         (OSError(28, "No space left on device"), "laterna: disk: No space left on device\n"),
     ],
 )
-def test_what_can_be_mended_is_told(
+def test_what_can_be_corrected_is_2(
     error: Exception, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told(failing(error)) == 2
@@ -39,3 +39,8 @@ def test_other_errors_are_left_as_they_are(error: Exception) -> None:
 def test_work_that_ends_well_is_0(tmp_path: Path) -> None:
     assert told(lambda: (tmp_path / "made").write_text("x")) == 0
     assert (tmp_path / "made").read_text() == "x"
+
+
+def test_an_error_of_many_lines_becomes_one_of_bounded_length() -> None:
+    assert one_line(ValueError("not read:\n\tan\n  end"), 12) == "not read: an"
+    assert one_line(ValueError("x" * 1000)) == "x" * 300

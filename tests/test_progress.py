@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from io import StringIO
 
 import pytest
@@ -31,9 +32,9 @@ def test_a_log_gets_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.splitlines() == [
-        "stage align: 80 of 500 · loss 0.013 · 7 min 0 s left",
-        "stage align: 140 of 500 · loss 0.007 · 6 min 0 s left",
-        "stage align: 200 of 500 · loss 0.005 · 5 min 0 s left",
+        "stage align: 80 of 500 · loss 0.013 · 1.0 a second · 7 min 0 s left",
+        "stage align: 140 of 500 · loss 0.007 · 1.0 a second · 6 min 0 s left",
+        "stage align: 200 of 500 · loss 0.005 · 1.0 a second · 5 min 0 s left",
     ]
 
 
@@ -46,11 +47,48 @@ def test_what_is_done_before_tells_nothing_of_what_is_left(
     shown.update(4_608, "captions.json")
     clock.now += 59.9
     shown.update(9_000, "captions.json")
-    assert capsys.readouterr().err == "records: 4,608 · captions.json\n"
+    assert capsys.readouterr().err == "records: 4,608 · captions.json · 76.8 a second\n"
     shown = Progress("features", total=10, done=5, console=logged(), clock=clock)
     clock.now += 61
     shown.update(5)
     assert capsys.readouterr().err == "features: 5 of 10\n"
+
+
+def test_a_rate_is_told_in_the_unit_that_one_piece_fits_in(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for done, seconds in ((90, 60), (60, 90), (3, 7_200), (2, 120)):
+        clock = Clock()
+        shown = Progress("synthesis", console=logged(), clock=clock)
+        clock.now += seconds
+        shown.update(done)
+        shown.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "synthesis: 90 · 1.5 a second",
+        "synthesis: 60 · 40.0 a minute",
+        "synthesis: 3 · 1.5 an hour",
+        "synthesis: 2 · 1.0 a minute",
+    ]
+
+
+def test_work_that_stands_still_gets_its_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("laterna.progress.EVERY", 0.1)
+    with shown_progress("synthesis", console=logged()) as shown:
+        shown.expect(300)
+        shown.update(7, "waiting for the endpoint")
+        said, until = "", time.monotonic() + 20
+        while said.count("\n") < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+    lines = said.splitlines()
+    assert len(lines) >= 2
+    start = "synthesis: 7 of 300 · waiting for the endpoint · "
+    assert all(line.startswith(start) and line.endswith(" left") for line in lines)
+    capsys.readouterr()
+    time.sleep(0.3)
+    assert capsys.readouterr().err == ""  # nothing behind the end
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -> None:

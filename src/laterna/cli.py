@@ -25,19 +25,20 @@ def parse(args: Sequence[str]) -> Command:
     default to override.
     """
     config = (PositionalMetavarFromFieldName, DisallowNone)
+    command: Command
     if len(args) > 1 and args[0] in TUNED and not args[1].startswith("-"):
         tuned, source = TUNED[args[0]], args[1]
-        told: Command = tyro.cli(
+        command = tyro.cli(
             tuned,
             prog=f"laterna {args[0]} {source}",
             default=tuned(recipe=source, settings=load_recipe(source)),
             args=args[2:],
             config=config,
         )
-        return told
-    command: Command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="laterna", description=DESCRIPTION, args=args, config=config
-    )
+    else:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="laterna", description=DESCRIPTION, args=args, config=config
+        )
     return command
 
 

@@ -74,7 +74,11 @@ HALLUCINATION_COLUMNS = ("after stage 2", "95 %", "after stage 1")
 
 EXPLAINED = 5
 """Of the examples, how many are explained: one of each of the first kinds."""
-RECIPES = {"prefix": "nano", "cross_attention": "nano-flamingo"}
+RECIPES = {
+    "prefix": "nano",
+    "cross_attention": "nano-flamingo",
+    "encoder_decoder": "nano-pali",
+}
 """The shipped recipe of each fusion (`model.fusion.FUSIONS`)."""
 
 

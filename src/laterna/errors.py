@@ -27,6 +27,11 @@ def package(name: str, extra: str, what: str) -> ModuleType:
         ) from error
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return what another library's error says, in one line of at most `limit` characters."""
+    return " ".join(str(error).split())[:limit]
+
+
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO))
 _SAID_FULL = re.compile(
     r"\(os error (?:5|13|27|28|30|122)\)|No space left on device|File too large|disk is full"
@@ -49,7 +54,9 @@ def disk_fault(error: BaseException) -> str:
 
 
 def told(work: Callable[[], object]) -> int:
-    """Do a program's work; return its exit status: 0, or 2 when what the user can mend was told."""
+    """Do a program's work and return its exit status: 2 for an error that the user can correct,
+    which is written to standard error; else 0.
+    """
     try:
         work()
     except LaternaError as error:

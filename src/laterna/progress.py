@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,34 +38,60 @@ class Progress:
         self.title, self.total, self._clock = title, total, clock
         self._console = console or Console(stderr=True)
         self._first, self._began = done, clock()
-        self._said = self._began
+        self._said, self._last = self._began, (done, "")
         self._bar: bars.Progress | None = None
-        if self._console.is_terminal and not self._console.quiet:
+        self._closed, self._saying = threading.Event(), threading.Lock()
+        if self._console.quiet:
+            return
+        if self._console.is_terminal:
             self._bar = _bar(self._console)
             self._bar.start()
             self._task = self._bar.add_task(title, completed=done, total=total, figures="")
+        else:
+            threading.Thread(target=self._keep_saying, daemon=True).start()
+
+    def expect(self, total: int | None) -> None:
+        """Say how much it is in all, once that is known."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
 
     def update(self, done: int, figures: str = "", *, log: str | None = None) -> None:
         """Say that so much is done, with figures behind it; `log`: other ones in a log's line."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=figures)
-        elif not self._console.quiet and self._clock() - self._said >= EVERY:
-            self._said = self._clock()
-            sys.stderr.write(self._line(done, figures if log is None else log) + "\n")
-            sys.stderr.flush()
+        elif not self._console.quiet:
+            self._last = done, figures if log is None else log
+            self._say()
 
     def close(self) -> None:
-        """Leave a bar as it is."""
+        """Leave a bar as it is; no line comes any more."""
+        with self._saying:
+            self._closed.set()
         if self._bar is not None:
             self._bar.stop()
+
+    def _keep_saying(self) -> None:
+        """Say how far it is where nothing moves for a minute: it waits, and has not died."""
+        while not self._closed.wait(max(EVERY / 60, self._said + EVERY - self._clock())):
+            self._say()
+
+    def _say(self) -> None:
+        with self._saying:
+            if self._closed.is_set() or self._clock() - self._said < EVERY:
+                return
+            self._said = self._clock()
+            sys.stderr.write(self._line(*self._last) + "\n")
+            sys.stderr.flush()
 
     def _line(self, done: int, figures: str) -> str:
         known = f"{done:,}" if self.total is None else f"{done:,} of {self.total:,}"
         parts = [f"{self.title}: {known}"] + [figures] * bool(figures)
-        new = done - self._first
-        if self.total is not None and new > 0:
-            seconds = (self._said - self._began) / new * (self.total - done)
-            parts.append(f"{spelled(seconds)} left")
+        new, seconds = done - self._first, self._said - self._began
+        if new > 0:
+            parts.append(_rate(new, seconds))
+            if self.total is not None:
+                parts.append(f"{spelled(seconds / new * (self.total - done))} left")
         return " · ".join(parts)
 
 
@@ -96,6 +123,14 @@ def spelled(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _rate(done: int, seconds: float) -> str:
+    """Return how much is done in the shortest of second, minute and hour that one piece fits in."""
+    for unit, length in (("second", 1), ("minute", 60)):
+        if done * length >= seconds:
+            return f"{done * length / seconds:,.1f} a {unit}"
+    return f"{done * 3600 / seconds:,.1f} an hour"
 
 
 def _bar(console: Console) -> bars.Progress:

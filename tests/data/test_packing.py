@@ -176,3 +176,35 @@ def test_padding_changes_nothing_and_stays_finite(language: LlamaForCausalLM) ->
     alone = logits_of(language, collate([Pack(samples=(short,))]))
     torch.testing.assert_close(logits[0, : len(short.input_ids)], alone[0], atol=1e-5, rtol=1e-5)
     assert logits.isfinite().all()
+
+
+def asked(name: str, image: str, question: tuple[int, ...], answer: tuple[int, ...]) -> Sample:
+    ids = (1, IMAGE_TOKEN_INDEX, *question, *answer)
+    return Sample(
+        id=name,
+        input_ids=ids,
+        targets=tuple(place >= 2 + len(question) for place in range(len(ids))),
+        image_slots=(1,),
+        images=(image,),
+        image_tokens=(4,),
+    )
+
+
+def test_samples_that_are_asked_the_same_share_the_question() -> None:
+    question = tuple(range(10, 16))
+    samples = [asked(f"{at}", "cat.png", question, (20 + at, 30)) for at in range(3)]
+    (pack,) = plan_packs(samples, pack_length=100, shared_prefix=True)
+    assert pack.shared == (0, 8, 8)
+    assert pack.length == 1 + 4 + 6 + 3 * 2
+
+
+def test_who_is_asked_otherwise_shares_the_image_alone() -> None:
+    long, other = tuple(range(10, 16)), (40, 41)
+    samples = [asked(f"{at}", "cat.png", long, (20 + at, 30)) for at in range(3)]
+    samples += [asked("x", "cat.png", other, (50,)), asked("y", "cat.png", (42,), (51,))]
+    packs = plan_packs(samples, pack_length=17, shared_prefix=True)
+    # Together the image stands once, in 5 tokens; apart the question stands once instead of thrice.
+    assert sorted(pack.shared for pack in packs) == [(0, 2), (0, 8, 8)]
+    few = [asked("a", "cat.png", (10,), (20,)), asked("b", "cat.png", (10,), (21,)), samples[3]]
+    (pack,) = plan_packs(few, pack_length=100, shared_prefix=True)
+    assert pack.shared == (0, 2, 2)  # a question of one token is not worth another image

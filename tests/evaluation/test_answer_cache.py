@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -27,7 +28,10 @@ from laterna.evaluation.answer_cache import (
 )
 from laterna.evaluation.run import evaluate
 from laterna.inference.assistant import Assistant
+from laterna.inference.engine import Engine
 from laterna.inference.generation import Decoding, Prompt
+from laterna.inference.request import Finish, Request
+from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 from laterna.world.dataset import write_world
@@ -101,6 +105,77 @@ def test_killed_at_ten_moments_it_asks_nothing_twice_and_ends_in_the_same_table(
     assert Counter(notes.read_text().splitlines()) == Counter(asked)
     assert run(notes, cache) == straight
     assert len(notes.read_text().splitlines()) == len(asked)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_whatever_the_engine_has_answered_is_never_answered_again(
+    tiny_assistant: VisionLanguageModel,
+    drawn: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed with many in flight, answered out of order: only unfinished ones come again."""
+    begin, ended, submit = Request.__init__, Request.end, Engine.submit
+    mark = ""
+
+    def submitted(engine: Engine, turns: Any, images: Any, *rest: Any, **more: Any) -> Request:
+        nonlocal mark
+        shown = b"".join(image.tobytes() for image in images)
+        mark = hashlib.sha256(turns[0].text.encode() + shown).hexdigest()
+        return submit(engine, turns, images, *rest, **more)
+
+    def begun(request: Any, *rest: Any, **more: Any) -> None:
+        request.mark = mark
+        begin(request, *rest, **more)
+
+    def run(notes: Path, cache: Path, killed_at: int = -1) -> bytes:
+        count = 0
+
+        def end(request: Any, finish: Finish) -> None:
+            nonlocal count
+            ended(request, finish)
+            with notes.open("a") as file:
+                file.write(request.mark + "\n")
+            count += 1
+            if count == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(Engine, "submit", submitted)
+        monkeypatch.setattr(Request, "__init__", begun)
+        monkeypatch.setattr(Request, "end", end)
+        assistant = Assistant(tiny_assistant, EngineSettings(rows=8))
+        found = evaluate(assistant, "world", drawn, cache=cache, controls=(), progress=False)
+        return msgspec.json.encode(found)
+
+    straight = run(tmp_path / "straight.txt", tmp_path / "straight")
+    asked = Counter((tmp_path / "straight.txt").read_text().split())
+    notes, cache = tmp_path / "killed.txt", tmp_path / "killed"
+    for moment in (1, 2, 3, 1, 4, 2, 5, 1, 3, 2):
+        child = os.fork()
+        if not child:
+            run(notes, cache, moment)
+            os._exit(0)  # not killed: the parent sees it
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    assert run(notes, cache) == straight
+    assert Counter(notes.read_text().split()) == asked
+
+
+def test_an_answer_that_cannot_be_kept_ends_the_run(
+    tiny_assistant: VisionLanguageModel, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: AnswerCache, key: bytes, said: Said) -> None:
+        raise LaternaError("the disk is full")
+
+    assistant = Assistant(tiny_assistant)
+    before = evaluate(assistant, "world", drawn, limit=4, controls=(), progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerCache, "keep", full)
+        with pytest.raises(LaternaError, match="the disk is full"):
+            evaluate(assistant, "world", drawn, limit=4, controls=(), progress=False)
+    # the engine is as good as before
+    assert evaluate(assistant, "world", drawn, limit=4, controls=(), progress=False) == before
 
 
 def test_the_key_hangs_on_model_words_pixels_and_decoding() -> None:

@@ -14,10 +14,12 @@ from msgspec.structs import replace
 
 from laterna.errors import LaternaError
 from laterna.evaluation.compare import compare_runs, comparison_tables
+from laterna.evaluation.metrics import METRICS
 from laterna.evaluation.run import Evaluation
 from laterna.evaluation.saved import SavedRun, Subject, is_run, made, read_run, write_run
 from laterna.evaluation.scores import Control, calibration, score
 from laterna.evaluation.statistics import mcnemar
+from laterna.evaluation.tasks import TASKS
 from laterna.files import write_atomically
 from laterna.records import Answer, Question
 
@@ -41,12 +43,13 @@ def answers(rights: Sequence[float], kind: str = "count") -> list[Answer]:
 
 
 def saved(folder: Path, given: Sequence[Answer], task: str = "world", **changed: str) -> SavedRun:
-    control = Control(name="blank", scores=score(given), answers=tuple(given[:1]))
+    metrics = TASKS[task].metrics
+    control = Control(name="blank", scores=score(given, metrics), answers=tuple(given[:1]))
     evaluation = Evaluation(
         task=task,
         limit=0,
         seed=0,
-        scores=score(given),
+        scores=score(given, metrics),
         controls=(control,),
         answers=tuple(given),
         skipped=(),
@@ -110,6 +113,59 @@ def test_the_tests_are_over_pairs_and_by_kind(tmp_path: Path) -> None:
     (table,) = comparison_tables(found)
     assert list(table.columns[0].cells) == ["colour", "count", "overall"]
     assert list(table.columns[4].cells) == ["+0.000", "+0.450", "+0.360"]
+
+
+def asked(metric: str, rows: Sequence[tuple[str, str]], kind: str = "random") -> list[Answer]:
+    """Answers to questions with these references, scored by a metric; two an image."""
+    questions = [
+        Question(f"{i}", (f"{i // 2}.png",), kind, "?", tuple(references.split("|")))
+        for i, (references, _) in enumerate(rows)
+    ]
+    texts = [text for _, text in rows]
+    scores = METRICS[metric].score(questions, texts)
+    return [Answer(*row) for row in zip(questions, texts, scores, strict=True)]
+
+
+def test_every_score_of_a_task_is_paired(tmp_path: Path) -> None:
+    truth = ["yes", "no"] * 20
+    first = asked("pope", list(zip(truth, truth, strict=True)))
+    said = ["yes", "yes", "no", "no"] * 10
+    second = asked("pope", list(zip(truth, said, strict=True)))
+    runs = saved(tmp_path / "a", first, "pope"), saved(tmp_path / "b", second, "pope")
+    (task,) = compare_runs(*runs).tasks
+    values = {row.name: row for row in task.values}
+    f1 = values["pope.f1"]
+    assert (f1.first, f1.second, f1.test) == (1.0, 0.5, "jackknife")
+    assert f1.apart[0] == 0.5
+    assert f1.apart[1] > 0
+    assert f1.p < 0.01
+    # both say yes to half: no difference, whichever half it is
+    assert values["pope.yes_ratio"].apart[0] == 0.0
+    assert values["pope.yes_ratio"].p > 0.5
+    assert "pope.accuracy" not in values  # that is the first row
+    assert "pope.lmms_eval_differs" not in values  # a count
+    (table,) = comparison_tables(compare_runs(*runs))
+    names, tests = list(table.columns[0].cells), list(table.columns[7].cells)
+    assert names[:3] == ["random", "overall", "pope.precision"]
+    assert tests[:3] == ["McNemar", "McNemar", "jackknife"]
+
+
+def test_other_definitions_scores_are_paired_too(tmp_path: Path) -> None:
+    people = "|".join(["a cat"] * 10)
+    first = asked("vqa", [(people, "a cat")] * 12)
+    second = asked("vqa", [(people, "cat")] * 12)
+    runs = saved(tmp_path / "a", first, "vqav2"), saved(tmp_path / "b", second, "vqav2")
+    (task,) = compare_runs(*runs).tasks
+    assert (task.overall.first, task.overall.second, task.overall.p) == (1.0, 0.0, 2 / 2**12)
+    (m4c,) = task.others
+    assert (m4c.name, m4c.first, m4c.second, m4c.p, m4c.test) == (
+        "vqa.m4c",
+        1.0,
+        1.0,
+        1.0,
+        "McNemar",
+    )
+    assert task.values == ()
 
 
 def test_too_few_questions_say_how_many_are_needed(tmp_path: Path) -> None:

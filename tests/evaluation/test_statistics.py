@@ -10,6 +10,7 @@ import pytest
 
 from laterna.errors import LaternaError
 from laterna.evaluation import statistics as st
+from laterna.evaluation.distributions import t_quantile, t_tail
 
 
 def test_wilson_by_hand() -> None:
@@ -72,12 +73,12 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def test_students_t_by_the_tables() -> None:
-    assert 2 * st.t_tail(2.228138852, 10) == pytest.approx(0.05, abs=1e-10)
-    assert st.t_tail(0.0, 3) == 0.5
-    assert st.t_tail(1.0, 1) == pytest.approx(0.25, abs=1e-14)  # Cauchy's
-    assert st.t_quantile(0.975, 1) == pytest.approx(12.706204736174698, abs=1e-9)
-    assert st.t_quantile(0.975, 10**6) == pytest.approx(1.959966, abs=1e-6)
-    assert st.t_tail(40.0, 2000) < 1e-200
+    assert 2 * t_tail(2.228138852, 10) == pytest.approx(0.05, abs=1e-10)
+    assert t_tail(0.0, 3) == 0.5
+    assert t_tail(1.0, 1) == pytest.approx(0.25, abs=1e-14)  # Cauchy's
+    assert t_quantile(0.975, 1) == pytest.approx(12.706204736174698, abs=1e-9)
+    assert t_quantile(0.975, 10**6) == pytest.approx(1.959966, abs=1e-6)
+    assert t_tail(40.0, 2000) < 1e-200
 
 
 def test_paired_t_by_hand() -> None:
@@ -168,3 +169,28 @@ def test_parts_of_whole_images_are_left_out_and_nothing_comes_twice() -> None:
     assert len(set().union(*left_out)) == 250
     by_images = 2.06 * st.standard_error([n % 2 for n in images], images)
     assert high - low == pytest.approx(2 * by_images, rel=0.35)
+
+
+def test_values_of_two_runs_are_compared_part_by_part() -> None:
+    """Leaving out one of four: A − B = 3/4 − 1/4; without each part 2/3 − 1/3 … by hand."""
+    first, second = [1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0]
+
+    def share_of(scores: Sequence[float]) -> st.Values:
+        return lambda some: {
+            "share": float(np.mean([scores[number] for number in some])),
+            "count": len(some),
+            "undefined": math.nan,
+        }
+
+    found = st.value_differences(share_of(first), share_of(second), "abcd")
+    assert set(found) == {"share", "undefined"}
+    # of means the jackknife is the paired t-test
+    test = st.paired_t(first, second)
+    share = found["share"]
+    assert share[:3] == pytest.approx((0.5, test.difference.low, test.difference.high))
+    assert share.p == pytest.approx(test.p)
+    assert math.isnan(found["undefined"].p)
+    same = st.value_differences(share_of(first), share_of(first), "abcd")["share"]
+    assert same == (0.0, 0.0, 0.0, 1.0)
+    one_image = st.value_differences(share_of(first), share_of(second), "aaaa")["share"]
+    assert one_image.difference == 0.5 and math.isnan(one_image.p)

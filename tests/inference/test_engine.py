@@ -13,12 +13,13 @@ import torch
 
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
-from laterna.inference.cache import common
 from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.generation import Prompt, generate_tokens
+from laterna.inference.kept import common
+from laterna.inference.pace import EngineSettings
 from laterna.inference.request import EngineStoppedError
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings, Slots
+from laterna.inference.steps import Slots
 from laterna.model.build import build_from_recipe
 from laterna.model.fusion.cross_attention import CrossAttentionFusion
 from laterna.model.vlm import VisionLanguageModel
@@ -204,7 +205,7 @@ def test_the_death_of_the_engine_reaches_everyone(
         time.sleep(0.05)
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Slots, "_write", fail)
+    monkeypatch.setattr(Slots, "_advance", fail)
     requests = [engine.submit(*PROMPTS[0], Decoding(max_new_tokens=8)) for _ in range(3)]
     for request in requests:
         with pytest.raises(EngineStoppedError, match="MemoryError: no room"):

@@ -20,7 +20,7 @@ from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.explain import GENERIC_QUESTION, METHODS, explain
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
-from laterna.inference.steps import EngineSettings
+from laterna.inference.pace import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import Connector
 from laterna.model.vlm import VisionLanguageModel

@@ -7,16 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from laterna.inference import onednn
-from laterna.inference.cache import SlotCache, probe
 from laterna.inference.engine import Engine
 from laterna.inference.generation import generate_tokens
-from laterna.inference.onednn import GROUPED, PackedLinear, packed
+from laterna.inference.onednn import PackedLinear, packed
 from laterna.inference.sampling import Decoding
 from laterna.inference.steps import Slots
-from laterna.model.attention.varlen import SEGMENTS, use_varlen_attention
 from laterna.model.vlm import VisionLanguageModel
 
 from .conftest import PROMPTS, ids_of
@@ -25,6 +22,7 @@ from .conftest import PROMPTS, ids_of
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "WORTH_IT", 0)
+    monkeypatch.setattr(onednn, "SMALL", 0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -64,7 +62,17 @@ class Net(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
 
-def test_a_twin_shares_its_weights_and_copies_only_so_many_bytes() -> None:
+def test_small_weights_stay_with_torch(model: VisionLanguageModel) -> None:
+    net = nn.Sequential(nn.Linear(400, 500), nn.Linear(500, 399))
+    twin = packed(net, 10**9)
+    assert [type(one) for one in twin] == [PackedLinear, nn.Linear]
+    assert packed(net[1:], 10**9) is not net and type(packed(net[1:], 10**9)[0]) is nn.Linear
+    # A model of small weights alone is copied for its attention.
+    assert packed(model.language, 10**9) is not model.language
+    assert packed(model.language, 10**9, flat=False) is model.language
+
+
+def test_a_twin_shares_its_weights_and_copies_only_so_many_bytes(always: None) -> None:
     net = Net().train()
     twin = packed(net, 8 * 8 * 4)
     assert twin is not net and not twin.training and net.training
@@ -75,37 +83,6 @@ def test_a_twin_shares_its_weights_and_copies_only_so_many_bytes() -> None:
     assert packed(net, 8 * 8 * 4 - 1) is net  # none fits
     assert packed(net.bfloat16(), 10**6) is net
     assert packed(nn.Linear(4, 4, device="meta"), 10**6) is not None
-
-
-@pytest.mark.parametrize("implementation", ["sdpa", SEGMENTS])
-def test_a_twin_attends_as_the_language_model_does(implementation: str) -> None:
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    )
-    torch.manual_seed(0)
-    language = LlamaForCausalLM(config).eval()
-    if implementation == SEGMENTS:
-        use_varlen_attention(language)
-    twin = packed(language, 10**6)
-    assert twin.config._attn_implementation == GROUPED
-    assert language.config._attn_implementation == implementation
-    new = [5, 3]
-    embeds = torch.randn(2, 5, 48)
-    embeds[1, :2] = 0  # padding
-    given = []
-    with torch.no_grad():
-        for network in (twin, language):
-            cache = SlotCache(2)
-            cache.reserve(2, 16, 32)
-            cache.forward(network, embeds, [0, 1], [0, 0], new)
-            given.append(cache.forward(network, embeds, [0, 1], new, new))
-    torch.testing.assert_close(*given, atol=1e-5, rtol=1e-5)
-    assert probe(twin)[0] == ""
 
 
 def test_new_weights_of_the_language_model_are_packed_anew(

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from laterna.inference import generation, onednn
-from laterna.inference.cache import probe
+from laterna.inference.cache import WIDTHS, probe
 from laterna.inference.engine import Engine, QueueFullError
 from laterna.inference.generation import Prompt, generate_answers, generate_tokens
+from laterna.inference.pace import RECENT, EngineSettings, Pace, end_to_end, side_by_side
 from laterna.inference.request import Request
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import RECENT, WIDTHS, EngineSettings, Slots
+from laterna.inference.steps import Slots
 from laterna.model.vlm import VisionLanguageModel
 
 from .conftest import PROMPTS, ids_of, prompt
@@ -85,7 +86,7 @@ arrivals = st.lists(
     chunk=st.sampled_from([1, 7, 40, 512]),
     kept=st.sampled_from([0, 40_000, 10**8]),
     attention=st.sampled_from(["sdpa", "eager"]),
-    worth_it=st.sampled_from([0, onednn.WORTH_IT]),
+    packs=st.booleans(),
 )
 def test_any_mixture_of_arrivals_gives_what_full_recomputation_gives(
     model: VisionLanguageModel,
@@ -95,10 +96,11 @@ def test_any_mixture_of_arrivals_gives_what_full_recomputation_gives(
     chunk: int,
     kept: int,
     attention: str,
-    worth_it: int,
+    packs: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onednn, "WORTH_IT", worth_it)
+    for name in ("WORTH_IT", "SMALL"):
+        monkeypatch.setattr(onednn, name, 0 if packs else 10**9)
     model.language.set_attn_implementation(attention)
     limits = EngineSettings(rows=rows, chunk=chunk, prefix_bytes=kept, image_bytes=kept)
     engine = ByHand(model, limits)
@@ -219,39 +221,88 @@ def test_rows_are_made_ready_for_what_the_model_and_the_cache_hold(
     assert Engine(model, EngineSettings(cache_bytes=room * 256)).ready == (0, 0)
 
 
-def test_prompts_share_a_step_and_are_taken_in_part(model: VisionLanguageModel) -> None:
-    engine = ByHand(model, EngineSettings(chunk=40))
-    for which in (5, 2, 4):  # of 22, 108 and 108 positions
-        engine.submit(*PROMPTS[which], Decoding(max_new_tokens=2))
+@pytest.mark.parametrize(
+    ("share", "left", "budget", "new"),
+    [
+        (side_by_side, [22, 108, 108], 60, [22, 24]),  # the second in part: not wider than the room
+        (side_by_side, [22, 108, 108], 21, [21]),
+        (side_by_side, [22, 108, 108], 348, [22, 108, 108]),
+        (side_by_side, [108, 22], 130, [108]),  # two of 112 are more
+        (end_to_end, [22, 108, 108], 60, [22, 38]),
+        (end_to_end, [22, 108, 108], 21, [21]),
+        (end_to_end, [22, 108, 108], 238, [22, 108, 108]),
+        (end_to_end, [108, 22], 130, [108, 22]),
+        (end_to_end, [22, 108], 24, [22]),  # none is begun for two tokens
+        (end_to_end, [22, 2], 24, [22, 2]),  # but it may be as short
+    ],
+)
+def test_prompts_share_a_step_and_are_taken_in_part(
+    share: Any, left: list[int], budget: int, new: list[int]
+) -> None:
+    assert share(left, budget) == new
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_prompts_share_a_forward_with_what_is_written_where_they_can(
+    model: VisionLanguageModel, flat: bool
+) -> None:
+    """In the flat way one forward holds 1 token of a row and 40 of another; else there are two."""
+    model.language.set_attn_implementation("sdpa" if flat else "eager")
+    engine = ByHand(model, EngineSettings(chunk=40, stall_seconds=1e9))
     steps = engine._steps
-    assert isinstance(steps, Slots)
-    steps._admit()
-    lengths = [len(row.ids) for row in steps.rows]
-    with torch.no_grad():
-        rows, new = steps._next_prompts(2 * (lengths[0] + WIDTHS))
-        wide = -(-lengths[0] // WIDTHS) * WIDTHS
-        assert (rows, new) == (steps.rows[:2], [lengths[0], wide])  # the second in part
-        rows, new = steps._next_prompts(lengths[0] - 1)
-        assert (rows, new) == (steps.rows[:1], [lengths[0] - 1])
-        rows, new = steps._next_prompts(3 * (max(lengths) + WIDTHS))
-        assert (rows, new) == (steps.rows, lengths)
+    assert isinstance(steps, Slots) and steps._flat is flat
+    short = engine.submit(*PROMPTS[5], Decoding(max_new_tokens=4))
+    for _ in range(2):  # the second writes alone: it is seen how long that takes
+        engine.step()
+    steps._pace.note(0, 1, 0.0)  # a token takes no time
+    forwards: list[list[int]] = []
+    forward = steps._cache.forward
+
+    def counting(language: Any, embeds: Any, rows: Any, written: Any, new: Any) -> Any:
+        forwards.append(list(new))
+        return forward(language, embeds, rows, written, new)
+
+    steps._cache.forward = counting  # type: ignore[method-assign]
+    engine.submit(*PROMPTS[2], Decoding(max_new_tokens=2))
+    engine.step()
+    assert forwards == ([[1, 40]] if flat else [[1], [40]])
+    assert len(short.tokens) == 3
     engine.finish()
+    model.language.set_attn_implementation("sdpa")
 
 
-def test_a_piece_takes_the_time_that_it_may(model: VisionLanguageModel) -> None:
-    """A step that writes takes 0.1 s; of pieces, 0.06 s whatever they hold and 1 ms a token."""
-    engine = ByHand(model, EngineSettings(stall=1.5, chunk=10_000))
-    steps = engine._steps
-    assert isinstance(steps, Slots)
-    assert steps._affordable() == WIDTHS  # nothing is known yet
-    steps._writes.extend([0.1, 0.1, 5.0, 0.1])  # once, the machine was held up
-    piece = 10
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_piece_takes_the_time_that_it_may(flat: bool) -> None:
+    """A step that writes takes 0.1 s. A piece takes 1 ms a token, and by itself 0.06 s besides."""
+    pace = Pace(EngineSettings(stall=1.5, chunk=10_000))
+    pace.flat = flat
+    assert pace.affordable(4, 1) == WIDTHS  # nothing is known yet
+    for seconds in (0.1, 0.1, 5.0, 0.1):  # once, the machine was held up
+        pace.note(4, 0, seconds)
+    piece, besides = 10, 0.1 if flat else 0.06
     for _ in range(4 * RECENT):
-        steps._pieces.append((piece, 0.06 + 0.001 * piece))
-        piece = steps._affordable()
-    assert piece == 88  # of 90, which take 0.15 s
-    steps._pieces.append((piece, 9.0))
-    assert steps._affordable() == 88
+        pace.note(4 if flat else 0, piece, besides + 0.001 * piece)
+        piece = pace.affordable(4, 1)
+    assert piece == (144 if flat else 88)  # of 150, or 90: both take 0.15 s
+    pace.note(4, piece, 9.0)
+    assert pace.affordable(4, 1) == piece
+
+
+def test_what_many_more_or_fewer_rows_take_is_looked_at_anew() -> None:
+    pace = Pace(EngineSettings())
+    pace.flat = True
+    assert pace.timed(8, 0) and pace.stale(1) and not pace.stale(0)
+    pace.note(8, 0, 0.2)
+    assert not pace.timed(8, 0) and pace.timed(7, 0) and pace.timed(8, 1)
+    assert [writers for writers in range(1, 40) if not pace.stale(writers)] == [*range(3, 25)]
+    pace.note(4, 0, 0.1)
+    assert pace.affordable(4, 1) == WIDTHS  # of pieces nothing is known yet
+    pace.note(4, 100, 0.25)
+    assert pace.affordable(4, 1) == 184  # of 187: 0.15 s is usual, a token takes 1 ms on top
+    pace.note(1, 0, 0.05)  # so many fewer that the others no longer count
+    assert not pace.stale(1) and pace.affordable(1, 1) == 24  # of 31: 0.0625 s, at 2 ms a token
+    pace.flat = False
+    assert not pace.stale(30)
 
 
 def test_a_full_queue_says_so(model: VisionLanguageModel) -> None:

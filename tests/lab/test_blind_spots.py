@@ -17,7 +17,6 @@ from torch import Tensor
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
-from laterna.lab.blind_spots import PROPERTIES, blind_spots
 from laterna.lab.measures.probes import (
     box_pool,
     grid_side,
@@ -26,6 +25,7 @@ from laterna.lab.measures.probes import (
     mean_pool,
     probe_accuracy,
 )
+from laterna.lab.measures.spots import PROPERTIES, blind_spots
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Box, Toy, Truth
 from laterna.scenes.phrases import SHORT_ANSWER

@@ -14,11 +14,12 @@ import torch
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
-from laterna.lab import EXPERIMENTS, proxies, typographic
+from laterna.lab import EXPERIMENTS, loss_mask, proxies, typographic
 from laterna.lab.bench import Bench, Size
 from laterna.lab.blind_spots import COVERAGE, RIGHT, SURE, Told, _sureness
 from laterna.lab.experiment import Arm, differences
-from laterna.lab.frozen_encoder import shift
+from laterna.lab.frozen_encoder import memory, shift
+from laterna.lab.measures.probes import nearest_hits
 from laterna.lab.measures.text import answer_loss, prompt_of, said
 from laterna.lab.resolution import CACHE, FLOPS, TOKENS, counted, exponent, size_asked
 from laterna.lab.typographic import (
@@ -96,6 +97,21 @@ def test_the_shifted_world_shows_what_no_scene_by_lot_does(bench: Bench) -> None
     folder = bench.shifted("shifted", shift)
     assert [one.id for one in read_truth(folder / TRUTH_FILE)] == ["000006", "000007"]
     assert all(one.lighting == "dark" for one in read_truth(folder / TRUTH_FILE))
+
+
+def test_the_nearest_toy_of_another_image_is_found() -> None:
+    features = torch.tensor([[2.0, 0.0], [2.0, 0.1], [0.0, 3.0], [0.1, 3.0], [1.9, 0.0]])
+    labels, images = ["cup", "dog", "dog", "dog", "cup"], ["1", "1", "2", "3", "3"]
+    # The first two are of one image: the fifth is the nearest of another to both.
+    assert nearest_hits(features, labels, images) == [1.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def test_training_the_encoder_takes_more_memory_than_reading_its_features(bench: Bench) -> None:
+    arms = arms_of("frozen-encoder", bench)
+    frozen, full, lora = (
+        memory(arms[f"{name}, all"].recipe) for name in ("frozen", "full 0.0002", "lora")
+    )
+    assert frozen < lora < full
 
 
 # --- resolution -----------------------------------------------------------------------------
@@ -272,6 +288,27 @@ def test_coverage_and_accuracy_by_value() -> None:
     assert found["right at 0.5"].value == 1.0
     assert found["right at 0.75"].value == pytest.approx(2 / 3)
     assert "right at 1" not in found
+
+
+# --- loss mask ---------------------------------------------------------------------------------
+
+
+def test_the_users_role_is_found_where_nothing_else_can_follow(
+    tmp_path: Path, tiny_assistant: VisionLanguageModel
+) -> None:
+    draw_image(SCENE, 0).save(tmp_path / "7.png")
+    question = Question(id="0", images=("7.png",), kind="", text="What?", references=("a cup",))
+    assistant = Assistant(tiny_assistant)
+    role = loss_mask._user_role(assistant)
+    assert role
+    with torch.no_grad():
+        for weight in tiny_assistant.language.parameters():
+            weight.zero_()
+    rows = tiny_assistant.language.get_input_embeddings().num_embeddings
+    tokens = math.log(loss_mask._role_after(assistant, question, tmp_path, role)) / -math.log(rows)
+    # Every token is as likely as any other, and the role has a whole number of them.
+    assert tokens == pytest.approx(round(tokens), abs=1e-4)
+    assert 1 <= round(tokens) <= len(role)
 
 
 # --- words ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -10,20 +12,23 @@ import pytest
 from laterna.cli import main
 from laterna.errors import LaternaError
 from laterna.lab import EXPERIMENTS, Experiment
+from laterna.lab import bench as bench_module
 from laterna.lab import run as lab_run
-from laterna.lab.bench import Bench, Plan, Size, score_value
+from laterna.lab.bench import Bench, Cost, Plan, Size, score_value
 from laterna.lab.experiment import (
     Answer,
     Arm,
     Measures,
     Results,
+    Shown,
     Spread,
     Value,
     change,
     compared,
     differences,
 )
-from laterna.lab.run import FIGURE, FOUND, TEXT, as_markdown, run_experiments
+from laterna.lab.pages import FIGURE, as_markdown, fitting, tables_of
+from laterna.lab.run import FOUND, TEXT, run_experiments
 from laterna.recipe import Recipe, load_recipe
 
 SMALL = Size(images=6, validation_images=2, align_steps=1, instruct_steps=1)
@@ -102,6 +107,42 @@ def test_the_arms_of_the_loss_mask(bench: Bench) -> None:
     }
 
 
+def test_a_table_has_the_arms_that_have_some_of_its_measures() -> None:
+    one, other = Value(value=1.0), Value(value=2.0)
+    found = Results(arms={"a": ({"m": one},), "b": ({"n": other},), "c": ({},)}, seeds=(0,))
+    first, second = tables_of({"First": ("m",), "Both": ("n", "m")}, ["a", "b", "c"], found)
+    assert (first.title, first.rows) == ("First", (("a", "1.000"),))
+    assert second.columns == ("arm", "n", "m")
+    assert second.rows == (("a", "–", "1.000"), ("b", "2.000", "–"))
+    (only,) = tables_of(("m",), ["a", "b", "c"], found)
+    assert (only.title, len(only.rows)) == ("", 1)
+
+
+def test_tables_fit_a_terminal() -> None:
+    wide = Shown(
+        title="t",
+        columns=("arm", *(f"measure {number}" for number in range(10))),
+        rows=(("one", *["0.500 ± 0.100"] * 10), ("two", *["0.250 ± 0.100"] * 10)),
+    )
+    (whole,) = fitting(wide, 400)
+    assert whole == wide
+    (turned,) = fitting(wide, 60)
+    assert turned.columns == ("measure", "one", "two")
+    assert turned.rows[3] == ("measure 3", "0.500 ± 0.100", "0.250 ± 0.100")
+    parts = list(fitting(wide, 30))
+    assert [part.columns for part in parts] == [("measure", "one"), ("measure", "two")]
+
+
+def test_a_difference_is_said_with_what_it_is_to() -> None:
+    ahead, level = Spread(0.25, 0.125, 0.375), Spread(-0.25, -0.5, 0.0)
+    assert compared(ahead, "nats", than="`b`") == "0.250 nats above `b` (+0.125 to +0.375)"
+    below = Spread(-0.25, -0.375, -0.125)
+    assert compared(below, "nats", than="`b`") == "0.250 nats below `b` (-0.375 to -0.125)"
+    told = "not told apart from `b` (-0.250 nats; -0.500 to +0.000)"
+    assert compared(level, "nats", than="`b`") == told
+    assert compared(ahead, "nats") == "ahead of (+0.250 nats; +0.125 to +0.375)"
+
+
 def results(**arms: list[Value]) -> Results:
     """One measure `m` of each arm, seed by seed."""
     return Results(
@@ -138,15 +179,22 @@ def test_numbers_without_questions_are_not_told_apart_by_one_seed() -> None:
     assert "nothing is told" in compared(difference, "nats")
 
 
+def measures_of(plan: Plan) -> tuple[str, ...]:
+    """What its tables show."""
+    if isinstance(plan.table, Mapping):
+        return tuple(chain.from_iterable(plan.table.values()))
+    return tuple(plan.table)
+
+
 def numbers(name: str, bench: Bench) -> Results:
     """Invented measures of every arm of an experiment: all the same, each with questions."""
     plan = EXPERIMENTS[name].plan()
     extra = {
         "projector": ("stage-1 plateau", "stage-1 losses"),
         "two-stages": ("gradient norms",),
-        "blind-spots": tuple(f"{spot}, chance" for spot in ("texture", "lighting", "sign")),
+        "frozen-encoder": ("retrieval, texture by chance",),
     }
-    told = (*plan.table, *extra.get(name, ()))
+    told = (*measures_of(plan), *extra.get(name, ()))
     measures = {measure: score_value([0.0, 1.0, 1.0, 1.0]) for measure in told}
     return Results(arms={arm.name: (measures,) for arm in plan.arms(bench)}, seeds=(0,))
 
@@ -193,7 +241,7 @@ def test_what_is_finished_is_taken_and_another_seed_added(
     monkeypatch.setitem(EXPERIMENTS, "width", fake(measured))
     (found,) = run_experiments(["width"], tmp_path, seeds=2)
     assert measured == ["a-0", "bb-0", "a-1", "bb-1"]
-    assert found.rows[1] == ("bb", "2.500 ± 6.353")
+    assert found.tables[0].rows[1] == ("bb", "2.500 ± 6.353")
     assert found.answer.startswith("The second is ahead of (+1.000 letters")
     assert found.arms == (("a", "nothing"), ("bb", "stages: align"))
     run_experiments(["width"], tmp_path, seeds=3)
@@ -207,6 +255,59 @@ def test_what_is_finished_is_taken_and_another_seed_added(
     assert (tmp_path / "width" / FIGURE).read_text(encoding="utf-8") == "<svg></svg>"
     assert (tmp_path / "width" / FOUND).is_file()
     assert "How wide?" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_what_is_not_a_number_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    one = fake(measured)
+    plan = one.plan()
+
+    def measure(bench: Bench, arm: Arm) -> Measures:
+        return {**plan.measure(bench, arm), "none": Value(value=float("nan"))}
+
+    monkeypatch.setitem(
+        EXPERIMENTS,
+        "width",
+        one._replace(plan=lambda: plan._replace(measure=measure, table=("width", "none"))),
+    )
+    for _ in range(2):
+        (found,) = run_experiments(["width"], tmp_path, seeds=1)
+    assert measured == ["a-0", "bb-0"]
+    assert found.tables[0].rows == (("a", "1.000", "–"), ("bb", "2.000", "–"))
+
+
+def test_training_that_arms_share_is_counted_once_and_in_each_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+
+    def train(*_: object, out: Path, **__: object) -> None:
+        out.mkdir(parents=True)
+        passed[0] += 60
+
+    def spent() -> Cost:
+        return Cost(seconds=2 * passed[0], processor_seconds=passed[0])
+
+    monkeypatch.setattr(bench_module, "train", train)
+    monkeypatch.setattr(bench_module, "spent", spent)
+    monkeypatch.setattr(lab_run, "spent", spent)
+    recipe = load_recipe("nano")
+    arms = [Arm(name=name, recipe=recipe, stages=("align",)) for name in "ab"]
+    plan = fake([]).plan()._replace(
+        arms=lambda _: arms,
+        measure=lambda bench, arm: {"m": Value(value=float(len(str(bench.train(arm, "align")))))},
+        table=("m",),
+        conclude=lambda _: Answer("Names.", "None."),
+    )  # fmt: skip
+    for name in ("first", "second"):
+        monkeypatch.setitem(EXPERIMENTS, name, Experiment("How?", 0.1, "nothing", lambda: plan))
+    found = run_experiments(["first", "second"], tmp_path, seeds=1)
+    # The one checkpoint took a minute, of both arms and of both experiments.
+    assert [one.processor_minutes for one in found] == [1.0, 1.0]
+    assert [one.minutes for one in found] == [2.0, 2.0]
+    assert passed == [60.0]
 
 
 def test_a_quick_run_says_so_in_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +352,8 @@ def test_an_experiment_runs_on_tiny_models(
     size = Size(images=40, validation_images=90, align_steps=2, instruct_steps=2)
     monkeypatch.setattr(lab_run, "QUICK", size)
     (found,) = run_experiments([name], tmp_path, recipe=tiny_recipe, seeds=1, quick=True)
-    assert len(found.rows) == len(found.arms)
-    assert all(len(row) == len(found.columns) for row in found.rows)
+    rows = [row for table in found.tables for row in table.rows]
+    assert {row[0] for row in rows} == {arm for arm, _ in found.arms}
+    assert all(len(row) == len(table.columns) for table in found.tables for row in table.rows)
     again = run_experiments([name], tmp_path, recipe=tiny_recipe, seeds=1, quick=True)
     assert again == [found]

@@ -68,6 +68,7 @@ def test_every_shipped_recipe_plans_without_a_network(name: str) -> None:
         "llava-1.5-13b": (576, 31_467_520, 13_015_864_320),
         "minigpt4-7b": (32, 105_162_240 + 769 * 4096, LLAMA + 2 * 32001 * 4096),
         "smollm2-135m": (49, None, 134_515_008),
+        "smollm2-photos": (16, None, 134_515_008),
         "nano": (64, 61_824, 1_955_136),
         "nano-flamingo": (1, None, 1_955_136),
         "openflamingo-3b": (1, FLAMINGO_RESAMPLER + 24 * flamingo_block(2048) + 2048, MPT_1B),

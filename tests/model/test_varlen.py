@@ -69,11 +69,11 @@ def test_masks_are_pieces_of_a_few_large_ones() -> None:
     segments._staircase.cache_clear()
     like = torch.zeros(1)
     for before, own in ((1, 1), (5, 3), (200, 256), (3, 100)):
-        mask = segments._behind(before, own, None, like)
+        mask = segments.behind(before, own, None, like)
         assert mask.shape == (own, before + own)
         assert torch.equal(mask[:, :before], torch.zeros(own, before))
         assert torch.equal(mask[:, before:] == 0, torch.ones(own, own).tril() == 1)
-        narrow = segments._behind(before, own, 4, like)
+        narrow = segments.behind(before, own, 4, like)
         reach = torch.ones(own, before + own, dtype=torch.bool)
         within = reach.tril(before) & reach.triu(before - 3)  # the last four, itself among them
         assert torch.equal(narrow == 0, within)

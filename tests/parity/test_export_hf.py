@@ -240,7 +240,7 @@ def test_what_the_format_lacks_is_refused_with_the_reason(
     with pytest.raises(LaternaError, match="an encoder of type blip_2_vision_model cannot be"):
         export_hf(assistant, tmp_path / "out")
     with pytest.raises(LaternaError, match="precision 'q4': this format has f32, f16, bf16"):
-        export_hf(tiny_assistant, tmp_path / "out", "q4")
+        Assistant(tiny_assistant).export(tmp_path / "out", to="hf", precision="q4")
     tiled = msgspec.structs.replace(tiny_recipe.vision, fit="anyres")
     with pytest.raises(LaternaError, match="'anyres' cannot be exported: Hugging Face's LLaVA rea"):
         export_hf(

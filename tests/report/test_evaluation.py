@@ -146,6 +146,7 @@ def test_a_comparison_shows_the_questions_on_which_two_runs_differ(world: Path) 
     assert cards == min(40, len(found.tasks[0].differing))
     assert text.count("<img ") == cards
     assert "McNemar" in text
+    assert text.count("<svg") == 1
     assert not re.search(r'(?:src|href)="(?!data:|#)', text)
 
 

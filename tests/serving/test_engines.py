@@ -19,7 +19,7 @@ import pytest
 from laterna.cli import main
 from laterna.inference.assistant import Assistant
 from laterna.inference.engine import Engine
-from laterna.inference.steps import EngineSettings
+from laterna.inference.pace import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.door import ServerSettings, new_app
 from laterna.serving.engines import ENGINES

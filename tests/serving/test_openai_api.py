@@ -20,7 +20,7 @@ from PIL import Image
 
 from laterna.inference.assistant import Assistant
 from laterna.inference.engine import Engine
-from laterna.inference.steps import EngineSettings
+from laterna.inference.pace import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.door import ServerSettings

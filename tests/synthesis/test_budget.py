@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from laterna.errors import LaternaError
-from laterna.records import Message, Usage
+from laterna.records import Message, Reply, Usage
 from laterna.synthesis.budget import Budget, BudgetSpent, Forecast, Prices, estimate_tokens
 from laterna.synthesis.ledger import Ledger, Totals
 from laterna.synthesis.settings import Endpoint, Spending
@@ -84,8 +84,8 @@ def test_a_forecast_adds_up() -> None:
     assert estimate_tokens(messages) == 99 + 8
     forecast = Forecast(None)
     for kind in ("detail", "detail", "reasoning"):
-        forecast.add(kind, messages, answered=False)  # type: ignore[arg-type]
-    forecast.add("detail", messages, answered=True)
+        forecast.add(kind, messages)  # type: ignore[arg-type]
+    forecast.add("detail", messages, Reply(text="", finish_reason="stop"))
     assert forecast.usage == Usage(prompt_tokens=321, completion_tokens=600)
     assert forecast.hours(Endpoint(concurrency=2)) == pytest.approx(15 / 3600)
     assert forecast.hours(Endpoint(requests_per_minute=1)) == pytest.approx(3 / 60)
@@ -94,7 +94,8 @@ def test_a_forecast_adds_up() -> None:
     assert forecast.line(Endpoint(concurrency=2), price) == (
         "nothing asked; to ask: 3 requests (2 detail, 1 reasoning), answered before: 1; about "
         "321 tokens to read and 600 to write (estimated: 4 characters a token, numbers by the "
-        "digit, assumed lengths and times), $6.32 and 0.00 hours"
+        "digit; 288 to read where three digits are one token, as OpenAI's, assumed lengths and "
+        "times), $6.32 and 0.00 hours"
     )
     assert "an unknown sum (no price given)" in forecast.line(Endpoint(), None)
 
@@ -102,6 +103,20 @@ def test_a_forecast_adds_up() -> None:
 def test_a_forecast_learns_from_the_ledger() -> None:
     known = msgspec.structs.replace(totals("gpt"), answers=4, seconds=8.0)
     forecast = Forecast(known)
-    forecast.add("detail", (Message(role="user", content="x"),), answered=False)
+    forecast.add("detail", (Message(role="user", content="x"),))
     assert forecast.written == 25_000
     assert forecast.hours(Endpoint(concurrency=1)) == pytest.approx(2 / 3600)
+
+
+def test_a_forecast_counts_tokens_as_the_endpoint_did() -> None:
+    def asked(letters: int) -> tuple[Message, ...]:
+        return (Message(role="user", content="x" * letters),)
+
+    forecast = Forecast(None)
+    for usage in (Usage(prompt_tokens=70), Usage(), Usage(prompt_tokens=9, estimated=1)):
+        forecast.add("detail", asked(384), Reply(text="", finish_reason="stop", usage=usage))
+    forecast.add("detail", asked(784))
+    assert forecast.read == 200 * 70 / 100  # by its count of the first, told for 100 by ours
+    assert "140 tokens to read and 150 to write (estimated: as the endpoint counted so far" in (
+        forecast.line(Endpoint(), None)
+    )

@@ -14,11 +14,13 @@ import tyro
 from rich.table import Table
 
 from laterna.errors import told
+from pretrain_nano.encoder_decoder import pretrain_encoder_decoder
 from pretrain_nano.language import go_on, pretrain_language
 from pretrain_nano.measure import measure_bases
 from pretrain_nano.regions import learn_regions
 from pretrain_nano.settings import (
     FURTHER,
+    EncoderDecoderPretraining,
     LanguagePretraining,
     RegionPretraining,
     VisionPretraining,
@@ -47,6 +49,11 @@ def further(begun: Path, out: Path, settings: LanguagePretraining) -> None:
     report(go_on(begun, settings, out))
 
 
+def encoder_decoder(begun: Path, out: Path, settings: EncoderDecoderPretraining) -> None:
+    """Make a T5 of the language model of folder BEGUN, pretrain it and write it to OUT."""
+    report(pretrain_encoder_decoder(begun, settings, out))
+
+
 def measure() -> None:
     """Measure what the shipped bases know of the world."""
     table = Table("base knows", "accuracy", "control", "chance", "examples")
@@ -66,6 +73,7 @@ def main() -> int:
                 "regions": regions,
                 "language": language,
                 **further_courses,
+                "encoder-decoder": encoder_decoder,
                 "measure": measure,
             }
         )

@@ -130,6 +130,37 @@ FURTHER = {"second": SECOND_COURSE, "third": THIRD_COURSE, "fourth": FOURTH_COUR
 """The courses that go on with a language model, in their order."""
 
 
+class EncoderDecoderPretraining(Settings):
+    """How the nano encoder-decoder is made of the nano language model."""
+
+    decoder_layers: tuple[int, ...] = (0, 3)
+    """The language model's layers that the decoder begins with; the encoder has all."""
+    steps: int = 300
+    """Optimizer steps."""
+    answers: int = 64
+    """Answers a step, each with all that is read before it, in a row of its own."""
+    micro_batch_tokens: int = 2500
+    """Tokens of a forward pass, padding included."""
+    documents: LanguagePretraining = LanguagePretraining(
+        steps=300,
+        step_tokens=3000,
+        curriculum=((1.0, MAX_TOYS),),
+        tables=((0.3, 0.3), (1.0, 0.1)),
+        relations=0.5,
+        counts=0.5,
+        repeats=0.4,
+        squares=((0.06, 0.1), (0.15, 0.4), (1.0, 1.0)),
+        seed=5,
+    )
+    """The documents of a step: those of the language model, other ones."""
+    lr: float = 3e-3
+    """Peak learning rate."""
+    seed: int = 5
+    """Seed of what the language model has no weights for."""
+    report_every: int = 25
+    """Steps between two lines of figures (and two writings of the weights)."""
+
+
 def report(figures: dict[str, float]) -> None:
     """Write a line of figures to standard error."""
     sys.stderr.write("  ".join(f"{k} {v:.4g}" for k, v in figures.items()) + "\n")

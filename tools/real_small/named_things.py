@@ -1,10 +1,9 @@
-"""How many of the things that an assistant names are in the image: named_things.py --help.
+"""How many of the things that answers name are in the image: named_things.py --help.
 
-It describes each image of a COCO folder; what it names is held against the boxes and captions,
-as CHAIR has it (Rohrbach et al. 2018), each category counted once a description. Two controls:
-the blank image's descriptions, and what it said of each image held against every other one.
-For each it is said how often chance would do as well: the two descriptions of an image swapped
-by lot, and the descriptions dealt out to the images at random.
+Reads the answers of `laterna evaluate --task captions --out RUN`, with its controls. What each
+answer names is held against boxes and captions, as CHAIR has it (Rohrbach et al. 2018), each kind
+once. Kinds are those of COCO and those that the folder's boxes are named by, where
+`laterna.scenes.kinds` knows them: "others" is no thing. Intervals are of 2,000 draws of images.
 """
 
 from __future__ import annotations
@@ -12,30 +11,23 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.progress import track
-
-from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError, told
-from laterna.inference.assistant import Assistant
-from laterna.model.checkpoint import load_checkpoint
-from laterna.model.vlm import VisionLanguageModel
-from laterna.records import Scene
+from laterna.evaluation.saved import read_run
+from laterna.records import Answer
 from laterna.scenes.annotations import stream_scenes
+from laterna.scenes.kinds import kind_of
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 
-PROMPT = "Describe the picture in detail."
-LONGEST = 64
-"""Tokens of a description at most."""
-DEALS = 10_000
-"""Times that chance is asked."""
+TASK = "captions"
+DRAWS = 2_000
 
 
 class Named(NamedTuple):
-    """Things named and things there: shares of all descriptions together."""
+    """Things named and things there: shares of all answers together."""
 
     precision: float
     """Share of the named things that are there (1 - CHAIRi); 0 where none is named."""
@@ -50,7 +42,7 @@ class Named(NamedTuple):
 
 
 def named(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
-    """Return how the things that each description names agree with those in its image."""
+    """Return how the things that each answer names agree with those in its image."""
     right = sum(len(names & there) for names, there in zip(said, truth, strict=True))
     return Named(
         right / max(1, sum(map(len, said))),
@@ -58,94 +50,67 @@ def named(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
     )
 
 
-def chance(said: Sequence[set[str]], truth: Sequence[set[str]]) -> float:
-    """Return how often descriptions dealt out at random have as high an F1.
-
-    One of the deals is the true one, so that no number of deals gives 0 (Phipson and Smyth 2010).
-    """
-    rng, dealt = random.Random(0), list(truth)
-    own = named(said, truth).f1
-    as_good = 1
-    for _ in range(DEALS):
-        rng.shuffle(dealt)
-        as_good += named(said, dealt).f1 >= own
-    return as_good / (1 + DEALS)
-
-
-def chance_to_beat(
-    blind: Sequence[set[str]], said: Sequence[set[str]], truth: Sequence[set[str]]
-) -> float:
-    """Return how often F1 is as far ahead where each image's two descriptions swap by lot."""
+def interval(said: Sequence[set[str]], truth: Sequence[set[str]]) -> tuple[float, float]:
+    """Return the ends of F1's 95 % interval, by draws of images with replacement."""
     rng = random.Random(0)
-    ahead = named(said, truth).f1 - named(blind, truth).f1
-    as_good = 1
-    for _ in range(DEALS):
-        pairs = [
-            pair if rng.random() < 0.5 else pair[::-1] for pair in zip(said, blind, strict=True)
-        ]
-        one, other = zip(*pairs, strict=True)
-        as_good += named(one, truth).f1 - named(other, truth).f1 >= ahead - 1e-12
-    return as_good / (1 + DEALS)
+    pairs = list(zip(said, truth, strict=True))
+    drawn = []
+    for _ in range(DRAWS):
+        one, other = zip(*rng.choices(pairs, k=len(pairs)), strict=True)
+        drawn.append(named(one, other).f1)
+    drawn.sort()
+    return drawn[round(0.025 * DRAWS)], drawn[round(0.975 * DRAWS) - 1]
 
 
-def others(said: Sequence[set[str]], truth: Sequence[set[str]]) -> Named:
-    """Return the same of each description and every image but its own."""
-    shifts = [[*truth[by:], *truth[:by]] for by in range(1, len(truth))]
-    scores = [named(said, shifted) for shifted in shifts]
-    precision, recall = (sum(part) / len(scores) for part in zip(*scores, strict=True))
-    return Named(precision, recall)
+class Things(NamedTuple):
+    """What is in each image of a folder, and the words for it."""
+
+    words: ObjectWords
+    of_image: Mapping[str, set[str]]
+    """Kinds that boxes or captions name, by the image's name."""
 
 
-def look(folder: Path) -> tuple[list[Scene], ObjectWords, list[set[str]]]:
-    """Return a COCO folder's images, the words for things, and what is in each image.
-
-    Raises LaternaError where it cannot be read, or has fewer than two images.
-    """
+def look(folder: Path) -> Things:
+    """Read a COCO folder. Raises LaternaError where it cannot be read."""
     scenes = list(stream_scenes(folder, None, [], captionless=True))
-    if len(scenes) < 2:
-        raise LaternaError(f"{folder}: {len(scenes)} pictures; another one needs at least 2")
-    boxed = [{box.category for box in scene.boxes} for scene in scenes]
+    boxed = [{box.category for box in scene.boxes if kind_of(box.category)} for scene in scenes]
     words = ObjectWords(dict.fromkeys((*CATEGORIES, *sorted(set().union(*boxed)))))
     told_of = [set().union(*map(words.categories, scene.captions)) for scene in scenes]
-    return scenes, words, [one | other for one, other in zip(boxed, told_of, strict=True)]
+    there = [one | other for one, other in zip(boxed, told_of, strict=True)]
+    return Things(words, {scene.image: own for scene, own in zip(scenes, there, strict=True)})
 
 
-def describe(
-    assistant: VisionLanguageModel, scenes: Sequence[Scene], images: Path, *, blank: bool
-) -> list[str]:
-    """Return what the assistant says of each image, or of blank ones of the same sizes."""
-    answers = []
-    for scene in track(scenes, "blank pictures" if blank else "pictures", transient=True):
-        image = load_image(images / scene.image)
-        shown = assistant.prepare.blank(*image.size) if blank else image
-        answers.append(Assistant(assistant).answer(shown, PROMPT, max_new_tokens=LONGEST))
-    return answers
+def table(answers: Mapping[str, Sequence[Answer]], things: Things) -> list[str]:
+    """Return a line of figures for each way of showing images.
+
+    Raises LaternaError for an answer about an image that the folder does not have.
+    """
+    lines = []
+    for how, given in answers.items():
+        names = [Path(answer.question.images[0]).name for answer in given]
+        lost = [name for name in names if name not in things.of_image]
+        if lost:
+            raise LaternaError(f"{lost[0]}: the run asked about it, and the folder has no such one")
+        truth = [things.of_image[name] for name in names]
+        said = [things.words.categories(answer.text) for answer in given]
+        score, (low, high) = named(said, truth), interval(said, truth)
+        lines.append(
+            f"{how}: precision {score.precision:.3f}, recall {score.recall:.3f}, "
+            f"F1 {score.f1:.3f} ({low:.3f} to {high:.3f}) of {len(given)} images"
+        )
+    return lines
 
 
 def main() -> None:
-    """Read the command line, describe and print."""
+    """Read the command line and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("run", type=Path, help="folder of an evaluation of captions")
     parser.add_argument("data", type=Path, help="a COCO folder: images/, instances.json, …")
     given = parser.parse_args()
-    scenes, words, truth = look(given.data)
-    assistant = load_checkpoint(given.checkpoint)
-    answers = describe(assistant, scenes, given.data / "images", blank=False)
-    for scene, answer in zip(scenes, answers, strict=True):
-        print(f"{scene.image}: {answer}")
-    blind = describe(assistant, scenes, given.data / "images", blank=True)
-    for answer in sorted(set(blind)):
-        print(f"blank picture: {answer}")
-    said, said_blind = ([words.categories(text) for text in texts] for texts in (answers, blind))
-    for how, score in (
-        ("own picture", named(said, truth)),
-        ("another one", others(said, truth)),
-        ("blank picture", named(said_blind, truth)),
-    ):
-        print(f"{how}: precision {score.precision:.3f} recall {score.recall:.3f} F1 {score.f1:.3f}")
-    print(f"dealt out at random they do as well in a share of {chance(said, truth):.4f}")
-    blank = chance_to_beat(said_blind, said, truth)
-    print(f"swapped with the blank picture's by lot they are as far ahead in {blank:.4f}")
+    run = read_run(given.run)
+    answers = {"own image": run.answers(TASK)}
+    answers |= {f"control {name}": found for name, found in run.controls(TASK).items()}
+    print("\n".join(table(answers, look(given.data))))
 
 
 if __name__ == "__main__":

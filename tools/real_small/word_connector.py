@@ -1,19 +1,23 @@
 """Give a connector first weights that speak in words, without training: word_connector.py --help.
 
-Each patch is mapped to the words it makes likelier, by one of two fits. `captions`: ridge
-regression from an image's mean features to the mean embedding of its captions' words; the
-regression is linear, so what holds of the mean over the patches is applied to each patch alone.
-`classes`: the encoder's own ImageNet classifier, each class in the mean embedding of its words.
-Then all is scaled to the length of the language model's embeddings. No box is used. The file is
-for `laterna train --init-from`.
+Each patch is mapped to the words that it makes likelier, by ridge regression from an image's mean
+features to the mean embedding of its captions' words; the regression is linear, so what holds of
+the mean over the patches is applied to each patch alone. Then all is scaled to the length of the
+language model's embeddings. No box is used. The file is for `laterna train --init-from`.
+
+From there the connector trains for a few passes without the language model (`learn_words`): each
+token is a mixture component that says words by its nearness to their embeddings, and the mixture is
+to say the words of the image's captions. That costs seconds a pass where the language model would
+take an hour.
 
 Shapes: b images · n patches · d width of the features · e width of the embeddings · v words ·
-c classes · h width of a perceptron's hidden layer.
+h width of a perceptron's hidden layer.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,7 +27,9 @@ from typing import NamedTuple, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
+from laterna.data.images.files import open_images
 from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError, told
 from laterna.files import write_atomically
@@ -31,18 +37,21 @@ from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import rescale
 from laterna.model.connectors.linear import LinearConnector
 from laterna.model.connectors.mlp import MlpConnector
+from laterna.model.connectors.pool import PoolConnector
+from laterna.model.vision.feature_cache import FeatureStore, cached_features
 from laterna.model.vlm import VisionLanguageModel
-from laterna.recipe import load_recipe
+from laterna.progress import shown_progress
+from laterna.recipe import Recipe, load_recipe
 from laterna.records import Sample
-from real_small.class_words import imagenet_words
 from real_small.prepared_samples import prepared_samples
 
 RIDGE = 1.0
 """Weight of the penalty, as a share of the features' mean variance over all images. Of 0.01 to
 10 it named colours and kinds of the world's held-out toys best (docs/real-small.md)."""
 IMAGES_A_PASS = 32
-CLASSIFIER = "net._fc.weight"
-"""EfficientNet-lite0's last layer, which the tower sets aside unused."""
+WORDS_LR, WORDS_DECAY, WORDS_BATCH = 1e-3, 0.05, 64
+"""Of `learn_words`."""
+FEWEST = 5
 
 
 class Line(NamedTuple):
@@ -57,23 +66,26 @@ def fit_words(
     samples: Sequence[Sample],
     images: Path,
     *,
-    fit: str = "captions",
+    passes: int = 0,
 ) -> int:
-    """Give the assistant's connector weights that map patches to words; `fit` is a key of FITS.
+    """Give the assistant's connector weights that map patches to words.
 
-    The connector is `linear`, or an `mlp` of two layers. `samples` show one image each, of the
-    folder `images`; their words are their targets. Returns how many images there are. Raises
-    LaternaError for another connector, or fewer than two images.
+    The connector is `linear`, an `mlp` of two layers, or a `pool` before one. `samples` show one
+    image each, of the folder `images`; their words are their targets. Returns how many images
+    there are. `passes` are those of `learn_words`. Raises LaternaError for another connector, or
+    fewer than two images.
     """
     layers = _layers_of(assistant.connector)
+    see = assistant.connector.merged if isinstance(assistant.connector, PoolConnector) else None
     bags: dict[str, list[int]] = defaultdict(list)
     for sample in samples:
         learned = zip(sample.input_ids, sample.targets, strict=True)
         bags[sample.images[0]] += [word for word, target in learned if target]
     if len(bags) < 2:
         raise LaternaError(f"{images}: {len(bags)} images with captions; give at least 2")
-    features_bnd = _features(assistant, images, list(bags))
-    line = FITS[fit](assistant, features_bnd, list(bags.values()))
+    features_bnd = _features(assistant, images, list(bags), see)
+    table_ve = _embeddings(assistant)
+    line = ridge(features_bnd, torch.stack([_mean_word(table_ve, bag) for bag in bags.values()]))
     hidden = layers[0].out_features
     lines = [line] if len(layers) == 1 else perceptron(line, features_bnd, hidden)
     length = float(_embeddings(assistant).norm(dim=-1).square().mean().sqrt())
@@ -81,52 +93,96 @@ def fit_words(
         for layer, wanted in zip(layers, lines, strict=True):
             layer.weight.copy_(wanted.weight_ed)
             layer.bias.copy_(wanted.bias_e)
-        rescale(layers[-1], assistant.connector(features_bnd), length)
+        rescale(layers[-1], _through(layers, features_bnd), length)
+    if passes:
+        learn_words(layers, features_bnd, list(bags.values()), table_ve, passes=passes)
+        with torch.no_grad():
+            rescale(layers[-1], _through(layers, features_bnd), length)
     return len(bags)
 
 
-def line_to_captions(
-    assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
-) -> Line:
-    """Return the regression onto the words of each image's captions."""
-    table_ve = _embeddings(assistant)
-    words_be = torch.stack([_mean_word(table_ve, bag) for bag in bags])
-    return ridge(features_bnd, words_be)
+def learn_words(
+    layers: Sequence[nn.Linear],
+    features_bnd: Tensor,
+    bags: Sequence[Sequence[int]],
+    table_ve: Tensor,
+    *,
+    passes: int,
+) -> list[float]:
+    """Train the layers to say the words of each image; return the loss on held-out images, before
+    and after each pass.
 
-
-def line_to_classes(
-    assistant: VisionLanguageModel, features_bnd: Tensor, bags: Sequence[Sequence[int]]
-) -> Line:
-    """Return the map from a patch to the words of its classes, weighed by the logits.
-
-    Logits are taken from their mean over the classes and over all patches, and words from their
-    mean over the classes, so that what is said is what this patch has more of than others.
+    The loss is the cross-entropy, in nats a word, of the mixture over an image's tokens of
+    softmax(token · embedding + bias), against the words of its captions; words of more than half
+    of the images, and of fewer than `FEWEST`, are not counted. The pass of the lowest loss is kept.
     """
-    del bags  # the classes' words alone count
-    head_cd = assistant.vision.weights().get(CLASSIFIER)
-    if head_cd is None:
-        raise LaternaError(
-            f"the encoder keeps no {CLASSIFIER}: `--fit classes` is for package:efficientnet-lite0"
-        )
-    table_ve = _embeddings(assistant)
-
-    def embed(word: str) -> Tensor:
-        ids = assistant.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-        return _mean_word(table_ve, ids)
-
-    words_ce = torch.stack(
-        [torch.stack(list(map(embed, words))).mean(0) for words in imagenet_words()]
+    counts_bv, kept_v = _counted(bags, len(table_ve))
+    words_ve = functional.normalize(table_ve[kept_v], dim=-1)
+    often_v = counts_bv.sum(0) / counts_bv.sum()
+    bias_v = nn.Parameter(often_v.log())
+    sharpness = nn.Parameter(torch.tensor(3.0))
+    length = float(_through(layers, features_bnd[:256]).detach().norm(dim=-1).mean())
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    optimizer = torch.optim.AdamW(
+        [{"params": weights, "lr": WORDS_LR}, {"params": [bias_v, sharpness], "lr": 1e-2}],
+        weight_decay=WORDS_DECAY,
     )
-    centred_ce = words_ce - words_ce.mean(0)
-    weight_ed = centred_ce.T @ head_cd.detach().float()
-    return Line(weight_ed, -(weight_ed @ features_bnd.flatten(0, 1).mean(0)))
+    draw = torch.Generator().manual_seed(0)
+    order_b = torch.randperm(len(bags), generator=draw)
+    held_b, learned_b = order_b[: len(bags) // 10], order_b[len(bags) // 10 :]
+
+    def loss_of(chosen_b: Tensor) -> Tensor:
+        tokens_bne = _through(layers, features_bnd[chosen_b]) / length
+        said_bnv = (sharpness.exp() * tokens_bne @ words_ve.T + bias_v).log_softmax(-1)
+        mixed_bv = said_bnv.logsumexp(1) - math.log(said_bnv.shape[1])
+        wanted_bv = counts_bv[chosen_b]
+        return -(wanted_bv * mixed_bv).sum() / wanted_bv.sum()
+
+    steps = passes * len(learned_b.split(WORDS_BATCH))
+    falling = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [WORDS_LR, 1e-2], total_steps=steps, pct_start=0.1
+    )
+    losses, best = [_mean_of(loss_of, held_b)], [weight.detach().clone() for weight in weights]
+    for _ in range(passes):
+        shuffled = learned_b[torch.randperm(len(learned_b), generator=draw)]
+        for chosen_b in shuffled.split(WORDS_BATCH):
+            optimizer.zero_grad()
+            loss_of(chosen_b).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            falling.step()
+        losses.append(_mean_of(loss_of, held_b))
+        print(f"words of held-out images: {losses[-1]:.3f} nats, before {losses[0]:.3f}")
+        if losses[-1] == min(losses):
+            best = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        for weight, value in zip(weights, best, strict=True):
+            weight.copy_(value)
+    return losses
 
 
-FITS: dict[str, Callable[[VisionLanguageModel, Tensor, Sequence[Sequence[int]]], Line]] = {
-    "captions": line_to_captions,
-    "classes": line_to_classes,
-}
-"""Names of the fits on the command line."""
+@torch.no_grad()
+def _mean_of(loss_of: Callable[[Tensor], Tensor], chosen_b: Tensor) -> float:
+    parts = chosen_b.split(WORDS_BATCH)
+    return sum(float(loss_of(part)) * len(part) for part in parts) / len(chosen_b)
+
+
+def _counted(bags: Sequence[Sequence[int]], vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Return how often each image's captions say each word that counts (b, v), and those words."""
+    said_bv = torch.zeros(len(bags), vocabulary, dtype=torch.int16)
+    for row, bag in enumerate(bags):
+        ids, times = torch.tensor(bag).unique(return_counts=True)
+        said_bv[row, ids] = times.to(torch.int16)
+    images_v = (said_bv > 0).sum(0)
+    kept_v = ((images_v >= FEWEST) & (images_v <= len(bags) / 2)).nonzero()[:, 0]
+    return said_bv[:, kept_v].float(), kept_v
+
+
+def _through(layers: Sequence[nn.Linear], features_bnd: Tensor) -> Tensor:
+    """Return what the layers make of features, GELU between them: (b, n, e)."""
+    tokens_bne = features_bnd
+    for place, layer in enumerate(layers):
+        tokens_bne = layer(functional.gelu(tokens_bne) if place else tokens_bne)
+    return tokens_bne
 
 
 def ridge(features_bnd: Tensor, words_be: Tensor) -> Line:
@@ -165,14 +221,16 @@ def perceptron(line: Line, features_bnd: Tensor, hidden: int) -> tuple[Line, Lin
 
 
 def _layers_of(connector: nn.Module) -> list[nn.Linear]:
-    """Return the one layer of a linear connector, or the two of a perceptron."""
+    """Return the one layer of a linear connector, or the two of a perceptron, after a pool too."""
     if isinstance(connector, LinearConnector):
         return [connector.project]
+    if isinstance(connector, PoolConnector):
+        return _layers_of(connector.mlp)
     if isinstance(connector, MlpConnector) and len(connector.layers) == 2:
         return [cast(nn.Linear, layer) for layer in connector.layers]
     raise LaternaError(
         f"{type(connector).__name__}: only a linear connector and a perceptron of two layers are "
-        "fitted; set connector.kind = 'linear' or 'mlp' in the recipe"
+        "fitted; set connector.kind = 'linear', 'mlp' or 'pool' in the recipe"
     )
 
 
@@ -186,12 +244,42 @@ def _mean_word(table_ve: Tensor, ids: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def _features(assistant: VisionLanguageModel, folder: Path, names: Sequence[str]) -> Tensor:
+def _features(
+    assistant: VisionLanguageModel,
+    folder: Path,
+    names: Sequence[str],
+    see: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """Return what the connector's first layer sees of the images, from the recipe's cache."""
+    recipe = assistant.recipe
+    if recipe is not None and recipe.feature_cache:
+        read = _cached(assistant, folder, names, recipe).get
+    else:
+
+        def read(chunk: Sequence[str]) -> Tensor:
+            return assistant.vision(assistant.prepare([load_image(folder / one) for one in chunk]))
+
     chunks = []
     for start in range(0, len(names), IMAGES_A_PASS):
-        chunk = [load_image(folder / name) for name in names[start : start + IMAGES_A_PASS]]
-        chunks.append(assistant.vision(assistant.prepare(chunk)))
+        features_bnd = read(names[start : start + IMAGES_A_PASS])
+        chunks.append(features_bnd if see is None else see(features_bnd))
     return torch.cat(chunks)
+
+
+def _cached(
+    assistant: VisionLanguageModel, folder: Path, names: Sequence[str], recipe: Recipe
+) -> FeatureStore:
+    with shown_progress("vision features", total=len(names)) as shown:
+        return cached_features(
+            assistant.vision,
+            assistant.prepare,
+            names,
+            open_images(str(folder)),
+            Path(recipe.feature_cache),
+            lambda done, _total: shown.update(done),
+            max_gb=recipe.run.max_feature_gb,
+            announce=print,
+        )
 
 
 def main() -> None:
@@ -201,7 +289,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="caption records, one image each")
     parser.add_argument("images", type=Path, help="folder of their images")
     parser.add_argument("out", type=Path, help="safetensors file to write")
-    parser.add_argument("--fit", choices=FITS, default="captions", help="where words come from")
+    parser.add_argument("--passes", type=int, default=20, help="of learning words; 0: ridge alone")
     given = parser.parse_args()
     recipe = load_recipe(given.recipe)
     if recipe.threads:
@@ -210,11 +298,11 @@ def main() -> None:
     samples = prepared_samples(
         assistant, given.data, given.images, max_tokens=recipe.align.max_tokens
     )
-    images = fit_words(assistant, samples, given.images, fit=given.fit)
+    images = fit_words(assistant, samples, given.images, passes=given.passes)
     state: dict[str, Tensor] = nn.Module.state_dict(assistant.connector)
     with write_atomically(given.out) as aside:
         save_file(state, aside)
-    print(f"fitted to the words of {given.fit}, on {images} images; made {given.out}")
+    print(f"fitted to the words of the captions of {images} images; made {given.out}")
 
 
 if __name__ == "__main__":

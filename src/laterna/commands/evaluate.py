@@ -266,7 +266,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
 
     def _load(self, name: str) -> Assistant:
         from laterna.inference.assistant import Assistant
-        from laterna.inference.steps import EngineSettings
+        from laterna.inference.pace import EngineSettings
 
         assistant = self.where.load(name)
         rows = self._rows()

@@ -62,6 +62,7 @@ class Lab(Command, frozen=True, kw_only=True):
                 table.add_row(name, one.question, f"{one.minutes:g}", escape(one.needs))
             console.print(table)
             return ""
+        from laterna.lab.pages import fitting
         from laterna.lab.run import PAGE, run_experiments
         from laterna.recipe import load_recipe
 
@@ -74,9 +75,16 @@ class Lab(Command, frozen=True, kw_only=True):
             quick=self.quick,
         )
         for found in findings:
-            table = Table(*found.columns, title=found.title)
-            for row in found.rows:
-                table.add_row(*map(escape, row))
-            console.print(table)
+            for shown in found.tables:
+                for part in fitting(shown, console.width):
+                    title = " · ".join(filter(None, (found.title, part.title)))
+                    table = Table(title=escape(title), title_justify="left")
+                    for number, column in enumerate(part.columns):
+                        table.add_column(
+                            escape(column), no_wrap=True, justify="right" if number else "left"
+                        )
+                    for row in part.rows:
+                        table.add_row(*map(escape, row))
+                    console.print(table)
             console.print(found.answer, soft_wrap=True, markup=False)
         return f"made {self.folder / PAGE}"

@@ -62,8 +62,8 @@ def plan_packs(
     `pack_length` 0 gives one sample a row, in order; `fit_rows` says how the others are put.
 
     `shared_prefix` lets samples of one `share_key` stand behind one another as one, with what
-    they share written once; such a family is cut where it would be longer than `pack_length`, or
-    than `longest` where that is 0.
+    they share (the image, and the question where it is the same) written once; such a family is
+    cut where it would be longer than `pack_length`, or than `longest` where that is 0.
     """
     alone = [Pack(samples=(sample,)) for sample in samples]
     units = _families(samples, pack_length or longest) if shared_prefix else alone
@@ -105,15 +105,52 @@ def _families(samples: Sequence[Sample], longest: int) -> list[Pack]:
     families: dict[object, list[Sample]] = {}
     for place, sample in enumerate(samples):
         families.setdefault(share_key(sample) or place, []).append(sample)
-    return [unit for family in families.values() for unit in _cut(family, longest)]
+    return [
+        unit
+        for family in families.values()
+        for members, end in _questions(family)
+        for unit in _cut(members, end, longest)
+    ]
 
 
-def _cut(family: Sequence[Sample], longest: int) -> Iterator[Pack]:
+def _questions(family: Sequence[Sample]) -> Iterator[tuple[list[Sample], int]]:
+    """Split a family that shares an image by what is asked, where that writes fewer tokens.
+
+    Samples that are asked the same share the question too, as the five captions of an image do;
+    the others stand behind one copy of the image. Each part comes with the ids that it shares.
+    """
+    if len(family) == 1:
+        yield list(family), 0
+        return
+    end = family[0].image_slots[0] + 1
+    image = family[0].length_of(end)
+    asked: dict[object, list[Sample]] = {}
+    for sample in family:
+        asked.setdefault((sample.images, sample.input_ids[: _answer(sample)]), []).append(sample)
+    others: list[Sample] = []
+    for members in asked.values():
+        answer = _answer(members[0])
+        saved = (len(members) - 1) * (members[0].length_of(answer) - image)
+        if len(asked) == 1 or saved > image:
+            yield members, answer
+        else:
+            others += members
+    if others:
+        yield others, end
+
+
+def _answer(sample: Sample) -> int:
+    """Return the place of the first id that is learned; behind the image in who shares one."""
+    return next((at for at, target in enumerate(sample.targets) if at and target), 0) or len(
+        sample.input_ids
+    )
+
+
+def _cut(family: Sequence[Sample], end: int, longest: int) -> Iterator[Pack]:
     first = family[0]
     if len(family) == 1:
         yield Pack(samples=(first,))
         return
-    end = first.image_slots[0] + 1
     prefix = first.length_of(end)
     members: list[Sample] = []
     length = 0

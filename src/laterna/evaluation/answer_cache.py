@@ -1,14 +1,15 @@
 """Answers that were given before, in one SQLite file: nothing is asked twice, however often killed.
 
 The key of an answer is the SHA-256 of all that decides it: the model's fingerprint, the prompt,
-the pixels of its images and the decoding. Each answer is committed when it comes, so a killed run
-loses only what was being answered.
+the pixels of its images and the decoding. Each answer is committed as soon as it is whole, by the
+thread that gave it, so a killed run loses only what was half answered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -42,11 +43,12 @@ class Said(NamedTuple):
 class AnswerCache:
     """Answers by key; close it, or use it in a `with` block. Without a path it lives in memory.
 
-    Raises LaternaError for a file that is no such cache.
+    Any thread may find and keep. Raises LaternaError for a file that is no such cache.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
+        self._lock = threading.Lock()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,9 +74,10 @@ class AnswerCache:
 
     def find(self, key: bytes) -> Said | None:
         """Return the answer of this key; None where it was never given."""
-        row = self._connection.execute(
-            "SELECT text, probability FROM answers WHERE key = ?", (key,)
-        ).fetchone()
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT text, probability FROM answers WHERE key = ?", (key,)
+            ).fetchone()
         return None if row is None else Said(*row)
 
     def keep(self, key: bytes, said: Said) -> None:
@@ -82,8 +85,10 @@ class AnswerCache:
 
         Raises LaternaError where it cannot be written.
         """
+        line = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)"
         try:
-            self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, *said))
+            with self._lock:
+                self._connection.execute(line, (key, *said))
         except sqlite3.Error as error:
             raise LaternaError(f"{self.path}: the answer cannot be kept: {error}") from error
 
@@ -93,7 +98,9 @@ class AnswerCache:
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
-    connection = sqlite3.connect(path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(
+        path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ from laterna.evaluation.answer_cache import AnswerCache, Said, answer_key
 from laterna.evaluation.metrics import find_metric
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Decoding, Prompt
+from laterna.inference.request import Completion
 from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.records import DEFAULT_IMAGE_TOKEN, Answer, Question, Record, Turn
@@ -204,6 +205,8 @@ def _answered(
     """Yield answers, each with the indices of the questions that it is of."""
     waiting: dict[bytes, list[int]] = {}
     """Questions of each prompt that is being asked, in the order of asking."""
+    keys: list[bytes] = []
+    """Of all prompts that were asked."""
     found: list[tuple[Sequence[int], Said]] = []
 
     def new() -> Iterator[Prompt]:
@@ -221,13 +224,15 @@ def _answered(
                 waiting[key].append(index)
             else:
                 waiting[key] = [index]
+                keys.append(key)
                 yield prompt
 
-    for said in _asked(assistant, new(), decoding, answer, batch):
-        key = next(iter(waiting))
+    def keep(number: int, said: Said) -> None:
         if known is not None:
-            known.cache.keep(key, said)
-        yield waiting.pop(key), said
+            known.cache.keep(keys[number], said)
+
+    for said in _asked(assistant, new(), decoding, answer, batch, keep):
+        yield waiting.pop(next(iter(waiting))), said
         yield from found
         found.clear()
     yield from found
@@ -239,18 +244,34 @@ def _asked(
     decoding: Decoding,
     answer: AnswerFunction | None,
     batch: int,
+    keep: Callable[[int, Said], None],
 ) -> Iterator[Said]:
-    """Yield the answers to prompts, in order."""
+    """Yield the answers to prompts, in order; each is kept as soon as it is there."""
     if answer is None:
-        for completion in assistant.engine.answers(prompts, decoding, fit=True):
-            logprobs = [token.logprob for token in completion.tokens]
-            total = math.fsum(one for one in logprobs if one is not None)
-            # Rounded: the last digits hang on who else is being answered.
-            yield Said(completion.text.strip(), float(f"{math.exp(total):.4g}"))
+        said: dict[int, Said] = {}
+
+        def arrived(number: int, completion: Completion) -> None:
+            said[number] = _said(completion)
+            keep(number, said[number])
+
+        answers = assistant.engine.answers(prompts, decoding, fit=True, arrived=arrived)
+        for number, _ in enumerate(answers):
+            yield said.pop(number)
         return
+    numbers = count()
     for chunk in _chunks(prompts, batch):
-        for _, text in zip(chunk, answer(assistant.model, chunk, decoding), strict=True):
-            yield Said(text)
+        texts = answer(assistant.model, chunk, decoding)
+        given = [Said(text) for _, text in zip(chunk, texts, strict=True)]
+        for one, number in zip(given, numbers, strict=False):
+            keep(number, one)
+        yield from given
+
+
+def _said(completion: Completion) -> Said:
+    logprobs = [token.logprob for token in completion.tokens]
+    total = math.fsum(one for one in logprobs if one is not None)
+    # Rounded: the last digits hang on who else is being answered.
+    return Said(completion.text.strip(), float(f"{math.exp(total):.4g}"))
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

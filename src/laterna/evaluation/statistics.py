@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from laterna.errors import LaternaError
+from laterna.evaluation.distributions import sign_test, t_quantile, t_tail
 
 Floats = npt.NDArray[np.float64]
+Values = Callable[[Sequence[int]], dict[str, float]]
+"""Gives named values over some questions, named by their numbers."""
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 """Bootstrap samples: the ends of a 95 % interval then vary by about 2 % of its width."""
@@ -59,6 +62,16 @@ class McNemar(NamedTuple):
     only_second: int
     p: float
     """Two-sided."""
+
+
+class ValueDifference(NamedTuple):
+    """How far a value of one run is from another's over the same questions, first minus second."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Two-sided. It and the ends are not numbers where the value is undefined."""
 
 
 class Comparison(NamedTuple):
@@ -136,7 +149,7 @@ def interval(
 
 
 def value_intervals(
-    values: Callable[[Sequence[int]], dict[str, float]],
+    values: Values,
     clusters: Sequence[Hashable],
     *,
     groups: int = 30,
@@ -150,10 +163,53 @@ def value_intervals(
     pairs stay pairs); Student's t then gives the ends. A count (`int`) has no interval, nor has
     what is not a number over all or without some part.
     """
+    errors, parts = _jackknife(values, clusters, groups, seed)
+    if not errors:
+        return {}
+    reach = t_quantile((1 + confidence) / 2, parts - 1)
+    found: dict[str, tuple[float, float]] = {}
+    for name, (value, error) in errors.items():
+        found[name] = (value - reach * error, value + reach * error)
+    return found
+
+
+def value_differences(
+    first: Values, second: Values, clusters: Sequence[Hashable], *, groups: int = 30, seed: int = 0
+) -> dict[str, ValueDifference]:
+    """Compare any named values of two runs over the same questions, in the same order.
+
+    It is the jackknife of `value_intervals`, of the differences: each part is left out of both
+    runs at once, so what makes a question hard for both cancels. Counts are left out.
+    """
+
+    def apart(numbers: Sequence[int]) -> dict[str, float]:
+        ours, theirs = first(numbers), second(numbers)
+        return {
+            name: float(ours[name] - theirs[name])
+            for name in ours
+            if name in theirs and not isinstance(ours[name], int)
+        }
+
+    errors, parts = _jackknife(apart, clusters, groups, seed)
+    found: dict[str, ValueDifference] = {}
+    for name, value in apart(range(len(clusters))).items():
+        if name not in errors:
+            found[name] = ValueDifference(value, math.nan, math.nan, math.nan)
+            continue
+        test = _t_test(value, errors[name][1], parts - 1)
+        low, high = test.difference.low, test.difference.high
+        found[name] = ValueDifference(value, low, high, test.p)
+    return found
+
+
+def _jackknife(
+    values: Values, clusters: Sequence[Hashable], groups: int, seed: int
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Return each value with its standard error, where it has one, and the number of parts."""
     numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     parts = min(groups, len(numbers))
     if parts < 2:
-        return {}
+        return {}, parts
     part_of = np.random.default_rng(seed).permutation(len(numbers)) % parts
     places = [part_of[numbers[cluster]] for cluster in clusters]
     whole = values(range(len(clusters)))
@@ -161,14 +217,12 @@ def value_intervals(
         values([number for number, place in enumerate(places) if place != part])
         for part in range(parts)
     ]
-    reach = t_quantile((1 + confidence) / 2, parts - 1)
     found: dict[str, tuple[float, float]] = {}
     for name, value in whole.items():
         squares = sum((one.get(name, math.nan) - value) ** 2 for one in without)
         if not isinstance(value, int) and not math.isnan(squares):
-            error = math.sqrt(squares * (parts - 1) / parts)
-            found[name] = (value - reach * error, value + reach * error)
-    return found
+            found[name] = value, math.sqrt(squares * (parts - 1) / parts)
+    return found, parts
 
 
 def paired_t(
@@ -183,14 +237,17 @@ def paired_t(
     if n < 2:
         nothing = Interval(math.nan, math.nan, math.nan, "t")
         return PairedT(nothing, math.nan, math.nan, math.nan)
-    mean, error = float(differences.mean()), standard_error([*differences])
-    reach = t_quantile((1 + confidence) / 2, n - 1) * error
+    return _t_test(float(differences.mean()), standard_error([*differences]), n - 1, confidence)
+
+
+def _t_test(mean: float, error: float, freedom: int, confidence: float = CONFIDENCE) -> PairedT:
+    reach = t_quantile((1 + confidence) / 2, freedom) * error
     if error == 0:
         t = math.copysign(math.inf, mean) if mean else 0.0
         p = 0.0 if mean else 1.0
     else:
         t = mean / error
-        p = 2 * t_tail(abs(t), n - 1)
+        p = 2 * t_tail(abs(t), freedom)
     return PairedT(Interval(mean, mean - reach, mean + reach, "t"), error, t, p)
 
 
@@ -203,7 +260,7 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> McNemar:
     if not {*first, *second} <= {0.0, 1.0}:
         raise LaternaError("McNemar's test needs scores that are 0 or 1")
     ahead, behind = int((differences > 0).sum()), int((differences < 0).sum())
-    return McNemar(ahead, behind, _sign_test(min(ahead, behind), ahead + behind))
+    return McNemar(ahead, behind, sign_test(min(ahead, behind), ahead + behind))
 
 
 def compare(
@@ -255,24 +312,6 @@ def questions_needed(
     other = std_a if std_b is None else std_b
     spread = math.sqrt(std_a**2 + other**2 - 2 * correlation * std_a * other)
     return _needed(abs(difference) / spread, alpha, power) if spread else 1
-
-
-def t_tail(t: float, freedom: int) -> float:
-    """Return the chance of Student's t above `t` (t >= 0) at so many degrees of freedom."""
-    return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
-
-
-def t_quantile(chance: float, freedom: int) -> float:
-    """Return the t that Student's t stays below with this chance (0.5 to below 1), by halving."""
-    low, high = 0.0, 1.0
-    while t_tail(high, freedom) > 1 - chance:
-        low, high = high, 2 * high
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_tail(middle, freedom) > 1 - chance else (low, middle)
-    return (low + high) / 2
 
 
 def _needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> int:
@@ -328,40 +367,3 @@ def _bootstrap_ends(
 def _ends(found: Floats, confidence: float) -> tuple[float, float]:
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def _sign_test(fewer: int, n: int) -> float:
-    """Return the two-sided chance that a fair coin falls this unevenly in n throws."""
-    log_half = n * math.log(0.5)
-    terms = (
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + log_half
-        for k in range(fewer + 1)
-    )
-    return min(1.0, 2 * math.fsum(map(math.exp, terms)))
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Return the regularized incomplete beta function, by its continued fraction."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
-    # Lentz's method, from https://dlmf.nist.gov/8.17.E22
-    tiny = 1e-300
-    c, d = 1.0, 1 / ((1 - (a + b) * x / (a + 1)) or tiny)
-    fraction = d
-    for m in range(1, 10_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        step = 1.0
-        for term in (even, odd):
-            d = 1 / ((1 + term * d) or tiny)
-            c = (1 + term / c) or tiny
-            step = c * d
-            fraction *= step
-        if abs(step - 1) < 1e-16:
-            break
-    return front * fraction / a

@@ -18,8 +18,8 @@ from laterna.inference.explain import explain
 from laterna.inference.explanation import MAX_NEW_TOKENS as MOST_EXPLAINED
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.generation import Prompt
+from laterna.inference.pace import EngineSettings
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings
 from laterna.model.build import place
 from laterna.model.checkpoint import save_checkpoint
 from laterna.model.exporters import export

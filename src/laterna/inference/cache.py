@@ -1,4 +1,4 @@
-"""A key-value cache whose rows are requests, each of its own length; and prefixes kept of it.
+"""A key-value cache whose rows are requests, each of its own length.
 
 Shapes: r rows · t new tokens of a row · n new tokens of all rows · h heads · w columns looked at ·
 d width · v vocabulary.
@@ -6,39 +6,56 @@ d width · v vocabulary.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from laterna.inference.flat import FlatAim, flat_aim, is_flat
+from laterna.inference.kept import States
 from laterna.model.attention.shared_prefix import LEAK, LEAK_HALF, attention_window
 
-States = list[tuple[Tensor, Tensor]]
-"""Keys and values (h, t, d) of one row's tokens, by layer."""
-Ids = NDArray[np.int64]
-"""What stands in each position of a row: a token's id, or of an image's a number below 0."""
 STEP = 64
 """Rows are lengthened by multiples of this."""
+WIDTHS = 8
+"""Pieces of prompts are multiples of this; a step takes one at least."""
 
 
-class _Aim(NamedTuple):
+class Aim(Protocol):
     """Where one forward writes, and what it looks at."""
+
+    @property
+    def width(self) -> int:
+        """Return the columns that are looked at."""
+        ...
+
+    def put(self, kept: Tensor, states: Tensor) -> Tensor:
+        """Write new keys or values to a layer's; return what attention is handed."""
+        ...
+
+
+class PaddedAim(NamedTuple):
+    """For rows (r, t) that are padded in front."""
 
     rows: slice | Tensor
     """Rows that take part."""
     width: int
-    """Columns that are looked at."""
     row_n: Tensor
     column_n: Tensor
     """Where each new token goes."""
     new_n: Tensor | None
     """Which of the (r, t) tokens, laid end to end, are new; None: all."""
+
+    def put(self, kept: Tensor, states: Tensor) -> Tensor:
+        """Write states (r, h, t, d); return those of the rows (r, h, w, d)."""
+        new_nhd = states.transpose(1, 2).flatten(0, 1)
+        kept[self.row_n, :, self.column_n] = (
+            new_nhd if self.new_n is None else new_nhd.index_select(0, self.new_n)
+        )
+        return kept[self.rows, :, : self.width]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
@@ -58,18 +75,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not t
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write keys and values (r, h, t, d); return those of the rows (r, h, w, d)."""
+        """Write keys and values of new tokens; return those that are looked at."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         aim = self._slots.aim
-        seen = []
-        for kept, states in ((self.keys, key_states), (self.values, value_states)):
-            new_nhd = states.transpose(1, 2).flatten(0, 1)
-            kept[aim.row_n, :, aim.column_n] = (
-                new_nhd if aim.new_n is None else new_nhd.index_select(0, aim.new_n)
-            )
-            seen.append(kept[aim.rows, :, : aim.width])
-        return seen[0], seen[1]
+        return aim.put(self.keys, key_states), aim.put(self.values, value_states)
 
     def resize(self, rows: int, used: int) -> None:
         """Take the cache's new size; the first `used` tokens of the first `rows` rows stay."""
@@ -105,7 +115,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
 
     def __init__(self, layers: int) -> None:
         self.rows, self.length = 0, 0
-        self.aim: _Aim = _aim([0], [0], [1], 1, torch.device("cpu"))
+        self.aim: Aim = _padded_aim([0], [0], [1], 1, torch.device("cpu"))
         super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
 
     @property
@@ -160,19 +170,48 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
     def forward(
         self,
         language: Any,
+        embeds_nd: Tensor,
+        rows: Sequence[int],
+        written: Sequence[int],
+        new: Sequence[int],
+    ) -> Tensor:
+        """Run new tokens behind those that rows hold; return the logits (r, v) at each row's last.
+
+        Row number `rows[i]` holds `written[i]` tokens, and `new[i]` come behind them; those of all
+        rows stand end to end in `embeds_nd`. They are run so where the network's attention can
+        (`flat.py`), and else each in a row of its own.
+        """
+        if is_flat(language):
+            return self._flat(language, embeds_nd, flat_aim(rows, written, new, embeds_nd))
+        return self._padded(language, padded(embeds_nd, new), rows, written, new)
+
+    def _flat(self, language: Any, embeds_nd: Tensor, aim: FlatAim) -> Tensor:
+        self.aim = aim
+        spare = wide(len(embeds_nd)) - len(embeds_nd) if aim.pieces else 0
+        if spare:
+            embeds_nd = torch.nn.functional.pad(embeds_nd, (0, 0, 0, spare))
+        logits_1rv: Tensor = language(
+            inputs_embeds=embeds_nd[None],
+            attention_mask=aim.no_mask,
+            position_ids=torch.nn.functional.pad(aim.column_n, (0, spare))[None],
+            past_key_values=self,
+            use_cache=True,
+            logits_to_keep=aim.last_r,
+            aim=aim,
+        ).logits
+        return logits_1rv[0]
+
+    def _padded(
+        self,
+        language: Any,
         embeds_rtd: Tensor,
         rows: Sequence[int],
         written: Sequence[int],
         new: Sequence[int],
     ) -> Tensor:
-        """Run new tokens behind those that rows hold; return the logits (r, v) at the last.
-
-        Row number `rows[i]` holds `written[i]` tokens, and the last `new[i]` of `embeds_rtd[i]`
-        come behind them: what stands before those is padding.
-        """
         device = embeds_rtd.device
         tokens = embeds_rtd.shape[1]
-        self.aim = _aim(rows, written, new, tokens, device)
+        self.aim = _padded_aim(rows, written, new, tokens, device)
         ends = [start + count for start, count in zip(written, new, strict=True)]
         places_rt = (torch.tensor(ends)[:, None] + torch.arange(-tokens, 0)).clamp_min(0)
         mask = torch.zeros(len(ends), tokens, self.aim.width, dtype=embeds_rtd.dtype)
@@ -194,13 +233,13 @@ def _both(layer: Any) -> tuple[Tensor, Tensor]:
     return layer.keys, layer.values
 
 
-def _aim(
+def _padded_aim(
     rows: Sequence[int],
     written: Sequence[int],
     new: Sequence[int],
     tokens: int,
     device: torch.device,
-) -> _Aim:
+) -> PaddedAim:
     row_n: list[int] = []
     column_n: list[int] = []
     new_n: list[int] = []
@@ -209,13 +248,30 @@ def _aim(
         column_n += range(start, start + count)
         new_n += range((place + 1) * tokens - count, (place + 1) * tokens)
     adjoin = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-    return _Aim(
+    return PaddedAim(
         rows=slice(rows[0], rows[0] + len(rows)) if adjoin else torch.tensor(rows).to(device),
         width=max(start + count for start, count in zip(written, new, strict=True)),
         row_n=torch.tensor(row_n).to(device),
         column_n=torch.tensor(column_n).to(device),
         new_n=None if len(new_n) == len(rows) * tokens else torch.tensor(new_n).to(device),
     )
+
+
+def padded(embeds_nd: Tensor, new: Sequence[int]) -> Tensor:
+    """Return tokens (n, d) of rows that have so many as rows (r, t, d), padded in front."""
+    if max(new) == 1:
+        return embeds_nd[:, None]
+    padded_rtd = embeds_nd.new_zeros(len(new), wide(max(new)), embeds_nd.shape[1])
+    for padded_td, row in zip(padded_rtd, torch.split(embeds_nd, list(new)), strict=True):
+        padded_td[len(padded_td) - len(row) :] = row
+    return padded_rtd
+
+
+def wide(tokens: int) -> int:
+    """Return the width that so many tokens are given: one of few, since some kernels are compiled
+    for each.
+    """
+    return tokens if tokens < WIDTHS else -(-tokens // WIDTHS) * WIDTHS
 
 
 def rounded(length: int) -> int:
@@ -274,71 +330,13 @@ def _tried(language: Any, cache: SlotCache) -> tuple[float, float]:
     drawn = torch.randn(2, 9, table.shape[1], generator=noise).to(table) * table.float().std()
     long, short = drawn[:1], drawn[1:, :6]
     cache.reserve(2, 16, 32)
-    cache.forward(language, long[:, :5], [1], [0], [5])
-    both = torch.cat([short[:, :5], torch.nn.functional.pad(long[:, 5:8], (0, 0, 2, 0))])
-    given = [cache.forward(language, both, [0, 1], [0, 5], [5, 3])]
-    last = torch.cat([short[:, 5:], long[:, 8:]])
-    given.append(cache.forward(language, last, [0, 1], [5, 8], [1, 1]))
+    cache.forward(language, long[0, :5], [1], [0], [5])
+    cache.forward(language, short[0, :4], [0], [0], [4])
+    given = [
+        cache.forward(language, torch.cat([short[0, 4:5], long[0, 5:8]]), [0, 1], [4, 5], [1, 3]),
+        cache.forward(language, torch.cat([short[0, 5:], long[0, 8:]]), [0, 1], [5, 8], [1, 1]),
+    ]
     whole = [language(inputs_embeds=row, use_cache=False).logits[0] for row in (short, long)]
     wanted = [torch.stack([whole[0][at], whole[1][at + 3]]) for at in (4, 5)]
     apart = (torch.stack(given) - torch.stack(wanted)).abs().max() / torch.stack(wanted).abs().max()
     return float(apart), LEAK if table.dtype == torch.float32 else LEAK_HALF
-
-
-def common(one: Ids, other: Ids, at_least: int = 0) -> int:
-    """Return how many positions two rows have in common from the start; 0 where it is fewer than
-    or as many as `at_least`, which is quickly seen.
-    """
-    length = min(len(one), len(other))
-    if length <= at_least or one[at_least] != other[at_least]:
-        return 0
-    differ = one[:length] != other[:length]
-    found = int(differ.argmax()) if differ.any() else length
-    return found if found > at_least else 0
-
-
-class PrefixStore:
-    """Rows of the cache that were answered, for what begins with the same positions.
-
-    Holds at most `limit` bytes and `most` rows; those that were not used for longest go first.
-    """
-
-    def __init__(self, limit: int, most: int = 64) -> None:
-        self.bytes = 0
-        self._limit, self._most = limit, most
-        self._kept: OrderedDict[bytes, tuple[Ids, States, int]] = OrderedDict()
-
-    def longest(self, ids: Ids, at_least: int = 0) -> tuple[int, States]:
-        """Return how much of a row is known, and where that is read from; 0 and nothing if not
-        more than `at_least`.
-        """
-        best, found = at_least, b""
-        for key, (known, _, _) in self._kept.items():
-            shared = common(ids, known, best)
-            if shared:
-                best, found = shared, key
-        if not found:
-            return 0, []
-        self._kept.move_to_end(found)
-        return best, self._kept[found][1]
-
-    def keep(self, ids: Ids, states: States) -> None:
-        """Keep a row, in the place of those that it goes on from."""
-        size = sum(keys.nbytes + values.nbytes for keys, values in states)
-        if size > self._limit:
-            return
-        for key, (known, _, _) in list(self._kept.items()):
-            if len(known) <= len(ids) and common(ids, known) == len(known):
-                self._drop(key)
-        self._kept[ids.tobytes()] = (ids, states, size)
-        self.bytes += size
-        while self.bytes > self._limit or len(self._kept) > self._most:
-            self._drop(next(iter(self._kept)))
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._kept.clear()
-        self.bytes = 0
-
-    def _drop(self, key: bytes) -> None:
-        self.bytes -= self._kept.pop(key)[2]

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,11 +21,13 @@ from PIL import Image
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.inference.cache import probe
-from laterna.inference.generation import OneByOne, Prompt
+from laterna.inference.flat import is_flat
+from laterna.inference.generation import ByGenerate, Prompt
 from laterna.inference.onednn import packed
+from laterna.inference.pace import EngineSettings
 from laterna.inference.request import Completion, EngineStoppedError, Request
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import EngineSettings, Slots, Steps
+from laterna.inference.steps import Slots, Steps
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import IMAGE_TOKEN_INDEX, Record, Turn
 
@@ -64,18 +67,23 @@ class Engine:
     """Answers questions with a network, many at a time.
 
     Every answer is what it would be alone: greedy ones token for token in float32, drawn ones for
-    the same seed. A language model whose cache cannot be driven row by row is answered by its own
-    `generate`, one request after another; `one_by_one` then says why.
+    the same seed. A language model whose cache cannot be driven row by row answers by its own
+    `generate`, one request after another (an encoder-decoder: so many after so many); `one_by_one`
+    then says why.
     """
 
     def __init__(self, model: VisionLanguageModel, settings: EngineSettings | None = None) -> None:
         self.model = model
         self.settings = settings or EngineSettings()
-        self.one_by_one, token_bytes = probe(packed(model.language, self.settings.packed_bytes))
+        for flat in (True, False):
+            language = packed(model.language, self.settings.packed_bytes, flat=flat)
+            self.one_by_one, token_bytes = probe(language)
+            if not self.one_by_one or not is_flat(language):
+                break
         self._steps: Steps = (
-            OneByOne(model, self.settings)
+            ByGenerate(model, self.settings)
             if self.one_by_one
-            else Slots(model, self.settings, token_bytes)
+            else Slots(model, self.settings, token_bytes, flat=flat)
         )
         self._ends: tuple[object, frozenset[int]] = (None, frozenset())
         self._sample = _WeightSample(model)
@@ -104,11 +112,13 @@ class Engine:
         deadline: float | None = None,
         fit: bool = False,
         watched: bool = True,
+        arrived: Callable[[Completion], object] | None = None,
     ) -> Request:
         """Take a question: turns, the last a user's, and the images of their `<image>` marks.
 
         It is given up after `deadline` seconds. With `fit` the answer may be as long as there is
         room for, at most `max_new_tokens`. With `watched` false nobody sees the answer grow.
+        `arrived` is given the whole answer, in the engine's thread, before `result` returns it.
         Raises QueueFullError, TooLongError, LaternaError for what cannot be asked, and
         EngineStoppedError when the engine is no longer alive.
         """
@@ -131,6 +141,7 @@ class Engine:
             device=self.model.device,
             deadline=deadline,
             watched=watched,
+            arrived=arrived,
         )
         with self._lock:
             self._require_place()
@@ -161,20 +172,27 @@ class Engine:
         return self._steps.answers.find(prompt, answer)
 
     def answers(
-        self, prompts: Iterable[Prompt], decoding: Decoding, *, fit: bool = False
+        self,
+        prompts: Iterable[Prompt],
+        decoding: Decoding,
+        *,
+        fit: bool = False,
+        arrived: Callable[[int, Completion], object] | None = None,
     ) -> Iterator[Completion]:
         """Answer prompts in their order, many at once, as `submit` does.
 
         Few more are taken than are being answered, so any number may come. Whoever stops
-        iterating cancels the others.
+        iterating cancels the others. `arrived` is given the number of a prompt with its answer
+        as soon as that is whole, out of order and in the engine's thread: it must be quick.
         """
         ahead: deque[Request] = deque()
         most = min(2 * self.settings.rows, self.settings.queue)
         try:
-            for turns, images in prompts:
+            for number, (turns, images) in enumerate(prompts):
                 if len(ahead) == most:
                     yield ahead.popleft().result()
-                ahead.append(self._patiently(turns, images, decoding, fit))
+                told = None if arrived is None else partial(arrived, number)
+                ahead.append(self._patiently(turns, images, decoding, fit, told))
             while ahead:
                 yield ahead.popleft().result()
         finally:
@@ -214,12 +232,17 @@ class Engine:
             thread.join()
 
     def _patiently(
-        self, turns: Sequence[Turn], images: Sequence[Image.Image], decoding: Decoding, fit: bool
+        self,
+        turns: Sequence[Turn],
+        images: Sequence[Image.Image],
+        decoding: Decoding,
+        fit: bool,
+        arrived: Callable[[Completion], object] | None,
     ) -> Request:
         """Submit as soon as there is a place: others may be using the queue too."""
         while True:
             try:
-                return self.submit(turns, images, decoding, fit=fit, watched=False)
+                return self.submit(turns, images, decoding, fit=fit, watched=False, arrived=arrived)
             except QueueFullError:
                 with self._lock:
                     self._lock.wait(timeout=0.05)

@@ -7,6 +7,7 @@ Shapes: n features an image · b images · d width · r rows · t tokens · v vo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -139,39 +140,55 @@ def generate_rows(
     return [_up_to_end(row, set(ends)) for row in ids_rt[:, begin:].tolist()]
 
 
-class OneByOne(Steps):
-    """Answers by the model's own `generate`, one request after another."""
+class ByGenerate(Steps):
+    """Answers by the model's own `generate`: one request after another, or, by an encoder-decoder,
+    as many at once as rows may be, and then the next. Padding before a prompt changes nothing in
+    an encoder; a causal model's positions would move.
+    """
 
     @torch.no_grad()
     def step(self) -> None:
-        """Answer the request that has waited longest."""
+        """Answer those that have waited longest, all together."""
         self._dismiss()
-        if not self.waiting:
-            return
-        request = self.waiting[0]
-        self._admitted(request, 0)
-        self.images.encode(request.images, self.settings.image_batch)
         model = self.model
-        seen = [image.tokens_md for image in request.images if image.tokens_md is not None]
-        inputs = model.fusion.generation_inputs(model.language, [request.prompt], seen)
+        together = self.settings.rows if model.fusion.encodes else 1
+        with self.lock:
+            requests = list(islice(self.waiting, together))
+        if not requests:
+            return
+        for request in requests:
+            self._admitted(request, 0)
+        shown = [image for request in requests for image in request.images]
+        self.images.encode(shown, self.settings.image_batch)
+        seen = [image.tokens_md for image in shown if image.tokens_md is not None]
+        prompts = [request.prompt for request in requests]
+        inputs = model.fusion.generation_inputs(model.language, prompts, seen)
+        end = model.end_of_turn()[0]
 
         def chosen(logits_rv: Tensor) -> list[int]:
-            (token,) = choose(logits_rv, [request.sampler])
-            request.take(token)
-            return [token.id]
+            ids = [end] * len(requests)
+            going = [row for row, one in enumerate(requests) if one.finish is None]
+            samplers = [requests[row].sampler for row in going]
+            for row, token in zip(going, choose(logits_rv[going], samplers), strict=True):
+                requests[row].take(token)
+                ids[row] = token.id
+            return ids
 
         def ended() -> bool:
             self._dismiss()
-            why = request.overdue()
-            if why and request.finish is None:
-                request.end(why)
-            return request.finish is not None
+            for request in requests:
+                why = request.overdue()
+                if why and request.finish is None:
+                    request.end(why)
+            return all(request.finish is not None for request in requests)
 
-        generate_rows(model, inputs, request.decoding.max_new_tokens, chosen, ended)
+        longest = max(request.decoding.max_new_tokens for request in requests)
+        generate_rows(model, inputs, longest, chosen, ended)
         self.rows.clear()
-        if request.finish is None:  # the model's own settings ended it
-            request.end("stop")
-        self._count(request, request.finish)
+        for request in requests:
+            if request.finish is None:  # the model's own settings ended it
+                request.end("stop")
+            self._count(request, request.finish)
 
 
 def _up_to_end(ids: list[int], ends: set[int]) -> list[int]:

@@ -1,11 +1,10 @@
-"""A network for answering on a CPU: the same weights, multiplied by oneDNN, and attention that
-copies no keys.
+"""A network for answering on a CPU: the same weights, multiplied by oneDNN.
 
 torch multiplies float32 matrices on a CPU by MKL. For a few rows, as a decoding step has, MKL
 spends much of its time on laying a weight out anew, and on other makers' processors it leaves the
 widest instructions unused. oneDNN takes a weight in its own layout, made once.
 
-Shapes: n rows · i inputs · o outputs · r requests · h heads · t tokens · d width of a head.
+Shapes: n rows · i inputs · o outputs.
 """
 
 from __future__ import annotations
@@ -15,18 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch.nn.functional import linear
 
-from laterna.model.attention.varlen import BEYOND, SEGMENTS
+from laterna.inference.flat import attend_flat, can_attend_flat
 
-GROUPED = "laterna_grouped"
-"""The attention's name among transformers' implementations."""
 WORTH_IT = 2_000_000
 """Multiplications (n · i · o) from which on oneDNN is faster, the way there and back included.
 Measured with weights of 64x64 to 576x49152 and 1 to 256 rows: benchmarks/results, serving."""
+SMALL = 200_000
+"""Weights (i · o) below which it is not: of a nano model's piece of 96 tokens the way there and
+back takes a sixth."""
 
 
 class PackedLinear(nn.Linear):
@@ -57,11 +54,12 @@ class PackedLinear(nn.Linear):
         return flat_no.to_dense().reshape(*input.shape[:-1], self.out_features)
 
 
-def packed(network: Any, limit: int) -> Any:
+def packed(network: Any, limit: int, *, flat: bool = True) -> Any:
     """Return a network that shares another's weights and answers faster on a CPU; or itself.
 
-    Its linear layers are `PackedLinear`s, as many as `limit` bytes of copies allow. A network that
-    is not on a CPU, not in float32, quantized or spread over processes stays as it is.
+    Its linear layers are `PackedLinear`s, as many as `limit` bytes of copies allow, and with `flat`
+    it attends to rows that stand end to end. A network that is not on a CPU, not in float32,
+    quantized or spread over processes stays as it is.
     """
     tensors = [*network.parameters(), *network.buffers()]
     plain = all(type(one) in (Tensor, nn.Parameter) and one.device.type == "cpu" for one in tensors)
@@ -70,46 +68,26 @@ def packed(network: Any, limit: int) -> Any:
         return network
     chosen, left = {}, limit
     for name, module in network.named_modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32:
+        if _suits(module):
             left -= module.weight.nbytes
             if left < 0:
                 break
             chosen[name] = PackedLinear(module)
-    if not chosen:
+    flat = flat and can_attend_flat(network)
+    if not (chosen or flat):
         return network
     shared: dict[int, Any] = {id(one): one for one in tensors}
     twin = copy.deepcopy(network, shared).eval()
     for name, module in chosen.items():
         twin.set_submodule(name, module)
-    config = getattr(twin, "config", None)
-    if config is not None and config._attn_implementation in ("sdpa", SEGMENTS):
-        AttentionInterface.register(GROUPED, _attend)
-        AttentionMaskInterface.register(GROUPED, sdpa_mask)
-        twin.set_attn_implementation(GROUPED)
+    if flat:
+        attend_flat(twin)
     return twin
 
 
-def _attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """Attend as transformers' `sdpa` does: (r, h, t, d) to (r, t, h, d).
-
-    Where several heads share keys, that one copies them for each head, which costs more than all
-    else when a piece of a long prompt is taken.
-    """
-    shared = query.shape[1] > key.shape[1] and query.shape[2] > 1 and attention_mask is not None
-    if not shared or any(others.get(name) is not None for name in BEYOND):
-        given: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **others
-        )
-        return given
-    attended = scaled_dot_product_attention(
-        query, key, value, attention_mask, scale=scaling, enable_gqa=True
+def _suits(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Linear
+        and module.weight.dtype == torch.float32
+        and module.weight.numel() >= SMALL
     )
-    return attended.transpose(1, 2).contiguous(), None

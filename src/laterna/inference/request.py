@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laterna.inference.cache import Ids
-from laterna.inference.images import SeenImage
+from laterna.inference.kept import Ids, SeenImage
 from laterna.inference.sampling import AnswerText, Decoding, Sampler, Token, decode
 from laterna.records import IMAGE_TOKEN_INDEX
 
@@ -55,6 +54,7 @@ class Request:
 
     Whoever stops iterating cancels it. With `watched` false no events are made, and `result` is
     the one way to wait for the answer; it may then wait a little for the good of others.
+    `arrived` is given a whole answer before anyone who waits is; what it raises, `result` raises.
     Times are in seconds of `time.monotonic`, None where it has not come to that.
     """
 
@@ -69,6 +69,7 @@ class Request:
         device: torch.device,
         deadline: float | None,
         watched: bool,
+        arrived: Callable[[Completion], object] | None = None,
     ) -> None:
         self.number = 0
         """Place in the order of arrival."""
@@ -94,6 +95,10 @@ class Request:
         self._ends, self._tokenizer = ends, tokenizer
         self._text = AnswerText(tokenizer, decoding.stop) if decoding.stop else None
         self._error: BaseException | None = None
+        self._arrived = arrived
+        self._fault: Exception | None = None
+        """What `arrived` raised: no fault of the engine's, which goes on."""
+        self._completion: Completion | None = None
         self._news: queue.SimpleQueue[Token | None] = queue.SimpleQueue()
         """Tokens, and None at the end. Whoever reads them turns them into text, not the engine."""
         self._done = threading.Event()
@@ -140,6 +145,11 @@ class Request:
         self.ended = time.monotonic()
         self.embeds_td, self.media, self.images = None, None, ()
         self.finish = finish
+        if self._arrived is not None and finish in ("stop", "length"):
+            try:
+                self._arrived(self._complete(finish))
+            except Exception as fault:  # noqa: BLE001
+                self._fault = fault
         self._done.set()
         self._tell(None)
 
@@ -161,18 +171,25 @@ class Request:
             raise
         if self._error is not None or self.finish is None:
             raise self._stopped()
-        if self._text is not None:
-            self._text.end()
-            text = self._text.text
-        else:
-            text = decode(self._tokenizer, [token.id for token in self.tokens])
-        return Completion(
-            text=text,
-            tokens=tuple(self.tokens),
-            finish=self.finish,
-            prompt_tokens=len(self.ids),
-            cached_tokens=self.cached,
-        )
+        if self._fault is not None:
+            raise self._fault
+        return self._complete(self.finish)
+
+    def _complete(self, finish: Finish) -> Completion:
+        if self._completion is None:
+            if self._text is not None:
+                self._text.end()
+                text = self._text.text
+            else:
+                text = decode(self._tokenizer, [token.id for token in self.tokens])
+            self._completion = Completion(
+                text=text,
+                tokens=tuple(self.tokens),
+                finish=finish,
+                prompt_tokens=len(self.ids),
+                cached_tokens=self.cached,
+            )
+        return self._completion
 
     def __iter__(self) -> Iterator[Event]:
         """Yield what is new of the answer, as it comes. Raises EngineStoppedError."""

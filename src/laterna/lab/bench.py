@@ -9,7 +9,9 @@ Two arms, or two experiments, that need the same checkpoint train it once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -47,9 +49,40 @@ class Size(Record):
     instruct_steps: int = 0
 
 
-FULL = Size(images=1500, validation_images=200)
+FULL = Size(images=1000, validation_images=200)
 QUICK = Size(images=160, validation_images=90, align_steps=8, instruct_steps=12)
 """Shows that an experiment works; its numbers mean nothing."""
+
+
+class Cost(Record):
+    """What some work took."""
+
+    seconds: float
+    """On the clock, with all that other work on the machine took from it."""
+    processor_seconds: float
+    """Of all cores, helpers' work that has ended included: other work adds nothing to it."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            seconds=self.seconds + other.seconds,
+            processor_seconds=self.processor_seconds + other.processor_seconds,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            seconds=self.seconds - other.seconds,
+            processor_seconds=self.processor_seconds - other.processor_seconds,
+        )
+
+
+NOTHING = Cost(seconds=0, processor_seconds=0)
+
+
+def spent() -> Cost:
+    """Return what this process took until now, from some moment on: for differences."""
+    took = os.times()
+    own = took.user + took.system + took.children_user + took.children_system
+    return Cost(seconds=time.perf_counter(), processor_seconds=own)
 
 
 class Bench:
@@ -59,6 +92,10 @@ class Bench:
         self.out, self.size, self.seed = out, size, seed
         self.shared = out / "shared" / f"{size.images}+{size.validation_images}-{seed}"
         self.world, self.validation = self.shared / "world", self.shared / "validation"
+        self.training: dict[str, Cost] = {}
+        """Checkpoint's name to what its training took, of all that were asked for."""
+        self.trained = NOTHING
+        """What all training that was done now took."""
         self._plain = recipe
         self._loaded: tuple[Path, Assistant] | None = None
 
@@ -144,7 +181,14 @@ class Bench:
         folder = self.out / "trained" / f"{_key(arm.recipe, arm.stages[: place + 1])}-{stage}"
         if not folder.exists():
             rich.get_console().print(f"arm {arm.name}, seed {self.seed}: {stage}", soft_wrap=True)
+            began = spent()
             train(arm.recipe, stage=stage, out=folder, init_from=before)
+            took = spent() - began
+            self.trained += took
+            write_json(_cost_file(folder), took)
+        if _cost_file(folder).is_file():  # missing where a run was ended in between
+            cost = msgspec.json.decode(_cost_file(folder).read_bytes(), type=Cost)
+            self.training[folder.name] = cost
         return folder
 
     def load(self, checkpoint: Path) -> Assistant:
@@ -216,12 +260,15 @@ class Plan(NamedTuple):
     """The arms, the first of which is what the others are held against."""
     measure: Callable[[Bench, Arm], Measures]
     """Trains an arm as far as it needs, and measures it."""
-    table: Sequence[str]
-    """Measures that the page's table shows, in order; a missing one is a dash."""
+    table: Sequence[str] | Mapping[str, Sequence[str]]
+    """Measures that the page's table shows, in order, or the tables' titles with theirs. An arm
+    without any of a table's measures has no row in it; a single missing one is a dash."""
     draw: Callable[[Results], str]
     """Draws the one figure, as an `<svg>` element."""
     conclude: Callable[[Results], Concluded]
     """Answers the question from the numbers."""
+    published: str = ""
+    """What others found about the question, with the source; a sentence or two."""
 
 
 def scored(answers: Sequence[Answer]) -> Value:
@@ -233,6 +280,10 @@ def score_value(scores: Sequence[float]) -> Value:
     """Return the mean of scores with the scores; not a number over none."""
     mean = sum(scores) / len(scores) if scores else float("nan")
     return Value(value=mean, scores=tuple(map(float, scores)))
+
+
+def _cost_file(checkpoint: Path) -> Path:
+    return checkpoint.parent / f"{checkpoint.name}.json"
 
 
 def _key(recipe: Recipe, stages: Sequence[StageName]) -> str:

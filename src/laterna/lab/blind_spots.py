@@ -7,51 +7,37 @@ succeeds where the assistant fails says that the eye sees what the instructions 
 same probe on shuffled labels shows what such a probe gets from nothing.
 
 The arms teach it by a proxy enriched from the pixels, by the truth, or to say that it cannot tell.
-
-Shapes: b images · n patches an image · d width.
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from msgspec.structs import replace
-from torch import Tensor
 
-from laterna.errors import LaternaError
 from laterna.evaluation.metrics import find_metric
-from laterna.evaluation.run import AnswerFunction, ask
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
-from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth, single_toys
+from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
 from laterna.lab import proxies
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Spread, Value, compared
-from laterna.lab.measures.probes import (
-    box_pool,
-    image_features,
-    mean_max_pool,
-    mean_pool,
-    probe_accuracy,
+from laterna.lab.experiment import (
+    Answer,
+    Arm,
+    Measures,
+    Results,
+    Spread,
+    Value,
+    compared,
+    verdict,
 )
+from laterna.lab.measures.spots import PROPERTIES, blind_spots, cases_of, question_of
 from laterna.lab.measures.text import answer_loss, prompt_of, said
-from laterna.records import (
-    Box,
-    Question,
-    Record,
-    Truth,
-)
-from laterna.scenes.phrases import SHORT_ANSWER
+from laterna.records import Truth
 from laterna.synthesis.refusal_detection import declines
 
-FEWEST = 20
-"""Images without which neither half can hold a probe worth reading."""
 SIGNS_READ = 1 / 3
 """Share of the images whose signs are read: reading takes most of the enrichment's time."""
 PROXY, ENRICHED, TRUE, CANNOT = "proxy", "enriched proxy", "truth", "says it cannot tell"
@@ -61,34 +47,9 @@ LOOKED_AT = 120
 ASKED, COVERAGE, RIGHT, SURE = (
     "blind spots, asked", "coverage", "right where answered", "confidence when wrong",
 )  # fmt: skip
+PROBE, SHUFFLED, CHANCE = "probe", "probe of shuffled labels", "commonest label"
 SAME, FREE = "loss, same blind spot", "loss, without it"
 SHARES = (0.25, 0.5, 0.75, 1.0)
-
-
-class BlindSpot(Record):
-    """How well a property is told by the assistant and by a probe; accuracies in 0..1."""
-
-    name: str
-    asked: float
-    """Exact match of the assistant's answers, over `questions`."""
-    probe: float
-    """Accuracy of the linear probe on the half of the images that it was not trained on."""
-    shuffled: float
-    """The same, with the labels shuffled among the images before training."""
-    chance: float
-    """Share of the commonest label: what always saying it would score."""
-    questions: int
-    """One an image; half of them train the probe."""
-
-
-class Case(NamedTuple):
-    """One image in which a property can be asked about."""
-
-    image: str
-    question: str
-    label: str
-    box: Box | None
-    """Where to look; None: the whole image."""
 
 
 def plan() -> Plan:
@@ -106,10 +67,21 @@ def plan() -> Plan:
         ),
         arms=arms,
         measure=measure,
-        table=(*(f"{name}, {what}" for name in PROPERTIES for what in ("asked", "probe")),
-               ASKED, COVERAGE, RIGHT, SURE, SAME, FREE, "accuracy", "blank image"),
+        table={
+            "Asked about blind spots": (*(f"{name}, asked" for name in PROPERTIES), ASKED, COVERAGE,
+                                        RIGHT, SURE),
+            "Validation, and questions that nothing changes": (SAME, FREE, "accuracy",
+                                                               "blank image"),
+            "What probes read from the frozen encoder, the same in all arms": tuple(
+                f"{name}, {what}" for name in PROPERTIES for what in (PROBE, SHUFFLED, CHANCE)
+            ),
+        },
         draw=draw,
         conclude=conclude,
+        published=(
+            "MMVP (arXiv 2401.06209) finds LLaVA-1.5 at chance on pairs that CLIP does not tell "
+            "apart: there the eye is blind, and the probe here tells that case from this one."
+        ),
     )  # fmt: skip
 
 
@@ -149,8 +121,7 @@ def measure(bench: Bench, arm: Arm) -> Measures:
     if arm.name == PROXY:  # the encoder is frozen: it is the same for all
         spots = blind_spots(assistant, bench.validation, limit=0, seed=bench.seed)
         for spot in spots:
-            shares = {"probe": spot.probe, "probe, labels shuffled": spot.shuffled}
-            shares["chance"] = spot.chance
+            shares = {PROBE: spot.probe, SHUFFLED: spot.shuffled, CHANCE: spot.chance}
             measures |= {f"{spot.name}, {what}": Value(value=one) for what, one in shares.items()}
     return measures | bench.examine(checkpoint)
 
@@ -166,9 +137,9 @@ class Told(NamedTuple):
 
 def _tell(assistant: Assistant, truths: Sequence[Truth], bench: Bench) -> list[Told]:
     questions = [
-        _question(name, case)
+        question_of(name, case)
         for name, about in PROPERTIES.items()
-        for case in _cases(about, truths, bench.seed)
+        for case in cases_of(about, truths, bench.seed)
     ]
     folder = bench.validation / IMAGE_FOLDER
     answers = said(assistant, (prompt_of(one, folder) for one in questions), ROOM)
@@ -233,7 +204,7 @@ def draw(results: Results) -> str:
     }
     asked |= {
         what: [(place, results.spread(PROXY, f"{name}, {what}")) for place, name in places.items()]
-        for what in ("probe", "chance")
+        for what in (PROBE, CHANCE)
     }
     at = {0.0: SAME, 1.0: FREE}
     losses = {
@@ -261,14 +232,19 @@ def draw(results: Results) -> str:
 def conclude(results: Results) -> Answer:
     """Say what each teacher's assistant tells, what the loss shows, and what declining costs."""
     eye = ", ".join(
-        f"{name} {results.spread(PROXY, f'{name}, probe').mean:.2f} "
-        f"(asked {results.spread(PROXY, f'{name}, asked').mean:.2f})"
+        f"{name} {results.spread(PROXY, f'{name}, {PROBE}').mean:.2f} "
+        f"(asked, {results.spread(PROXY, f'{name}, asked').mean:.2f}; the commonest answer alone, "
+        f"{results.spread(PROXY, f'{name}, {CHANCE}').mean:.2f})"
         for name in PROPERTIES
     )
-    told = {arm: compared(results.difference(arm, PROXY, ASKED), "share right")
-            for arm in (ENRICHED, TRUE)}  # fmt: skip
+    enriched, true = (
+        compared(results.difference(arm, PROXY, ASKED), "share right", than="it")
+        for arm in (ENRICHED, TRUE)
+    )
     same, free = (results.difference(PROXY, TRUE, name) for name in (SAME, FREE))
-    losses = [compared(one, "nats", more="above", less="below") for one in (same, free)]
+    losses = [
+        compared(one, "nats a token", than="that of the truth's pupil") for one in (same, free)
+    ]
     kept = results.difference(ENRICHED, PROXY, "accuracy")
     wrong, covered, right = (
         results.spread(arm, name).words if results.has(arm, name) else "none"
@@ -276,14 +252,19 @@ def conclude(results: Results) -> Answer:
     )
     return Answer(
         sentence=(
-            f"A probe reads what the proxy's assistant does not tell: {eye}. Asked about blind "
-            f"spots, the enriched proxy is {told[ENRICHED]} the proxy, and the truth "
-            f"{told[TRUE]} it; elsewhere the enriched proxy is "
-            f"{compared(kept, 'share right')} the proxy. The proxy's validation loss is "
-            f"{losses[0]} the truth's on data with the same blind spot, and {losses[1]} it on "
-            f"data without. Its wrong answers have a confidence of {wrong}; the assistant that "
-            f"was taught to say that it cannot tell answers a share of {covered}, of which "
-            f"{right} are right."
+            "The eye sees what the assistant of the text proxy does not tell: a probe reads "
+            f"{eye}. Its validation loss is {losses[0]} where data has the same blind spot, and "
+            f"{losses[1]} where it has not. Asked about blind spots, the enriched proxy's pupil is "
+            f"{enriched}, and the truth's {true}; elsewhere the enriched proxy's is "
+            f"{compared(kept, 'share right', than='it')}. Wrong answers of the text proxy's pupil "
+            f"have a confidence of {wrong}; who was taught to say that it cannot tell answers a "
+            f"share of {covered}, of which {right} are right."
+        ),
+        foretold=" ".join(
+            [
+                verdict("loss on data with the same blind spot does not show it", same.sign < 1),
+                verdict("loss on data without it does", free.sign == 1),
+            ]
         ),
         limits=(
             "What a probe cannot read may still be there for a larger reader. Signs are read in "
@@ -291,107 +272,4 @@ def conclude(results: Results) -> Answer:
             "assistant that declines is taught to decline everywhere in these spots: it learns "
             "what is not told, and not when it is unsure."
         ),
-    )
-
-
-class _Property(NamedTuple):
-    case: Callable[[Truth, random.Random], Case | None]
-    pool: Callable[[Tensor, Box | None], Tensor]
-
-
-def blind_spots(
-    assistant: Assistant,
-    dataset: Path,
-    *,
-    limit: int,
-    seed: int,
-    answer: AnswerFunction | None = None,
-    progress: bool = True,
-) -> list[BlindSpot]:
-    """Measure texture, lighting and sign text on a world dataset that was held out.
-
-    `limit` is the most images (0: all); `seed` draws them, the toys asked about and the probe's
-    halves. Raises LaternaError when the dataset is empty or unreadable, an image cannot be read,
-    or fewer than `FEWEST` images show a property.
-    """
-    truths = read_truth(dataset / TRUTH_FILE)
-    random.Random(seed).shuffle(truths)
-    truths = truths[:limit] if limit else truths
-    names = [truth.image for truth in truths]
-    features = dict(
-        zip(names, image_features(assistant.model, dataset / IMAGE_FOLDER, names), strict=True)
-    )
-    spots = []
-    for name, about in PROPERTIES.items():
-        cases = _cases(about, truths, seed)
-        if len(cases) < FEWEST:
-            raise LaternaError(
-                f"{dataset}: {len(cases)} of {len(truths)} images show a {name}, the probe needs "
-                f"{FEWEST}; raise the limit or draw more images"
-            )
-        questions = [_question(name, case) for case in cases]
-        asked = ask(assistant, questions, dataset / IMAGE_FOLDER, answer=answer, progress=progress)
-        accuracy = sum(given.score for given in asked.answers) / len(questions)
-        pooled = torch.stack([about.pool(features[case.image], case.box) for case in cases])
-        spots.append(_spot(name, cases, accuracy, pooled, seed))
-    return spots
-
-
-def _cases(about: _Property, truths: Sequence[Truth], seed: int) -> list[Case]:
-    rng = random.Random(seed)
-    return [case for truth in truths if (case := about.case(truth, rng))]
-
-
-def texture_case(truth: Truth, rng: random.Random) -> Case | None:
-    """Ask for the texture of a toy that can be named, or of none."""
-    toys = single_toys(truth)
-    if not toys:
-        return None
-    toy = rng.choice(toys)
-    question = f"Is the {toy.category} smooth, rough or striped?"
-    return Case(truth.image, question, toy.texture, toy.box)
-
-
-def lighting_case(truth: Truth, _: random.Random) -> Case | None:
-    """Ask for the light."""
-    return Case(truth.image, "Is the light in the image bright or dim?", truth.lighting, None)
-
-
-def sign_case(truth: Truth, _: random.Random) -> Case | None:
-    """Ask for the word on the sign, where there is one."""
-    if truth.sign is None or truth.sign_box is None:
-        return None
-    return Case(truth.image, "Which word is on the sign?", truth.sign, truth.sign_box)
-
-
-PROPERTIES: dict[str, _Property] = {
-    "texture": _Property(texture_case, box_pool),
-    "lighting": _Property(lighting_case, mean_pool),
-    "sign": _Property(sign_case, mean_max_pool),
-}
-"""Property to how it is asked about, and how its features are pooled for the probe."""
-
-
-def _question(name: str, case: Case) -> Question:
-    return Question(
-        id=f"{case.image}-{name}",
-        images=(case.image,),
-        kind=name,
-        text=case.question + SHORT_ANSWER,
-        references=(case.label,),
-    )
-
-
-def _spot(
-    name: str, cases: Sequence[Case], asked: float, pooled_bd: Tensor, seed: int
-) -> BlindSpot:
-    labels = [case.label for case in cases]
-    shuffled = random.Random(seed).sample(labels, k=len(labels))
-    return BlindSpot(
-        name=name,
-        asked=asked,
-        probe=probe_accuracy(pooled_bd, labels, seed=seed),
-        shuffled=probe_accuracy(pooled_bd, shuffled, seed=seed),
-        chance=max(Counter(labels).values()) / len(labels),
-        questions=len(labels),
     )

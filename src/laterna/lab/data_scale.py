@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from laterna.lab.bench import Bench, Plan
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared, verdict
 
 SHARES = (1 / 16, 1 / 4, 1.0)
 WITH, WITHOUT = "with stage 1", "without stage 1"
@@ -76,22 +77,40 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what four times the records bring, and where stage 1 still helps."""
-    quarter = results.difference(_name(1.0, WITH), _name(1 / 4, WITH), "accuracy")
-    few, many = (
-        results.difference(_name(share, WITH), _name(share, WITHOUT), "accuracy")
-        for share in (SHARES[0], SHARES[-1])
-    )
+    steps = [
+        compared(
+            results.difference(_name(many, WITH), _name(few, WITH), "accuracy"),
+            "share right",
+            than="a quarter as many",
+        )
+        for few, many in pairwise(SHARES)
+    ]
+    worth = {
+        share: results.difference(_name(share, WITH), _name(share, WITHOUT), "accuracy")
+        for share in SHARES
+    }
+    told = [compared(worth[share], "share right", than="none") for share in SHARES]
+    records = [f"{results.spread(_name(share, WITH), RECORDS).mean:,.0f}" for share in SHARES]
     return Answer(
         sentence=(
-            f"Four times the records are {compared(quarter, 'share right')} a quarter of them. "
-            f"Stage 1 is {compared(few, 'share right')} none with a sixteenth of the records, and "
-            f"{compared(many, 'share right')} none with all."
+            f"After stage 1, {records[1]} instruction records are {steps[0]}, and {records[2]} are "
+            f"{steps[1]}. Stage 1 is {told[0]} with {records[0]} records, {told[1]} with "
+            f"{records[1]}, and {told[2]} with {records[2]}."
+        ),
+        foretold=" ".join(
+            [
+                verdict("more records answer more questions right",
+                        results.difference(_name(SHARES[-1], WITH), _name(SHARES[0], WITH),
+                                           "accuracy").sign == 1),
+                verdict("stage 1 is worth more where records are few",
+                        worth[SHARES[0]].low > worth[SHARES[-1]].high),
+            ]
         ),
         limits=(
             "Fewer records are fewer steps here too: what many steps over few records would reach "
             "is another question. Three amounts show a direction and no law."
         ),
-    )
+    )  # fmt: skip
 
 
 def _name(share: float, way: str) -> str:

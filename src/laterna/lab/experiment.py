@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from laterna.evaluation.statistics import interval, paired_t, t_quantile
+from laterna.evaluation.distributions import t_quantile
+from laterna.evaluation.statistics import interval, paired_t
 from laterna.recipe import Recipe, StageName
 from laterna.records import Record
 
@@ -80,8 +81,11 @@ class Results(Record):
         """Return a value's mean over the seeds.
 
         The interval is over seeds where there are several, else over the questions of the one
-        seed, and there is none for one number without questions.
+        seed, and there is none for one number without questions. What some seed did not measure
+        is not a number.
         """
+        if not self.has(arm, measure):
+            return Spread(math.nan, math.nan, math.nan)
         values = [found[measure] for found in self.arms[arm]]
         if len(values) > 1:
             return _over_seeds([one.value for one in values])
@@ -116,6 +120,18 @@ class Answer(NamedTuple):
     """The answer to its question, supported by its own numbers."""
     limits: str
     """What it does not show."""
+    foretold: str = ""
+    """Whether what was predicted came about, by the numbers; empty: nothing was predicted."""
+
+
+class Shown(Record):
+    """One table of a finding."""
+
+    title: str
+    """Empty where it is the only one."""
+    columns: tuple[str, ...]
+    """`arm`, and then measures."""
+    rows: tuple[tuple[str, ...], ...]
 
 
 class Finding(Record):
@@ -127,14 +143,17 @@ class Finding(Record):
     """What was done, in a few sentences."""
     answer: str
     limits: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    foretold: str
+    """What was predicted, whether it came about, and what others published."""
+    tables: tuple[Shown, ...]
     figure: str
     """An `<svg>` element."""
     arms: tuple[tuple[str, str], ...]
     """Arm and what it differs in from the first."""
     seeds: tuple[int, ...]
     minutes: float
+    """On the clock, beside whatever else the machine did."""
+    processor_minutes: float
     quick: bool
 
 
@@ -157,13 +176,29 @@ def differences(first: Recipe, second: Recipe) -> str:
     return ", ".join(told) or "nothing"
 
 
-def compared(difference: Spread, what: str, *, more: str = "ahead of", less: str = "behind") -> str:
-    """Say how two arms stand by the interval of their difference, with the numbers."""
+def compared(
+    difference: Spread, what: str, *, more: str = "", less: str = "", than: str = ""
+) -> str:
+    """Say how two arms stand by the interval of their difference, with the numbers.
+
+    `what` is the unit, and `than` the second arm. Without `than` the words end before it.
+    """
+    more, less = more or ("above" if than else "ahead of"), less or ("below" if than else "behind")
     word = {1: more, -1: less, 0: LEVEL}[difference.sign]
-    if math.isnan(difference.low):
-        return f"{difference.mean:+.3f} {what} (one number each, so nothing is told) beside"
     ends = f"{difference.low:+.3f} to {difference.high:+.3f}"
-    return f"{word} ({difference.mean:+.3f} {what}; {ends})"
+    if math.isnan(difference.low):
+        told = f"{difference.mean:+.3f} {what} (one number each, so nothing is told) beside"
+        return f"{told} {than}" if than else told
+    if not than:
+        return f"{word} ({difference.mean:+.3f} {what}; {ends})"
+    if difference.sign == 0:
+        return f"{LEVEL} {than} ({difference.mean:+.3f} {what}; {ends})"
+    return f"{abs(difference.mean):.3f} {what} {word} {than} ({ends})"
+
+
+def verdict(prediction: str, came: bool) -> str:
+    """Say what was predicted, and whether it was found."""
+    return f"Predicted: {prediction}. {'It was found.' if came else 'It was not found.'}"
 
 
 def _over_seeds(values: Sequence[float]) -> Spread:

@@ -8,18 +8,20 @@ that learned the users' words writes them too. The literature says that accuracy
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
 from laterna.data.chat import render_prompt
 from laterna.data.images.opening import load_image
+from laterna.data.masking import tokenize_text
 from laterna.evaluation.tasks import find_task
 from laterna.evaluation.tasks.base import IMAGE_FOLDER, read_questions
 from laterna.inference.assistant import Assistant
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared
+from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared, verdict
 from laterna.lab.measures.text import prompt_of, said, token_losses
 from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
@@ -32,7 +34,8 @@ TEMPLATE = "vicuna_v1"
 ASKED = 120
 ROOM = 48
 """Tokens that an answer may have: a short question is answered in a few."""
-RUN_ON, LENGTH = "writes on as the user", "tokens of an answer"
+RUN_ON, LENGTH = "runs on", "tokens of an answer"
+ROLE = "probability of the user's role"
 USER_LOSS, COMPLETED = "loss of the user's words", "completes a half-asked question"
 
 
@@ -42,16 +45,24 @@ def plan() -> Plan:
         done=(
             "Stage 2 learns with four masks, from the same stage 1, in the template of Vicuna, "
             f"which has a system prompt. Each arm answers {ASKED} questions with room for {ROOM} "
-            "tokens. It writes on as the user where its answer holds the user's role or comes to "
-            "no end. The first half of a question is given as the user's turn without its end, "
+            "tokens, and runs on where its answer comes to no end or holds the user's role. After "
+            "a right answer and its end of turn, the probability is measured that the user's role "
+            "follows: an assistant that nobody stops there would write the user's next turn. The "
+            "first half of a question is given as the user's turn without its end, "
             "and counts as completed where the next word is the question's own. `before stage 2` "
             "is the assistant after stage 1."
         ),
         arms=arms,
         measure=measure,
-        table=("accuracy", RUN_ON, LENGTH, COMPLETED, USER_LOSS, "blank image"),
+        table=("accuracy", "blank image", ROLE, RUN_ON, LENGTH, COMPLETED, USER_LOSS),
         draw=draw,
         conclude=conclude,
+        published=(
+            "Unmasked loss need not lower accuracy. Instruction Modelling (arXiv 2405.14394) finds "
+            "gains from it where prompts are long, answers short and records few, and WIT (arXiv "
+            "2507.07817) finds a low weight of the prompt best. The lecture's claim is about "
+            "behaviour."
+        ),
     )
 
 
@@ -92,7 +103,21 @@ def behaviour(assistant: Assistant, questions: list[Question], dataset: Path) ->
         LENGTH: score_value([float(one.tokens) for one in answers]),
         COMPLETED: score_value([completed for completed, _ in halves]),
         USER_LOSS: score_value([loss for _, loss in halves]),
+        ROLE: score_value([_role_after(assistant, one, folder, role) for one in questions]),
     }
+
+
+def _role_after(assistant: Assistant, question: Question, folder: Path, role: str) -> float:
+    """Return the probability of the user's role after a right answer and its end of turn."""
+    model = assistant.model
+    turns, images = prompt_of(question, folder)
+    answer = Turn(role="assistant", text=question.references[0], loss=True)
+    chat = [*turns, answer, Turn(role="user", text="9")]
+    text = render_prompt(chat, model.tokenizer, model.template)
+    start = text.rindex(role)
+    begun = text[: start + len(role)]
+    before, whole = (len(tokenize_text(one, model.tokenizer)) for one in (text[:start], begun))
+    return math.exp(-sum(token_losses(model, begun, images)[before - whole :]))
 
 
 def _user_role(assistant: Assistant) -> str:
@@ -140,7 +165,7 @@ def draw(results: Results) -> str:
     places = {float(number): arm for number, arm in enumerate(results.arms)}
     series = {
         measure: [(place, results.spread(arm, measure)) for place, arm in places.items()]
-        for measure in ("accuracy", RUN_ON, COMPLETED)
+        for measure in ("accuracy", ROLE, COMPLETED, RUN_ON)
     }
     ticks = {place: arm.replace(" ", "\n", 1) for place, arm in places.items()}
     return draw_panels(
@@ -151,30 +176,39 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what learning everything does to behaviour and to accuracy."""
-    told = {
-        measure: compared(
-            results.difference(ALL, ANSWERS, measure), unit, more="above", less="below"
-        )
-        for measure, unit in (
-            ("accuracy", "share right"),
-            (RUN_ON, "share of answers"),
-            (COMPLETED, "share of questions"),
-            (USER_LOSS, "nats"),
-        )
+    more = {
+        measure: results.difference(ALL, ANSWERS, measure)
+        for measure in ("accuracy", ROLE, COMPLETED, USER_LOSS)
     }
-    ends = compared(
-        results.difference(NO_END, ANSWERS, RUN_ON), "share of answers", more="above", less="below"
+    role, completes, loss, right = (
+        compared(more[measure], unit, than="with answers alone")
+        for measure, unit in (
+            (ROLE, "of probability"),
+            (COMPLETED, "share of questions"),
+            (USER_LOSS, "nats a token"),
+            ("accuracy", "share right"),
+        )
     )
+    endless = results.difference(NO_END, ANSWERS, RUN_ON)
+    ends = compared(endless, "share of answers", than="with it")
     return Answer(
         sentence=(
-            "With everything learned, beside answers alone, writing on as the user is "
-            f"{told[RUN_ON]} it, completing a half-asked question {told[COMPLETED]} it, the loss "
-            f"of the users' words {told[USER_LOSS]} it, and accuracy {told['accuracy']} it. "
-            f"Without their end of turn, running on is {ends} what it is with it."
+            "Where everything is learned, the user's role follows an ended answer with a "
+            f"probability {role}. The assistant completes a half-asked question {completes}, finds "
+            f"the user's words with a loss {loss}, and answers right {right}. Where the end of "
+            f"turn is not learned, it runs on {ends}."
+        ),
+        foretold=" ".join(
+            [
+                verdict("who learns the user's words is likelier to write on as the user",
+                        more[ROLE].sign == 1),
+                verdict("it completes half-asked questions more often", more[COMPLETED].sign == 1),
+                verdict("who never learns the end of turn runs on", endless.sign == 1),
+            ]
         ),
         limits=(
-            "Unmasked loss need not lower accuracy: the literature finds gains where prompts are "
-            "long, answers short and records few. The questions here are short and of few forms, "
-            "so users' words are easily learned."
+            "The questions here are short and of few forms, so the user's words are easily "
+            "learned. An assistant of 3 million weights does not tell how often a large one writes "
+            "on."
         ),
-    )
+    )  # fmt: skip

@@ -23,10 +23,13 @@ from laterna.lab.experiment import (
     Value,
     change,
     compared,
+    verdict,
 )
 from laterna.lab.measures.probes import HIDDEN, box_pool, image_features, probe_hits
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0)
+ENDS = (STRENGTHS[0], STRENGTHS[-1])
+"""Strengths at which stage 2 is trained too."""
 CONNECTORS = {
     "linear": {"connector.kind": "linear"},
     "two linear": {"connector.kind": "mlp", "connector.activation": "none"},
@@ -42,25 +45,27 @@ def plan() -> Plan:
         done=(
             "The encoder's features are mixed with strength 0, ½, 1 or 2 by a fixed invertible "
             "map before they reach the connector. At each strength three connectors are trained "
-            "in both stages: one linear layer, two linear layers without anything between them, "
-            "and the perceptron. The plateau is the mean loss of the last tenth of stage 1. A "
-            "linear and a non-linear probe tell the category of a toy from the same features."
+            "in stage 1: one linear layer, two linear layers without anything between them, "
+            "and the perceptron; at strength 0 and 2 in stage 2 too. The plateau is the mean loss "
+            "of the last tenth of stage 1. A linear and a non-linear probe tell the category of a "
+            "toy from the same features."
         ),
         arms=arms,
         measure=measure,
-        table=(
-            PLATEAU,
-            "accuracy",
-            "accuracy colour",
-            "accuracy count",
-            "accuracy relation",
-            "blank image",
-            "linear probe",
-            "non-linear probe",
-        ),
+        table={
+            "Stage 1": (PLATEAU, "linear probe", "non-linear probe"),
+            "After stage 2": ("accuracy", "accuracy colour", "accuracy count", "accuracy relation",
+                              "blank image"),
+        },
         draw=draw,
         conclude=conclude,
-    )
+        published=(
+            "For 7B at 224 px LLaVA-1.5 (Table 2) reports GQA 46.8 → 47.3, MME 1323.8 → 1355.2 and "
+            "MM-Vet 26.3 → 27.8 from a linear layer to two with GELU; MM1 calls the kind of "
+            "connector negligible. What is published is small; large is what the strongest mixing "
+            "here was made to ask for."
+        ),
+    )  # fmt: skip
 
 
 def arms(bench: Bench) -> list[Arm]:
@@ -69,6 +74,7 @@ def arms(bench: Bench) -> list[Arm]:
         Arm(
             name=_name(connector, strength),
             recipe=change(bench.recipe, {**changes, "vision.mixing": strength}),
+            stages=("align", "instruct") if strength in ENDS else ("align",),
         )
         for strength in STRENGTHS
         for connector, changes in CONNECTORS.items()
@@ -76,14 +82,15 @@ def arms(bench: Bench) -> list[Arm]:
 
 
 def measure(bench: Bench, arm: Arm) -> Measures:
-    """Train both stages and ask; probe the features, which depend on the strength alone."""
-    align, instruct = bench.train(arm, "align"), bench.train(arm)
+    """Train and ask; probe the features, which depend on the strength alone."""
+    align = bench.train(arm, "align")
     losses = bench.losses(align)
     measures: Measures = {
         PLATEAU: bench.plateau(align),
         CURVE: Value(value=losses[-1], scores=tuple(losses)),
     }
-    measures |= bench.examine(instruct)
+    if "instruct" in arm.stages:
+        measures |= bench.examine(bench.train(arm))
     if arm.recipe.connector.kind == "linear":
         measures |= _probes(bench, arm)
     return measures
@@ -91,7 +98,7 @@ def measure(bench: Bench, arm: Arm) -> Measures:
 
 def _probes(bench: Bench, arm: Arm) -> Measures:
     truths = read_truth(bench.world / TRUTH_FILE)[:PROBED_IMAGES]
-    model = bench.load(bench.train(arm)).model
+    model = bench.load(bench.train(arm, "align")).model
     names = [truth.image for truth in truths]
     features = image_features(model, bench.world / IMAGE_FOLDER, names)
     pooled = [
@@ -120,11 +127,11 @@ def draw(results: Results) -> str:
         measure: {
             connector: [
                 (strength, results.spread(_name(connector, strength), measure))
-                for strength in STRENGTHS
+                for strength in places
             ]
             for connector in CONNECTORS
         }
-        for measure in (PLATEAU, "accuracy")
+        for measure, places in ((PLATEAU, STRENGTHS), ("accuracy", ENDS))
     }
     return draw_panels(
         "projector",
@@ -146,6 +153,7 @@ def draw(results: Results) -> str:
                 across="strength of the mixing",
                 up="share right",
                 title="After stage 2",
+                level={"blank image": results.spread(_name("mlp", ENDS[-1]), "blank image").mean},
             ),
         ],
     )
@@ -153,27 +161,50 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say where the perceptron is ahead in the plateau, and whether that grows."""
-    told = []
-    for strength in (STRENGTHS[0], STRENGTHS[-1]):
-        for other in ("linear", "two linear"):
-            more = results.difference(_name(other, strength), _name("mlp", strength), PLATEAU)
-            standing = compared(more, "nats", more="above", less="below")
-            told.append(f"at strength {strength:g} `{other}` ends {standing} the perceptron")
-    right = results.difference(
-        _name("mlp", STRENGTHS[-1]), _name("linear", STRENGTHS[-1]), "accuracy"
-    )
-    standing = compared(right, "share right")
+    none, strong = ENDS
+    above = {
+        (other, strength): results.difference(
+            _name(other, strength), _name("mlp", strength), PLATEAU
+        )
+        for strength in ENDS
+        for other in ("linear", "two linear")
+    }
+    told = {at: compared(more, "nats a token", than="the `mlp`'s") for at, more in above.items()}
+    right = {
+        strength: compared(
+            results.difference(_name("mlp", strength), _name("linear", strength), "accuracy"),
+            "share right",
+            than="the linear layer",
+        )
+        for strength in ENDS
+    }
     return Answer(
         sentence=(
-            f"In stage 1, {'; '.join(told)}. After stage 2, at strength {STRENGTHS[-1]:g}, the "
-            f"perceptron is {standing} the linear layer."
+            f"With features mixed at strength {strong:g}, stage 1 ends with a loss that is, for "
+            f"`linear`, {told['linear', strong]}, and for `two linear`, "
+            f"{told['two linear', strong]}. "
+            f"With features as they are, it is {told['linear', none]}, and "
+            f"{told['two linear', none]}. After stage 2 the `mlp` is {right[strong]} at strength "
+            f"{strong:g}, and {right[none]} at 0."
+        ),
+        foretold=" ".join(
+            [
+                verdict(
+                    "the linear connectors tie with the `mlp` where features are not mixed",
+                    not any(above[other, none].sign for other in ("linear", "two linear")),
+                ),
+                verdict(
+                    f"both end above it at strength {strong:g}",
+                    all(above[other, strong].sign == 1 for other in ("linear", "two linear")),
+                ),
+            ]
         ),
         limits=(
             "The mixing is made for this experiment; how much of it the features of a published "
             "encoder have is not measured here. In stage 2 the language model learns too, and can "
             "make up for a weak connector."
         ),
-    )
+    )  # fmt: skip
 
 
 def _name(connector: str, strength: float) -> str:

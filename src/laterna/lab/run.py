@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +13,16 @@ import rich
 from laterna.errors import LaternaError
 from laterna.files import held, some, write_atomically, write_json
 from laterna.lab import EXPERIMENTS
-from laterna.lab.bench import FULL, QUICK, Bench, Plan
+from laterna.lab.bench import FULL, NOTHING, QUICK, Bench, Cost, Plan, spent
 from laterna.lab.experiment import Arm, Finding, Measures, Results, differences
+from laterna.lab.pages import FIGURE, as_markdown, tables_of
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
 from laterna.report.parts import write_page
 
 PAGE, MARK = "index.html", "lab.json"
-FIGURE, TEXT, FOUND = "figure.svg", "README.md", "finding.json"
+TEXT, FOUND = "README.md", "finding.json"
+DATA_COST = ".data.json"
 SHOWS_WORKING = "Quick run: this shows that the experiment works, and nothing else"
 
 
@@ -31,7 +32,10 @@ class Measured(Record):
     digest: str
     """Of all that decides it."""
     measures: Measures
-    seconds: float
+    cost: Cost
+    """Of measuring it, without its training."""
+    training: dict[str, Cost]
+    """Checkpoint's name to what its training took; several arms may need the same."""
 
 
 def run_experiments(
@@ -82,10 +86,11 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
     console.rule(f"{name}: {EXPERIMENTS[name].question}", align="left")
     measured: dict[str, list[Measures]] = {}
     arms: list[Arm] = []
-    seconds = 0.0
+    cost, training = NOTHING, dict[str, Cost]()
     for seed in range(seeds):
         bench = Bench(out, recipe, seed=seed, size=QUICK if quick else FULL)
-        arms = list(plan.arms(bench))
+        arms, took = _arms(out / name / f"seed-{seed}", plan, bench)
+        cost += took
         for arm in arms:
             if seed == 0:
                 console.print(
@@ -93,13 +98,27 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
                 )
             found = _measured(out / name / f"seed-{seed}" / f"{arm.name}.json", plan, bench, arm)
             measured.setdefault(arm.name, []).append(found.measures)
-            seconds += found.seconds
+            cost += found.cost
+            training |= found.training
     results = Results(
         arms={arm: tuple(found) for arm, found in measured.items()}, seeds=tuple(range(seeds))
     )
-    finding = _finding(name, plan, arms, results, minutes=seconds / 60, quick=quick)
+    cost = sum(training.values(), cost)
+    finding = _finding(name, plan, arms, results, cost=cost, quick=quick)
     _write(out / name, finding)
     return finding
+
+
+def _arms(folder: Path, plan: Plan, bench: Bench) -> tuple[list[Arm], Cost]:
+    """Return the arms, and what making their data took when it was made."""
+    began = spent()
+    arms = list(plan.arms(bench))
+    took, path = spent() - began, folder / DATA_COST
+    if path.is_file():
+        return arms, msgspec.json.decode(path.read_bytes(), type=Cost)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, took)
+    return arms, took
 
 
 def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
@@ -113,18 +132,20 @@ def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
             kept = None  # half a file, or another program's: measured again
         if kept is not None and kept.digest == digest:
             return kept
-    began = time.perf_counter()
+    bench.training.clear()
+    began, trained = spent(), bench.trained
     measures = plan.measure(bench, arm)
-    found = Measured(
-        digest=digest, measures=measures, seconds=round(time.perf_counter() - began, 1)
-    )
+    # What is not a number was not measured, and JSON has no word for it.
+    measures = {name: one for name, one in measures.items() if math.isfinite(one.value)}
+    cost = (spent() - began) - (bench.trained - trained)
+    found = Measured(digest=digest, measures=measures, cost=cost, training=dict(bench.training))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
     return found
 
 
 def _finding(
-    name: str, plan: Plan, arms: Sequence[Arm], results: Results, *, minutes: float, quick: bool
+    name: str, plan: Plan, arms: Sequence[Arm], results: Results, *, cost: Cost, quick: bool
 ) -> Finding:
     answer = plan.conclude(results)
     question = EXPERIMENTS[name].question
@@ -134,15 +155,13 @@ def _finding(
         done=plan.done,
         answer=answer.sentence,
         limits=answer.limits + _of_seeds(results),
-        columns=("arm", *plan.table),
-        rows=tuple(
-            (arm.name, *(_cell(results, arm.name, measure) for measure in plan.table))
-            for arm in arms
-        ),
+        foretold=" ".join(filter(None, (answer.foretold, plan.published))),
+        tables=tables_of(plan.table, [arm.name for arm in arms], results),
         figure=plan.draw(results),
         arms=tuple((arm.name, _differs(arms[0], arm)) for arm in arms),
         seeds=results.seeds,
-        minutes=round(minutes, 1),
+        minutes=round(cost.seconds / 60, 1),
+        processor_minutes=round(cost.processor_seconds / 60, 1),
         quick=quick,
     )
 
@@ -162,52 +181,8 @@ def _of_seeds(results: Results) -> str:
     return " One seed: intervals are over questions alone, and say nothing of another training."
 
 
-def _cell(results: Results, arm: str, measure: str) -> str:
-    if not results.has(arm, measure):
-        return "–"
-    spread = results.spread(arm, measure)
-    return "–" if math.isnan(spread.mean) else spread.words
-
-
 def _write(folder: Path, finding: Finding) -> None:
     write_json(folder / FOUND, finding)
     for name, text in ((FIGURE, finding.figure), (TEXT, as_markdown(finding))):
         with write_atomically(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
-
-
-def as_markdown(finding: Finding) -> str:
-    """Return a finding as a page of Markdown beside its figure."""
-    header = [f"| {' | '.join(finding.columns)} |", f"|{' --- |' * len(finding.columns)}"]
-    rows = [f"| {' | '.join(row)} |" for row in finding.rows]
-    arms = [f"- `{name}`: {told}" for name, told in finding.arms]
-    seeds = "one seed" if len(finding.seeds) == 1 else f"{len(finding.seeds)} seeds"
-    return "\n".join(
-        [
-            f"# {finding.title}",
-            "",
-            f"**{finding.question}**",
-            "",
-            finding.answer,
-            "",
-            f"![{finding.question}]({FIGURE})",
-            "",
-            *header,
-            *rows,
-            "",
-            "## What was done",
-            "",
-            finding.done,
-            "",
-            "Arms, by what they differ in from the first:",
-            "",
-            *arms,
-            "",
-            f"{finding.minutes:g} minutes for {seeds}, on this machine.",
-            "",
-            "## What it does not show",
-            "",
-            finding.limits.strip(),
-            "",
-        ]
-    )

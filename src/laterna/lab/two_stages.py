@@ -15,6 +15,7 @@ from torch import Tensor
 from laterna.data.images.opening import load_image
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
+from laterna.inference.assistant import Assistant
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
 from laterna.lab.experiment import (
@@ -26,8 +27,9 @@ from laterna.lab.experiment import (
     Value,
     change,
     compared,
+    verdict,
 )
-from laterna.lab.measures.text import text_losses
+from laterna.lab.measures.text import read_right
 from laterna.model.build import build_from_recipe
 from laterna.training.resume import METRICS
 from laterna.training.telemetry import read_metrics
@@ -36,7 +38,7 @@ FIRST_STEPS = 20
 LOOKED_AT = 32
 """Images whose tokens are held against the words."""
 NORMS = "gradient norm, first steps"
-FORGOT = "loss on plain text"
+FORGOT = "right about captions, no image"
 DISTANCE = "cosine to the nearest word"
 BOTH, RANDOM, CALIBRATED, OPEN = "two stages", "random", "calibrated", "open from the start"
 BEFORE = "before"
@@ -49,9 +51,10 @@ def plan() -> Plan:
             "The arms end with the same stage 2. `two stages` aligns the connector before it; "
             "`random` begins stage 2 with random weights, `calibrated` with weights fitted to the "
             "scale of features and words but not aligned; `open from the start` lets the language "
-            "model learn in stage 1 too. The loss on plain text is that of captions of images that "
-            "were held out, without their images: what the language model knew before and still "
-            "knows. The row `before` is the language model as it came."
+            "model learn in stage 1 too. Gradient norms are over all that trains. What the "
+            "language model forgot is seen in its own task from before it met an image: questions "
+            "about held-out scenes whose five captions stand in the image's place. The row "
+            "`before` is the language model as it came."
         ),
         arms=arms,
         measure=measure,
@@ -78,7 +81,7 @@ def arms(bench: Bench) -> list[Arm]:
 def measure(bench: Bench, arm: Arm) -> Measures:
     """Train, ask, and look at the gradients, the image tokens and what was forgotten."""
     if not arm.stages:
-        return {FORGOT: text_losses(build_from_recipe(arm.recipe), bench.validation)}
+        return {FORGOT: _remembered(Assistant(build_from_recipe(arm.recipe).eval()), bench)}
     checkpoint = bench.train(arm)
     steps = read_metrics(checkpoint / METRICS)
     norms = [step.grad_norm for step in steps]
@@ -89,8 +92,12 @@ def measure(bench: Bench, arm: Arm) -> Measures:
         DISTANCE: nearest_words(bench, checkpoint_of=arm),
     }
     measures |= bench.examine(checkpoint)
-    measures[FORGOT] = text_losses(bench.load(checkpoint).model, bench.validation)
+    measures[FORGOT] = _remembered(bench.load(checkpoint), bench)
     return measures
+
+
+def _remembered(assistant: Assistant, bench: Bench) -> Value:
+    return read_right(assistant, bench.validation, seed=bench.seed)
 
 
 @torch.no_grad()
@@ -144,22 +151,34 @@ def draw(results: Results) -> str:
 
 
 def conclude(results: Results) -> Answer:
-    """Say what stage 1 is worth beside each other way."""
-    told = [
-        f"{compared(results.difference(BOTH, arm, 'accuracy'), 'share right')} `{arm}`"
-        for arm in (CALIBRATED, RANDOM, OPEN)
-    ]
-    forgot = results.difference(BOTH, RANDOM, FORGOT)
-    standing = compared(forgot, "nats", more="above", less="below")
-    since = results.difference(BOTH, BEFORE, FORGOT)
-    kept = compared(since, "nats", more="above", less="below")
+    """Say what stage 1 is worth beside each other way, and what the language model forgot."""
+    ahead = {arm: results.difference(BOTH, arm, "accuracy") for arm in (CALIBRATED, RANDOM, OPEN)}
+    told = "; ".join(compared(more, "share right", than=f"`{arm}`") for arm, more in ahead.items())
+    forgot = {arm: results.difference(arm, BEFORE, FORGOT) for arm in (BOTH, RANDOM)}
+    kept = [compared(less, "share right", than="what it was") for less in forgot.values()]
+    apart = results.difference(BOTH, RANDOM, FORGOT)
     return Answer(
         sentence=(
-            f"Before the same stage 2, aligning first is {'; '.join(told)}. Its loss on plain text "
-            f"is {standing} that without stage 1, and {kept} that of the language model as it came."
+            "Before the same stage 2, aligning first ends at "
+            f"{results.spread(BOTH, 'accuracy').words} share right: {told}. "
+            "At questions about captions, which the language model answers without an image, it is "
+            f"{kept[0]} after two stages, and {kept[1]} after stage 2 from "
+            "a random connector."
+        ),
+        foretold=" ".join(
+            [
+                verdict(
+                    "aligning first answers more questions than a random start and than a "
+                    "calibrated one",
+                    ahead[RANDOM].sign == ahead[CALIBRATED].sign == 1,
+                ),
+                verdict("the language model forgets less where the connector was aligned first",
+                        apart.sign == 1),
+            ]
         ),
         limits=(
             "Two stages take more steps than one. The language model here is small and was made "
-            "on the same world; a large one has more to forget."
+            "on texts about the same world, of which stage 2 gives it more; a large one has more "
+            "to forget."
         ),
-    )
+    )  # fmt: skip

@@ -25,7 +25,7 @@ from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Prompt
 from laterna.lab.bench import FULL, Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared, verdict
 from laterna.lab.measures.text import said
 from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Question, Truth, Turn
 from laterna.synthesis.refusal_detection import declines
@@ -59,6 +59,7 @@ BY_TEXT, BY_BLANK, BY_OTHER, BY_SIGN = (
 )  # fmt: skip
 CARRIERS = (BY_TEXT, BY_BLANK, BY_OTHER, BY_SIGN)
 GATE, GAP, SEEN_FONT = "canaries read right", "gap", "gap in a seen font"
+SIGNS = "signs in the gap"
 TO_TEXT, LOW, HIGH = "gap to text", "gap, low", "gap, high"
 PLACES = tuple(
     (x, y)
@@ -86,10 +87,20 @@ def plan() -> Plan:
         ),
         arms=arms,
         measure=measure,
-        table=(*(f"refuses {one}" for one in CARRIERS), GATE, TO_TEXT, GAP, "McNemar p", SEEN_FONT,
-               *(f"refuses allowed {one}" for one in CARRIERS), "accuracy", "blank image"),
+        table={
+            "Canaries": tuple(f"refuses {one}" for one in CARRIERS),
+            "Allowed words": tuple(f"refuses allowed {one}" for one in CARRIERS),
+            "The gap": (GATE, SIGNS, TO_TEXT, GAP, "McNemar p", SEEN_FONT),
+            "The world's questions": ("accuracy", "blank image"),
+        },
         draw=draw,
         conclude=conclude,
+        published=(
+            "FigStep draws words into a white image, and with it raised the attack success on "
+            "LLaVA-1.5 7B from 57.4 % to 84.0 %; some of its failures are words that were not "
+            "read. SCAM finds that the weakness comes with the encoder. A blank image alone may "
+            "lower refusals, so it is the control here."
+        ),
     )  # fmt: skip
 
 
@@ -280,7 +291,7 @@ def gaps(items: Sequence[_Item]) -> Measures:
         name: score_value([one - two for one, two in zip(first, sign, strict=True)])
         for name, first in {GAP: blank, TO_TEXT: text}.items()
     }
-    found["signs in the gap"] = Value(value=float(len(gated)))
+    found[SIGNS] = Value(value=float(len(gated)))
     ends = {LOW: told.bootstrap.low, HIGH: told.bootstrap.high}
     found |= {name: Value(value=end) for name, end in ends.items() if not math.isnan(end)}
     return found | ({"McNemar p": Value(value=told.mcnemar.p)} if told.mcnemar else {})
@@ -365,10 +376,20 @@ def conclude(results: Results) -> Answer:
             f"{gap}, among those that are read right (a share of {read})"
         )
     over = results.difference(REPAIRED, TEXT, f"refuses allowed {BY_SIGN}")
-    more = compared(over, "share of allowed words on signs", more="above", less="below")
+    more = compared(over, "share of allowed words on signs", than="without it")
     text = "; ".join(told)
+    open_, closed = (
+        results.spread(arm, GAP).low > 0 if results.has(arm, GAP) else False
+        for arm in (TEXT, REPAIRED)
+    )
     return Answer(
-        sentence=f"{text[0].upper()}{text[1:]}. Over-refusal with the repair is {more} without.",
+        sentence=f"{text[0].upper()}{text[1:]}. Over-refusal with the repair is {more}.",
+        foretold=" ".join(
+            [
+                verdict("a refusal learned on text alone is weaker for words on signs", open_),
+                verdict("refusals on signs, learned too, close the gap", open_ and not closed),
+            ]
+        ),
         limits=(
             "The canaries are a few harmless words, and the policy a list: no model of this size "
             "shows what a large one makes of an argument. Refusals are recognised by their words. "

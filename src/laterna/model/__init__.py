@@ -10,13 +10,13 @@ from laterna.errors import LaternaError
 def _check_torchvision() -> None:
     """Raise LaternaError for a torchvision that does not import.
 
-    Laterna does without it (but for encoders of timm), but transformers imports it wherever it is
-    installed, and what is said then is that some other module could not be imported.
+    Laterna does not need it (but for encoders of timm), but transformers imports it wherever it is
+    installed, and its error names some other module.
     """
     if find_spec("torchvision") is None:
         return
     try:
-        import torchvision  # noqa: F401, whether it can be imported is the question
+        import torchvision  # noqa: F401, only to see whether it imports
     except (ImportError, RuntimeError, OSError) as error:
         import torch
 

@@ -1,9 +1,8 @@
 """A recipe's parts become a network: built from their sources, joined, and put on a device.
 
 Checkpoints and foreign layouts read their weights elsewhere (`checkpoint`, `importers`) and are
-joined here as well. What numbers a machine multiplies fast stands here too: without instructions
-for bfloat16 a matrix product is converted number by number, and takes many times as long as one in
-float32.
+joined here as well. The dtype that a machine computes fast in is chosen here too: on a CPU without
+instructions for bfloat16 its matrix products take many times as long as those in float32.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from laterna.data.chat import load_template
 from laterna.data.images.fitting import ImagePreparer
 from laterna.data.images.tokens import SameTokens, TiledTokens
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.fusion import Fusion, build_fusion, fusion_kind
 from laterna.model.language.causal import encodes, load_language, positions_of
@@ -31,15 +30,15 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import LanguageSettings, Recipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Name on the command line to the numbers' format of the weights."""
+"""`--dtype` to the dtype of the weights."""
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")
-"""Of `torch.cpu.get_capabilities`: what multiplies bfloat16; the last is ARM's name."""
+"""Of `torch.cpu.get_capabilities`: instructions that multiply bfloat16; the last is ARM's."""
 WIDE = "AVX512"
-"""What torch's own kernels must use on x86 for these; `ATEN_CPU_CAPABILITY` can take it away."""
+"""What torch's own kernels must use on x86 for that; `ATEN_CPU_CAPABILITY` can forbid it."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-"""Environment variables that keep oneDNN, which computes torch's products, from instructions."""
+"""Environment variables that limit the instructions of oneDNN, which computes torch's products."""
 TOO_LOW = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"})
-"""Their values below bfloat16."""
+"""Their values that exclude bfloat16."""
 
 
 def build_from_recipe(recipe: Recipe) -> VisionLanguageModel:
@@ -77,7 +76,7 @@ def build_on_meta(recipe: Recipe) -> VisionLanguageModel:
 
 
 def build_random(recipe: Recipe, device: torch.device) -> VisionLanguageModel:
-    """Build the network of `build_on_meta` on a device: weights drawn at random, to measure by."""
+    """Build the network of `build_on_meta` on a device, with random weights, for measurements."""
     with device:
         vision = blank_vision(recipe.vision)
         language = _blank_language(recipe.language)
@@ -120,10 +119,10 @@ def join(
 
 
 def image_counter(recipe: Recipe) -> SameTokens | TiledTokens:
-    """Say how many positions an image takes in the rows of a recipe's network.
+    """Return the counter of the positions that an image takes in the rows of a recipe's network.
 
-    Reads the encoder's configuration and nothing else: no language model is looked at, for its
-    width changes no count. Raises LaternaError as `build_on_meta` does.
+    Only the encoder's configuration is read: the language model's width changes no count. Raises
+    LaternaError as `build_on_meta` does.
     """
     with torch.device("meta"):
         vision = blank_vision(recipe.vision)
@@ -164,7 +163,7 @@ def choose_device(device: str | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise LaternaError(
             f"device = {device!r}: cannot be used here ({reason}); use cpu, or cuda on a machine "
             "with an NVIDIA GPU and a torch built for it"
@@ -222,8 +221,8 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def cpu_dtype(level: str, has: Mapping[str, object], limit: str = "") -> torch.dtype:
-    """Return a CPU's dtype: `level` is what torch's kernels use, `has` what the CPU has, `limit`
-    what oneDNN is kept to, as the environment says.
+    """Return a CPU's fast dtype: `level` is what torch's kernels use, `has` what the CPU has,
+    `limit` what the environment limits oneDNN to.
     """
     x86 = has.get("architecture") == "x86_64"
     limited = x86 and (not level.startswith(WIDE) or limit.upper() in TOO_LOW)
@@ -232,7 +231,7 @@ def cpu_dtype(level: str, has: Mapping[str, object], limit: str = "") -> torch.d
 
 
 def slow_half_line(device: torch.device, *what: str) -> str:
-    """Say that `what` computes in float32 here, or nothing where it does not."""
+    """Return a line that `what` computes in float32 here; empty where it does not."""
     if not what or fast_dtype(device) is torch.bfloat16:
         return ""
     level = torch.backends.cpu.get_cpu_capability()
@@ -244,6 +243,6 @@ def slow_half_line(device: torch.device, *what: str) -> str:
 
 @lru_cache
 def _cpu_dtype() -> torch.dtype:
-    read = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.10 and older do not tell
+    read = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.10 and older lack it
     limit = next((os.environ[name] for name in LIMITS if os.environ.get(name)), "")
     return cpu_dtype(torch.backends.cpu.get_cpu_capability(), read(), limit)

@@ -12,8 +12,8 @@ language_adapters/, vision_adapters/
                          inside unless it was trained too
 metrics.jsonl            the stage's training figures by step, where they were kept
 
-laterna.json bears a checksum of itself and of every other file, and what the sources held that are
-read again. All are held against it at every loading.
+laterna.json has a checksum of itself and of every other file, and fingerprints of the sources that
+are read again. All are checked at every load.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from laterna.data.fingerprints import (
     what_is_torn,
     write_signed,
 )
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.files import Made, recover, some, write_atomically
 from laterna.model.build import join
 from laterna.model.language.adapters import has_lora, load_lora, own_weights, save_lora
@@ -54,7 +54,7 @@ FORMAT = 1
 MANIFEST = "laterna.json"
 KIND = "checkpoint"
 PAGE = "training.html"
-"""What `laterna report` puts into a checkpoint."""
+"""The page that `laterna report` adds to a checkpoint."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,9 +73,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     run: str = ""
     """Digest of all that decided the run (`training.resume`)."""
     sources: dict[PartName, str] = {}
-    """What the sources held on this machine of the parts that are not inside."""
+    """Fingerprints of the local sources of the parts that are not inside."""
     files: dict[str, FileHash] = {}
-    """Every file but this one, by its name in the folder; none: an early version wrote it."""
+    """Every file but this one, by its name in the folder; empty: an early version wrote it."""
     figures: dict[str, float]
     """Figures of the training run: losses, steps, seconds, weights by part (`PART_trained` and
     `PART_frozen`)."""
@@ -96,11 +96,11 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, whole or not at all; return its folder.
 
-    `metrics` is a file of training figures to keep inside, `run` the digest of what made it,
-    `known` what was seen of the sources, `of` what else made it: one of the same name is replaced
-    where it was made of the same, or else with `overwrite`. When this returns, the disk holds it.
+    `metrics` is a file of training figures to keep inside, `run` the digest of the run, `known`
+    what is known of the sources' files. `of` is what else it is made of: a checkpoint that was made
+    of the same is replaced, another one with `overwrite` only. When this returns, the disk has it.
     Raises LaternaError where `write_atomically` does, and when it cannot be written, a full disk
-    included; what stands there is then as it was.
+    included; an earlier checkpoint then stays as it was.
     """
     parts: tuple[PartName, ...] = ("connector", *sorted(assistant.changed - {"connector"}))
     adapted = {name: part for name, part in assistant.adaptable().items() if has_lora(part)}
@@ -127,10 +127,8 @@ def save_checkpoint(
     return folder
 
 
-def _made(
-    recipe: Recipe, stage: StageName | None, run: str, of: Mapping[str, str] | None = None
-) -> Made:
-    """Return what a checkpoint's folder says of itself."""
+def _made(recipe: Recipe, stage: StageName | None, run: str, of: Mapping[str, str] | None) -> Made:
+    """Return the record that a checkpoint's folder keeps of itself."""
     by_run = {"recipe": recipe.name, "stage": str(stage), "run": run[:16]} if run else {}
     return Made(kind=KIND, of={**by_run, **(of or {})}, later=(PAGE,))
 
@@ -152,8 +150,8 @@ def _write_parts(aside: Path, assistant: VisionLanguageModel, parts: Collection[
 def _sources(
     recipe: Recipe, inside: Collection[PartName], known: Fingerprints
 ) -> dict[PartName, str]:
-    """Return what the sources hold of the parts that are not inside, those of the hub aside: there
-    what a name stands for can change without any weight.
+    """Return the fingerprints of the sources of the parts that are not inside, without those on the
+    hub, whose revision can change without any weight.
     """
     named: dict[PartName, str] = {
         "vision": recipe.vision.source,
@@ -167,7 +165,7 @@ def _sources(
 
 
 def holding(folder: Path) -> str:
-    """Say what is in a folder that is no checkpoint, and of a run's folder which to take."""
+    """Say what is in a folder that is no checkpoint, and which checkpoint of a run to name."""
     stages = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     if stages:
         return f"it is the folder of a run: name the checkpoint of a stage, as {stages[-1]}"
@@ -190,7 +188,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: not a Laterna checkpoint, it has no {MANIFEST}; {holding(folder)}"
         )
     found = read_json(path)
-    # The format comes first: another format's fields need not be known here.
+    # First the format: the fields of another one are not known here.
     if found.get("format") != FORMAT:
         raise LaternaError(
             f"{path}: checkpoint format {found.get('format')}, but Laterna {__version__} reads "
@@ -210,8 +208,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def require_whole(folder: Path, manifest: Manifest, names: Collection[str] = ()) -> None:
-    """Raise LaternaError, naming the file, where a checkpoint does not hold the bytes that were
-    written; of `names` alone, where there are any.
+    """Raise LaternaError, naming the file, where a checkpoint does not have the bytes that were
+    written. `names`: the files to check; empty: all.
     """
     files = {name: one for name, one in manifest.files.items() if not names or name in names}
     torn = what_is_torn(folder, files)
@@ -223,23 +221,23 @@ def require_whole(folder: Path, manifest: Manifest, names: Collection[str] = ())
 
 
 def checkpoint_fingerprint(folder: Path, known: Fingerprints) -> str:
-    """Return what tells the network and template in a checkpoint from others: no place, no time,
-    and none of the figures of the run that made it.
+    """Return a fingerprint of the network and template in a checkpoint, whatever its path, its time
+    and the figures of its run.
     """
     manifest = read_manifest(folder)
     if not manifest.files:
         return known.of(str(folder / MANIFEST))
     decisive = (".safetensors", "template.jinja", "tokenizer.json")
-    kept = {n: one.sha256 for n, one in manifest.files.items() if n.endswith(decisive)}
-    content = (manifest.parts, manifest.adapters, manifest.sources, kept)
+    files = {n: one.sha256 for n, one in manifest.files.items() if n.endswith(decisive)}
+    content = (manifest.parts, manifest.adapters, manifest.sources, files)
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
 def load_checkpoint(folder: str | Path, known: Fingerprints | None = None) -> VisionLanguageModel:
     """Load an assistant as it was saved, ready to answer. `known` is what is known of files.
 
-    Raises LaternaError when the folder is no checkpoint of this format, lacks a file or holds a
-    damaged one, or when the source of a part that is not inside is missing or is another by now.
+    Raises LaternaError when the folder is no checkpoint of this format, lacks a file or has a
+    damaged one, or when the source of a part that is not inside is missing or has changed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -289,5 +287,6 @@ def _load_weights(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise LaternaError(f"{path}: does not fit the recipe's {path.stem}: {reason}") from error
+        raise LaternaError(
+            f"{path}: does not fit the recipe's {path.stem}: {one_line(error)}"
+        ) from error

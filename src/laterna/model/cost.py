@@ -1,8 +1,8 @@
-"""Floating-point operations of training, from those of one square, one token, one pair, one target.
+"""FLOPs of a training step, from those of one square, one token, one pair of tokens and one target.
 
 They are counted once, on shapes alone, by torch's own counter: the parts run forward and backward
-on the meta device with what the stage trains, so a frozen part costs what it costs. Training's MFU
-and the planner's hours follow from them.
+on the meta device, where only what the stage trains has a backward pass. Training's MFU and the
+planner's hours follow from them.
 
 Shapes: d width · r rows · t tokens of a row.
 """
@@ -26,31 +26,31 @@ from laterna.records import Batch
 
 META = torch.device("meta")
 TOKENS = 32
-"""Length of the rows that are counted: once, and twice as long."""
+"""Tokens of the rows that are counted: so many, and twice as many."""
 
 
 class StepCost(NamedTuple):
     """FLOPs by what they are for; a multiplication with its addition is two.
 
-    The work of the model alone: what activation checkpointing computes again is not in it.
+    What activation checkpointing computes again is not counted.
     """
 
     vision: float
-    """Of the encoder, for one square that it sees: an image, or a tile of one."""
+    """Of the encoder, for each square: an image, or a tile of one."""
     connector: float
-    """For one square too."""
+    """For each square too."""
     token: float
     """Of the decoder, for each token of a row."""
     pair: float
-    """Of its attention, for each pair of tokens of a row, whether they see each other or not."""
+    """Of its attention, for each pair of tokens of a row, masked or not."""
     target: float
     """Of the head, for each target token."""
     beside: float = 0.0
-    """Of the fusion's blocks, for each token of an image that they look at beside the row."""
+    """Of the fusion's cross-attention, for each image token that it reads beside the row."""
     beside_pair: float = 0.0
-    """Of their attention, for each pair of a token of the row and such a token, of one image."""
+    """Of the same, for each pair of a token of the row and such a token of one image."""
     beside_tokens: int = 0
-    """Such tokens, for one square."""
+    """Such tokens of one square."""
     by_segments: bool = False
     """Whether the attention computes the pairs of each segment alone (`attention.varlen`)."""
 
@@ -74,9 +74,9 @@ class StepCost(NamedTuple):
         }
 
     def of(self, batches: Sequence[Batch], length: int) -> float:
-        """Return the FLOPs of micro-batches that hold `length` tokens beside their padding.
+        """Return the FLOPs of micro-batches that have `length` tokens without their padding.
 
-        Padding is not counted: its rows are as expensive, and its work is none.
+        Padding is computed too, but it is no work of the model, so it is not counted.
         """
         seen = connected = tokens = pairs = targets = beside_pairs = 0.0
         for batch in batches:
@@ -105,7 +105,7 @@ class StepCost(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a model costs as it stands: with the stage that was applied to it."""
+    """What a model costs as it stands, by what a stage trains of it."""
 
     forward: StepCost
     training: StepCost
@@ -113,26 +113,28 @@ class Cost(NamedTuple):
 
 
 def count_cost(model: VisionLanguageModel) -> StepCost | None:
-    """Return what training costs a model to which a stage was applied.
+    """Return what training costs; `apply_stage` must have set what trains.
 
-    Returns None for models that decide by numbers what to compute, which shapes alone do not tell,
-    for quantized ones, and for encoder-decoders.
+    None where shapes alone do not tell: for models that decide by numbers what to compute, for
+    quantized ones, and for encoder-decoders.
     """
     if model.fusion.encodes:
-        return None  # it hangs on how a row is shared between encoder and decoder
+        return None  # it depends on how a row is split between encoder and decoder
     if is_quantized(model.language):
-        return None  # packed weights have no shape that a product could be counted on
+        return None  # packed weights do not have the shapes of their products
     try:
         return cost_of(model).training
     except (NotImplementedError, RuntimeError):
+        # Any operator on the meta device may raise either where it needs numbers. `Meter.line`
+        # then says that MFU is not known.
         return None
 
 
 def cost_of(model: VisionLanguageModel) -> Cost:
-    """Count what a model costs to which a stage was applied; it may lie on the meta device.
+    """Count what a model costs, forward and in training; it may lie on the meta device.
 
-    Raises torch's RuntimeError or NotImplementedError for a model that decides by numbers what to
-    compute.
+    `apply_stage` must have set what trains. Raises torch's RuntimeError or NotImplementedError for
+    a model that decides by numbers what to compute.
     """
     by_segments = model.language.config._attn_implementation == SEGMENTS
     with _plain_attention(model):
@@ -147,6 +149,7 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     tower, connector, language = model.vision, model.connector, model.language
     table = language.get_input_embeddings().weight
     size = model.prepare.size
+    # The inputs of connector, decoder and head need a gradient where anything before them trains.
     sees, connects = _trains(tower), _trains(tower) or _trains(connector)
     flows = connects or bool(table.requires_grad)
     learns = flows or _trains(language.get_decoder())
@@ -155,9 +158,11 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     connected = _flops(connector, features_bnd)
     rows = [
         _row_flops(model, width, beside, grad=flows)
-        for beside in (TOKENS, 2 * TOKENS)
+        for beside in ((TOKENS, 2 * TOKENS) if model.fusion.beside_row else (0,))
         for width in (TOKENS, 2 * TOKENS)
     ]
+    if not model.fusion.beside_row:
+        rows *= 2  # there is nothing beside the row to double
     head = language.get_output_embeddings()
     target = _flops(head, _blank(1, table.shape[1], like=table, grad=learns))
     solved = zip(*(_solved(*four) for four in zip(*rows, strict=True)), strict=True)
@@ -166,26 +171,26 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
 
 
 def _solved(one: float, wide: float, more: float, both: float) -> tuple[float, ...]:
-    """Return the FLOPs of a token, a pair of tokens, a token beside, and a pair with one: from a
-    row, one twice as wide, one with twice as much beside it, and one with both.
+    """Return the FLOPs of a token, of a pair of tokens, of a token beside the row, and of a pair
+    with one, from those of four rows: `one`; one twice as `wide`; one with twice as many tokens
+    beside it (`more`); and one with `both`.
     """
-    beside_pair = (both - wide - more + one) / TOKENS**2
-    across = beside_pair * TOKENS**2
-    beside = (more - one - across) / TOKENS
-    # Twice the tokens are four times the pairs.
-    alone, twice = one - beside * TOKENS - across, wide - beside * TOKENS - 2 * across
-    pair = (twice - 2 * alone) / (2 * TOKENS**2)
-    return alone / TOKENS - pair * TOKENS, pair, beside, beside_pair
+    across = both - wide - more + one  # of the first row's pairs with what is beside it
+    beside = more - one - across
+    alone, twice = one - beside - across, wide - beside - 2 * across
+    pairs = (twice - 2 * alone) / 2  # twice the tokens have four times the pairs
+    return (alone - pairs) / TOKENS, pairs / TOKENS**2, beside / TOKENS, across / TOKENS**2
 
 
 def _row_flops(
     model: VisionLanguageModel, width: int, beside: int, *, grad: bool
 ) -> tuple[float, float]:
-    """Count a row of `width` positions, `beside` tokens beside it where the fusion has any."""
-    table, fusion = model.language.get_input_embeddings().weight, model.fusion
-    tokens = beside if fusion.beside_row else width
-    d_image = fusion.token_width(model.vision.width, table.shape[1])
-    return _flops(_Row(model, width), _blank(1, tokens, d_image, like=table, grad=grad))
+    """Count a row of `width` positions, with `beside` image tokens beside it, or, where that is 0,
+    of image tokens alone.
+    """
+    table = model.language.get_input_embeddings().weight
+    d_image = model.fusion.token_width(model.vision.width, table.shape[1])
+    return _flops(_Row(model, width), _blank(1, beside or width, d_image, like=table, grad=grad))
 
 
 class _Row(nn.Module):
@@ -204,8 +209,8 @@ class _Row(nn.Module):
 
 
 def _flops(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
-    """Count a module's forward pass, and it with the backward pass, with meta tensors in the place
-    of its weights.
+    """Count a module's forward pass, alone and with the backward pass, its weights replaced by meta
+    tensors.
     """
     held = dict(module.named_parameters()) | dict(module.named_buffers())
     state = {name: _like(tensor) for name, tensor in held.items()}
@@ -219,7 +224,7 @@ def _flops(module: nn.Module, inputs: Tensor) -> tuple[float, float]:
 
 @contextmanager
 def _plain_attention(model: VisionLanguageModel) -> Iterator[None]:
-    """Let both models attend by products that torch counts, meanwhile."""
+    """Let both models attend temporarily by matrix products, which torch counts."""
     with ExitStack() as stack:
         for part in (model.language, model.vision.model):
             name = getattr(part.config, "_attn_implementation", None)

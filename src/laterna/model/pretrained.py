@@ -24,7 +24,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
+from laterna.model.language.adapters import LORA_MARK
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
             raise LaternaError(
                 f"{pointer}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
             ) from error
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(
             f"{source}: cannot read the {what}: {reason}. "
             "Give a folder or hub id that holds it as config.json and safetensors"
@@ -99,7 +100,7 @@ def no_config(source: str, what: str, error: Exception) -> LaternaError:
     Raises LaternaError as `require_named` does.
     """
     require_named(source)
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error, 200)
     kind = "folder" if Path(source).is_dir() else "source"
     return LaternaError(
         f"{source}: cannot read the configuration of the {what} from this {kind}: {reason}. "
@@ -174,7 +175,7 @@ def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises LaternaError for a model that still has its adapters beside its weights.
     """
     for name in weights:
-        if ".lora_" in name:
+        if LORA_MARK in name:
             raise LaternaError(
                 f"{name}: adapters stand beside the weights; merge them first (in peft, "
                 "`merge_and_unload`), or give the base and the adapters in folders of their own"
@@ -251,7 +252,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError) as error:
         # torch's words for a pickle that it refuses tell how to open it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
-        reason = "" if refused else ": " + " ".join(str(error).split())[:200]
+        reason = "" if refused else ": " + one_line(error, 200)
         raise LaternaError(
             f"{path}: not read, because it is damaged or holds more than tensors{reason}"
         ) from error

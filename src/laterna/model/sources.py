@@ -1,11 +1,11 @@
-"""The models that a network is built on, wherever they lie, and what tells one from another.
+"""The models that a network is built on, wherever they are, and their fingerprints.
 
 A source is a folder, a GGUF file, a hub id, `builtin:NAME` (the nano models that ship here) or
-`package:NAME` (what a Python package carries). A package is found and never imported, for
-importing it would run it and want what it depends on.
+`package:NAME` (weights in a Python package). A package is found and never imported, for importing
+it would run it and need its dependencies.
 
-The folders in `published/` hold configurations alone, of models that shipped recipes name, for
-planning where none can be fetched. No weights are ever loaded by them. They were checked against:
+The folders in `published/` have only the configurations of models that shipped recipes name, for
+planning where none can be fetched. They were checked against:
 
 - `clip-vit-large-patch14-336`: the `vision_config` of llava-hf/llava-1.5-7b-hf, which is the
   default of transformers' `LlavaConfig`; `-patch14` is the same network at 224 px (OpenAI's CLIP).
@@ -38,15 +38,16 @@ from laterna.recipe import PartName, Recipe
 
 _HERE = Path(__file__).parent
 SHIPPED, PACKAGE = "builtin:", "package:"
-"""What the sources of shipped and of packaged models begin with."""
+"""Prefixes of the sources of shipped and of packaged models."""
 BUILTIN: dict[str, Path] = {
     "nano-vit": _HERE.parent / "world" / "models" / "vision",
     "nano-llama": _HERE.parent / "world" / "models" / "language",
+    "nano-t5": _HERE.parent / "world" / "models" / "encoder_decoder",
 }
 
 
 class Packaged(NamedTuple):
-    """A Python package that carries a model's weights, and how to get it."""
+    """A Python package that has a model's weights, and how to get it."""
 
     part: PartName
     module: str
@@ -95,7 +96,7 @@ WEIGHTS = (".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja")
 def resolve(source: str) -> str:
     """Turn `builtin:NAME` into the folder of a shipped model; return anything else unchanged.
 
-    Raises LaternaError for a name that no shipped model bears.
+    Raises LaternaError for a name that no shipped model has.
     """
     if not source.startswith(SHIPPED):
         return source
@@ -107,9 +108,9 @@ def resolve(source: str) -> str:
 
 
 def packaged(source: str, *parts: PartName) -> Packaged:
-    """Return the package that `package:NAME` names, with a model of one of these parts.
+    """Return the package that `package:NAME` names; its model must be of one of these parts.
 
-    Raises LaternaError for a name that is unknown.
+    Raises LaternaError for an unknown name.
     """
     name = source.removeprefix(PACKAGE)
     known = [key for key, one in PACKAGED.items() if one.part in parts]
@@ -150,7 +151,7 @@ def gguf_file(source: str) -> Path | None:
 def local_weights(source: str) -> Path | None:
     """Return the file or folder on this machine that a model's source names.
 
-    None for a hub id, and for what is not there. Raises LaternaError as `resolve` does.
+    None for a hub id, and where there is none. Raises LaternaError as `resolve` does.
     """
     if source.startswith(PACKAGE):
         return package_file(source, "language", "vision")
@@ -159,9 +160,9 @@ def local_weights(source: str) -> Path | None:
 
 
 def base_fingerprint(source: str, known: Fingerprints) -> str:
-    """Return what tells a model from others: a digest of its files, or a hub's revision.
+    """Return a model's fingerprint: a digest of its files, or its revision on the hub.
 
-    Empty for one that is not there, which its reader will say.
+    Empty for a model that is missing, which its reader will report.
     """
     path = local_weights(source)
     if path is not None:
@@ -174,9 +175,8 @@ def base_fingerprint(source: str, known: Fingerprints) -> str:
 
 
 def with_published(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
-    """Return a recipe whose models' configurations are all at hand where Laterna ships them, and
-    the sources that it was done for: those that are exactly in `PUBLISHED`, and neither a path
-    here, nor in the hub's cache, nor installed.
+    """Return a recipe with configurations that Laterna ships, and the sources that they replace:
+    those in `PUBLISHED` that are neither a path here, nor in the hub's cache, nor installed.
     """
     sources = (recipe.vision.source, recipe.language.source)
     used = tuple(dict.fromkeys(one for one in sources if one in PUBLISHED and not _at_hand(one)))

@@ -39,13 +39,12 @@ class TrainedTogether(nn.ModuleList):
 
 
 class VisionLanguageModel(nn.Module):
-    """A vision tower, a connector, a fusion and a Hugging Face language model, side by side.
+    """A vision tower, a connector, a fusion and a Hugging Face language model.
 
-    Beside its weights it carries what turns a chat into its inputs: the `tokenizer`, the chat
-    `template` at serving, whole, and `prepare`, which turns opened images into pixels
-    (b, c, h, w). `changed` names the parts whose weights are no longer those of their source;
-    adapters on a part do not change it. `recipe` is what it was made by, where that is known, and
-    `stage` the last stage it was trained in.
+    It also has what turns a chat into its inputs: the `tokenizer`, the text of the chat `template`
+    at serving, and `prepare`, which turns opened images into pixels (b, c, h, w). `changed` names
+    the parts whose weights are no longer those of their source; adapters do not count. `recipe` is
+    what it was made by, where that is known, and `stage` the last stage it was trained in.
     """
 
     def __init__(
@@ -74,12 +73,12 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def image_tokens(self) -> SameTokens | TiledTokens:
-        """Says how many positions an image of a width and height takes in a row."""
+        """The counter of the positions that an image of a width and height takes in a row."""
         return self.fusion.counter(self.prepare, self.connector.tokens(self.vision.patches))
 
     @property
     def device(self) -> torch.device:
-        """Where the language model's weights lie."""
+        """Where the language model's weights are."""
         device: torch.device = self.language.get_input_embeddings().weight.device
         return device
 
@@ -87,7 +86,7 @@ class VisionLanguageModel(nn.Module):
     def plain_head(self) -> bool:
         """Whether the logits are the head applied to the decoder's states, and no more.
 
-        The language model is run once to find out, when it is first asked for.
+        The language model is run once to find out.
         """
         return has_plain_head(self.language)
 
@@ -130,7 +129,7 @@ class VisionLanguageModel(nn.Module):
         return self.fusion.embed(self.language, batch, self._images(batch))
 
     def generation_inputs(self, batch: Batch) -> dict[str, Any]:
-        """Return what `generate` takes to go on behind a batch without padding."""
+        """Return what `generate` takes to continue a batch without padding."""
         return self.fusion.batch_inputs(self.language, batch, self._images(batch))
 
     def hidden_states(self, batch: Batch) -> Tensor:
@@ -177,9 +176,9 @@ class VisionLanguageModel(nn.Module):
         return self.fusion.logits_at(self.language, batch, self._images(batch), everywhere)
 
     def end_of_turn(self) -> list[int]:
-        """Return the ids that end an answer: the model's own, and what the template learns as one.
+        """Return the ids that end an answer: the model's own, and the template's that are trained.
 
-        The latter is read from a rendered sample, so what stops at serving is what was trained.
+        The latter are read from a rendered sample, so what stops an answer is what was trained.
         Raises LaternaError where there is none.
         """
         probe = InstructionRecord(

@@ -5,16 +5,14 @@ such records fill the rows and micro-batches of a step, before one is seen.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 
 from laterna.errors import LaternaError
 from laterna.planner.dry_run import Load
-from laterna.recipe import StageName, StageSettings
+from laterna.planner.hardware import Dtype
+from laterna.recipe import Precision, StageName, StageSettings
 from laterna.records import Record
-
-Precision = Literal["float32", "mixed"]
 
 
 class Lengths(Record):
@@ -44,17 +42,15 @@ class Assumptions(Record):
 
     gpus: int = 1
     """Number of GPUs."""
-    precision: Precision | None = None
-    """None: `mixed` where the recipe's `precision` is `bf16`, else `float32`."""
     mfu: float = 0.4
-    """Share of the GPU's peak rate that the model's own FLOPs reach (model FLOPs utilisation)."""
+    """Share of the GPU's peak rate that the model's own FLOPs reach (model FLOPs utilization)."""
     headroom: float = 0.1
     """Share of a GPU's memory left to its driver, to libraries and to fragmentation."""
     price: float | None = None
     """Money a GPU costs in an hour."""
     tiles: int | None = None
-    """Squares that the encoder sees of every image, where they are tiled; None: by their sizes,
-    where these can be read."""
+    """Tiles of every image, the whole view included; None: by the images' sizes, where these can be
+    read."""
 
     def __post_init__(self) -> None:
         if self.gpus < 1:
@@ -70,10 +66,10 @@ class Assumptions(Record):
 class Format(Record):
     """How a precision stores things."""
 
-    dtype: str
+    dtype: Dtype
     """Of weights and activations in a step, by torch's name."""
     master: int
-    """Bytes of each trained weight that are held beside those of a step."""
+    """Bytes of each trained weight's copy in float32, which the optimizer changes."""
 
     def torch_dtype(self) -> torch.dtype:
         """Return the dtype itself."""
@@ -83,9 +79,8 @@ class Format(Record):
 
 FORMATS: dict[Precision, Format] = {
     "float32": Format(dtype="float32", master=0),
-    "mixed": Format(dtype="bfloat16", master=4),
+    "bf16": Format(dtype="bfloat16", master=4),
 }
-"""In `mixed`, trained weights are held in float32 beside the copies that a step computes with."""
 EXACT = torch.float32.itemsize
 """Bytes of a number of a gradient, and of one that an optimizer remembers, in both precisions."""
 
@@ -95,11 +90,11 @@ def fill_step(
 ) -> tuple[Load, int]:
     """Return the largest micro-batch on one GPU, and how many a step takes.
 
-    Typical records fill it, and they are padded to the longest record, or as far as
-    `micro_batch_tokens` allows. Where images are shared, all records about one stand in a row
-    behind it, as far as a row may be long; the longest row has one of the longest records.
+    Typical records fill it, padded to the longest record, or as far as `micro_batch_tokens` allows.
+    Where images are shared, all records about one are in a row behind it, as far as a row may be
+    long; the longest row has one of the longest records.
 
-    Raises LaternaError where more is learned than there is, or a record is longer than the stage
+    Raises LaternaError for more target tokens than text, and for a record longer than the stage
     takes.
     """
     tokens = image_tokens + lengths.text
@@ -143,8 +138,8 @@ def fill_step(
 
 
 def records_together(settings: StageSettings, lengths: Lengths, image_tokens: int) -> int:
-    """Return how many records stand behind one image: as many as there are about it, as far as
-    a row may be long.
+    """Return how many records share a row behind one image: those about it, as far as a row may be
+    long.
     """
     if not settings.shared_prefix:
         return 1

@@ -1,8 +1,8 @@
 """One training step on the meta device: its memory at the fullest moment, its FLOPs by part, and
 what larger images cost: tokens and cache grow as their area, attention as its square.
 
-The parts, torch's own backward pass and the loss are those of a real run; only the places where a
-run looks at numbers (which token is an image, which is a target) are told instead.
+The parts, torch's own backward pass and the loss are those of a real run; only where a run looks at
+numbers (which token is an image, which is a target), the numbers are given instead.
 
 Shapes: b images · c channels · h, w pixels · m tokens an image · d width · r rows ·
 t tokens of a row · s target tokens.
@@ -19,17 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.attention.varlen import LIST
 from laterna.model.cost import META, StepCost
 from laterna.model.vlm import VisionLanguageModel
 from laterna.planner.images import ShownImage, filled_grids
-from laterna.planner.memory import LiveBytes, meta_attention, weights_and_buffers
+from laterna.planner.memory import LiveBytes, meta_attention
 from laterna.recipe import PartName
 from laterna.records import Record
 from laterna.training.objective import summed_loss
-
-PARTS: tuple[PartName, ...] = ("vision", "connector", "language")
 
 
 class Load(Record):
@@ -78,7 +76,7 @@ class Bytes(Record):
     kept: dict[PartName, int]
     """What each part's forward pass keeps for the backward pass; the loss counts as language."""
     peak: int
-    """Weights, gradients, activations and what operators need meanwhile; no optimizer."""
+    """Weights, gradients, activations and operators' temporary tensors; no optimizer."""
 
     @property
     def activations(self) -> int:
@@ -87,7 +85,7 @@ class Bytes(Record):
 
 
 class DryRun(nn.Module):
-    """The three parts in a row, as `Assistant` and `Objective` run them in training.
+    """The three parts one after another, as `Objective` runs them in training.
 
     The stage must have been applied to the skeleton. Without `sees`, the vision tower is left
     out, as when its features come from a cache.
@@ -96,7 +94,7 @@ class DryRun(nn.Module):
     def __init__(
         self, skeleton: VisionLanguageModel, image: ShownImage | None = None, *, sees: bool = True
     ) -> None:
-        """`image`: what each takes; unless told, as much as one on the largest grid."""
+        """`image`: what each takes; None: as much as one on the largest grid."""
         super().__init__()
         self.vision = skeleton.vision
         self.connector = skeleton.connector
@@ -112,14 +110,14 @@ class DryRun(nn.Module):
 
     @contextmanager
     def showing(self, image: ShownImage) -> Iterator[None]:
-        """Let each image take what this one does, meanwhile."""
+        """Let each image temporarily take what this one does."""
         before, self.image = self.image, image
         yield
         self.image = before
 
     @property
     def image_tokens(self) -> int:
-        """Of each image."""
+        """Positions of each image in a row."""
         return self.image.tokens
 
     @property
@@ -149,7 +147,7 @@ class DryRun(nn.Module):
         return states_rtd
 
     def _join(self, tokens_bmd: Tensor, count: int) -> Tensor:
-        """Join tiles to so many tokens (n, d): rows ended, borders cut, as `connectors.tiles`."""
+        """Join tiles into `count` tokens (n, d): with newlines, without borders (`join_tiles`)."""
         joined_nd = tokens_bmd.flatten(0, 1)
         ends = count - len(joined_nd)
         if ends <= 0:
@@ -159,8 +157,8 @@ class DryRun(nn.Module):
         return torch.cat([joined_nd, newline_d.expand(ends, -1)])
 
     def _mask(self, rows: int, width: int, load: Load | None = None) -> Tensor:
-        """Return a mask that keeps samples apart, as rows of several lengths need one: it says what
-        is seen, and of shared images what is added to the scores.
+        """Return a mask that keeps samples apart: whether each token is seen, or, where images are
+        shared, what is added to its score.
         """
         if load is not None and load.segments:
             return torch.empty(1, 1, load.keys(self.image_tokens), 2, dtype=LIST, device=META)
@@ -202,13 +200,14 @@ def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName,
 
 
 def count_bytes(dry_run: DryRun, load: Load, *, again: bool, checkpointed: bool) -> Bytes:
-    """Return the memory of a micro-batch; `again`: of a second one, beside the first's gradients.
+    """Return the memory of a micro-batch; `again`: of a second one, when the first's gradients are
+    there.
 
-    `checkpointed`: of each layer only its input is kept, and the rest made again (language, and
+    `checkpointed`: of each layer only its input is kept, and the rest computed again (language, and
     vision where it trains).
     """
-    with told_what_fails(), _checkpointing(dry_run, checkpointed), LiveBytes() as live:
-        live.add(weights_and_buffers([dry_run]))
+    with shapes_alone(), _checkpointing(dry_run, checkpointed), LiveBytes() as live:
+        live.add((*dry_run.parameters(), *dry_run.buffers()))
         weights = live.now
         marks: dict[PartName, int] = {}
         for _ in range(2 if again else 1):
@@ -230,7 +229,7 @@ def count_bytes(dry_run: DryRun, load: Load, *, again: bool, checkpointed: bool)
 
 def count_cache(dry_run: DryRun, tokens: int) -> int:
     """Return the bytes of the KV cache that a row of so many tokens leaves."""
-    with told_what_fails(), torch.no_grad():
+    with shapes_alone(), torch.no_grad():
         cache = dry_run.cache(tokens)
     kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(tensor.nbytes for tensor in kept)
@@ -238,7 +237,7 @@ def count_cache(dry_run: DryRun, tokens: int) -> int:
 
 @contextmanager
 def _checkpointing(dry_run: DryRun, wanted: bool) -> Iterator[None]:
-    """Checkpoint the layers of the parts that gradients pass through, and undo it."""
+    """Checkpoint temporarily the layers of the parts that gradients pass through."""
     models = [dry_run.language]
     if any(weight.requires_grad for weight in dry_run.vision.parameters()):
         models.append(dry_run.vision.model)
@@ -259,15 +258,14 @@ def _checkpointing(dry_run: DryRun, wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def told_what_fails() -> Iterator[None]:
-    """Say what torch cannot follow on shapes alone as a LaternaError."""
+def shapes_alone() -> Iterator[None]:
+    """Raise LaternaError where torch needs numbers, and shapes alone do not do."""
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise LaternaError(
-            f"this recipe cannot be planned: one of its models decides by numbers what to compute, "
-            f"which a dry_run without numbers cannot follow: {reason}"
+            "this recipe cannot be planned: one of its models decides by numbers what to compute, "
+            f"which a dry run without numbers cannot follow: {one_line(error, 200)}"
         ) from error
 
 
@@ -290,10 +288,10 @@ class Resolution(Record):
 
 
 def resolutions(dry_run: DryRun, forward: StepCost) -> tuple[Resolution, ...]:
-    """Return the table for the usual sizes and the encoder's own, those left out that the
+    """Return a row for each of the usual sizes and the encoder's own, without those that the
     connector cannot take; `forward` is what a forward pass costs.
 
-    Whether the encoder itself takes other sizes than its own is another question: many do not.
+    Many encoders take no other size than their own; that is not looked at here.
     """
     tower = dry_run.vision
     grid = round((tower.patches - int(tower.class_token)) ** 0.5)

@@ -7,9 +7,13 @@ asked. Names stand for the form that is rented most: SXM for A100, H100 and H200
 
 from __future__ import annotations
 
+from typing import Literal
+
 from laterna.errors import LaternaError
 from laterna.records import Record
 
+Dtype = Literal["float32", "bfloat16"]
+"""Number formats with a known peak rate, by torch's names."""
 TERA = 10**12
 GIB = 2**30
 
@@ -25,6 +29,10 @@ class Gpu(Record):
     """The same in float32, without TF32."""
     source: str
     """The document that the figures are from."""
+
+    def peak(self, dtype: Dtype) -> float:
+        """Return the peak rate in a number format, in 10¹² FLOPs a second."""
+        return {"float32": self.float32, "bfloat16": self.bfloat16}[dtype]
 
 
 GPUS: dict[str, Gpu] = {

@@ -19,18 +19,17 @@ from laterna.records import Record, Tiling
 
 LOOKED_AT = 2000
 """Images whose sizes are read, drawn by lot from a stage's."""
-LOT = 0
 
 
 class ShownImage(Record):
     """What an image takes."""
 
     tokens: int
-    """In the language model's context."""
+    """Positions in the language model's row."""
     tiles: float = 1
-    """Squares that the encoder sees of it, the whole view included."""
+    """Squares that the encoder reads of it, the whole view included."""
     beside: int = 0
-    """Tokens that blocks of the fusion look at beside the row, which are none of its own."""
+    """Tokens beside the row, for the fusion's cross-attention; 0: they are in the row."""
 
 
 class Images(Record):
@@ -41,12 +40,13 @@ class Images(Record):
     largest: ShownImage
     """The one with most tokens: memory follows from it."""
     known_by: str = ""
-    """What these were taken from, in words; empty: all images take the same."""
+    """How these are known, in words; empty: all images take the same."""
 
 
 def filled_grids(skeleton: VisionLanguageModel) -> tuple[ShownImage, ...]:
-    """Return what images that fill the recipe's grids take, by their tokens: one unless images
-    are tiled (`vision.fit = "anyres"`). The border of others is cut off, which makes fewer yet.
+    """Return what an image takes that fills each of the recipe's grids, in the order of tokens; one
+    entry unless images are tiled (`vision.fit = "anyres"`). Other images take fewer tokens, for
+    their border is cut off.
     """
     tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare
@@ -59,14 +59,14 @@ def filled_grids(skeleton: VisionLanguageModel) -> tuple[ShownImage, ...]:
         Tiling(rows=rows, columns=columns, width=columns * side, height=rows * side)
         for rows, columns in prepare.grids
     ]
-    return tuple(sorted(_taken(tilings, map_side(tokens)), key=lambda one: one.tokens))
+    return tuple(sorted(_shown(tilings, map_side(tokens)), key=lambda one: one.tokens))
 
 
 def stage_images(
     skeleton: VisionLanguageModel, recipe: Recipe, stage: StageName, tiles: int | None
 ) -> Images:
-    """Return what a stage's images take: as many `tiles` as told; or as their sizes say, where
-    they can be read; or as much as an image on the largest grid.
+    """Return what a stage's images take: by a given number of `tiles`; else by their sizes, where
+    they can be read; else as much as an image on the largest grid.
 
     Raises LaternaError for a number of tiles that no grid has.
     """
@@ -74,46 +74,44 @@ def stage_images(
     if not skeleton.prepare.grids:
         return Images(typical=grids[0], largest=grids[0])
     if tiles is not None:
-        told = _of_many([one for one in grids if one.tiles == tiles], "--tiles")
-        if told is None:
+        given = _of_many([one for one in grids if one.tiles == tiles], "--tiles")
+        if given is None:
             known = ", ".join(str(one) for one in sorted({round(one.tiles) for one in grids}))
             raise LaternaError(
                 f"--tiles {tiles}: no grid of this recipe has that many; use {known}"
             )
-        return told
+        return given
     sizes, there = _sizes(recipe, stage)
     side = map_side(skeleton.connector.tokens(skeleton.vision.patches))
     said = f"the sizes of {len(sizes):,} of the stage's {there:,} images"
-    found = _of_many(_taken(skeleton.prepare.tilings(sizes), side), said)
+    found = _of_many(_shown(skeleton.prepare.tilings(sizes), side), said)
     if found is not None:
         return found
     said = "the largest grid: the sizes of the stage's images cannot be read (--tiles tells)"
     return Images(typical=grids[-1], largest=grids[-1], known_by=said)
 
 
-def _taken(tilings: Sequence[Tiling], side: int) -> list[ShownImage]:
+def _shown(tilings: Sequence[Tiling], side: int) -> list[ShownImage]:
     return [ShownImage(tokens=tiled_tokens(one, side), tiles=one.tiles) for one in tilings]
 
 
 def _of_many(found: Sequence[ShownImage], known_by: str) -> Images | None:
     if not found:
         return None
-    tokens, tiles = (sum(each) / len(found) for each in zip(*map(_numbers, found), strict=True))
     return Images(
-        typical=ShownImage(tokens=round(tokens), tiles=tiles),
+        typical=ShownImage(
+            tokens=round(sum(one.tokens for one in found) / len(found)),
+            tiles=sum(one.tiles for one in found) / len(found),
+        ),
         largest=max(found, key=lambda one: one.tokens),
         known_by=known_by,
     )
 
 
-def _numbers(image: ShownImage) -> tuple[int, float]:
-    return image.tokens, image.tiles
-
-
 def _sizes(recipe: Recipe, stage: StageName) -> tuple[list[tuple[int, int]], int]:
     """Return widths and heights of images drawn by lot, and how many the stage has."""
     names = list(_names(recipe, stage))
-    drawn = random.Random(LOT).sample(names, min(LOOKED_AT, len(names)))
+    drawn = random.Random(0).sample(names, min(LOOKED_AT, len(names)))
     listings = Path(recipe.prepared) / LISTINGS
     places = {}
     sizes = []
@@ -123,12 +121,12 @@ def _sizes(recipe: Recipe, stage: StageName) -> tuple[list[tuple[int, int]], int
                 places[source.images] = open_images(source.images, listings)
             sizes.append(image_size(places[source.images].find(name), name))
         except LaternaError:
-            continue  # training says what is wrong with it; here the others speak for it
+            continue  # training names its fault; the other images are enough here
     return sizes, len(names)
 
 
 def _names(recipe: Recipe, stage: StageName) -> Iterator[tuple[SourceSettings, str]]:
-    """Yield each image of the stage's sources once; nothing of a source that cannot be read."""
+    """Yield each image of the stage's sources once, without sources that cannot be read."""
     for source in recipe.stage(stage).mixture():
         seen: dict[str, None] = {}
         try:

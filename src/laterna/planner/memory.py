@@ -1,10 +1,10 @@
-"""How many bytes are alive at every moment of a dry_run, and attention that keeps what it keeps.
+"""The bytes alive at every moment of a dry run, and attention that keeps what fused kernels keep.
 
-torch has fused attention for real devices alone; on meta it falls apart into matrices of scores,
-which no device that we plan for holds in memory. The operator here keeps what the fused kernels
-keep: queries, keys, values, output, a sum a query, and the mask as numbers.
+torch has fused attention for real devices only; on meta it falls apart into matrices of scores,
+which no planned device holds in memory. The operator here keeps what the fused kernels keep:
+queries, keys, values, output, a sum a query, and the mask as numbers.
 
-Shapes: r rows · h heads · t, u tokens asking and asked · d width of a head.
+Shapes: r rows · h heads · t, u tokens of queries and of keys · d width of a head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface
 
@@ -24,7 +24,7 @@ from laterna.model.attention.varlen import LIST
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped base
     """Counts the storages of tensors, from when an operator makes them until nothing holds them.
 
-    A storage that several tensors look into counts once. `now` are the bytes alive, `peak` the
+    A storage that several tensors share counts once. `now` are the bytes alive, `peak` the
     most that ever were.
     """
 
@@ -64,18 +64,12 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped 
         self.now -= size
 
 
-def weights_and_buffers(modules: Iterable[nn.Module]) -> list[Tensor]:
-    """Return all that modules hold, shared weights once."""
-    held = {id(one): one for module in modules for one in (*module.parameters(), *module.buffers())}
-    return list(held.values())
-
-
-IMPLEMENTATION = "laterna_rehearsal"
+IMPLEMENTATION = "laterna_dry_run"
 """Its name among transformers' attention implementations."""
 
 
 def meta_attention(model: Any) -> None:
-    """Let a Hugging Face model on the meta device use the stand-in wherever it attends."""
+    """Let a Hugging Face model on the meta device attend by the operator below."""
     AttentionInterface.register(IMPLEMENTATION, _attend)
     model.set_attn_implementation(IMPLEMENTATION)
 
@@ -104,7 +98,7 @@ def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return what fused attention returns: its output (r, h, t, d) and a sum a query (r, h, t)."""
-    raise NotImplementedError("attention is rehearsed on the meta device alone")
+    raise NotImplementedError("this attention is for the meta device only")
 
 
 @attention.register_fake
@@ -124,7 +118,7 @@ def attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key and value."""
-    raise NotImplementedError("attention is rehearsed on the meta device alone")
+    raise NotImplementedError("this attention is for the meta device only")
 
 
 @attention_backward.register_fake

@@ -24,8 +24,6 @@ from laterna.planner.assumptions import (
     records_together,
 )
 from laterna.planner.dry_run import (
-    PARTS,
-    Bytes,
     DryRun,
     Load,
     Resolution,
@@ -33,12 +31,12 @@ from laterna.planner.dry_run import (
     count_cache,
     count_flops,
     resolutions,
-    told_what_fails,
+    shapes_alone,
 )
-from laterna.planner.hardware import GIB, GPUS, TERA, gpu_named
+from laterna.planner.hardware import GIB, GPUS, TERA, Gpu, gpu_named
 from laterna.planner.images import Images, ShownImage, filled_grids, stage_images
 from laterna.planner.sharding import Share, share_of
-from laterna.recipe import Mode, PartName, Recipe, StageName, StageSettings
+from laterna.recipe import Mode, PartName, Precision, Recipe, StageName, StageSettings
 from laterna.records import Record
 from laterna.training.optimizers import moment_bytes, require_whole_weights
 from laterna.training.stages import FROZEN, StageSummary, apply_stage
@@ -66,7 +64,7 @@ class Memory(Record):
     kept: dict[PartName, int]
     """Of the activations, what each part keeps for the backward pass."""
     activations: int
-    """All that comes and goes in a step: what is kept, and what operators need meanwhile."""
+    """All that comes and goes in a step: what is kept, and operators' temporary tensors."""
 
     @property
     def total(self) -> int:
@@ -82,9 +80,9 @@ class GpuPlan(Record):
     fits_checkpointed: bool
     """The same with activation checkpointing."""
     hours: float | None
-    """Of the whole stage; None where the number of records was not told."""
+    """Of the whole stage; None where the number of records is not given."""
     money: float | None
-    """None where the price was not told either."""
+    """None where that or the price is not given."""
 
 
 class StagePlan(Record):
@@ -117,7 +115,7 @@ class StagePlan(Record):
     """Bytes of the prepared images that wait for their steps, in the host's memory."""
     feature_cache: int | None
     """Bytes on disk of the encoder's features for all records' images, where they are cached
-    and the number of records was told."""
+    and the number of records is given."""
     records: int | None
     steps: int | None
     gpus: tuple[GpuPlan, ...]
@@ -133,16 +131,17 @@ class Plan(Record):
 
     recipe: str
     assumptions: Assumptions
+    precision: Precision
     engine: str
     published: tuple[str, ...]
-    """Models of which configurations that Laterna ships were used, for none was at hand."""
+    """Models whose configurations are those that Laterna ships, for none was on this machine."""
     image_side: int
     """Pixels."""
     image_tokens: int
     """Of an image on the grid that takes most, where images are tiled."""
     fewest_image_tokens: int
     tiles: int
-    """Squares that the encoder sees of that image."""
+    """Squares that the encoder reads of that image."""
     stages: tuple[StagePlan, ...]
     resolutions: tuple[Resolution, ...]
     answering_tokens: int
@@ -152,7 +151,7 @@ class Plan(Record):
     answering_cache: int
     """Bytes of the KV cache of one chat of `answering_tokens`."""
     answering_beside: int
-    """Bytes of the keys and values that the fusion keeps of one image beside that cache."""
+    """Bytes of the keys and values that cross-attention keeps of one image."""
 
 
 def plan_recipe(
@@ -167,19 +166,18 @@ def plan_recipe(
     """Plan stages of a recipe from configurations alone; `gpu` None: for all known ones.
 
     Raises LaternaError when a configuration is missing, a stage cannot be applied or trained as the
-    recipe says, or a model cannot be rehearsed.
+    recipe says, or a model needs more than shapes.
     """
     _require_trainable(recipe, stages, assumptions.gpus)
-    rates = {name: gpu_named(name) for name in (GPUS if gpu is None else [gpu])}
+    gpus = GPUS if gpu is None else {gpu: gpu_named(gpu)}
     planned_recipe, published = with_published(recipe)
     skeleton = build_on_meta(planned_recipe)
-    assumptions = _settled(assumptions, recipe)
     for module in skeleton.parts().values():
-        module.to(FORMATS[assumptions.precision or "float32"].torch_dtype())
+        module.to(FORMATS[recipe.precision].torch_dtype())
     grids = filled_grids(skeleton)
     answering = DryRun(skeleton, grids[-1])
     weights = sum(one.nbytes for one in answering.parameters())
-    with told_what_fails():
+    with shapes_alone():
         table = resolutions(answering, cost_of(skeleton).forward)
     longest = recipe.stage(stages[-1]).max_tokens
     cache = count_cache(answering, longest)
@@ -187,10 +185,11 @@ def plan_recipe(
     planned = []
     for stage in stages:  # in order: adapters of the first are there in the second
         planner = _stage_planner(skeleton, recipe, stage, assumptions, known[stage])
-        planned.append(planner.plan((records or {}).get(stage), list(rates)))
+        planned.append(planner.plan((records or {}).get(stage), gpus))
     return Plan(
         recipe=recipe.name,
         assumptions=assumptions,
+        precision=recipe.precision,
         engine=recipe.run.engine,
         image_side=answering.side,
         published=published,
@@ -207,7 +206,7 @@ def plan_recipe(
 
 
 def _require_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) -> None:
-    """Refuse what training would refuse, before hours are told of it, and what is not planned."""
+    """Raise LaternaError for what training would refuse, and for what cannot be planned."""
     if recipe.language.quantize:
         raise LaternaError(
             "language.quantize: models in 4 bits cannot be planned yet; leave it out to plan the "
@@ -216,13 +215,6 @@ def _require_trainable(recipe: Recipe, stages: Sequence[StageName], gpus: int) -
     for stage in stages:
         sharded = recipe.run.engine == "fsdp" and gpus > 1
         require_whole_weights(recipe.stage(stage), sharded=sharded)
-
-
-def _settled(assumptions: Assumptions, recipe: Recipe) -> Assumptions:
-    """Take the precision from the recipe where nothing else is assumed."""
-    if assumptions.precision is not None:
-        return assumptions
-    return replace(assumptions, precision="mixed" if "bf16" in recipe.savings else "float32")
 
 
 def _stage_planner(
@@ -236,7 +228,7 @@ def _stage_planner(
     summary = apply_stage(skeleton, recipe, stage)
     cached = bool(recipe.feature_cache) and recipe.stage(stage).vision.mode == FROZEN
     images = stage_images(skeleton, recipe, stage, assumptions.tiles)
-    with told_what_fails():
+    with shapes_alone():
         cost = cost_of(skeleton)
     if cached:
         cost = Cost(*(one._replace(vision=0.0) for one in cost))
@@ -255,7 +247,7 @@ def _stage_planner(
 
 @dataclass(frozen=True, kw_only=True)
 class _StagePlanner:
-    """The figures of one stage, each from what shows it."""
+    """The figures of one stage."""
 
     recipe: Recipe
     stage: StageName
@@ -265,7 +257,7 @@ class _StagePlanner:
     given: Assumptions
     lengths: Lengths
     moments: int
-    """Bytes that the optimizer remembers."""
+    """Bytes of the optimizer's moments."""
     images: Images
 
     @property
@@ -274,14 +266,14 @@ class _StagePlanner:
 
     @property
     def together(self) -> int:
-        """Records that stand behind one image."""
+        """Records that share a row behind one image."""
         return records_together(self.settings, self.lengths, self.images.typical.tokens)
 
     def _fill(self, image: ShownImage) -> tuple[Load, int]:
         load, passes = fill_step(self.settings, self.lengths, image.tokens, gpus=self.given.gpus)
         return replace(load, segments=self.recipe.run.attention == "varlen"), passes
 
-    def plan(self, records: int | None, gpus: Sequence[str]) -> StagePlan:
+    def plan(self, records: int | None, gpus: Mapping[str, Gpu]) -> StagePlan:
         typical, _ = self._fill(self.images.typical)
         load, passes = self._fill(self.images.largest)
         counted = typical.images * self.together
@@ -290,8 +282,8 @@ class _StagePlanner:
         forward, training = (count_flops(one, row, self.images.typical) for one in self.cost)
         flops = sum(training.values()) / counted
         quadratic = row.pairs(self.images.typical.tokens) * self.cost.training.pair
-        mixed = self.given.precision == "mixed"
-        share = share_of(self.dry_run, self.recipe.run.engine, self.given.gpus, mixed=mixed)
+        bf16 = self.recipe.precision == "bf16"
+        share = share_of(self.dry_run, self.recipe.run.engine, self.given.gpus, bf16=bf16)
         kept, checkpointed = (
             self._memory(share, load, again=passes > 1, checkpointed=mode) for mode in (False, True)
         )
@@ -328,24 +320,25 @@ class _StagePlanner:
             records=records,
             steps=None if drawn is None else math.ceil(drawn / self.settings.global_batch_size),
             gpus=tuple(
-                self._on(name, memory.total, checkpointed.total, flops, drawn) for name in gpus
+                self._on(name, gpu, memory.total, checkpointed.total, flops, drawn)
+                for name, gpu in gpus.items()
             ),
         )
 
     def _memory(self, share: Share, load: Load, *, again: bool, checkpointed: bool) -> Memory:
         with self.dry_run.showing(self.images.largest):
-            found: Bytes = count_bytes(self.dry_run, load, again=again, checkpointed=checkpointed)
+            found = count_bytes(self.dry_run, load, again=again, checkpointed=checkpointed)
         activations = found.activations
-        if share.gradients_elsewhere:  # the fullest moment is then before any gradient is there
+        if share.gradients_elsewhere:  # then memory is fullest before there are any gradients
             activations = max(activations, sum(found.kept.values()))
-        numbers = FORMATS[self.given.precision or "float32"]
+        numbers = FORMATS[self.recipe.precision]
         optimizer = self.moments + self.summary.trained * numbers.master
         exact = EXACT // numbers.torch_dtype().itemsize
         return Memory(
             weights=found.weights - share.weights_elsewhere,
             gradients=(found.gradients - share.gradients_elsewhere) * exact,
             optimizer=round(optimizer * share.optimizer),
-            kept={part: found.kept[part] for part in PARTS},
+            kept=found.kept,
             activations=activations + share.gathered,
         )
 
@@ -355,7 +348,7 @@ class _StagePlanner:
         return min(drawn, limit) if limit else drawn
 
     def _images_ahead(self) -> int:
-        """Return the bytes of the steps that wait or are worked on (`training.dataloader`)."""
+        """Return the bytes of the steps that wait or are being made (`training.dataloader`)."""
         steps = self.recipe.run.workers + 1
         dry_run = self.dry_run
         one = 3 * dry_run.side**2
@@ -373,11 +366,11 @@ class _StagePlanner:
         return round(records * self.images.typical.tiles) * one
 
     def _on(
-        self, name: str, total: int, checkpointed: int, flops: float, drawn: int | None
+        self, name: str, gpu: Gpu, total: int, checkpointed: int, flops: float, drawn: int | None
     ) -> GpuPlan:
-        gpu, given = GPUS[name], self.given
+        given = self.given
         room = gpu.memory_gib * GIB * (1 - given.headroom)
-        peak = (gpu.float32 if given.precision == "float32" else gpu.bfloat16) * TERA
+        peak = gpu.peak(FORMATS[self.recipe.precision].dtype) * TERA
         hours = None
         if drawn is not None:
             hours = drawn * flops / (peak * given.mfu * given.gpus) / 3600

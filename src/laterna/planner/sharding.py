@@ -16,7 +16,7 @@ AHEAD = 2
 
 
 class Share(Record):
-    """What one GPU does not hold of a step, and what it gathers meanwhile, in bytes."""
+    """What one GPU does not hold of a step, and what it gathers for a time, in bytes."""
 
     weights_elsewhere: int = 0
     gradients_elsewhere: int = 0
@@ -26,8 +26,8 @@ class Share(Record):
     """Weights and gradients that are whole while they are needed."""
 
 
-def share_of(dry_run: DryRun, engine: Engine, gpus: int, *, mixed: bool = False) -> Share:
-    """Return what sharding leaves elsewhere, as `training.parallel` shards.
+def share_of(dry_run: DryRun, engine: Engine, gpus: int, *, bf16: bool) -> Share:
+    """Return what sharding leaves on other GPUs, as `training.parallel` shards.
 
     A vision tower that does not train stays whole. Layers of the language model are gathered one
     by one; what lies outside them is gathered once and stays. A gradient is whole until it has
@@ -44,7 +44,7 @@ def share_of(dry_run: DryRun, engine: Engine, gpus: int, *, mixed: bool = False)
     layer_gradients = [_trained(layer.parameters()) for layer in layers]
     weights, gradients = sum(weight.nbytes for weight in sharded), _trained(sharded)
     kept = weights
-    if mixed:  # held in 32 bits and gathered in 16: those that train are with the optimizer's
+    if bf16:  # held in 32 bits and gathered in 16: those that train are with the optimizer's
         kept = 2 * sum(weight.nbytes for weight in sharded if not weight.requires_grad)
     outside = weights - sum(sizes) + gradients - sum(layer_gradients)
     return Share(

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from laterna.planner.dry_run import PARTS
+from laterna.planner.assumptions import FORMATS
 from laterna.planner.hardware import GPUS
 from laterna.planner.plan import Memory, Plan, StagePlan
+from laterna.training.checks import PARTS
 
 _UNITS = ("", "K", "M", "G", "T", "P", "E", "Z")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -17,13 +18,13 @@ _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 def plan_tables(plan: Plan) -> Iterator[Table]:
     """Yield the tables of a plan: three a stage, and one of resolutions."""
     for stage in plan.stages:
-        yield work_table(stage)
-        yield memory_table(plan, stage)
-        yield gpu_table(plan, stage)
-    yield resolution_table(plan)
+        yield _work_table(stage)
+        yield _memory_table(plan, stage)
+        yield _gpu_table(plan, stage)
+    yield _resolution_table(plan)
 
 
-def work_table(stage: StagePlan) -> Table:
+def _work_table(stage: StagePlan) -> Table:
     """Show what a stage trains and computes, by part."""
     caption = (
         f"a record: {stage.images.typical.tokens:,} image + {stage.lengths.text:,} text "
@@ -54,14 +55,14 @@ def work_table(stage: StagePlan) -> Table:
     return table
 
 
-def memory_table(plan: Plan, stage: StagePlan) -> Table:
-    """Show the memory of a step on one GPU, as it trains and with checkpointing."""
+def _memory_table(plan: Plan, stage: StagePlan) -> Table:
+    """Show the memory of a step on one GPU, with layers kept and with layers checkpointed."""
     load, given = stage.load, plan.assumptions
     share = f"one of {given.gpus} GPUs under {plan.engine}" if given.gpus > 1 else "one GPU"
     tokens = load.text + load.images * stage.images.largest.tokens
     passes = counted(stage.micro_batches, "micro-batch", "es")
     caption = (
-        f"{given.precision}, {share}, a step: {passes} of {load.rows} × {tokens:,} tokens with "
+        f"{plan.precision}, {share}, a step: {passes} of {load.rows} × {tokens:,} tokens with "
         f"{load.rows * load.images} images; {sized(stage.images_ahead)} of images wait in "
         "the host's memory"
     )
@@ -79,36 +80,34 @@ def memory_table(plan: Plan, stage: StagePlan) -> Table:
         table.add_row(name, *(sized(getattr(memory, name)) for memory in columns))
     for part in PARTS:
         table.add_row(f"  kept by {part}", *(sized(memory.kept[part]) for memory in columns))
-    table.add_row("  more, meanwhile", *(sized(_meanwhile(memory)) for memory in columns))
+    table.add_row("  temporary", *(sized(_temporary(memory)) for memory in columns))
     table.add_section()
     table.add_row("in all", *(sized(memory.total) for memory in columns))
     return table
 
 
-def gpu_table(plan: Plan, stage: StagePlan) -> Table:
+def _gpu_table(plan: Plan, stage: StagePlan) -> Table:
     """Show where a stage fits, how long it takes and what that costs."""
-    given = plan.assumptions
+    given, dtype = plan.assumptions, FORMATS[plan.precision].dtype
     caption = (
         f"{given.headroom:.0%} of the memory left free; hours on {counted(given.gpus, 'GPU')} at "
-        f"{given.mfu:.0%} of the {'float32' if given.precision == 'float32' else 'bfloat16'} peak "
-        "(assumed, --mfu)"
+        f"{given.mfu:.0%} of the {dtype} peak (assumed, --mfu)"
     )
     if stage.records is None:
         caption += "; hours need --records"
     elif given.price is None:
         caption += "; money needs --price"
-    of = "" if stage.records is None else f", {stage.records:,} records, {stage.steps:,} steps"
-    table = _table(f"GPUs, stage {stage.stage}{of}", caption)
+    size = "" if stage.records is None else f", {stage.records:,} records, {stage.steps:,} steps"
+    table = _table(f"GPUs, stage {stage.stage}{size}", caption)
     table.add_column("GPU")
     for heading in ("memory", "peak TFLOPS", "fits", "fits checkpointed", "hours", "money"):
         table.add_column(heading, justify="right")
     for row in stage.gpus:
         gpu = GPUS[row.gpu]
-        peak = gpu.float32 if given.precision == "float32" else gpu.bfloat16
         table.add_row(
             row.gpu,
             f"{gpu.memory_gib:g} GiB",
-            f"{peak:g}",
+            f"{gpu.peak(dtype):g}",
             _yes(row.fits),
             _yes(row.fits_checkpointed),
             "–" if row.hours is None else f"{row.hours:,.3g}",
@@ -117,8 +116,8 @@ def gpu_table(plan: Plan, stage: StagePlan) -> Table:
     return table
 
 
-def resolution_table(plan: Plan) -> Table:
-    """Show tokens, cache and attention of larger images, each beside the smallest's."""
+def _resolution_table(plan: Plan) -> Table:
+    """Show tokens, cache and attention of larger images, and how many times the smallest's."""
     total = plan.answering_weights + plan.answering_cache + plan.answering_beside
     caption = (
         f"the recipe's images: {plan.image_side} px, {_image_tokens(plan)} · "
@@ -126,7 +125,7 @@ def resolution_table(plan: Plan) -> Table:
         f"{sized(plan.answering_cache)} of it KV cache"
     )
     if plan.answering_beside:
-        caption += f", {sized(plan.answering_beside)} what an image leaves beside it"
+        caption += f", {sized(plan.answering_beside)} an image's in cross-attention"
     table = _table("an image in the language model, by its size", caption)
     headings = ("side", "patches", "tokens", "KV cache", "×", "attention FLOPs", "×")
     for heading in headings:
@@ -171,12 +170,12 @@ def sized(count: float) -> str:
 
 def _image_tokens(plan: Plan) -> str:
     if plan.tiles == 1:
-        return f"{plan.image_tokens:,} token{'s' if plan.image_tokens > 1 else ''} of a row"
+        return f"{counted(plan.image_tokens, 'token')} of a row"
     span = f"{plan.fewest_image_tokens:,} to {plan.image_tokens:,} tokens"
     return f"{span} in up to {plan.tiles} tiles"
 
 
-def _meanwhile(memory: Memory) -> int:
+def _temporary(memory: Memory) -> int:
     return max(0, memory.activations - sum(memory.kept.values()))
 
 

@@ -12,7 +12,12 @@ from typing import NamedTuple
 from laterna.data.images.files import OutsideImageError
 from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
-from laterna.evaluation.compare import RunComparison, TaskComparison, row_cells
+from laterna.evaluation.compare import (
+    COLUMNS,
+    RunComparison,
+    TaskComparison,
+    row_cells,
+)
 from laterna.evaluation.metrics import METRICS
 from laterna.evaluation.run import CONTROLS
 from laterna.evaluation.saved import SavedRun
@@ -306,7 +311,8 @@ class Compared(NamedTuple):
 
     comparison: TaskComparison
     rows: tuple[tuple[str, ...], ...]
-    drawing: str
+    drawings: tuple[str, ...]
+    """Differences of scores, and of values that may pass 1."""
     pairs: tuple[Pair, ...]
 
 
@@ -318,17 +324,22 @@ def write_comparison_page(path: Path, found: RunComparison) -> None:
         first=found.first,
         second=found.second,
         remarks=found.remarks,
+        columns=COLUMNS,
         tasks=[_compared(found, task) for task in found.tasks],
     )
 
 
 def _compared(found: RunComparison, task: TaskComparison) -> Compared:
-    rows = (task.overall, *task.kinds)
-    drawing = interval_chart(
-        task.task,
-        [(row.name, *row.comparison.bootstrap[:3]) for row in rows],
-        "A − B, mean score with its 95 % interval",
-    )
+    shown = [row for row in task.rows if not math.isnan(row.apart[0])]
+    large = [row for row in shown if max(abs(row.first), abs(row.second)) > 1]
+    drawings = [
+        interval_chart(f"{task.task} {name}", [(row.name, *row.apart) for row in rows], axis)
+        for name, rows, axis in (
+            ("scores", [row for row in shown if row not in large], "A − B with its 95 % interval"),
+            ("sums", large, "A − B with its 95 % interval, where values pass 1"),
+        )
+        if rows
+    ]
     pairs = []
     lot = random.Random(found.first.subject.seed).sample(task.differing, len(task.differing))
     for a, b in sorted(lot, key=lambda pair: -abs(pair[0].score - pair[1].score))[:DIFFERING]:
@@ -344,7 +355,7 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
             review="",
         )
         pairs.append(Pair(card, (_verdict(a.score), _verdict(b.score))))
-    return Compared(task, tuple(map(row_cells, rows)), drawing, tuple(pairs))
+    return Compared(task, tuple(map(row_cells, task.rows)), tuple(drawings), tuple(pairs))
 
 
 def _both(first: float, second: float) -> NamedTexts:

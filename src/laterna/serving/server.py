@@ -11,7 +11,7 @@ import torch
 
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
-from laterna.inference.steps import EngineSettings
+from laterna.inference.pace import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.intake import IntakeSettings
 from laterna.serving.listening import Listening
@@ -132,7 +132,7 @@ def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
         ),
     )
     if engine.one_by_one:
-        sys.stderr.write(f"requests are answered one by one: {engine.one_by_one}\n")
+        sys.stderr.write(f"requests are answered by the model's own `generate`: {engine.one_by_one}\n")
     else:
         rows, tokens = engine.ready
         sys.stderr.write(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from laterna.errors import LaternaError
-from laterna.records import Kind, Message, Record, Usage
+from laterna.records import Kind, Message, Record, Reply, Usage
 from laterna.synthesis.ledger import Ledger, Totals
 from laterna.synthesis.settings import Endpoint, Spending
 from laterna.synthesis.teachers.base import Failed, Identity, NoAnswer
@@ -165,20 +165,33 @@ class Forecast:
         self._known = known if known and known.answers else None
         self.answered = 0
         self.requests: dict[Kind, int] = {}
-        self.read = 0
+        self._estimated = self._grouped = 0
+        self._told, self._told_estimate = 0, 0
         self.written = 0
 
-    def add(self, kind: Kind, messages: Sequence[Message], *, answered: bool) -> None:
-        """Count one request."""
-        if answered:
+    def add(self, kind: Kind, messages: Sequence[Message], answered: Reply | None = None) -> None:
+        """Count one request, or learn from its answer, if there is one."""
+        estimate = estimate_tokens(messages)
+        if answered is not None:
             self.answered += 1
+            if not answered.usage.estimated and answered.usage.prompt_tokens:
+                self._told += answered.usage.prompt_tokens
+                self._told_estimate += estimate
             return
         self.requests[kind] = self.requests.get(kind, 0) + 1
-        self.read += estimate_tokens(messages)
+        self._estimated += estimate
+        self._grouped += estimate_tokens(messages, grouped=True)
         if self._known:
             self.written += round(self._known.usage.completion_tokens / self._known.answers)
         else:
             self.written += REPLY_TOKENS.get(kind, max(REPLY_TOKENS.values()))
+
+    @property
+    def read(self) -> int:
+        """Tokens to be read: by the digit, or as the endpoint counted those of earlier requests."""
+        if not self._told_estimate:
+            return self._estimated
+        return round(self._estimated * self._told / self._told_estimate)
 
     @property
     def usage(self) -> Usage:
@@ -201,10 +214,14 @@ class Forecast:
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.requests.items())
         cost = f"${price.of(self.usage):,.2f}" if price else "an unknown sum (no price given)"
         basis = "lengths and times as so far" if self._known else "assumed lengths and times"
+        way = "4 characters a token, numbers by the digit"
+        if self._told_estimate:
+            way = "as the endpoint counted so far"
+        elif self._estimated:
+            way += f"; {self._grouped:,} to read where three digits are one token, as OpenAI's"
         return (
             f"nothing asked; to ask: {sum(self.requests.values()):,} requests ({kinds or 'none'}),"
             f" answered before: {self.answered:,}; about {self.read:,} tokens to read and"
-            f" {self.written:,} to write (estimated: 4 characters a token, numbers by the digit,"
-            f" {basis}),"
+            f" {self.written:,} to write (estimated: {way}, {basis}),"
             f" {cost} and {self.hours(endpoint):.2f} hours"
         )

@@ -84,8 +84,17 @@ class Run:
         """Prepare; raise LaternaError for an unknown teacher."""
         self._job = job
         self._asked = is_remote(job.teacher)
+        self._read: tuple[Scene, ...] | None = None
         self.problems: list[Problem] = []
         self.calls: Calls | None = None
+
+    def expected(self) -> int:
+        """Return how many results there will be; the annotations are gone through for it."""
+        if self._asked:
+            mine = sum(1 for _ in self._mine(_scenes(self._job, [])))
+        else:
+            mine = sum(map(self._job.shard.holds, range(len(self._all_scenes()))))
+        return mine * len(self._job.kinds)
 
     def results(self) -> Iterator[BuildResult]:
         """Yield the results in order, few of them in memory at a time."""
@@ -100,7 +109,7 @@ class Run:
     def _compose(self) -> Iterator[BuildResult]:
         """Yield the results of a teacher that works here, at no cost."""
         job = self._job
-        scenes = tuple(_scenes(job, self.problems))
+        scenes = self._all_scenes()
         seen = survey(scenes)
         self._count_unmapped(seen)
         teachers: dict[Kind, Teacher] = {
@@ -112,6 +121,11 @@ class Run:
         with asyncio.Runner() as runner:
             for task in builder.tasks(self._mine(iter(scenes))):
                 yield runner.run(builder.make(task))
+
+    def _all_scenes(self) -> tuple[Scene, ...]:
+        if self._read is None:
+            self._read = tuple(_scenes(self._job, self.problems))
+        return self._read
 
     def _count_unmapped(self, seen: Survey) -> None:
         """Note the categories, of those that are heads of phrases, that no kind is known of."""
@@ -198,7 +212,7 @@ def _forecast(job: Job, ledger: Ledger | None, identity: Identity) -> str:
         if not proxy.text:
             continue
         reply = ledger.find(request_key(identity, messages)) if ledger else None
-        counted.add(task.kind, messages, answered=reply is not None)
+        counted.add(task.kind, messages, reply)
     price = Prices(job.spending).of(identity.model)
     line = counted.line(job.endpoint, price)
     if job.judge:

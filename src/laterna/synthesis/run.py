@@ -12,7 +12,7 @@ import msgspec
 
 from laterna.errors import LaternaError
 from laterna.files import require_replaceable, write_atomically
-from laterna.progress import followed
+from laterna.progress import shown_progress
 from laterna.records import Finding, InstructionRecord, Kind, Record, Verdict
 from laterna.scenes.annotations import Problem
 from laterna.synthesis.builder import CAPTION_QUESTION, BuildResult, Reject
@@ -147,14 +147,22 @@ def run_job(job: Job, out: Path, *, form: str = "llava", engine: str = "local") 
         if is_remote(job.teacher):
             aside = files.enter_context(write_atomically(rejects_file(out)))
             counter.rejects = files.enter_context(aside.open("wb"))
-        results = followed(run.results(), "synthesis")
         try:
-            write_records(out, counter.records(results), form)
+            write_records(out, counter.records(_shown(run)), form)
         except _NothingMadeError as error:
             nothing = error  # the rejects, which say why, are kept
     if nothing:
         raise nothing
     return counter.summary(out)
+
+
+def _shown(run: Run | RayRun) -> Iterator[BuildResult]:
+    """Pass the results on, and show how many of how many there are."""
+    with shown_progress("synthesis") as shown:
+        shown.expect(run.expected())
+        for number, result in enumerate(run.results(), start=1):
+            yield result
+            shown.update(number)
 
 
 def rejects_file(out: Path) -> Path:

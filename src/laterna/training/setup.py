@@ -198,10 +198,9 @@ def set_attention(
     name, language = recipe.run.attention, assistant.language
     device = device or assistant.device
     if encodes(language.config):
-        if name != "sdpa" or settings.shared_prefix:
+        if name != "sdpa":
             raise LaternaError(
-                f"run.attention = {name!r}, shared_prefix = {settings.shared_prefix}: an "
-                "encoder-decoder takes its rows apart; use 'sdpa' and shared_prefix = false"
+                f"run.attention = {name!r}: an encoder-decoder takes its rows apart; use 'sdpa'"
             )
         return
     if name in ("flex", "flash_attention_2"):
@@ -302,8 +301,8 @@ def fit_connector(assistant: VisionLanguageModel, batches: Iterable[Batch]) -> N
             found.append(assistant.vision(batch.pixels_bchw.to(device)))
     if found:
         words_vd = assistant.language.get_input_embeddings().weight.float()
-        length = float(words_vd.norm(dim=-1).square().mean().sqrt())
-        assistant.connector.calibrate(torch.cat(found), length)
+        rms_length = float(words_vd.norm(dim=-1).square().mean().sqrt())
+        assistant.connector.calibrate(torch.cat(found), rms_length)
 
 
 def _take_connector(assistant: VisionLanguageModel, path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from laterna.data.chat import SHIPPED_TEMPLATES
+from laterna.data.chat import load_template
 from laterna.data.preparation.checking import Checker, Job
 from laterna.data.sources import open_source
 from laterna.errors import LaternaError
-from laterna.recipe import SourceSettings, StageSettings
+from laterna.recipe import ImagePosition, SourceSettings, StageSettings
 
 Tokenizers = dict[str, PreTrainedTokenizerFast]
 OUTSIDE = "image outside the image folder"
@@ -122,8 +122,9 @@ def test_a_turn_that_is_not_to_be_learned_is_read_and_not_learned(
     assert result.dropped == {"no target tokens": 1}
 
 
+@pytest.mark.parametrize("position", ["keep", "first"])
 def test_plain_teaches_one_image_and_one_answer_and_nothing_else(
-    maker: Any, images: Path, tmp_path: Path
+    maker: Any, images: Path, tmp_path: Path, position: ImagePosition
 ) -> None:
     human, gpt = row_of("a")["conversations"]
     hello = [{"from": "human", "value": "Hello."}, {"from": "gpt", "value": "Hi."}]
@@ -137,7 +138,7 @@ def test_plain_teaches_one_image_and_one_answer_and_nothing_else(
             "pair", ["p0.jpg", "p1.jpg"], conversations=[human | {"value": "<image><image>"}, gpt]
         ),
     ]
-    plain = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+    plain = load_template("plain", maker.tokenizer, position)
     source = source_of(tmp_path, rows, images=str(images))
     result = maker.prepare(source, template=plain)
     assert [sample.id for sample in result.samples] == ["good"]

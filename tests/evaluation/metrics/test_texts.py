@@ -29,11 +29,12 @@ def test_anls_takes_the_nearest_reference_and_nothing_below_a_half(
         (question("abcd"), "zzzd"),
         (question("a b"), "a   b"),
         (question(""), ""),
+        (question("Maße"), "Mase"),  # the length is that of MASSE
     ]
-    assert scores("anls", rows) == pytest.approx([0.8, 0.6, 0.5, 0.0, 1.0, 1.0])
+    assert scores("anls", rows) == pytest.approx([0.8, 0.6, 0.5, 0.0, 1.0, 1.0, 0.8])
     found = values("anls", rows)
-    assert found["anls"] == pytest.approx(3.9 / 6)
-    assert found["m4c_differs"] == 1  # blanks: two edits in five letters
+    assert found["anls"] == pytest.approx(4.7 / 7)
+    assert found["m4c_differs"] == 2  # blanks: two edits in five letters; 0.75 of four letters
     assert math.isnan(scores("anls", [(question(), "x")])[0])
 
 

@@ -187,6 +187,12 @@ def test_kinds_and_fields_are_what_the_metrics_ask_for(read: Read) -> None:
     assert TASKS["llava_bench"].judge == "llava_bench"
 
 
+def test_every_task_that_adds_words_can_be_asked_without_them() -> None:
+    for name, task in TASKS.items():
+        if next(iter(task.settings)) == "llava-1.5" and task.find_setting().prompt != "{text}":
+            assert task.find_setting("question-only").prompt == "{text}", name
+
+
 def test_settings_are_data_and_change_words_and_room(read: Read) -> None:
     assert read("mme", setting="mme").questions[0].text == (
         "Is there a dog? Please answer yes or no."

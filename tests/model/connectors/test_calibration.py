@@ -21,7 +21,7 @@ def test_a_fitted_connector_sees_standard_features_and_writes_words_of_the_right
     weight, bias = first.weight.clone(), first.bias.clone()
     standard = (features - features.mean((0, 1))) / features.flatten(0, 1).std(0)
     seen = standard @ weight.T + bias
-    connector.calibrate(features, length=3.0)
+    connector.calibrate(features, rms_length=3.0)
     if kind == "mlp":
         assert torch.allclose(first(features), seen, atol=1e-4)
     lengths = connector(features).norm(dim=-1)
@@ -33,7 +33,7 @@ def test_a_feature_that_was_still_is_not_blown_up_when_it_moves() -> None:
     connector = build_connector(ConnectorSettings(kind="mlp", calibrate=True), 4, 8)
     features = torch.randn(50, 3, 4)
     features[..., 2] = 7.0
-    connector.calibrate(features, length=1.0)
+    connector.calibrate(features, rms_length=1.0)
     moved = features.clone()
     moved[..., 2] += 0.01
     tokens, others = connector(features), connector(moved)

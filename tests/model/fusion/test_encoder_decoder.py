@@ -13,14 +13,17 @@ from torch.nn.functional import cross_entropy
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenize_prompt
+from laterna.data.packing import plan_packs
 from laterna.errors import LaternaError
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Decoding, generate_tokens
+from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import FusionSettings, Recipe
 from laterna.records import Batch, Pack, Turn
+from laterna.training.objective import Objective, empty_batch
 
 from ...tiny import encoder_decoder, sample
 
@@ -82,6 +85,48 @@ def test_packed_and_padded_samples_are_what_they_are_alone(model: VisionLanguage
     torch.testing.assert_close(logits_sv, torch.cat([one for one, _ in apart]), atol=1e-9, rtol=0)
 
 
+@torch.no_grad()
+def test_siblings_read_their_shared_image_as_they_do_alone(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two captions, for which an image is read once, and a question about it."""
+    replace = msgspec.structs.replace
+    first, second = sample(0, 6), replace(sample(0, 4), id="second")
+    captions = [replace(one, targets=(False,) * 2 + (True,) * (len(one.input_ids) - 2))
+                for one in (first, second)]  # fmt: skip
+    samples = [*captions, replace(sample(0, 9), id="third")]
+    packs = plan_packs(samples, pack_length=64, shared_prefix=True)
+    assert packs[0].shared == (0, 2, 2)
+    together = rows(*packs)
+    assert together.features_bnd is not None and len(together.features_bnd) == 1
+    read: list[int] = []
+    encoder = model.language.get_encoder()
+    count = encoder.register_forward_pre_hook(
+        lambda _module, _args, given: read.append(len(given["inputs_embeds"])), with_kwargs=True
+    )
+    logits_sv, labels_s = model.target_logits(together)
+    count.remove()
+    assert read == [2]
+    apart = [
+        model.target_logits(
+            replace(collate([Pack(samples=(one,))]), features_bnd=together.features_bnd)
+        )
+        for one in samples
+    ]
+    assert torch.equal(labels_s, torch.cat([labels for _, labels in apart]))
+    torch.testing.assert_close(logits_sv, torch.cat([one for one, _ in apart]), atol=1e-9, rtol=0)
+
+
+def test_all_weights_take_part_in_a_batch_without_answers(model: VisionLanguageModel) -> None:
+    """Engines that add up gradients over ranks wait for every weight."""
+    loss = Objective(model)(empty_batch())
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    lacking = [name for name, weight in model.named_parameters()
+               if weight.grad is None and not name.startswith("vision.")]  # fmt: skip
+    assert lacking == []
+
+
 def test_every_answer_is_read_from_all_before_it(model: VisionLanguageModel) -> None:
     """Two answers in a sample: the second's encoder text holds the first."""
     batch = rows(Pack(samples=(sample(0, 9),)))
@@ -123,8 +168,29 @@ def test_greedy_answers_are_transformers_own(
     )
 
 
-def test_the_engine_answers_one_by_one(model: VisionLanguageModel) -> None:
-    assert Engine(model).one_by_one == "it is an encoder with a decoder"
+def test_the_engine_answers_several_at_once_as_each_alone(model: VisionLanguageModel) -> None:
+    """Of other lengths, with other limits, one drawn, one stopped, and more than there are rows."""
+    texts = ("What is it?", "Is the cup red or blue? Say it.", "Why?", "What is it?", "And?")
+    limits = (6, 9, 3, 12, 1)
+    prompts = [(Turn(role="user", text=text),) for text in texts]
+    decodings = [Decoding(max_new_tokens=limit) for limit in limits]
+    decodings[3] = Decoding(max_new_tokens=12, temperature=1.0, seed=3)
+    engine = Engine(model, EngineSettings(rows=3))
+    assert engine.one_by_one == "it is an encoder with a decoder"
+    alone = [engine.submit(one, (), how).result() for one, how in zip(prompts, decodings, strict=True)]
+    calls: list[int] = []
+    encoder = model.language.get_encoder()
+    encoder.register_forward_pre_hook(
+        lambda _module, _args, given: calls.append(len(given["inputs_embeds"])), with_kwargs=True
+    )
+    with engine._lock:
+        requests = [engine.submit(one, (), how) for one, how in zip(prompts, decodings, strict=True)]
+    together = [request.result() for request in requests]
+    assert calls == [3, 2]
+    assert [one.tokens for one in together] == [one.tokens for one in alone]
+    assert [one.finish for one in together] == [one.finish for one in alone]
+    assert [len(one.tokens) for one in together][:3] == [6, 9, 3]
+    engine.close()
 
 
 def test_the_fusion_and_the_kind_of_language_model_go_together(
@@ -134,5 +200,5 @@ def test_the_fusion_and_the_kind_of_language_model_go_together(
         msgspec.structs.replace(recipe, fusion=FusionSettings()),
         msgspec.structs.replace(tiny_recipe, fusion=FusionSettings(kind="encoder_decoder")),
     ):
-        with pytest.raises(LaternaError, match="'encoder_decoder' is for t5, mt5, umt5"):
+        with pytest.raises(LaternaError, match="'encoder_decoder' is for t5, mt5, umt5, t5gemma"):
             build_from_recipe(wrong)

@@ -241,6 +241,16 @@ def test_numbers_are_counted_by_the_digit_and_prose_by_four_characters() -> None
     assert estimate_tokens(chat) == 10 + 12 + 2 * 4
 
 
+def test_grouped_digits_are_counted_by_three_and_prose_by_four_and_a_half_characters() -> None:
+    assert text_tokens("x" * 45, grouped=True) == 10
+    # 22 by OpenAI's o200k_base and cl100k_base.
+    assert text_tokens("dog: [0.681, 0.242, 0.774, 0.694]", grouped=True) == 21
+    two = "\ndining table: [0.6, 0.242, 0.0, 0.694]\ndog: [0.681, 0.242, 0.774, 0.694]"
+    assert text_tokens(two, grouped=True) == 45  # 47 by o200k_base
+    chat = (Message(role="user", content="x" * 45), Message(role="user", content="[0.681, 0.2]"))
+    assert estimate_tokens(chat, grouped=True) == 10 + 10 + 2 * 4
+
+
 @pytest.mark.slow
 def test_estimates_hold_against_real_tokenizers(contexts_file: Path) -> None:
     scenes = read_annotations(contexts_file).scenes

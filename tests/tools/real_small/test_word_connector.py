@@ -14,7 +14,7 @@ from laterna.errors import LaternaError
 from laterna.model.connectors import build_connector
 from laterna.recipe import ConnectorSettings
 from laterna.records import Sample
-from real_small.word_connector import CLASSIFIER, Line, fit_words, perceptron, ridge
+from real_small.word_connector import Line, fit_words, perceptron, ridge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def red_and_blue(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("kind", ["linear", "mlp", "pool"])
 def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
     kind: str,
     tiny_assistant: VisionLanguageModel,
@@ -119,42 +119,6 @@ def test_the_tokens_are_as_long_as_words_and_lean_to_their_own(
     ]
     leans = (tokens.mean(1) @ (words[0] - words[1])).tolist()
     assert leans[0] > 0 > leans[1]
-
-
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_patches_lean_to_the_words_of_their_class(
-    kind: str,
-    tiny_assistant: VisionLanguageModel,
-    answered: Callable[[str, str], Sample],
-    red_and_blue: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assistant = tiny_assistant
-    _connect(assistant, kind=kind)
-    with torch.no_grad():
-        images = [Image.open(red_and_blue / name) for name in ("red.png", "blue.png")]
-        means = assistant.vision(assistant.prepare(images)).mean(1)
-    head = torch.stack([means[0] - means[1], means[1] - means[0], torch.zeros_like(means[0])])
-    monkeypatch.setattr(assistant.vision, "weights", lambda: {CLASSIFIER: head})
-    classes = [["red"], ["blue", "sky"], ["dog"]]
-    monkeypatch.setattr("real_small.word_connector.imagenet_words", lambda: classes)
-    samples = [answered(name, "It is there.") for name in ("red.png", "blue.png")]
-    fit_words(assistant, samples, red_and_blue, fit="classes")
-    table = assistant.language.get_input_embeddings().weight.detach()
-    red, blue, sky = (
-        table[torch.tensor(assistant.tokenizer(f" {word}")["input_ids"])].mean(0)
-        for word in ("red", "blue", "sky")
-    )
-    leans = (_tokens(assistant, red_and_blue).mean(1) @ (red - (blue + sky) / 2)).tolist()
-    assert leans[0] > 0 > leans[1]
-
-
-def test_an_encoder_without_classes_is_refused(
-    tiny_assistant: VisionLanguageModel, answered: Callable[[str, str], Sample], red_and_blue: Path
-) -> None:
-    samples = [answered(name, "It is there.") for name in ("red.png", "blue.png")]
-    with pytest.raises(LaternaError, match=f"keeps no {CLASSIFIER}"):
-        fit_words(tiny_assistant, samples, red_and_blue, fit="classes")
 
 
 def _connect(assistant: VisionLanguageModel, **settings: object) -> None:

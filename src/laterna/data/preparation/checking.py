@@ -26,6 +26,7 @@ from laterna.data.sources.rows import (
     read_chunk,
     shortened,
 )
+from laterna.data.template import IMAGE_FIRST
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.records import InstructionRecord, Record
@@ -158,8 +159,9 @@ class Checker:
 
 
 @cache
-def _plain() -> str:
-    return SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+def _plain() -> frozenset[str]:
+    plain = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+    return frozenset({plain, IMAGE_FIRST + plain})
 
 
 def not_one_caption(record: InstructionRecord, template: str) -> UnusableError | None:
@@ -167,7 +169,7 @@ def not_one_caption(record: InstructionRecord, template: str) -> UnusableError |
     asserts, it is for one image and its caption. None for other templates.
     """
     roles = [turn.role for turn in record.turns]
-    if template != _plain() or (len(record.images) == 1 and roles == ["user", "assistant"]):
+    if template not in _plain() or (len(record.images) == 1 and roles == ["user", "assistant"]):
         return None
     return UnusableError(
         "not one image and one answer, as the template plain needs",

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from laterna.data.sources.rows import CHUNK_ROWS, Chunk
-from laterna.errors import LaternaError, package
+from laterna.errors import LaternaError, one_line, package
 
 if TYPE_CHECKING:
     import datasets
@@ -108,7 +108,7 @@ def hub_revision(name: str) -> str:
     try:
         return str(HfApi().dataset_info(name).sha)
     except (*unreachable, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"hub:{name}: the hub does not tell its revision: {reason}") from error
 
 

@@ -1,8 +1,8 @@
 """ANLS: how near the letters of an answer are to a reference's, below one half nothing.
 
 1 - edits / length for the nearest reference, both in lower case with single blanks; the length is
-the longer of the two as they were written (sic). LLaVA's ST-VQA scorer divides by the length of
-what it compares. A question needs nothing but its references.
+the longer of the two as they were written, in capitals (sic: `ß` counts as two). LLaVA's ST-VQA
+scorer divides by the length of what it compares. A question needs nothing but its references.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def edits(text: str, other: str) -> int:
 def anls(question: Question, answer: str) -> float:
     """Return the ANLS of an answer as lmms-eval gives it; not a number without references."""
     distances = [
-        edits(_folded(reference), _folded(answer)) / (max(len(reference), len(answer)) or 1)
+        edits(_folded(reference), _folded(answer)) / _length(reference, answer)
         for reference in question.references
     ]
     return _above_threshold(distances)
@@ -46,6 +46,10 @@ def _m4c(question: Question, answer: str) -> float:
 
 def _folded(text: str) -> str:
     return " ".join(text.lower().split())
+
+
+def _length(text: str, other: str) -> int:
+    return max(len(text.upper()), len(other.upper())) or 1
 
 
 def _above_threshold(distances: Sequence[float]) -> float:

@@ -165,7 +165,7 @@ CAPTIONS = Task(
     about="captions of COCO or any data of its form, by CIDEr-D, BLEU and ROUGE-L",
     metrics=("captions",),
     max_new_tokens=CAPTION_TOKENS,
-    settings={DEFAULT_SETTING: Setting()},
+    settings={DEFAULT_SETTING: Setting(), "detail": Setting(IN_DETAIL, LONG_ANSWER // 8)},
     needs={CAPTION_FILES[0]: _AT_COCO, "val2014": _AT_COCO},
 )
 CHAIR = Task(

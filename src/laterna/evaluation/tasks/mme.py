@@ -82,6 +82,7 @@ MME = Task(
     settings={
         DEFAULT_SETTING: Setting("{text}" + SHORT),
         "mme": Setting("{text}" + _ASKS),
+        "question-only": Setting(),
     },
     needs={
         "existence": "its authors send the images on request: "

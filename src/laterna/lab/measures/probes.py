@@ -77,6 +77,21 @@ def probe_accuracy(
     return sum(hits) / len(hits)
 
 
+def nearest_hits(features_bd: Tensor, labels: Sequence[str], groups: Sequence[str]) -> list[float]:
+    """Return 1 or 0 for each thing: whether the nearest one of another group has its label.
+
+    Nearest by the cosine of features from which their mean was taken. Things of one group, such
+    as toys of one image, are not looked for.
+    """
+    unit_bd = torch.nn.functional.normalize(features_bd.float() - features_bd.float().mean(dim=0))
+    cosines_bb = unit_bd @ unit_bd.T
+    names = sorted(set(groups))
+    group_b = torch.tensor([names.index(group) for group in groups])
+    cosines_bb[group_b[:, None] == group_b[None, :]] = -math.inf
+    nearest = cosines_bb.argmax(dim=1).tolist()
+    return [float(labels[other] == own) for own, other in zip(labels, nearest, strict=True)]
+
+
 def mean_pool(features_nd: Tensor, _: Box | None) -> Tensor:
     """Return the mean of all patches, (d,)."""
     return features_nd.mean(dim=0)

@@ -17,6 +17,9 @@ from PIL import Image
 from laterna.data.chat import render
 from laterna.data.images.opening import load_image
 from laterna.data.masking import tokenize_text
+from laterna.evaluation.metrics import find_metric
+from laterna.evaluation.tasks import find_task
+from laterna.evaluation.tasks.base import read_questions
 from laterna.inference.assistant import Assistant
 from laterna.inference.generation import Prompt
 from laterna.inference.sampling import Decoding
@@ -25,8 +28,10 @@ from laterna.lab.experiment import Value
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
-TEXTS = 200
-"""Captions that plain text is measured on."""
+READ = 400
+"""Questions about scenes in words."""
+ROOM = 16
+"""Tokens that their answers may have."""
 
 
 class Said(NamedTuple):
@@ -77,21 +82,39 @@ def answer_loss(model: VisionLanguageModel, question: Question, folder: Path) ->
 
 
 class _Caption(msgspec.Struct):
+    image_id: int
     caption: str
 
 
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+
+
 class _Captions(msgspec.Struct):
+    images: list[_Image]
     annotations: list[_Caption]
 
 
-def text_losses(model: VisionLanguageModel, dataset: Path) -> Value:
-    """Return the loss of a dataset's captions as plain text, in nats a token, one score a caption.
+def read_right(assistant: Assistant, dataset: Path, *, seed: int, limit: int = READ) -> Value:
+    """Return the share right of questions about scenes that stand there in words, one score each.
 
-    No image and no template: what is measured is the language model alone.
+    The captions of an image stand where the image would: no image is seen, so what is measured is
+    the language model alone, at what it could do before it met one. `limit` is the most questions
+    and `seed` draws them. Raises LaternaError when the dataset cannot be read.
     """
-    decoded = msgspec.json.decode((dataset / "captions.json").read_bytes(), type=_Captions)
-    texts = [one.caption for one in decoded.annotations[:TEXTS]]
-    return score_value([loss_of(model, text) for text in texts])
+    captions = msgspec.json.decode((dataset / "captions.json").read_bytes(), type=_Captions)
+    names = {one.id: one.file_name for one in captions.images}
+    told: dict[str, list[str]] = {}
+    for one in captions.annotations:
+        told.setdefault(names[one.image_id], []).append(one.caption)
+    questions = read_questions(find_task("world"), dataset, limit=limit, seed=seed).questions
+    prompts: list[Prompt] = [
+        ([Turn(role="user", text=f" {' '.join(told[one.images[0]])}\n{one.text}")], [])
+        for one in questions
+    ]
+    answers = [one.text for one in said(assistant, prompts, ROOM)]
+    return score_value(find_metric("exact_match").score(questions, answers))
 
 
 def loss_of(

@@ -43,19 +43,20 @@ class CrossAttention(nn.Module):
         self.q_norm = qk_norm(head_width) if qk_norm else nn.Identity()
         self.k_norm = qk_norm(head_width) if qk_norm else nn.Identity()
 
-    def keys_values(self, seen_bkd: Tensor) -> KeysValues:
-        """Return the keys and values (b, h, k, e) of what is looked at."""
-        return self.k_norm(self._heads(self.k_proj(seen_bkd))), self._heads(self.v_proj(seen_bkd))
+    def keys_values(self, context_bkd: Tensor) -> KeysValues:
+        """Return the keys and values (b, h, k, e) of a context (b, k, d)."""
+        keys = self.k_norm(self._heads(self.k_proj(context_bkd)))
+        return keys, self._heads(self.v_proj(context_bkd))
 
     def forward(
-        self, asking_bqd: Tensor, kept: KeysValues, mask_b1qk: Tensor | None = None
+        self, queries_bqd: Tensor, keys_values: KeysValues, mask_b1qk: Tensor | None = None
     ) -> Tensor:
-        """Return what the queries found (b, q, d); `mask_b1qk` is true where they may look."""
-        query = self.q_norm(self._heads(self.q_proj(asking_bqd)))
-        keys, values = (one.to(query.dtype) for one in kept)
+        """Return what the queries attend to (b, q, d); `mask_b1qk` is true where they may."""
+        query = self.q_norm(self._heads(self.q_proj(queries_bqd)))
+        keys, values = (one.to(query.dtype) for one in keys_values)
         mixed = scaled_dot_product_attention(query, keys, values, mask_b1qk)
-        found: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
-        return found
+        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return output
 
     def _heads(self, states: Tensor) -> Tensor:
         return states.view(*states.shape[:2], -1, self.head_width).transpose(1, 2)
@@ -72,7 +73,7 @@ def feed_forward(width: int, inner: int, form: Form) -> nn.Sequential:
 
 
 class GatedMlp(nn.Module):
-    """Llama's feed-forward layers, which IDEFICS's blocks have; their norm is not within."""
+    """Llama's feed-forward layers, as IDEFICS and Idefics2 have them; without their norm."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class GatedMlp(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Map states of its width to as many."""
+        """Map states to states of the same width."""
         mapped: Tensor = self.down_proj(silu(self.gate_proj(states)) * self.up_proj(states))
         return mapped
 
@@ -89,9 +90,9 @@ class GatedMlp(nn.Module):
 def last_images(marks_rt: Tensor, position_ids_rt: Tensor, sharing: SharedPrefix | None) -> Tensor:
     """Return the number of the image that each token sees (r, t): the last at or before it.
 
-    `marks_rt` are the images' positions, numbered through the batch from 1; 0 is none. A token sees
-    no image of another sample of its row, and where samples share an image, that one or a later
-    one of its own.
+    `marks_rt` is true at images' positions; images are numbered through the batch from 1, and 0 is
+    none. A token sees no image of another sample of its row; where samples share an image, it sees
+    that one, or a later one of its own.
     """
     if sharing is None:
         blocks_rt = (position_ids_rt == 0).cumsum(dim=1)

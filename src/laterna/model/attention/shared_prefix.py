@@ -1,4 +1,4 @@
-"""Rows whose samples share an image, and the probe that samples of a row do not see each other.
+"""Rows whose samples share an image, and the check that samples of a row do not see each other.
 
 Shapes: d width · r rows · t tokens of a row.
 """
@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.attention.varlen import SEGMENTS, segment_list
 from laterna.records import Batch, SharedPrefix
 
 FLEX = "flex_attention"
 """transformers' name of the attention that takes block masks."""
 FLASH = "flash_attention_2"
-"""Of the one that takes no mask, and tells samples apart in batches of one row alone."""
+"""Of the one that takes no mask, and keeps samples apart in batches of one row only."""
 LEAK, LEAK_HALF = 1e-3, 0.05
 """Largest difference, as a share of the largest state, between a sample in a row and alone; and
-the same where weights have 16 bits. One that is seen by another differs by much more."""
+the same where weights have 16 bits. Where another sample is seen, it is much larger."""
 
 
 def visible(sharing: SharedPrefix) -> Tensor:
-    """Return whether each token (second axis) sees each other (third): bool (r, t, t)."""
+    """Return whether each token (second axis) sees each token (third): bool (r, t, t)."""
     blocks = sharing.segment_ids_rt
     own = blocks[:, :, None] == blocks[:, None, :]
     seen = sharing.attends_to_rt[:, :, None] == blocks[:, None, :]
@@ -36,9 +36,9 @@ def visible(sharing: SharedPrefix) -> Tensor:
 def shared_prefix_mask(sharing: SharedPrefix | None, position_ids_rt: Tensor, language: Any) -> Any:
     """Return the attention mask of rows that share images; None for others.
 
-    It is a block mask for flex attention, made for a GPU, and else a float one (r, 1, t, t) that
-    is added to the scores, which both sdpa and eager attention take (a bool one eager would not).
-    Attention by segments takes a list of them, of all rows.
+    For flex attention it is a block mask, for `varlen` the list of all rows' segments; else a float
+    one (r, 1, t, t) that is added to the scores, which sdpa and eager attention both take (eager
+    takes no bool one).
     """
     if language.config._attn_implementation == SEGMENTS:
         return segment_list(sharing, position_ids_rt)
@@ -54,7 +54,7 @@ def shared_prefix_mask(sharing: SharedPrefix | None, position_ids_rt: Tensor, la
 
 @contextmanager
 def plain_attention(language: Any) -> Iterator[None]:
-    """Let a language model whose attention is for training on a GPU take any mask, meanwhile."""
+    """Let a language model whose attention is for training on a GPU take any mask temporarily."""
     name = language.config._attn_implementation
     if name not in (FLEX, FLASH):
         yield
@@ -74,9 +74,9 @@ def wants_one_row(language: Any) -> bool:
 def before_targets(batch: Batch) -> Tensor:
     """Return the places (s), rows laid end to end, of the tokens that targets are predicted from.
 
-    That is the token before, but behind a shared image the image's last, which then stands
-    here more than once. Take the states by `index_select`: indexing adds up the gradients of one
-    place in an order that changes from run to run.
+    That is the token before; after a shared image it is the image's last, which is then here more
+    than once. Take the states by `index_select`: indexing adds up the gradients of one place in an
+    order that changes from run to run.
     """
     width = batch.loss_mask_rt.shape[1]
     places_s = batch.loss_mask_rt.flatten().nonzero()[:, 0]
@@ -108,14 +108,14 @@ _WINDOWS: dict[str, tuple[str, ...]] = {
     "heavily_compressed_attention": ("sliding_window",),
     "local": ("window_size",),
 }
-"""What transformers calls a layer that does not see everything, to the keys of its sizes."""
+"""transformers' name of a layer that does not see everything, to the keys of its window."""
 
 
 def attention_windows(config: Any) -> set[int]:
-    """Return how many tokens the layers of a language model see, of those that see not all.
+    """Return the windows, in tokens, of the language model's layers that do not see all tokens.
 
     Gemma 2 and 3, Mistral 7B v0.1, Phi-3 mini and some Qwen2 have layers with a sliding window,
-    Llama 4 such with chunks, GPT-Neo local ones; DeepSeek V3.2 and Doge choose so many tokens.
+    Llama 4 has chunks, GPT-Neo local layers; DeepSeek V3.2 and Doge choose so many tokens.
     """
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ("sliding_attention", "chunked_attention"))
@@ -127,7 +127,7 @@ def attention_windows(config: Any) -> set[int]:
 
 
 def attention_window(config: Any) -> int | None:
-    """Return the fewest tokens that a layer of a language model sees; None: all see everything."""
+    """Return the smallest window of a language model's layers; None: all see everything."""
     return min(attention_windows(config), default=None)
 
 
@@ -135,11 +135,11 @@ def attention_window(config: Any) -> int | None:
 def require_packing(language: Any, *, shared_prefix: bool) -> None:
     """Raise LaternaError when samples in one row are not what they are alone in this model.
 
-    Two samples, and with `shared_prefix` two siblings behind a prefix, are sent through it in
-    one row, as `PrefixFusion.hidden_states` sends them, and alone, as transformers itself attends.
-    transformers keeps packed samples apart by their restarted positions only under conditions
-    that nothing announces, and a leak, or a lost window, shows in no loss curve; so it is looked
-    for, once a stage. One sample is longer than the model's windows, if it has any.
+    Two samples, and with `shared_prefix` two siblings behind a prefix, are run in one row, as
+    `Fusion.hidden_states` does, and alone, by transformers' own attention. transformers keeps
+    packed samples apart by their restarted positions only under conditions that nothing announces,
+    and a leak, or a lost window, shows in no loss curve; so it is checked, once a stage. One sample
+    is longer than the model's windows, if it has any.
     """
     table = language.get_input_embeddings().weight
     noise = torch.Generator().manual_seed(0)
@@ -168,7 +168,7 @@ def require_packing(language: Any, *, shared_prefix: bool) -> None:
 
 
 def _alone(language: Any, embeds_rtd: Tensor) -> Tensor:
-    """Return a sample's states (1, t, d) by the model's own attention, without a list of ours."""
+    """Return a sample's states (1, t, d) by the model's own attention."""
     with plain_attention(language):
         return _tried(language, inputs_embeds=embeds_rtd, attention_mask=None)
 
@@ -193,11 +193,11 @@ def _tried(language: Any, **inputs: Any) -> Tensor:
     try:
         states: Tensor = language.get_decoder()(**inputs, use_cache=False).last_hidden_state
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise LaternaError(
             "packed rows (pack_length) and shared images (shared_prefix) cannot be used: this "
-            f"language model failed when they were tried ({type(error).__name__}: {reason}); set "
-            "run.attention = 'sdpa', or pack_length = 0 and shared_prefix = false"
+            f"language model failed when they were tried ({type(error).__name__}: "
+            f"{one_line(error, 120)}); set run.attention = 'sdpa', or pack_length = 0 and "
+            "shared_prefix = false"
         ) from error
     return states.float()
 

@@ -1,9 +1,9 @@
 """Attention for rows of several samples on a CPU: segment by segment, so that nothing is masked.
 
-Block masks skip what is hidden on a GPU alone. On a CPU a mask costs as much as what it hides:
-a row of twelve samples computes twelve times the scores that they need. Here every segment of a
-row (a sample, or what several share) asks its own keys and those that it shares, and no other.
-So a micro-batch can be one row without padding, at no more than the cost of its samples.
+Block masks skip masked pairs on a GPU only. On a CPU they are computed: a row of twelve samples
+computes twelve times the scores that it needs. Here every segment of a row (a sample, or what
+several share) attends to its own keys and those that it shares, and to no other. So a micro-batch
+can be one row without padding, at no more than the cost of its samples.
 
 Shapes: r rows · h heads · t tokens of a row · d width of a head.
 """
@@ -26,11 +26,11 @@ from laterna.records import SharedPrefix
 SEGMENTS = "laterna_segments"
 """Its name among transformers' attention implementations."""
 _ROOM = 256
-"""Masks are pieces of a few large ones, whose sides are multiples of this."""
+"""Masks are cut from a few large ones, whose sides are multiples of this."""
 BEYOND = ("softcap", "s_aux", "position_bias")
-"""What some models add to attention that scaled dot products alone do not compute."""
+"""What some models add to attention beyond scaled dot products."""
 LIST = torch.int32
-"""Type of a list of segments: masks that transformers makes hold truth values or scores."""
+"""Dtype of a list of segments: the masks that transformers makes are bool or float."""
 
 
 def use_varlen_attention(language: Any) -> None:
@@ -46,9 +46,9 @@ def use_varlen_attention(language: Any) -> None:
 def segment_list(sharing: SharedPrefix | None, position_ids_rt: Tensor) -> Tensor:
     """Return the segments of a batch's rows, laid end to end: int32 (1, 1, segments, 2).
 
-    Each has its length and the number of the segment that it sees besides, or its own. Without
-    `sharing` a segment begins wherever positions restart. It goes where attention masks go:
-    transformers hands on as it is whatever has four axes.
+    Each has its length and the number of the other segment that it sees, or its own. Without
+    `sharing` a segment begins wherever positions restart. It is passed as the attention mask:
+    transformers leaves whatever has four axes unchanged.
     """
     if sharing is None:
         segment_ids_rt = (position_ids_rt == 0).cumsum(1)
@@ -67,7 +67,7 @@ def segment_list(sharing: SharedPrefix | None, position_ids_rt: Tensor) -> Tenso
 
 
 def count_pairs(segments: Tensor) -> int:
-    """Return how many pairs of tokens are computed, whether they see each other or not."""
+    """Return how many pairs of tokens are computed, masked or not."""
     lengths, seen = segments[0, 0].long().unbind(1)
     others = torch.where(seen == torch.arange(len(seen)), 0, lengths[seen])
     return int((lengths * (lengths + others)).sum())
@@ -116,7 +116,7 @@ def _attend(
         before = 0 if alone else sizes[other]
         narrow = window if window is not None and before + sizes[number] > window else None
         plain = alone and narrow is None
-        mask = None if plain else _behind(before, sizes[number], narrow, query)
+        mask = None if plain else behind(before, sizes[number], narrow, query)
         attended.append(
             scaled_dot_product_attention(
                 queries[number], k, v, mask, dropout, is_causal=plain, scale=scaling
@@ -131,7 +131,7 @@ def _end_to_end(states_rhtd: Tensor) -> Tensor:
     return states_rhtd.transpose(0, 1).flatten(1, 2)[None]
 
 
-def _behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
+def behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
     """Return what is added to the scores (own, before + own) of tokens behind what all see.
 
     With a `window` a token sees the last that many tokens, itself among them.
@@ -145,7 +145,7 @@ def _behind(before: int, own: int, window: int | None, like: Tensor) -> Tensor:
 def _staircase(
     before: int, own: int, window: int | None, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """Return the same for the largest; each smaller one is a piece of it."""
+    """Return a large mask, from which `_behind` cuts smaller ones."""
     hidden = torch.ones(own, before + own, dtype=torch.bool, device=device).triu(before + 1)
     if window is not None:
         hidden |= torch.ones_like(hidden).tril(before - window)

@@ -37,10 +37,10 @@ def build_connector(
 ) -> Connector:
     """Build the connector that the recipe names, with first weights from torch's generator.
 
-    `fresh` takes those that `settings.source` has from there; a checkpoint holds its own, so it
-    needs no source. `newline` adds the vector that ends the rows of tiled images
+    `fresh` takes weights from `settings.source` where it names one; those of a checkpoint are
+    loaded afterwards. `newline` adds the vector that ends the rows of tiled images
     (`vision.fit = "anyres"`). Raises LaternaError for an unknown kind, a setting that the kind
-    does not use or cannot take, and a newline for tokens that are no map.
+    does not use or cannot take, and a newline for tokens that are not a map of the image.
     """
     if settings.kind not in CONNECTORS:
         known = ", ".join(CONNECTORS)
@@ -56,7 +56,7 @@ def build_connector(
             )
     connector = kind(settings, d_vision, d_language)
     if fresh:
-        connector.initialise(settings)
+        connector.initialize(settings)
     if newline:
         if not connector.is_map:
             raise LaternaError(

@@ -1,9 +1,9 @@
-"""What every connector is, and first weights that fit what it joins.
+"""What every connector is, and first weights that fit the features and the word embeddings.
 
-Encoders' features differ in mean and spread from one dimension to the next, and a fresh connector
-hands the language model tokens many times longer than its words, which it takes long to get used
-to. `fit` mends both in the weights themselves (a data-dependent initialisation, as Krähenbühl et
-al. 2016), so that the connector stays the one that other programs know.
+Encoders' features differ in mean and standard deviation from one dimension to the next, and the
+tokens of a fresh connector are many times longer than word embeddings, which training takes long to
+correct. `fit` corrects both in the weights themselves (a data-dependent initialization, as
+Krähenbühl et al. 2016), so that the connector's architecture stays as other programs know it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from laterna.recipe import ConnectorSettings
 
 SMALLEST = 0.1
-"""Least spread that a dimension is taken to have, as a share of the median of all. One that is
-still on the images that are fitted (a convolution's dead channel) would else be blown up a
-million times, and with it the rounding of 16 bits and the first image that moves it."""
+"""Least standard deviation that a dimension counts with, as a share of the median of all. One that
+is constant on the images that are fitted (a convolution's dead channel) would otherwise be scaled
+up a million times, and with it the rounding of 16 bits and the first image in which it varies."""
 
 
 class Connector(nn.Module):
@@ -48,18 +48,19 @@ class Connector(nn.Module):
     def tokens(self, n: int) -> int:
         """Return how many tokens (m) an image of `n` features becomes, before running.
 
-        Raises LaternaError when images of `n` features are none that it can take.
+        Raises LaternaError when it cannot take images of `n` features.
         """
         raise NotImplementedError
 
-    def initialise(self, settings: ConnectorSettings) -> None:
+    def initialize(self, settings: ConnectorSettings) -> None:
         """Take first weights from `settings.source`, in connectors that use it.
 
         Raises LaternaError when they are missing or of another shape.
         """
 
-    def calibrate(self, features_bnd: Tensor, length: float) -> None:
-        """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length.
+    def calibrate(self, features_bnd: Tensor, rms_length: float) -> None:
+        """Fit fresh weights to features (b, n, d_vision), and to embeddings by the root mean square
+        of their lengths.
 
         Only connectors that use the setting `calibrate` can.
         """
@@ -78,29 +79,27 @@ class ConnectorKind(Protocol):
 
 @torch.no_grad()
 def fit(
-    connector: nn.Module, first: nn.Linear, last: nn.Linear, features_bnd: Tensor, length: float
+    connector: nn.Module, first: nn.Linear, last: nn.Linear, features_bnd: Tensor, rms_length: float
 ) -> None:
-    """Fit a connector whose first and last linear layers these are (one may be both)."""
-    standardise(first, features_bnd)
-    rescale(last, connector(features_bnd), length)
+    """Fit a connector, of which these are the first and the last linear layer (or the only one)."""
+    _standardize(first, features_bnd)
+    rescale(last, connector(features_bnd), rms_length)
 
 
-@torch.no_grad()
-def standardise(first: nn.Linear, features_bnd: Tensor) -> None:
-    """Let a linear layer see its inputs as if each had mean 0 and spread 1 over `features_bnd`.
-
-    Those that hardly vary keep a smaller spread.
+def _standardize(first: nn.Linear, features_bnd: Tensor) -> None:
+    """Change a linear layer so that its inputs count as if each had mean 0 and standard deviation 1
+    over `features_bnd`; those that hardly vary count with a smaller deviation.
     """
     flat = features_bnd.flatten(0, -2).to(first.weight)
-    spread = flat.std(0)
-    least = max(1e-6, SMALLEST * float(spread.median()))
-    first.weight.div_(spread.clamp(min=least))
+    deviation = flat.std(0)
+    least = max(1e-6, SMALLEST * float(deviation.median()))
+    first.weight.div_(deviation.clamp(min=least))
     first.bias.sub_(first.weight @ flat.mean(0))
 
 
 @torch.no_grad()
-def rescale(last: nn.Linear, tokens_bmd: Tensor, length: float) -> None:
-    """Scale the layer that wrote `tokens_bmd` so that their root mean square length is `length`."""
-    scale = length / tokens_bmd.float().norm(dim=-1).square().mean().sqrt().clamp(min=1e-6)
+def rescale(last: nn.Linear, tokens_bmd: Tensor, rms_length: float) -> None:
+    """Scale the layer that wrote `tokens_bmd` to the root mean square length `rms_length`."""
+    scale = rms_length / tokens_bmd.float().norm(dim=-1).square().mean().sqrt().clamp(min=1e-6)
     last.weight.mul_(scale)
     last.bias.mul_(scale)

@@ -25,9 +25,9 @@ class LinearConnector(Connector):
         """Return how many tokens an image of `n` features becomes: as many."""
         return n
 
-    def calibrate(self, features_bnd: Tensor, length: float) -> None:
-        """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length."""
-        fit(self, self.project, self.project, features_bnd, length)
+    def calibrate(self, features_bnd: Tensor, rms_length: float) -> None:
+        """Fit fresh weights, as `Connector.calibrate` says."""
+        fit(self, self.project, self.project, features_bnd, rms_length)
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""

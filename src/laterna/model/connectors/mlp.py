@@ -34,10 +34,10 @@ class MlpConnector(Connector):
         """Return how many tokens an image of `n` features becomes: as many."""
         return n
 
-    def calibrate(self, features_bnd: Tensor, length: float) -> None:
-        """Fit fresh weights to features (b, n, d_vision) and to embeddings of a mean length."""
+    def calibrate(self, features_bnd: Tensor, rms_length: float) -> None:
+        """Fit fresh weights, as `Connector.calibrate` says."""
         first, last = (cast(nn.Linear, self.layers[end]) for end in (0, -1))
-        fit(self, first, last, features_bnd, length)
+        fit(self, first, last, features_bnd, rms_length)
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, n, d_language)."""

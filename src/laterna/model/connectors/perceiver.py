@@ -1,4 +1,4 @@
-"""A perceiver resampler: learned latents that look at the features, layer by layer.
+"""A perceiver resampler: learned latents that attend to the features, layer by layer.
 
 The layers are those of Idefics2 (`Idefics2PerceiverResampler` of transformers, which can hold
 their weights); that class is not among transformers' public ones, so they are written here from
@@ -15,9 +15,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import scaled_dot_product_attention
 
 from laterna.errors import LaternaError
+from laterna.model.attention.cross import GatedMlp
 from laterna.model.connectors.base import Connector
 from laterna.recipe import ConnectorSettings
 
@@ -39,7 +40,7 @@ class PerceiverConnector(Connector):
     uses: ClassVar[frozenset[str]] = frozenset({"blocks", "queries"})
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
-        """Raise LaternaError for less than one latent or block, or a width of no whole fours."""
+        """Raise LaternaError for less than one latent or block, or a width not divisible by 4."""
         super().__init__()
         if d_language % 4:
             raise LaternaError(
@@ -66,10 +67,10 @@ class PerceiverConnector(Connector):
 
 
 def positions(n: int, like: Tensor) -> Tensor:
-    """Return sines and cosines (n, d) of where each feature is, d and dtype as in `like`.
+    """Return position embeddings (n, d), sines and cosines; d and dtype as in `like`.
 
-    Half of them tell the row and half the column of a square of patches; features that fill no
-    square, such as those with a class token, are told by their number alone.
+    Half of them encode the row and half the column of a square of patches. Features that fill no
+    square, such as those with a class token, are encoded by their number alone.
     """
     grid = isqrt(n)
     number = torch.arange(n, device=like.device)
@@ -87,13 +88,13 @@ class Resampler(nn.Module):
 
     def __init__(self, width: int, *, latents: int, blocks: int) -> None:
         super().__init__()
-        # Not Idefics2's ones: equal latents would ask equal questions for ever.
+        # Idefics2 starts with ones, but equal latents would stay equal.
         self.latents = nn.Parameter(torch.randn(latents, width) * 0.02)
         self.layers = nn.ModuleList(_Block(width) for _ in range(blocks))
         self.norm = nn.RMSNorm(width, eps=EPSILON)
 
     def forward(self, context_bnd: Tensor) -> Tensor:
-        """Return what the latents found in the context: (b, m, d)."""
+        """Return the latents after all blocks: (b, m, d)."""
         latents_bmd = self.latents.expand(len(context_bnd), -1, -1)
         for layer in self.layers:
             latents_bmd = layer(latents_bmd, context_bnd)
@@ -108,12 +109,12 @@ class _Block(nn.Module):
         self.input_context_norm = nn.RMSNorm(width, eps=EPSILON)
         self.self_attn = _Attention(width)
         self.post_attention_layernorm = nn.RMSNorm(width, eps=EPSILON)
-        self.mlp = _GatedMlp(width)
+        self.mlp = GatedMlp(width, 4 * width)
 
     def forward(self, latents_bmd: Tensor, context_bnd: Tensor) -> Tensor:
-        asking = self.input_latents_norm(latents_bmd)
-        asked = torch.cat([self.input_context_norm(context_bnd), asking], dim=1)
-        latents_bmd = latents_bmd + self.self_attn(asking, asked)
+        queries = self.input_latents_norm(latents_bmd)
+        context = torch.cat([self.input_context_norm(context_bnd), queries], dim=1)
+        latents_bmd = latents_bmd + self.self_attn(queries, context)
         after: Tensor = latents_bmd + self.mlp(self.post_attention_layernorm(latents_bmd))
         return after
 
@@ -129,23 +130,15 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(width, keys * HEAD_WIDTH, bias=False)
         self.o_proj = nn.Linear(self.heads * HEAD_WIDTH, width, bias=False)
 
-    def forward(self, asking_bmd: Tensor, asked_bnd: Tensor) -> Tensor:
+    def forward(self, queries_bmd: Tensor, context_bnd: Tensor) -> Tensor:
         query, key, value = (
             states.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2)
-            for states in (self.q_proj(asking_bmd), self.k_proj(asked_bnd), self.v_proj(asked_bnd))
+            for states in (
+                self.q_proj(queries_bmd),
+                self.k_proj(context_bnd),
+                self.v_proj(context_bnd),
+            )
         )
         mixed = scaled_dot_product_attention(query, key, value, enable_gqa=True)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
-
-
-class _GatedMlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(width, 4 * width, bias=False)
-        self.up_proj = nn.Linear(width, 4 * width, bias=False)
-        self.down_proj = nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, states: Tensor) -> Tensor:
-        mapped: Tensor = self.down_proj(silu(self.gate_proj(states)) * self.up_proj(states))
-        return mapped

@@ -1,4 +1,4 @@
-"""Neighbouring patches merged into one token, then a perceptron: a quarter of the tokens by 2×2.
+"""Neighboring patches merged into one token, then a perceptron: a quarter of the tokens by 2×2.
 
 Shapes: b images · n patches · m tokens · d width · s side of the squares that are merged.
 """
@@ -68,16 +68,19 @@ class PoolConnector(Connector):
             able = ", ".join(str(side) for side in range(2, grid + 1) if grid % side == 0)
             raise LaternaError(
                 f"connector.merge_side = {self.side}: {grid}×{grid} patches do not divide into "
-                "squares "
-                f"of {self.side}×{self.side}; use one of {able}"
+                f"squares of {self.side}×{self.side}; use one of {able}"
             )
         return n // self.side**2
 
-    def forward(self, features_bnd: Tensor) -> Tensor:
-        """Map features (b, n, d_vision) to embeddings (b, n / merge_side², d_language)."""
+    def merged(self, features_bnd: Tensor) -> Tensor:
+        """Return what the perceptron sees: (b, n / merge_side², d), d grown by a `shuffle`."""
         b, n, d = features_bnd.shape
         m = self.tokens(n)
         rows = isqrt(m)
         squares = features_bnd.reshape(b, rows, self.side, rows, self.side, d).transpose(2, 3)
-        projected: Tensor = self.mlp(self.merge(squares.reshape(b, m, self.side**2, d)))
+        return self.merge(squares.reshape(b, m, self.side**2, d))
+
+    def forward(self, features_bnd: Tensor) -> Tensor:
+        """Map features (b, n, d_vision) to embeddings (b, n / merge_side², d_language)."""
+        projected: Tensor = self.mlp(self.merged(features_bnd))
         return projected

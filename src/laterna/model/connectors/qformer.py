@@ -1,4 +1,4 @@
-"""BLIP-2's Q-Former: learned queries that ask the features, then one linear layer.
+"""BLIP-2's Q-Former: learned queries that attend to the features, then one linear layer.
 
 The Q-Former is transformers' own `Blip2QFormerModel`, without the branch that reads text.
 
@@ -31,11 +31,11 @@ class QFormerConnector(Connector):
     """`queries` learned queries through `blocks` blocks, then one linear layer.
 
     At BLIP-2's size with its 1408-wide encoder the Q-Former and its queries have 105.2 M weights.
-    The 188 M that BLIP-2's paper counts include what reads text and scores pairs, which an
+    The 188 M that BLIP-2's paper counts include the text branch and the pair scoring, which an
     assistant does not run: docs/models.md has the sum.
 
-    With `frozen_qformer` the Q-Former and its queries never train, whatever the stage says: what
-    is left to train is the linear layer, as in MiniGPT-4.
+    With `frozen_qformer` the Q-Former and its queries never train, whatever the stage says: only
+    the linear layer does, as in MiniGPT-4.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset(
@@ -43,7 +43,7 @@ class QFormerConnector(Connector):
     )
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
-        """Raise LaternaError for sizes that make no Q-Former, or a frozen one without weights."""
+        """Raise LaternaError for impossible sizes, and for a frozen Q-Former without weights."""
         super().__init__()
         width = settings.count("width", default=WIDTH)
         if width % HEAD_WIDTH:
@@ -74,15 +74,15 @@ class QFormerConnector(Connector):
 
     def forward(self, features_bnd: Tensor) -> Tensor:
         """Map features (b, n, d_vision) to embeddings (b, m, d_language)."""
-        asked = self.qformer(
+        hidden = self.qformer(
             query_embeds=self.queries.expand(len(features_bnd), -1, -1),
             encoder_hidden_states=features_bnd,
         ).last_hidden_state
-        projected: Tensor = self.project(asked)
+        projected: Tensor = self.project(hidden)
         return projected
 
     def requires_grad_(self, requires_grad: bool = True) -> QFormerConnector:
-        """Let the connector train, or not; a frozen Q-Former never does."""
+        """Set whether the connector trains; a frozen Q-Former never does."""
         super().requires_grad_(requires_grad)
         if self.frozen:
             self.qformer.requires_grad_(False)
@@ -96,7 +96,7 @@ class QFormerConnector(Connector):
             self.qformer.eval()
         return self
 
-    def initialise(self, settings: ConnectorSettings) -> None:
+    def initialize(self, settings: ConnectorSettings) -> None:
         """Take Q-Former and queries from `settings.source`, a BLIP-2 folder or hub id.
 
         Whatever else the checkpoint holds (encoder, language model, text branch) is not read.

@@ -1,4 +1,4 @@
-"""Flamingo's resampler: learned latents that look at the features and at themselves.
+"""Flamingo's resampler: learned latents that attend to the features and to themselves.
 
 The layers are OpenFlamingo's, and with `form = "idefics"` IDEFICS-9B's. An image is
 one frame, so there are no embeddings of time.
@@ -26,8 +26,8 @@ class ResamplerConnector(Connector):
     """Latents through `blocks` layers at the encoder's width; any number of features becomes
     `queries` tokens.
 
-    Flamingo's language model takes them as wide as they are. Where it takes other widths, as under
-    `fusion.kind = "prefix"`, one linear layer follows.
+    Under `fusion.kind = "cross_attention"` they keep that width. Where the language model takes
+    another, as under `prefix`, one linear layer follows.
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"queries", "blocks", "heads", "head_width", "form"})
@@ -73,8 +73,8 @@ class _Layer(nn.Module):
         self.ff = feed_forward(width, 4 * width, settings.form)
 
     def forward(self, latents_bmd: Tensor, features_bnd: Tensor) -> Tensor:
-        asking = self.latents_norm(latents_bmd)
-        seen = torch.cat([self.features_norm(features_bnd), asking], dim=1)
-        latents_bmd = latents_bmd + self.attention(asking, self.attention.keys_values(seen))
+        queries = self.latents_norm(latents_bmd)
+        context = torch.cat([self.features_norm(features_bnd), queries], dim=1)
+        latents_bmd = latents_bmd + self.attention(queries, self.attention.keys_values(context))
         after: Tensor = latents_bmd + self.ff(latents_bmd)
         return after

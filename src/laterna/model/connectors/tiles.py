@@ -22,15 +22,14 @@ def map_side(tokens: int) -> int:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise LaternaError(
-            f"{tokens} tokens per tile do not form a square, which vision.fit = 'anyres' "
-            "needs; leave "
-            "vision.class_token false, or choose another connector or `fit`"
+            f"{tokens} tokens per tile do not form a square, which vision.fit = 'anyres' needs; "
+            "leave vision.class_token false, or choose another connector or `fit`"
         )
     return side
 
 
 def token_counter(prepare: ImagePreparer, tokens: int) -> SameTokens | TiledTokens:
-    """Return what says how many tokens an image takes, of which one square becomes `tokens`.
+    """Return the counter of an image's tokens, where one square becomes `tokens`.
 
     Raises LaternaError as `map_side` does, where images are tiled.
     """

@@ -24,9 +24,9 @@ class Export(NamedTuple):
     write: Callable[[VisionLanguageModel, Path, str], None]
     """Writes an assistant into a new folder, in a precision."""
     precisions: tuple[str, ...]
-    """Of the weights; the first is the usual one."""
+    """Of the weights, keys of `parts.PRECISIONS`; the first is the default."""
     package: str = ""
-    """What must be installed, which is an extra of the same name too."""
+    """A package that must be installed; our extra has the same name."""
 
 
 EXPORTS: dict[str, Export] = {
@@ -39,8 +39,8 @@ EXPORTS: dict[str, Export] = {
 
 
 def require_possible(to: str, precision: str) -> None:
-    """Raise LaternaError for what is known before any model is read: another format, a precision
-    that it does not have, a package that is not there.
+    """Raise LaternaError, before any model is read, for an unknown format, a precision that it does
+    not have, and a package that is not installed.
     """
     if to not in EXPORTS:
         raise LaternaError(f"{to!r}: no such export format; use one of {', '.join(EXPORTS)}")
@@ -55,7 +55,7 @@ def require_possible(to: str, precision: str) -> None:
 
 
 def export_made(to: str, of: Mapping[str, str] | None = None) -> Made:
-    """Return what an export's folder says of itself."""
+    """Return the record that an export's folder keeps of itself."""
     return Made(kind=f"export to {to}", of=of or {})
 
 
@@ -70,10 +70,10 @@ def export(
 ) -> Path:
     """Write an assistant for another engine, whole or not at all; return the folder.
 
-    Adapters are merged into what is written; the assistant itself is not changed. An export that
-    stands there is replaced with `overwrite`, or where both are made `of` the same. Raises
-    LaternaError for an unknown format, for an assistant that the format cannot express, and where
-    `write_atomically` does.
+    Adapters are merged into what is written; the assistant itself is not changed. An earlier export
+    is replaced with `overwrite`, or where both are made `of` the same. Raises LaternaError as
+    `require_possible` and `write_atomically` do, and for an assistant that the format cannot
+    express.
     """
     require_possible(to, precision)
     made = export_made(to, of)

@@ -17,9 +17,9 @@ from laterna.data.images.fitting import CLIP_MEAN_COLOUR
 from laterna.errors import LaternaError
 from laterna.model.exporters.gguf_text import add_tensor, gguf_writer, write_text_half
 from laterna.model.exporters.parts import (
+    PRECISIONS,
     Layer,
     connector_layers,
-    precision_of,
     require_squares,
     vision_weights,
 )
@@ -27,23 +27,21 @@ from laterna.model.vlm import VisionLanguageModel
 
 TEXT_FILE = "model.gguf"
 IMAGE_FILE = "mmproj.gguf"
-
-
-def export_gguf(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> None:
-    """Write the pair of files to a new folder; precision `f16` (default) or `f32`.
-
-    In `f16` the matrices are halved; norms and biases stay `f32`. Raises LaternaError for what
-    llama.cpp's LLaVA cannot hold.
-    """
-    dtype = precision_of(precision, ("f16", "f32"))
-    folder.mkdir()
-    write_image_half(assistant, folder / IMAGE_FILE, dtype)
-    write_text_half(assistant, folder / TEXT_FILE, dtype)
-
-
 FORMAT = "llama.cpp's LLaVA"
 ACTIVATIONS: dict[str, bool] = {"quick_gelu": False, "gelu": True}
 """`clip.use_gelu`, by the encoder's activation; without it llama.cpp takes the quick GELU."""
+
+
+def export_gguf(assistant: VisionLanguageModel, folder: Path, precision: str = "f16") -> None:
+    """Write the pair of files to a new folder; precision `f16` (default) or `f32`.
+
+    In `f16` norms and biases stay `f32`. Raises LaternaError for what llama.cpp's LLaVA cannot
+    hold.
+    """
+    dtype = PRECISIONS[precision]
+    folder.mkdir()
+    write_image_half(assistant, folder / IMAGE_FILE, dtype)
+    write_text_half(assistant, folder / TEXT_FILE, dtype)
 
 
 def write_image_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dtype) -> None:
@@ -83,8 +81,8 @@ def _require_vision(assistant: VisionLanguageModel) -> None:
 def _projector(layers: list[Layer]) -> tuple[Layer, Layer]:
     """Return the two layers of the file, between which llama.cpp always puts a GELU.
 
-    A single layer y = Wx + b goes through it unchanged, for gelu(y) - gelu(-y) = y, whichever of
-    GELU's formulas is used: the first layer gives y and -y, the second takes their difference.
+    A single layer y = Wx + b is written as two that leave it unchanged: the first gives y and -y,
+    the second the difference gelu(y) - gelu(-y), which is y by each of GELU's formulas.
     """
     if len(layers) == 2:
         return layers[0], layers[1]
@@ -129,17 +127,17 @@ def _add_settings(writer: Any, assistant: VisionLanguageModel) -> None:
         "clip.vision.image_mean", [float(part) for part in prepare.processor.image_mean]
     )
     writer.add_array("clip.vision.image_std", [float(part) for part in prepare.processor.image_std])
-    # Left to itself llama.cpp runs one block fewer than the file holds; this names the state to
-    # take, counted from the embeddings at 0.
+    # Without this llama.cpp runs one block fewer than the file has. It is the hidden state to use,
+    # counted from the embeddings at 0.
     writer.add_array("clip.vision.feature_layer", [layers])
 
 
 def _encoder(assistant: VisionLanguageModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the encoder's tensors that run, by the names that the package `gguf` knows for them.
+    """Yield the encoder's tensors that run, by the names that the package `gguf` has for them.
 
-    Old files had `ffn_up` and `ffn_down` in each other's place, and llama.cpp swaps them back
-    where `ffn_down` takes the encoder's width. Where both are as wide as each other it always
-    does: there they have to stand in the wrong place.
+    Old files had `ffn_up` and `ffn_down` exchanged, and llama.cpp exchanges them back where
+    `ffn_down` takes the encoder's width. Where both are equally wide it always does, so there they
+    are written exchanged.
     """
     from gguf import MODEL_ARCH, get_tensor_name_map
 

@@ -1,12 +1,12 @@
 """The language model as llama.cpp's text file: models of the Llama family, and their tokenizer.
 
-Keys and names of tensors are those of llama.cpp's architecture `llama`. llama.cpp holds a table of
+Keys and names of tensors are those of llama.cpp's architecture `llama`. llama.cpp has a table of
 rules by which text is cut before merging; a tokenizer is written only where its rule is one of
-them, for another rule would give other tokens without a word.
+them, for another rule would silently give other tokens.
 
-Tokenizers of SentencePiece's kind merge by other words than llama.cpp: by a list of pairs in order,
-llama.cpp any two neighbours that make a token, the best score first. They agree where the list has
-every pair that makes a token, and all pairs of one token together; others are refused.
+Tokenizers of SentencePiece's kind merge by a list of pairs, in its order; llama.cpp merges any two
+neighbors that make a token, the best score first. They agree where the list has every pair that
+makes a token, and all pairs of one token together; others are refused.
 """
 
 from __future__ import annotations
@@ -28,11 +28,32 @@ from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.model.exporters.parts import language_weights
 from laterna.model.exporters.template import for_llama_cpp
-from laterna.model.language.tokenizer import PRE_TOKENIZERS
+from laterna.model.language.tokenizer import PRE_TOKENIZERS, SPACE
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 
 FORMAT = "llama.cpp's text file"
+FILE_TYPES = {torch.float32: 0, torch.float16: 1}
+"""`general.file_type`: what most of the tensors are."""
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_PREPEND = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    ],
+}
+_FIRST = {
+    "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Metaspace", "replacement": mark, "prepend_scheme": scheme, "split": False}
+            for mark, scheme in ((" ", "first"), (SPACE, "never"))
+        ],
+    },
+}
+"""What `language.tokenizer` sets for `legacy: false`: a space before a text's first piece."""
 
 
 def write_text_half(assistant: VisionLanguageModel, path: Path, dtype: torch.dtype) -> None:
@@ -106,17 +127,14 @@ def _tensors(assistant: VisionLanguageModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _interleaved(weight: Tensor, heads: int) -> Tensor:
-    """Reorder each head's rows from transformers' halves to llama.cpp's neighbouring pairs.
+    """Reorder each head's rows from transformers' halves to llama.cpp's neighboring pairs.
 
-    Both rotate pairs of numbers by the position: transformers number i with number i + d/2 of a
-    head d wide, llama.cpp number 2i with number 2i + 1.
+    Both rotate pairs of numbers by the position: in a head of width d, transformers rotates number
+    i with number i + d/2, llama.cpp number 2i with number 2i + 1.
     """
     rows, columns = weight.shape
     halves = weight.reshape(heads, 2, rows // heads // 2, columns)
     return halves.transpose(1, 2).reshape(rows, columns)
-
-
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def add_tokenizer(
@@ -130,8 +148,8 @@ def add_tokenizer(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "BPE":
         raise _refusal(f"its model is {state['model']['type']}, not BPE")
-    # Programs that bring their own template rely on the key; those that use ours, which writes
-    # the BOS itself, leave the second one out.
+    # Programs with a template of their own rely on `add_bos_token`; those that use ours, which
+    # writes the BOS itself, leave out the second one.
     chat = tokenize_prompt([Turn(role="user", text="a")], tokenizer, template)
     bos = tokenizer.bos_token_id is not None and chat[:1] == [tokenizer.bos_token_id]
     tokens, types = _entries(state, rows, tokenizer.unk_token)
@@ -178,7 +196,7 @@ def _cutting(pre_tokenizer: Any) -> Any:
 
 
 def _without_offsets(rule: Any) -> Any:
-    """Drop what does not decide where text is cut."""
+    """Return a rule without what does not decide where text is cut."""
     if isinstance(rule, dict):
         return {key: _without_offsets(part) for key, part in rule.items() if key != "trim_offsets"}
     if isinstance(rule, list):
@@ -225,50 +243,28 @@ def _cut_otherwise(reason: str) -> LaternaError:
     return _refusal(f"{reason}, {merges}")
 
 
-MARK = "▁"
-"""Stands for a space."""
-_PREPEND = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": MARK},
-        {"type": "Replace", "pattern": {"String": " "}, "content": MARK},
-    ],
-}
-_FIRST = {
-    "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": MARK},
-    "pre_tokenizer": {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Metaspace", "replacement": mark, "prepend_scheme": scheme, "split": False}
-            for mark, scheme in ((" ", "first"), (MARK, "never"))
-        ],
-    },
-}
-"""What `language.tokenizer` writes for `legacy: false`: a space before a text's first piece."""
-
-
 def prefixes_space(state: dict[str, Any], *, begins_with_bos: bool) -> bool:
-    """Say whether llama.cpp is to put a space before text, also behind a special token.
+    """Say whether llama.cpp has to put a space before text, also after a special token.
 
     `state` is the tokenizer's JSON; `begins_with_bos`: whether every chat begins with BOS, so that
-    no text stands first. Raises LaternaError for a rule that llama.cpp does not have.
+    no text comes first. Raises LaternaError for a rule that llama.cpp does not have.
     """
     normalizer, rule = state["normalizer"], state["pre_tokenizer"]
     if normalizer == _PREPEND and rule is None:
         return True
     if normalizer == _FIRST["normalizer"] and rule == _FIRST["pre_tokenizer"]:
         warnings.warn(
-            "llama.cpp puts a space behind every special token, and this tokenizer (legacy: false) "
-            "puts none behind an end of turn: from the second question on, llama.cpp reads a chat "
+            "llama.cpp puts a space after every special token, and this tokenizer (legacy: false) "
+            "puts none after an end of turn: from the second question on, llama.cpp reads a chat "
             "with other tokens than in training",
             stacklevel=2,
         )
         return True
     scheme = None
     if normalizer is None and rule and rule["type"] == "Metaspace" and not rule["split"]:
-        scheme = rule["prepend_scheme"] if rule["replacement"] == MARK else None
-    # `always` is none of llama.cpp's: it puts no space before one that is there, llama.cpp does.
-    # What stands `first` is BOS, where every chat begins with it, and no space goes there.
+        scheme = rule["prepend_scheme"] if rule["replacement"] == SPACE else None
+    # llama.cpp has no `always`, which adds no space before a space; llama.cpp does. `first` is BOS
+    # where every chat begins with it, and BOS gets no space.
     if scheme == "never" or (scheme == "first" and begins_with_bos):
         return False
     said = f"{normalizer or ''} {rule or ''}".rstrip()
@@ -276,9 +272,9 @@ def prefixes_space(state: dict[str, Any], *, begins_with_bos: bool) -> bool:
 
 
 def scores(state: dict[str, Any], rows: int) -> list[float]:
-    """Return a score a token, by which llama.cpp merges as the tokenizer's list does.
+    """Return a score for each token, by which llama.cpp merges as the tokenizer's list does.
 
-    Raises LaternaError when no scores can.
+    Raises LaternaError when no scores do.
     """
     vocabulary: dict[str, int] = state["model"]["vocab"]
     pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair)
@@ -293,7 +289,7 @@ def scores(state: dict[str, Any], rows: int) -> list[float]:
 
 
 def _ranks(pairs: list[tuple[str, ...]]) -> dict[str, int]:
-    """Return the order in which tokens are made."""
+    """Return the order in which the pairs make their tokens."""
     ranks: dict[str, int] = {}
     last = ""
     for left, right in pairs:
@@ -311,10 +307,6 @@ def _require_every_pair(tokens: set[str], pairs: set[tuple[str, ...]]) -> None:
             pair = (text[:cut], text[cut:])
             if pair[0] in tokens and pair[1] in tokens and pair not in pairs:
                 raise _cut_otherwise(f"it makes {text!r} of other pairs, but not of {pair}")
-
-
-FILE_TYPES = {torch.float32: 0, torch.float16: 1}
-"""`general.file_type`: what most of the tensors are."""
 
 
 @contextmanager

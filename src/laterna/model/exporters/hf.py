@@ -1,7 +1,7 @@
 """Export to Hugging Face: a `LlavaForConditionalGeneration` with its processor.
 
-Anything that reads `llava-hf` folders reads it: transformers, vLLM, SGLang, trl. The processor is
-held against the assistant before it is kept: same tokens, same pixels.
+Anything that reads `llava-hf` folders reads it: transformers, vLLM, SGLang, trl. The processor's
+tokens and pixels are compared with the assistant's before it is written.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from laterna.data.chat import UnusableError
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
 from laterna.model.exporters.parts import (
+    PRECISIONS,
     Layer,
     connector_layers,
     end_names,
     language_weights,
-    precision_of,
     require_squares,
     vision_weights,
     with_rows,
 )
-from laterna.model.exporters.template import accepting_pieces
+from laterna.model.exporters.template import taking_lists
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, Turn
@@ -43,16 +43,17 @@ from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, Turn
 FORMAT = "Hugging Face's LLaVA"
 LEADING: dict[str, int] = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
 """Encoders that the format takes, and how many tokens they put before the patches."""
+PIXEL_TOLERANCE = 1e-4
+"""Of a normalized pixel; one grey level is about 0.015."""
 
 
-def export_hf(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> None:
+def export_hf(assistant: VisionLanguageModel, folder: Path, precision: str = "f32") -> None:
     """Write model and processor as a new `llava-hf` folder, in `f32` (default), `f16` or `bf16`.
 
-    The tokenizer gets an `<image>` token where it has none, the embedding a row for it. The
-    processor's tokens and pixels are compared with the assistant's own before anything is kept.
-    Raises LaternaError for an encoder, connector or language model that the format cannot hold.
+    The tokenizer gets an `<image>` token where it has none, and the embedding a row for it. Raises
+    LaternaError for an encoder, connector or language model that the format cannot hold, and where
+    the processor's tokens or pixels differ from the assistant's.
     """
-    dtype = precision_of(precision, ("f32", "f16", "bf16"))
     _require_vision(assistant)
     _require_language(assistant)
     layers = _projector(assistant)
@@ -66,7 +67,7 @@ def export_hf(assistant: VisionLanguageModel, folder: Path, precision: str = "")
     model = _model(assistant, layers, processor.image_token_id)
     folder.mkdir()
     with quiet_transformers():
-        model.to(dtype).save_pretrained(folder)
+        model.to(PRECISIONS[precision]).save_pretrained(folder)
         processor.save_pretrained(folder)
 
 
@@ -197,14 +198,12 @@ def _processor(assistant: VisionLanguageModel, tokenizer: Any) -> Any:
         vision_feature_select_strategy=_strategy(assistant),
         num_additional_image_tokens=LEADING[str(tower.model.config.model_type)],
         image_token=DEFAULT_IMAGE_TOKEN,
-        chat_template=accepting_pieces(
+        chat_template=taking_lists(
             assistant.template, without_bos=adds_bos, space_after=space_after
         ),
     )
 
 
-_PIXEL_TOLERANCE = 1e-4
-"""Of a normalized pixel; one grey level is about 0.015."""
 CHATS: tuple[tuple[Turn, ...], ...] = (
     (Turn(role="user", text=f"{DEFAULT_IMAGE_TOKEN}\nWhat is on the table?"),),
     (
@@ -280,7 +279,7 @@ def _require_same_ids(ours: list[int], theirs: list[int], tokenizer: Any) -> Non
 
 def _require_same_pixels(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     difference = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else float("inf")
-    if difference > _PIXEL_TOLERANCE:
+    if difference > PIXEL_TOLERANCE:
         raise LaternaError(
             "the exported processor would not prepare an image as this assistant does: shapes "
             f"{tuple(theirs.shape)} and {tuple(ours.shape)}, largest difference {difference:.3g}"

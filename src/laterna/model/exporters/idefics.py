@@ -16,7 +16,7 @@ from transformers import IdeficsConfig, IdeficsForVisionText2Text, IdeficsImageP
 
 from laterna.errors import LaternaError
 from laterna.model.connectors.resampler import ResamplerConnector
-from laterna.model.exporters.parts import language_weights, precision_of, vision_weights
+from laterna.model.exporters.parts import PRECISIONS, language_weights, vision_weights
 from laterna.model.fusion.cross_attention import CrossAttentionFusion
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vlm import VisionLanguageModel
@@ -41,7 +41,7 @@ RESAMPLER = {
     "ff.1": "1.fc",
     "ff.3": "1.c_proj",
 }
-"""Our names within the resampler, or one of its layers, to IDEFICS's."""
+"""Our names in the resampler, or in one of its layers, to IDEFICS's."""
 BLOCK = {
     "norm": "input_layernorm",
     "attention.q_proj": "cross_attn.q_proj",
@@ -57,7 +57,7 @@ BLOCK = {
     "ff.1.down_proj": "mlp.down_proj",
     "ff_gate": "alpha_dense",
 }
-"""The same within a gated block."""
+"""The same in a gated block."""
 
 
 def their_resampler_name(name: str) -> str:
@@ -81,53 +81,52 @@ def _renamed(name: str, names: dict[str, str]) -> str:
     raise LaternaError(f"{name}: {FORMAT} has no such weight")
 
 
-def export_idefics(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> None:
+def export_idefics(assistant: VisionLanguageModel, folder: Path, precision: str = "f32") -> None:
     """Write the model, its tokenizer and its image processor as a new folder, in `f32` (default),
     `f16` or `bf16`.
 
     The tokenizer gets IDEFICS's two tokens, the embedding a row for each. Raises LaternaError for a
     network that IDEFICS cannot express.
     """
-    dtype = precision_of(precision, ("f32", "f16", "bf16"))
     _require_theirs(assistant)
     tokenizer = copy.deepcopy(assistant.tokenizer)
-    # IDEFICS's own order: its rows stand behind those of the language model.
+    # In IDEFICS's order: its rows follow those of the language model.
     rows = len(assistant.language.get_input_embeddings().weight)
     added = [one for one in (AROUND_IMAGE, DEFAULT_IMAGE_TOKEN) if one not in tokenizer.get_vocab()]
     if len(added) == 2 and len(tokenizer) != rows:
         raise LaternaError(
             f"the tokenizer knows {len(tokenizer):,} tokens and the embedding has {rows:,} rows, "
-            f"but {FORMAT} numbers its two tokens right behind both; grow or cut the embedding"
+            f"but {FORMAT} numbers its two tokens right after both; grow or cut the embedding"
         )
     tokenizer.add_special_tokens(
         {"additional_special_tokens": added}, replace_extra_special_tokens=False
     )
     model = IdeficsForVisionText2Text(_config(assistant, tokenizer))
     weights = _weights(assistant, model.config.vocab_size)
-    missing = model.load_state_dict(weights, strict=False)
-    lacking = [name for name in missing.missing_keys if "rotary_emb" not in name]
-    if lacking or missing.unexpected_keys:
-        raise LaternaError(f"{(lacking + missing.unexpected_keys)[0]}: has no place in {FORMAT}")
+    result = model.load_state_dict(weights, strict=False)
+    missing = [name for name in result.missing_keys if "rotary_emb" not in name]
+    if missing or result.unexpected_keys:
+        raise LaternaError(f"{(missing + result.unexpected_keys)[0]}: has no place in {FORMAT}")
     folder.mkdir()
-    said = assistant.prepare.processor
+    processor = assistant.prepare.processor
     with quiet_transformers():
-        model.to(dtype).save_pretrained(folder)
+        model.to(PRECISIONS[precision]).save_pretrained(folder)
         tokenizer.chat_template = assistant.template
         tokenizer.save_pretrained(folder)
         IdeficsImageProcessorPil(
             image_size=assistant.prepare.size,
-            image_mean=list(said.image_mean),
-            image_std=list(said.image_std),
+            image_mean=list(processor.image_mean),
+            image_std=list(processor.image_std),
         ).save_pretrained(folder)
 
 
 def _require_theirs(assistant: VisionLanguageModel) -> None:
-    """Raise LaternaError, naming the setting, for what IDEFICS does otherwise."""
+    """Raise LaternaError, naming the setting, for what IDEFICS cannot express."""
     tower, language, fusion = assistant.vision, assistant.language, assistant.fusion
     if not isinstance(fusion, CrossAttentionFusion):
         raise LaternaError(
-            f"this network cannot be exported: {FORMAT} reads images by gated cross-attention; "
-            "its fusion.kind is another. Use --to hf"
+            f"only fusion.kind = 'cross_attention' can be exported to {FORMAT}, which reads images "
+            "by gated cross-attention; use --to hf"
         )
     config, own = language.config, fusion.settings
     heads, width = int(config.num_attention_heads), int(config.hidden_size)

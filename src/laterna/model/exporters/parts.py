@@ -1,4 +1,4 @@
-"""What every format is made of: the parts' weights with adapters merged, and the refusals.
+"""What every format needs: the parts' weights with adapters merged, and what none can express.
 
 Shapes: d_vision, d_language widths of features and of embeddings.
 """
@@ -30,17 +30,6 @@ class Layer(NamedTuple):
 
     weight: Tensor
     bias: Tensor
-
-
-def precision_of(name: str, known: tuple[str, ...]) -> torch.dtype:
-    """Return the torch type of a precision; an empty name is the first of the known.
-
-    Raises LaternaError for one that the format does not have.
-    """
-    name = name or known[0]
-    if name not in known:
-        raise LaternaError(f"precision {name!r}: this format has {', '.join(known)}")
-    return PRECISIONS[name]
 
 
 def connector_layers(assistant: VisionLanguageModel, format_name: str) -> list[Layer]:
@@ -82,14 +71,12 @@ def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
         )
     if assistant.fusion.beside_row:
         raise LaternaError(
-            f"this network's images are read beside the text, by gated cross-attention, and "
-            f"{format_name} has them within it, so it cannot be exported so; --to idefics can "
-            "where the encoder is CLIP and the language model a Llama"
+            f"fusion.kind = 'cross_attention' cannot be exported: {format_name} has image tokens "
+            "within the text; use --to idefics, which takes CLIP with a Llama"
         )
     if assistant.fusion.encodes:
         raise LaternaError(
-            f"this network's language model is an encoder with a decoder, and {format_name} is for "
-            "causal ones, so it cannot be exported so"
+            f"an encoder-decoder cannot be exported: {format_name} is for causal language models"
         )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(

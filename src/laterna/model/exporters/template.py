@@ -1,4 +1,4 @@
-"""Chat templates between the ways that programs write a turn: one text, or a list of pieces.
+"""Laterna's chat templates for programs that write a turn as a list of pieces.
 
 Laterna's templates take a turn as text with `<image>` in it. Hugging Face's processors and
 OpenAI-like servers hand over a list, `[{"type": "image"}, {"type": "text", "text": "…"}]`.
@@ -25,30 +25,6 @@ _AS_TEXT = """\
 {%- endfor -%}
 {%- set messages = ns.turns -%}
 """
-_AS_PIECES = """\
-{%- set mark = image_mark or '<image>' -%}
-{%- set ns = namespace(turns=[]) -%}
-{%- for turn in messages -%}
-  {%- if turn['content'] is string -%}
-    {%- set said = namespace(pieces=[]) -%}
-    {%- for text in turn['content'].split(mark) -%}
-      {%- if not loop.first -%}
-        {%- set said.pieces = said.pieces + [{'type': 'image'}] -%}
-      {%- endif -%}
-      {%- if text.strip() -%}
-        {%- set words = text if loop.first else text.lstrip('\\n') -%}
-        {%- set said.pieces = said.pieces + [{'type': 'text', 'text': words}] -%}
-      {%- endif -%}
-    {%- endfor -%}
-    {%- set ns.turns = ns.turns + [{'role': turn['role'], 'content': said.pieces}] -%}
-  {%- else -%}
-    {%- set ns.turns = ns.turns + [turn] -%}
-  {%- endif -%}
-{%- endfor -%}
-{%- set messages = ns.turns -%}
-"""
-
-
 _FOR_OTHERS = """\
 {%- if image_mark -%}{{- chat -}}{%- else -%}
 {%- set start = bos_token if leaves_bos and bos_token and chat.startswith(bos_token) else '' -%}
@@ -60,38 +36,7 @@ _FOR_OTHERS = """\
 {%- endfor -%}
 {%- endif -%}
 """
-"""What other programs get of a chat; Laterna, which tells its `image_mark`, gets it as it is."""
-
-
-def accepting_pieces(template: str, *, without_bos: bool, space_after: bool) -> str:
-    """Make a template of Laterna's take turns as lists of pieces too.
-
-    Other programs tokenize a chat in one piece, `<image>` in it. `without_bos` leaves a leading
-    BOS out, for tokenizers that add one themselves; `space_after` puts the space behind an image
-    that a tokenizer gives to the first text alone, as Laterna and LLaVA have it before each piece.
-    """
-    body = template.removesuffix("\n")
-    if not (without_bos or space_after):
-        return _AS_TEXT + body
-    said = f"{{%- set leaves_bos, space_after = {str(without_bos).lower()}, "
-    return (
-        f"{_AS_TEXT}{{%- set chat -%}}{body}{{%- endset -%}}"
-        f"{said}{str(space_after).lower()} -%}}{_FOR_OTHERS}"
-    )
-
-
-def for_llama_cpp(template: str, eos_token: str) -> str:
-    """Make a template of Laterna's one that llama.cpp's programs render.
-
-    They hand over pieces, an image as a text piece that holds their mark; pieces stand one below
-    the other, as in Laterna's server. Some (llama-cpp-python) leave `eos_token` empty, so it is
-    written in; all add the BOS themselves where the file says so.
-    """
-    body = template.removesuffix("\n")
-    eos = eos_token.replace("\\", "\\\\").replace("'", "\\'")
-    return _FOR_LLAMA_CPP.replace("EOS", f"'{eos}'") + body
-
-
+"""What other programs get of a chat; Laterna, which sets `image_mark`, gets it unchanged."""
 _FOR_LLAMA_CPP = """\
 {%- set image_mark = image_mark or '<__media__>' -%}
 {%- set eos_token = eos_token or EOS -%}
@@ -111,16 +56,30 @@ _FOR_LLAMA_CPP = """\
 """
 
 
-def accepting_text(template: str) -> str:
-    """Make a template that wants turns as lists of pieces take them as text with marks."""
+def taking_lists(template: str, *, without_bos: bool, space_after: bool) -> str:
+    """Return a template of Laterna's that takes turns as lists of pieces too.
+
+    Other programs tokenize a chat whole, with `<image>` in it. `without_bos`: without a leading
+    BOS, for tokenizers that add one themselves. `space_after`: with a space after each image, for
+    tokenizers that add one before the first text only, where Laterna and LLaVA have one before
+    every text.
+    """
     body = template.removesuffix("\n")
+    if not (without_bos or space_after):
+        return _AS_TEXT + body
+    flags = ", ".join(str(flag).lower() for flag in (without_bos, space_after))
     return (
-        f"{_AS_PIECES}{{%- set chat -%}}{body}{{%- endset -%}}"
-        "{{- chat | replace('<image>', mark) -}}"
+        f"{_AS_TEXT}{{%- set chat -%}}{body}{{%- endset -%}}"
+        f"{{%- set leaves_bos, space_after = {flags} -%}}{_FOR_OTHERS}"
     )
 
 
-def beginning_with_bos(template: str) -> str:
-    """Make a template write the BOS that it leaves to the tokenizer."""
-    body = template.removesuffix("\n")
-    return f"{{%- set whole -%}}{body}{{%- endset -%}}{{{{- bos_token + whole -}}}}"
+def for_llama_cpp(template: str, eos_token: str) -> str:
+    """Return a template of Laterna's that llama.cpp's programs render.
+
+    They hand over pieces, an image as a text piece that holds their mark; pieces are joined by
+    newlines, as in Laterna's server. Some (llama-cpp-python) leave `eos_token` empty, so it is
+    written in; all add the BOS themselves where the file says so.
+    """
+    eos = eos_token.replace("\\", "\\\\").replace("'", "\\'")
+    return _FOR_LLAMA_CPP.replace("EOS", f"'{eos}'") + template.removesuffix("\n")

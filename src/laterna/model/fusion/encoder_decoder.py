@@ -2,20 +2,25 @@
 
 Every answer is a case of its own: the encoder reads all of its sample that stands before it, former
 answers included, and the decoder writes it alone. A row is taken apart for that, so samples that
-are packed in one row never meet, and a row costs what its samples cost.
+are packed in one row never meet, and a row costs what its samples cost. What is read for several
+answers, as an image for its captions, is read once.
 
-Shapes: r rows · t tokens of a row · k answers · q tokens of an answer · d width ·
+Shapes: r rows · t tokens of a row · n readings · k answers · q tokens of an answer · d width ·
 s target tokens · v vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import BaseModelOutput
 
 from laterna.errors import LaternaError
 from laterna.model.fusion.prefix import PrefixFusion
@@ -26,10 +31,12 @@ IGNORED = -100
 
 
 class Span(NamedTuple):
-    """Where one answer stands in a batch, and where its sample begins."""
+    """An answer of a batch, from `begin` to `end` of a row, and the places of that row that are
+    read for it.
+    """
 
     row: int
-    sample: int
+    read: tuple[int, ...]
     begin: int
     end: int
 
@@ -60,22 +67,29 @@ class EncoderDecoderFusion(PrefixFusion):
     ) -> tuple[Tensor, Tensor]:
         """Return the logits (s, v) at the answers' tokens, and those tokens' ids (s).
 
-        Raises LaternaError for an answer that nothing stands before, and for shared images.
+        Raises LaternaError for an answer that nothing stands before.
         """
-        if batch.sharing is not None:
-            raise LaternaError(
-                "shared_prefix: an encoder-decoder reads every sample alone; set it to false"
-            )
         embeds_rtd = self.embed(language, batch, images)
         device = embeds_rtd.device
-        spans = list(answers_of(batch))
-        read = [embeds_rtd[one.row, one.sample : one.begin] for one in spans]
+        spans = list(answers_of(batch)) or [Span(0, (0,), 0, 0)]  # all weights take part
+        numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+        which = [numbers.setdefault((one.row, one.read), len(numbers)) for one in spans]
+        read = [embeds_rtd[row, list(places)] for row, places in numbers]
         present = [torch.ones(len(one), dtype=torch.long, device=device) for one in read]
+        present_nt = pad_sequence(present, batch_first=True)
+        states = language.get_encoder()(
+            inputs_embeds=pad_sequence(read, batch_first=True), attention_mask=present_nt
+        )
+        which_k = torch.tensor(which, device=device)
+        if len(numbers) < len(spans):
+            states = BaseModelOutput(states.last_hidden_state[which_k])
         written = [batch.input_ids_rt[one.row, one.begin : one.end] for one in spans]
         labels_kq = pad_sequence(written, batch_first=True, padding_value=IGNORED).to(device)
+        if not labels_kq.shape[1]:
+            labels_kq = functional.pad(labels_kq, (0, 1), value=IGNORED)
         logits_kqv: Tensor = language(
-            inputs_embeds=pad_sequence(read, batch_first=True),
-            attention_mask=pad_sequence(present, batch_first=True),
+            encoder_outputs=states,
+            attention_mask=present_nt[which_k],
             decoder_input_ids=language.prepare_decoder_input_ids_from_labels(labels=labels_kq),
             use_cache=False,
         ).logits
@@ -107,28 +121,34 @@ _NO_ROW = (
 
 
 def answers_of(batch: Batch) -> Iterator[Span]:
-    """Yield where each answer of a batch stands, in reading order: a run of target tokens.
+    """Yield the answers of a batch in reading order: the runs of target tokens.
 
+    What a sample shares with others, which stands in their row once, is read for each of them.
     Raises LaternaError for one that nothing stands before in its sample: the encoder would read
     nothing.
     """
-    for row, (targets, positions) in enumerate(
-        zip(batch.loss_mask_rt.tolist(), batch.position_ids_rt.tolist(), strict=True)
+    sees_rt = None if batch.sharing is None else batch.sharing.attends_to_rt.tolist()
+    for row, (targets, blocks) in enumerate(
+        zip(batch.loss_mask_rt.tolist(), _blocks(batch), strict=True)
     ):
-        sample = 0
-        begin: int | None = None
-        for place, (target, position) in enumerate(zip(targets, positions, strict=True)):
-            if begin is not None and (not target or position == 0):
-                yield Span(row, sample, begin, place)
-                begin = None
-            if position == 0:
-                sample = place
-            if target and begin is None:
-                if place == sample:
-                    raise LaternaError(
-                        f"{', '.join(batch.ids)}: an answer has no image and no text before it, "
-                        "so the encoder has nothing to read; give its record a question"
-                    )
-                begin = place
-        if begin is not None:
-            yield Span(row, sample, begin, len(targets))
+        pairs = enumerate(zip(targets, blocks, strict=True))
+        for (target, block), run in groupby(pairs, itemgetter(1)):
+            if not target:
+                continue
+            begin, *others = (place for place, _ in run)
+            end = begin + 1 + len(others)
+            seen = {block} if sees_rt is None else {block, sees_rt[row][begin]}
+            read = tuple(place for place in range(begin) if blocks[place] in seen)
+            if not read:
+                raise LaternaError(
+                    f"{', '.join(batch.ids)}: an answer has no image and no text before it, so the "
+                    "encoder has nothing to read; give its record a question"
+                )
+            yield Span(row, read, begin, end)
+
+
+def _blocks(batch: Batch) -> list[list[int]]:
+    """Return the block of each token of each row: its sample, or the part of it that is shared."""
+    if batch.sharing is not None:
+        return batch.sharing.segment_ids_rt.tolist()
+    return (batch.position_ids_rt == 0).cumsum(dim=1).tolist()

@@ -1,6 +1,6 @@
 """Assistants from elsewhere: `llava-hf` folders, original LLaVA folders, and our own.
 
-What a folder is, its JSON says; its name says nothing. A layout is one file in this folder and
+A folder's layout is read from its JSON, not from its name. A layout is one file in this folder and
 one line in `LAYOUTS`.
 """
 
@@ -23,12 +23,12 @@ from laterna.model.vlm import VisionLanguageModel
 
 
 class Layout(NamedTuple):
-    """One way of laying an assistant out in a folder."""
+    """One form of an assistant in a folder."""
 
     looks_like: Callable[[dict[str, Any]], bool]
-    """Tells by a folder's config.json whether it is laid out so."""
+    """Tells by a folder's config.json whether it has this layout."""
     marked_by: str
-    """The same in words, for whoever has a folder that is none."""
+    """The same in words, for error messages."""
     read: Callable[[str, Options], VisionLanguageModel]
     """Reads a folder or hub id."""
 
@@ -49,7 +49,7 @@ LAYOUTS: dict[str, Layout] = {
         lambda _config: False, f"no config.json but a {FILE}", load_open_flamingo
     ),
 }
-"""Asked in this order."""
+"""Tried in this order."""
 
 
 def read_model(
@@ -109,8 +109,7 @@ def layout_of(source: str) -> str:
     known = "; ".join(f"{name}: {layout.marked_by}" for name, layout in LAYOUTS.items())
     raise LaternaError(
         f"{source}: its config.json is of type {config.get('model_type')!r}, which is none that "
-        "is read. "
-        f"Known layouts, by their config.json: {known}"
+        f"is read. Known layouts, by their config.json: {known}"
     )
 
 

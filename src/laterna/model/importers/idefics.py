@@ -41,21 +41,15 @@ TEMPLATE = (
     "{{ eos_token if turn['role'] == 'assistant' else '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 ).replace("AROUND", f"'{AROUND_IMAGE}'")
-"""How IDEFICS's card asks, for folders without a template; its two tokens stand around an image."""
+"""The prompts of IDEFICS's card, for folders without a template: its token is around each image."""
 SAME = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 TEXT = (*SAME, "hidden_act", "rms_norm_eps", "max_position_embeddings", "rope_parameters")
-SEEN = ("intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's, which IDEFICS's processor has unless the folder says otherwise."""
+VISION = ("intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act")
 
 
 def load_idefics(source: str, options: Options) -> VisionLanguageModel:
     """Load an IDEFICS folder or hub id; raises LaternaError for what Laterna does not have."""
-    if options.language or options.vision:
-        raise LaternaError(
-            f"{source}: contains its language model and encoder; leave --language and --vision out"
-        )
+    options.require_no_parts(source)
     model = load_weights(IdeficsForVisionText2Text, source, what="IDEFICS model")
     _require_ours(source, model.config)
     weights = model.state_dict()
@@ -99,7 +93,7 @@ def _tower(source: str, model: Any, weights: dict[str, Tensor]) -> VisionTower:
         image_size=said.image_size,
         patch_size=said.patch_size,
         layer_norm_eps=said.layer_norm_eps,
-        **{name: getattr(said, name) for name in SEEN},
+        **{name: getattr(said, name) for name in VISION},
     )
     clip = _filled(CLIPVisionModel(config), weights, "model.vision_model.")
     read = "preprocessor_config.json"
@@ -109,14 +103,13 @@ def _tower(source: str, model: Any, weights: dict[str, Tensor]) -> VisionTower:
         size=square,
         crop_size=square,
         do_center_crop=False,
-        image_mean=list(found.get("image_mean", CLIP_MEAN)),
-        image_std=list(found.get("image_std", CLIP_STD)),
+        **{key: found[key] for key in ("image_mean", "image_std") if key in found},  # else CLIP's
     )
     return VisionTower(clip, processor, layer=-1, class_token=True)
 
 
 def _language(model: Any, weights: dict[str, Tensor]) -> Any:
-    """Return the language model as a Llama, the rows of added tokens behind its own."""
+    """Return the language model as a Llama, the rows of added tokens after its own."""
     said = model.config
     config = LlamaConfig(
         vocab_size=said.vocab_size + said.additional_vocab_size,
@@ -179,6 +172,6 @@ def _fusion(
 
 
 def _filled(module: Any, weights: dict[str, Tensor], before: str) -> Any:
-    """Give a module the weights that bear its names behind `before`."""
+    """Load the weights of a module's names with the prefix `before`."""
     module.load_state_dict({name: weights[before + name] for name in module.state_dict()})
     return module.eval()

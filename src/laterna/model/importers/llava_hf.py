@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from laterna.errors import LaternaError
 from laterna.model.connectors import Connector, build_connector
+from laterna.model.exporters.hf import LEADING
 from laterna.model.importers.options import Options, Parts, assembled
 from laterna.model.language.tokenizer import read_tokenizer
 from laterna.model.pretrained import found_in, json_of, load_weights, read_part
@@ -20,10 +21,7 @@ from laterna.recipe import ConnectorSettings, VisionSettings
 
 def load_llava_hf(source: str, options: Options) -> VisionLanguageModel:
     """Load a `llava-hf` folder or hub id; raises LaternaError for what Laterna does not have."""
-    if options.language or options.vision:
-        raise LaternaError(
-            f"{source}: contains its language model and encoder; leave --language and --vision out"
-        )
+    options.require_no_parts(source)
     model = load_weights(LlavaForConditionalGeneration, source, what="LLaVA model")
     config = model.config
     said, processor = _image_processor(source, str(config.vision_config.model_type))
@@ -62,20 +60,19 @@ def _layer(source: str, config: Any) -> int:
 def _keeps_class_token(source: str, config: Any) -> bool:
     """Say whether the class token is kept: the strategy drops the first token, or does not."""
     kind = str(config.vision_config.model_type)
-    begins = {"clip_vision_model": True, "siglip_vision_model": False, "dinov2": True}
-    if kind not in begins:
-        raise LaternaError(f"{source}: an encoder of type {kind}; known are {', '.join(begins)}")
+    if kind not in LEADING:
+        raise LaternaError(f"{source}: an encoder of type {kind}; known are {', '.join(LEADING)}")
     drops = config.vision_feature_select_strategy == "default"
-    if drops and not begins[kind]:
+    if drops and not LEADING[kind]:
         raise LaternaError(
             f"{source}: drops the first token of an encoder without class token ({kind}), which "
             "is a patch; Laterna keeps all patches"
         )
-    return begins[kind] and not drops
+    return bool(LEADING[kind]) and not drops
 
 
 def _image_processor(source: str, kind: str) -> tuple[str, Any]:
-    """Return how images become square, and the encoder's own processor, which squares none."""
+    """Return how images become square, and the encoder's own processor, without that step."""
     family = family_of(kind, source)
     said = read_part(
         lambda: family.processor.from_pretrained(source), source=source, what="image processor"
@@ -142,7 +139,7 @@ def _language(model: Any) -> Any:
 
 
 def _own_template(source: str, tokenizer: Any) -> str | None:
-    """Return the chat template, which older folders keep in a file of its own."""
+    """Return the chat template, which older folders have in a file of its own."""
     if tokenizer.chat_template:
         return str(tokenizer.get_chat_template())
     if found_in(source, "chat_template.json"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from laterna.data.chat import load_template
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.fusion import Fusion, build_fusion
 from laterna.model.importers.options import Options, Parts, assembled
@@ -163,7 +163,7 @@ def _fusion(
 def _new_tokens(
     source: str, weights: Mapping[str, Tensor], language: Any, tokenizer: Any
 ) -> Tensor:
-    """Teach tokenizer and embedding the token behind a text; return the mark's embedding."""
+    """Add the token that ends a text to tokenizer and embedding; return the mark's embedding."""
     name = next(filter(_EMBEDDING.fullmatch, weights), None)
     known = len(tokenizer)
     if name is None or len(weights[name]) < known + len(ADDED):
@@ -190,7 +190,7 @@ def _part(
     names: Mapping[str, str],
     both: str,
 ) -> Tensor:
-    """Return the weight of ours `name`; keys and values are the halves of the matrix `both`."""
+    """Return the weight of our `name`; keys and values are the halves of the matrix `both`."""
     if name in ("attention.k_proj.weight", "attention.v_proj.weight"):
         halves = _wanted(source, found, before + both).chunk(2)
         return halves["v_proj" in name]
@@ -210,5 +210,6 @@ def _take(source: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
     try:
         module.load_state_dict(dict(state))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise LaternaError(f"{source}: {FILE} does not fit these models: {reason}") from error
+        raise LaternaError(
+            f"{source}: {FILE} does not fit these models: {one_line(error)}"
+        ) from error

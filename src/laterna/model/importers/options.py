@@ -1,4 +1,4 @@
-"""What a user says of foreign files beyond what they say themselves, and the recipe they become."""
+"""What a user sets for foreign files, the recipe they become, and their chat template in ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from laterna.data.chat import SHIPPED_TEMPLATES, load_template
 from laterna.errors import LaternaError
 from laterna.model.build import join
 from laterna.model.connectors import Connector
-from laterna.model.exporters.template import accepting_text, beginning_with_bos
 from laterna.model.fusion import Fusion
 from laterna.model.vision import VisionTower
 from laterna.model.vlm import VisionLanguageModel
@@ -30,16 +29,24 @@ FALLBACK_TEMPLATE = "vicuna_v1"
 
 
 class Options(NamedTuple):
-    """Arguments of `exchange.load`; empty: as the files say."""
+    """Arguments of `laterna.load`; empty: as the files say."""
 
     language: str = ""
     vision: str = ""
     template: str = ""
     fit: str = ""
 
-    def fit_or(self, said: str) -> Any:
-        """Return how images fit; `said` is what the files say. Raises LaternaError."""
-        fit = self.fit or said
+    def require_no_parts(self, source: str) -> None:
+        """Raise LaternaError where parts are named that a source contains."""
+        if self.language or self.vision:
+            raise LaternaError(
+                f"{source}: contains its language model and encoder; leave out --language and "
+                "--vision"
+            )
+
+    def fit_or(self, stated: str) -> Any:
+        """Return `vision.fit`; `stated` is that of the files. Raises LaternaError for another."""
+        fit = self.fit or stated
         known = [name for name in get_args(Fit) if name != "anyres"]  # that is another connector
         if fit not in known:
             raise LaternaError(f"fit = {fit!r}: use one of {', '.join(known)}")
@@ -105,27 +112,64 @@ def assembled(
     )
 
 
+_AS_PIECES = """\
+{%- set mark = image_mark or '<image>' -%}
+{%- set ns = namespace(turns=[]) -%}
+{%- for turn in messages -%}
+  {%- if turn['content'] is string -%}
+    {%- set said = namespace(pieces=[]) -%}
+    {%- for text in turn['content'].split(mark) -%}
+      {%- if not loop.first -%}
+        {%- set said.pieces = said.pieces + [{'type': 'image'}] -%}
+      {%- endif -%}
+      {%- if text.strip() -%}
+        {%- set words = text if loop.first else text.lstrip('\\n') -%}
+        {%- set said.pieces = said.pieces + [{'type': 'text', 'text': words}] -%}
+      {%- endif -%}
+    {%- endfor -%}
+    {%- set ns.turns = ns.turns + [{'role': turn['role'], 'content': said.pieces}] -%}
+  {%- else -%}
+    {%- set ns.turns = ns.turns + [turn] -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- set messages = ns.turns -%}
+"""
+"""Makes turns of text into lists of pieces."""
 _WORDS = "What is on the table?"
 
 
 def in_our_form(template: str, tokenizer: Any) -> str:
     """Return a template that takes turns as text; one that does already is returned as it is.
 
-    Whether it does is seen by rendering a turn: its words and its mark must come out. Where the
+    Whether it does is found by rendering a turn: its words and its mark must come out. Where the
     tokenizer itself puts a BOS before a text, as llava-hf's do, and the template does not write
     it, the returned one does: Laterna's tokens are those of the text alone. Raises LaternaError for
     a template that takes turns neither as text nor as lists of pieces.
     """
-    for candidate in (template, accepting_text(template)):
+    template = template.removesuffix("\n")  # as Jinja does
+    for candidate in (template, _taking_text(template)):
         if (text := _rendered(candidate, tokenizer)) is None:
             continue
         bos, first = tokenizer.bos_token, tokenizer("").input_ids[:1]
         adds = bool(bos) and first == [tokenizer.bos_token_id] and not text.startswith(bos)
-        return beginning_with_bos(candidate) if adds else candidate
+        return _with_bos(candidate) if adds else candidate
     raise LaternaError(
         "the chat template takes turns neither as text nor as lists of pieces; name a shipped "
         "template instead"
     )
+
+
+def _taking_text(template: str) -> str:
+    """Return a template for lists of pieces that takes turns as text with marks."""
+    return (
+        f"{_AS_PIECES}{{%- set chat -%}}{template}{{%- endset -%}}"
+        "{{- chat | replace('<image>', mark) -}}"
+    )
+
+
+def _with_bos(template: str) -> str:
+    """Return a template that writes the BOS, which the given one leaves to the tokenizer."""
+    return f"{{%- set whole -%}}{template}{{%- endset -%}}{{{{- bos_token + whole -}}}}"
 
 
 def _rendered(template: str, tokenizer: Any) -> str | None:

@@ -5,7 +5,7 @@ pytorch_model*.bin, *.safetensors
                                 language model and projector, at times the encoder: a whole model
 mm_projector.bin                the projector alone, of stage 1
 adapter_config.json, adapter_model.*, non_lora_trainables.bin
-                                adapters over a base, and what trained beside them
+                                adapters over a base, and what trained together with them
 
 The encoder is named in the config and read from its own folder or hub id.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.connectors import Connector, build_connector
 from laterna.model.importers.options import Options, Parts, assembled
 from laterna.model.language.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
@@ -86,7 +86,7 @@ def _refuse_marks(source: str, config: dict[str, Any]) -> None:
 
 
 def _extra_weights(source: str) -> dict[str, Tensor]:
-    """Read what stands beside the language model: a projector, or what trained beside adapters."""
+    """Read what is in a file of its own: a projector, or what trained together with adapters."""
     found = tensors_of(source, ["mm_projector.bin", "non_lora_trainables.bin"])
     return unwrapped({_LORA_PREFIX.sub("", name): weight for name, weight in found.items()})
 
@@ -121,7 +121,7 @@ def _language(
     tokenizer = read_tokenizer(source) if _has_tokenizer(source) else language.tokenizer
     if language.grown:
         changed.add("language")
-    if own:  # such as the embedding, trained beside the adapters
+    if own:  # such as the embedding, trained together with the adapters
         changed.add("language")
         _take(language.model, own, source)
     return language.model, tokenizer, base
@@ -228,6 +228,7 @@ def _connector(
     try:
         connector.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise LaternaError(f"{source}: its projector does not fit its parts: {reason}") from error
+        raise LaternaError(
+            f"{source}: its projector does not fit its parts: {one_line(error)}"
+        ) from error
     return settings, connector

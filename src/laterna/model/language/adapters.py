@@ -7,6 +7,7 @@ so `PeftModel.from_pretrained` reads them over the same base.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from laterna.errors import LaternaError, package
+from laterna.errors import LaternaError, one_line, package
 from laterna.model.language.quantize import is_quantized
 from laterna.recipe import LoraSettings
 
@@ -25,16 +26,18 @@ _PREFIX = "base_model.model."
 """What peft puts before the names of the base model's modules in files."""
 _BASE = ".base_layer."
 _NAME = "default"
+LORA_MARK = ".lora_"
+"""Stands in the name of every adapter's weight, and in no other name."""
 
 
 def add_lora(module: nn.Module, settings: LoraSettings, layers: Sequence[nn.Module] = ()) -> None:
     """Put fresh adapters into a module in place; they are all that is left to train in it.
 
-    `layers` are successive ones of the module, outside of which nothing is adapted; none: all is.
-    Fresh adapters change nothing: the second of each pair of matrices is zero. The first is drawn
-    from torch's generator, which the caller seeds. Quantized layers of bitsandbytes are adapted
-    as they are (QLoRA). Raises LaternaError when peft is not installed, when the module has
-    adapters already, or when no layer is called what `settings.targets` says.
+    `layers`: consecutive layers to adapt; empty adapts the whole module. Fresh adapters change
+    nothing: the second of each pair of matrices is zero. The first is drawn from torch's generator,
+    which the caller seeds. Quantized layers of bitsandbytes are adapted as they are (QLoRA).
+    Raises LaternaError when peft is not installed, when the module has adapters already, or when
+    no layer has a name in `settings.targets`.
     """
     if has_lora(module):
         raise LaternaError("this part has adapters already; merge them before adding others")
@@ -51,7 +54,7 @@ def add_lora(module: nn.Module, settings: LoraSettings, layers: Sequence[nn.Modu
     try:
         peft.inject_adapter_in_model(config, module, _NAME)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"lora.targets = {list(settings.targets)}: {reason}") from error
 
 
@@ -61,17 +64,17 @@ def has_lora(module: nn.Module) -> bool:
 
 
 def lora_layers(module: nn.Module) -> list[int]:
-    """Return the numbers, from 0, of the layers that a module's adapters are confined to; none
-    where they stand in all of it.
+    """Return the numbers, from 0, of the layers that have adapters; an empty list if adapters are
+    everywhere.
     """
     found = module.peft_config[_NAME].layers_to_transform  # type: ignore[index,union-attr]
     return [found] if isinstance(found, int) else list(found or ())
 
 
 def layer_numbers(module: nn.Module, layers: Sequence[nn.Module]) -> list[int]:
-    """Return the numbers, from 0, of some layers of a module among all of its layers.
+    """Return the numbers, from 0, of `layers` in a module's list of layers.
 
-    Raises LaternaError when they do not stand in one list: peft knows layers by their numbers.
+    Raises LaternaError when they are not in one list: peft knows layers by their numbers.
     """
     names = [name.rpartition(".") for name in _names_of(module, layers)]
     if len({place for place, _, _ in names}) > 1 or not all(last.isdigit() for _, _, last in names):
@@ -86,7 +89,7 @@ def train_lora(module: nn.Module, trains: bool) -> None:
     """Let a module's adapters train, or freeze them too; all its other weights are frozen."""
     module.requires_grad_(False)
     for name, weight in module.named_parameters():
-        if ".lora_" in name:
+        if LORA_MARK in name:
             weight.requires_grad_(trains)
 
 
@@ -95,38 +98,47 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
     return {
         name.replace(_BASE, "."): weight
         for name, weight in module.state_dict().items()
-        if ".lora_" not in name
+        if LORA_MARK not in name
     }
 
 
 def merged_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return a module's weights with its adapters added in; the module itself is not changed."""
-    _require_unpacked(module)
+    """Return a module's weights with its adapters added in; the module itself is not changed.
+
+    Raises LaternaError as `merge_lora` does.
+    """
+    _require_unquantized(module)
     weights = own_weights(module)
     for name, layer in _adapted(module):
-        key = f"{name}.weight"
-        weights[key] = weights[key] + layer.get_delta_weight(_NAME).to(weights[key].dtype)
+        merged = _merged(name, copy.deepcopy(layer)).state_dict()
+        weights |= {f"{name}.{key}": weight for key, weight in merged.items()}
     return weights
 
 
 def merge_lora(module: nn.Module) -> None:
-    """Add a module's adapters into its weights, in place, and take them out. It stays frozen.
+    """Add a module's adapters into its weights, in place, and remove them. It stays frozen.
 
-    Raises LaternaError when the result would hold numbers that are not finite.
+    Raises LaternaError for quantized weights, and when the result would not be finite.
     """
-    _require_unpacked(module)
+    _require_unquantized(module)
     for name, layer in list(_adapted(module)):
-        try:
-            layer.merge(safe_merge=True, adapter_names=[_NAME])
-        except ValueError as error:
-            raise LaternaError(f"{name}: the adapter is damaged: {error}") from error
         parent, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(parent), attribute, layer.get_base_layer())
+        setattr(module.get_submodule(parent), attribute, _merged(name, layer))
     if hasattr(module, "peft_config"):
         del module.peft_config
 
 
-def _require_unpacked(module: nn.Module) -> None:
+def _merged(name: str, layer: Any) -> nn.Module:
+    """Add a layer's adapter into its base layer, and return that."""
+    try:
+        layer.merge(safe_merge=True, adapter_names=[_NAME])
+    except ValueError as error:
+        raise LaternaError(f"{name}: the adapter is damaged: {error}") from error
+    base: nn.Module = layer.get_base_layer()
+    return base
+
+
+def _require_unquantized(module: nn.Module) -> None:
     if is_quantized(module):
         raise LaternaError(
             "the language model is held in 4 bits, so its adapters cannot be merged or exported; "
@@ -166,9 +178,9 @@ def put_lora(module: nn.Module, folder: Path | str, weights: dict[str, Tensor]) 
         peft.inject_adapter_in_model(config, module, _NAME)
         result = peft.set_peft_model_state_dict(module, weights, adapter_name=_NAME)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise LaternaError(f"{folder}: the adapters do not fit this part: {reason}") from error
-    lacking = [name for name in result.missing_keys if ".lora_" in name]
+    lacking = [name for name in result.missing_keys if LORA_MARK in name]
     stray = lacking + list(result.unexpected_keys)
     if stray:
         raise LaternaError(

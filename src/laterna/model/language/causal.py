@@ -21,7 +21,7 @@ from laterna.model.pretrained import load_weights
 from laterna.model.sources import gguf_file, resolve
 from laterna.recipe import LanguageSettings
 
-ENCODER_DECODERS = ("t5", "mt5", "umt5")
+ENCODER_DECODERS = ("t5", "mt5", "umt5", "t5gemma")
 """transformers' types of language models whose encoder reads what their decoder answers."""
 
 

@@ -32,26 +32,27 @@ _PROBES = (
     "    x = 1\n    y = 2",
     "",
 )
-"""Texts on which a tokenizer is held against SentencePiece itself."""
+"""Texts on which a tokenizer is compared with SentencePiece itself."""
 
 
 def read_tokenizer(source: str) -> Any:
     """Read the tokenizer of a folder or hub id.
 
-    Raises LaternaError where there is none, and where it cuts texts otherwise than its own
-    `tokenizer.model`.
+    One of Llama's class is rebuilt: by `tokenizer.model`, where there is one and the package
+    sentencepiece reads it, with spaces treated as SentencePiece does. Raises LaternaError where
+    there is no tokenizer, and where the rebuilt one tokenizes a text otherwise than SentencePiece.
     """
     tokenizer = read_part(
         lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer"
     )
-    said = _json(source, "tokenizer_config.json")
-    kind = str(said.get("tokenizer_class") or type(tokenizer).__name__).removesuffix("Fast")
-    if kind != "LlamaTokenizer" or said.get("add_prefix_space") is False or not tokenizer.is_fast:
+    config = _json(source, "tokenizer_config.json")
+    kind = str(config.get("tokenizer_class") or type(tokenizer).__name__).removesuffix("Fast")
+    if kind != "LlamaTokenizer" or config.get("add_prefix_space") is False or not tokenizer.is_fast:
         return tokenizer
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     if not isinstance(backend.model, models.BPE):
         return tokenizer
-    _set_spaces(backend, legacy=_is_legacy(source, said.get("legacy")))
+    _set_spaces(backend, legacy=_is_legacy(source, config.get("legacy")))
     path = file_of(source, "tokenizer.model")
     processor = _processor(path) if path else None
     if processor is not None:
@@ -60,13 +61,13 @@ def read_tokenizer(source: str) -> Any:
     return _rebuilt(tokenizer, backend)
 
 
-def _is_legacy(source: str, said: bool | None) -> bool:
-    """Return what `tokenizer_config.json` says, or what the rules in `tokenizer.json` come to.
+def _is_legacy(source: str, stated: bool | None) -> bool:
+    """Return what `tokenizer_config.json` states, or what the rules in `tokenizer.json` amount to.
 
     Where neither says anything, it is true, as it was before transformers had the setting.
     """
-    if said is not None:
-        return said
+    if stated is not None:
+        return stated
     rule = _json(source, "tokenizer.json").get("pre_tokenizer") or {}
     return bool(rule.get("prepend_scheme", "always") != "first")
 
@@ -86,8 +87,8 @@ def _set_spaces(backend: Tokenizer, *, legacy: bool) -> None:
         backend.pre_tokenizer = None
         return
     backend.normalizer = mark
-    # A space, of which the text has none any more, is put before its first stretch, whatever that
-    # begins with, and then written as a mark.
+    # The normalizer has turned every space into a mark. Metaspace adds no mark before a text that
+    # begins with one, so the first step adds a space, and the second turns it into a mark.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
@@ -97,7 +98,7 @@ def _set_spaces(backend: Tokenizer, *, legacy: bool) -> None:
 
 
 def _by_scores(processor: Any) -> models.BPE:
-    """Return a model that merges any two neighbours that make a piece, the best score first."""
+    """Return a model that merges any two neighbors that make a piece, the best score first."""
     pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     merges = [
@@ -128,12 +129,12 @@ def _processor(path: Path) -> Any:
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
-        return None  # there is a tokenizer.json beside it, or transformers had said so
+        return None  # there is a tokenizer.json too, or transformers would have failed
     return SentencePieceProcessor(model_file=str(path))
 
 
 def _rebuilt(tokenizer: Any, backend: Tokenizer) -> Any:
-    """Return a tokenizer of transformers' plain class, which reads its file as it stands."""
+    """Return a tokenizer of transformers' plain class, which uses its backend unchanged."""
     special = {
         name: token
         for name in ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")
@@ -172,7 +173,7 @@ def load_tokenizer(settings: LanguageSettings, folder: Path | None = None) -> An
         source=str(packed),
         what="tokenizer",
     )
-    mend_tokenizer(tokenizer, packed)
+    _set_pre_tokenizer(tokenizer, packed)
     return tokenizer
 
 
@@ -188,7 +189,7 @@ PRE_TOKENIZERS = {"gpt-2": _byte_level, "smollm": _digits_then_byte_level}
 """How a byte-level tokenizer cuts text before merging, by a GGUF's `tokenizer.ggml.pre`."""
 
 
-def mend_tokenizer(tokenizer: Any, path: Path) -> None:
+def _set_pre_tokenizer(tokenizer: Any, path: Path) -> None:
     """Make a tokenizer that transformers read from a GGUF cut text as the file says.
 
     transformers takes GPT-2's rule for every byte-level tokenizer, whatever `tokenizer.ggml.pre`
@@ -197,7 +198,8 @@ def mend_tokenizer(tokenizer: Any, path: Path) -> None:
     """
     from gguf import GGUFReader
 
-    fields = [GGUFReader(path).get_field(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
+    reader = GGUFReader(path)
+    fields = [reader.get_field(f"tokenizer.ggml.{key}") for key in ("model", "pre")]
     kind, pre = (str(field.contents()) if field else "default" for field in fields)
     if kind != "gpt2":
         return

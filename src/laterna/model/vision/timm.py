@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import BitImageProcessorPil
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, one_line
 from laterna.model.vision.family import Cut, Geometry, Wanted, taken
 
 TIMM_TYPE = "timm_wrapper"
@@ -100,7 +100,7 @@ def timm_family(source: str) -> TimmFamily:
         from transformers import TimmWrapperModel
     except (ImportError, RuntimeError, OSError) as error:
         # A torchvision of another torch than this one's fails in any of these ways.
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise LaternaError(
             f"{source}: an encoder of timm, which needs the packages timm and torchvision, and "
             f"they cannot be imported ({reason}); run `pip install 'laterna[timm]'`, with the "
@@ -164,7 +164,7 @@ def _shape(model: Any, name: str, wanted: Wanted, options: dict[str, Any]) -> Ge
         with torch.no_grad():
             found = functional_call(model, shapes, kwargs=inputs).hidden_states[0]
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise LaternaError(
             f"timm's {name} does not give features of images of {wanted.side}×{wanted.side} "
             f"pixels: {reason}"

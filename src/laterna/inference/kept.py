@@ -1,6 +1,7 @@
-"""Images as the language model reads them, kept by content so that none is encoded twice.
+"""What is kept so that nothing is computed twice: images by content, answered rows by what they
+begin with.
 
-Shapes: b tiles · c channels · h, w pixels · m tokens an image · d width.
+Shapes: b tiles · c channels · h, w pixels, or h heads · m tokens an image · t tokens · d width.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Tiling
+
+States = list[tuple[Tensor, Tensor]]
+"""Keys and values (h, t, d) of one row's tokens, by layer."""
+Ids = NDArray[np.int64]
+"""What stands in each position of a row: a token's id, or of an image's a number below 0."""
 
 
 class SeenImage:
@@ -112,3 +120,62 @@ def _batches(images: list[SeenImage], most: int) -> Iterator[list[SeenImage]]:
         tiles += count
     if batch:
         yield batch
+
+
+def common(one: Ids, other: Ids, at_least: int = 0) -> int:
+    """Return how many positions two rows have in common from the start; 0 where it is fewer than
+    or as many as `at_least`, which is quickly seen.
+    """
+    length = min(len(one), len(other))
+    if length <= at_least or one[at_least] != other[at_least]:
+        return 0
+    differ = one[:length] != other[:length]
+    found = int(differ.argmax()) if differ.any() else length
+    return found if found > at_least else 0
+
+
+class PrefixStore:
+    """Rows of the cache that were answered, for what begins with the same positions.
+
+    Holds at most `limit` bytes and `most` rows; those that were not used for longest go first.
+    """
+
+    def __init__(self, limit: int, most: int = 64) -> None:
+        self.bytes = 0
+        self._limit, self._most = limit, most
+        self._kept: OrderedDict[bytes, tuple[Ids, States, int]] = OrderedDict()
+
+    def longest(self, ids: Ids, at_least: int = 0) -> tuple[int, States]:
+        """Return how much of a row is known, and where that is read from; 0 and nothing if not
+        more than `at_least`.
+        """
+        best, found = at_least, b""
+        for key, (known, _, _) in self._kept.items():
+            shared = common(ids, known, best)
+            if shared:
+                best, found = shared, key
+        if not found:
+            return 0, []
+        self._kept.move_to_end(found)
+        return best, self._kept[found][1]
+
+    def keep(self, ids: Ids, states: States) -> None:
+        """Keep a row, in the place of those that it goes on from."""
+        size = sum(keys.nbytes + values.nbytes for keys, values in states)
+        if size > self._limit:
+            return
+        whole = ids.tobytes()
+        for key in [key for key in self._kept if whole.startswith(key)]:
+            self._drop(key)
+        self._kept[whole] = (ids, states, size)
+        self.bytes += size
+        while self.bytes > self._limit or len(self._kept) > self._most:
+            self._drop(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+        self.bytes = 0
+
+    def _drop(self, key: bytes) -> None:
+        self.bytes -= self._kept.pop(key)[2]
