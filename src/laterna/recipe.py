@@ -103,12 +103,13 @@ class ConnectorSettings(Settings):
     """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU and norms of queries and keys.
     """
     width: Width | None = None
-    """Width of a `qformer`. Default: 768 (BLIP-2)."""
+    """Width of a `qformer`. Default: 768 (BLIP-2). Of the `mlp` after a `pool`, between its layers.
+    Default: the language model's."""
     source: str = ""
     """BLIP-2 checkpoint (folder or hub id) whose weights a `qformer` starts from."""
     calibrate: bool = False
-    """Fit the first weights of a `linear` or `mlp` to the scale of the features and of the word
-    embeddings. LLaVA: false."""
+    """Fit the first weights of a `linear`, `mlp` or `pool` to the scale of the features and of the
+    word embeddings. LLaVA: false."""
     frozen_qformer: bool = False
     """Train only the linear layer after the `qformer`, in both stages. MiniGPT-4: true."""
 

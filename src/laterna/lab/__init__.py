@@ -65,6 +65,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         needs="nothing",
         plan=late("laterna.lab.frozen_encoder:plan"),
     ),
+    "fusion": Experiment(
+        question="Should images stand in the row, beside it, or in an encoder?",
+        minutes=12,
+        needs="nothing",
+        plan=late("laterna.lab.fusion:plan"),
+    ),
     "resolution": Experiment(
         question="What do pixels cost, and what do they buy?",
         minutes=8,

@@ -43,4 +43,4 @@ def test_a_feature_that_was_still_is_not_blown_up_when_it_moves() -> None:
 
 def test_connectors_that_cannot_be_fitted_say_so() -> None:
     with pytest.raises(LaternaError, match="calibrate"):
-        build_connector(ConnectorSettings(kind="pool", calibrate=True), 4, 8)
+        build_connector(ConnectorSettings(kind="perceiver", calibrate=True), 4, 8)

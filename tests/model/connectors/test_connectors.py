@@ -94,7 +94,7 @@ def test_a_checkpoint_brings_it_back(name: str, tiny_recipe: Recipe, tmp_path: P
         ("linear", {"depth": 3}, "calibrate"),
         ("mlp", {"queries": 8}, "activation, calibrate, depth"),
         ("mlp", {"merge": "shuffle"}, "activation, calibrate, depth"),
-        ("pool", {"blocks": 2}, "depth, merge, merge_side"),
+        ("pool", {"blocks": 2}, "calibrate, depth, merge, merge_side, width"),
         ("qformer", {"merge_side": 3}, "blocks, frozen_qformer, queries, source, width"),
         ("perceiver", {"source": "blip"}, "blocks, queries"),
         ("perceiver", {"frozen_qformer": True}, "blocks, queries"),

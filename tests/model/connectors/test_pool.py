@@ -36,3 +36,16 @@ def test_a_grid_that_does_not_divide_names_the_sides_that_do() -> None:
 def test_merging_nothing_is_refused() -> None:
     with pytest.raises(LaternaError, match=r"connector\.merge_side = 1"):
         build_connector(ConnectorSettings(kind="pool", merge_side=1), 4, 4)
+
+
+@torch.no_grad()
+def test_a_width_of_its_own_and_fitted_weights() -> None:
+    torch.manual_seed(0)
+    settings = ConnectorSettings(kind="pool", merge="shuffle", width=10, calibrate=True)
+    connector = build_connector(settings, 4, 6)
+    shapes = [tuple(layer.weight.shape) for layer in connector.mlp.layers]
+    assert shapes == [(10, 16), (6, 10)]
+    features = torch.randn(30, 16, 4) * 7 + 3
+    connector.calibrate(features, 2.0)
+    lengths = connector(features).norm(dim=-1)
+    assert lengths.square().mean().sqrt().item() == pytest.approx(2.0, rel=1e-4)

@@ -27,7 +27,8 @@ class MlpConnector(Connector):
         if settings.depth < 1:
             raise LaternaError(f"connector.depth = {settings.depth}: an mlp has at least 1 layer")
         self.activation = settings.activation
-        widths = [d_vision] + [d_language] * settings.depth
+        between = settings.width or d_language  # of its own only behind a `pool`, which uses it
+        widths = [d_vision] + [between] * (settings.depth - 1) + [d_language]
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
 
     def tokens(self, n: int) -> int:

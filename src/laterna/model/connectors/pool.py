@@ -37,7 +37,9 @@ class PoolConnector(Connector):
     bias, which theirs lacks.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"depth", "merge", "merge_side"})
+    uses: ClassVar[frozenset[str]] = frozenset(
+        {"depth", "width", "merge", "merge_side", "calibrate"}
+    )
     is_map: ClassVar[bool] = True
 
     def __init__(self, settings: ConnectorSettings, d_vision: int, d_language: int) -> None:
@@ -71,6 +73,10 @@ class PoolConnector(Connector):
                 f"squares of {self.side}×{self.side}; use one of {able}"
             )
         return n // self.side**2
+
+    def calibrate(self, features_bnd: Tensor, rms_length: float) -> None:
+        """Fit fresh weights, as `Connector.calibrate` says, to the merged features."""
+        self.mlp.calibrate(self.merged(features_bnd), rms_length)
 
     def merged(self, features_bnd: Tensor) -> Tensor:
         """Return what the perceptron sees: (b, n / merge_side², d), d grown by a `shuffle`."""
