@@ -219,8 +219,8 @@ class StageSettings(Settings):
     sources: tuple[SourceSettings, ...] = ()
     """A mixture of sources, each with its images and its weight, in the place of `data`."""
     validation: PartShare = 0.0
-    """Share of each source's images, drawn by lot, whose records are not trained on but looked at
-    (`run.eval_steps`)."""
+    """Share of each source's images, drawn by lot, whose records are for validation and not trained
+    on (`run.eval_steps`)."""
     template: str = "own"
     """Chat template of this stage: `own`, `plain` (LLaVA's stage 1), `vicuna_v1` or `llama_2`."""
     loss_on: LossOn = "answers"
@@ -299,8 +299,8 @@ class RunSettings(Settings):
     """Records that may be left out for an image that is missing or cannot be read, at preparation
     and again while the stage trains, before the run stops."""
     eval_steps: Number = 0
-    """Steps between looks at the loss of what is held out (`validation`, or a source of weight 0),
-    and at a few answers; 0: at the end alone."""
+    """Steps between validations: the loss on validation records (`validation`, or a source of
+    weight 0), and a few answers. 0: at the end alone."""
     report_to: tuple[TrackerName, ...] = ()
     """Trackers that plot the run, beside `metrics.jsonl`: `tensorboard`, `trackio`. Each is an
     extra (`pip install 'laterna[tensorboard]'`)."""

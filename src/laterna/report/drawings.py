@@ -14,7 +14,7 @@ from laterna.errors import LaternaError
 INK, LINE = "#333333", "#1f5f8b"
 """Colours of drawings: words, and what is shown."""
 _SIZE_INCHES = (5.0, 2.8)
-_RAW, _HELD_OUT = "#b9c8d6", "#b3541e"
+_RAW, _VALIDATION = "#b9c8d6", "#b3541e"
 
 
 def running_mean(losses: Sequence[float], window: int) -> list[float]:
@@ -27,10 +27,10 @@ def running_mean(losses: Sequence[float], window: int) -> list[float]:
 
 
 def loss_curve(
-    name: str, losses: Sequence[float], held_out: Sequence[tuple[int, float]] = ()
+    name: str, losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()
 ) -> str:
-    """Return an `<svg>` element: the loss of every step, its running mean over it, and the loss
-    on what was held out after some steps, counted from 1.
+    """Return an `<svg>` element: the loss of every step, its running mean, and the validation loss
+    after some steps, counted from 1.
 
     Losses are in nats a target token. The same input gives the same text. Raises LaternaError
     when there are no losses to draw.
@@ -47,9 +47,9 @@ def loss_curve(
         if window > 1:
             label = f"mean of {window} steps"
             axes.plot(steps, running_mean(losses, window), color=LINE, linewidth=1.8, label=label)
-        if held_out:
-            places, seen = zip(*held_out, strict=True)
-            axes.plot(places, seen, "o-", color=_HELD_OUT, markersize=3, label="held out")
+        if validation:
+            places, seen = zip(*validation, strict=True)
+            axes.plot(places, seen, "o-", color=_VALIDATION, markersize=3, label="validation")
         axes.set_xlabel("optimizer step", color=INK)
         axes.set_ylabel("loss (nats a token)", color=INK)
         axes.set_ylim(bottom=0)

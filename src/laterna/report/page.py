@@ -25,13 +25,16 @@ class Curve(Record):
     name: str
     losses: tuple[float, ...]
     validation: tuple[tuple[int, float], ...] = ()
-    """Steps, counted from 1, and the loss on what was held out after them."""
+    """Steps, counted from 1, and the validation loss after them."""
 
 
 def curve_of(name: str, steps: Sequence[StepFigures]) -> Curve:
     """Return the curve of a stage from its `metrics.jsonl`."""
-    looks = [(step.step, step.validation.loss) for step in steps if step.validation is not None]
-    finite = tuple((step, loss) for step, loss in looks if loss is not None)
+    finite = tuple(
+        (step.step, step.validation.loss)
+        for step in steps
+        if step.validation is not None and step.validation.loss is not None
+    )
     return Curve(name=name, losses=tuple(step.loss for step in steps), validation=finite)
 
 
@@ -44,9 +47,9 @@ class StageShown(Record):
     speeds: NamedTexts
     """The same names in every stage."""
     answers: tuple[SampleAnswer, ...] = ()
-    """What it said of held-out records when it was looked at last."""
+    """Its answers to validation records, at the last validation."""
     answered_after: int = 0
-    """The step of that look."""
+    """The step of that validation."""
 
 
 class EvaluationShown(Record):
@@ -71,7 +74,7 @@ class Column(Record):
 
 
 class Example(Record):
-    """A held-out image with a question, the assistant's answer and the truth."""
+    """A validation image with a question, the assistant's answer and the reference."""
 
     image: Path
     kind: str

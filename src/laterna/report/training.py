@@ -66,7 +66,7 @@ def run_content(run: Path) -> ReportContent:
     versions = dict.fromkeys(one.manifest.laterna for one in stages if one.manifest)
     return ReportContent(
         title=f"Training of {recipe.name if recipe else run.resolve().name}",
-        summary="; ".join(map(_told, stages)) + ".",
+        summary="; ".join(map(_summary, stages)) + ".",
         columns=(),
         curves=tuple(curve_of(one.name, one.steps) for one in stages),
         examples=(),
@@ -140,8 +140,8 @@ def _evaluation_shown(name: str, found: Found) -> EvaluationShown:
 
 def stage_shown(stage: Trained) -> StageShown:
     """Return a stage as the page shows it."""
-    looks = [step for step in stage.steps if step.validation is not None]
-    last = looks[-1] if looks else None
+    validated = [step for step in stage.steps if step.validation is not None]
+    last = validated[-1] if validated else None
     return StageShown(
         name=stage.name,
         parts=tuple(_parts(stage.manifest)) if stage.manifest else (),
@@ -182,15 +182,15 @@ def _place(stage: Trained) -> int:
     return stages.index(name) if name in stages else len(stages)
 
 
-def _told(stage: Trained) -> str:
+def _summary(stage: Trained) -> str:
     losses = [step.loss for step in stage.steps]
-    seen = [step.validation.loss for step in stage.steps if step.validation is not None]
-    said = f"{stage.name}: {len(losses):,} steps in {duration(speeds(stage.steps).seconds)}, "
-    said += f"loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last"
-    if not seen:
-        return said
-    last = "not finite" if seen[-1] is None else f"{seen[-1]:.3f}"
-    return f"{said}, {last} on what was held out"
+    validation = [step.validation.loss for step in stage.steps if step.validation is not None]
+    line = f"{stage.name}: {len(losses):,} steps in {duration(speeds(stage.steps).seconds)}, "
+    line += f"loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last"
+    if not validation:
+        return line
+    last = "not finite" if validation[-1] is None else f"{validation[-1]:.3f}"
+    return f"{line}, validation loss {last}"
 
 
 def _parts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
