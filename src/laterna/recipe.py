@@ -384,11 +384,11 @@ def load_recipe(source: str | Path) -> Recipe:
     try:
         recipe = msgspec.toml.decode(content, type=Recipe)
     except msgspec.ValidationError as error:
-        place, said = wrong_value(error, msgspec.toml.decode(content))
-        raise LaternaError(f"{path}: {place}{said}" if place else f"{path}: {error}") from error
+        place, fault = wrong_value(error, msgspec.toml.decode(content))
+        raise LaternaError(f"{path}: {place}{fault}" if place else f"{path}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        fault = error if isinstance(error, msgspec.DecodeError) else "it is not text in UTF-8"
-        raise LaternaError(f"{path}: not valid TOML: {fault}") from error
+        reason = error if isinstance(error, msgspec.DecodeError) else "it is not text in UTF-8"
+        raise LaternaError(f"{path}: not valid TOML: {reason}") from error
     require_bounds(recipe, lambda place: f"{path}: {place}")
     return recipe
 

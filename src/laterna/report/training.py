@@ -89,7 +89,7 @@ def find_stages(run: Path) -> list[Trained]:
     if (run / MANIFEST).is_file():
         return [_finished(run)]
     folders = [path.parent for path in sorted(run.glob(f"*/{MANIFEST}"))]
-    # One whose name begins with a dot is being written aside.
+    # One whose name begins with a dot is still being written.
     found = [_finished(folder) for folder in folders if not folder.name.startswith(".")]
     for path in sorted(run.glob(f"*.{METRICS}")):
         steps = _read_steps(path)
@@ -159,10 +159,9 @@ def _finished(folder: Path) -> Trained:
             "an early version"
         )
     require_whole(folder, manifest, [METRICS])
+    named = folder.name == manifest.stage
     return Trained(
-        name=manifest.stage
-        if folder.name == manifest.stage
-        else f"{folder.name} ({manifest.stage})",
+        name=folder.name if named else f"{folder.name} ({manifest.stage})",
         steps=_read_steps(folder / METRICS),
         folder=folder,
         manifest=manifest,
@@ -194,7 +193,7 @@ def _summary(stage: Trained) -> str:
 
 
 def _parts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
-    """Yield a line a part; a checkpoint of an early version does not know its weights."""
+    """Yield a line for each part; checkpoints of early versions have no counts of weights."""
     assert manifest.stage is not None
     settings = manifest.recipe.stage(manifest.stage)
     for name in get_args(PartName):
@@ -225,15 +224,15 @@ def _speeds(steps: Sequence[StepFigures]) -> NamedTexts:
 
 def _settings(stages: Sequence[Trained]) -> NamedTexts:
     """Return the recipe's settings; where an earlier stage had another value, both."""
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for stage in stages:
         if stage.manifest is None:
             continue
         for name, value in _flat(msgspec.to_builtins(stage.manifest.recipe)):
-            before = told.get(name)
+            before = found.get(name)
             differs = before is not None and before != value
-            told[name] = f"{value} (before: {before})" if differs else value
-    return tuple(told.items())
+            found[name] = f"{value} (before: {before})" if differs else value
+    return tuple(found.items())
 
 
 def _flat(settings: object, prefix: str = "") -> Iterator[tuple[str, str]]:
