@@ -44,9 +44,8 @@ def share_of(dry_run: DryRun, recipe: Recipe, gpus: int) -> Share:
     layer_gradients = [_trained(layer.parameters()) for layer in layers]
     weights, gradients = sum(weight.nbytes for weight in sharded), _trained(sharded)
     kept = weights
-    if (
-        recipe.precision == "bf16"
-    ):  # held in 32 bits and gathered in 16: those that train are with the optimizer's
+    if recipe.precision == "bf16":
+        # Stored in 32 bits and gathered in 16; those that train are counted with the optimizer.
         kept = 2 * sum(weight.nbytes for weight in sharded if not weight.requires_grad)
     outside = weights - sum(sizes) + gradients - sum(layer_gradients)
     return Share(
