@@ -173,7 +173,7 @@ class States:
             try:
                 return _whole(state, self.run), remarks
             except LaternaError as error:
-                remarks.append(f"{error}; not used")
+                remarks.append(f"{error}; passed over")
         return None, remarks
 
     def _all(self) -> list[Path]:
