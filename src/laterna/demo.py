@@ -69,7 +69,7 @@ HALLUCINATION = {
 """The report's scores of objects that are not there, to their task and value."""
 HALLUCINATION_COLUMNS = ("after stage 2", "95 %", "after stage 1")
 EXPLAINED = 5
-"""Examples that are explained: one of each of the first kinds."""
+"""Of the examples, how many are explained: one of each of the first kinds."""
 RECIPES = {"prefix": "nano", "cross_attention": "nano-flamingo"}
 """The shipped recipe of each fusion (`model.fusion.FUSIONS`)."""
 

