@@ -282,8 +282,7 @@ class _StagePlanner:
         forward, training = (count_flops(one, row, self.images.typical) for one in self.cost)
         flops = sum(training.values()) / counted
         quadratic = row.pairs(self.images.typical.tokens) * self.cost.training.pair
-        bf16 = self.recipe.precision == "bf16"
-        share = share_of(self.dry_run, self.recipe.run.engine, self.given.gpus, bf16=bf16)
+        share = share_of(self.dry_run, self.recipe, self.given.gpus)
         kept, checkpointed = (
             self._memory(share, load, again=passes > 1, checkpointed=mode) for mode in (False, True)
         )

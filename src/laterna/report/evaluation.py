@@ -37,7 +37,7 @@ DIFFERING = 40
 """Questions of a task that are shown where two runs differ."""
 NEAREST = 2
 CONFUSIONS = 8
-NOTES = {**CONTROLS, "before_instruct": "The other assistant that was named to set beside."}
+NOTES = {**CONTROLS, "before_instruct": "The assistant named by --baseline."}
 
 
 class NearestShown(NamedTuple):

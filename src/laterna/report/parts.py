@@ -1,4 +1,4 @@
-"""What every page of ours is made of: the template environment, and images inside it."""
+"""What every page is made of: the template environment, and images inside it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The language model: any causal one of transformers, or an encoder-decoder of T5's kind, spoken
-to by embeddings.
+"""The language model: any causal one of transformers, or an encoder-decoder of T5's kind, run on
+embeddings.
 
 Shapes: r rows · t tokens of a row · d width · s target tokens · v vocabulary.
 """
@@ -31,7 +31,7 @@ class Language(NamedTuple):
     model: Any
     tokenizer: Any
     grown: int
-    """Rows that the embedding was given for tokens it had none for."""
+    """Rows that were added to the embedding for tokens without one."""
 
 
 def load_language(

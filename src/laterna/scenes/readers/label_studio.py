@@ -17,7 +17,7 @@ Row = Mapping[str, object]
 
 
 def looks_like(path: Path) -> bool:
-    """Tell a list of tasks with `data` and `annotations`, or of images with labelled boxes."""
+    """Tell a list of tasks with `data` and `annotations`, or of images with labeled boxes."""
     head = peek(path) if path.is_file() else None
     if head is None:
         return False
