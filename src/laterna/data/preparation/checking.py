@@ -147,9 +147,10 @@ class Checker:
         if not self.job.images and not self.images.holds(name):
             return UNCHECKED
         try:
-            source: Path | bytes = self.images.find(name)
-            if self.images.holds(name):  # its copy says nothing to whoever wrote the row
-                source, name = Path(source).read_bytes(), "the image in this row"
+            source = self.images.find(name)
+            if self.images.holds(name) and isinstance(source, Path):
+                # its copy says nothing to whoever wrote the row
+                source, name = source.read_bytes(), "the image in this row"
             check_image(source, name)
             return image_size(source, name)
         except MissingImageError as error:
