@@ -148,6 +148,9 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Build the questions of `pope` first, from these annotations (`instances_*.json`), in DATA."""
     build_images: Count = 500
     """Images that are drawn for `--build`, six questions each and sampling."""
+    explain: Number = 4
+    """Answers of each task of which OUT's page shows what in the image they hang on, at up to 64
+    forward passes each. 0: none."""
     overwrite: bool = False
     """Replace another evaluation in OUT."""
     shots: Annotated[ShotOptions, arg(name="")] = ShotOptions()
@@ -249,6 +252,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
         from laterna.evaluation.answer_cache import model_fingerprint
         from laterna.evaluation.saved import PAGE, Subject, read_run, training_sources, write_run
         from laterna.report.evaluation import write_evaluation_page
+        from laterna.report.overlays import explain_answers, write_explanations
         from laterna.version import __version__
 
         subject = Subject(
@@ -262,6 +266,9 @@ class Evaluate(Command, frozen=True, kw_only=True):
         )
         with write_atomically(out, self._made(), overwrite=self.overwrite) as aside:
             write_run(aside, subject, found, data)
+            if self.explain:
+                explained = explain_answers(assistant, read_run(aside), self.explain)
+                write_explanations(aside, explained)
         write_evaluation_page(out / PAGE, read_run(out))
 
     def _load(self, name: str) -> Assistant:

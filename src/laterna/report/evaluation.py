@@ -27,7 +27,8 @@ from laterna.records import Answer, Question
 from laterna.report.drawings import interval_chart, reliability_chart
 from laterna.report.inspection import image_of
 from laterna.report.nearest import Nearest, TeacherWords, TrainingRecords
-from laterna.report.parts import NamedTexts, jpeg_uri, shrink, write_page
+from laterna.report.overlays import TaskExplanations, read_explanations
+from laterna.report.parts import NamedTexts, choose, jpeg_uri, shrink, write_page
 
 SIDE = 288
 """Longest side, in pixels, of the images inside the page."""
@@ -91,12 +92,16 @@ class Section(NamedTuple):
     """Kind, answers that are not right, answers."""
     confusions: tuple[tuple[str, str, int], ...]
     cards: tuple[Card, ...]
+    explained: TaskExplanations
 
 
 def write_evaluation_page(path: Path, run: SavedRun) -> None:
     """Write the page of a run; raises LaternaError where its folder is damaged."""
     records = TrainingRecords(run.subject.training)
-    sections = [_section(run, task, records) for task in run.tasks]
+    explained = read_explanations(run.folder)
+    sections = [
+        _section(run, task, records, explained.get(task, TaskExplanations())) for task in run.tasks
+    ]
     seen = [one.nearest for s in sections for card in s.cards for one in card.nearest]
     teacher = TeacherWords(seen)
     sections = [
@@ -112,7 +117,9 @@ def write_evaluation_page(path: Path, run: SavedRun) -> None:
     )
 
 
-def _section(run: SavedRun, task: str, records: TrainingRecords) -> Section:
+def _section(
+    run: SavedRun, task: str, records: TrainingRecords, explained: TaskExplanations
+) -> Section:
     saved, answers = run.tasks[task], run.answers(task)
     controls = run.controls(task)
     metrics = tuple(saved.definitions)
@@ -150,6 +157,7 @@ def _section(run: SavedRun, task: str, records: TrainingRecords) -> Section:
         errors=tuple(_errors(answers)),
         confusions=tuple(_confusions(answers)),
         cards=tuple(_card(run, task, answer, said, records) for answer in chosen),
+        explained=explained,
     )
 
 
@@ -194,24 +202,6 @@ def _confusions(answers: Sequence[Answer]) -> Iterator[tuple[str, str, int]]:
 
 SHORT = 40
 """Characters up to which an answer is one of many that may be confused."""
-
-
-def choose(answers: Sequence[Answer], wrong: int, right: int, seed: int) -> list[Answer]:
-    """Draw answers by lot, kinds in turn: so many that are not right, and so many that are."""
-    found = []
-    for number, wanted in ((wrong, False), (right, True)):
-        groups: dict[str, list[Answer]] = {}
-        for answer in sorted(answers, key=lambda one: one.question.id):
-            if (answer.score == 1) is wanted:
-                groups.setdefault(answer.question.kind, []).append(answer)
-        rng = random.Random(seed)
-        for group in groups.values():
-            rng.shuffle(group)
-        chosen: list[Answer] = []
-        while any(groups.values()) and len(chosen) < number:
-            chosen += [group.pop() for group in groups.values() if group][: number - len(chosen)]
-        found += chosen
-    return found
 
 
 def _card(

@@ -14,6 +14,7 @@ from laterna.evaluation.saved import FIGURES
 from laterna.model.checkpoint import MANIFEST, Manifest, read_manifest, require_whole
 from laterna.recipe import PartName, StageName
 from laterna.records import Record
+from laterna.report.overlays import find_explanations
 from laterna.report.page import (
     EvaluationShown,
     ReportContent,
@@ -64,12 +65,15 @@ def run_content(run: Path) -> ReportContent:
     recipe = next((one.manifest.recipe for one in stages[::-1] if one.manifest), None)
     finished = [one.folder for one in stages if one.folder is not None]
     versions = dict.fromkeys(one.manifest.laterna for one in stages if one.manifest)
+    explained = list(find_explanations(run))
     return ReportContent(
         title=f"Training of {recipe.name if recipe else run.resolve().name}",
         summary="; ".join(map(_summary, stages)) + ".",
         columns=(),
         curves=tuple(curve_of(one.name, one.steps) for one in stages),
         examples=(),
+        explanations=tuple(one for some in explained for one in some.shown),
+        unexplained=tuple(line for some in explained for line in some.reasons),
         stages=tuple(map(stage_shown, stages)),
         evaluations=tuple(find_evaluations(run)),
         settings=_settings(stages),
