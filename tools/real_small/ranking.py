@@ -115,8 +115,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder in COCO's form")
     parser.add_argument("--limit", type=int, default=0, help="photographs, drawn by lot; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the device's")
     given = parser.parse_args()
-    assistant = load(given.model)
+    assistant = load(given.model, dtype=given.dtype)
     samples = asked_samples(assistant, given.data)
     found, names = rank(
         assistant.model, samples, given.data / "images", seed=given.seed, limit=given.limit
