@@ -1,9 +1,9 @@
 """Short answers by kind, held against what five people wrote: short_answers.py RUN DATA.
 
-Reads the answers of `laterna evaluate --task gqa --out RUN` with its controls. People name one thing
-in many words, so that being equal to one person's phrase says little: an answer is right where its
-chief word stands in a caption of the image. That is the first word of what somebody does and the
-last of all else; articles do not count. Colours and numbers have to be the very word.
+Reads the answers of `laterna evaluate --task gqa --out RUN` with its controls. People name one
+thing in many words, so that being equal to one person's phrase says little: an answer is right
+where its chief word stands in a caption of the image. That is the first word of what somebody does
+and the last of all else; articles do not count. Colours and numbers have to be the very word.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ARTICLES = frozenset(("a", "an", "the"))
 def is_right(answer: Answer, captions: Mapping[str, Sequence[str]]) -> bool:
     """Tell whether an answer is right; `captions` are those of each image, by its name's stem."""
     question = answer.question
-    said = [word for word in words_of(answer.text) if word not in _ARTICLES]
+    said = [word for word in words_of(answer.text) if word[0].isalnum() and word not in _ARTICLES]
     if not said:
         return False
     if question.kind in EXACT:
