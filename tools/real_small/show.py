@@ -30,7 +30,7 @@ def free_images() -> list[Path]:
 
     Its data stands in files of these names; some are not given out by a function.
     """
-    folder = Path(package("skimage.data", "scikit-image", "show.py").__file__).parent
+    folder = Path(str(package("skimage.data", "enrich", "show.py").__file__)).parent
     found = [path for name in FREE for path in sorted(folder.glob(f"{name}.*"))]
     if len(found) != len(FREE):
         raise LaternaError(f"{folder}: {len(found)} of the images {', '.join(FREE)}; name files")

@@ -14,7 +14,8 @@ from laterna.errors import LaternaError
 from laterna.model.connectors import build_connector
 from laterna.recipe import ConnectorSettings
 from laterna.records import Sample
-from real_small.word_connector import Line, fit_words, learn_words, perceptron, ridge
+from real_small.word_connector import Line, fit_words, perceptron, ridge
+from real_small.word_learning import learn_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
