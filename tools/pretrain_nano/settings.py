@@ -135,14 +135,14 @@ class EncoderDecoderPretraining(Settings):
 
     decoder_layers: tuple[int, ...] = (0, 3)
     """The language model's layers that the decoder begins with; the encoder has all."""
-    steps: int = 300
+    steps: int = 200
     """Optimizer steps."""
     answers: int = 64
     """Answers a step, each with all that is read before it, in a row of its own."""
     micro_batch_tokens: int = 2500
     """Tokens of a forward pass, padding included."""
     documents: LanguagePretraining = LanguagePretraining(
-        steps=300,
+        steps=200,
         step_tokens=3000,
         curriculum=((1.0, MAX_TOYS),),
         tables=((0.3, 0.3), (1.0, 0.1)),
