@@ -20,6 +20,7 @@ from pretrain_nano.language import go_on, pretrain_language
 from pretrain_nano.measure import measure_bases, measure_encoder_decoder
 from pretrain_nano.regions import learn_regions
 from pretrain_nano.settings import (
+    ENCODER_DECODER_SECOND,
     FURTHER,
     EncoderDecoderPretraining,
     LanguagePretraining,
@@ -51,7 +52,9 @@ def further(begun: Path, out: Path, settings: LanguagePretraining) -> None:
 
 
 def encoder_decoder(begun: Path, out: Path, settings: EncoderDecoderPretraining) -> None:
-    """Make a T5 of the language model of folder BEGUN, pretrain it and write it to OUT."""
+    """Make a T5 of the language model of folder BEGUN, or go on with the T5 that is there, and
+    write it to OUT.
+    """
     report(pretrain_encoder_decoder(begun, settings, out))
 
 
@@ -80,6 +83,9 @@ def main() -> int:
                 "language": language,
                 **further_courses,
                 "encoder-decoder": encoder_decoder,
+                "encoder-decoder-second": partial(
+                    encoder_decoder, settings=ENCODER_DECODER_SECOND
+                ),
                 "measure": measure,
             }
         )

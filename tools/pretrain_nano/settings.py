@@ -161,6 +161,23 @@ class EncoderDecoderPretraining(Settings):
     """Steps between two lines of figures (and two writings of the weights)."""
 
 
+ENCODER_DECODER_SECOND = EncoderDecoderPretraining(
+    documents=LanguagePretraining(
+        steps=200,
+        step_tokens=3000,
+        curriculum=((1.0, MAX_TOYS),),
+        tables=((1.0, 0.1),),
+        relations=0.5,
+        counts=0.5,
+        repeats=0.4,
+        squares=((1.0, 1.0),),
+        seed=6,
+    ),
+    seed=6,
+)
+"""How it goes on: questions above all, and whole maps."""
+
+
 def report(figures: dict[str, float]) -> None:
     """Write a line of figures to standard error."""
     sys.stderr.write("  ".join(f"{k} {v:.4g}" for k, v in figures.items()) + "\n")
