@@ -271,7 +271,8 @@ class _StagePlanner:
 
     def _fill(self, image: ShownImage) -> tuple[Load, int]:
         load, passes = fill_step(self.settings, self.lengths, image.tokens, gpus=self.given.gpus)
-        return replace(load, segments=self.recipe.run.attention == "varlen"), passes
+        segments = self.recipe.run.attention == "varlen"
+        return replace(load, segments=segments, encodes=self.dry_run.fusion.encodes), passes
 
     def plan(self, records: int | None, gpus: Mapping[str, Gpu]) -> StagePlan:
         typical, _ = self._fill(self.images.typical)
