@@ -14,7 +14,7 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, BlipImagePr
 
 from laterna.errors import LaternaError
 from laterna.model.connectors.qformer import QFormerConnector
-from laterna.model.exporters.parts import language_weights, precision_of, vision_weights
+from laterna.model.exporters.parts import PRECISIONS, language_weights, vision_weights
 from laterna.model.pretrained import quiet_transformers
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import DEFAULT_IMAGE_TOKEN
@@ -22,14 +22,14 @@ from laterna.records import DEFAULT_IMAGE_TOKEN
 FORMAT = "BLIP-2"
 
 
-def export_blip2(assistant: VisionLanguageModel, folder: Path, precision: str = "") -> None:
+def export_blip2(assistant: VisionLanguageModel, folder: Path, precision: str = "f32") -> None:
     """Write the model, its tokenizer and its image processor as a new folder, in `f32` (default),
     `f16` or `bf16`.
 
     The tokenizer gets the image's token, the embedding a row for it where it has none. Raises
     LaternaError for a network that BLIP-2 cannot express.
     """
-    dtype = precision_of(precision, ("f32", "f16", "bf16"))
+    dtype = PRECISIONS[precision]
     connector = _require_theirs(assistant)
     tokenizer = copy.deepcopy(assistant.tokenizer)
     tokenizer.add_special_tokens(
