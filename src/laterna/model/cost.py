@@ -170,9 +170,20 @@ def cost_of(model: VisionLanguageModel) -> Cost:
         counted = list(_count(model))
     beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
     forward, training = (
-        StepCost(*one[:7], beside, by_segments, *one[7:]) for one in zip(*counted, strict=True)
+        StepCost(
+            *one[:7],
+            beside_tokens=beside,
+            by_segments=by_segments,
+            target_pair=one[7],
+            target_read=one[8],
+        )
+        for one in zip(*counted, strict=True)
     )
     return Cost(forward, training)
+
+
+NOTHING = (0.0, 0.0)
+"""Forward and in training, of what a model does not have."""
 
 
 def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
@@ -202,7 +213,7 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
         rows *= 2  # there is nothing beside the row to double
     solved = zip(*(_solved(*four) for four in zip(*rows, strict=True)), strict=True)
     tokens, pairs, beside, beside_pairs = solved
-    yield from (tokens, pairs, target, beside, beside_pairs)
+    yield from (tokens, pairs, target, beside, beside_pairs, NOTHING, NOTHING)
 
 
 def _answer_flops(
@@ -227,8 +238,7 @@ def _answer_flops(
         found.append((token / TOKENS, target / TOKENS, *squares))
     tokens, targets, pairs, target_pairs, target_reads = zip(*found, strict=True)
     targets = tuple(one + own for one, own in zip(targets, head, strict=True))
-    nothing = (0.0, 0.0)
-    yield from (tokens, pairs, targets, nothing, nothing, target_pairs, target_reads)
+    yield from (tokens, pairs, targets, NOTHING, NOTHING, target_pairs, target_reads)
 
 
 def _solved(one: float, wide: float, more: float, both: float) -> tuple[float, ...]:

@@ -140,9 +140,10 @@ def _section(
     found = calibration([a.probability or 0.0 for a in known], [a.score for a in known])
     chosen = choose(answers, WRONG, RIGHT, run.subject.seed)
     said = {name: {a.question.id: a for a in a_list} for name, a_list in controls.items()}
+    shots = saved.shots.words if saved.shots else ""
     return Section(
         task=task,
-        setting=", ".join(filter(None, (saved.setting, saved.shots and saved.shots.words))),
+        setting=", ".join(filter(None, (saved.setting, shots))),
         about=TASKS[task].about if task in TASKS else "",
         definitions=tuple(saved.definitions.items()),
         columns=("kind", "questions", "assistant", "95 %", *map(_plain, controls)),
