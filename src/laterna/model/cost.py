@@ -171,23 +171,26 @@ def cost_of(model: VisionLanguageModel) -> Cost:
     beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
     forward, training = (
         StepCost(
-            *one[:7],
             beside_tokens=beside,
             by_segments=by_segments,
-            target_pair=one[7],
-            target_read=one[8],
+            **dict(zip(COUNTED, one, strict=True)),
         )
         for one in zip(*counted, strict=True)
     )
     return Cost(forward, training)
 
 
+COUNTED = (
+    *("vision", "connector", "token", "pair", "target", "beside", "beside_pair"),
+    *("target_pair", "target_read"),
+)
+"""Fields of `StepCost`, in the order of `_count`."""
 NOTHING = (0.0, 0.0)
 """Forward and in training, of what a model does not have."""
 
 
 def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
-    """Yield each number of a `StepCost`, forward alone and with the backward pass."""
+    """Yield each of `COUNTED`, forward alone and with the backward pass."""
     tower, connector, language = model.vision, model.connector, model.language
     table = language.get_input_embeddings().weight
     size = model.prepare.size
