@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, package
 from laterna.model.build import fast_dtype
 from laterna.recipe import OptimizerName, StageSettings
 from laterna.training.stages import Parts, parameter_groups
@@ -79,14 +79,8 @@ def orthogonal(matrix: Tensor, settings: Mapping[str, Any]) -> Tensor:
 
 
 def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise LaternaError(
-            'optimizer = "adamw8bit" needs the package bitsandbytes; run '
-            "`pip install 'laterna[bitsandbytes]'`, or set optimizer = \"adamw\""
-        ) from error
-    made: Optimizer = AdamW8bit(groups, betas=BETAS, min_8bit_size=SMALL)
+    bnb = package("bitsandbytes", "bitsandbytes", 'optimizer = "adamw8bit"')
+    made: Optimizer = bnb.optim.AdamW8bit(groups, betas=BETAS, min_8bit_size=SMALL)
     return made
 
 
@@ -211,38 +205,29 @@ def _divided(
     groups = parameter_groups(assistant, stage)
     if stage.optimizer != "muon":
         return [(stage.optimizer, groups)]
-    split = _split(groups, _embeddings(assistant))
-    both: list[tuple[OptimizerName, list[dict[str, Any]]]] = [
-        ("muon", split.matrices),
-        ("adamw", split.others),
-    ]
+    tables = _tables(assistant)
+
+    def chosen(matrices: bool, rate: float) -> list[dict[str, Any]]:
+        return [
+            group | {"params": weights, "lr": group["lr"] * rate}
+            for group in groups
+            if (weights := [weight for weight in group["params"]
+                            if (weight.ndim == 2 and id(weight) not in tables) is matrices])
+        ]  # fmt: skip
+
+    both: tuple[tuple[OptimizerName, list[dict[str, Any]]], ...] = (
+        ("muon", chosen(True, 1.0)),
+        ("adamw", chosen(False, BESIDE_MUON)),
+    )
     return [(name, own) for name, own in both if own]
 
 
-class _Split(NamedTuple):
-    matrices: list[dict[str, Any]]
-    others: list[dict[str, Any]]
-
-
-def _split(groups: list[dict[str, Any]], embeddings: set[int]) -> _Split:
-    """Split every group into what Muon takes and what AdamW takes."""
-    split = _Split([], [])
-    for group in groups:
-        matrices = [w for w in group["params"] if w.ndim == 2 and id(w) not in embeddings]
-        others = [w for w in group["params"] if w.ndim != 2 or id(w) in embeddings]
-        if matrices:
-            split.matrices.append(group | {"params": matrices})
-        if others:
-            split.others.append(group | {"params": others, "lr": group["lr"] * BESIDE_MUON})
-    return split
-
-
-def _embeddings(assistant: Parts) -> set[int]:
+def _tables(assistant: Parts) -> set[int]:
     """Return the ids of the weights of embeddings and heads, which Muon is not for: the rows of
     these tables are independent.
     """
     language: Any = assistant.parts()["language"]
-    tables = [language.get_input_embeddings(), language.get_output_embeddings()]
-    embeddings = [m for part in assistant.parts().values() for m in part.modules()]
-    tables += [module for module in embeddings if isinstance(module, nn.Embedding)]
+    modules = [module for part in assistant.parts().values() for module in part.modules()]
+    tables = [module for module in modules if isinstance(module, nn.Embedding)]
+    tables += [language.get_input_embeddings(), language.get_output_embeddings()]
     return {id(table.weight) for table in tables if table is not None}
