@@ -311,6 +311,7 @@ class Compared(NamedTuple):
 
     comparison: TaskComparison
     rows: tuple[tuple[str, ...], ...]
+    values: tuple[tuple[str, ...], ...]
     drawings: tuple[str, ...]
     """Differences of scores, and of values that may pass 1."""
     pairs: tuple[Pair, ...]
@@ -355,7 +356,13 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
             review="",
         )
         pairs.append(Pair(card, (_verdict(a.score), _verdict(b.score))))
-    return Compared(task, tuple(map(row_cells, task.rows)), tuple(drawings), tuple(pairs))
+    return Compared(
+        comparison=task,
+        rows=tuple(map(row_cells, (*task.kinds, task.overall))),
+        values=tuple(map(row_cells, (*task.others, *task.values))),
+        drawings=tuple(drawings),
+        pairs=tuple(pairs),
+    )
 
 
 def _both(first: float, second: float) -> NamedTexts:
