@@ -358,8 +358,8 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
         pairs.append(Pair(card, (_verdict(a.score), _verdict(b.score))))
     return Compared(
         comparison=task,
-        rows=tuple(map(row_cells, (*task.kinds, task.overall))),
-        values=tuple(map(row_cells, (*task.others, *task.values))),
+        rows=tuple(map(row_cells, [*task.kinds, task.overall])),
+        values=tuple(row_cells(row) for row in task.rows[len(task.kinds) + 1 :]),
         drawings=tuple(drawings),
         pairs=tuple(pairs),
     )
