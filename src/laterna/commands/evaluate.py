@@ -17,6 +17,8 @@ from laterna.recipe import Amount, Count, Number, Seed
 from laterna.synthesis.settings import OPENAI_URL, Endpoint, Spending
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from laterna.evaluation.judge import Judging
     from laterna.evaluation.run import Evaluation
     from laterna.evaluation.shots import Shots
@@ -213,8 +215,6 @@ class Evaluate(Command, frozen=True, kw_only=True):
         data: Path,
         questions: TaskQuestions,
     ) -> Evaluation:
-        from rich.console import Console
-
         from laterna.evaluation.run import evaluate, score_table
 
         evaluation = evaluate(
@@ -231,8 +231,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             cache=self._cache(),
             read=questions,
         )
-        # as wide as a table of all controls: in a narrower terminal rich would cut the figures
-        Console(width=max(Console().width, _TABLE_WIDTH)).print(score_table(evaluation))
+        _wide_console().print(score_table(evaluation))
         for line in _judge_lines(evaluation):
             print(line)
         for warning in evaluation.warnings:
@@ -328,6 +327,13 @@ class Evaluate(Command, frozen=True, kw_only=True):
             print(f"built {path}: {built.questions} questions about {built.images} images{lost}")
 
 
+def _wide_console() -> Console:
+    """Return a console as wide as any table here: in a narrower terminal rich cuts the figures."""
+    from rich.console import Console
+
+    return Console(width=max(Console().width, _TABLE_WIDTH))
+
+
 def _told(evaluation: Evaluation) -> str:
     from laterna.evaluation.run import figures
 
@@ -375,15 +381,13 @@ class Compare(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `laterna.evaluation.compare`, show the table and write the page."""
-        from rich.console import Console
-
         from laterna.evaluation.compare import compare_runs, comparison_tables
         from laterna.evaluation.saved import read_run
         from laterna.report.evaluation import write_comparison_page
 
         pair = read_run(self.first), read_run(self.second)
         found = compare_runs(*pair)
-        Console().print(*comparison_tables(found))
+        _wide_console().print(*comparison_tables(found))
         for line in found.remarks:
             print(line)
         write_comparison_page(self.out, found)

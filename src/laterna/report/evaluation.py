@@ -302,6 +302,7 @@ class Compared(NamedTuple):
 
     comparison: TaskComparison
     rows: tuple[tuple[str, ...], ...]
+    values: tuple[tuple[str, ...], ...]
     drawings: tuple[str, ...]
     """Differences of scores, and of values that may pass 1."""
     pairs: tuple[Pair, ...]
@@ -346,7 +347,13 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
             review="",
         )
         pairs.append(Pair(card, (_verdict(a.score), _verdict(b.score))))
-    return Compared(task, tuple(map(row_cells, task.rows)), tuple(drawings), tuple(pairs))
+    return Compared(
+        comparison=task,
+        rows=tuple(map(row_cells, [*task.kinds, task.overall])),
+        values=tuple(row_cells(row) for row in task.rows[len(task.kinds) + 1 :]),
+        drawings=tuple(drawings),
+        pairs=tuple(pairs),
+    )
 
 
 def _both(first: float, second: float) -> NamedTexts:
