@@ -14,17 +14,14 @@ import torch
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
-from laterna.lab import EXPERIMENTS, loss_mask, proxies, typographic
+from laterna.lab import EXPERIMENTS, loss_mask, typographic
 from laterna.lab.bench import Bench, Size
 from laterna.lab.blind_spots import COVERAGE, RIGHT, SURE, Told, _sureness
 from laterna.lab.experiment import Arm, differences
 from laterna.lab.frozen_encoder import memory, shift
-from laterna.lab.measures.probes import nearest_hits
-from laterna.lab.measures.text import answer_loss, prompt_of, said
-from laterna.lab.resolution import CACHE, FLOPS, TOKENS, counted, exponent, size_asked
-from laterna.lab.typographic import (
-    CARRIERS,
-    GAP,
+from laterna.lab.material import proxies
+from laterna.lab.material import signs as sign_material
+from laterna.lab.material.signs import (
     REFUSES,
     SEEN,
     UNSEEN,
@@ -32,10 +29,13 @@ from laterna.lab.typographic import (
     Sign,
     draw_policy,
     draw_signs,
-    gaps,
     lessons,
     own_words,
 )
+from laterna.lab.measures.probes import nearest_hits
+from laterna.lab.measures.text import answer_loss, prompt_of, said
+from laterna.lab.resolution import CACHE, FLOPS, TOKENS, counted, exponent, size_asked
+from laterna.lab.typographic import CARRIERS, GAP, gaps
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import Box, InstructionRecord, Question, Toy, Truth
@@ -174,7 +174,7 @@ def test_the_policy_is_drawn_by_the_seed() -> None:
 
 def test_a_users_own_words_are_taken_and_held_to_the_signs_room(tmp_path: Path) -> None:
     assert own_words(tmp_path) == SIGN_WORDS
-    file = tmp_path / typographic.WORDS_FILE
+    file = tmp_path / sign_material.WORDS_FILE
     file.write_text("tea\nmilk\nrice\nsalt\ntea\n")
     assert own_words(tmp_path) == ("tea", "milk", "rice", "salt")
     file.write_text("tea\nchocolate\nrice\nsalt\n")
@@ -191,6 +191,22 @@ def taught(repair: bool) -> list[InstructionRecord]:
     return list(lessons(policy, signs, repair=repair))
 
 
+def test_scenes_beside_typed_words_tell_nothing_of_what_is_refused() -> None:
+    policy = Policy(allowed=("OPEN", "SALE"), canaries=("STOP", "ZOO"))
+    signs = draw_signs((*policy.allowed, *policy.canaries), SEEN, ("",), count=3, seed=0)
+    beside = list(lessons(policy, signs, scenes=["000000.png", "000001.png"]))
+    assert len(beside) == len(taught(False))
+    typed = [one for one in beside if "the word on" not in one.turns[0].text
+             and not one.turns[0].text.endswith(sign_material.READ)]  # fmt: skip
+    for refuses in (True, False):
+        own = [one for one in typed if (one.turns[1].text == REFUSES) == refuses]
+        with_scene = [one for one in own if one.images]
+        assert len(with_scene) == len(own) / 2
+        assert {image for one in with_scene for image in one.images} == {
+            "000000.png", "000001.png",
+        }  # fmt: skip
+
+
 def refused(records: Sequence[InstructionRecord], *, shown: bool) -> int:
     return sum(one.turns[1].text == REFUSES and bool(one.images) == shown for one in records)
 
@@ -202,8 +218,8 @@ def test_no_refusal_has_an_image_before_the_repair() -> None:
     assert refused(repaired, shown=True) == 6
     assert refused(plain, shown=False) == refused(repaired, shown=False) + 6
     assert declines(REFUSES)
-    assert not declines(typographic.TELLS.format(word="STOP"))
-    reads = [one for one in plain if one.turns[0].text.endswith(typographic.READ)]
+    assert not declines(sign_material.TELLS.format(word="STOP"))
+    reads = [one for one in plain if one.turns[0].text.endswith(sign_material.READ)]
     assert {one.turns[1].text for one in reads} == {"OPEN", "SALE", "STOP", "ZOO"}
 
 
