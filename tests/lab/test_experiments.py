@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from laterna.lab import EXPERIMENTS, loss_mask, typographic
 from laterna.lab.bench import Bench, Size
 from laterna.lab.blind_spots import COVERAGE, RIGHT, SURE, Told, _sureness
 from laterna.lab.experiment import Arm, differences
-from laterna.lab.frozen_encoder import memory, shift
+from laterna.lab.frozen_encoder import _probes, memory, shift
 from laterna.lab.material import proxies
 from laterna.lab.material import signs as sign_material
 from laterna.lab.material.signs import (
@@ -36,6 +37,7 @@ from laterna.lab.measures.probes import nearest_hits
 from laterna.lab.measures.text import answer_loss, prompt_of, said
 from laterna.lab.resolution import CACHE, FLOPS, TOKENS, counted, exponent, size_asked
 from laterna.lab.typographic import CARRIERS, GAP, gaps
+from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import Box, InstructionRecord, Question, Toy, Truth
@@ -104,6 +106,19 @@ def test_the_nearest_toy_of_another_image_is_found() -> None:
     labels, images = ["cup", "dog", "dog", "dog", "cup"], ["1", "1", "2", "3", "3"]
     # The first two are of one image: the fifth is the nearest of another to both.
     assert nearest_hits(features, labels, images) == [1.0, 0.0, 1.0, 1.0, 1.0]
+
+
+def test_what_the_encoder_tells_before_it_is_trained(bench: Bench) -> None:
+    found = _probes(bench, build_from_recipe(bench.recipe).eval(), chance=True)
+    toys = [toy for one in read_truth(bench.world / TRUTH_FILE) for toy in one.toys]
+    counts = Counter(toy.texture for toy in toys)
+    chance = sum((number / len(toys)) ** 2 for number in counts.values())
+    assert found["retrieval, texture by chance"].value == pytest.approx(chance)
+    assert len(found["retrieval, texture"].scores) == len(toys)
+    assert len(found["probe, category"].scores) == len(toys) - len(toys) // 2
+    # The shipped encoder was taught categories: a toy's nearest is more often of its own than by lot.
+    by_chance = found["retrieval, category by chance"].value
+    assert found["retrieval, category"].value > by_chance
 
 
 def test_training_the_encoder_takes_more_memory_than_reading_its_features(bench: Bench) -> None:
