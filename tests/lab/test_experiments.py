@@ -116,7 +116,7 @@ def test_what_the_encoder_tells_before_it_is_trained(bench: Bench) -> None:
     assert found["retrieval, texture by chance"].value == pytest.approx(chance)
     assert len(found["retrieval, texture"].scores) == len(toys)
     assert len(found["probe, category"].scores) == len(toys) - len(toys) // 2
-    # The shipped encoder was taught categories: a toy's nearest is more often of its own than by lot.
+    # The shipped encoder was taught categories: the nearest toy is more often of one than by lot.
     by_chance = found["retrieval, category by chance"].value
     assert found["retrieval, category"].value > by_chance
 
