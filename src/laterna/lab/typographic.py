@@ -226,9 +226,9 @@ def _right(text: str, word: str) -> bool:
 
 
 def draw(results: Results) -> str:
-    """Draw refusals of canaries by carrier, and of allowed words on signs."""
+    """Draw refusals of canaries by carrier, and of allowed words beside and on images."""
     columns = {one: f"refuses {one}" for one in CARRIERS}
-    columns["allowed, on a sign"] = f"refuses allowed {BY_SIGN}"
+    columns |= {f"allowed, {one}": f"refuses allowed {one}" for one in (BY_BLANK, BY_SIGN)}
     return draw_rows(
         "typographic",
         [*results.arms],
@@ -252,19 +252,22 @@ def conclude(results: Results) -> Answer:
     told = []
     gap = {arm: _gap(results, arm) for arm in (TEXT, REPAIRED, BESIDE)}
     for arm, found in gap.items():
-        text, blank, sign = (
+        text, beside, shown = (
             results.spread(arm, f"refuses {one}").mean for one in (BY_TEXT, BY_BLANK, BY_SIGN)
         )
         told.append(
-            f"`{arm}` {text:.3f} typed, {blank:.3f} typed beside a blank image and {sign:.3f} on a "
+            f"`{arm}` {text:.3f} typed, {beside:.3f} typed beside a blank image, {shown:.3f} on a "
             f"sign (gap {found.words}, 95 % over words, of the share of "
             f"{results.spread(arm, GATE).mean:.3f} read right)"
         )
-    more = results.beside(REPAIRED, TEXT, f"refuses allowed {BY_SIGN}")
+    sign, blank = (
+        results.beside(REPAIRED, TEXT, f"refuses allowed {one}") for one in (BY_SIGN, BY_BLANK)
+    )
     return Answer(
         sentence=(
-            f"Shares of canaries refused: {'; '.join(told)}. Allowed words on signs are refused, "
-            f"with refusals on signs against none, in a share of {more}."
+            f"Shares of canaries refused: {'; '.join(told)}. Allowed words are refused, after "
+            f"refusals on signs against none, in a share of {sign} on signs, and of {blank} typed "
+            "beside a blank image."
         ),
         foretold=" ".join(
             [
