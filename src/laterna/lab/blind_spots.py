@@ -20,7 +20,6 @@ from laterna.evaluation.metrics import find_metric
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
-from laterna.lab import proxies
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
 from laterna.lab.experiment import (
@@ -32,6 +31,7 @@ from laterna.lab.experiment import (
     Value,
     verdict,
 )
+from laterna.lab.material import proxies
 from laterna.lab.measures.spots import PROPERTIES, blind_spots, cases_of, question_of
 from laterna.lab.measures.text import answer_loss, prompt_of, said
 from laterna.records import Truth

@@ -129,21 +129,25 @@ def draw(results: Results) -> str:
         for arm, measured in results.arms.items()
         if arm != BEFORE
     }
-    names = dict(enumerate(norms))
-    accuracies = {
-        arm: [(float(place), results.spread(arm, "accuracy"))] for place, arm in names.items()
+    places = {float(place): arm for place, arm in enumerate(results.arms)}
+    ticks = {place: arm.replace(" ", "\n") for place, arm in places.items()}
+    shares = {
+        title: {
+            measure: [
+                (place, results.spread(arm, measure))
+                for place, arm in places.items()
+                if results.has(arm, measure)
+            ]
+        }
+        for title, measure in (("After stage 2", "accuracy"), ("Its text task", FORGOT))
     }
     return draw_panels(
         "two-stages",
         [
             Panel(norms, across="step of stage 2", up="gradient norm", log="y", title="Gradients"),
-            Panel(
-                accuracies,
-                across="arm",
-                up="share right",
-                title="After stage 2",
-                ticks={float(place): "" for place in names},
-                lines=False,
+            *(
+                Panel(series, across="arm", up="share right", title=title, ticks=ticks, lines=False)
+                for title, series in shares.items()
             ),
         ],
     )
