@@ -103,8 +103,7 @@ class ConnectorSettings(Settings):
     """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU and norms of queries and keys.
     """
     width: Width | None = None
-    """Width of a `qformer`. Default: 768 (BLIP-2). Of the `mlp` after a `pool`, between its layers.
-    Default: the language model's."""
+    """Width of a `qformer` (default: 768, BLIP-2), or inside a `pool` (the language model's)."""
     source: str = ""
     """BLIP-2 checkpoint (folder or hub id) whose weights a `qformer` starts from."""
     calibrate: bool = False
@@ -127,8 +126,7 @@ class LanguageSettings(Settings):
     source: str
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
     template: str = "own"
-    """Chat template: `own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`,
-    `openflamingo` (the words as they stand)."""
+    """Chat template: `own` (the tokenizer's), `plain`, `vicuna_v1`, `llama_2` or `openflamingo`."""
     quantize: Literal["", "4bit"] = ""
     """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
     language model is `frozen` or `lora`."""
