@@ -135,7 +135,7 @@ def _section(run: SavedRun, task: str, records: TrainingRecords) -> Section:
     said = {name: {a.question.id: a for a in a_list} for name, a_list in controls.items()}
     return Section(
         task=task,
-        setting=", ".join(filter(None, (saved.setting, saved.shots and saved.shots.words))),
+        setting=", ".join(filter(None, (saved.setting, saved.shots.words if saved.shots else ""))),
         about=TASKS[task].about if task in TASKS else "",
         definitions=tuple(saved.definitions.items()),
         columns=("kind", "questions", "assistant", "95 %", *map(_plain, controls)),
