@@ -104,8 +104,7 @@ class ConnectorSettings(Settings):
     form: Form = "flamingo"
     """Layers of a `resampler`: `flamingo`: GELU; `idefics`: ReLU, and norms of queries and keys."""
     width: Width | None = None
-    """Width of a `qformer`. Default: 768 (BLIP-2). Of the `mlp` after a `pool`, between its layers.
-    Default: the language model's."""
+    """Width of a `qformer` (default: 768, BLIP-2), or inside a `pool` (the language model's)."""
     source: str = ""
     """BLIP-2 checkpoint (folder or hub id) whose weights a `qformer` starts from."""
     calibrate: bool = False

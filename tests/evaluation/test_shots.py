@@ -18,6 +18,7 @@ from laterna.errors import LaternaError
 from laterna.evaluation.run import evaluate, figures, score_table
 from laterna.evaluation.saved import SavedTask
 from laterna.evaluation.shots import (
+    Demonstrations,
     ShotPrompts,
     Shots,
     asked_images,
@@ -113,6 +114,13 @@ def of(folders: tuple[Path, Path], count: int, **more: Any) -> Shots:
     return Shots(count=count, source=folders[1], **more)
 
 
+def drawn(shots: Shots, task: Task) -> Demonstrations:
+    """Draw what can be shown where nothing is asked about."""
+    found = draw_demonstrations(shots, task, (), Path, setting="", seed=0)
+    assert found is not None
+    return found
+
+
 def test_shots_are_turns_before_the_question_and_the_same_for_all(
     tiny_assistant: VisionLanguageModel, folders: tuple[Path, Path]
 ) -> None:
@@ -200,7 +208,7 @@ def test_the_nearest_images_are_shown(
 def test_the_nearest_image_is_shown_last(
     tiny_assistant: VisionLanguageModel, folders: tuple[Path, Path]
 ) -> None:
-    found = draw_demonstrations(of(folders, 4), COLOUR, setting="", seed=0, asked=())
+    found = drawn(of(folders, 4), COLOUR)
     shots = of(folders, 4, retrieve=True)
     prompts = ShotPrompts(found._replace(shots=shots), Assistant(tiny_assistant), COLOUR)
     own = Image.new("RGB", (28, 28), (190, 20, 10))
@@ -322,7 +330,7 @@ def test_the_published_prompt_token_for_token(
     tiny_assistant.tokenizer = tokenizer
     tiny_assistant.template = load_template("openflamingo", tokenizer)
     task = COLOUR._replace(metrics=("captions",))
-    found = draw_demonstrations(of(folders, 1), task, setting="", seed=0, asked=())
+    found = drawn(of(folders, 1), task)
     prompts = ShotPrompts(found, Assistant(tiny_assistant), task)
     assert prompts.longest == 20
     assert prompts.stop == ("Output", "Question", "Answer", "Short")
@@ -365,12 +373,12 @@ def test_demonstrations_come_from_a_file_of_records(
 
 def test_what_cannot_be_shown_is_refused(folders: tuple[Path, Path]) -> None:
     with pytest.raises(LaternaError, match="its references are no answers"):
-        draw_demonstrations(of(folders, 4), TASKS["chair"], setting="", seed=0, asked=())
+        drawn(of(folders, 4), TASKS["chair"])
     with pytest.raises(LaternaError, match="its references are no answers"):
-        draw_demonstrations(of(folders, 4), TASKS["mm_vet"], setting="", seed=0, asked=())
+        drawn(of(folders, 4), TASKS["mm_vet"])
     with pytest.raises(LaternaError, match="0 shots show no image"):
         of(folders, 0, retrieve=True)
     with pytest.raises(LaternaError, match="has images of its own"):
-        draw_demonstrations(of(folders, 4, images=folders[1]), COLOUR, setting="", seed=0, asked=())
+        drawn(of(folders, 4, images=folders[1]), COLOUR)
     gone = Question(id="1", images=("gone.png",), kind="", text="Which?", references=("red",))
     assert list(asked_images([gone], folders[0].__truediv__)) == []  # skipped when it is asked

@@ -38,14 +38,12 @@ from laterna.evaluation.scores import (
     warnings,
 )
 from laterna.evaluation.shots import (
-    WORDS_ALONE,
     Demonstrations,
     ShotFigures,
     ShotPrompts,
     Shots,
-    asked_images,
     draw_demonstrations,
-    is_without_turns,
+    words_alone,
 )
 from laterna.evaluation.tasks import find_task
 from laterna.evaluation.tasks.base import Task, TaskQuestions, read_questions
@@ -135,46 +133,31 @@ def evaluate(
 
     `controls` are keys of `CONTROLS`; they and `before_instruct`, an assistant to set beside, get
     the very questions that the assistant answered. `setting`, `limit` and `seed` are the task's.
-    `shots` puts demonstrations before each question, drawn by `seed`.
-    With the folder `cache` nothing is asked twice, in this run or a later one. A task that a judge
-    scores needs `judging` and `cache`. `read` are the questions, where they have been read.
+    `shots` puts demonstrations before each question. With the folder `cache` nothing is asked
+    twice, in this run or a later one. A task that a judge scores needs `judging` and `cache`.
+    `read` are the questions, where they have been read.
     Raises LaternaError when a name is unknown, nothing can be asked, or the judge is dead.
     """
     chosen = find_task(task)
     require_controls(controls)
     require_judge(task, judging, cache)
-    if shots and not setting and is_without_turns(assistant.model.template):
-        setting = WORDS_ALONE if WORDS_ALONE in chosen.settings else ""
+    if shots and not setting and (setting := words_alone(assistant, chosen)):
         read = None
     read = read or read_questions(chosen, dataset, limit=limit, seed=seed, setting=setting)
     find = partial(chosen.image, dataset)
-    shown = None
-    if shots:
-        tested = asked_images(read.questions, find)
-        shown = draw_demonstrations(shots, chosen, setting=setting, seed=seed, asked=tested)
-    put = partial(
-        ask,
-        images=find,
-        metric="" if chosen.judge else chosen.metrics[0],
-        max_new_tokens=chosen.find_setting(setting).max_new_tokens or chosen.max_new_tokens,
-        seed=seed,
-        batch=batch,
-        answer=answer,
-        progress=progress,
-    )
-    asker = _asker(assistant, put, chosen, shown)
-    other = _asker(before_instruct, put, chosen, shown) if before_instruct else None
-    asked = _ask((asker, other), chosen, read, controls, cache)
+    shown = draw_demonstrations(shots, chosen, read.questions, find, setting=setting, seed=seed)
+    put = partial(ask, images=find, seed=seed, batch=batch, answer=answer, progress=progress)
+    asker = _asker(assistant, put, chosen, setting, shown)
+    other = before_instruct and _asker(before_instruct, put, chosen, setting, shown)
+    asked = _ask((asker, other or None), chosen, read, controls, cache)
     _require_answers(asked, read, task, dataset)
     return Evaluation(
         task=task,
         limit=limit,
         seed=seed,
         setting=setting or next(iter(chosen.settings)),
-        shots=shown.figures() if shown else None,
-        skipped_rows=read.skipped,
-        row_examples=read.examples,
-        **_scored(asked, chosen, judging, cache),
+        shots=shown and shown.figures(),
+        **_scored(asked, chosen, read, judging, cache),
     )
 
 
@@ -199,14 +182,18 @@ def _asker(
     assistant: Assistant,
     put: Callable[..., Asked],
     task: Task,
-    demonstrations: Demonstrations | None,
+    setting: str,
+    shown: Demonstrations | None,
 ) -> _Asker:
-    if demonstrations is None:
-        return _Asker(assistant, partial(put, assistant))
-    prompts = ShotPrompts(demonstrations, assistant, task)
-    room = {"max_new_tokens": prompts.longest} if prompts.longest else {}
-    put = partial(put, prompts.assistant, put=prompts, stop=prompts.stop, **room)
-    return _Asker(prompts.assistant, put)
+    """Return an asker; what is shown before a question may change form and length of answers."""
+    metric = "" if task.judge else task.metrics[0]
+    room = task.find_setting(setting).max_new_tokens or task.max_new_tokens
+    if shown is None:
+        return _Asker(assistant, partial(put, assistant, metric=metric, max_new_tokens=room))
+    prompts = ShotPrompts(shown, assistant, task)
+    room = prompts.longest or room
+    put = partial(put, prompts.assistant, metric=metric, max_new_tokens=room)
+    return _Asker(prompts.assistant, partial(put, put=prompts, stop=prompts.stop))
 
 
 def _ask(
@@ -267,9 +254,9 @@ def _fingerprint(assistant: Assistant, cache: Path | None, name: str) -> str:
 
 
 def _scored(
-    asked: _Said, task: Task, judging: Judging | None, cache: Path | None
+    asked: _Said, task: Task, read: TaskQuestions, judging: Judging | None, cache: Path | None
 ) -> dict[str, Any]:
-    """Return the fields of an evaluation that follow from the answers."""
+    """Return the fields of an evaluation that follow from the questions and the answers."""
     said, judged = asked.answers, None
     verdicts: dict[str, tuple[Verdict, ...]] = {}
     if judging is not None and cache is not None and task.judge:
@@ -285,6 +272,8 @@ def _scored(
         "controls": controls,
         "answers": said["assistant"],
         "skipped": asked.skipped,
+        "skipped_rows": read.skipped,
+        "row_examples": read.examples,
         "warnings": warnings(own, controls, asked.chance),
         "judge": judged,
         "verdicts": verdicts,

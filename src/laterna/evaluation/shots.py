@@ -136,13 +136,21 @@ class Demonstrations(NamedTuple):
 
 
 def draw_demonstrations(
-    shots: Shots, task: Task, *, setting: str, seed: int, asked: Iterable[Source]
-) -> Demonstrations:
-    """Draw by `seed` what can be shown before questions of a task about the images `asked`.
+    shots: Shots | None,
+    task: Task,
+    questions: Sequence[Question],
+    find: Callable[[str], Source],
+    *,
+    setting: str,
+    seed: int,
+) -> Demonstrations | None:
+    """Draw by `seed` what can be shown before questions of a task; None: nothing is asked for.
 
-    Raises LaternaError for a task whose references are no answers, a source that cannot be read,
-    and where too few are left.
+    `find` gives the questions' images, none of which is ever shown. Raises LaternaError for a task
+    whose references are no answers, a source that cannot be read, and where too few are left.
     """
+    if shots is None:
+        return None
     if task.judge or not task.demonstrable:
         raise LaternaError(
             f"{task.about}: its references are no answers that a demonstration could show; ask "
@@ -154,7 +162,7 @@ def draw_demonstrations(
     most = shots.pool if shots.retrieve else wanted
     found: dict[tuple[str, ...], Demonstration] = {}
     passed_over: Counter[str] = Counter()
-    tested = _Tested(asked)
+    tested = _Tested(asked_images(questions, find))
     for one in candidates:
         if len(found) == most:
             break
@@ -239,7 +247,13 @@ def asked_images(questions: Iterable[Question], find: Callable[[str], Source]) -
                 yield source
 
 
-def is_without_turns(template: str) -> bool:
+def words_alone(assistant: Assistant, task: Task) -> str:
+    """Return the setting in which OpenFlamingo's form puts questions, empty: the default one."""
+    published = _is_without_turns(assistant.model.template)
+    return WORDS_ALONE if published and WORDS_ALONE in task.settings else ""
+
+
+def _is_without_turns(template: str) -> bool:
     """Tell whether a chat template marks no turns, so that OpenFlamingo's form stands for them."""
     return any(template.endswith(_text_of(name)) for name in ("plain", "openflamingo"))
 
@@ -258,7 +272,7 @@ class ShotPrompts:
     def __init__(self, demonstrations: Demonstrations, assistant: Assistant, task: Task) -> None:
         self._shots = demonstrations.shots
         self._found = demonstrations.found
-        self._published = is_without_turns(assistant.model.template)
+        self._published = _is_without_turns(assistant.model.template)
         self._captions = task.metrics[0] == "captions"
         self.assistant = assistant
         self.stop: tuple[str, ...] = ()

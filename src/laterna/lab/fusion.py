@@ -31,6 +31,7 @@ from laterna.model.sources import BUILTIN, SHIPPED
 from laterna.planner.dry_run import DryRun, count_cache
 from laterna.recipe import PartSettings, Recipe, load_recipe, shipped_recipes
 from laterna.records import DEFAULT_IMAGE_TOKEN, InstructionRecord, Question, Toy, Truth, Turn
+from laterna.records import Answer as Answered
 from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.scenes.sampling import pick
 from laterna.synthesis.outputs.llava import write_llava
@@ -196,7 +197,8 @@ def measure(bench: Bench, arm: Arm) -> Measures:
     truths = read_truth(bench.validation / TRUTH_FILE)
     rng = np.random.default_rng([bench.seed, 1])
     measures: Measures = {WEIGHTS: Value(value=joining_weights(arm.recipe) / MILLION)}
-    answers, blank = [], []
+    answers: list[Answered] = []
+    blank: list[Answered] = []
 
     def put(questions: Sequence[Question], shown: Shown = "own") -> Asked:
         images = bench.validation / IMAGE_FOLDER
