@@ -126,7 +126,7 @@ class LanguageSettings(Settings):
     source: str
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
     template: str = "own"
-    """Chat template: `own` (the tokenizer's), or a shipped one: `plain`, `vicuna_v1`, `llama_2`."""
+    """Chat template: `own` (the tokenizer's), or a shipped one (docs/data.md), such as `plain`."""
     quantize: Literal["", "4bit"] = ""
     """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
     language model is `frozen` or `lora`."""
@@ -222,7 +222,7 @@ class StageSettings(Settings):
     """Share of each source's images, drawn by lot, whose records are not trained on but looked at
     (`run.eval_steps`)."""
     template: str = "own"
-    """Chat template of this stage: `own`, `plain` (LLaVA's stage 1), `vicuna_v1` or `llama_2`."""
+    """Chat template of this stage: `own`, `plain` (LLaVA's stage 1) or another shipped one."""
     loss_on: LossOn = "answers"
     """What is learned: `answers` (LLaVA), `answers-no-end` (not their ends of turn), `chat`
     (users' turns too), `all` (the system prompt too)."""

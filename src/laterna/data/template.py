@@ -22,6 +22,7 @@ SHIPPED_TEMPLATES: dict[str, Path] = {
     "plain": _FOLDER / "plain.jinja",
     "vicuna_v1": _FOLDER / "vicuna_v1.jinja",
     "llama_2": _FOLDER / "llama_2.jinja",
+    "bare": _FOLDER / "bare.jinja",
 }
 
 IMAGE_FIRST = """\

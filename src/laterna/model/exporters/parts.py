@@ -89,8 +89,8 @@ def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
     if assistant.fusion.encodes:
         raise LaternaError(
             f"this network's language model is an encoder with a decoder, and {format_name} is for "
-            "causal ones, so it cannot be exported so; --to blip2 can where encoder and connector are "
-            "BLIP-2's"
+            "causal ones, so it cannot be exported so; --to blip2 can where encoder and connector "
+            "are BLIP-2's"
         )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(
