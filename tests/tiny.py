@@ -70,22 +70,22 @@ def _t5(tokenizer: Any) -> T5ForConditionalGeneration:
 
 def _t5gemma(tokenizer: Any) -> T5GemmaForConditionalGeneration:
     """Its encoder looks 4 tokens around itself in one of two layers, and its logits are capped."""
-    half = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        query_pre_attn_scalar=8,
-        sliding_window=4,
-        max_position_embeddings=128,
-        initializer_range=0.4,  # so that random answers differ with what they are asked
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    half = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 4,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.4,  # so that random answers differ with what they are asked
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     config = T5GemmaConfig(encoder=dict(half), decoder=dict(half), vocab_size=len(tokenizer))
     return T5GemmaForConditionalGeneration(config)
 

@@ -37,10 +37,10 @@ def flamingo_block(width: int) -> int:
 
 def t5(width: int, inner: int, heads: int, vocabulary: int) -> int:
     """Weights of a T5 1.1 of 24 + 24 layers: three attentions and two gated layers in each pair of
-    them, norms, two tables of 32 distances, and an embedding apart from the head.
+    them, norms, two tables of 32 distances, and one matrix for embedding and head.
     """
     layers = 24 * (3 * 4 * width * heads + 2 * 3 * width * inner + 5 * width)
-    return layers + 2 * width + 2 * 32 * (heads // 64) + 2 * vocabulary * width
+    return layers + 2 * width + 2 * 32 * (heads // 64) + vocabulary * width
 
 
 CLIP_L = 303_179_776

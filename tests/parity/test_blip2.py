@@ -59,6 +59,9 @@ def made(folder: Path, tokenizer: Any, **text: Any) -> Path:
         model = Blip2ForConditionalGeneration(config)
         model.query_tokens.data.normal_()
         model.language_projection.weight.data.normal_(std=0.3)
+        head = model.get_output_embeddings()
+        if head.weight is model.get_input_embeddings().weight:  # apart, as in published files
+            head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     BlipImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(folder)
@@ -105,6 +108,8 @@ def require_alike(folder: Path, ours: VisionLanguageModel) -> None:
     assert not torch.allclose(blind.logits, wanted, atol=1e-2)
     answer = theirs.generate(**given, max_new_tokens=9, do_sample=False)[0, 1:].tolist()
     assert generate_rows(ours, inputs, 9)[0] == answer
+    ends = (ours.language.get_input_embeddings(), ours.language.get_output_embeddings())
+    assert not torch.equal(ends[0].weight, ends[1].weight)
 
 
 @torch.no_grad()
@@ -137,7 +142,7 @@ def test_what_is_exported_is_read_back_by_both(folder: Path, tmp_path: Path) -> 
 def test_other_formats_say_which_can(folder: Path, tmp_path: Path, to: str) -> None:
     if to == "gguf":
         pytest.importorskip("gguf")
-    with pytest.raises(LaternaError, match="an encoder with a decoder.*--to blip2"):
+    with pytest.raises(LaternaError, match=r"an encoder with a decoder.*--to blip2"):
         laterna.load(folder).export(tmp_path / "out", to=to)
     assert not (tmp_path / "out").exists()
 

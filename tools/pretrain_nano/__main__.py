@@ -83,9 +83,7 @@ def main() -> int:
                 "language": language,
                 **further_courses,
                 "encoder-decoder": encoder_decoder,
-                "encoder-decoder-second": partial(
-                    encoder_decoder, settings=ENCODER_DECODER_SECOND
-                ),
+                "encoder-decoder-second": partial(encoder_decoder, settings=ENCODER_DECODER_SECOND),
                 "measure": measure,
             }
         )

@@ -43,6 +43,7 @@ from pretrain_nano.language import Documents, lr_factor
 from pretrain_nano.saving import save_half
 from pretrain_nano.settings import EncoderDecoderPretraining, report
 
+
 def t5_config(language: LlamaForCausalLM, decoder_layers: Sequence[int]) -> T5Config:
     """Return the configuration of a T5 that a Llama's weights fit into."""
     config = language.config

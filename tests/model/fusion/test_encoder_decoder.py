@@ -20,8 +20,8 @@ from laterna.inference.engine import Engine
 from laterna.inference.generation import Decoding, generate_tokens
 from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
-from laterna.model.cost import cost_of
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
+from laterna.model.cost import cost_of
 from laterna.model.fusion.prefix import PrefixFusion
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import FusionSettings, Recipe
@@ -42,7 +42,7 @@ def recipe(
 
 @pytest.fixture
 def model(recipe: Recipe) -> VisionLanguageModel:
-    """An untrained assistant whose language model is that one, in float64: sums are held to 1e-6."""
+    """An untrained assistant over that language model, in float64: sums are held to 1e-6."""
     return build_from_recipe(recipe).double()
 
 
@@ -87,7 +87,9 @@ def test_packed_and_padded_samples_are_what_they_are_alone(model: VisionLanguage
     ]
     apart = [model.target_logits(single) for single in singles]
     assert torch.equal(labels_s, torch.cat([labels for _, labels in apart]))
-    torch.testing.assert_close(logits_sv, torch.cat([one for one, _ in apart]), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        logits_sv, torch.cat([one for one, _ in apart]), atol=1e-6, rtol=1e-6
+    )
 
 
 @torch.no_grad()
@@ -120,7 +122,9 @@ def test_siblings_read_their_shared_image_as_they_do_alone(
         for one in samples
     ]
     assert torch.equal(labels_s, torch.cat([labels for _, labels in apart]))
-    torch.testing.assert_close(logits_sv, torch.cat([one for one, _ in apart]), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        logits_sv, torch.cat([one for one, _ in apart]), atol=1e-6, rtol=1e-6
+    )
 
 
 def test_all_weights_take_part_in_a_batch_without_answers(model: VisionLanguageModel) -> None:
@@ -183,14 +187,18 @@ def test_the_engine_answers_several_at_once_as_each_alone(model: VisionLanguageM
     decodings[3] = Decoding(max_new_tokens=12, temperature=1.0, seed=3)
     engine = Engine(model, EngineSettings(rows=3))
     assert engine.one_by_one == "it is an encoder with a decoder"
-    alone = [engine.submit(one, (), how).result() for one, how in zip(prompts, decodings, strict=True)]
+    alone = [
+        engine.submit(one, (), how).result() for one, how in zip(prompts, decodings, strict=True)
+    ]
     calls: list[int] = []
     encoder = model.language.get_encoder()
     encoder.register_forward_pre_hook(
         lambda _module, _args, given: calls.append(len(given["inputs_embeds"])), with_kwargs=True
     )
     with engine._lock:
-        requests = [engine.submit(one, (), how) for one, how in zip(prompts, decodings, strict=True)]
+        requests = [
+            engine.submit(one, (), how) for one, how in zip(prompts, decodings, strict=True)
+        ]
     together = [request.result() for request in requests]
     windowed = model.language.config.model_type == "t5gemma"  # narrower than the padding would be
     assert calls == ([1, 1, 1, 2] if windowed else [3, 2])

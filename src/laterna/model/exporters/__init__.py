@@ -1,4 +1,4 @@
-"""Assistants for other engines: Hugging Face's LLaVA, IDEFICS and BLIP-2, and llama.cpp's GGUF files.
+"""Assistants for other engines: Hugging Face's LLaVA, IDEFICS and BLIP-2, and llama.cpp's GGUF.
 
 A format is one file in this folder and one line in `EXPORTS`.
 """

@@ -1,5 +1,5 @@
-"""Export to BLIP-2 with a T5: transformers' `Blip2ForConditionalGeneration` with tokenizer and image
-processor.
+"""Export to BLIP-2 with a T5: transformers' `Blip2ForConditionalGeneration` with its tokenizer and
+image processor.
 
 Importing reads the same names the other way round (`importers.blip2`).
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, BlipImageProcessorPil
 
 from laterna.errors import LaternaError
@@ -43,11 +43,14 @@ def export_blip2(assistant: VisionLanguageModel, folder: Path, precision: str = 
         image_token_index=tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_TOKEN),
     )
     model = Blip2ForConditionalGeneration(config)
+    language = assistant.language
+    ends = (language.get_input_embeddings().weight, language.get_output_embeddings().weight)
+    if ends[0] is not ends[1]:  # as in published files; from its configuration T5 has one matrix
+        model.get_output_embeddings().weight = nn.Parameter(ends[1].detach().clone())
     found = model.load_state_dict(_weights(assistant, connector), strict=False)
     lacking = [name for name in found.missing_keys if not name.startswith("language_model.")]
     if lacking or found.unexpected_keys:
         raise LaternaError(f"{(lacking + found.unexpected_keys)[0]}: has no place in {FORMAT}")
-    model.language_model.tie_weights()
     lacking_rows = len(tokenizer) - len(model.get_input_embeddings().weight)
     if lacking_rows > 0:
         model.language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -68,13 +71,14 @@ def export_blip2(assistant: VisionLanguageModel, folder: Path, precision: str = 
 
 
 def _require_theirs(assistant: VisionLanguageModel) -> QFormerConnector:
-    """Return the connector; raise LaternaError, naming the setting, for what BLIP-2 does otherwise."""
+    """Return the connector; raise LaternaError, naming what BLIP-2 has otherwise."""
     tower, connector = assistant.vision, assistant.connector
     wrong = {
         "fusion.kind": not assistant.fusion.encodes,
         "connector.kind": not isinstance(connector, QFormerConnector),
         "the encoder's type": tower.model.config.model_type != "blip_2_vision_model",
-        "vision.layer": tower.layer not in (-1, getattr(tower.model.config, "num_hidden_layers", 0)),
+        "vision.layer": tower.layer
+        not in (-1, getattr(tower.model.config, "num_hidden_layers", 0)),
         "vision.class_token": not tower.class_token,
         "vision.final_norm": not tower.final_norm,
         "vision.mixing": tower.mixing is not None,

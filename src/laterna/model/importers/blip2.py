@@ -10,7 +10,7 @@ from laterna.errors import LaternaError
 from laterna.model.connectors import build_connector
 from laterna.model.connectors.qformer import QFormerConnector
 from laterna.model.importers.options import Options, Parts, assembled
-from laterna.model.language.causal import ENCODER_DECODERS, encodes
+from laterna.model.language.causal import ENCODER_DECODERS
 from laterna.model.language.tokenizer import read_tokenizer
 from laterna.model.pretrained import found_in, json_of, load_weights
 from laterna.model.vision import VisionTower
@@ -87,7 +87,9 @@ def _connector(source: str, model: Any) -> tuple[ConnectorSettings, QFormerConne
         width=said.hidden_size,
     )
     width = model.language_model.get_input_embeddings().embedding_dim
-    connector = build_connector(settings, model.config.vision_config.hidden_size, width, fresh=False)
+    connector = build_connector(
+        settings, model.config.vision_config.hidden_size, width, fresh=False
+    )
     assert isinstance(connector, QFormerConnector)
     connector.check_shape(model.config, source)
     connector.qformer.load_state_dict(model.qformer.state_dict())
