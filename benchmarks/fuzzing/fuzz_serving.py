@@ -117,11 +117,11 @@ def serving(model: str, folder: Path, engine: str = "torch") -> Iterator[Server]
         yield server
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(300)  # a busy machine takes its time
 
 
 def _wait(server: Server) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while time.monotonic() < until and server.process.poll() is None:
         try:
             if server.get("/health")[0] == 200:
