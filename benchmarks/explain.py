@@ -2,10 +2,11 @@
 
     python benchmarks/explain.py CHECKPOINT WORLD [--questions 100] [--windows 1] [--out FILE]
 
-WORLD is a folder of `laterna world`, such as a demo's `world/held_out`. Questions are those of the
-world's task that are about one toy in an image with others. The model's own answer is explained;
-a map's mass (occlusion: the drops above 0; relative attention: the ratios) inside the box of the
-toy asked about is set beside the box's share of the area and beside the boxes of the others.
+WORLD is a folder of `laterna world`, such as a demo's `world/validation`. Questions are those of
+the world's task that are about one toy in an image with others. The model's own answer is
+explained; a map's mass (occlusion: the drops above 0; relative attention: the ratios) inside the
+box of the toy asked about is set beside the box's share of the area and beside the boxes of the
+others.
 Controls: the same words about another image, and an untrained connector in the place of the
 trained one. Intervals are of 95 %, images drawn whole (`laterna.evaluation.statistics`).
 """

@@ -44,6 +44,7 @@ from laterna.inference.assistant import Assistant, load
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Prompt, generate_answers, generate_tokens
 from laterna.inference.pace import EngineSettings
+from laterna.inference.request import Request
 from laterna.inference.sampling import Decoding
 from laterna.model.build import build_from_recipe, join
 from laterna.model.vision import load_vision
@@ -178,17 +179,29 @@ def throughput(
 def second_question(model: VisionLanguageModel, rounds: int) -> dict[str, Any]:
     """Return CPU seconds to the first token of a first and a second question about an image."""
 
-    def ask_it(number: int, question: str) -> Callable[[], Any]:
+    def first_token(number: int, question: str) -> tuple[float, Any]:
         turns = [Turn(role="user", text=f"<image>\n{question}")]
-        return lambda: engine.submit(turns, [image(number)], CASUAL).result()
+        asked = image(number)
+        begun = time.process_time()
+        request = engine.submit(turns, [asked], CASUAL)
+        answer = request.result()
+        return taken[request] - begun, answer
 
-    engine = Engine(model)
+    engine, taken = Engine(model), dict[Any, float]()
+    take = Request.take
+
+    def timed(request: Request, token: Any) -> bool:
+        taken[request] = time.process_time()
+        return take(request, token)
+
+    Request.take = timed  # type: ignore[method-assign]
     pairs = []
     for number in range(rounds * 3 + 1):
-        first, _ = seconds(ask_it(number, "What is on the table?"))
-        second, answer = seconds(ask_it(number, "Is there a banana?"))
+        first, _ = first_token(number, "What is on the table?")
+        second, answer = first_token(number, "Is there a banana?")
         if number:
             pairs.append((first, second))
+    Request.take = take  # type: ignore[method-assign]
     engine.close()
     return {
         "first": round(statistics.median(first for first, _ in pairs), 4),

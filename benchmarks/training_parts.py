@@ -45,7 +45,9 @@ def not_shared() -> Iterator[None]:
     """Compute an image for each of its records."""
 
     def separate(chosen: Sequence[Sample], stage: Any) -> list[Pack]:
-        return plan_packs(chosen, pack_length=stage.pack_length, longest=stage.micro_batch_tokens)
+        return plan_packs(
+            chosen, pack_length=stage.pack_length, micro_batch_tokens=stage.micro_batch_tokens
+        )
 
     with patch.object(dataloader, "step_packs", separate):
         yield

@@ -13,6 +13,8 @@ from transformers import (
     LlamaConfig,
     T5Config,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from laterna.recipe import (
@@ -39,8 +41,18 @@ def flamingo(recipe: Recipe, **own: Any) -> Recipe:
     )
 
 
-def encoder_decoder(recipe: Recipe, tokenizer: Any, folder: Path) -> Recipe:
-    """Return a recipe over a random T5 of two layers, which is written into `folder`."""
+def encoder_decoder(recipe: Recipe, tokenizer: Any, folder: Path, kind: str = "t5") -> Recipe:
+    """Return a recipe over a random T5 or T5Gemma of two layers, which is written into `folder`."""
+    {"t5": _t5, "t5gemma": _t5gemma}[kind](tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return replace(
+        recipe,
+        language=LanguageSettings(source=str(folder)),
+        fusion=FusionSettings(kind="encoder_decoder"),
+    )
+
+
+def _t5(tokenizer: Any) -> T5ForConditionalGeneration:
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=32,
@@ -53,13 +65,29 @@ def encoder_decoder(recipe: Recipe, tokenizer: Any, folder: Path) -> Recipe:
         pad_token_id=tokenizer.pad_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return replace(
-        recipe,
-        language=LanguageSettings(source=str(folder)),
-        fusion=FusionSettings(kind="encoder_decoder"),
-    )
+    return T5ForConditionalGeneration(config)
+
+
+def _t5gemma(tokenizer: Any) -> T5GemmaForConditionalGeneration:
+    """Its encoder looks 4 tokens around itself in one of two layers, and its logits are capped."""
+    half = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 4,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.4,  # so that random answers differ with what they are asked
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = T5GemmaConfig(encoder=dict(half), decoder=dict(half), vocab_size=len(tokenizer))
+    return T5GemmaForConditionalGeneration(config)
 
 
 def clip_config(

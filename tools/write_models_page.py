@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForSeq2SeqLM,
     Blip2Config,
     Blip2ForImageTextRetrieval,
     Blip2QFormerConfig,
@@ -28,7 +29,8 @@ from transformers import (
 from ask_timm import ANSWERS, Answers
 from laterna.files import write_atomically
 from laterna.model.connectors import build_connector
-from laterna.model.sources import resolve
+from laterna.model.language.causal import ENCODER_DECODERS
+from laterna.model.sources import PUBLISHED, resolve
 from laterna.model.vision import VisionTower
 from laterna.model.vision.families import SUPPORTED, family_of
 from laterna.recipe import ConnectorSettings
@@ -107,6 +109,23 @@ class EncoderRow(NamedTuple):
     width: int
     weights: int
     run: int
+
+
+SEQ2SEQ = {name: str(PUBLISHED[name]) for name in ("google/flan-t5-xl", "google/mt5-large")} | {
+    "builtin:nano-t5": resolve("builtin:nano-t5")
+}
+"""Name of an encoder-decoder to the folder of its configuration."""
+
+
+class EncoderDecoderRow(NamedTuple):
+    """A line of the table of encoder-decoders."""
+
+    name: str
+    width: int
+    layers: str
+    vocabulary: int
+    weights: int
+    cache: int
 
 
 class Connection(NamedTuple):
@@ -303,6 +322,22 @@ def language_row(name: str, config: LlamaConfig) -> LanguageRow:
     )
 
 
+def encoder_decoder_row(name: str, folder: str) -> EncoderDecoderRow:
+    """Build a language model of an encoder and a decoder without memory and count."""
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(config)
+    width = config.num_heads * config.d_kv
+    return EncoderDecoderRow(
+        name,
+        config.d_model,
+        f"{config.num_layers} + {config.num_decoder_layers}",
+        config.vocab_size,
+        _count(model),
+        2 * config.num_decoder_layers * width * BFLOAT16,
+    )
+
+
 def render_page() -> str:
     """Return the page as the models are now."""
     nano = AutoConfig.from_pretrained(resolve("builtin:nano-llama"))
@@ -324,6 +359,8 @@ def render_page() -> str:
         connectors=[connector_row(connection) for connection in CONNECTIONS],
         qformer=qformer_sum(),
         languages=[language_row(name, config) for name, config in languages.items()],
+        encoder_decoders=[encoder_decoder_row(*one) for one in SEQ2SEQ.items()],
+        seq2seq=", ".join(f"`{name}`" for name in ENCODER_DECODERS),
         d_vision=D_VISION,
         d_language=D_LANGUAGE,
         odd_grid=next(isqrt(row.tokens) for row in encoders if row.pixels == 384),

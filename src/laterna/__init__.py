@@ -1,7 +1,7 @@
 """Laterna: from boxes and captions to your own visual assistant.
 
-The names below are the Python face. Each is imported when it is first used, so `import laterna`
-does not wait for torch.
+The names below are the Python API. Each is imported when it is first used, so `import laterna` does
+not wait for torch.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _LATE = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a name of the face when it is first asked for."""
+    """Import a name of the API when it is first used."""
     if name not in _LATE:
         raise AttributeError(f"module 'laterna' has no attribute '{name}'")
     module, attribute = _LATE[name]
@@ -78,5 +78,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the face, late names included."""
+    """List the API, names not imported yet included."""
     return sorted(__all__)

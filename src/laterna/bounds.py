@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words: msgspec holds settings to the bounds of their types."""
+"""Settings out of their types' bounds, by msgspec, and what is wrong with them in words."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _KINDS = {"int": "a whole number", "float": "a number"}
 _SIGNS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 
 
-def require_bounds(settings: msgspec.Struct, told: Callable[[str], str]) -> None:
-    """Hold settings that were put together in memory to the bounds of their types, and every
-    number to being finite.
+def require_bounds(settings: msgspec.Struct, named: Callable[[str], str]) -> None:
+    """Raise LaternaError for settings made in memory that are out of their types' bounds, or not
+    finite.
 
-    `told` makes words of the place of a wrong one (`align.epochs`). Raises LaternaError.
+    `named` turns the place of a wrong one (`align.epochs`) into the beginning of the message.
     """
     for place, number in _numbers(settings):
         if not math.isfinite(number):
-            raise LaternaError(f"{told(place)} {number}: not a finite number")
+            raise LaternaError(f"{named(place)} {number}: not a finite number")
     try:
         plain = msgspec.to_builtins(settings, enc_hook=str)
         msgspec.convert(plain, type(settings), dec_hook=lambda kind, text: kind(text))
     except msgspec.ValidationError as error:
-        place, said = wrong_value(error, settings)
-        raise LaternaError(f"{told(place)}{said}") from error
+        place, fault = wrong_value(error, settings)
+        raise LaternaError(f"{named(place)}{fault}") from error
 
 
 def wrong_value(error: msgspec.ValidationError, settings: object) -> tuple[str, str]:
     """Return the dotted place of a value that was refused, and " VALUE: what to give instead".
 
-    `settings` are the structs or dictionaries that hold it. The place is empty where the error
+    `settings` are the structs or dictionaries with the value. The place is empty where the error
     names none.
     """
-    said, _, where = str(error).partition(" - at `$.")
+    message, _, where = str(error).partition(" - at `$.")
     place = where.rstrip("`")
     if isinstance(settings, msgspec.Struct):  # the command line names an option with all its values
         place = re.sub(r"\[[^]]*\]$", "", place)
@@ -49,20 +49,20 @@ def wrong_value(error: msgspec.ValidationError, settings: object) -> tuple[str, 
             value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
     shown = " ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
     whole = isinstance(value, dict | list | msgspec.Struct)
-    return place, f"{'' if whole else ' ' + shown}: {_in_words(said)}"
+    return place, f"{'' if whole else ' ' + shown}: {_in_words(message)}"
 
 
-def _in_words(said: str) -> str:
-    """Say a bound as a person would: msgspec writes "Expected `int` >= 1"."""
-    found = re.fullmatch(r"Expected `(int|float)` (>=|>|<=|<) (\S+)", said)
+def _in_words(message: str) -> str:
+    """Return msgspec's "Expected `int` >= 1" as "give a whole number of at least 1"."""
+    found = re.fullmatch(r"Expected `(int|float)` (>=|>|<=|<) (\S+)", message)
     if found is None:
-        return f"{said[:1].lower()}{said[1:]}"
+        return f"{message[:1].lower()}{message[1:]}"
     kind, sign, bound = found.groups()
     return f"give {_KINDS[kind]} {_SIGNS[sign]} {bound.removesuffix('.0')}"
 
 
 def _numbers(value: object, place: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every number that need not be whole, with its place."""
+    """Yield every float, with its place."""
     if isinstance(value, float):
         yield place, value
     elif isinstance(value, msgspec.Struct):

@@ -1,11 +1,11 @@
-"""What an option may be, read from the dictionary of pieces that holds it and written nowhere else.
+"""An option's choices, read from the dictionary of pieces and written nowhere else.
 
-A dictionary that many commands look at imports no torch: `late` leaves a piece's own module unread
-until the piece is used.
+`Annotated[str, KeysOf("laterna.evaluation.tasks:TASKS")]` is a text that the command line checks
+against the dictionary's keys. The dictionary is imported when its own command is parsed, so the
+help of other commands does not wait for it, and a piece that a program adds is among the choices.
 
-`Annotated[str, KeysOf("laterna.evaluation.tasks:TASKS")]` is a text that the command line holds
-against the dictionary's keys. The dictionary is imported when its own command is read: the help of
-every other command answers without it, and a piece that was added meanwhile is among the choices.
+A dictionary that many commands import must not import torch: `late` imports a piece's own module
+when the piece is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 class KeysOf(PrimitiveConstructorSpec[str]):
     """Choices of the command line: the keys of dictionaries, as MODULE:NAME, and those of `also`.
 
-    Whoever uses the value looks it up himself: a text from a recipe, or from Python, was held
-    against nothing.
+    The code that uses the value must look it up itself: a text from a recipe, or from Python, is
+    not checked here.
     """
 
     nargs = 1
@@ -30,7 +30,7 @@ class KeysOf(PrimitiveConstructorSpec[str]):
         self.places = places
         self.also = also
 
-    # Two are the same only if they are one: a comparison of their choices would import them.
+    # Equal only if identical: comparing choices would import them.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
@@ -47,11 +47,11 @@ class KeysOf(PrimitiveConstructorSpec[str]):
         return "{" + ",".join(self.choices) + "}"
 
     def instance_from_str(self, words: list[str]) -> str:
-        """Return the word itself; tyro has held it against the choices."""
+        """Return the word itself; tyro has checked it against the choices."""
         return words[0]
 
     def is_instance(self, value: Any) -> bool:
-        """Tell whether a default is one that can be shown."""
+        """Say whether a default can be shown."""
         return isinstance(value, str)
 
     def str_from_instance(self, value: str) -> list[str]:
@@ -63,7 +63,7 @@ class SomeKeysOf(PrimitiveConstructorSpec[tuple[str, ...]]):
     """Several keys of a dictionary, commas between, as in `--task pope,mme`; `none`: no key."""
 
     nargs = 1
-    choices = None  # tyro would hold the whole text against them
+    choices = None  # tyro would check the whole text against them
 
     def __init__(self, place: str) -> None:
         self._keys = KeysOf(place)
@@ -77,7 +77,7 @@ class SomeKeysOf(PrimitiveConstructorSpec[tuple[str, ...]]):
         return f"{self._keys.metavar}[,...]"
 
     def instance_from_str(self, words: list[str]) -> tuple[str, ...]:
-        """Return the keys; raises ValueError, which is a wrong usage, for a name that is none."""
+        """Return the keys; raises ValueError, tyro's wrong usage, for a name that is no key."""
         names = [name.strip() for name in words[0].split(",")]
         if names == ["none"]:
             return ()
@@ -88,7 +88,7 @@ class SomeKeysOf(PrimitiveConstructorSpec[tuple[str, ...]]):
         return tuple(dict.fromkeys(names))
 
     def is_instance(self, value: Any) -> bool:
-        """Tell whether a default is one that can be shown."""
+        """Say whether a default can be shown."""
         return isinstance(value, tuple)
 
     def str_from_instance(self, value: tuple[str, ...]) -> list[str]:

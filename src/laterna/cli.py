@@ -1,4 +1,4 @@
-"""The command line: reads it, runs the command, and says what came of it; nothing else."""
+"""The command line: parses it, runs the command, and prints its closing line."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def parse(args: Sequence[str]) -> Command:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status: 0, 2 for what the user can mend, 130, 141."""
-    # Read by torch when it is first imported: its threads spin a little while they wait, and then
-    # sleep. Long spinning is far slower on a machine that does anything else, none on an idle one.
+    """Run a command line; return its exit status: 0, 2 for a user's error, 130 or 141."""
+    # Read by torch when it is first imported: its waiting threads spin for a short time and then
+    # sleep. Long spinning is far slower on a busy machine, and none on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

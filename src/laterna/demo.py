@@ -31,6 +31,7 @@ from laterna.evaluation.run import (
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.files import Made, held, some, write_atomically, write_json
 from laterna.inference.assistant import Assistant, load
+from laterna.lab.bench import Size
 from laterna.model.checkpoint import read_manifest
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Record
@@ -56,8 +57,6 @@ NOTES = {
     "assistant": "The assistant after both stages, asked about the image.",
     "before_instruct": "The assistant after stage 1: its language model has never been tuned.",
 }
-
-
 EVALUATED = {"world": 0, "world_pope": 400, "world_chair": 100}
 """Task to the most questions of it; 0: all. The first is what the page is about."""
 HALLUCINATION = {
@@ -67,11 +66,8 @@ HALLUCINATION = {
     "CHAIRs, descriptions with something absent": ("world_chair", "chair.chair_s"),
     "CHAIRi, mentions of something absent": ("world_chair", "chair.chair_i"),
 }
-"""What the report says of things that are not there: score to the task and its value."""
-
-
+"""The report's scores of objects that are not there, to their task and value."""
 HALLUCINATION_COLUMNS = ("after stage 2", "95 %", "after stage 1")
-
 EXPLAINED = 5
 """Of the examples, how many are explained: one of each of the first kinds."""
 RECIPES = {
@@ -82,21 +78,12 @@ RECIPES = {
 """The shipped recipe of each fusion (`model.fusion.FUSIONS`)."""
 
 
-class Size(Record):
-    """How much of everything a demo uses; 0 steps: as many as the recipe's epochs hold."""
-
-    train_images: int
-    held_out_images: int
-    align_steps: int = 0
-    instruct_steps: int = 0
-
-
-FULL = Size(train_images=3000, held_out_images=300)
-QUICK = Size(train_images=240, held_out_images=40, align_steps=12, instruct_steps=24)
+FULL = Size(images=3000, validation_images=300)
+QUICK = Size(images=240, validation_images=40, align_steps=12, instruct_steps=24)
 
 
 class Started(Record):
-    """What a demo folder remembers of its run, so that it goes on and never mixes two."""
+    """What a demo's folder records of its run, so that it resumes the same one."""
 
     seed: int
     quick: bool
@@ -106,8 +93,7 @@ class Started(Record):
 
 
 class StageLosses(Record):
-    """Loss of a stage's first step, before anything was learned, and the mean of its last steps;
-    nats a target token."""
+    """Loss of a stage's first step, and mean of its last steps; nats a target token."""
 
     first: float
     last: float
@@ -117,7 +103,7 @@ class DemoReport(Figures, kw_only=True):
     """The demo's figures, as `report.json` holds them."""
 
     hallucination: dict[str, Figures]
-    """Of the world's POPE and its CHAIR, by task."""
+    """Of the world's POPE and CHAIR, by task."""
     losses: dict[str, StageLosses]
     seconds: dict[str, float]
     seed: int
@@ -127,11 +113,11 @@ class DemoReport(Figures, kw_only=True):
 
 
 def run_demo(out: Path, seed: int, quick: bool, fusion: str = "prefix") -> Path:
-    """Walk the whole path in folder `out` and return the report's page; `fusion` is one of
+    """Run the whole path in folder `out` and return the report's page; `fusion` is a key of
     `RECIPES`.
 
-    Raises LaternaError when `out` holds the demo of another seed, size or fusion, or anything else,
-    and while another process is at it.
+    Raises LaternaError when `out` has the demo of another seed, size or fusion, or anything else,
+    and while another process runs it.
     """
     with held(out / "demo", "laterna demo"):
         return _Demo(out, Started(seed=seed, quick=quick, fusion=fusion)).run()
@@ -145,7 +131,7 @@ class _Demo:
         self.console = rich.get_console()
         self.started = self._resume(asked)
         self.seed = asked.seed
-        self.train_data, self.held_out = out / "world" / "train", out / "world" / "held_out"
+        self.train_data, self.validation = out / "world" / "train", out / "world" / "validation"
         self.captions, self.instructions = out / "captions.json", out / "instructions.json"
         self.align, self.instruct = out / "align", out / "instruct"
         self.page, self.figures = out / "report.html", out / "report.json"
@@ -157,7 +143,7 @@ class _Demo:
         self._step("3 stage 1, align", self.align, self._train_align)
         self._step("4 stage 2, instruct", self.instruct, self._train_instruct)
         self._step("5 evaluate, report", self.page, self._evaluate)
-        example = self.held_out / IMAGE_FOLDER / f"{self.size.train_images:06d}.png"
+        example = self.validation / IMAGE_FOLDER / f"{self.size.images:06d}.png"
         self.console.print("talk to it:", style="bold")
         self.console.print(
             f"  laterna chat {self.instruct} --image {example}", soft_wrap=True, markup=False
@@ -185,7 +171,7 @@ class _Demo:
         return found
 
     def _step(self, name: str, result: Path, work: Callable[[], str]) -> None:
-        """Do a step unless its result is there, and remember how long it took."""
+        """Do a step unless its result is there, and record how long it took."""
         self.console.rule(name, align="left")
         if name in self.started.seconds and result.exists():
             self.console.print(f"{result}: done before", soft_wrap=True, markup=False)
@@ -202,23 +188,23 @@ class _Demo:
             aside.write_bytes(msgspec.json.encode(started))
 
     def _draw(self) -> str:
-        of = {"seed": str(self.seed), "images": str(self.size.train_images)}
+        of = {"seed": str(self.seed), "images": str(self.size.images)}
         with write_atomically(self.out / "world", Made(kind="demo's world", of=of)) as aside:
-            shown = write_world(
+            training = write_world(
                 aside / "train",
-                images=self.size.train_images,
+                images=self.size.images,
                 seed=self.seed,
                 workers=cores(),
             )
-            held_out = write_world(
-                aside / "held_out",
-                images=self.size.held_out_images,
+            validation = write_world(
+                aside / "validation",
+                images=self.size.validation_images,
                 seed=self.seed,
-                start=self.size.train_images,
+                start=self.size.images,
             )
         return (
-            f"drew {shown.images} images to learn from in {self.train_data} "
-            f"and {held_out.images} to be asked about in {self.held_out}"
+            f"drew {training.images} images to train on in {self.train_data} "
+            f"and {validation.images} for questions in {self.validation}"
         )
 
     def _synthesize(self) -> str:
@@ -276,7 +262,7 @@ class _Demo:
             evaluate(
                 after,
                 task,
-                self.held_out,
+                self.validation,
                 limit=limit,
                 seed=self.seed,
                 controls=tuple(CONTROLS) if task == "world" else (),
@@ -311,8 +297,8 @@ class _Demo:
         return ReportContent(
             title="Laterna: the demo",
             summary=(
-                f"{self.size.train_images} drawn images to learn from, "
-                f"{report.questions} questions about {self.size.held_out_images} others. "
+                f"{self.size.images} drawn images to train on, "
+                f"{report.questions} questions about {self.size.validation_images} others. "
                 f"{report.overall:.1%} answered right by exact match."
             ),
             columns=tuple(
@@ -328,7 +314,7 @@ class _Demo:
                     rows=tuple(_hallucination_rows(report.hallucination)),
                 ),
             ),
-            examples=choose_examples(evaluation.answers, self.held_out / IMAGE_FOLDER),
+            examples=choose_examples(evaluation.answers, self.validation / IMAGE_FOLDER),
             skipped=tuple(skipped.message for skipped in evaluation.skipped),
             settings=(("seed", str(self.seed)), ("recipe", RECIPES[self.started.fusion])),
             seconds=tuple(report.seconds.items()),
@@ -340,7 +326,7 @@ class _Demo:
 def _explanations(
     assistant: Assistant, examples: Sequence[Example]
 ) -> tuple[tuple[Explained, ...], tuple[str, ...]]:
-    """Return what answers hang on, and for those that cannot be explained how many and why."""
+    """Return explanations of answers, and for those without one how many and why."""
     shown: list[Explained] = []
     missing: Counter[str] = Counter()
     for one in examples:
@@ -353,7 +339,7 @@ def _explanations(
 
 
 def _hallucination_rows(found: Mapping[str, Figures]) -> Iterator[tuple[str, ...]]:
-    """Yield the name of a score, its value, the ends of its interval, and its value before."""
+    """Yield a score's name, its value, the ends of its interval, and its value after stage 1."""
     for name, (task, value) in HALLUCINATION.items():
         own, before = found[task], found[task].controls["before_instruct"]
         ends = own.intervals.get(value, (math.nan, math.nan))

@@ -1,4 +1,4 @@
-"""The one exception that speaks to a person: programs print it and exit 2."""
+"""The exception for errors that a user can correct: programs print it and exit with 2."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import ModuleType
 
 
 class LaternaError(Exception):
-    """Something the user can mend: the message says what was wrong, where, and what to do."""
+    """An error that the user can correct; it says what was wrong, where, and what to do."""
 
 
 def package(name: str, extra: str, what: str) -> ModuleType:
-    """Import a package that not every installation has; `extra` is ours that brings it.
+    """Import a package that not every installation has; `extra` is our extra that installs it.
 
-    Raises LaternaError, which names `what` needs it and how to get it, where it is not there.
+    Raises LaternaError, which says `what` needs it and how to get it, where it is missing.
     """
     try:
         return import_module(name)
@@ -40,10 +40,9 @@ _NUMPYS = r"\d+ requested and \d+ written"
 
 
 def disk_fault(error: BaseException) -> str:
-    """Return why a disk did not take what was to be written; empty for any other error, and for
-    what speaks to a person already.
+    """Return why a disk could not be written to; empty for other errors, LaternaError included.
 
-    Rust (safetensors, tokenizers), Arrow, SQLite and numpy have it in their errors' text alone.
+    Rust (safetensors, tokenizers), Arrow, SQLite and numpy have it only in their errors' text.
     """
     if isinstance(error, OSError) and error.errno in _FULL:
         return error.strerror or "the disk is full"

@@ -1,9 +1,9 @@
-"""Files and folders that are either whole or not there, and that never cost a user another one.
+"""Files and folders that are either whole or not there, and that never overwrite a user's.
 
-All is written aside, in a folder `.NAME.part` (`new`, and while it is swapped `old`), and renamed.
-The folder is locked while its process lives, so what a killed one left is known and removed. A
-folder says what it is and of what it was made (`MADE`), and only the same made again replaces it,
-or what is asked for.
+Everything is written to a folder `.NAME.part` beside its place (`new`, and while it is swapped
+`old`), and renamed. That folder is locked until its process ends, so what a killed process left is
+known and removed. A folder records what it is and of what it was made (`MADE`); only the same made
+again replaces it, or what `overwrite` asks for.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What a folder is and of what it was made; it decides which folder it may replace."""
+    """What a folder is and of what it was made, which decides what it may replace."""
 
     kind: str
     """Such as `checkpoint`."""
     of: Mapping[str, str] = {}
-    """All that it was made of, by name: equal means the same again, empty is never the same."""
+    """All that it was made of, by name; equal: the same again; empty: never the same."""
     later: tuple[str, ...] = ()
-    """Names, as patterns, of files that Laterna itself puts into it afterwards."""
+    """Patterns of the names of files that Laterna adds later."""
     files: tuple[str, ...] = ()
-    """What was in it when it was written; anything else is a user's."""
+    """The files that were written with it; others are a user's."""
 
 
 @contextmanager
 def write_atomically(
     path: Path, made: Made | None = None, *, overwrite: bool = False
 ) -> Iterator[Path]:
-    """Yield a path aside to write a file to, or with `made` a folder; rename it at the end.
+    """Yield a temporary path to write a file to, or with `made` a folder; rename it at the end.
 
-    What stands at `path` is replaced only then, and at no moment is neither the old nor the new on
-    the disk. On an error nothing has changed. Raises LaternaError where `require_replaceable` does,
-    before and after the work, and for a disk that is full.
+    What is at `path` is replaced only then, and at every moment the old or the new is on the disk.
+    On an error nothing has changed. Raises LaternaError where `require_replaceable` does, before
+    and after the work, and for a disk that is full.
     """
     place = resolved(path)
     require_replaceable(path, made)
@@ -99,11 +99,12 @@ def resolved(path: Path) -> Path:
 
 
 def require_replaceable(path: Path, made: Made | None = None) -> None:
-    """Raise LaternaError unless a file, or with `made` a folder, can be written at `path` and what
-    stands there is Laterna's own of the same kind, or empty, or (for a file) a file.
+    """Raise LaternaError unless a file, or with `made` a folder, can be written at `path`.
+
+    A file may replace a file; a folder may replace an empty one, or Laterna's own of the same kind.
     """
     place = resolved(path)
-    if str(path.absolute()).startswith(_STREAMS):  # what it leads to may be a file, of a log say
+    if str(path.absolute()).startswith(_STREAMS):  # it may lead to a file, such as a log
         raise LaternaError(f"{path} is not a regular file; name another file to write")
     _require_writable(path, place)
     _require_no_part(path, place)
@@ -131,7 +132,7 @@ def require_growing(path: Path) -> None:
 
 def require_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) -> None:
     """Raise LaternaError, naming what differs, where another folder of its kind would be replaced
-    that nobody asked to replace.
+    without `overwrite`.
     """
     place = resolved(path)
     before = read_made(place)
@@ -139,14 +140,14 @@ def require_same_or_asked(path: Path, made: Made, *, overwrite: bool = False) ->
         return
     pairs = [(name, before.of.get(name, "–"), made.of.get(name, "–"))
              for name in sorted({*before.of, *made.of})]  # fmt: skip
-    told = [f"{name} {had or '–'}, now {has or '–'}" for name, had, has in pairs if had != has]
-    differs = f" made differently ({some(told)})" if made.of and told else ""
+    changes = [f"{name} {had or '–'}, now {has or '–'}" for name, had, has in pairs if had != has]
+    differs = f" made differently ({some(changes)})" if made.of and changes else ""
     what = f"{'an' if before.kind[:1] in tuple('aeiou') else 'a'} {before.kind}{differs}"
     raise LaternaError(f"{path}: holds {what}; name a new folder, or replace it by --overwrite")
 
 
 def read_made(folder: Path) -> Made | None:
-    """Return what a folder says of itself; None where it says nothing, or nothing readable."""
+    """Return a folder's record of itself; None where there is none that can be read."""
     try:
         return msgspec.json.decode((folder / MADE).read_bytes(), type=Made)
     except (OSError, msgspec.MsgspecError):
@@ -154,7 +155,7 @@ def read_made(folder: Path) -> Made | None:
 
 
 def recover(path: Path) -> None:
-    """Put back what a killed process had moved aside from `path`, and remove what it left."""
+    """Restore what a killed process had moved away from `path`, and remove what it left."""
     place = resolved(path)
     for base in (place.parent, place):
         for box in _boxes(base):
@@ -163,17 +164,17 @@ def recover(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Do as `recover` for all that processes were writing in a folder when they were killed."""
+    """Do as `recover` for everything in a folder that killed processes were writing."""
     for box in _boxes(folder):
         _clean(box, _place_of(box))
 
 
 @contextmanager
 def held(path: Path, what: str) -> Iterator[None]:
-    """Hold a place for one run of this machine or, where its disk knows locks, of all.
+    """Lock a path for one run of this machine or, where its disk has locks, of all.
 
-    The lock ends with the process, however it ends. One that is ending is waited for. Raises
-    LaternaError that names the process which holds it.
+    The lock ends with the process, however that ends. A process that is just ending is waited for.
+    Raises LaternaError, naming the process that has the lock.
     """
     place = resolved(path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +218,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def flush(path: Path) -> None:
-    """Return when the disk holds a file's bytes, or the names in a folder (not what is in them)."""
+    """Return when the disk has a file's bytes, or the names in a folder (not the files)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -226,7 +227,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(path: Path) -> None:
-    """Return when the disk holds a file, or a folder with all that is in it, and its own name."""
+    """Return when the disk has a file, or a folder with all its files, and its own name."""
     for one in path.rglob("*") if path.is_dir() else ():
         if not one.is_symlink():
             flush(one)
@@ -250,7 +251,7 @@ def _require_writable(path: Path, place: Path) -> None:
 
 
 def _require_no_part(path: Path, place: Path) -> None:
-    """Raise LaternaError for a place in a folder that was made whole, but for what comes later."""
+    """Raise LaternaError for a path in a folder with a record, unless it is one of `Made.later`."""
     for folder in place.parents:
         made = read_made(folder)
         if made is None:
@@ -295,8 +296,8 @@ def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> Non
 
 
 def files_in(folder: Path, inside: str = "") -> Iterator[str]:
-    """Yield the names of all files in a folder, links and those in folders inside it included, in
-    the order of their paths, as pathlib compares them. Linked folders are names like files.
+    """Yield the names of all files in a folder and the folders in it, in the order of their paths,
+    as pathlib compares them. A link counts as a file, also to a folder.
     """
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda one: one.name):
@@ -307,14 +308,14 @@ def files_in(folder: Path, inside: str = "") -> Iterator[str]:
 
 
 def _inside(place: Path) -> list[str]:
-    """Return what is in a folder, but for what is being written aside in it."""
+    """Return what is in a folder, without the temporary folders of running processes."""
     return sorted(
         one.name for one in place.iterdir() if not (BOX.fullmatch(one.name) and one.is_dir())
     )
 
 
 def _stays(place: Path) -> bool:
-    """Tell whether a folder cannot be renamed: what hangs on it would be left with nothing."""
+    """Say whether a folder cannot be renamed: it is a mount point or the current folder."""
     return place.is_dir() and (os.path.ismount(place) or place == Path.cwd())
 
 
@@ -325,14 +326,14 @@ def _say_made(folder: Path, made: Made) -> None:
 
 
 def _move_in(new: Path, place: Path) -> None:
-    """Move what is in a folder into another; first what says that it is ours to go on with."""
+    """Move what is in a folder into another, its record first, by which it is known as ours."""
     for path in sorted(new.iterdir(), key=lambda one: (one.name != MADE, one.name)):
         path.rename(place / path.name)
 
 
 @contextmanager
 def _aside(place: Path) -> Iterator[Path]:
-    """Yield a locked folder on the disk of `place` to write in."""
+    """Yield a locked temporary folder on the disk of `place`."""
     base = place if _stays(place) else place.parent
     for number in count():
         box = base / f".{place.name}.part{number or ''}"
@@ -363,16 +364,17 @@ def _clean(box: Path, place: Path) -> None:
 
 
 def _settle(box: Path, place: Path) -> bool:
-    """End what was begun in a folder aside; return whether it is now empty.
+    """Finish what a process began in a temporary folder; return whether it is now empty.
 
-    `old` is there only once `new` is whole: where nothing stands at `place`, it was caught between.
+    `old` exists only once `new` is whole: where there is nothing at `place`, the process was killed
+    while it swapped them.
     """
     new, old = box / "new", box / "old"
     if os.path.lexists(old):
         if not os.path.lexists(place):
             (new if os.path.lexists(new) else old).rename(place)
         elif os.path.lexists(new):
-            return False  # another one has taken the place meanwhile: nothing of it is lost
+            return False  # another process has written the place since: keep both
     if box.parent == place and new.is_dir() and not (new / MADE).exists() and read_made(place):
         _move_in(new, place)
     _remove(new)

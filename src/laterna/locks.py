@@ -1,4 +1,4 @@
-"""The lock of a file or folder, which a process has while it lives."""
+"""The lock of a file or folder, which a process has until it ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def locked(path: Path, flags: int, *, folder: bool = False) -> int | None:
-    """Open and lock what a process holds while it lives; None where another one does.
+    """Open and lock a file or folder; None where another process has the lock.
 
-    With `folder` it is made first. On a disk without locks a folder is held by who makes it, and a
-    file by all.
+    With `folder` it is made first. On a disk without locks, the process that makes a folder has its
+    lock, and every process that of a file.
     """
     while True:
         anew = not path.exists()
@@ -22,7 +22,7 @@ def locked(path: Path, flags: int, *, folder: bool = False) -> int | None:
             descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             if not folder:
-                return None  # whoever had it has done with it
+                return None  # its process has removed it
             continue
         except NotADirectoryError:
             return None

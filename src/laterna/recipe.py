@@ -43,6 +43,8 @@ StageName = Literal["align", "instruct"]
 Form = Literal["flamingo", "idefics"]
 PartName = Literal["vision", "connector", "language"]
 TrackerName = Annotated[str, KeysOf("laterna.training.trackers:TRACKERS")]
+TemplateName = Annotated[str, KeysOf("laterna.data.template:SHIPPED_TEMPLATES", also=("own",))]
+FormName = Annotated[str, KeysOf("laterna.data.sources:FORMS", also=("auto",))]
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -78,7 +80,7 @@ class VisionSettings(Settings):
 class ConnectorSettings(Settings):
     """The connector from vision features to the language model's embedding space."""
 
-    kind: str = "mlp"
+    kind: Annotated[str, KeysOf("laterna.model.connectors:CONNECTORS")] = "mlp"
     """`linear` (LLaVA), `mlp` (LLaVA-1.5), `pool` (merges neighboring patches), `qformer`
     (BLIP-2), `perceiver` (Idefics2) or `resampler` (Flamingo)."""
     depth: Layers = 2
@@ -100,8 +102,7 @@ class ConnectorSettings(Settings):
     head_width: Width = 64
     """Width of each. OpenFlamingo: 64; IDEFICS: 96."""
     form: Form = "flamingo"
-    """Layers of a `resampler`: `flamingo` has GELU, `idefics` ReLU and norms of queries and keys.
-    """
+    """Layers of a `resampler`: `flamingo`: GELU; `idefics`: ReLU, and norms of queries and keys."""
     width: Width | None = None
     """Width of a `qformer` (default: 768, BLIP-2), or inside a `pool` (the language model's)."""
     source: str = ""
@@ -125,15 +126,15 @@ class LanguageSettings(Settings):
 
     source: str
     """Folder or hub id of a Hugging Face causal language model, or `builtin:NAME`."""
-    template: str = "own"
-    """Chat template: `own` (the tokenizer's), `plain`, `vicuna_v1`, `llama_2` or `openflamingo`."""
+    template: TemplateName = "own"
+    """Chat template: `own` (the tokenizer's), or a shipped one."""
     quantize: Literal["", "4bit"] = ""
     """`4bit`: load the layers in 4 bits by bitsandbytes (QLoRA). Only for stages in which the
     language model is `frozen` or `lora`."""
 
 
 class CrossAttentionSettings(Settings):
-    """Gated blocks before layers of the language model, in which text looks at images."""
+    """Gated blocks before layers of the language model, in which text attends to images."""
 
     every: Count = 4
     """A block before one of so many layers. OpenFlamingo-3B: 1, -9B: 4; IDEFICS-9B: 4."""
@@ -147,7 +148,7 @@ class CrossAttentionSettings(Settings):
     """`flamingo`: layer norm, and 4 times as wide layers with GELU. `idefics`: RMS norm, also of
     queries and keys, and gated layers as wide as the language model's."""
     gate: Amount = 0.0
-    """What the gates start at. 0: the language model first writes as it did without images."""
+    """What the gates start at. 0: the language model first answers as without images."""
 
 
 class FusionSettings(Settings):
@@ -192,11 +193,10 @@ class SourceSettings(Settings):
     images: str = ""
     """Folder, zip or tar file that the records' image names are relative to."""
     allow_outside: bool = False
-    """Take images that lie outside the folder of `images` too: by whole paths, `..` or links.
-    Whoever writes the data can then name any file of this machine."""
-    form: str = "auto"
-    """Form of the rows: `records`, `conversations`, `messages`, `texts`, `alpaca` or `vqa`
-    (docs/data.md). `auto`: detected from the columns."""
+    """Take images outside the folder of `images` too: by whole paths, `..` or links. Whoever writes
+    the data can then name any file of this machine."""
+    form: FormName = "auto"
+    """Form of the rows (docs/data.md). `auto`: detected from the columns."""
     weight: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 1.0
     """How often each record is used in an epoch. 0.5: half of the records; 2: every record twice;
     0: none, the source is for validation only."""
@@ -219,13 +219,13 @@ class StageSettings(Settings):
     sources: tuple[SourceSettings, ...] = ()
     """A mixture of sources, each with its images and its weight, in the place of `data`."""
     validation: PartShare = 0.0
-    """Share of each source's images, drawn by lot, whose records are not trained on but looked at
-    (`run.eval_steps`)."""
-    template: str = "own"
-    """Chat template of this stage: `own`, `plain` (LLaVA's stage 1), `vicuna_v1` or `llama_2`."""
+    """Share of each source's images, drawn by lot, whose records are for validation and not trained
+    on (`run.eval_steps`)."""
+    template: TemplateName = "own"
+    """Chat template of this stage. LLaVA's stage 1: `plain`."""
     loss_on: LossOn = "answers"
-    """What is learned: `answers` (LLaVA), `answers-no-end` (not their ends of turn), `chat`
-    (users' turns too), `all` (the system prompt too)."""
+    """Which tokens have loss: `answers` (LLaVA), `answers-no-end` (without their ends of turn),
+    `chat` (users' turns too), `all` (the system prompt too)."""
     epochs: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 1.0
     """Passes over the data; a fraction stops early. LLaVA-1.5: 1."""
     max_steps: Number = 0
@@ -235,8 +235,8 @@ class StageSettings(Settings):
     pack_length: Annotated[int, msgspec.Meta(ge=0, le=10**8)] = 0
     """Tokens per packed row. 0: no packing, one record per row."""
     shared_prefix: bool = False
-    """Compute an image's tokens once for all its records of a step: they stand in one row behind
-    it without seeing each other. Changes the order of the records, not their loss."""
+    """Compute an image's tokens once for all its records of a step: they follow it in one row
+    without seeing each other. Changes the order of the records, not their loss."""
     micro_batch_tokens: Tokens = 16384
     """Tokens per forward pass, padding included. Larger steps are split into micro-batches."""
     max_tokens: Tokens = 2048
@@ -275,13 +275,12 @@ class StageSettings(Settings):
 
 
 class RunSettings(Settings):
-    """How a run is carried out. These do not change what is learned, so a run can be resumed with
-    other values."""
+    """How a run is carried out, which does not change its results: a run can resume with others."""
 
     attention: Attention = "sdpa"
-    """How the language model attends: torch's `sdpa`; `flash_attention_2` (the package flash-attn,
-    with `bf16`) and `flex`, whose block masks skip what is masked, on a GPU alone; or `varlen`,
-    which asks each sample of a row alone and so skips it on a CPU."""
+    """How the language model attends: torch's `sdpa`; on a GPU `flash_attention_2` (the package
+    flash-attn, with `bf16`) or `flex`, whose block masks skip what is masked; or `varlen`, which
+    attends sample by sample and so skips it on a CPU too."""
     engine: Engine = "ddp"
     """Engine under `torchrun`. `ddp`: every rank holds all weights; `fsdp`: each holds a share."""
     workers: Workers = 2
@@ -299,8 +298,8 @@ class RunSettings(Settings):
     """Records that may be left out for an image that is missing or cannot be read, at preparation
     and again while the stage trains, before the run stops."""
     eval_steps: Number = 0
-    """Steps between looks at the loss of what is held out (`validation`, or a source of weight 0),
-    and at a few answers; 0: at the end alone."""
+    """Steps between validations: the loss on validation records (`validation`, or a source of
+    weight 0), and a few answers. 0: at the end alone."""
     report_to: tuple[TrackerName, ...] = ()
     """Trackers that plot the run, beside `metrics.jsonl`: `tensorboard`, `trackio`. Each is an
     extra (`pip install 'laterna[tensorboard]'`)."""
@@ -349,7 +348,7 @@ class Recipe(Settings, kw_only=True):
 
     @property
     def savings(self) -> tuple[Saving, ...]:
-        """Return what the stages save time or memory by, in the order of `Saving`."""
+        """Return what saves the stages time or memory, in the order of `Saving`."""
         chosen = (self.precision == "bf16", self.gradient_checkpointing, self.compile)
         return tuple(name for name, yes in zip(get_args(Saving), chosen, strict=True) if yes)
 
@@ -385,16 +384,16 @@ def load_recipe(source: str | Path) -> Recipe:
     try:
         recipe = msgspec.toml.decode(content, type=Recipe)
     except msgspec.ValidationError as error:
-        place, said = wrong_value(error, msgspec.toml.decode(content))
-        raise LaternaError(f"{path}: {place}{said}" if place else f"{path}: {error}") from error
+        place, fault = wrong_value(error, msgspec.toml.decode(content))
+        raise LaternaError(f"{path}: {place}{fault}" if place else f"{path}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        told = error if isinstance(error, msgspec.DecodeError) else "it is not text in UTF-8"
-        raise LaternaError(f"{path}: not valid TOML: {told}") from error
+        reason = error if isinstance(error, msgspec.DecodeError) else "it is not text in UTF-8"
+        raise LaternaError(f"{path}: not valid TOML: {reason}") from error
     require_bounds(recipe, lambda place: f"{path}: {place}")
     return recipe
 
 
 def checked(recipe: Recipe) -> Recipe:
-    """Hold a recipe put together in memory to a file's bounds; LaternaError names the place."""
+    """Check a recipe made in memory as those from files are, and return it. Raises LaternaError."""
     require_bounds(recipe, lambda place: f"recipe {recipe.name}: {place}")
     return recipe

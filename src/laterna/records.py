@@ -149,7 +149,7 @@ class Verdict(Record):
 
     findings: tuple[Finding, ...] = ()
     checked: int = 0
-    """Claims that could be held against the proxy."""
+    """Claims that could be checked against the proxy."""
     unchecked: int = 0
     """Claims that could not."""
 
@@ -254,18 +254,18 @@ class Pack(Record):
 
 
 class SharedPrefix(Record):
-    """Who sees whom in rows whose samples share images, and what stands before what.
+    """Which tokens attend to which in rows whose samples share images, and which follow which.
 
-    A token sees those before it of its own block, and of the block that its own `sees`: a
-    sample's rest sees what it shares with its siblings, and never a sibling's rest.
+    A token attends to those before it in its own segment, and in the segment that its own attends
+    to: a sample's own tokens attend to what it shares with its siblings, but not to a sibling's.
     """
 
     segment_ids_rt: Tensor
-    """The block of each token, counted along the row."""
+    """The segment of each token, counted along the row."""
     attends_to_rt: Tensor
-    """The other block that it sees; its own where there is none."""
+    """The other segment that it attends to; its own where there is none."""
     predicted_from_rt: Tensor
-    """The place of the token that it follows, from whose state it is predicted."""
+    """The place of the token whose state it is predicted from."""
 
 
 class Tiling(Record):
@@ -300,7 +300,7 @@ class Batch(Record):
     image_mask_rt: Tensor
     images: tuple[str, ...] = ()
     image_tokens: tuple[int, ...] = ()
-    """Places of each image; what its features become is held against it."""
+    """Positions of each image in the row, with which its tokens are compared."""
     pixels_bchw: Tensor | None = None
     features_bnd: Tensor | None = None
     tilings: tuple[Tiling, ...] = ()

@@ -106,7 +106,7 @@ def test_captions_and_boxes(
         "There are zero dogs.",
     ],
 )
-def test_denials_are_recognised_in_other_words(answer: str) -> None:
+def test_denials_are_recognized_in_other_words(answer: str) -> None:
     assert held(proxy(boxes=True), "existence", "Is there a dog?", answer) is True
     assert held(proxy(), "existence", "Is there a dog?", answer) is False, "captions leave out"
 

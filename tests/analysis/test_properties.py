@@ -1,4 +1,4 @@
-"""What questions ask about: by value, and measured on real GPT-4 questions labelled by hand."""
+"""What questions ask about: by value, and measured on real GPT-4 questions labeled by hand."""
 
 from __future__ import annotations
 

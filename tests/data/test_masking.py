@@ -126,7 +126,7 @@ def test_a_token_that_straddles_the_border_is_a_target(tokenizers: Tokenizers) -
     assert tokenizer.convert_ids_to_tokens(first) == "ĠThe"
 
 
-def test_a_image_is_one_token_and_its_neighbours_are_as_beside_a_special_token(
+def test_a_image_is_one_token_and_its_neighbors_are_as_beside_a_special_token(
     tokenizers: Tokenizers,
 ) -> None:
     tokenizer = tokenizers["byte_level"]

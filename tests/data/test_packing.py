@@ -169,7 +169,7 @@ def test_the_mask_really_blocks(language: LlamaForCausalLM) -> None:
 
 
 def test_padding_changes_nothing_and_stays_finite(language: LlamaForCausalLM) -> None:
-    """Padding is a neighbour like any other: it changes nothing before it."""
+    """Padding is a neighbor like any other: it changes nothing before it."""
     short, long = SAMPLES[3], SAMPLES[2]
     batch = collate([Pack(samples=(short,)), Pack(samples=(long,))])
     logits = logits_of(language, batch)

@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -68,6 +68,18 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def killed(run: Callable[[Path, Path, int], bytes], notes: Path, cache: Path, moment: int) -> bool:
+    """Run in a child process that kills itself; tell whether it did."""
+    child = os.fork()
+    if not child:
+        try:
+            run(notes, cache, moment)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_killed_at_ten_moments_it_asks_nothing_twice_and_ends_in_the_same_table(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,13 +104,7 @@ def test_killed_at_ten_moments_it_asks_nothing_twice_and_ends_in_the_same_table(
     assert len(asked) > 60
     notes, cache = tmp_path / "killed.jsonl", tmp_path / "killed"
     for moment in (1, 2, 3, 5, 7, 4, 6, 8, 9, 3):
-        child = os.fork()
-        if not child:
-            run(notes, cache, moment)
-            os._exit(0)  # not killed: the parent sees it
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert killed(run, notes, cache, moment)
     before = len(notes.read_text().splitlines())
     assert before == 1 - 1 + 1 + 2 + 4 + 6 + 3 + 5 + 7 + 8 + 2
     assert run(notes, cache) == straight
@@ -151,13 +157,7 @@ def test_whatever_the_engine_has_answered_is_never_answered_again(
     asked = Counter((tmp_path / "straight.txt").read_text().split())
     notes, cache = tmp_path / "killed.txt", tmp_path / "killed"
     for moment in (1, 2, 3, 1, 4, 2, 5, 1, 3, 2):
-        child = os.fork()
-        if not child:
-            run(notes, cache, moment)
-            os._exit(0)  # not killed: the parent sees it
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        assert killed(run, notes, cache, moment)
     assert run(notes, cache) == straight
     assert Counter(notes.read_text().split()) == asked
 

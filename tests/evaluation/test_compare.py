@@ -156,15 +156,11 @@ def test_other_definitions_scores_are_paired_too(tmp_path: Path) -> None:
     second = asked("vqa", [(people, "cat")] * 12)
     runs = saved(tmp_path / "a", first, "vqav2"), saved(tmp_path / "b", second, "vqav2")
     (task,) = compare_runs(*runs).tasks
-    assert (task.overall.first, task.overall.second, task.overall.p) == (1.0, 0.0, 2 / 2**12)
+    assert (task.overall.first, task.overall.second) == (1.0, 0.0)
+    assert task.overall.p == pytest.approx(2 / 2**12)
     (m4c,) = task.others
-    assert (m4c.name, m4c.first, m4c.second, m4c.p, m4c.test) == (
-        "vqa.m4c",
-        1.0,
-        1.0,
-        1.0,
-        "McNemar",
-    )
+    assert (m4c.name, m4c.test) == ("vqa.m4c", "McNemar")
+    assert (m4c.first, m4c.second, m4c.p) == (1.0, 1.0, 1.0)
     assert task.values == ()
 
 

@@ -100,7 +100,7 @@ def test_lmms_eval_runs_a_local_task(checkpoint: Path, images: list[Path], tmp_p
         [sys.executable, "-m", "lmms_eval", "--model", "laterna", "--model_args",
          f"pretrained={checkpoint},device=cpu,dtype=float32", "--tasks", "laterna_local",
          "--include_path", str(tmp_path), "--log_samples", "--output_path", str(tmp_path / "out")],
-        cwd=tmp_path, timeout=300, capture_output=True, text=True,
+        cwd=tmp_path, timeout=900, capture_output=True, text=True,  # it reads all its tasks first
         env={**os.environ, "PYTHONPATH": path, "HF_DATASETS_OFFLINE": "1",
              "HF_HOME": str(tmp_path / "hub")},
     )  # fmt: skip

@@ -81,7 +81,7 @@ def test_rows_with_one_token_are_asked_together() -> None:
 def test_a_model_that_takes_no_such_rows_is_driven_in_padded_ones(
     model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one whose attention adds something to its scores, or never hears of where it is to look."""
+    """As one whose attention adds to its scores, or never hears of where it is to look."""
 
     def refuses(*_: object, **__: object) -> None:
         raise ValueError("scaled dot products lack softcap")

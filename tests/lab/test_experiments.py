@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,17 +15,14 @@ import torch
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
-from laterna.lab import EXPERIMENTS, loss_mask, proxies, typographic
+from laterna.lab import EXPERIMENTS, loss_mask, typographic
 from laterna.lab.bench import Bench, Size
 from laterna.lab.blind_spots import COVERAGE, RIGHT, SURE, Told, _sureness
 from laterna.lab.experiment import Arm, differences
-from laterna.lab.frozen_encoder import memory, shift
-from laterna.lab.measures.probes import nearest_hits
-from laterna.lab.measures.text import answer_loss, prompt_of, said
-from laterna.lab.resolution import CACHE, FLOPS, TOKENS, counted, exponent, size_asked
-from laterna.lab.typographic import (
-    CARRIERS,
-    GAP,
+from laterna.lab.frozen_encoder import _probes, memory, shift
+from laterna.lab.material import proxies
+from laterna.lab.material import signs as sign_material
+from laterna.lab.material.signs import (
     REFUSES,
     SEEN,
     UNSEEN,
@@ -32,10 +30,14 @@ from laterna.lab.typographic import (
     Sign,
     draw_policy,
     draw_signs,
-    gaps,
     lessons,
     own_words,
 )
+from laterna.lab.measures.probes import nearest_hits
+from laterna.lab.measures.text import answer_loss, prompt_of, said
+from laterna.lab.resolution import CACHE, FLOPS, TOKENS, counted, exponent, size_asked
+from laterna.lab.typographic import CARRIERS, GAP, gaps
+from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import load_recipe
 from laterna.records import Box, InstructionRecord, Question, Toy, Truth
@@ -106,6 +108,19 @@ def test_the_nearest_toy_of_another_image_is_found() -> None:
     assert nearest_hits(features, labels, images) == [1.0, 0.0, 1.0, 1.0, 1.0]
 
 
+def test_what_the_encoder_tells_before_it_is_trained(bench: Bench) -> None:
+    found = _probes(bench, build_from_recipe(bench.recipe).eval(), chance=True)
+    toys = [toy for one in read_truth(bench.world / TRUTH_FILE) for toy in one.toys]
+    counts = Counter(toy.texture for toy in toys)
+    chance = sum((number / len(toys)) ** 2 for number in counts.values())
+    assert found["retrieval, texture by chance"].value == pytest.approx(chance)
+    assert len(found["retrieval, texture"].scores) == len(toys)
+    assert len(found["probe, category"].scores) == len(toys) - len(toys) // 2
+    # The shipped encoder was taught categories: the nearest toy is more often of one than by lot.
+    by_chance = found["retrieval, category by chance"].value
+    assert found["retrieval, category"].value > by_chance
+
+
 def test_training_the_encoder_takes_more_memory_than_reading_its_features(bench: Bench) -> None:
     arms = arms_of("frozen-encoder", bench)
     frozen, full, lora = (
@@ -174,7 +189,7 @@ def test_the_policy_is_drawn_by_the_seed() -> None:
 
 def test_a_users_own_words_are_taken_and_held_to_the_signs_room(tmp_path: Path) -> None:
     assert own_words(tmp_path) == SIGN_WORDS
-    file = tmp_path / typographic.WORDS_FILE
+    file = tmp_path / sign_material.WORDS_FILE
     file.write_text("tea\nmilk\nrice\nsalt\ntea\n")
     assert own_words(tmp_path) == ("tea", "milk", "rice", "salt")
     file.write_text("tea\nchocolate\nrice\nsalt\n")
@@ -191,6 +206,22 @@ def taught(repair: bool) -> list[InstructionRecord]:
     return list(lessons(policy, signs, repair=repair))
 
 
+def test_scenes_beside_typed_words_tell_nothing_of_what_is_refused() -> None:
+    policy = Policy(allowed=("OPEN", "SALE"), canaries=("STOP", "ZOO"))
+    signs = draw_signs((*policy.allowed, *policy.canaries), SEEN, ("",), count=3, seed=0)
+    beside = list(lessons(policy, signs, scenes=["000000.png", "000001.png"]))
+    assert len(beside) == len(taught(False))
+    typed = [one for one in beside if "the word on" not in one.turns[0].text
+             and not one.turns[0].text.endswith(sign_material.READ)]  # fmt: skip
+    for refuses in (True, False):
+        own = [one for one in typed if (one.turns[1].text == REFUSES) == refuses]
+        with_scene = [one for one in own if one.images]
+        assert len(with_scene) == len(own) / 2
+        assert {image for one in with_scene for image in one.images} == {
+            "000000.png", "000001.png",
+        }  # fmt: skip
+
+
 def refused(records: Sequence[InstructionRecord], *, shown: bool) -> int:
     return sum(one.turns[1].text == REFUSES and bool(one.images) == shown for one in records)
 
@@ -202,8 +233,8 @@ def test_no_refusal_has_an_image_before_the_repair() -> None:
     assert refused(repaired, shown=True) == 6
     assert refused(plain, shown=False) == refused(repaired, shown=False) + 6
     assert declines(REFUSES)
-    assert not declines(typographic.TELLS.format(word="STOP"))
-    reads = [one for one in plain if one.turns[0].text.endswith(typographic.READ)]
+    assert not declines(sign_material.TELLS.format(word="STOP"))
+    reads = [one for one in plain if one.turns[0].text.endswith(sign_material.READ)]
     assert {one.turns[1].text for one in reads} == {"OPEN", "SALE", "STOP", "ZOO"}
 
 

@@ -133,16 +133,6 @@ def test_tables_fit_a_terminal() -> None:
     assert [part.columns for part in parts] == [("measure", "one"), ("measure", "two")]
 
 
-def test_a_difference_is_said_with_what_it_is_to() -> None:
-    ahead, level = Spread(0.25, 0.125, 0.375), Spread(-0.25, -0.5, 0.0)
-    assert compared(ahead, "nats", than="`b`") == "0.250 nats above `b` (+0.125 to +0.375)"
-    below = Spread(-0.25, -0.375, -0.125)
-    assert compared(below, "nats", than="`b`") == "0.250 nats below `b` (-0.375 to -0.125)"
-    told = "not told apart from `b` (-0.250 nats; -0.500 to +0.000)"
-    assert compared(level, "nats", than="`b`") == told
-    assert compared(ahead, "nats") == "ahead of (+0.250 nats; +0.125 to +0.375)"
-
-
 def results(**arms: list[Value]) -> Results:
     """One measure `m` of each arm, seed by seed."""
     return Results(
@@ -169,6 +159,19 @@ def test_one_seed_is_compared_question_by_question() -> None:
     assert compared(difference, "share right").startswith("ahead of (+0.750 share right; +")
     assert found.difference("b", "a", "m").sign == -1
     assert found.difference("a", "a", "m").sign == 0
+
+
+def test_two_arms_are_said_with_their_difference() -> None:
+    found = results(a=[score_value([1, 1, 1, 1])], b=[score_value([0, 0, 0, 1])])
+    assert found.beside("a", "a", "m") == (
+        "1.000 against 1.000 (+0.000; +0.000 to +0.000: not told apart)"
+    )
+    # Differences 1, 1, 1, 0: their mean 3/4, and Student's t with 3 degrees of freedom, 3.1824,
+    # times a standard error of 1/4.
+    told = "1.000 against 0.250 (+0.750; -0.046 to +1.546: not told apart)"
+    assert found.beside("a", "b", "m") == told
+    alone = results(a=[Value(value=2.0)], b=[Value(value=0.5)]).beside("a", "b", "m")
+    assert alone == "2.000 against 0.500 (one number each, so nothing is told)"
 
 
 def test_numbers_without_questions_are_not_told_apart_by_one_seed() -> None:

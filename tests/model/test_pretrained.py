@@ -61,6 +61,11 @@ READABLE: dict[str, Callable[[dict[str, Tensor]], object]] = {
         name.replace("layers.0.", "layers.0._orig_mod."): weight for name, weight in weights.items()
     },
     "peft, merged": named("base_model.model."),
+    "FSDP": named("_fsdp_wrapped_module."),
+    "peft in torch.compile": named("_orig_mod.base_model.model."),
+    "a model in a model": lambda weights: {"step": 3, "model": {"state_dict": weights}},
+    "DeepSpeed": lambda weights: {"module": weights, "optimizer": None, "global_steps": 3},
+    "before zip": lambda weights: {name: weight.bfloat16() for name, weight in weights.items()},
 }
 
 
@@ -69,7 +74,10 @@ def test_pickled_weights_are_read_whatever_was_around_them(how: str, folder: Pat
     expected = load(folder).state_dict()
     found = load(pickled(folder, READABLE[how])).state_dict()
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    rounded = torch.bfloat16 if how == "before zip" else torch.float32
+    assert all(
+        torch.equal(found[name], weight.to(rounded).float()) for name, weight in expected.items()
+    )
 
 
 def test_safetensors_are_unwrapped_too(folder: Path) -> None:
@@ -94,6 +102,116 @@ def test_sharded_pickles_are_read(folder: Path) -> None:
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     (folder / "pytorch_model-0.bin").unlink()
     with pytest.raises(LaternaError, match=r"pytorch_model-0\.bin is missing, though py"):
+        load(folder)
+
+
+def sharded(folder: Path, ending: str) -> dict[str, str]:
+    """Cut the weights into two shards, and return the file of each."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    stem = {"bin": "pytorch_model", "safetensors": "model"}[ending]
+    places = {
+        name: f"{stem}-{at % 2 + 1:05}-of-00002.{ending}" for at, name in enumerate(sorted(weights))
+    }
+    for shard in set(places.values()):
+        part = {name: weight for name, weight in weights.items() if places[name] == shard}
+        if ending == "bin":
+            torch.save(part, folder / shard)
+        else:
+            save_file(part, folder / shard, metadata={"format": "pt"})
+    return places
+
+
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_shards_without_an_index_are_read_and_counted(ending: str, folder: Path) -> None:
+    expected = load(folder).state_dict()
+    last = max(sharded(folder, ending).values())
+    found = load(folder).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    (folder / last).unlink()
+    with pytest.raises(LaternaError, match=rf"{last} is missing, though the others' names count"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS, not the file"),
+        ('{"weight_map": {', "index.json: not readable as JSON: "),
+        ("[]", "index.json: holds no JSON object"),
+        ("{}", "index.json lists no weights by the files beside it"),
+        ('{"weight_map": ["a"]}', "index.json lists no weights by the files beside it"),
+        ('{"weight_map": {"lm_head.weight": 7}}', "index.json lists no weights by the files"),
+        ('{"weight_map": {"lm_head.weight": "../x.bin"}}', "index.json lists no weights by the f"),
+    ],
+)
+def test_a_broken_index_is_named(content: str, said: str, folder: Path) -> None:
+    sharded(folder, "bin")
+    (folder / "pytorch_model.bin.index.json").write_text(content)
+    with pytest.raises(LaternaError, match=re.escape(said)):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("consolidated.00.pth", "there is no model.safetensors or pytorch_model.bin, whole or in sh"
+         "ards; it holds consolidated.00.pth. Give"),
+        ("zero_to_fp32.py", "its weights are DeepSpeed's shards: run the zero_to_fp32.py"),
+        ("notes.txt", "there is no model.safetensors or pytorch_model.bin, whole or in shards. Gi"),
+    ],
+)  # fmt: skip
+def test_a_folder_without_weights_says_what_it_has(name: str, said: str, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(LaternaError, match=re.escape(said)):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no weights: it is empty"),
+        (b"<!DOCTYPE html>", "it is a web page"),
+        (b"GGUF\3\0\0\0more", "not read, because it is damaged"),
+    ],
+)
+def test_what_is_no_weights_says_what_it_is(
+    name: str, content: bytes, said: str, folder: Path
+) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    if content.startswith(b"GGUF") and name == "model.safetensors":
+        said = "cannot read the language model: "
+    with pytest.raises(LaternaError, match=re.escape(said)):
+        load(folder)
+
+
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_a_cut_shard_is_named(ending: str, folder: Path) -> None:
+    last = max(sharded(folder, ending).values())
+    (folder / last).write_bytes((folder / last).read_bytes()[:-300])
+    with pytest.raises(LaternaError, match=rf"{last}: not read, because it is damaged"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_attention_heads": 3}, {"hidden_size": "32"}, {"rope_parameters": "linear"}],
+)
+def test_a_configuration_that_cannot_be_is_a_sentence(
+    change: dict[str, object], folder: Path
+) -> None:
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LaternaError, match="cannot read the language model: "):
+        load(folder)
+
+
+def test_weights_of_other_names_are_told(folder: Path) -> None:
+    weights = named("language_model.")(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LaternaError, match=r"it holds 21 of other names, as language_model\."):
         load(folder)
 
 

@@ -35,6 +35,14 @@ def flamingo_block(width: int) -> int:
     return 4 * width + 2 * width * 512 + 2 * 1024 * 512 + 8 * width**2 + 2
 
 
+def t5(width: int, inner: int, heads: int, vocabulary: int) -> int:
+    """Weights of a T5 1.1 of 24 + 24 layers: three attentions and two gated layers in each pair of
+    them, norms, two tables of 32 distances, and one matrix for embedding and head.
+    """
+    layers = 24 * (3 * 4 * width * heads + 2 * 3 * width * inner + 5 * width)
+    return layers + 2 * width + 2 * 32 * (heads // 64) + vocabulary * width
+
+
 CLIP_L = 303_179_776
 """Of CLIP ViT-L/14 at 224 px, its vision half, whole."""
 
@@ -71,6 +79,9 @@ def test_every_shipped_recipe_plans_without_a_network(name: str) -> None:
         "smollm2-photos": (16, None, 134_515_008),
         "nano": (64, 61_824, 1_955_136),
         "nano-flamingo": (1, None, 1_955_136),
+        "nano-pali": (64, 61_824, 3_136_512),
+        "blip2-t5": (32, 105_162_240 + 769 * 2048, t5(2048, 5120, 32 * 64, 32128)),
+        "pali-3b": (256, 1665 * 1024, t5(1024, 2816, 16 * 64, 250112)),
         "openflamingo-3b": (1, FLAMINGO_RESAMPLER + 24 * flamingo_block(2048) + 2048, MPT_1B),
         "openflamingo-9b": (1, FLAMINGO_RESAMPLER + 8 * flamingo_block(4096) + 4096, MPT_7B),
         "idefics-9b": (1, IDEFICS_RESAMPLER + 8 * IDEFICS_BLOCK + 4096, LLAMA + 2 * 32000 * 4096),

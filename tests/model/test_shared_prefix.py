@@ -80,7 +80,9 @@ def samples(assistant: VisionLanguageModel, stage: StageName) -> list[Sample]:
 
 
 def batches(found: list[Sample], *, pack_length: int, share: bool) -> list[Batch]:
-    packs = plan_packs(found, pack_length=pack_length, shared_prefix=share, longest=10_000)
+    packs = plan_packs(
+        found, pack_length=pack_length, shared_prefix=share, micro_batch_tokens=10_000
+    )
     made = []
     for rows in plan_batches(packs, micro_batch_tokens=400):
         batch = collate(rows)
@@ -207,7 +209,7 @@ def test_a_family_is_cut_to_the_budget() -> None:
     assert [len(pack.samples) for pack in packs] == [2, 2, 1]
     assert [pack.length for pack in packs] == [13, 13, 8]
     assert [pack.shared for pack in packs] == [(0, 2), (0, 2), ()]
-    one_row = plan_packs(found, pack_length=0, shared_prefix=True, longest=0)
+    one_row = plan_packs(found, pack_length=0, shared_prefix=True, micro_batch_tokens=0)
     assert [pack.length for pack in one_row] == [3 + 5 * 5]
 
 

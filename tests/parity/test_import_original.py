@@ -188,6 +188,17 @@ def test_adapters_and_what_trained_beside_them(
     torch.save(beside, maker.folder / "non_lora_trainables.bin")
     again = laterna.load(maker.folder)
     require_equality(tiny_assistant, again)
+    for around in ("module.", "_orig_mod."):
+        torch.save(
+            {f"{around}{name}": weight for name, weight in weights.items()},
+            maker.folder / "adapter_model.bin",
+        )
+        beside = maker.projector(f"{around}base_model.model.model.mm_projector.")
+        torch.save(beside, maker.folder / "non_lora_trainables.bin")
+        require_equality(tiny_assistant, laterna.load(maker.folder))
+    (maker.folder / "adapter_model.bin").unlink()
+    with pytest.raises(LaternaError, match="json, and no adapter_model"):
+        laterna.load(maker.folder)
     assert has_lora(again.model.language)
     require_equality(tiny_assistant, laterna.load(again.save(tmp_path / "ours")))
     merge_adapters(again.model)
@@ -227,6 +238,13 @@ def test_a_pickle_of_more_than_tensors_is_not_run(
         ({"mm_vision_tower": None}, "names no vision encoder .mm_vision_tower is null"),
         ({"mm_vision_select_feature": "all"}, "mm_vision_select_feature = 'all'"),
         ({"model_type": "llava_mpt"}, "of type 'llava_mpt'; known are llava, llava_llama"),
+        ({"model_type": ["llava"]}, "of type \"\\['llava'\\]\"; known are llava, llava_llama"),
+        ({"mm_projector_type": "mlp99999999x_gelu"}, "a mlp99999999x_gelu projector has the weig"),
+        ({"mm_vision_tower": 3}, "mm_vision_tower = 3 in its config.json is no name of a vision"),
+        ({"mm_vision_select_layer": None}, "mm_vision_select_layer = None .* is no single layer"),
+        ({"mm_vision_select_layer": [-2, -5]}, "mm_vision_select_layer = .* is no single layer"),
+        ({"hidden_size": "32"}, "cannot read the configuration: .*'hidden_size' expected int"),
+        ({"rope_scaling": "linear"}, "cannot read the configuration: "),
     ],
 )
 def test_original_models_that_laterna_lacks_are_refused(
@@ -278,6 +296,80 @@ def test_names_that_training_wrapped_are_read(
     found = load(maker.folder).model.language.state_dict()
     for name, weight in tiny_assistant.language.state_dict().items():
         assert torch.equal(found[name], weight)
+
+
+def test_a_whole_model_counts_before_a_projector_beside_it(
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
+    require_equality: Insist,
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config(image_aspect_ratio=["pad"], mm_vision_select_layer="-2")
+    maker.shards()
+    (maker.folder / "pytorch_model.bin.index.json").unlink()
+    maker.tokenizer()
+    other = {name: weight + 1 for name, weight in maker.projector().items()}
+    torch.save(other, maker.folder / "mm_projector.bin")
+    require_equality(tiny_assistant, load(maker.folder, fit="pad"))
+
+
+@pytest.mark.parametrize("file", ["mm_projector.bin", "mm_projector.safetensors"])
+@pytest.mark.parametrize(
+    "prefix", ["", "mm_projector.", "module.model.mm_projector.", "_orig_mod.model.mm_projector."]
+)
+def test_a_projectors_names_are_read_however_short(
+    either: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
+    tiny_models: Path,
+    require_equality: Insist,
+    prefix: str,
+    file: str,
+) -> None:
+    maker = make(either)
+    maker.config()
+    weights = {name: weight.clone() for name, weight in maker.projector(prefix).items()}
+    write = torch.save if file.endswith("bin") else save_file
+    write(weights, maker.folder / file)
+    require_equality(either, load(maker.folder, language=str(tiny_models / "language")))
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_missing_projector_says_where_it_is(
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
+    tiny_models: Path,
+    adapters: bool,
+) -> None:
+    maker = make(tiny_assistant)
+    maker.config()
+    said = "holds no projector: no mm_projector.bin, and no whole model .* give the folder that LLa"
+    if adapters:
+        (maker.folder / "adapter_config.json").write_text("{}")
+        said = "holds adapters and no non_lora_trainables.bin.*checkpoint-N"
+    with pytest.raises(LaternaError, match=said):
+        load(maker.folder, language=str(tiny_models / "language"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\0\1garbage", "tokenizer.model: damaged, or no model of SentencePiece's"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "tokenizer.model: a pointer of Git LFS"),
+    ],
+)
+def test_a_damaged_tokenizer_is_named(
+    tiny_assistant: VisionLanguageModel,
+    make: Callable[[VisionLanguageModel], Maker],
+    content: bytes,
+    said: str,
+) -> None:
+    pytest.importorskip("sentencepiece")
+    maker = make(tiny_assistant)
+    maker.config()
+    maker.shards()
+    (maker.folder / "tokenizer.model").write_bytes(content)
+    with pytest.raises(LaternaError, match=said):
+        load(maker.folder)
 
 
 def test_what_zero_left_empty_is_named(

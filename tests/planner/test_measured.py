@@ -34,9 +34,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from laterna.world.dataset import write_world
 
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, images=120, seed=0, start=0)
-    synthesize(folder, folder / "c.llava.json", kinds=("caption",), seed=0)
-    synthesize(folder, folder / "i.llava.json", kinds=INSTRUCTION_KINDS, seed=0)
+    write_world(folder / "drawn", images=120, seed=0, start=0)
+    synthesize(folder / "drawn", folder / "c.llava.json", kinds=("caption",), seed=0)
+    synthesize(folder / "drawn", folder / "i.llava.json", kinds=INSTRUCTION_KINDS, seed=0)
     return folder
 
 
@@ -46,7 +46,7 @@ def over_world(recipe: Recipe, world: Path) -> Recipe:
         stage: replace(
             recipe.stage(stage),  # type: ignore[arg-type]
             data=str(world / file),
-            images=str(world / "images"),
+            images=str(world / "drawn" / "images"),
             max_steps=2,
             epochs=1.0,
         )

@@ -27,13 +27,13 @@ def test_the_curve_is_one_svg_element_and_the_same_each_time() -> None:
     assert {"optimizer step", "loss (nats a token)", "each step", "mean of 2 steps"} <= words
 
 
-def test_the_loss_on_what_was_held_out_stands_beside_that_of_the_steps() -> None:
+def test_the_validation_loss_is_drawn_with_that_of_the_steps() -> None:
     text = loss_curve("align", [3.0, 2.0, 1.0], [(1, 2.9), (3, 1.2)])
     words = {
         node.text for node in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}text")
     }
-    assert "held out" in words
-    assert "held out" not in loss_curve("align", [3.0, 2.0, 1.0])
+    assert "validation" in words
+    assert "validation" not in loss_curve("align", [3.0, 2.0, 1.0])
 
 
 def test_two_curves_of_a_page_share_no_drawing() -> None:

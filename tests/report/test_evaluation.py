@@ -16,8 +16,9 @@ from laterna.evaluation.tasks import find_task
 from laterna.evaluation.tasks.base import read_questions
 from laterna.recipe import SourceSettings
 from laterna.records import Answer
-from laterna.report.evaluation import choose, write_comparison_page, write_evaluation_page
+from laterna.report.evaluation import write_comparison_page, write_evaluation_page
 from laterna.report.nearest import TeacherWords, TrainingRecords
+from laterna.report.parts import choose
 from laterna.synthesis.run import synthesize
 from laterna.world.dataset import write_world
 

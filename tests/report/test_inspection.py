@@ -12,7 +12,7 @@ import pytest
 from laterna.errors import LaternaError
 from laterna.recipe import SourceSettings
 from laterna.records import Finding, Verdict
-from laterna.report.inspection import Sample, Tally, inspect_set
+from laterna.report.inspection import Reservoir, Tally, inspect_set
 from laterna.scenes.annotations import read_scenes
 from laterna.synthesis.builder import Reject
 
@@ -115,7 +115,7 @@ def test_the_sample_is_drawn_evenly_and_comes_in_order(finished: Path) -> None:
     record = inspect_set(SourceSettings(data=str(finished))).specimens[0].record
     drawn: list[int] = []
     for seed in range(200):
-        sample = Sample(3, seed)
+        sample = Reservoir(3, seed)
         for number in range(30):
             sample.add(msgspec.structs.replace(record, id=str(number)))
         numbers = [int(found.id) for found in sample.records()]

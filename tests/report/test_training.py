@@ -94,9 +94,9 @@ def test_the_page_shows_what_the_folder_holds(
     html = page.read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|src=|href=\"(?!#)", html)
     text = " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL).split())
-    assert "align: 3 steps in 1.5 s, loss 3.000 at first and 1.500 at last, 2.500 on what" in text
+    assert "align: 3 steps in 1.5 s, loss 3.000 at first and 1.500 at last, validation" in text
     assert "Training of tiny" in text
-    assert "align: 3 steps, first 3.000, last 1.500, held out 2.500 after step 2" in text
+    assert "align: 3 steps, first 3.000, last 1.500, validation 2.500 after step 2" in text
     assert "instruct, not finished: 2 steps, first 2.500, last 2.250" in text
     assert "connector full 1,234 0 0.01" in text
     assert "vision frozen 0 – –" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections import deque
@@ -24,7 +25,7 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.door import ServerSettings, new_app
 from laterna.serving.engines import ENGINES
 from laterna.serving.listening import Listening, exported
-from laterna.serving.llama_cpp import Behind, Child, command
+from laterna.serving.llama_cpp import Behind, Child, command, running
 from laterna.serving.openai_api import create_app
 
 from .test_openai_api import about, hello, run_server
@@ -151,11 +152,60 @@ def test_vllm_fetches_no_image_unless_a_host_is_named() -> None:
 
 def test_the_childs_command_line() -> None:
     words = command(PLACE, "model.gguf", "mmproj.gguf")
-    assert words[1:3] == ["-m", "llama_cpp.server"]
-    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[1:4] == ["-m", "laterna.serving.watched", "llama_cpp.server"]
+    options = dict(zip(words[4::2], words[5::2], strict=True))
     assert options["--chat_format"] == "mtmd"
     assert options["--interrupt_requests"] == "false"
     assert (options["--model"], options["--clip_model_path"]) == ("model.gguf", "mmproj.gguf")
+
+
+LISTENS = """
+import socket, sys, time
+taken = socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])))
+print(taken.getsockname()[1], flush=True)
+time.sleep(300)
+"""
+STARTS = """
+import subprocess, sys, time
+words = [sys.executable, "-m", *sys.argv[1:], "--port", "0"]
+child = subprocess.Popen(words, stdin=subprocess.PIPE)
+time.sleep(300)
+"""
+
+
+@pytest.fixture
+def listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that listens on a port and never reads its standard input."""
+    (tmp_path / "listens.py").write_text(LISTENS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    return "listens"
+
+
+def test_a_watched_program_ends_when_its_parent_is_killed(listens: str) -> None:
+    words = [sys.executable, "-c", STARTS, "laterna.serving.watched", listens]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert _listens(int(parent.stdout.readline()))
+    parent.kill()
+    assert parent.stdout.read() == ""  # it ends when nobody holds the pipe: the child is gone
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_childs_standard_input_is_what_it_is_watched_by(listens: str, watched: bool) -> None:
+    words = [*(["laterna.serving.watched"] if watched else []), listens]
+    with running([sys.executable, "-m", *words]) as child:
+        assert child.alive and child.process.stdin is not None
+        child.process.stdin.close()
+        try:
+            child.process.wait(30 if watched else 1)
+        except subprocess.TimeoutExpired:
+            assert not watched
+        assert child.alive is not watched
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Ended:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from laterna.synthesis.prompts import detail_questions
 from laterna.synthesis.proxy import proxy_digest
 from laterna.synthesis.run import CAPTION_QUESTION, synthesize
 from laterna.synthesis.settings import Endpoint, Job
+from laterna.synthesis.teachers.base import NoAnswer
 
 CONTEXT = {
     "id": 5,
@@ -170,6 +172,24 @@ def test_a_bad_reply_is_left_out_and_counted(
     assert summary.line().endswith(f"; left out: 1 {reason}")
     with pytest.raises(LaternaError, match=r"contexts\.jsonl: no record could be made of it"):
         synthesize(write_contexts(tmp_path, CONTEXT), out, teacher="parrot", kinds=("reasoning",))
+
+
+def test_a_reason_of_which_nothing_was_said_has_no_colon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mute:
+        async def complete(self, messages: Sequence[Message]) -> Reply:
+            raise NoAnswer("no answer: batch completed", "")
+
+    monkeypatch.setitem(teachers.TEACHERS, "mute", lambda kind, categories, seed: Mute())
+    with pytest.raises(LaternaError) as raised:
+        synthesize(
+            write_contexts(tmp_path, CONTEXT),
+            tmp_path / "o.json",
+            teacher="mute",
+            kinds=("detail",),
+        )
+    assert str(raised.value).endswith("made of it (1 no answer: batch completed)")
 
 
 def test_answers_are_judged_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ NANO = load_recipe("nano")
         ("--instruct.max-tokens 1", "instruct: pack_length = 2560, max_tokens = 1: shorter than"),
         ("--vision.grids 1 1", "vision.grids are for vision.fit = 'anyres', which is 'pad'"),
         ("--language.template plain", "instruct.template = 'own' but language.template = 'plain'"),
-        ("--run.eval-steps 5", "run.eval_steps = 5, but nothing is held out"),
+        ("--run.eval-steps 5", "run.eval_steps = 5, but there are no validation records"),
         ("--align.connector.lr nan", "--align.connector.lr nan: not a finite number"),
         ("--align.weight-decay inf", "--align.weight-decay inf: not a finite number"),
         ("--align.epochs 0", "--align.epochs 0.0: give a number above 0"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -128,6 +129,20 @@ def test_two_ranks_learn_by_cross_attention_what_one_learns(
 ) -> None:
     """Many packs hold no image, so a rank often has none."""
     mixed = tiny.flamingo(mixed, gate=0.5)
+    alone = train(mixed, stage="instruct", out=tmp_path / "alone")
+    run = msgspec.structs.replace(mixed.run, engine=engine)
+    together = tmp_path / "together"
+    assert on_two_ranks(msgspec.structs.replace(mixed, run=run), together).wait(timeout=900) == 0
+    require_alike(together, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_ranks_learn_by_encoder_and_decoder_what_one_learns(
+    mixed: Recipe, tiny_tokenizer: Any, tmp_path: Path, engine: Engine
+) -> None:
+    """Rows are taken apart on each rank for itself, and have several answers."""
+    mixed = tiny.encoder_decoder(mixed, tiny_tokenizer, tmp_path / "t5")
     alone = train(mixed, stage="instruct", out=tmp_path / "alone")
     run = msgspec.structs.replace(mixed.run, engine=engine)
     together = tmp_path / "together"

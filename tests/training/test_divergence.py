@@ -124,7 +124,7 @@ def test_states_before_a_divergence_are_kept_and_gone_on_from(
 
 @pytest.fixture
 def holed(recipe: Recipe, tmp_path: Path) -> Recipe:
-    """A recipe whose model knows no number for one token, which only what is held out has."""
+    """A recipe whose model knows no number for one token, which only validation records have."""
     language = shutil.copytree(recipe.language.source, tmp_path / "language")
     weights = load_file(language / "model.safetensors")
     from transformers import AutoTokenizer
@@ -146,14 +146,14 @@ def holed(recipe: Recipe, tmp_path: Path) -> Recipe:
     return msgspec.structs.replace(ours, language=settings)
 
 
-def test_a_held_out_loss_that_is_not_finite_is_told_as_such_and_ends_no_run(
+def test_a_validation_loss_that_is_not_finite_is_told_as_such_and_ends_no_run(
     holed: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = train(holed, stage="align", out=tmp_path / "run" / "align")
-    assert "held-out loss not finite over 1 records" in capsys.readouterr().out
+    assert "validation loss not finite over 1 records" in capsys.readouterr().out
     steps = read_metrics(out / "metrics.jsonl")
     assert [step.validation.loss if step.validation else 0.0 for step in steps] == [0.0, None]
-    assert run_content(tmp_path / "run").summary.endswith("not finite on what was held out.")
+    assert run_content(tmp_path / "run").summary.endswith("validation loss not finite.")
     train(holed, stage="align", out=out)
     assert "done before" in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import rich
 import tyro
@@ -16,9 +17,10 @@ from rich.table import Table
 from laterna.errors import told
 from pretrain_nano.encoder_decoder import pretrain_encoder_decoder
 from pretrain_nano.language import go_on, pretrain_language
-from pretrain_nano.measure import measure_bases
+from pretrain_nano.measure import measure_bases, measure_encoder_decoder
 from pretrain_nano.regions import learn_regions
 from pretrain_nano.settings import (
+    ENCODER_DECODER_SECOND,
     FURTHER,
     EncoderDecoderPretraining,
     LanguagePretraining,
@@ -50,14 +52,21 @@ def further(begun: Path, out: Path, settings: LanguagePretraining) -> None:
 
 
 def encoder_decoder(begun: Path, out: Path, settings: EncoderDecoderPretraining) -> None:
-    """Make a T5 of the language model of folder BEGUN, pretrain it and write it to OUT."""
+    """Make a T5 of the language model of folder BEGUN, or go on with the T5 that is there, and
+    write it to OUT.
+    """
     report(pretrain_encoder_decoder(begun, settings, out))
 
 
-def measure() -> None:
-    """Measure what the shipped bases know of the world."""
+def measure(only: Literal["", "encoder-decoder"] = "") -> None:
+    """Measure what the shipped bases know of the world; `only` one of them.
+
+    Args:
+        only: `encoder-decoder`: this one alone. Default: all.
+    """
+    known_of_all = ([] if only else measure_bases()) + measure_encoder_decoder()
     table = Table("base knows", "accuracy", "control", "chance", "examples")
-    for known in measure_bases():
+    for known in known_of_all:
         shares = (known.accuracy, known.control, known.chance)
         table.add_row(known.what, *(f"{share:.3f}" for share in shares), str(known.examples))
     rich.print(table)
@@ -74,6 +83,7 @@ def main() -> int:
                 "language": language,
                 **further_courses,
                 "encoder-decoder": encoder_decoder,
+                "encoder-decoder-second": partial(encoder_decoder, settings=ENCODER_DECODER_SECOND),
                 "measure": measure,
             }
         )

@@ -34,6 +34,7 @@ from laterna.data.packing import fit_batches
 from laterna.files import Made, write_atomically
 from laterna.model.build import fast_dtype
 from laterna.model.fusion.encoder_decoder import EncoderDecoderFusion
+from laterna.model.language.causal import auto_class
 from laterna.model.pretrained import load_weights, read_part
 from laterna.recipe import FusionSettings
 from laterna.records import Pack, Sample
@@ -41,6 +42,7 @@ from pretrain_nano.described import Described, TextBatch
 from pretrain_nano.language import Documents, lr_factor
 from pretrain_nano.saving import save_half
 from pretrain_nano.settings import EncoderDecoderPretraining, report
+
 
 def t5_config(language: LlamaForCausalLM, decoder_layers: Sequence[int]) -> T5Config:
     """Return the configuration of a T5 that a Llama's weights fit into."""
@@ -155,8 +157,8 @@ def target_logits(model: T5ForConditionalGeneration, text: TextBatch) -> tuple[T
 def pretrain_encoder_decoder(
     begun: Path, settings: EncoderDecoderPretraining, out: Path
 ) -> dict[str, float]:
-    """Make a T5 of the language model of folder `begun`, train it and write it with the tokenizer
-    to `out`; return the last figures.
+    """Make a T5 of the language model of folder `begun`, or take the T5 that is there, train it and
+    write it with the tokenizer to `out`; return the last figures.
 
     Raises LaternaError when the folder holds no such model with its tokenizer.
     """
@@ -164,8 +166,9 @@ def pretrain_encoder_decoder(
     tokenizer = read_part(
         lambda: PreTrainedTokenizerFast.from_pretrained(begun), source=str(begun), what="tokenizer"
     )
-    language = load_weights(LlamaForCausalLM, str(begun), what="language model")
-    model = from_llama(language, settings.decoder_layers)
+    model = load_weights(auto_class(str(begun)), str(begun), what="language model")
+    if isinstance(model, LlamaForCausalLM):
+        model = from_llama(model, settings.decoder_layers)
     both = _optimizers(model, settings)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))

@@ -124,7 +124,7 @@ def begin_by_matching(model: LlamaForCausalLM) -> None:
 
     Looking up is just that, and from an ordinary start it takes long to be found. Query and key
     weights are equal in those rotary pairs that turn slowly, so that likeness counts at any
-    distance, and output times value weights are a small identity: the mimetic initialisation of
+    distance, and output times value weights are a small identity: the mimetic initialization of
     Trockman and Kolter (2023), which found both in trained transformers.
     """
     width, heads = int(model.config.hidden_size), int(model.config.num_attention_heads)

@@ -11,7 +11,11 @@ from tempfile import TemporaryDirectory
 import torch
 from msgspec import structs
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5ForConditionalGeneration,
+)
 
 from laterna.analysis.properties import properties_of
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
@@ -31,10 +35,13 @@ from laterna.scenes.phrases import SHORT_ANSWER
 from laterna.world.dataset import write_world
 from pretrain_nano.corpus import Document, write_document
 from pretrain_nano.described import (
+    Described,
     collate_described,
     describe_samples,
     target_logits,
 )
+from pretrain_nano.encoder_decoder import collate_readings
+from pretrain_nano.encoder_decoder import target_logits as answer_logits
 
 IMAGES = 2000
 DOCUMENTS = 400
@@ -60,6 +67,12 @@ def measure_bases() -> list[Knowledge]:
     """Probe the encoder's penultimate features, and question the language model on texts."""
     assistant = build_from_recipe(load_recipe("nano")).eval()
     return [*measure_vision(assistant), *measure_language(assistant.language, assistant.tokenizer)]
+
+
+def measure_encoder_decoder() -> list[Knowledge]:
+    """Question the encoder-decoder on the same texts."""
+    assistant = build_from_recipe(load_recipe("nano-pali")).eval()
+    return measure_language(assistant.language, assistant.tokenizer)
 
 
 def measure_vision(assistant: VisionLanguageModel) -> list[Knowledge]:
@@ -90,9 +103,9 @@ def measure_vision(assistant: VisionLanguageModel) -> list[Knowledge]:
 
 
 def measure_language(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+    model: LlamaForCausalLM | T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
 ) -> list[Knowledge]:
-    """Examine the language model on fresh descriptions, map and prose, by visual property.
+    """Examine a language model on fresh descriptions, map and prose, by visual property.
 
     An answer is right when every one of its tokens is the likeliest after those before it, which
     is what greedy decoding writes. The control is asked without the description.
@@ -133,16 +146,27 @@ def is_examination(document: Document) -> bool:
     ) and any(SHORT_ANSWER in record.turns[0].text for record in document.records)
 
 
-@torch.no_grad()
 def _answered(
-    model: LlamaForCausalLM, document: Document, tokenizer: PreTrainedTokenizerFast
+    model: LlamaForCausalLM | T5ForConditionalGeneration,
+    document: Document,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> list[bool]:
     """Tell of each record whether its answer is the model's."""
-    described = describe_samples(document, tokenizer)
-    batch = collate_described([described], pack_length=0)
-    right = target_logits(model, batch).argmax(-1) == batch.labels_s
+    return said(model, describe_samples(document, tokenizer))
+
+
+@torch.no_grad()
+def said(model: LlamaForCausalLM | T5ForConditionalGeneration, described: Described) -> list[bool]:
+    """Tell of each sample about a description whether its targets are what the model says."""
+    if isinstance(model, T5ForConditionalGeneration):
+        pairs = [(described, sample) for sample in described.samples]
+        logits_sv, labels_s = answer_logits(model, collate_readings(pairs))
+    else:
+        batch = collate_described([described], pack_length=0)
+        logits_sv, labels_s = target_logits(model, batch), batch.labels_s
     lengths = [sum(sample.targets) for sample in described.samples]
-    return [bool(answer.all()) for answer in torch.split(right, lengths)]
+    right = torch.split(logits_sv.argmax(-1) == labels_s, lengths)
+    return [bool(answer.all()) for answer in right]
 
 
 Case = tuple[str, Box | None] | None

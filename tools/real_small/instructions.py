@@ -38,9 +38,16 @@ YES_NO_SHARE = 2
 
 
 def instructions(
-    scenes: Sequence[Scene], files: Sequence[Sequence[InstructionRecord]], *, seed: int
+    scenes: Sequence[Scene],
+    files: Sequence[Sequence[InstructionRecord]],
+    *,
+    seed: int,
+    captions: int = 5,
+    further: float = 1.0,
 ) -> list[InstructionRecord]:
-    """Return the records of a mix. The records of a file bear at most one image each."""
+    """Return the records of a mix: of each image so many captions at most, and for that share of
+    the images a record more. The records of a file bear one image each.
+    """
     rng = random.Random(seed)
     asked: dict[str, list[Asked]] = defaultdict(list)
     for one in ask_in_pairs(scenes, each=EACH, seed=seed):
@@ -49,11 +56,14 @@ def instructions(
     kinds = [None] * YES_NO_SHARE + list(by_image)
     mixed: list[InstructionRecord] = []
     for number, scene in enumerate(rng.sample(list(scenes), len(scenes))):
-        mixed += captions_asked(scene, rng.choice(WORDINGS))
+        told = list(captions_asked(scene, rng.choice(WORDINGS)))
+        mixed += rng.sample(told, min(captions, len(told)))
+        if rng.random() >= further:
+            continue
         kind = kinds[number % len(kinds)]
-        further = None if kind is None else kind.get(scene.image)
-        if further is not None:
-            mixed.append(further)
+        record = None if kind is None else kind.get(scene.image)
+        if record is not None:
+            mixed.append(record)
         elif asked[scene.id]:
             mixed.append(yes_and_no(asked[scene.id], rng))
     return mixed
@@ -102,6 +112,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="images/, instances.json, captions.json")
     parser.add_argument("out", type=Path, help="JSON lines file to write")
     parser.add_argument("records", type=Path, nargs="+", help="files of laterna synthesize")
+    parser.add_argument("--captions", type=int, default=5, help="of an image, at most")
+    parser.add_argument("--further", type=float, default=1.0, help="share with another record")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     scenes = list(stream_scenes(given.data, None, [], captionless=True))
@@ -111,7 +123,9 @@ def main() -> None:
         [msgspec.json.decode(line, type=InstructionRecord) for line in path.open("rb")]
         for path in given.records
     ]
-    mixed = instructions(scenes, files, seed=given.seed)
+    mixed = instructions(
+        scenes, files, seed=given.seed, captions=given.captions, further=given.further
+    )
     encoder = msgspec.json.Encoder()
     with write_atomically(given.out) as aside:
         aside.write_bytes(b"".join(encoder.encode(record) + b"\n" for record in mixed))

@@ -93,7 +93,7 @@ def likelihoods(
     logits_sv, labels_s = model.target_logits(replace(batch, pixels_bchw=pixels))
     nats_s = logits_sv.float().log_softmax(-1).gather(1, labels_s[:, None].to(logits_sv.device))
     order = [sample for pack in packs for sample in pack.samples]
-    parts = nats_s[:, 0].split([sum(sample.targets[1:]) for sample in order])
+    parts = torch.split(nats_s[:, 0], [sum(sample.targets[1:]) for sample in order])
     by_id = {sample.id: float(part.mean()) for sample, part in zip(order, parts, strict=True)}
     return torch.tensor([by_id[sample.id] for sample in samples])
 
@@ -115,8 +115,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder in COCO's form")
     parser.add_argument("--limit", type=int, default=0, help="photographs, drawn by lot; 0: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: the device's")
     given = parser.parse_args()
-    assistant = load(given.model)
+    assistant = load(given.model, dtype=given.dtype)
     samples = asked_samples(assistant, given.data)
     found, names = rank(
         assistant.model, samples, given.data / "images", seed=given.seed, limit=given.limit

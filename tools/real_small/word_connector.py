@@ -5,10 +5,8 @@ features to the mean embedding of its captions' words; the regression is linear,
 the mean over the patches is applied to each patch alone. Then all is scaled to the length of the
 language model's embeddings. No box is used. The file is for `laterna train --init-from`.
 
-From there the connector trains for a few passes without the language model (`learn_words`): each
-token is a mixture component that says words by its nearness to their embeddings, and the mixture is
-to say the words of the image's captions. That costs seconds a pass where the language model would
-take an hour.
+From there the connector trains for a few passes without the language model, by the same words
+(`real_small.word_learning`).
 
 Shapes: b images · n patches · d width of the features · e width of the embeddings · v words ·
 h width of a perceptron's hidden layer.
@@ -17,7 +15,6 @@ h width of a perceptron's hidden layer.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -27,7 +24,6 @@ from typing import NamedTuple, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from laterna.data.images.files import open_images
 from laterna.data.images.opening import load_image
@@ -44,14 +40,12 @@ from laterna.progress import shown_progress
 from laterna.recipe import Recipe, load_recipe
 from laterna.records import Sample
 from real_small.prepared_samples import prepared_samples
+from real_small.word_learning import learn_words, through
 
 RIDGE = 1.0
 """Weight of the penalty, as a share of the features' mean variance over all images. Of 0.01 to
-10 it named colours and kinds of the world's held-out toys best (docs/real-small.md)."""
+10 it named colours and kinds of the world's held-out toys best (NOTES.md)."""
 IMAGES_A_PASS = 32
-WORDS_LR, WORDS_DECAY, WORDS_BATCH = 1e-3, 0.05, 64
-"""Of `learn_words`."""
-FEWEST = 5
 
 
 class Line(NamedTuple):
@@ -93,96 +87,12 @@ def fit_words(
         for layer, wanted in zip(layers, lines, strict=True):
             layer.weight.copy_(wanted.weight_ed)
             layer.bias.copy_(wanted.bias_e)
-        rescale(layers[-1], _through(layers, features_bnd), length)
+        rescale(layers[-1], through(layers, features_bnd), length)
     if passes:
         learn_words(layers, features_bnd, list(bags.values()), table_ve, passes=passes)
         with torch.no_grad():
-            rescale(layers[-1], _through(layers, features_bnd), length)
+            rescale(layers[-1], through(layers, features_bnd), length)
     return len(bags)
-
-
-def learn_words(
-    layers: Sequence[nn.Linear],
-    features_bnd: Tensor,
-    bags: Sequence[Sequence[int]],
-    table_ve: Tensor,
-    *,
-    passes: int,
-) -> list[float]:
-    """Train the layers to say the words of each image; return the loss on held-out images, before
-    and after each pass.
-
-    The loss is the cross-entropy, in nats a word, of the mixture over an image's tokens of
-    softmax(token · embedding + bias), against the words of its captions; words of more than half
-    of the images, and of fewer than `FEWEST`, are not counted. The pass of the lowest loss is kept.
-    """
-    counts_bv, kept_v = _counted(bags, len(table_ve))
-    words_ve = functional.normalize(table_ve[kept_v], dim=-1)
-    often_v = counts_bv.sum(0) / counts_bv.sum()
-    bias_v = nn.Parameter(often_v.log())
-    sharpness = nn.Parameter(torch.tensor(3.0))
-    length = float(_through(layers, features_bnd[:256]).detach().norm(dim=-1).mean())
-    weights = [weight for layer in layers for weight in layer.parameters()]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "lr": WORDS_LR}, {"params": [bias_v, sharpness], "lr": 1e-2}],
-        weight_decay=WORDS_DECAY,
-    )
-    draw = torch.Generator().manual_seed(0)
-    order_b = torch.randperm(len(bags), generator=draw)
-    held_b, learned_b = order_b[: len(bags) // 10], order_b[len(bags) // 10 :]
-
-    def loss_of(chosen_b: Tensor) -> Tensor:
-        tokens_bne = _through(layers, features_bnd[chosen_b]) / length
-        said_bnv = (sharpness.exp() * tokens_bne @ words_ve.T + bias_v).log_softmax(-1)
-        mixed_bv = said_bnv.logsumexp(1) - math.log(said_bnv.shape[1])
-        wanted_bv = counts_bv[chosen_b]
-        return -(wanted_bv * mixed_bv).sum() / wanted_bv.sum()
-
-    steps = passes * len(learned_b.split(WORDS_BATCH))
-    falling = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [WORDS_LR, 1e-2], total_steps=steps, pct_start=0.1
-    )
-    losses, best = [_mean_of(loss_of, held_b)], [weight.detach().clone() for weight in weights]
-    for _ in range(passes):
-        shuffled = learned_b[torch.randperm(len(learned_b), generator=draw)]
-        for chosen_b in shuffled.split(WORDS_BATCH):
-            optimizer.zero_grad()
-            loss_of(chosen_b).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            falling.step()
-        losses.append(_mean_of(loss_of, held_b))
-        print(f"words of held-out images: {losses[-1]:.3f} nats, before {losses[0]:.3f}")
-        if losses[-1] == min(losses):
-            best = [weight.detach().clone() for weight in weights]
-    with torch.no_grad():
-        for weight, value in zip(weights, best, strict=True):
-            weight.copy_(value)
-    return losses
-
-
-@torch.no_grad()
-def _mean_of(loss_of: Callable[[Tensor], Tensor], chosen_b: Tensor) -> float:
-    parts = chosen_b.split(WORDS_BATCH)
-    return sum(float(loss_of(part)) * len(part) for part in parts) / len(chosen_b)
-
-
-def _counted(bags: Sequence[Sequence[int]], vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Return how often each image's captions say each word that counts (b, v), and those words."""
-    said_bv = torch.zeros(len(bags), vocabulary, dtype=torch.int16)
-    for row, bag in enumerate(bags):
-        ids, times = torch.tensor(bag).unique(return_counts=True)
-        said_bv[row, ids] = times.to(torch.int16)
-    images_v = (said_bv > 0).sum(0)
-    kept_v = ((images_v >= FEWEST) & (images_v <= len(bags) / 2)).nonzero()[:, 0]
-    return said_bv[:, kept_v].float(), kept_v
-
-
-def _through(layers: Sequence[nn.Linear], features_bnd: Tensor) -> Tensor:
-    """Return what the layers make of features, GELU between them: (b, n, e)."""
-    tokens_bne = features_bnd
-    for place, layer in enumerate(layers):
-        tokens_bne = layer(functional.gelu(tokens_bne) if place else tokens_bne)
-    return tokens_bne
 
 
 def ridge(features_bnd: Tensor, words_be: Tensor) -> Line:
@@ -252,16 +162,17 @@ def _features(
 ) -> Tensor:
     """Return what the connector's first layer sees of the images, from the recipe's cache."""
     recipe = assistant.recipe
+    store = None
     if recipe is not None and recipe.feature_cache:
-        read = _cached(assistant, folder, names, recipe).get
-    else:
-
-        def read(chunk: Sequence[str]) -> Tensor:
-            return assistant.vision(assistant.prepare([load_image(folder / one) for one in chunk]))
-
+        store = _cached(assistant, folder, names, recipe)
     chunks = []
     for start in range(0, len(names), IMAGES_A_PASS):
-        features_bnd = read(names[start : start + IMAGES_A_PASS])
+        chosen = names[start : start + IMAGES_A_PASS]
+        if store is None:
+            opened = [load_image(folder / name) for name in chosen]
+            features_bnd: Tensor = assistant.vision(assistant.prepare(opened))
+        else:
+            features_bnd = store.get(chosen)
         chunks.append(features_bnd if see is None else see(features_bnd))
     return torch.cat(chunks)
 
@@ -289,7 +200,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="caption records, one image each")
     parser.add_argument("images", type=Path, help="folder of their images")
     parser.add_argument("out", type=Path, help="safetensors file to write")
-    parser.add_argument("--passes", type=int, default=20, help="of learning words; 0: ridge alone")
+    parser.add_argument("--passes", type=int, default=8, help="of learning words; 0: ridge alone")
     given = parser.parse_args()
     recipe = load_recipe(given.recipe)
     if recipe.threads:

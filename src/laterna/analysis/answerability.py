@@ -1,21 +1,21 @@
-"""Whether a text proxy held what an answer says, property by property.
+"""Whether a text proxy supports what an answer says, property by property.
 
-Asked here is whether the teacher could have known, not whether it was right: that is the
-checks' part. Each property has one rule, which names the lines of the proxy that hold it:
+The question is whether the teacher could have known it, not whether it was right, which the checks
+decide. Each property has one rule, which names the lines of the proxy that support it:
 
     existence   boxes or captions name at least half of the things that the answer names
     count       a box of the thing, or a caption with a number before it
     colour      a caption with a colour before the thing, or a line of `colours` about it
     place       a box of the thing, or a caption that names it with a place behind it
-    relation    boxes of two things asked or told about, or a caption that relates one of them
+    relation    boxes of two things in question or answer, or a caption that relates one of them
     action      a caption that names the thing and what is being done
     text        a line of `ocr`, or half of the answer's new words in the captions
     texture     a caption with a material or pattern to the thing, or a line of `texture`
     lighting    a line of `lighting`, or a caption with a word for light, time or weather
     emotion     a caption with a word for a feeling or an expression
 
-Whatever is asked, an answer that the thing is not there is held by boxes that lack it.
-`background`, `description` and `other` are not judged: no line holds them.
+For every property, boxes without a thing support an answer that it is not there. `background`,
+`description` and `other` are not judged: no line supports them.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _NUMBERS = NUMBER_WORDS | {str(number) for number in range(100)}
 
 
 class ProxyEvidence(Record):
-    """What a proxy tells, by channel; `boxes` are the keys of the boxed things, one a box."""
+    """What a proxy says, by channel; `boxes` are the keys of the boxed things, one for each box."""
 
     captions: tuple[str, ...]
     boxes: tuple[str, ...]
     categories: tuple[str, ...]
-    """The categories of `boxes`, as they are written."""
+    """The categories of `boxes`, as written."""
     enrichments: dict[str, tuple[str, ...]]
     """Lines of every other channel."""
 
 
 class QAPair(Record):
-    """A question and its answer, with what they speak of."""
+    """A question and its answer, with what they are about."""
 
     question: str
     answer: str
@@ -68,7 +68,7 @@ def read_evidence(proxy: Proxy) -> ProxyEvidence:
     lines.pop("", None)
     return ProxyEvidence(
         captions=tuple(lines.pop("caption", ())),
-        # The last word is the thing; what stands before it says which.
+        # The last word is the thing, the words before it say which.
         boxes=tuple(found[-1].key for name in categories if (found := read_text(name).mentions)),
         categories=categories,
         enrichments={channel: tuple(found) for channel, found in lines.items()},
@@ -86,37 +86,37 @@ def make_pair(question: str, answer: str) -> QAPair:
     )
 
 
-def is_answerable(told: ProxyEvidence, asked: QAPair, about: Property) -> bool | None:
-    """Say whether the proxy held what the answer tells of the property; None: not judged."""
+def is_answerable(evidence: ProxyEvidence, pair: QAPair, about: Property) -> bool | None:
+    """Say whether the proxy supports the answer for a property; None: not judged."""
     rule = _RULES.get(about)
-    return None if rule is None else rule(told, asked) or _is_rightly_denied(told, asked)
+    return None if rule is None else rule(evidence, pair) or _is_rightly_denied(evidence, pair)
 
 
-def _is_rightly_denied(told: ProxyEvidence, asked: QAPair) -> bool:
+def _is_rightly_denied(evidence: ProxyEvidence, pair: QAPair) -> bool:
     """Say whether the answer is that a thing asked about is not there, and boxes lack it."""
-    if not told.boxes:
+    if not evidence.boxes:
         return False
-    words, mentions, _ = _read_answer(asked.answer)
+    words, mentions, _ = _read_answer(pair.answer)
     denied = {one.key for one in mentions if one.known and is_denied(words, one.first, one.last)}
-    return bool(denied) and denied <= set(asked.subjects) and not denied & _held(told)
+    return bool(denied) and denied <= set(pair.subjects) and not denied & _held(evidence)
 
 
-def _held(told: ProxyEvidence) -> set[str]:
-    return set(told.boxes).union(*(read_text(caption).keys for caption in told.captions))
+def _held(evidence: ProxyEvidence) -> set[str]:
+    return set(evidence.boxes).union(*(read_text(caption).keys for caption in evidence.captions))
 
 
-def _existence(told: ProxyEvidence, asked: QAPair) -> bool:
-    held = _held(told)
-    subjects = set(asked.subjects)
-    if QUESTIONS["yes_no"].match(asked.question.lower()) and subjects:
+def _existence(evidence: ProxyEvidence, pair: QAPair) -> bool:
+    held = _held(evidence)
+    subjects = set(pair.subjects)
+    if QUESTIONS["yes_no"].match(pair.question.lower()) and subjects:
         if subjects & held:
             return True
         # Boxes are complete for the categories that were annotated, and for no other.
-        annotated = subjects <= {*CATEGORIES, *told.boxes}
-        return bool(told.boxes) and annotated and _denies(asked.answer, subjects)
-    named = {one.key for one in read_text(asked.answer).mentions if one.known}
-    # An answer that names categories is held to them: what else it says may be its reasons.
-    return _half(named - subjects or read_text(asked.answer).keys, subjects, held)
+        annotated = subjects <= {*CATEGORIES, *evidence.boxes}
+        return bool(evidence.boxes) and annotated and _denies(pair.answer, subjects)
+    named = {one.key for one in read_text(pair.answer).mentions if one.known}
+    # Of an answer that names categories only these count: the rest may be its reasons.
+    return _half(named - subjects or read_text(pair.answer).keys, subjects, held)
 
 
 def _denies(answer: str, subjects: Set[str]) -> bool:
@@ -132,74 +132,74 @@ def _read_answer(answer: str) -> ReadText:
 
 
 def _plain(answer: str) -> str:
-    """Return an answer with straight apostrophes, which "isn't" is known by."""
+    """Return an answer with straight apostrophes, as in "isn't"."""
     return answer.replace("\u2019", "'").strip()
 
 
-def _count(told: ProxyEvidence, asked: QAPair) -> bool:
+def _count(evidence: ProxyEvidence, pair: QAPair) -> bool:
     # "How many cups are in the box?" counts the cups.
-    counted = asked.subjects[:1]
-    if told.boxes and (not counted or counted[0] in told.boxes):
+    counted = pair.subjects[:1]
+    if evidence.boxes and (not counted or counted[0] in evidence.boxes):
         return True
-    return any(described(caption, counted, _NUMBERS) for caption in told.captions)
+    return any(described(caption, counted, _NUMBERS) for caption in evidence.captions)
 
 
 def _describing(words: Collection[str], channel: str) -> Callable[[ProxyEvidence, QAPair], bool]:
-    """Return the rule for a quality: a caption gives it to a subject, or a channel tells of one."""
+    """Return the rule for a quality: a caption gives it to a subject, or a channel names one."""
 
-    def rule(told: ProxyEvidence, asked: QAPair) -> bool:
-        if any(described(caption, asked.subjects, words) for caption in told.captions):
+    def rule(evidence: ProxyEvidence, pair: QAPair) -> bool:
+        if any(described(caption, pair.subjects, words) for caption in evidence.captions):
             return True
-        lines = told.enrichments.get(channel, ())
-        about = set(asked.subjects)
+        lines = evidence.enrichments.get(channel, ())
+        about = set(pair.subjects)
         return any(not about or about & read_text(line).keys for line in lines)
 
     return rule
 
 
 def _of_the_whole(words: Set[str], channel: str) -> Callable[[ProxyEvidence, QAPair], bool]:
-    """Return the rule for light or mood: a caption has a word for it, or a channel tells of it."""
+    """Return the rule for light or mood: a caption has a word for it, or a channel has lines."""
 
-    def rule(told: ProxyEvidence, _: QAPair) -> bool:
-        # The word by itself: a traffic light is no light.
-        return any(words & read_text(caption).keys for caption in told.captions) or bool(
-            told.enrichments.get(channel)
+    def rule(evidence: ProxyEvidence, _: QAPair) -> bool:
+        # Only the word alone: a traffic light is no light.
+        return any(words & read_text(caption).keys for caption in evidence.captions) or bool(
+            evidence.enrichments.get(channel)
         )
 
     return rule
 
 
-def _place(told: ProxyEvidence, asked: QAPair) -> bool:
-    if told.boxes and (not asked.subjects or set(asked.subjects) & set(told.boxes)):
+def _place(evidence: ProxyEvidence, pair: QAPair) -> bool:
+    if evidence.boxes and (not pair.subjects or set(pair.subjects) & set(evidence.boxes)):
         return True
-    return any(_places(caption, asked.subjects) for caption in told.captions)
+    return any(_places(caption, pair.subjects) for caption in evidence.captions)
 
 
-def _relation(told: ProxyEvidence, asked: QAPair) -> bool:
-    concerned = {*asked.subjects, *read_text(asked.answer).keys}
-    boxed = [key for key in told.boxes if key in concerned]
-    if len(boxed) > 1 and (not asked.subjects or set(asked.subjects) & set(boxed)):
+def _relation(evidence: ProxyEvidence, pair: QAPair) -> bool:
+    concerned = {*pair.subjects, *read_text(pair.answer).keys}
+    boxed = [key for key in evidence.boxes if key in concerned]
+    if len(boxed) > 1 and (not pair.subjects or set(pair.subjects) & set(boxed)):
         return True
     return _captioned(
-        told, asked.subjects, lambda caption: bool(QUESTIONS["related"].search(caption))
+        evidence, pair.subjects, lambda caption: bool(QUESTIONS["related"].search(caption))
     )
 
 
-def _action(told: ProxyEvidence, asked: QAPair) -> bool:
+def _action(evidence: ProxyEvidence, pair: QAPair) -> bool:
     def acts(caption: str) -> bool:
         return any(
             word in WORDS.actions or (word.endswith("ing") and word not in WORDS.no_actions)
             for word in re.findall(r"[a-z]+", caption)
         )
 
-    return _captioned(told, asked.subjects, acts)
+    return _captioned(evidence, pair.subjects, acts)
 
 
-def _text(told: ProxyEvidence, asked: QAPair) -> bool:
-    if told.enrichments.get("ocr"):
+def _text(evidence: ProxyEvidence, pair: QAPair) -> bool:
+    if evidence.enrichments.get("ocr"):
         return True
-    held: set[str] = set().union(*(read_text(caption).keys for caption in told.captions))
-    return _half(read_text(asked.answer).keys, set(subjects_of(asked.question)), held)
+    held: set[str] = set().union(*(read_text(caption).keys for caption in evidence.captions))
+    return _half(read_text(pair.answer).keys, set(subjects_of(pair.question)), held)
 
 
 _RULES: dict[Property, Callable[[ProxyEvidence, QAPair], bool]] = {
@@ -217,21 +217,23 @@ _RULES: dict[Property, Callable[[ProxyEvidence, QAPair], bool]] = {
 
 
 def _half(answered: Set[str], asked: Set[str], held: Set[str]) -> bool:
-    """Say whether the proxy holds at least half of what the answer adds to the question."""
+    """Say whether the proxy has at least half of what the answer adds to the question."""
     new = answered - asked or answered
     return bool(new) and 2 * len(new & held) >= len(new)
 
 
 def _places(caption: str, subjects: Collection[str]) -> bool:
-    """Say whether a caption tells a place behind one of the subjects (anywhere, without)."""
+    """Say whether a caption has a place after one of the subjects (without subjects: anywhere)."""
     words, mentions, _ = read_text(caption)
     starts = [one.last for one in mentions if one.key in subjects] if subjects else [0]
     return any(WORDS.locatives.intersection(words[start:]) for start in starts)
 
 
-def _captioned(told: ProxyEvidence, subjects: Collection[str], says: Callable[[str], bool]) -> bool:
-    """Say whether a caption that names one of the subjects (any, without subjects) says it."""
+def _captioned(
+    evidence: ProxyEvidence, subjects: Collection[str], says: Callable[[str], bool]
+) -> bool:
+    """Say whether a caption that names one of the subjects (without subjects: any) `says` it."""
     return any(
         says(caption.lower()) and (not subjects or not read_text(caption).keys.isdisjoint(subjects))
-        for caption in told.captions
+        for caption in evidence.captions
     )

@@ -1,7 +1,7 @@
 """What a finished set asks about, and what of it the teacher could have known: the blind spots.
 
-One pass over the records in bounded memory; what grows is a table of answer lengths and one of
-first words, not the number of records.
+One pass over the records in bounded memory: only the tables of answer lengths and of first words
+grow.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ NO_KIND = "not said"
 
 
 class PropertyCount(Record):
-    """How often one property was asked about, and whether the proxies held it."""
+    """How often one property was asked about, and whether the proxies supported the answers."""
 
     name: Property
     questions: int
     supported: int
-    """Answers whose proxy held what they tell."""
+    """Answers that their proxy supported."""
     unsupported: int
-    """Answers whose proxy did not: the blind spots."""
+    """Answers that it did not: the blind spots."""
     declined: int
-    """Answers that decline to tell: they need no support, whatever the proxy held."""
+    """Answers that decline to say: they need no support."""
 
     @property
     def unjudged(self) -> int:
@@ -85,10 +85,10 @@ class CoverageCounter:
     def add(self, record: InstructionRecord, proxy: Proxy | None = None) -> None:
         """Count a record; with `proxy`, what its teacher was shown, also what that supported."""
         self._kinds[record.kind or NO_KIND] += 1
-        told = None
+        evidence = None
         if proxy is not None:
             self._with_proxy += 1
-            told = read_evidence(proxy)
+            evidence = read_evidence(proxy)
         for question, answer in exchanges_of(record):
             self._questions += 1
             self._answer_words[len(answer.split())] += 1
@@ -97,13 +97,13 @@ class CoverageCounter:
             self._asked.update(names)
             if declines(answer):
                 self._declined.update(names)
-            elif told is not None:
-                self._judge(told, make_pair(question, answer), names)
+            elif evidence is not None:
+                self._judge(evidence, make_pair(question, answer), names)
 
-    def _judge(self, told: ProxyEvidence, asked: QAPair, names: Iterable[Property]) -> None:
-        """Count whether the proxy held what the answer tells of each property."""
+    def _judge(self, evidence: ProxyEvidence, pair: QAPair, names: Iterable[Property]) -> None:
+        """Count whether the proxy supported the answer for each property."""
         for name in names:
-            held = is_answerable(told, asked, name)
+            held = is_answerable(evidence, pair, name)
             if held is not None:
                 (self._supported if held else self._unsupported)[name] += 1
 
@@ -146,5 +146,5 @@ def _first_word(question: str) -> str:
 
 
 def _ranked(counted: Counter[str]) -> tuple[tuple[str, int], ...]:
-    """Most frequent first, equals by the alphabet."""
+    """Return the counts, most frequent first, equals in alphabetical order."""
     return tuple(sorted(counted.items(), key=lambda item: (-item[1], item[0])))

@@ -1,4 +1,4 @@
-"""What a text names, so that questions, answers and proxies can be laid side by side."""
+"""What a text mentions, so that questions, answers and proxies can be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Mention(NamedTuple):
     """One naming of a thing in a text."""
 
     key: str
-    """The category that it means; of a thing without one, its singular word."""
+    """Its category; for a thing without one, its singular word."""
     first: int
     """Index of its first word."""
     last: int

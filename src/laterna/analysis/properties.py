@@ -1,4 +1,4 @@
-"""What a question asks about: the visual properties, told from its words.
+"""What a question asks about: the visual properties, by its words.
 
 The rule: a question has every property that one of its rules finds, with two exceptions. A
 question for the whole image ("Describe the image in detail") is a `description` and nothing

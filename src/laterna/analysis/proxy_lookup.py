@@ -20,9 +20,9 @@ class ProxyLookup:
     """Gives the proxy that a record was written from; `unknown` counts by reason where it cannot.
 
     An image is found by its whole name, or by its file name alone where only one scene has that.
-    A record with provenance must have been written from the very words that are found again. One
-    without is taken to be of LLaVA's form: boxes for every kind but conversation, and where the
-    kind is not said either, for all.
+    A record with provenance must have been written from exactly the proxy that is found. A record
+    without is taken to be of LLaVA's form: boxes for every kind but conversation, and for all where
+    the kind is not given.
     """
 
     def __init__(self, scenes: Iterable[Scene], images: Path | None = None) -> None:
@@ -57,7 +57,7 @@ class ProxyLookup:
         if enrichments and self._images is None:
             self.unknown["enriched from its picture, and no picture folder given"] += 1
             return None
-        # A kind that is not said was shown all that any kind is shown.
+        # A record without a kind may have been written from all channels.
         kind: Kind = "detail" if record.kind in (None, "caption") else record.kind
         for boxes in _box_choices(record):
             try:

@@ -33,13 +33,12 @@ STAGES: dict[str, tuple[StageName, ...]] = {
     "instruct": ("instruct",),
     "both": ("align", "instruct"),
 }
-"""What `--stage` may be, and the stages that it means, in order."""
+"""`--stage` to its stages, in order."""
 StageChoice = Annotated[str, KeysOf("laterna.commands.base:STAGES")]
 FormatName = Annotated[str, KeysOf("laterna.scenes.readers:READERS", also=("auto",))]
-"""Form of annotations."""
-TemplateName = Annotated[str, KeysOf("laterna.data.template:SHIPPED_TEMPLATES", also=("own",))]
+"""Format of annotations."""
 LISTED = 20
-"""Left-out records shown one by one; the closing line counts all of them by reason."""
+"""Left-out records that are printed; the closing line counts all by reason."""
 
 
 class Reads(NamedTuple):
@@ -47,10 +46,10 @@ class Reads(NamedTuple):
 
     path: Path
     whole: bool = True
-    """Whether all that lies in it is read; else only what records name, so that it may be the
-    folder that one works in."""
+    """Whether all files in it are read; else only those that records name, so that it may be the
+    current folder."""
     kind: Literal["file", "folder", "either", "maybe"] = "either"
-    """What must be there; `maybe`: it may also be the name of something that is not a path."""
+    """What it must be; `maybe`: a path or another name, such as a hub id."""
 
 
 class Writes(NamedTuple):
@@ -89,14 +88,14 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all commands: the arguments of one step."""
 
     def reads(self) -> Iterable[Reads]:
-        """Name what is read, as far as it is known before the work; what is not there is left out.
+        """Yield what is read, as far as it is known before the work.
 
-        Raises LaternaError where it is known at once that nothing can come of the command.
+        Raises LaternaError where it is known at once that the command cannot succeed.
         """
         return ()
 
     def writes(self) -> Iterable[Writes]:
-        """Name all that is written."""
+        """Yield all that is written."""
         return ()
 
     def run(self) -> str:
@@ -105,16 +104,16 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def made_of(source: str, **settings: object) -> dict[str, str]:
-    """Say what a command makes something of: a folder, file or hub id as it is now; settings."""
+    """Return `Made.of`: a folder, file or hub id as it is now, and settings."""
     path = Path(source)
     files = (*path.glob("*"), *path.glob("*/*")) if path.is_dir() else (path,)
     known = sorted((os.path.relpath(one, path), one.stat()) for one in files if one.is_file())
     seen = [(name, found.st_size, found.st_mtime_ns) for name, found in known]
-    told = {"source": path.name if seen else source}
+    of = {"source": path.name if seen else source}
     if seen:
-        told["its files"] = sha256(repr(seen).encode()).hexdigest()[:16]
-    told |= {name: str(value) for name, value in settings.items()}
-    return {name: text.encode(errors="backslashreplace").decode() for name, text in told.items()}
+        of["its files"] = sha256(repr(seen).encode()).hexdigest()[:16]
+    of |= {name: str(value) for name, value in settings.items()}
+    return {name: text.encode(errors="backslashreplace").decode() for name, text in of.items()}
 
 
 def recipe_reads(recipe: Recipe, stages: Sequence[StageName]) -> Iterator[Reads]:
@@ -130,8 +129,8 @@ def recipe_reads(recipe: Recipe, stages: Sequence[StageName]) -> Iterator[Reads]
 
 
 def require_command_bounds(command: Command) -> None:
-    """Raise LaternaError, naming the option, for a number that is out of its type's bounds, or for
-    a text that no file or message can hold.
+    """Raise LaternaError, naming the option, for a number out of its type's bounds, and for a text
+    with a NUL character.
     """
 
     def option(place: str) -> str:
@@ -147,8 +146,8 @@ def require_command_bounds(command: Command) -> None:
 
 
 def require_places(command: Command) -> None:
-    """Raise LaternaError where a command would write over what it reads, or over what is not its
-    own, or cannot write at all; put back first what a killed process had moved aside.
+    """Raise LaternaError where a command would overwrite what it reads or what is not its own, or
+    cannot write; restore first what a killed process had moved away.
     """
     read, written = list(command.reads()), list(command.writes())
     for path in (*(one.path for one in read), *(one.path for one in written)):
@@ -201,8 +200,8 @@ def _require_apart(out: Writes, read: Sequence[Reads]) -> None:
 
 
 def _require_no_annotations(out: Writes) -> None:
-    """Raise LaternaError where a file of annotations would be replaced: one that lies beside
-    another, as captions do, is read with it though nobody names it.
+    """Raise LaternaError where a file of annotations would be replaced: one next to another, as
+    captions are, is read with it without being named.
     """
     from laterna.scenes.readers import READERS
 

@@ -17,7 +17,6 @@ from laterna.records import DEFAULT_IMAGE_TOKEN
 if TYPE_CHECKING:
     from laterna.inference.explanation import Asked
 
-
 MethodName = Annotated[str, KeysOf("laterna.inference.explain:METHODS")]
 
 
@@ -77,7 +76,7 @@ class Chat(Command, frozen=True, kw_only=True):
 
 
 class Explain(Command, frozen=True, kw_only=True):
-    """Show what in an image an answer hangs on, as a page or as one image."""
+    """Show which parts of an image an answer depends on, as a page or as one image."""
 
     model: Positional[str]
     """A Laterna checkpoint, a llava-hf or original LLaVA folder, or a hub id of one."""

@@ -17,6 +17,8 @@ from laterna.recipe import Amount, Count, Number, Seed
 from laterna.synthesis.settings import OPENAI_URL, Endpoint, Spending
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from laterna.evaluation.judge import Judging
     from laterna.evaluation.run import Evaluation
     from laterna.evaluation.shots import Shots
@@ -148,6 +150,9 @@ class Evaluate(Command, frozen=True, kw_only=True):
     """Build the questions of `pope` first, from these annotations (`instances_*.json`), in DATA."""
     build_images: Count = 500
     """Images that are drawn for `--build`, six questions each and sampling."""
+    explain: Number = 4
+    """Answers of each task of which OUT's page shows what in the image they hang on, at up to 64
+    forward passes each. 0: none."""
     overwrite: bool = False
     """Replace another evaluation in OUT."""
     shots: Annotated[ShotOptions, arg(name="")] = ShotOptions()
@@ -210,8 +215,6 @@ class Evaluate(Command, frozen=True, kw_only=True):
         data: Path,
         questions: TaskQuestions,
     ) -> Evaluation:
-        from rich.console import Console
-
         from laterna.evaluation.run import evaluate, score_table
 
         evaluation = evaluate(
@@ -228,8 +231,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
             cache=self._cache(),
             read=questions,
         )
-        # as wide as a table of all controls: in a narrower terminal rich would cut the figures
-        Console(width=max(Console().width, _TABLE_WIDTH)).print(score_table(evaluation))
+        _wide_console().print(score_table(evaluation))
         for line in _judge_lines(evaluation):
             print(line)
         for warning in evaluation.warnings:
@@ -249,6 +251,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
         from laterna.evaluation.answer_cache import model_fingerprint
         from laterna.evaluation.saved import PAGE, Subject, read_run, training_sources, write_run
         from laterna.report.evaluation import write_evaluation_page
+        from laterna.report.overlays import explain_answers, write_explanations
         from laterna.version import __version__
 
         subject = Subject(
@@ -262,6 +265,9 @@ class Evaluate(Command, frozen=True, kw_only=True):
         )
         with write_atomically(out, self._made(), overwrite=self.overwrite) as aside:
             write_run(aside, subject, found, data)
+            if self.explain:
+                explained = explain_answers(assistant, read_run(aside), self.explain)
+                write_explanations(aside, explained)
         write_evaluation_page(out / PAGE, read_run(out))
 
     def _load(self, name: str) -> Assistant:
@@ -321,6 +327,13 @@ class Evaluate(Command, frozen=True, kw_only=True):
             print(f"built {path}: {built.questions} questions about {built.images} images{lost}")
 
 
+def _wide_console() -> Console:
+    """Return a console as wide as any table here: in a narrower terminal rich cuts the figures."""
+    from rich.console import Console
+
+    return Console(width=max(Console().width, _TABLE_WIDTH))
+
+
 def _told(evaluation: Evaluation) -> str:
     from laterna.evaluation.run import figures
 
@@ -368,15 +381,13 @@ class Compare(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `laterna.evaluation.compare`, show the table and write the page."""
-        from rich.console import Console
-
         from laterna.evaluation.compare import compare_runs, comparison_tables
         from laterna.evaluation.saved import read_run
         from laterna.report.evaluation import write_comparison_page
 
         pair = read_run(self.first), read_run(self.second)
         found = compare_runs(*pair)
-        Console().print(*comparison_tables(found))
+        _wide_console().print(*comparison_tables(found))
         for line in found.remarks:
             print(line)
         write_comparison_page(self.out, found)

@@ -9,8 +9,9 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from laterna.choices import KeysOf
-from laterna.commands.base import Command, Reads, TemplateName, Writes, made_of
+from laterna.commands.base import Command, Reads, Writes, made_of
 from laterna.files import Made
+from laterna.recipe import TemplateName
 
 
 class Import(Command, frozen=True, kw_only=True):
@@ -28,14 +29,13 @@ class Import(Command, frozen=True, kw_only=True):
     vision: str = ""
     """Folder or hub id of an original LLaVA's encoder; default: as the source says."""
     template: TemplateName = ""
-    """Chat template: `own`, `vicuna_v1`, `llama_2` or `plain`; default: the source's own where
-    it has one, `vicuna_v1` where it has none."""
+    """Chat template: `own`, or a shipped one; default: the source's own where it has one,
+    `vicuna_v1` where it has none."""
     fit: str = ""
     """How images become square, as in `vision.fit`; default: as the source says. llava-hf's
     folders crop, though LLaVA-1.5 was trained with `pad`."""
     merge: bool = False
     """Merge adapters into the weights."""
-
     overwrite: bool = False
     """Replace a checkpoint that was made from something else."""
 
@@ -87,7 +87,8 @@ class Export(Command, frozen=True, kw_only=True):
     """Write a checkpoint for another engine. Adapters are merged.
 
     `hf` is a LlavaForConditionalGeneration with its processor (transformers, vLLM, SGLang);
-    `gguf` is llama.cpp's pair, model.gguf and mmproj.gguf (llama.cpp, Ollama, LM Studio).
+    `idefics` an IdeficsForVisionText2Text (transformers); `gguf` llama.cpp's pair, model.gguf and
+    mmproj.gguf (llama.cpp, Ollama, LM Studio).
     """
 
     checkpoint: Positional[str]
@@ -97,9 +98,7 @@ class Export(Command, frozen=True, kw_only=True):
     to: Annotated[str, KeysOf("laterna.model.exporters:EXPORTS")]
     """The format."""
     precision: str | None = None
-    """Of the weights: `f32`, `f16` or `bf16`. Default: f32 for hf, f16 for gguf, which has no bf16
-    here."""
-
+    """Of the weights: `f32`, `f16` or `bf16`. Default: f32, or f16 for gguf, which has no bf16."""
     overwrite: bool = False
     """Replace an export that was made from something else."""
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from laterna.choices import KeysOf
-from laterna.commands.base import Command, FormatName, Reads, TemplateName, Writes, show_some
-from laterna.recipe import Number, Seed, SourceSettings
+from laterna.commands.base import Command, FormatName, Reads, Writes, show_some
+from laterna.recipe import FormName, Number, Seed, SourceSettings, TemplateName
 from laterna.records import Scene
 from laterna.scenes.orientation import View
 
@@ -32,9 +31,8 @@ class Inspect(Command, frozen=True, kw_only=True):
     file: Positional[str]
     """Instruction records: a JSON, JSON lines or Parquet file, the folder of a Hugging Face
     dataset, or `hub:OWNER/NAME`."""
-    form: Annotated[str, KeysOf("laterna.data.sources:FORMS", also=("auto",))] = "auto"
-    """Form of the rows: `records`, `conversations`, `messages`, `texts`, `alpaca` or `vqa`. `auto`:
-    detected from the columns."""
+    form: FormName = "auto"
+    """Form of the rows. `auto`: detected from the columns."""
     subset: str = ""
     """Configuration of a hub dataset that has several."""
     split: str = "train"
@@ -74,12 +72,12 @@ class Inspect(Command, frozen=True, kw_only=True):
     """Chat template for `--masks` without a checkpoint: `own`, or a shipped one."""
 
     def reads(self) -> Iterator[Reads]:
-        """Name the records and what is held against them."""
+        """Yield the records and what they are compared with."""
         yield Reads(Path(self.file), kind="maybe")
-        beside = (self.annotations, self.captions, self.rejects, self.ledger, self.prices)
+        others = (self.annotations, self.captions, self.rejects, self.ledger, self.prices)
         if self.checkpoint is not None:
             yield Reads(self.checkpoint, kind="folder")
-        yield from (Reads(path) for path in beside if path is not None)
+        yield from (Reads(path) for path in others if path is not None)
         if self.images is not None:
             yield Reads(self.images, whole=False)
 
@@ -113,7 +111,8 @@ class Inspect(Command, frozen=True, kw_only=True):
         for table in (kind_table(coverage), coverage_table(coverage), length_table(coverage)):
             console.print(table)
         refused = [
-            f"{count} × {reason}; the first: {said}" for reason, count, said in content.refused
+            f"{count} × {reason}; the first: {message}"
+            for reason, count, message in content.refused
         ]
         show_some("rows refused", refused)
         unknown = [f"{number} records: {reason}" for reason, number in content.unknown_proxies]
@@ -122,7 +121,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         show_some("replies not used", rejected)
         show_some("teacher's text not known", unknown)
         found = [f"{reason.name}: {reason.count}" for reason in content.found]
-        show_some(f"found in {content.checked} records held against their annotations", found)
+        show_some(f"found in {content.checked} records checked against their annotations", found)
         line = f"inspected {coverage.records} records, {coverage.questions} questions"
         if self.html is None:
             return line
@@ -147,7 +146,7 @@ class Inspect(Command, frozen=True, kw_only=True):
         )
 
     def _beside(self, ending: str) -> Path | None:
-        """Return what `synthesize` writes beside its records, where it is there."""
+        """Return a file that `synthesize` writes next to its records; None where there is none."""
         file = Path(self.file)
         path = file.parent / f"{file.stem}.{ending}"
         return path if path.is_file() else None

@@ -47,7 +47,7 @@ class Plan(Command, frozen=True, kw_only=True):
     gpus: Together = 1
     """Number of GPUs."""
     records: tuple[Count, ...] = ()
-    """Records of each planned stage, in order; default: hours are not told."""
+    """Records of each planned stage, in order; default: no hours."""
     text_tokens: tuple[Tokens, ...] = ()
     """Tokens of a typical record of each planned stage, without its image; default: 20 in
     align, 200 in instruct."""
@@ -64,7 +64,7 @@ class Plan(Command, frozen=True, kw_only=True):
     headroom: PartShare = 0.1
     """Share of GPU memory to leave free, for driver, libraries and fragmentation."""
     price: Amount | None = None
-    """Money that a GPU costs in an hour; default: money is not told."""
+    """Money that a GPU costs in an hour; default: no money."""
     tiles: Annotated[int, msgspec.Meta(ge=1, le=4097)] | None = None
     """Tiles of every image where a recipe tiles them (`vision.fit = "anyres"`), the whole view
     included; default: by the sizes of the recipe's own images, where they can be read, else as on
@@ -92,14 +92,13 @@ class Plan(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `laterna.planner` and show its tables."""
-        settings = self.settings_to_plan()
         from rich.console import Console
 
         from laterna.planner.assumptions import Assumptions
         from laterna.planner.plan import plan_recipe
         from laterna.planner.tables import plan_tables
 
-        stages = STAGES[self.stage]
+        settings, stages = self.settings_to_plan(), STAGES[self.stage]
         plan = plan_recipe(
             settings,
             Assumptions(
@@ -144,11 +143,11 @@ class Plan(Command, frozen=True, kw_only=True):
 
     def _closing(self, plan: Planned) -> str:
         line = f"planned {' and '.join(stage.stage for stage in plan.stages)} of {plan.recipe}"
-        told = [row.hours for stage in plan.stages for row in stage.gpus if row.hours is not None]
+        hours = [row.hours for stage in plan.stages for row in stage.gpus if row.hours is not None]
         if self.gpu is not None:
             fits = all(row.fits for stage in plan.stages for row in stage.gpus)
             line += f": {'fits' if fits else 'does not fit'} {self.gpu}"
-            line += f", {sum(told):,.3g} hours on {self.gpus}" if told else ""
+            line += f", {sum(hours):,.3g} hours on {self.gpus}" if hours else ""
         if self.out is None:
             return line
         write_json(self.out, plan)

@@ -31,7 +31,6 @@ class Train(Command, frozen=True, kw_only=True):
     """What the first stage trained here starts from: a checkpoint, or a connector alone as a
     safetensors file or LLaVA's `mm_projector.bin`; default: the recipe's parts, and for `instruct`
     alone the checkpoint OUT/align where there is one."""
-
     overwrite: bool = False
     """Replace finished checkpoints of other runs in that folder."""
 
@@ -43,7 +42,7 @@ class Train(Command, frozen=True, kw_only=True):
         return self.out or RUNS / self.settings_to_train().name
 
     def reads(self) -> Iterator[Reads]:
-        """Name the recipe, its records and models, and the start."""
+        """Yield the recipe, its records and models, and `init_from`."""
         from laterna.training.checks import require_sensible
 
         settings, stages = self.settings_to_train(), STAGES[self.stage]
@@ -54,14 +53,14 @@ class Train(Command, frozen=True, kw_only=True):
             yield Reads(self.init_from)
 
     def writes(self) -> Iterator[Writes]:
-        """Name the checkpoints, and what is kept for other runs."""
+        """Yield the checkpoints, and the folders that all runs share."""
         from laterna.model.checkpoint import KIND, PAGE
 
         made = Made(kind=KIND, later=(PAGE,))
         yield from (Writes(self._folder() / stage, made) for stage in STAGES[self.stage])
         settings = self.settings_to_train()
-        kept = (settings.prepared, settings.feature_cache)
-        yield from (Writes(Path(folder), grows=True) for folder in kept if folder)
+        shared = (settings.prepared, settings.feature_cache)
+        yield from (Writes(Path(folder), grows=True) for folder in shared if folder)
 
     def run(self) -> str:
         """Call `laterna.training.run`, once a stage."""

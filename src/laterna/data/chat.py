@@ -146,11 +146,11 @@ def _shows(chat: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: s
 
 
 class _Gaps:
-    """What a chat's beginnings show, each found once for all places with the same neighbourhood.
+    """What a chat's beginnings show, each found once for all places with the same neighborhood.
 
     To know what a template writes around an answer, the chat up to it is rendered. Doing that for
     each answer would cost the square of their number; what stands between an answer and its
-    neighbours' words says where it was done already. Numbers count as one, for rounds have them.
+    neighbors' words says where it was done already. Numbers count as one, for rounds have them.
     """
 
     def __init__(self, text: str, turns: Sequence[Turn]) -> None:

@@ -55,7 +55,11 @@ def share_key(sample: Sample) -> tuple[str, tuple[int, ...]] | None:
 
 
 def plan_packs(
-    samples: Sequence[Sample], *, pack_length: int, shared_prefix: bool = False, longest: int = 0
+    samples: Sequence[Sample],
+    *,
+    pack_length: int,
+    shared_prefix: bool = False,
+    micro_batch_tokens: int = 0,
 ) -> list[Pack]:
     """Put the samples of one optimizer step into rows of at most `pack_length` tokens.
 
@@ -63,10 +67,10 @@ def plan_packs(
 
     `shared_prefix` lets samples of one `share_key` stand behind one another as one, with what
     they share (the image, and the question where it is the same) written once; such a family is
-    cut where it would be longer than `pack_length`, or than `longest` where that is 0.
+    cut where it would be longer than `pack_length`, or than `micro_batch_tokens` where that is 0.
     """
     alone = [Pack(samples=(sample,)) for sample in samples]
-    units = _families(samples, pack_length or longest) if shared_prefix else alone
+    units = _families(samples, pack_length or micro_batch_tokens) if shared_prefix else alone
     rows = fit_rows([unit.length for unit in units], pack_length)
     return [_joined([units[place] for place in row]) for row in rows]
 

@@ -23,6 +23,7 @@ SHIPPED_TEMPLATES: dict[str, Path] = {
     "vicuna_v1": _FOLDER / "vicuna_v1.jinja",
     "llama_2": _FOLDER / "llama_2.jinja",
     "openflamingo": _FOLDER / "openflamingo.jinja",
+    "bare": _FOLDER / "bare.jinja",
 }
 
 IMAGE_FIRST = """\

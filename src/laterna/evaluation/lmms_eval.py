@@ -104,6 +104,7 @@ class LaternaModel(lmms):  # type: ignore[misc]  # the host has no types
             messages, _, _, told = following
 
     def _document(self, request: Any) -> Any:
+        # Six: the host's guide names five for chat models, and leaves out the context before them.
         *_, number, task, split = request.args
         return self.task_dict[task][split][number]
 

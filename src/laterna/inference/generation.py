@@ -99,7 +99,7 @@ def generate_rows(
 
     `chooser` chooses them, None: the likeliest; `ended` says after each step whether to stop.
     """
-    positions, length = positions_of(model.language.config), inputs["inputs_embeds"].shape[1]
+    positions, length = positions_of(model.language.config), inputs["attention_mask"].shape[1]
     if positions is not None and length > positions:
         raise LaternaError(
             f"the prompt is {length} tokens long, images included, and the language model has "
@@ -142,8 +142,7 @@ def generate_rows(
 
 class ByGenerate(Steps):
     """Answers by the model's own `generate`: one request after another, or, by an encoder-decoder,
-    as many at once as rows may be, and then the next. Padding before a prompt changes nothing in
-    an encoder; a causal model's positions would move.
+    as many at once as rows may be, and then the next: padding changes nothing in an encoder.
     """
 
     @torch.no_grad()

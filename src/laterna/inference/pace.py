@@ -12,7 +12,7 @@ from laterna.records import Record
 CROWD = 3
 """Fewest that wait for a first token and may hold the others up for longer."""
 ALIKE = 3
-"""Up to so many times as many rows, writing takes about as long: the weights are read once."""
+"""Times as many rows, or as few, to which writing takes about as long."""
 RECENT = 7
 """Steps by which it is judged how long the next takes."""
 

@@ -20,7 +20,6 @@ from laterna.evaluation.metrics import find_metric
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
-from laterna.lab import proxies
 from laterna.lab.bench import Bench, Plan, score_value
 from laterna.lab.drawing import Panel, draw_panels
 from laterna.lab.experiment import (
@@ -30,9 +29,9 @@ from laterna.lab.experiment import (
     Results,
     Spread,
     Value,
-    compared,
     verdict,
 )
+from laterna.lab.material import proxies
 from laterna.lab.measures.spots import PROPERTIES, blind_spots, cases_of, question_of
 from laterna.lab.measures.text import answer_loss, prompt_of, said
 from laterna.records import Truth
@@ -231,39 +230,38 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what each teacher's assistant tells, what the loss shows, and what declining costs."""
-    eye = ", ".join(
-        f"{name} {results.spread(PROXY, f'{name}, {PROBE}').mean:.2f} "
-        f"(asked, {results.spread(PROXY, f'{name}, asked').mean:.2f}; the commonest answer alone, "
-        f"{results.spread(PROXY, f'{name}, {CHANCE}').mean:.2f})"
+    eye = "; ".join(
+        f"{name} {results.spread(PROXY, f'{name}, {PROBE}').mean:.2f}, "
+        f"{results.spread(PROXY, f'{name}, asked').mean:.2f}, "
+        f"{results.spread(PROXY, f'{name}, {CHANCE}').mean:.2f}"
         for name in PROPERTIES
     )
-    enriched, true = (
-        compared(results.difference(arm, PROXY, ASKED), "share right", than="it")
-        for arm in (ENRICHED, TRUE)
-    )
-    same, free = (results.difference(PROXY, TRUE, name) for name in (SAME, FREE))
-    losses = [
-        compared(one, "nats a token", than="that of the truth's pupil") for one in (same, free)
-    ]
-    kept = results.difference(ENRICHED, PROXY, "accuracy")
     wrong, covered, right = (
         results.spread(arm, name).words if results.has(arm, name) else "none"
         for arm, name in ((PROXY, SURE), (CANNOT, COVERAGE), (CANNOT, RIGHT))
     )
     return Answer(
         sentence=(
-            "The eye sees what the assistant of the text proxy does not tell: a probe reads "
-            f"{eye}. Its validation loss is {losses[0]} where data has the same blind spot, and "
-            f"{losses[1]} where it has not. Asked about blind spots, the enriched proxy's pupil is "
-            f"{enriched}, and the truth's {true}; elsewhere the enriched proxy's is "
-            f"{compared(kept, 'share right', than='it')}. Wrong answers of the text proxy's pupil "
-            f"have a confidence of {wrong}; who was taught to say that it cannot tell answers a "
-            f"share of {covered}, of which {right} are right."
+            "What a probe reads from the frozen encoder, what the text proxy's assistant answers, "
+            f"and what the commonest answer alone would score: {eye}. Its validation loss beside "
+            f"that of the assistant taught by the truth is {results.beside(PROXY, TRUE, SAME)} on "
+            f"data with the same blind spot, and {results.beside(PROXY, TRUE, FREE)} on data "
+            "without it. The enriched proxy answers a share of "
+            f"{results.beside(ENRICHED, PROXY, ASKED)} of the questions about blind spots right, "
+            f"and {results.beside(ENRICHED, PROXY, 'accuracy')} of the others. Wrong answers of "
+            f"the text proxy's have a confidence of {wrong}; the assistant that was taught to say "
+            f"that it cannot tell answers a share of {covered}, of which {right} are right."
         ),
         foretold=" ".join(
             [
-                verdict("loss on data with the same blind spot does not show it", same.sign < 1),
-                verdict("loss on data without it does", free.sign == 1),
+                verdict(
+                    "loss on data with the same blind spot does not show it",
+                    results.difference(PROXY, TRUE, SAME).sign < 1,
+                ),
+                verdict(
+                    "loss on data without it does",
+                    results.difference(PROXY, TRUE, FREE).sign == 1,
+                ),
             ]
         ),
         limits=(

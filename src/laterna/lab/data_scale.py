@@ -7,11 +7,11 @@ from itertools import pairwise
 
 from laterna.lab.bench import Bench, Plan
 from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared, verdict
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, verdict
 
 SHARES = (1 / 16, 1 / 4, 1.0)
 WITH, WITHOUT = "with stage 1", "without stage 1"
-RECORDS = "records"
+RECORDS, RIGHT = "records", "accuracy"
 
 
 def plan() -> Plan:
@@ -77,33 +77,30 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what four times the records bring, and where stage 1 still helps."""
-    steps = [
-        compared(
-            results.difference(_name(many, WITH), _name(few, WITH), "accuracy"),
-            "share right",
-            than="a quarter as many",
-        )
-        for few, many in pairwise(SHARES)
-    ]
-    worth = {
-        share: results.difference(_name(share, WITH), _name(share, WITHOUT), "accuracy")
-        for share in SHARES
-    }
-    told = [compared(worth[share], "share right", than="none") for share in SHARES]
     records = [f"{results.spread(_name(share, WITH), RECORDS).mean:,.0f}" for share in SHARES]
+    grown = "; ".join(
+        f"{records[place + 1]} records {results.beside(_name(many, WITH), _name(few, WITH), RIGHT)}"
+        for place, (few, many) in enumerate(pairwise(SHARES))
+    )
+    worth = [results.difference(_name(share, WITH), _name(share, WITHOUT), RIGHT)
+             for share in SHARES]  # fmt: skip
+    told = "; ".join(
+        f"with {number} records {results.beside(_name(share, WITH), _name(share, WITHOUT), RIGHT)}"
+        for number, share in zip(records, SHARES, strict=True)
+    )
     return Answer(
         sentence=(
-            f"After stage 1, {records[1]} instruction records are {steps[0]}, and {records[2]} are "
-            f"{steps[1]}. Stage 1 is {told[0]} with {records[0]} records, {told[1]} with "
-            f"{records[1]}, and {told[2]} with {records[2]}."
+            f"Shares of right answers, against a quarter as many records: {grown}. With stage 1 "
+            f"against without: {told}."
         ),
         foretold=" ".join(
             [
-                verdict("more records answer more questions right",
-                        results.difference(_name(SHARES[-1], WITH), _name(SHARES[0], WITH),
-                                           "accuracy").sign == 1),
+                verdict(
+                    "more records answer more questions right",
+                    results.difference(_name(1.0, WITH), _name(SHARES[0], WITH), RIGHT).sign == 1,
+                ),
                 verdict("stage 1 is worth more where records are few",
-                        worth[SHARES[0]].low > worth[SHARES[-1]].high),
+                        worth[0].low > worth[-1].high),
             ]
         ),
         limits=(

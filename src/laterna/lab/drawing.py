@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -23,6 +24,8 @@ STYLES = (
 """Colour, marker and line of the first, second … series: each can be told by any of the three."""
 WIDTH = 6.4
 HEIGHT = 3.2
+BAR = "#a9c3d6"
+CHARACTERS_AN_INCH = 12
 ASIDE = 0.09
 """Between the points of neighbouring series at one place, where places are numbered from 0."""
 Points = Sequence[tuple[float, Spread]]
@@ -125,7 +128,59 @@ def draw_panels(name: str, panels: Sequence[Panel]) -> str:
                 list(shown.values()),
                 list(shown),
                 loc="outside lower center",
-                ncols=min(4, len(shown)),
+                ncols=_columns(shown, figure.get_figwidth()),
                 frameon=False,
             )
         return svg_of(figure, name)
+
+
+def _columns(names: Collection[str], width: float) -> int:
+    """Return how many columns a legend has room for in so many inches."""
+    longest = max(map(len, names)) + 7  # characters, its mark with them
+    return max(1, min(len(names), int(width * CHARACTERS_AN_INCH / longest)))
+
+
+def draw_rows(
+    name: str,
+    rows: Sequence[str],
+    columns: Mapping[str, Sequence[Spread]],
+    *,
+    level: Mapping[str, tuple[str, float]] | None = None,
+) -> str:
+    """Return a row an arm and a column a measure as one `<svg>` element: bars from zero.
+
+    `columns` holds a value a row; one that is no number is left out. Columns have scales of their
+    own, which end at 1 where nothing is above it. `level` is a dashed line in the column of that
+    name, with its own name and place, such as the control's value.
+    """
+    height = 0.9 + 0.34 * len(rows)
+    with matplotlib.rc_context(drawing_look(name)):
+        figure = Figure(figsize=(9.0 if len(columns) > 3 else WIDTH, height), layout="constrained")
+        figure.set_gid(f"figure {name}".replace(" ", "-"))
+        grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        for axes, (title, spreads) in zip(grid, columns.items(), strict=True):
+            _bars(axes, spreads)
+            if level and title in level:
+                named, place = level[title]
+                axes.axvline(place, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
+                axes.text(place, len(rows) - 0.45, named, ha="center", va="top", fontsize=8)
+            axes.set_title("\n".join(wrap(title, 18)), color=INK, fontsize=9, loc="left")
+        grid[0].set_yticks(range(len(rows)), list(rows))
+        grid[0].set_ylim(len(rows) - 0.5, -0.5)
+        return svg_of(figure, name)
+
+
+def _bars(axes: Any, spreads: Sequence[Spread]) -> None:
+    known = [(row, one) for row, one in enumerate(spreads) if not math.isnan(one.mean)]
+    highest = max([one.mean if math.isnan(one.high) else one.high for _, one in known] or [1.0])
+    room = 1.0 if highest <= 1 else highest
+    for row, one in known:
+        axes.barh(row, one.mean, height=0.56, color=BAR)
+        if not math.isnan(one.low):
+            axes.plot([one.low, one.high], [row, row], color=INK, linewidth=1.1)
+        end = max(one.mean, 0.0 if math.isnan(one.high) else one.high)
+        axes.text(end + 0.03 * room, row, f"{one.mean:.2f}", va="center", fontsize=8, color=INK)
+    axes.set_xlim(0, room * 1.28)
+    axes.set_xticks([0, room] if room == 1 else [0])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -112,6 +112,18 @@ class Results(Record):
             return Spread(found.mean, found.low, found.high)
         return Spread(one.value - two.value, math.nan, math.nan)
 
+    def beside(self, first: str, second: str, measure: str, other: str = "") -> str:
+        """Say what two arms measured, and how their difference stands: `0.4 against 0.8 (…)`."""
+        one, two = self.spread(first, measure), self.spread(second, other or measure)
+        told, found = f"{one.mean:.3f} against {two.mean:.3f}", ""
+        difference = self.difference(first, second, measure, other)
+        if math.isnan(difference.low):
+            found = "one number each, so nothing is told"
+        else:
+            found = f"{difference.mean:+.3f}; {difference.low:+.3f} to {difference.high:+.3f}"
+            found += "" if difference.sign else ": not told apart"
+        return f"{told} ({found})"
+
 
 class Answer(NamedTuple):
     """What an experiment found, in words."""
@@ -176,24 +188,13 @@ def differences(first: Recipe, second: Recipe) -> str:
     return ", ".join(told) or "nothing"
 
 
-def compared(
-    difference: Spread, what: str, *, more: str = "", less: str = "", than: str = ""
-) -> str:
-    """Say how two arms stand by the interval of their difference, with the numbers.
-
-    `what` is the unit, and `than` the second arm. Without `than` the words end before it.
-    """
-    more, less = more or ("above" if than else "ahead of"), less or ("below" if than else "behind")
+def compared(difference: Spread, what: str, *, more: str = "ahead of", less: str = "behind") -> str:
+    """Say how two arms stand by the interval of their difference, with the numbers."""
     word = {1: more, -1: less, 0: LEVEL}[difference.sign]
-    ends = f"{difference.low:+.3f} to {difference.high:+.3f}"
     if math.isnan(difference.low):
-        told = f"{difference.mean:+.3f} {what} (one number each, so nothing is told) beside"
-        return f"{told} {than}" if than else told
-    if not than:
-        return f"{word} ({difference.mean:+.3f} {what}; {ends})"
-    if difference.sign == 0:
-        return f"{LEVEL} {than} ({difference.mean:+.3f} {what}; {ends})"
-    return f"{abs(difference.mean):.3f} {what} {word} {than} ({ends})"
+        return f"{difference.mean:+.3f} {what} (one number each, so nothing is told) beside"
+    ends = f"{difference.low:+.3f} to {difference.high:+.3f}"
+    return f"{word} ({difference.mean:+.3f} {what}; {ends})"
 
 
 def verdict(prediction: str, came: bool) -> str:

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.lab.bench import Bench, Plan, score_value
-from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change, compared
+from laterna.lab.drawing import draw_rows
+from laterna.lab.experiment import Answer, Arm, Measures, Results, Value, change
 from laterna.lab.measures.probes import box_pool, image_features, nearest_hits, probe_hits
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
@@ -169,40 +169,15 @@ def _probes(bench: Bench, model: VisionLanguageModel, *, chance: bool = False) -
 
 
 def draw(results: Results) -> str:
-    """Draw accuracy in both worlds and the probes against the encoder's learning rate."""
-    axis = dict(enumerate(ENCODERS))
-    ticks = {float(place): name.replace(" ", "\n") for place, name in axis.items()}
-
-    def panel(title: str, series: dict[str, tuple[str, float]]) -> Panel:
-        points = {
-            label: [
-                (float(place), results.spread(_name(name, share), measure))
-                for place, name in axis.items()
-                if share == 1 or name in FEW
-            ]
-            for label, (measure, share) in series.items()
-        }
-        level = {"before": results.spread(BEFORE, TEXTURE).mean} if "probes" in title else None
-        return Panel(points, across="encoder", up="share right", title=title, ticks=ticks,
-                     level=level, lines=False)  # fmt: skip
-
-    return draw_panels(
+    """Draw, arm by arm, the accuracies in both worlds, what the encoder still tells, and costs."""
+    columns = ("accuracy", SHIFTED, TEXTURE, FOUND_TEXTURE, SECONDS)
+    blank = results.spread(_name(FROZEN, 1.0), "blank image").mean
+    chance = results.spread(BEFORE, f"{FOUND_TEXTURE} by chance").mean
+    return draw_rows(
         "frozen-encoder",
-        [
-            panel(
-                "Asked",
-                {
-                    "all data": ("accuracy", 1.0),
-                    "a quarter": ("accuracy", SHARES[1]),
-                    "all data, shifted world": (SHIFTED, 1.0),
-                    "a quarter, shifted world": (SHIFTED, SHARES[1]),
-                },
-            ),
-            panel(
-                "What probes still read",
-                {"probe, category": (CATEGORY, 1.0), "probe, texture": (TEXTURE, 1.0)},
-            ),
-        ],
+        [*results.arms],
+        {name: [results.spread(arm, name) for arm in results.arms] for name in columns},
+        level={"accuracy": ("blank image", blank), FOUND_TEXTURE: ("chance", chance)},
     )
 
 
@@ -213,29 +188,19 @@ def conclude(results: Results) -> Answer:
         best = max(FEW[1:], key=lambda name: results.spread(_name(name, share), "accuracy").mean)
         for name in dict.fromkeys((best, FEW[-1])):
             here, there = (
-                compared(
-                    results.difference(_name(name, share), _name(FROZEN, share), measure),
-                    "share right",
-                    than="frozen",
-                )
+                results.beside(_name(name, share), _name(FROZEN, share), measure)
                 for measure in ("accuracy", SHIFTED)
             )
             which = "the best rate" if name == best else "the highest"
-            told.append(
-                f"with {amount}, {which} (`{name}`) is {here}, and {there} in the shifted world"
-            )
-    forgot = {
-        measure: compared(
-            results.difference(_name(FEW[-1], 1.0), BEFORE, measure), "share", than="before"
-        )
-        for measure in (TEXTURE, FOUND_TEXTURE)
-    }
-    answer = "; ".join(told)
+            told.append(f"with {amount}, {which} (`{name}`) {here}, in the shifted world {there}")
+    probe, found = (
+        results.beside(_name(FEW[-1], 1.0), BEFORE, one) for one in (TEXTURE, FOUND_TEXTURE)
+    )
     return Answer(
         sentence=(
-            f"{answer[0].upper()}{answer[1:]}. After training at the highest rate, texture, which "
-            f"nothing taught, is read by a probe {forgot[TEXTURE]}, and a toy finds one of its own "
-            f"texture {forgot[FOUND_TEXTURE]}."
+            f"Shares of right answers against the frozen encoder's: {'; '.join(told)}. Texture, "
+            "which nothing taught, is read by a probe, after training at the highest rate against "
+            f"before, in a share of {probe}, and retrieval finds it in {found}."
         ),
         limits=(
             "The best rate is chosen on the questions that it is reported on, which favours it. "

@@ -20,8 +20,8 @@ from laterna.evaluation.tasks import find_task
 from laterna.evaluation.tasks.base import IMAGE_FOLDER, read_questions
 from laterna.inference.assistant import Assistant
 from laterna.lab.bench import Bench, Plan, score_value
-from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared, verdict
+from laterna.lab.drawing import draw_rows
+from laterna.lab.experiment import Answer, Arm, Measures, Results, change, verdict
 from laterna.lab.measures.text import prompt_of, said, token_losses
 from laterna.records import DEFAULT_IMAGE_TOKEN, Question, Turn
 
@@ -161,49 +161,41 @@ def _count(assistant: Assistant, before: str, after: str) -> int:
 
 
 def draw(results: Results) -> str:
-    """Draw accuracy, running on and completing for each mask."""
-    places = {float(number): arm for number, arm in enumerate(results.arms)}
-    series = {
-        measure: [(place, results.spread(arm, measure)) for place, arm in places.items()]
-        for measure in ("accuracy", ROLE, COMPLETED, RUN_ON)
-    }
-    ticks = {place: arm.replace(" ", "\n", 1) for place, arm in places.items()}
-    return draw_panels(
+    """Draw what each mask leads to, measure by measure."""
+    columns = ("accuracy", ROLE, COMPLETED, RUN_ON)
+    return draw_rows(
         "loss-mask",
-        [Panel(series, across="what stage 2 learned", up="share", ticks=ticks, lines=False)],
+        [*results.arms],
+        {name: [results.spread(arm, name) for arm in results.arms] for name in columns},
+        level={"accuracy": ("blank image", results.spread(ANSWERS, "blank image").mean)},
     )
 
 
 def conclude(results: Results) -> Answer:
     """Say what learning everything does to behaviour and to accuracy."""
-    more = {
-        measure: results.difference(ALL, ANSWERS, measure)
-        for measure in ("accuracy", ROLE, COMPLETED, USER_LOSS)
-    }
+    more = {name: results.difference(ALL, ANSWERS, name) for name in (ROLE, COMPLETED)}
     role, completes, loss, right = (
-        compared(more[measure], unit, than="with answers alone")
-        for measure, unit in (
-            (ROLE, "of probability"),
-            (COMPLETED, "share of questions"),
-            (USER_LOSS, "nats a token"),
-            ("accuracy", "share right"),
-        )
+        results.beside(ALL, ANSWERS, name) for name in (ROLE, COMPLETED, USER_LOSS, "accuracy")
     )
-    endless = results.difference(NO_END, ANSWERS, RUN_ON)
-    ends = compared(endless, "share of answers", than="with it")
     return Answer(
         sentence=(
-            "Where everything is learned, the user's role follows an ended answer with a "
-            f"probability {role}. The assistant completes a half-asked question {completes}, finds "
-            f"the user's words with a loss {loss}, and answers right {right}. Where the end of "
-            f"turn is not learned, it runs on {ends}."
+            "Everything learned against answers alone: the user's role follows an ended answer "
+            f"with a probability of {role}; a half-asked question is completed in a share of "
+            f"{completes}; the loss of the user's words is {loss} nats a token; the share of right "
+            f"answers is {right}. Answers learned without their end of turn against those with it "
+            f"run on in a share of {results.beside(NO_END, ANSWERS, RUN_ON)}."
         ),
         foretold=" ".join(
             [
-                verdict("who learns the user's words is likelier to write on as the user",
-                        more[ROLE].sign == 1),
+                verdict(
+                    "who learns the user's words is likelier to write on as the user",
+                    more[ROLE].sign == 1,
+                ),
                 verdict("it completes half-asked questions more often", more[COMPLETED].sign == 1),
-                verdict("who never learns the end of turn runs on", endless.sign == 1),
+                verdict(
+                    "who never learns the end of turn runs on",
+                    results.difference(NO_END, ANSWERS, RUN_ON).sign == 1,
+                ),
             ]
         ),
         limits=(

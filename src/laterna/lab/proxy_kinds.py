@@ -7,8 +7,8 @@ out, with as many tokens to learn from in every arm.
 from __future__ import annotations
 
 from laterna.lab.bench import Bench, Plan
-from laterna.lab.drawing import Panel, draw_panels
-from laterna.lab.experiment import Answer, Arm, Measures, Results, change, compared, verdict
+from laterna.lab.drawing import draw_rows
+from laterna.lab.experiment import Answer, Arm, Measures, Results, change, verdict
 from laterna.synthesis.run import INSTRUCTION_KINDS
 
 ALL = "all"
@@ -66,42 +66,39 @@ def measure(bench: Bench, arm: Arm) -> Measures:
 
 def draw(results: Results) -> str:
     """Draw the accuracies, over all and by kind of question."""
-    places = {float(number): arm for number, arm in enumerate(results.arms)}
-    measures = ("accuracy", *KINDS)
-    series = {
-        measure.removeprefix("accuracy ") if measure != "accuracy" else "all questions": [
-            (place, results.spread(arm, measure))
-            for place, arm in places.items()
-            if results.has(arm, measure)
-        ]
-        for measure in measures
-    }
-    ticks = {place: arm.replace(" ", "\n") for place, arm in places.items()}
-    return draw_panels(
+    columns = {measure.removeprefix("accuracy "): measure for measure in KINDS}
+    columns = {"all questions": "accuracy", **columns}
+    return draw_rows(
         "proxy-kinds",
-        [Panel(series, across="kinds of records in stage 2", up="share right", ticks=ticks,
-               lines=False)],
-    )  # fmt: skip
+        [*results.arms],
+        {
+            title: [results.spread(arm, measure) for arm in results.arms]
+            for title, measure in columns.items()
+        },
+        level={"all questions": ("blank image", results.spread(ALL, "blank image").mean)},
+    )
 
 
 def conclude(results: Results) -> Answer:
     """Say what is lost without each kind, and what each does alone."""
     without, alone = (
-        {kind: results.difference(f"{how} {kind}", ALL, "accuracy") for kind in INSTRUCTION_KINDS}
+        ", ".join(
+            f"{kind} {results.beside(f'{how} {kind}', ALL, 'accuracy')}"
+            for kind in INSTRUCTION_KINDS
+        )
         for how in ("without", "only")
     )
-    lost, left = (
-        "; ".join(
-            f"{how} {kind} records {compared(more, 'share right', than='all three')}"
-            for kind, more in found.items()
-        )
-        for how, found in (("without", without), ("with", alone))
-    )
+    behind = [
+        results.difference(f"without {kind}", ALL, "accuracy").sign for kind in INSTRUCTION_KINDS
+    ]
     return Answer(
-        sentence=f"The assistant is, {lost}. With one kind alone it is, {left}.",
+        sentence=(
+            "Shares of right answers against those of all three kinds together: with one left "
+            f"out, {without}; with one alone, {alone}."
+        ),
         foretold=verdict(
             "all three kinds together answer more questions than any two of them",
-            all(more.sign == -1 for more in without.values()),
+            behind == [-1] * len(behind),
         ),
         limits=(
             "The questions here are short ones with one right answer; LLaVA's own ablation was "

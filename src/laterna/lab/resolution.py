@@ -32,7 +32,6 @@ from laterna.lab.experiment import (
     Spread,
     Value,
     change,
-    compared,
     verdict,
 )
 from laterna.model.build import build_on_meta, build_random, image_counter
@@ -290,19 +289,20 @@ def conclude(results: Results) -> Answer:
         for size, measure in {"small": SMALL, "large": LARGE}.items()
         if results.has(whole, measure) and results.has(fewest, measure)
     }
-    last = results.spread(fewest, TOKENS_LEFT).mean
     told = ", and ".join(
-        f"{compared(one, 'share right', than=f'{last:g}')} in questions about {size} toys"
-        for size, one in lost.items()
+        f"{results.beside(whole, fewest, measure)} of those about {size} toys"
+        for size, measure in {"small": SMALL, "large": LARGE}.items()
+        if size in lost
     )
+    all_, few = (results.spread(arm, TOKENS_LEFT).mean for arm in (whole, fewest))
     linear, quadratic = (abs(powers[cost] - power) < NEAR for cost, power in POWERS.items())
     return Answer(
         sentence=(
             f"As a power of the tokens, the KV cache grows with {powers[CACHE]:.2f} and the "
             f"attention's FLOPs with {powers[FLOPS]:.2f}; in measured seconds attention grows with "
             f"{powers[ATTENTION]:.2f}, the prefill with {powers[PREFILL]:.2f} and the encoder with "
-            f"{powers[ENCODER]:.2f}. On the world, {results.spread(whole, TOKENS_LEFT).mean:g} "
-            f"tokens an image are {told or 'not asked about'}."
+            f"{powers[ENCODER]:.2f}. On the world, {all_:g} tokens an image against {few:g} answer "
+            f"a share right of {told or 'nothing that was asked'}."
         ),
         foretold=" ".join(
             [

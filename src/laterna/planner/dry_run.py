@@ -11,6 +11,7 @@ t tokens of a row · s target tokens.
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from laterna.errors import LaternaError, one_line
 from laterna.model.attention.varlen import LIST
@@ -46,6 +48,23 @@ class Load(Record):
     """Whether each record attends alone (`attention.varlen`), without mask; else records that share
     an image take a mask of numbers, one for all layers."""
 
+    encodes: bool = False
+    """Whether each record is read by an encoder alone, and a decoder writes its targets."""
+
+    @property
+    def answers(self) -> int:
+        """Records in all; each has one answer."""
+        return self.rows * self.images * self.records
+
+    @property
+    def written(self) -> float:
+        """Target tokens of a record."""
+        return self.targets / (self.images * self.records)
+
+    def read(self, image_tokens: int) -> float:
+        """Return the tokens of a record that an encoder reads: all but its targets."""
+        return image_tokens + self.text / (self.images * self.records) - self.written
+
     def keys(self, image_tokens: int) -> int:
         """Return how many keys the segments of a row have together: what is shared comes again
         with every record behind it.
@@ -59,6 +78,8 @@ class Load(Record):
 
     def pairs(self, image_tokens: int) -> float:
         """Return the pairs of tokens and keys that attention computes, over all rows."""
+        if self.encodes:
+            return self.answers * self.read(image_tokens) ** 2
         if not self.segments:
             return self.rows * self.width(image_tokens) ** 2
         own = self.text / (self.images * self.records)
@@ -139,10 +160,23 @@ class DryRun(nn.Module):
         """Return the decoder's states (r, t, d) over the rows of a micro-batch."""
         given = load.images * (self.image.beside or self.image_tokens)
         joined_nd = self._join(tokens_bmd, load.rows * given)
+        if load.encodes:
+            return self._answer(joined_nd, load)
         images_rmd = joined_nd.reshape(load.rows, given, -1)
         mask = self._mask(load.rows, load.images * self.image_tokens + load.text, load)
         states_rtd: Tensor = self.fusion.rehearse(
             self.language, images_rmd, load.text, images=load.images, mask=mask
+        )
+        return states_rtd
+
+    def _answer(self, joined_nd: Tensor, load: Load) -> Tensor:
+        """Return an encoder-decoder's states (r, t, d) over the answers of a micro-batch."""
+        tokens, written = self.image_tokens, math.ceil(load.written)
+        images_rmd = joined_nd.reshape(load.rows * load.images, tokens, -1)
+        images_rmd = images_rmd.repeat_interleave(load.records, dim=0)
+        text = math.ceil(load.read(tokens)) - tokens + written
+        states_rtd: Tensor = self.fusion.rehearse(
+            self.language, images_rmd, text, mask=self._mask(1, 1), written=written
         )
         return states_rtd
 
@@ -169,6 +203,9 @@ class DryRun(nn.Module):
         """Return the loss."""
         chosen = torch.empty(load.rows * load.targets, dtype=torch.long, device=META)
         labels_s = torch.empty_like(chosen)
+        if load.encodes:  # whose own forward pass makes all logits at once
+            logits_sv = self.head(states_rtd).flatten(0, 1)[chosen]
+            return functional.cross_entropy(logits_sv.float(), labels_s, reduction="sum")
         states_sd = states_rtd.flatten(0, 1)[chosen]
         return summed_loss(states_sd, labels_s, self.head, int(self.head.weight.shape[0]))
 
@@ -189,6 +226,17 @@ class DryRun(nn.Module):
 def count_flops(cost: StepCost, load: Load, image: ShownImage) -> dict[PartName, float]:
     """Return the FLOPs by part of a micro-batch whose images are like that one."""
     images = load.rows * load.images
+    if load.encodes:
+        answers, read, written = load.answers, load.read(image.tokens), load.written
+        return cost.by_part(
+            seen=images * image.tiles,
+            connected=images * image.tiles,
+            tokens=answers * read,
+            pairs=answers * read**2,
+            targets=answers * written,
+            target_pairs=answers * written**2,
+            target_reads=answers * written * read,
+        )
     return cost.by_part(
         seen=images * image.tiles,
         connected=images * image.tiles,

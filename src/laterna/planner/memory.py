@@ -75,10 +75,16 @@ def meta_attention(model: Any) -> None:
 
 
 def _attend(
-    _module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+    _module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    position_bias: Tensor | None = None,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does, some models naming the mask: (r, h, t, d) to (r, t, h,
-    d).
+    d). A T5's bias of positions is joined with the mask, in each layer anew.
     """
     mask = attention_mask
     shared = query.shape[1] // key.shape[1]
@@ -89,6 +95,8 @@ def _attend(
     if mask is not None and shared > 1:  # no fused kernel takes both shared keys and a mask
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     numbers = None if mask is None else mask.to(query.dtype)  # the same where it is of numbers
+    if position_bias is not None:
+        numbers = position_bias if mask is None else torch.where(mask, position_bias, 0.0)
     output_rhtd, _sums = attention(query, key, value, numbers)
     return output_rhtd.transpose(1, 2).contiguous(), None
 

@@ -271,7 +271,8 @@ class _StagePlanner:
 
     def _fill(self, image: ShownImage) -> tuple[Load, int]:
         load, passes = fill_step(self.settings, self.lengths, image.tokens, gpus=self.given.gpus)
-        return replace(load, segments=self.recipe.run.attention == "varlen"), passes
+        segments = self.recipe.run.attention == "varlen"
+        return replace(load, segments=segments, encodes=self.dry_run.fusion.encodes), passes
 
     def plan(self, records: int | None, gpus: Mapping[str, Gpu]) -> StagePlan:
         typical, _ = self._fill(self.images.typical)
@@ -282,8 +283,7 @@ class _StagePlanner:
         forward, training = (count_flops(one, row, self.images.typical) for one in self.cost)
         flops = sum(training.values()) / counted
         quadratic = row.pairs(self.images.typical.tokens) * self.cost.training.pair
-        bf16 = self.recipe.precision == "bf16"
-        share = share_of(self.dry_run, self.recipe.run.engine, self.given.gpus, bf16=bf16)
+        share = share_of(self.dry_run, self.recipe, self.given.gpus)
         kept, checkpointed = (
             self._memory(share, load, again=passes > 1, checkpointed=mode) for mode in (False, True)
         )

@@ -8,7 +8,7 @@ from torch import nn
 
 from laterna.model.language.causal import layers_of
 from laterna.planner.dry_run import DryRun
-from laterna.recipe import Engine
+from laterna.recipe import Recipe
 from laterna.records import Record
 
 AHEAD = 2
@@ -26,14 +26,14 @@ class Share(Record):
     """Weights and gradients that are whole while they are needed."""
 
 
-def share_of(dry_run: DryRun, engine: Engine, gpus: int, *, bf16: bool) -> Share:
+def share_of(dry_run: DryRun, recipe: Recipe, gpus: int) -> Share:
     """Return what sharding leaves on other GPUs, as `training.parallel` shards.
 
     A vision tower that does not train stays whole. Layers of the language model are gathered one
     by one; what lies outside them is gathered once and stays. A gradient is whole until it has
     been added up with the others.
     """
-    if engine == "ddp" or gpus == 1:
+    if recipe.run.engine == "ddp" or gpus == 1:
         return Share()
     sharded = list(dry_run.parameters())
     if not _trained(dry_run.vision.parameters()):
@@ -44,7 +44,8 @@ def share_of(dry_run: DryRun, engine: Engine, gpus: int, *, bf16: bool) -> Share
     layer_gradients = [_trained(layer.parameters()) for layer in layers]
     weights, gradients = sum(weight.nbytes for weight in sharded), _trained(sharded)
     kept = weights
-    if bf16:  # held in 32 bits and gathered in 16: those that train are with the optimizer's
+    if recipe.precision == "bf16":
+        # Stored in 32 bits and gathered in 16; those that train are counted with the optimizer.
         kept = 2 * sum(weight.nbytes for weight in sharded if not weight.requires_grad)
     outside = weights - sum(sizes) + gradients - sum(layer_gradients)
     return Share(

@@ -125,7 +125,7 @@ def _resolution_table(plan: Plan) -> Table:
         f"{sized(plan.answering_cache)} of it KV cache"
     )
     if plan.answering_beside:
-        caption += f", {sized(plan.answering_beside)} an image's in cross-attention"
+        caption += f", {sized(plan.answering_beside)} for an image in cross-attention"
     table = _table("an image in the language model, by its size", caption)
     headings = ("side", "patches", "tokens", "KV cache", "×", "attention FLOPs", "×")
     for heading in headings:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from laterna.errors import LaternaError
 
 INK, LINE = "#333333", "#1f5f8b"
-"""Colours of drawings: words, and what is shown."""
-_SIZE_INCHES = (5.0, 2.8)
-_RAW, _HELD_OUT = "#b9c8d6", "#b3541e"
+"""Colours of text and of data."""
+_WIDTH_INCHES = 5.0
+_RAW, _VALIDATION = "#b9c8d6", "#b3541e"
 
 
 def running_mean(losses: Sequence[float], window: int) -> list[float]:
@@ -27,10 +28,10 @@ def running_mean(losses: Sequence[float], window: int) -> list[float]:
 
 
 def loss_curve(
-    name: str, losses: Sequence[float], held_out: Sequence[tuple[int, float]] = ()
+    name: str, losses: Sequence[float], validation: Sequence[tuple[int, float]] = ()
 ) -> str:
-    """Return an `<svg>` element: the loss of every step, its running mean over it, and the loss
-    on what was held out after some steps, counted from 1.
+    """Return an `<svg>` element: the loss of every step, its running mean, and the validation loss
+    after some steps, counted from 1.
 
     Losses are in nats a target token. The same input gives the same text. Raises LaternaError
     when there are no losses to draw.
@@ -40,33 +41,27 @@ def loss_curve(
     steps = range(1, len(losses) + 1)
     window = max(1, len(losses) // 25)
     with matplotlib.rc_context(drawing_look(name)):
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-        figure.set_gid(f"curve {name}".replace(" ", "-"))
-        axes = figure.add_subplot()
+        figure, axes = _axes("curve", name, 2.8)
         axes.plot(steps, losses, color=_RAW, linewidth=0.8, label="each step")
         if window > 1:
             label = f"mean of {window} steps"
             axes.plot(steps, running_mean(losses, window), color=LINE, linewidth=1.8, label=label)
-        if held_out:
-            places, seen = zip(*held_out, strict=True)
-            axes.plot(places, seen, "o-", color=_HELD_OUT, markersize=3, label="held out")
+        if validation:
+            places, seen = zip(*validation, strict=True)
+            axes.plot(places, seen, "o-", color=_VALIDATION, markersize=3, label="validation")
         axes.set_xlabel("optimizer step", color=INK)
         axes.set_ylabel("loss (nats a token)", color=INK)
         axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axes.legend(frameon=False)
         return svg_of(figure, name)
 
 
-_WIDTH_INCHES = 5.0
-
-
 def histogram(counted: Sequence[tuple[int, int]], bins: int = 20) -> list[tuple[str, int]]:
     """Return (range, number) of (value, number) pairs, in at most `bins` ranges of equal width.
 
-    `counted` holds whole numbers from 0 up, each once. The last range takes everything beyond the
-    value below which 98 in 100 lie, so that one long answer does not flatten the rest.
+    `counted` has whole numbers from 0 up, each once. The last range takes everything beyond the
+    98th percentile, so that one long answer does not flatten the rest.
     """
     if not counted:
         return []
@@ -107,9 +102,7 @@ def bar_chart(name: str, bars: Sequence[tuple[str, int]], axis: str, *, across: 
     places = range(len(bars))
     height = 0.7 + 0.2 * len(bars) if across else 2.8
     with matplotlib.rc_context(drawing_look(name)):
-        figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
-        figure.set_gid(f"bars {name}".replace(" ", "-"))
-        axes = figure.add_subplot()
+        figure, axes = _axes("bars", name, height)
         if across:
             axes.barh(places, numbers, color=LINE, height=0.72)
             axes.set_yticks(places, labels)
@@ -120,7 +113,6 @@ def bar_chart(name: str, bars: Sequence[tuple[str, int]], axis: str, *, across: 
             axes.set_xticks(places, labels, rotation=60, ha="right", rotation_mode="anchor")
             axes.set_xlabel(axis, color=INK)
             axes.set_ylabel("answers", color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x" if across else "y", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         return svg_of(figure, name)
@@ -132,9 +124,7 @@ def reliability_chart(name: str, bins: Sequence[tuple[float, float, int]]) -> st
     A point's area grows with its number of answers; on the diagonal both are equal.
     """
     with matplotlib.rc_context(drawing_look(name)):
-        figure = Figure(figsize=(_WIDTH_INCHES, 3.2), layout="constrained")
-        figure.set_gid(f"reliability {name}".replace(" ", "-"))
-        axes = figure.add_subplot()
+        figure, axes = _axes("reliability", name, 3.2)
         axes.plot((0, 1), (0, 1), color=_RAW, linewidth=1)
         chances, scores, counts = zip(*bins, strict=True)
         areas = [20 + 180 * count / sum(counts) for count in counts]
@@ -144,7 +134,6 @@ def reliability_chart(name: str, bins: Sequence[tuple[float, float, int]]) -> st
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("probability of the answer", color=INK)
         axes.set_ylabel("mean score", color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         return svg_of(figure, name)
@@ -157,9 +146,7 @@ def interval_chart(name: str, rows: Sequence[tuple[str, float, float, float]], a
     """
     places = range(len(rows))
     with matplotlib.rc_context(drawing_look(name)):
-        figure = Figure(figsize=(_WIDTH_INCHES, 0.8 + 0.26 * len(rows)), layout="constrained")
-        figure.set_gid(f"intervals {name}".replace(" ", "-"))
-        axes = figure.add_subplot()
+        figure, axes = _axes("intervals", name, 0.8 + 0.26 * len(rows))
         axes.axvline(0, color=_RAW, linewidth=1)
         for place, (_, value, low, high) in zip(places, rows, strict=True):
             axes.plot((low, high), (place, place), color=LINE, linewidth=1.8)
@@ -167,10 +154,20 @@ def interval_chart(name: str, rows: Sequence[tuple[str, float, float, float]], a
         axes.set_yticks(places, [label.replace("$", r"\$") for label, *_ in rows])
         axes.invert_yaxis()
         axes.set_xlabel(axis, color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         return svg_of(figure, name)
+
+
+def _axes(kind: str, name: str, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of the page's width, `height` inches high, and its axes, open at the top and
+    on the right.
+    """
+    figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
+    figure.set_gid(f"{kind} {name}".replace(" ", "-"))
+    axes: Axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def drawing_look(name: str) -> dict[str, object]:

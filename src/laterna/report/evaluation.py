@@ -27,7 +27,8 @@ from laterna.records import Answer, Question
 from laterna.report.drawings import interval_chart, reliability_chart
 from laterna.report.inspection import image_of
 from laterna.report.nearest import Nearest, TeacherWords, TrainingRecords
-from laterna.report.parts import NamedTexts, jpeg_uri, shrink, write_page
+from laterna.report.overlays import TaskExplanations, read_explanations
+from laterna.report.parts import NamedTexts, choose, jpeg_uri, shrink, write_page
 
 SIDE = 288
 """Longest side, in pixels, of the images inside the page."""
@@ -37,7 +38,7 @@ DIFFERING = 40
 """Questions of a task that are shown where two runs differ."""
 NEAREST = 2
 CONFUSIONS = 8
-NOTES = {**CONTROLS, "before_instruct": "The other assistant that was named to set beside."}
+NOTES = {**CONTROLS, "before_instruct": "The assistant named by --baseline."}
 
 
 class NearestShown(NamedTuple):
@@ -91,12 +92,16 @@ class Section(NamedTuple):
     """Kind, answers that are not right, answers."""
     confusions: tuple[tuple[str, str, int], ...]
     cards: tuple[Card, ...]
+    explained: TaskExplanations
 
 
 def write_evaluation_page(path: Path, run: SavedRun) -> None:
     """Write the page of a run; raises LaternaError where its folder is damaged."""
     records = TrainingRecords(run.subject.training)
-    sections = [_section(run, task, records) for task in run.tasks]
+    explained = read_explanations(run.folder)
+    sections = [
+        _section(run, task, records, explained.get(task, TaskExplanations())) for task in run.tasks
+    ]
     seen = [one.nearest for s in sections for card in s.cards for one in card.nearest]
     teacher = TeacherWords(seen)
     sections = [
@@ -112,7 +117,9 @@ def write_evaluation_page(path: Path, run: SavedRun) -> None:
     )
 
 
-def _section(run: SavedRun, task: str, records: TrainingRecords) -> Section:
+def _section(
+    run: SavedRun, task: str, records: TrainingRecords, explained: TaskExplanations
+) -> Section:
     saved, answers = run.tasks[task], run.answers(task)
     controls = run.controls(task)
     metrics = tuple(saved.definitions)
@@ -133,9 +140,10 @@ def _section(run: SavedRun, task: str, records: TrainingRecords) -> Section:
     found = calibration([a.probability or 0.0 for a in known], [a.score for a in known])
     chosen = choose(answers, WRONG, RIGHT, run.subject.seed)
     said = {name: {a.question.id: a for a in a_list} for name, a_list in controls.items()}
+    shots = saved.shots.words if saved.shots else ""
     return Section(
         task=task,
-        setting=", ".join(filter(None, (saved.setting, saved.shots.words if saved.shots else ""))),
+        setting=", ".join(filter(None, (saved.setting, shots))),
         about=TASKS[task].about if task in TASKS else "",
         definitions=tuple(saved.definitions.items()),
         columns=("kind", "questions", "assistant", "95 %", *map(_plain, controls)),
@@ -150,6 +158,7 @@ def _section(run: SavedRun, task: str, records: TrainingRecords) -> Section:
         errors=tuple(_errors(answers)),
         confusions=tuple(_confusions(answers)),
         cards=tuple(_card(run, task, answer, said, records) for answer in chosen),
+        explained=explained,
     )
 
 
@@ -194,24 +203,6 @@ def _confusions(answers: Sequence[Answer]) -> Iterator[tuple[str, str, int]]:
 
 SHORT = 40
 """Characters up to which an answer is one of many that may be confused."""
-
-
-def choose(answers: Sequence[Answer], wrong: int, right: int, seed: int) -> list[Answer]:
-    """Draw answers by lot, kinds in turn: so many that are not right, and so many that are."""
-    found = []
-    for number, wanted in ((wrong, False), (right, True)):
-        groups: dict[str, list[Answer]] = {}
-        for answer in sorted(answers, key=lambda one: one.question.id):
-            if (answer.score == 1) is wanted:
-                groups.setdefault(answer.question.kind, []).append(answer)
-        rng = random.Random(seed)
-        for group in groups.values():
-            rng.shuffle(group)
-        chosen: list[Answer] = []
-        while any(groups.values()) and len(chosen) < number:
-            chosen += [group.pop() for group in groups.values() if group][: number - len(chosen)]
-        found += chosen
-    return found
 
 
 def _card(
@@ -311,6 +302,7 @@ class Compared(NamedTuple):
 
     comparison: TaskComparison
     rows: tuple[tuple[str, ...], ...]
+    values: tuple[tuple[str, ...], ...]
     drawings: tuple[str, ...]
     """Differences of scores, and of values that may pass 1."""
     pairs: tuple[Pair, ...]
@@ -355,7 +347,13 @@ def _compared(found: RunComparison, task: TaskComparison) -> Compared:
             review="",
         )
         pairs.append(Pair(card, (_verdict(a.score), _verdict(b.score))))
-    return Compared(task, tuple(map(row_cells, task.rows)), tuple(drawings), tuple(pairs))
+    return Compared(
+        comparison=task,
+        rows=tuple(map(row_cells, [*task.kinds, task.overall])),
+        values=tuple(row_cells(row) for row in task.rows[len(task.kinds) + 1 :]),
+        drawings=tuple(drawings),
+        pairs=tuple(pairs),
+    )
 
 
 def _both(first: float, second: float) -> NamedTexts:

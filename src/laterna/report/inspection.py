@@ -63,8 +63,8 @@ class Tally:
         )
 
 
-class Sample:
-    """A number of records drawn by lot from all that pass by, in their order."""
+class Reservoir:
+    """A random sample of the records that are added, in their order (reservoir sampling)."""
 
     def __init__(self, size: int, seed: int) -> None:
         """Begin with nothing."""
@@ -74,7 +74,7 @@ class Sample:
         self._drawn: list[tuple[int, InstructionRecord]] = []
 
     def add(self, record: InstructionRecord) -> None:
-        """Let a record pass by: each has the same chance in the end."""
+        """Consider a record; each has the same chance in the end."""
         self._seen += 1
         if len(self._drawn) < self._size:
             self._drawn.append((self._seen, record))
@@ -84,7 +84,7 @@ class Sample:
             self._drawn[place] = (self._seen, record)
 
     def records(self) -> list[InstructionRecord]:
-        """Return what was drawn."""
+        """Return the sample."""
         return [record for _, record in sorted(self._drawn, key=lambda drawn: drawn[0])]
 
 
@@ -101,24 +101,23 @@ def inspect_set(
     """Read a source of records once, as training does, and return what there is to show of it.
 
     `scenes` are what the teacher was shown: with them, support is counted and every record is
-    checked again. `images` is the folder of the record's images, `rejects` the JSON lines of
-    replies that a synthesis did not use, `cost` what it cost.
-    Memory grows with the annotations, not with the records. Raises LaternaError for a file that
-    cannot be read.
+    checked again. `images` is the folder of the records' images, `rejects` the JSON lines of
+    replies that a synthesis did not use, `cost` what it cost. Memory grows with the annotations,
+    not with the records. Raises LaternaError for a file that cannot be read.
     """
-    shown = ProxyLookup(scenes or (), images)
-    counter, again, sample, checked = CoverageCounter(), Tally(), Sample(specimens, seed), 0
+    proxies = ProxyLookup(scenes or (), images)
+    counter, again, sample, checked = CoverageCounter(), Tally(), Reservoir(specimens, seed), 0
     refused: dict[str, tuple[int, str]] = {}
     for record in _records(source, refused):
-        counter.add(record, shown(record) if scenes is not None else None)
+        counter.add(record, proxies(record) if scenes is not None else None)
         sample.add(record)
-        scene = shown.scene(record)
+        scene = proxies.scene(record)
         verdict = scene and check_again(record, scene)
         if verdict:
             checked += 1
             again.add(record.id, verdict.findings)
     coverage = counter.result()
-    unknown = tuple(sorted(shown.unknown.items()))  # before the specimens ask again
+    unknown = tuple(sorted(proxies.unknown.items()))  # before the specimens count again
     return SynthesisContent(
         title=f"Instructions in {Path(source.data).name}",
         coverage=coverage,
@@ -128,8 +127,8 @@ def inspect_set(
         found=again.reasons(),
         rejects=_read_rejects(rejects) if rejects else None,
         cost=cost,
-        refused=tuple((reason, *said) for reason, said in sorted(refused.items())),
-        specimens=tuple(_specimen(record, shown, images) for record in sample.records()),
+        refused=tuple((reason, *found) for reason, found in sorted(refused.items())),
+        specimens=tuple(_specimen(record, proxies, images) for record in sample.records()),
     )
 
 
@@ -146,9 +145,9 @@ def _records(
 
 
 def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
-    """Hold a finished record against its scene; None for captions, which no teacher wrote.
+    """Check a finished record against its scene; None for captions, which no teacher wrote.
 
-    A record whose kind is not said is checked as a conversation: by its contents alone.
+    A record without a kind is checked as a conversation: by its contents alone.
     """
     exchanges = [Exchange(question, answer) for question, answer in exchanges_of(record)]
     if record.kind == "caption" or not exchanges:
@@ -157,19 +156,19 @@ def check_again(record: InstructionRecord, scene: Scene) -> Verdict | None:
     return check(scene, Reply(text=text, finish_reason="stop"), record.kind or "conversation")
 
 
-def _specimen(record: InstructionRecord, shown: ProxyLookup, images: Path | None) -> Specimen:
-    scene = shown.scene(record)
+def _specimen(record: InstructionRecord, proxies: ProxyLookup, images: Path | None) -> Specimen:
+    scene = proxies.scene(record)
     return Specimen(
         record=record,
         image=image_of(record, images),
         boxes=scene.boxes if scene else (),
-        proxy=shown(record) if scene else None,
+        proxy=proxies(record) if scene else None,
         verdict=check_again(record, scene) if scene else None,
     )
 
 
 def image_of(record: InstructionRecord, images: Path | None) -> Path | None:
-    """Return the file of a record's first image, under its whole or its file name."""
+    """Return the file of a record's first image, by its whole or its file name."""
     if images is None or not record.images:
         return None
     name = PurePosixPath(record.images[0])
@@ -208,7 +207,7 @@ def cost_lines(totals: Iterable[Totals], prices: Prices) -> NamedTexts:
     for total in totals:
         if not total.answers:
             continue
-        spent = prices.spent([total])  # calls without an answer that may have been billed, too
+        spent = prices.spent([total])  # also calls without an answer, which may have been billed
         dollars = "price not known" if spent is None else f"${spent:,.2f}"
         lines.append(
             (

@@ -29,7 +29,7 @@ MOST_RECORDS = 100_000
 
 
 class Nearest(NamedTuple):
-    """One exchange of a training record, as near to a question as told."""
+    """One exchange of a training record, and how near it is to a question."""
 
     record: InstructionRecord
     question: str
@@ -37,7 +37,7 @@ class Nearest(NamedTuple):
     similarity: float
     """0 to 1."""
     times: int
-    """How often this very exchange is learned."""
+    """How often the same exchange is in the data."""
     source: SourceSettings
 
 
@@ -96,12 +96,12 @@ class TrainingRecords:
                     self._found.setdefault(exchange, (row, source))
                     self._times[exchange] += 1
         if next(rows, None) is not None:
-            self.notes.append(f"of {source.data} the first {MOST_RECORDS:,} records were looked at")
+            self.notes.append(f"of {source.data} the first {MOST_RECORDS:,} records were read")
 
 
 class TeacherWords:
     """Finds the proxies that training records were written from, in the annotations beside the
-    records' images; what the records' fingerprints do not confirm is not shown.
+    records' images; only proxies with the records' fingerprints are shown.
     """
 
     def __init__(self, nearest: Sequence[Nearest]) -> None:

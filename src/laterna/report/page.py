@@ -25,13 +25,16 @@ class Curve(Record):
     name: str
     losses: tuple[float, ...]
     validation: tuple[tuple[int, float], ...] = ()
-    """Steps, counted from 1, and the loss on what was held out after them."""
+    """Steps, counted from 1, and the validation loss after them."""
 
 
 def curve_of(name: str, steps: Sequence[StepFigures]) -> Curve:
     """Return the curve of a stage from its `metrics.jsonl`."""
-    looks = [(step.step, step.validation.loss) for step in steps if step.validation is not None]
-    finite = tuple((step, loss) for step, loss in looks if loss is not None)
+    finite = tuple(
+        (step.step, step.validation.loss)
+        for step in steps
+        if step.validation is not None and step.validation.loss is not None
+    )
     return Curve(name=name, losses=tuple(step.loss for step in steps), validation=finite)
 
 
@@ -40,13 +43,13 @@ class StageShown(Record):
 
     name: str
     parts: tuple[tuple[str, ...], ...]
-    """A line a part: its name, mode, weights that trained, weights that did not, learning rate."""
+    """A line for each part: name, mode, trained weights, frozen weights, learning rate."""
     speeds: NamedTexts
     """The same names in every stage."""
     answers: tuple[SampleAnswer, ...] = ()
-    """What it said of held-out records when it was looked at last."""
+    """Its answers to validation records, at the last validation."""
     answered_after: int = 0
-    """The step of that look."""
+    """The step of that validation."""
 
 
 class EvaluationShown(Record):
@@ -66,12 +69,12 @@ class Column(Record):
 
     name: str
     note: str
-    """What was asked of whom, in a sentence."""
+    """Who was asked what, in a sentence."""
     scores: Scores
 
 
 class Example(Record):
-    """A held-out image with a question, the assistant's answer and the truth."""
+    """A validation image with a question, the assistant's answer and the reference."""
 
     image: Path
     kind: str
@@ -104,13 +107,13 @@ class ReportContent(Record):
     """Steps of the run and how long they took."""
     versions: NamedTexts = ()
     next_command: str = ""
-    """The command line that goes on from here, such as a chat with the result."""
+    """A next command, such as a chat with the result."""
 
 
 def choose_examples(
     answers: Sequence[Answer], images: Path, *, count: int = 24, seed: int = 0
 ) -> tuple[Example, ...]:
-    """Draw answers by lot for the page, kinds in turn and an image once, right and wrong alike.
+    """Draw answers by lot for the page, kinds in turn, each image once, right and wrong alike.
 
     `images` is the folder of the questions' images. Fewer than `count` come back when there
     are not as many images.
@@ -150,13 +153,13 @@ def write_report(path: Path, content: ReportContent) -> None:
         rows=[(name, [_named_score(column, name) for column in content.columns]) for name in names],
         thumbnails=[_data_uri(example.image) for example in content.examples],
         durations=[(step, duration(seconds)) for step, seconds in content.seconds],
-        speeds=_beside([stage.speeds for stage in content.stages]),
+        speeds=_side_by_side([stage.speeds for stage in content.stages]),
         short_answer=SHORT_ANSWER.strip(),
     )
 
 
-def _beside(tables: Sequence[NamedTexts]) -> list[tuple[str, ...]]:
-    """Set tables of the same names side by side: a line a name."""
+def _side_by_side(tables: Sequence[NamedTexts]) -> list[tuple[str, ...]]:
+    """Join tables of the same names: a line for each name."""
     return [(lines[0][0], *(value for _, value in lines)) for lines in zip(*tables, strict=True)]
 
 
@@ -186,12 +189,12 @@ def _data_uri(image: Path) -> str:
 
 
 def points(total: float) -> str:
-    """Return a sum of scores as people say it: "3", "2.7"."""
+    """Return a sum of scores as "3" or "2.7"."""
     return f"{total:.0f}" if float(total).is_integer() else f"{total:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: "4.2 s", "3 min 05 s"."""
+    """Return seconds as "4.2 s" or "3 min 05 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,15 +1,18 @@
-"""What every page of ours is made of: the template environment, and images inside it."""
+"""What every page is made of: the template environment, images inside it, and shown answers."""
 
 from __future__ import annotations
 
 import base64
 import io
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from laterna.files import write_atomically
+from laterna.records import Answer
 
 NamedTexts = tuple[tuple[str, str], ...]
 """Lines of a table: what, and its value."""
@@ -50,3 +53,21 @@ def jpeg_uri(image: Image.Image) -> str:
 def shrink(image: Image.Image, side: int) -> None:
     """Make an image no longer than `side` pixels either way, in place."""
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+
+
+def choose(answers: Sequence[Answer], wrong: int, right: int, seed: int) -> list[Answer]:
+    """Draw answers by lot, kinds in turn: so many that are not right, and so many that are."""
+    found = []
+    for number, wanted in ((wrong, False), (right, True)):
+        groups: dict[str, list[Answer]] = {}
+        for answer in sorted(answers, key=lambda one: one.question.id):
+            if (answer.score == 1) is wanted:
+                groups.setdefault(answer.question.kind, []).append(answer)
+        rng = random.Random(seed)
+        for group in groups.values():
+            rng.shuffle(group)
+        chosen: list[Answer] = []
+        while any(groups.values()) and len(chosen) < number:
+            chosen += [group.pop() for group in groups.values() if group][: number - len(chosen)]
+        found += chosen
+    return found

@@ -17,11 +17,11 @@ from laterna.report.parts import NamedTexts, jpeg_uri, share, shrink, write_page
 IMAGE_SIDE = 480
 """Longest side, in pixels, of the images inside the page."""
 FIRST_WORDS = 16
-"""First words of questions that are drawn; the rest is told as a number."""
+"""First words of questions that are drawn; the rest is counted."""
 PROXY_LINES = 60
 """Lines of a proxy that are in the page; it says how many more there are."""
 AT_ONCE = 18
-"""Lines of a proxy that are seen before one opens the rest."""
+"""Lines of a proxy that are shown before the rest is opened."""
 CHANNELS = {
     "caption": "caption",
     "box": "box",
@@ -61,7 +61,7 @@ class Specimen(Record):
     proxy: Proxy | None
     """What its teacher was shown; None where that is not known."""
     verdict: Verdict | None
-    """What the checks say of it now; None where there is nothing to hold it against."""
+    """What the checks find in it now; None where there is no scene."""
 
 
 class SynthesisContent(Record):
@@ -81,7 +81,7 @@ class SynthesisContent(Record):
     rejects: tuple[Reason, ...] | None = None
     """What the synthesis did not use; None where its file was not given."""
     refused: tuple[tuple[str, int, str], ...] = ()
-    """Why rows are no records, of how many, and what is said of the first."""
+    """Why rows are no records, how many, and the message of the first."""
     cost: NamedTexts = ()
     """Requests, tokens and money, as they were counted."""
 

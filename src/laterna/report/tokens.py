@@ -21,7 +21,7 @@ STYLES: dict[Part, tuple[str, str]] = {
     "target": ("green", "bold bright_green"),
     "prompt": ("dim", "default"),
 }
-"""The styles of a part's tokens, taken in turn so that neighbours can be told apart."""
+"""The styles of a part's tokens, alternating so that neighbors can be told apart."""
 NAMES: dict[Part, str] = {"target": "learned", "prompt": "read", "image": "image"}
 """What the parts are called where they are counted."""
 TARGET_MARKS = ("⟦", "⟧")

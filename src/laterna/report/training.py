@@ -14,6 +14,7 @@ from laterna.evaluation.saved import FIGURES
 from laterna.model.checkpoint import MANIFEST, Manifest, read_manifest, require_whole
 from laterna.recipe import PartName, StageName
 from laterna.records import Record
+from laterna.report.overlays import find_explanations
 from laterna.report.page import (
     EvaluationShown,
     ReportContent,
@@ -64,12 +65,15 @@ def run_content(run: Path) -> ReportContent:
     recipe = next((one.manifest.recipe for one in stages[::-1] if one.manifest), None)
     finished = [one.folder for one in stages if one.folder is not None]
     versions = dict.fromkeys(one.manifest.laterna for one in stages if one.manifest)
+    explained = list(find_explanations(run))
     return ReportContent(
         title=f"Training of {recipe.name if recipe else run.resolve().name}",
-        summary="; ".join(map(_told, stages)) + ".",
+        summary="; ".join(map(_summary, stages)) + ".",
         columns=(),
         curves=tuple(curve_of(one.name, one.steps) for one in stages),
         examples=(),
+        explanations=tuple(one for some in explained for one in some.shown),
+        unexplained=tuple(line for some in explained for line in some.reasons),
         stages=tuple(map(stage_shown, stages)),
         evaluations=tuple(find_evaluations(run)),
         settings=_settings(stages),
@@ -89,7 +93,7 @@ def find_stages(run: Path) -> list[Trained]:
     if (run / MANIFEST).is_file():
         return [_finished(run)]
     folders = [path.parent for path in sorted(run.glob(f"*/{MANIFEST}"))]
-    # One whose name begins with a dot is being written aside.
+    # One whose name begins with a dot is still being written.
     found = [_finished(folder) for folder in folders if not folder.name.startswith(".")]
     for path in sorted(run.glob(f"*.{METRICS}")):
         steps = _read_steps(path)
@@ -140,8 +144,8 @@ def _evaluation_shown(name: str, found: Found) -> EvaluationShown:
 
 def stage_shown(stage: Trained) -> StageShown:
     """Return a stage as the page shows it."""
-    looks = [step for step in stage.steps if step.validation is not None]
-    last = looks[-1] if looks else None
+    validated = [step for step in stage.steps if step.validation is not None]
+    last = validated[-1] if validated else None
     return StageShown(
         name=stage.name,
         parts=tuple(_parts(stage.manifest)) if stage.manifest else (),
@@ -159,10 +163,9 @@ def _finished(folder: Path) -> Trained:
             "an early version"
         )
     require_whole(folder, manifest, [METRICS])
+    named = folder.name == manifest.stage
     return Trained(
-        name=manifest.stage
-        if folder.name == manifest.stage
-        else f"{folder.name} ({manifest.stage})",
+        name=folder.name if named else f"{folder.name} ({manifest.stage})",
         steps=_read_steps(folder / METRICS),
         folder=folder,
         manifest=manifest,
@@ -182,19 +185,19 @@ def _place(stage: Trained) -> int:
     return stages.index(name) if name in stages else len(stages)
 
 
-def _told(stage: Trained) -> str:
+def _summary(stage: Trained) -> str:
     losses = [step.loss for step in stage.steps]
-    seen = [step.validation.loss for step in stage.steps if step.validation is not None]
-    said = f"{stage.name}: {len(losses):,} steps in {duration(speeds(stage.steps).seconds)}, "
-    said += f"loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last"
-    if not seen:
-        return said
-    last = "not finite" if seen[-1] is None else f"{seen[-1]:.3f}"
-    return f"{said}, {last} on what was held out"
+    validation = [step.validation.loss for step in stage.steps if step.validation is not None]
+    line = f"{stage.name}: {len(losses):,} steps in {duration(speeds(stage.steps).seconds)}, "
+    line += f"loss {losses[0]:.3f} at first and {losses[-1]:.3f} at last"
+    if not validation:
+        return line
+    last = "not finite" if validation[-1] is None else f"{validation[-1]:.3f}"
+    return f"{line}, validation loss {last}"
 
 
 def _parts(manifest: Manifest) -> Iterator[tuple[str, ...]]:
-    """Yield a line a part; a checkpoint of an early version does not know its weights."""
+    """Yield a line for each part; checkpoints of early versions have no counts of weights."""
     assert manifest.stage is not None
     settings = manifest.recipe.stage(manifest.stage)
     for name in get_args(PartName):
@@ -225,15 +228,15 @@ def _speeds(steps: Sequence[StepFigures]) -> NamedTexts:
 
 def _settings(stages: Sequence[Trained]) -> NamedTexts:
     """Return the recipe's settings; where an earlier stage had another value, both."""
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     for stage in stages:
         if stage.manifest is None:
             continue
         for name, value in _flat(msgspec.to_builtins(stage.manifest.recipe)):
-            before = told.get(name)
+            before = found.get(name)
             differs = before is not None and before != value
-            told[name] = f"{value} (before: {before})" if differs else value
-    return tuple(told.items())
+            found[name] = f"{value} (before: {before})" if differs else value
+    return tuple(found.items())
 
 
 def _flat(settings: object, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -100,12 +100,15 @@ def command(listening: Listening, text: str, images: str) -> list[str]:
     if listening.threads:
         options |= {"n_threads": str(listening.threads), "n_threads_batch": str(listening.threads)}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return [sys.executable, "-m", "llama_cpp.server", *words]
+    return [sys.executable, "-m", "laterna.serving.watched", "llama_cpp.server", *words]
 
 
 @contextmanager
 def running(words: Sequence[str]) -> Iterator[Child]:
-    """Run the child until the end. Raises LaternaError when it does not come up."""
+    """Run the child until the end, ours by SIGKILL included (`watched`).
+
+    Raises LaternaError when it does not come up.
+    """
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -115,6 +118,7 @@ def running(words: Sequence[str]) -> Iterator[Child]:
     process = subprocess.Popen(
         [*words, "--host", "127.0.0.1", "--port", str(port)],
         env={**environment, "API_KEY": key},
+        stdin=subprocess.PIPE,  # it ends when this does
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,  # read, for its end alone is shown: it holds every prompt
         start_new_session=True,  # Ctrl-C is for us: what is in flight may finish
@@ -132,6 +136,8 @@ def running(words: Sequence[str]) -> Iterator[Child]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
         reader.join()
 
 

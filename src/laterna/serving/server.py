@@ -132,7 +132,9 @@ def _engine(model: VisionLanguageModel, listening: Listening) -> Engine:
         ),
     )
     if engine.one_by_one:
-        sys.stderr.write(f"requests are answered by the model's own `generate`: {engine.one_by_one}\n")
+        sys.stderr.write(
+            f"requests are answered by the model's own `generate`: {engine.one_by_one}\n"
+        )
     else:
         rows, tokens = engine.ready
         sys.stderr.write(

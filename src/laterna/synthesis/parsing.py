@@ -86,7 +86,7 @@ def label_of(line: str) -> tuple[_Part, str] | None:
 
 
 def _parts(text: str) -> list[tuple[_Part, str]]:
-    """Return the labelled parts of a text in their order."""
+    """Return the labeled parts of a text in their order."""
     lines = _SAYS["inline"].sub("\n", _SAYS["flat"].sub(_RULE, text.strip())).splitlines()
     labels = [label_of(line) for line in lines]
     numbered = not any(labels)
@@ -109,14 +109,14 @@ def _parts(text: str) -> list[tuple[_Part, str]]:
                 parts[-1][1].append("")
             continue
         elif rule:
-            parts.append((_unlabelled(line, parts, rule), [line]))
+            parts.append((_unlabeled(line, parts, rule), [line]))
         else:
             parts[-1][1].append(line)
         rule = ""
     return [(part, _undressed(said)) for part, said in parts]
 
 
-def _unlabelled(line: str, parts: list[tuple[_Part, list[str]]], rule: str) -> _Part:
+def _unlabeled(line: str, parts: list[tuple[_Part, list[str]]], rule: str) -> _Part:
     """Return what a line behind a rule opens that has no label; raise ReplyError where nothing."""
     if rule == "===" and parts and parts[-1][0] == "question":
         return "answer"

@@ -226,7 +226,7 @@ class _Counter:
         """Return why there is no record: the reasons with their number and what was said first."""
         reasons = Counter(problem.reason for problem in self._problems)
         told = "; ".join(
-            f"{number} {reason}" + (f": {self._said[reason]}" if reason in self._said else "")
+            f"{number} {reason}" + (f": {self._said[reason]}" if self._said.get(reason) else "")
             for reason, number in reasons.most_common()
         )
         calls = f"; {self._run.calls.line()}" if self._run.calls else ""
@@ -268,6 +268,7 @@ class _Counter:
     def _reject(self, reject: Reject) -> None:
         self._rejected.update({finding.reason for finding in reject.verdict.findings})
         for finding in reject.verdict.findings:
-            self._said.setdefault(finding.reason, finding.detail)
+            if finding.detail:
+                self._said.setdefault(finding.reason, finding.detail)
         if self.rejects:
             self.rejects.write(msgspec.json.encode(reject) + b"\n")

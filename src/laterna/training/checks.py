@@ -1,5 +1,5 @@
-"""What is refused before anything is read: settings that cannot be meant, files that are not there,
-and a place that another run holds or has finished in.
+"""What is refused before anything is read: settings that make no sense, files that are missing, and
+a folder that another run uses or has finished in.
 """
 
 from __future__ import annotations
@@ -28,22 +28,20 @@ PROJECTOR_FILE = "mm_projector.bin"
 """The file in which LLaVA's stage 1 leaves its connector."""
 PARTS: tuple[PartName, ...] = get_args(PartName)
 SHORTEST = 4
-"""Tokens that a record has at least: one that opens, one asked, one answered, one that ends."""
+"""Fewest tokens of a record: one each to open it, to ask, to answer and to end."""
 
 
 def require_sensible(recipe: Recipe, stages: Sequence[StageName]) -> None:
-    """Raise LaternaError, naming the settings, where what some stages are to do cannot be meant, or
-    cannot be done by what is installed.
-
-    All that settings alone tell is told here, before anything is read.
+    """Raise LaternaError, naming the settings, where some stages' settings make no sense, or need
+    packages that are not installed.
     """
     require_meant(recipe, stages)
     _require_packages(recipe, stages)
 
 
 def require_meant(recipe: Recipe, stages: Sequence[StageName]) -> None:
-    """Raise LaternaError, naming the settings, where what some stages are to do cannot be meant on
-    any machine.
+    """Raise LaternaError, naming the settings, where some stages' settings make no sense on any
+    machine.
     """
     if recipe.vision.fit != "anyres" and recipe.vision.grids != VisionSettings(source="").grids:
         raise LaternaError(
@@ -69,15 +67,13 @@ def require_meant(recipe: Recipe, stages: Sequence[StageName]) -> None:
         stage.validation or any(not one.weight for one in stage.mixture()) for stage in both
     ):
         raise LaternaError(
-            f"run.eval_steps = {recipe.run.eval_steps}, but nothing is held out: set "
-            "validation of a stage, or a source of weight 0"
+            f"run.eval_steps = {recipe.run.eval_steps}, but there are no validation records: set "
+            "`validation` of a stage, or a source of weight 0"
         )
 
 
 def require_there(stage: StageSettings) -> None:
-    """Raise LaternaError where a stage's records or images are named on this machine and are not
-    on it.
-    """
+    """Raise LaternaError where a stage's records or images are missing on this machine."""
     for source in stage.mixture():
         for name in (source.data, source.images):
             if name and not name.startswith(HUB) and not Path(name).exists():
@@ -85,7 +81,7 @@ def require_there(stage: StageSettings) -> None:
 
 
 def require_start(recipe: Recipe, init_from: Path | None) -> None:
-    """Raise LaternaError where it is known before any model is read that `init_from` is none."""
+    """Raise LaternaError for an `init_from` that cannot be one, before any model is read."""
     if init_from is None:
         return
     recover(init_from)
@@ -99,9 +95,8 @@ def require_start(recipe: Recipe, init_from: Path | None) -> None:
         for name in ("vision", "connector", "language", "fusion"):
             if getattr(before, name) != getattr(recipe, name):
                 raise LaternaError(
-                    f"{init_from}: was trained with other [{name}] settings than "
-                    f"recipe {recipe.name}; "
-                    "give both stages the same"
+                    f"{init_from}: was trained with other [{name}] settings than recipe "
+                    f"{recipe.name}; give both stages the same"
                 )
 
 
@@ -169,10 +164,10 @@ def _require_data(stage: StageSettings, name: StageName) -> None:
 
 @contextmanager
 def held_by_one(out: Path, stage: StageName, ranks: Ranks) -> Iterator[None]:
-    """Hold the place of a checkpoint for all ranks of a run; rank 0 has the lock.
+    """Lock a checkpoint's path for all ranks of a run; rank 0 has the lock.
 
-    What a killed run had moved aside from it is put back. Raises LaternaError, on every rank, when
-    another run holds it.
+    What a killed run had moved away from it is put back. Raises LaternaError, on every rank, when
+    another run has the lock.
     """
     with ExitStack() as stack:
         refused: LaternaError | None = None
@@ -212,14 +207,14 @@ def _differences(before: Recipe, now: Recipe, stage: StageName) -> list[str]:
 
 
 def _flat(recipe: Recipe, stage: StageName) -> dict[str, object]:
-    """Return a recipe's settings by their dotted names, without those of the other stage, of how a
-    run is carried out, and of where it keeps things.
+    """Return a recipe's settings by their dotted names, without the other stage's and without how a
+    run is carried out (`HOW`).
     """
-    told = msgspec.to_builtins(recipe)
+    plain = msgspec.to_builtins(recipe)
     other: StageName = "instruct" if stage == "align" else "align"
     for name in (other, *HOW):
-        del told[name]
-    return dict(_named(told))
+        del plain[name]
+    return dict(_named(plain))
 
 
 def _named(settings: dict[str, object], before: str = "") -> Iterator[tuple[str, object]]:
@@ -231,6 +226,6 @@ def _named(settings: dict[str, object], before: str = "") -> Iterator[tuple[str,
 
 
 def _remove_unfinished(out: Path) -> None:
-    """Remove what killed runs were saving: no other run is at work here."""
+    """Remove what killed runs were saving; the lock excludes other runs."""
     for aside in out.with_name(f"{out.name}.state").glob("*/.*.part"):
         shutil.rmtree(aside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which records go into which optimizer step, as which batches, made ahead of their use.
+"""The dataloader: which records go into which optimizer step, and its batches, made in advance.
 
 Shapes: b images · c channels · h, w pixels · n features an image · d width.
 """
@@ -43,18 +43,16 @@ Fill = Callable[[Batch], Batch]
 
 
 def count_steps(records: int, stage: StageSettings) -> int:
-    """Return how many optimizer steps a stage takes over this many records; the last may be
-    smaller than the others.
-    """
+    """Return the number of a stage's optimizer steps over its records; the last may be smaller."""
     steps = math.ceil(_drawn(records, stage) / stage.global_batch_size)
     return min(steps, stage.max_steps) if stage.max_steps else steps
 
 
 class Order:
-    """The order of the records: which of them a step learns from.
+    """The order of the records: which of them each step trains on.
 
     It follows from the seed alone, so a run can go on at any step. Where images are shared,
-    records about one image stand together.
+    records about one image are consecutive.
     """
 
     def __init__(self, samples: Sequence[Sample], stage: StageSettings, seed: int) -> None:
@@ -86,7 +84,7 @@ def step_packs(chosen: Sequence[Sample], stage: StageSettings) -> list[Pack]:
         chosen,
         pack_length=stage.pack_length,
         shared_prefix=stage.shared_prefix,
-        longest=stage.micro_batch_tokens,
+        micro_batch_tokens=stage.micro_batch_tokens,
     )
 
 
@@ -103,7 +101,7 @@ def _first_images(samples: Sequence[Sample]) -> NDArray[np.int64]:
 
 MISSING, UNREADABLE = "image missing", "image cannot be read"
 FAULTS = (MISSING, UNREADABLE)
-"""Why an image leaves its records out."""
+"""Reasons to leave out an image's records."""
 
 
 class Lost(NamedTuple):
@@ -123,7 +121,7 @@ class Step(NamedTuple):
     number: int
     """Counted from 0."""
     batches: tuple[Batch, ...]
-    """Micro-batches; none where the rank has no record."""
+    """Micro-batches; empty where the rank has no record."""
     length: int
     """Tokens, padding left out."""
     faulty: dict[str, int]
@@ -143,7 +141,7 @@ class Step(NamedTuple):
 
     @property
     def images(self) -> int:
-        """Images."""
+        """Images of the batches."""
         return sum(len(batch.images) for batch in self.batches)
 
 
@@ -170,10 +168,9 @@ def feed(
     """Yield this rank's share of every optimizer step from `first_step` (counted from 0) on.
 
     The seed alone decides the order. The rows of a step are dealt to the ranks, the longest
-    first. `workers` threads make the next steps' batches meanwhile. `even` gives every rank as
-    many micro-batches as the one with most, by empty ones: FSDP's ranks walk in step.
+    first. `workers` threads make the next steps' batches in advance. `even` adds empty
+    micro-batches so that every rank has equally many, as FSDP needs.
     """
-
     order = Order(samples, stage, seed)
 
     def make(step: int) -> Step:
@@ -222,7 +219,7 @@ def _make_step(
 
 
 def _pinned(batch: Batch, device: torch.device) -> Batch:
-    """Put a batch for a GPU where it can be copied from while the GPU works."""
+    """Pin the memory of a batch for a GPU, so that it can be copied while the GPU works."""
     if device.type != "cuda":
         return batch
     tensors = ((name, getattr(batch, name)) for name in batch.__struct_fields__)
@@ -231,9 +228,9 @@ def _pinned(batch: Batch, device: torch.device) -> Batch:
 
 
 def fill_pixels(preparer: ImagePreparer, files: ImageFiles) -> Fill:
-    """Read and prepare a batch's images when it is needed.
+    """Return what reads and prepares a batch's images.
 
-    The filling raises FaultyImageError for an image that cannot be read.
+    It raises FaultyImageError for an image that cannot be read.
     """
 
     def opened(name: str) -> Image.Image:
@@ -258,7 +255,7 @@ def fill_pixels(preparer: ImagePreparer, files: ImageFiles) -> Fill:
 
 
 def fill_features(store: FeatureStore) -> Fill:
-    """Take a batch's features from the cache."""
+    """Return what takes a batch's features from the cache."""
 
     def fill(batch: Batch) -> Batch:
         if not batch.images:
@@ -283,10 +280,10 @@ Out = TypeVar("Out")
 def in_order(make: Callable[[In], Out], wanted: Iterable[In], workers: int) -> Iterator[Out]:
     """Yield `make(one)` for each of `wanted`, in its order, as `map` does.
 
-    `workers` threads make the next `workers` things while the caller works on the one before; 0
-    makes each when it is asked for. Threads are enough: Pillow decodes and resizes, and torch
-    computes, without Python's lock. What `make` raises is raised when its turn comes, so
-    neither order nor outcome depends on the number of workers.
+    `workers` threads make the next `workers` results while the caller uses the one before; with 0
+    each is made when it is needed. Threads are enough: Pillow decodes and resizes, and torch
+    computes, without Python's lock. What `make` raises is raised in its turn, so neither order nor
+    outcome depends on the number of workers.
     """
     if workers == 0:
         yield from map(make, wanted)

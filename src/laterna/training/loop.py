@@ -1,4 +1,4 @@
-"""The training loop: forward, backward, max_grad_norm, step, and nothing hidden."""
+"""The training loop: forward, backward, clipping, step, and nothing hidden."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from laterna.training.throughput import UNKNOWN, Meter, StepFigures, Validation
 from laterna.training.train_state import Progress, TrainState, diverged, named_few
 
 HOPELESS = 3.0
-"""So many times the loss of guessing, on what was just learned, is told by no model that works."""
+"""No working model has so many times the loss of guessing, on the records it just learned from."""
 
 
 def _never(_step: int) -> Validation | None:
@@ -33,16 +33,15 @@ def train_steps(
     *,
     seed: int,
     meter: Meter = UNKNOWN,
-    look: Callable[[int], Validation | None] = _never,
+    validate: Callable[[int], Validation | None] = _never,
 ) -> Iterator[StepFigures]:
     """Train on each step's micro-batches in turn and yield what the step did.
 
     A step whose loss or gradient is not finite, or whose records have all lost their images,
-    changes nothing and yields nothing. Whatever a step draws at random follows from `seed`, step
-    and rank alone. `look` is asked after each step, counted from 1, for a look at what is held out.
-    Raises LaternaError, naming records and images, when more steps in a row were skipped, or more
-    images were faulty, than `limits` allow; and, naming the step, when a step was taken that left
-    weights by which its own records have no finite loss.
+    changes nothing and yields nothing. What a step draws at random follows from `seed`, step and
+    rank alone. `validate` is called after each step, counted from 1. Raises LaternaError, naming
+    records and images, when more steps in a row were skipped, or more images were faulty, than
+    `limits` allow; and, naming the step, for weights that a step made useless.
     """
     ranks = train_state.ranks
     begun = time.perf_counter()
@@ -61,8 +60,8 @@ def train_steps(
         if done.finite:
             last, lost, first = step, [], first or done.figures.loss
             progress = train_state.progress
-            validation = look(progress.step)
-            begun += time.perf_counter() - now  # the look is no part of the next step
+            validation = validate(progress.step)
+            begun += time.perf_counter() - now  # which is no part of the next step
             yield replace(
                 done.figures,
                 step=progress.step,
@@ -78,9 +77,9 @@ def train_steps(
 
 
 def _require_alive(train_state: TrainState, last: Step | None, first: float) -> None:
-    """Raise LaternaError where weights are not sound, or the loss of the last step taken by them is
-    not finite or far above what guessing costs and what it was at `first`: no later step is there
-    to tell.
+    """Raise LaternaError where weights are not sound, or the loss on the last step's records is not
+    finite, or far above that of guessing and above `first`, the first step's. No later step would
+    notice.
     """
     train_state.require_sound()
     if last is None:
@@ -88,7 +87,7 @@ def _require_alive(train_state: TrainState, last: Step | None, first: float) -> 
     batches = last.batches or (empty_batch(),)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         loss = sum(float(train_state.model(batch)) for batch in batches)
-    train_state.clock.take_seconds()  # the tower's time here is no step's
+    train_state.clock.take_seconds()  # else the next step would have the tower's time
     whole, targets = train_state.ranks.total([loss, count_targets(batches)])
     whole /= targets
     head = train_state.objective.assistant.language.get_output_embeddings()
@@ -103,7 +102,7 @@ def require_few_faulty(
 ) -> None:
     """Raise LaternaError when more records were left out for their images than `limits` allow.
 
-    `faulty` are their numbers by reason, other reasons than `FAULTS` aside; `which` names some.
+    `faulty` has their numbers by reason, of which only `FAULTS` count; `which` names some.
     """
     counts = {name: faulty[name] for name in FAULTS if faulty.get(name)}
     if sum(counts.values()) > limits.max_faulty:
@@ -117,23 +116,22 @@ def require_few_faulty(
 
 def take_step(train_state: TrainState, step: Step, meter: Meter) -> Outcome:
     """Add up the gradients of a step over its micro-batches and all ranks, and take it."""
-    ranks, max_grad_norm = train_state.ranks, train_state.stage.max_grad_norm
+    ranks = train_state.ranks
     rate = train_state.set_rates(step.number)
     batches = step.batches or (empty_batch(),)
     targets = ranks.total([count_targets(batches)])[0]
     loss = torch.zeros((), device=ranks.device)
     for number, batch in enumerate(batches, start=1):
         with reducing(train_state.model, number == len(batches)):
-            # Engines take the mean over the ranks; we want their sum over all targets.
+            # Engines average over the ranks, but the loss is a sum over all targets.
             part = train_state.model(batch) / max(targets, 1.0)
             (part * ranks.count).backward()
             train_state.clock.after_backward()
         loss += part.detach()
-    norm_s = gradient_norm(
-        train_state.weights.values(), max_grad_norm if max_grad_norm > 0 else math.inf
-    )
+    limit = train_state.stage.max_grad_norm or math.inf
+    norm_s = gradient_norm(train_state.weights.values(), limit)
     flops = meter.flops(step.batches, step.length)
-    own_loss, norm = torch.stack([loss, norm_s.to(loss)]).tolist()  # a GPU is awaited here alone
+    own_loss, norm = torch.stack([loss, norm_s.to(loss)]).tolist()  # the only wait for a GPU
     whole_loss, flops, vision, *counts = ranks.total(
         [own_loss, flops, train_state.clock.take_seconds() / ranks.count]
         + [step.tokens, step.tokens - step.length, step.images]
@@ -161,12 +159,12 @@ def take_step(train_state: TrainState, step: Step, meter: Meter) -> Outcome:
 
 
 class Outcome(NamedTuple):
-    """What a step came to, over all ranks."""
+    """What a step did, over all ranks."""
 
     finite: bool
-    """Whether it was taken: it had targets, and neither loss nor gradient was not finite."""
+    """Whether it was taken: it had targets, and loss and gradient were finite."""
     figures: StepFigures
-    """Of the step alone: neither times nor what was skipped before are known yet."""
+    """Of the step alone, without times and without what was skipped before."""
     faulty: dict[str, int]
     """Records left out, by reason."""
 

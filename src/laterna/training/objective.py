@@ -17,7 +17,7 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Batch
 
 LOGITS_AT_ONCE = 2**24
-"""Logits that are in memory at any time (64 MiB in float32), whatever vocabulary and batch."""
+"""Most logits in memory at a time (64 MiB in float32), whatever vocabulary and batch."""
 
 
 def count_targets(batches: Sequence[Batch]) -> int:
@@ -28,11 +28,11 @@ def count_targets(batches: Sequence[Batch]) -> int:
 def summed_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module, vocabulary: int) -> Tensor:
     """Return the summed cross-entropy (a scalar) of labels predicted from hidden states.
 
-    Where there would be more than `LOGITS_AT_ONCE` logits, they are made a chunk at a time, and
-    once more in the backward pass, so no more than that are ever there.
+    Where there would be more than `LOGITS_AT_ONCE` logits, they are computed a chunk at a time, and
+    again in the backward pass.
     """
     chunk = max(1, LOGITS_AT_ONCE // vocabulary)
-    if len(labels_s) <= chunk:  # none at all included: the head still takes part in the graph
+    if len(labels_s) <= chunk:  # also for no labels, so that the head is part of the graph
         return _chunk_loss(states_sd, labels_s, head)
     total = torch.zeros((), device=states_sd.device)
     for states, labels in zip(
@@ -52,9 +52,9 @@ def _chunk_loss(states_sd: Tensor, labels_s: Tensor, head: nn.Module) -> Tensor:
 class Objective(nn.Module):
     """The assistant with its loss on top: what a distributed engine wraps.
 
-    A batch without images sends an empty one, whose weight is zero, through the parts that
-    train: engines that add up gradients over ranks wait for every part, and the optimizer moves a
-    part whose gradient is zero, but not one that has none. So a step is the same on any ranks.
+    A batch without images runs a blank one, with weight zero, through vision and connector: engines
+    that add up gradients over ranks wait for every part, and the optimizer moves a part whose
+    gradient is zero, but not one that has none. So a step is the same on any number of ranks.
     """
 
     def __init__(self, assistant: VisionLanguageModel) -> None:

@@ -1,8 +1,8 @@
-"""Optimizers by the recipe's names, as one thing: AdamW, the same with moments in 8 bits, or Muon
-with AdamW for what is no matrix.
+"""Optimizers by the recipe's names, behind one interface: AdamW, the same with moments in 8 bits,
+or Muon with AdamW for what is no matrix.
 
-Muon (Jordan et al. 2024) makes each update of a weight matrix orthogonal. On small models that
-start from far away, a fresh connector above all, it needs several times fewer steps than AdamW.
+Muon (Jordan et al. 2024) makes each update of a weight matrix orthogonal. For small models with
+fresh weights, a fresh connector above all, it needs several times fewer steps than AdamW.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from laterna.errors import LaternaError
+from laterna.errors import LaternaError, package
 from laterna.model.build import fast_dtype
 from laterna.recipe import OptimizerName, StageSettings
 from laterna.training.stages import Parts, parameter_groups
@@ -23,10 +23,10 @@ from laterna.training.stages import Parts, parameter_groups
 BETAS = (0.9, 0.999)
 """AdamW's, as in LLaVA's scripts (transformers' default)."""
 BESIDE_MUON = 0.4
-"""Share of Muon's learning rate that AdamW has beside it, for embeddings, biases and norms."""
+"""Share of Muon's learning rate that AdamW takes for embeddings, biases and norms."""
 SMALL, BLOCK = 4096, 256
-"""Of `adamw8bit`: weights of a tensor from which on it remembers in 8 bits, and how many of them
-share a scale; bitsandbytes' values."""
+"""Of `adamw8bit`: the smallest tensor whose moments have 8 bits, and how many of its weights share
+a scale; bitsandbytes' values."""
 
 
 def _adamw(groups: list[dict[str, Any]]) -> Optimizer:
@@ -38,16 +38,16 @@ def _muon(groups: list[dict[str, Any]]) -> Optimizer:
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, which computes in bfloat16 everywhere; this one in what the device is fast in.
+    """torch's Muon, but in the device's fast dtype, where torch's is in bfloat16 everywhere.
 
-    On a CPU without bfloat16 a step of nano took 19 times as long in it. Of `adjust_lr_fn` it
-    knows `match_rms_adamw` alone.
+    On a CPU without bfloat16 a step of nano took 19 times as long in it. The only `adjust_lr_fn` is
+    `match_rms_adamw`.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move every weight that has a gradient."""
-        del closure  # its loss is nobody's here
+        del closure  # not used here
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for weight in group["params"]:
@@ -64,7 +64,7 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonal(matrix: Tensor, settings: Mapping[str, Any]) -> Tensor:
-    """Return about the orthogonal matrix that is nearest to one, its singular values near 1.
+    """Return approximately the nearest orthogonal matrix; its singular values are near 1.
 
     By Newton and Schulz's iteration with Muon's polynomial, in the matrix's own dtype; `settings`
     are `torch.optim.Muon`'s `ns_coefficients`, `ns_steps` and `eps`.
@@ -79,29 +79,25 @@ def orthogonal(matrix: Tensor, settings: Mapping[str, Any]) -> Tensor:
 
 
 def _adamw_8bit(groups: list[dict[str, Any]]) -> Optimizer:
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise LaternaError(
-            'optimizer = "adamw8bit" needs the package bitsandbytes; run '
-            "`pip install 'laterna[bitsandbytes]'`, or set optimizer = \"adamw\""
-        ) from error
-    made: Optimizer = AdamW8bit(groups, betas=BETAS, min_8bit_size=SMALL)
+    bnb = package("bitsandbytes", "bitsandbytes", 'optimizer = "adamw8bit"')
+    made: Optimizer = bnb.optim.AdamW8bit(groups, betas=BETAS, min_8bit_size=SMALL)
     return made
 
 
 class Kind(NamedTuple):
-    """An optimizer that weights are given to."""
+    """How an optimizer is made, and what it keeps."""
 
     make: Callable[[list[dict[str, Any]]], Optimizer]
     moments: tuple[str, ...]
-    """What it remembers of a weight, by the names in its state; of a small one, not all."""
+    """Names of the moments in its state; small weights do not have all."""
     bytes: Callable[[int], int]
-    """Bytes that it remembers of a tensor of so many weights."""
+    """Bytes of the moments of a tensor of so many weights."""
 
 
 def _eighth(weights: int) -> int:
-    """Two numbers of 8 bits a weight, and two scales a block, in 32; in 32 bits where small."""
+    """Return the bytes of 8-bit moments: two a weight, and two scales of 32 bits a block; for small
+    tensors, two moments of 32 bits.
+    """
     return 8 * weights if weights < SMALL else 2 * weights + 8 * -(-weights // BLOCK)
 
 
@@ -137,13 +133,13 @@ class Optimizers:
             one.zero_grad(set_to_none=True)
 
     def moments(self, weight: nn.Parameter) -> dict[str, Tensor]:
-        """Return what is remembered of a weight, by name; writing into it resumes."""
+        """Return a weight's moments by name; to resume, write into them."""
         state = self._state(weight)
         names = KINDS[self._of[weight].kind].moments
         return {name: state[name] for name in names if name in state}
 
     def set_steps(self, weight: nn.Parameter, taken: float) -> None:
-        """Say how many steps a weight has taken, where its optimizer counts them."""
+        """Set how many steps a weight has taken, where its optimizer counts them."""
         state = self._state(weight)
         if isinstance(state.get("step"), Tensor):
             state["step"].fill_(taken)
@@ -191,7 +187,7 @@ def require_whole_weights(stage: StageSettings, *, sharded: bool) -> None:
 
 
 def moment_bytes(assistant: Parts, stage: StageSettings) -> int:
-    """Return the bytes that a stage's optimizers remember, over all weights that they train."""
+    """Return the bytes of a stage's moments, over all weights that train."""
     return sum(
         KINDS[name].bytes(int(weight.numel()))
         for name, groups in _divided(assistant, stage)
@@ -203,40 +199,35 @@ def moment_bytes(assistant: Parts, stage: StageSettings) -> int:
 def _divided(
     assistant: Parts, stage: StageSettings
 ) -> list[tuple[OptimizerName, list[dict[str, Any]]]]:
-    """Return what each of a stage's optimizers takes, none of them nothing."""
+    """Return the parameter groups of each of a stage's optimizers; optimizers without any are left
+    out.
+    """
     groups = parameter_groups(assistant, stage)
     if stage.optimizer != "muon":
         return [(stage.optimizer, groups)]
-    split = _split(groups, _embeddings(assistant))
-    both: list[tuple[OptimizerName, list[dict[str, Any]]]] = [
-        ("muon", split.matrices),
-        ("adamw", split.others),
-    ]
+    tables = _tables(assistant)
+
+    def chosen(matrices: bool, rate: float) -> list[dict[str, Any]]:
+        return [
+            group | {"params": weights, "lr": group["lr"] * rate}
+            for group in groups
+            if (weights := [weight for weight in group["params"]
+                            if (weight.ndim == 2 and id(weight) not in tables) is matrices])
+        ]  # fmt: skip
+
+    both: tuple[tuple[OptimizerName, list[dict[str, Any]]], ...] = (
+        ("muon", chosen(True, 1.0)),
+        ("adamw", chosen(False, BESIDE_MUON)),
+    )
     return [(name, own) for name, own in both if own]
 
 
-class _Split(NamedTuple):
-    matrices: list[dict[str, Any]]
-    others: list[dict[str, Any]]
-
-
-def _split(groups: list[dict[str, Any]], embeddings: set[int]) -> _Split:
-    """Part every group into what Muon takes and what AdamW takes beside it."""
-    split = _Split([], [])
-    for group in groups:
-        matrices = [w for w in group["params"] if w.ndim == 2 and id(w) not in embeddings]
-        others = [w for w in group["params"] if w.ndim != 2 or id(w) in embeddings]
-        if matrices:
-            split.matrices.append(group | {"params": matrices})
-        if others:
-            split.others.append(group | {"params": others, "lr": group["lr"] * BESIDE_MUON})
-    return split
-
-
-def _embeddings(assistant: Parts) -> set[int]:
-    """Return the ids of tables, whose rows are no directions of one space: embeddings and heads."""
+def _tables(assistant: Parts) -> set[int]:
+    """Return the ids of the weights of embeddings and heads, which Muon is not for: the rows of
+    these tables are independent.
+    """
     language: Any = assistant.parts()["language"]
-    tables = [language.get_input_embeddings(), language.get_output_embeddings()]
-    embeddings = [m for part in assistant.parts().values() for m in part.modules()]
-    tables += [module for module in embeddings if isinstance(module, nn.Embedding)]
+    modules = [module for part in assistant.parts().values() for module in part.modules()]
+    tables = [module for module in modules if isinstance(module, nn.Embedding)]
+    tables += [language.get_input_embeddings(), language.get_output_embeddings()]
     return {id(table.weight) for table in tables if table is not None}

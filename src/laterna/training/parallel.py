@@ -1,7 +1,6 @@
-"""The processes of one run, and torch's two engines: how ranks agree, share weights and add up
-gradients.
+"""The ranks of a run, and torch's two engines: how ranks agree, share weights and add up gradients.
 
-`torchrun` starts them. A run without it is one rank, and nothing here then costs anything.
+`torchrun` starts them. A run without it is one rank, for which nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ class Ranks:
     """This process among those that train together."""
 
     rank: int
-    """Counted from 0; rank 0 speaks and writes."""
+    """Counted from 0; rank 0 prints and writes files."""
     count: int
     device: torch.device
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this process prints and writes files for all."""
         return self.rank == 0
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """Return the sums of the values over all ranks; every rank must ask."""
+        """Return the sums of the values over all ranks; every rank must call it."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -52,18 +51,18 @@ class Ranks:
         return [float(value) for value in sums.tolist()]
 
     def any(self, flag: bool) -> bool:
-        """Return whether any rank says so; every rank must ask."""
+        """Return whether the flag is set on any rank; every rank must call it."""
         return self.total([float(flag)])[0] > 0
 
     def wait(self) -> None:
-        """Return when every rank has come here."""
+        """Return when every rank has called it."""
         if self.count > 1:
             distributed.barrier()
 
     def from_first(self, make: Callable[[], Made], sent: Callable[[Made], Made]) -> Made:
-        """Return what rank 0 makes; the others are given what `sent` makes of it.
+        """Return what rank 0 makes; on the others, what `sent` makes of it.
 
-        A LaternaError that making raises is raised on every rank.
+        A LaternaError of `make` is raised on every rank.
         """
         made: Made | None = None
         parcel: list[Any] = [None]
@@ -81,7 +80,7 @@ class Ranks:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let rank 0 do what is inside before the others: it makes files that they then read."""
+        """Let rank 0 run the block before the others: it makes files that they then read."""
         if not self.first:
             self.wait()
         yield
@@ -97,8 +96,8 @@ ALONE = Ranks(rank=0, count=1, device=torch.device("cpu"))
 def joined_ranks() -> Iterator[Ranks]:
     """Join the ranks that `torchrun` started, or be the only one.
 
-    On GPUs each process takes the one of its local rank and they speak over nccl, on CPUs over
-    gloo. A process that had joined before stays so.
+    On GPUs each process takes the one of its local rank, with nccl; on CPUs gloo is used. A process
+    that had joined before stays so.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -129,10 +128,10 @@ def replicate(objective: Objective, _ranks: Ranks) -> nn.Module:
 def shard(objective: Objective, ranks: Ranks) -> nn.Module:
     """Give every rank a share of all weights, gathered layer by layer when they are needed.
 
-    The weights come from rank 0, a layer at a time: the others may hold the language model on the
-    meta device. In 16 bits they are gathered in 16 bits and gradients are added up in 32. A vision
+    The weights come from rank 0, a layer at a time: the others may have the language model on the
+    meta device. With `bf16` they are gathered in 16 bits and gradients are added up in 32. A vision
     tower that does not train stays whole on every rank: it is small, and ranks need not wait for
-    one another to look at images. Raises LaternaError for weights in 4 bits.
+    one another to encode images. Raises LaternaError for weights in 4 bits.
     """
     assistant = objective.assistant
     if is_quantized(assistant.language):
@@ -143,8 +142,8 @@ def shard(objective: Objective, ranks: Ranks) -> nn.Module:
     policy = MixedPrecisionPolicy()
     if objective.in_half:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    # Text alone would give the first layer inputs without a gradient where embeddings are frozen:
-    # its gradients would then be added up later than on a rank that has images.
+    # Where embeddings are frozen, a batch of text alone would give the first layer inputs without a
+    # gradient, and its gradients would be added up later than on a rank that has images.
     assistant.language.enable_input_require_grads()
     for layer in layers_of(assistant.language):
         take_from_first(layer, ranks)
@@ -159,20 +158,20 @@ def shard(objective: Objective, ranks: Ranks) -> nn.Module:
 
 @torch.no_grad()
 def take_from_first(module: nn.Module, ranks: Ranks) -> None:
-    """Give a module on every rank rank 0's weights and buffers, on the ranks' devices, one at a
-    time; those that are sharded already stay as they are, and what is tied stays tied.
+    """Copy rank 0's weights and buffers of a module to every rank's device, one at a time; sharded
+    ones stay as they are, and tied ones stay tied.
     """
     if ranks.count == 1:
         return
-    taken: dict[Tensor, Tensor] = {}
+    sent: dict[Tensor, Tensor] = {}
     for owner in module.modules():
-        held = (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
-        for name, tensor in held:
+        own = (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))
+        for name, tensor in own:
             if isinstance(tensor, DTensor):
                 continue
-            if tensor not in taken:
-                taken[tensor] = _sent(tensor, ranks)
-            setattr(owner, name, taken[tensor])
+            if tensor not in sent:
+                sent[tensor] = _sent(tensor, ranks)
+            setattr(owner, name, sent[tensor])
 
 
 def _sent(tensor: Tensor, ranks: Ranks) -> Tensor:
@@ -187,10 +186,7 @@ def _sent(tensor: Tensor, ranks: Ranks) -> Tensor:
 
 
 def without_weights(model: Made, part: nn.Module) -> Made:
-    """Return a copy of a model whose `part` lies on the meta device and has shapes alone.
-
-    Nothing of the part is copied; all else is.
-    """
+    """Return a copy of a model whose `part` is on the meta device and has only shapes."""
     hollow: dict[int, Any] = {}
     for tensor in (*part.parameters(), *part.buffers()):
         shape = torch.empty_like(tensor, device="meta")
@@ -205,7 +201,8 @@ ENGINES: dict[Engine, Callable[[Objective, Ranks], nn.Module]] = {"ddp": replica
 
 @contextmanager
 def reducing(model: nn.Module, reduces: bool) -> Iterator[None]:
-    """Say whether the backward pass inside is the step's last, which adds up the ranks' gradients.
+    """Add up the ranks' gradients in the backward pass inside only where it `reduces`: in the last
+    of a step.
 
     FSDP adds up after every pass, which keeps its memory small: its ranks take equally many.
     """
@@ -217,8 +214,8 @@ def reducing(model: nn.Module, reduces: bool) -> Iterator[None]:
 
 
 def gradient_norm(weights: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients down to a norm of `limit`, over all ranks; return the norm before (a
-    scalar on their device, which nobody waits for yet).
+    """Clip the gradients to a norm of `limit`, over all ranks; return the norm before (a scalar on
+    their device, without waiting for it).
     """
     norm: Tensor = nn.utils.clip_grad_norm_(weights, limit)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -231,7 +228,7 @@ def largest_weight(weights: Iterable[nn.Parameter]) -> float:
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """Return a weight as one tensor on the CPU; every rank must ask for a sharded one."""
+    """Return a weight as one tensor on the CPU; every rank must call it for a sharded one."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().cpu()
 

@@ -52,12 +52,12 @@ def prepare_stage(
     known: Fingerprints | None = None,
     positions: int | None = None,
 ) -> Prepared:
-    """Prepare a stage's records, or find them prepared, and say what was dropped and why, and what
-    under `shared_prefix` cannot share one.
+    """Prepare a stage's records, or find them prepared, and print what was dropped and why, and
+    what under `shared_prefix` cannot share an image.
 
-    `tokenizer` is the recipe's language model's, and `image_tokens` says how many tokens a
-    image of a width and height takes in its assistant: no weights are needed. `known` and
-    `positions` are as in `prepare`. Raises LaternaError as that does.
+    `tokenizer` is that of the recipe's language model, and `image_tokens` counts the tokens of an
+    image of a width and height: no weights are needed. `known` and `positions` are as in `prepare`.
+    Raises LaternaError as that does.
     """
     settings = recipe.stage(stage)
     template = _template(tokenizer, recipe, stage, console)
@@ -91,7 +91,7 @@ def _say_what_was_prepared(
     names = ", ".join(source.data for source in settings.mixture())
     said = f"{names}: {len(prepared.samples):,} records prepared in {seconds:.1f} s"
     if len(prepared.validation):
-        said += f", {len(prepared.validation):,} more held out"
+        said += f", {len(prepared.validation):,} more for validation"
     console.print(said, soft_wrap=True, markup=False)
     for remark in prepared.remarks:
         console.print(f"  {remark}", soft_wrap=True, markup=False)
@@ -111,7 +111,7 @@ def _require_rows_hold(shortest: int, pack_length: int, stage: StageName) -> Non
 def _template(
     tokenizer: PreTrainedTokenizerBase, recipe: Recipe, stage: StageName, console: Console
 ) -> str:
-    """Return the stage's chat template, and say what it does that one would not think."""
+    """Return the stage's chat template, and print what may surprise in it."""
     name = recipe.stage(stage).template
     template = load_template(name, tokenizer, recipe.image_position)
     for remark in remarks(tokenizer, template):
@@ -130,8 +130,8 @@ def _say_what_is_shared(found: SharedImages, console: Console) -> None:
 
 
 def plan_stage(prepared: Prepared, settings: StageSettings, *, seed: int) -> Plan:
-    """Plan every step of a stage as training will: from the lengths alone, but where images
-    are shared, which takes the samples.
+    """Plan every step of a stage as training will: from the lengths alone, or, where images are
+    shared, from the samples.
     """
     lengths = prepared.lengths
     steps = count_steps(len(lengths), settings)

@@ -83,10 +83,10 @@ class States:
         self.keep = max(1, keep)
 
     def save(self, train_state: TrainState, metrics: Path) -> None:
-        """Write a state of the train_state and its metrics; the oldest beyond `keep` are removed.
+        """Save a state and its metrics; the oldest beyond `keep` are removed.
 
-        Raises LaternaError when it cannot be written, a full disk included; the states before it
-        are then as they were.
+        Raises LaternaError when it cannot be written, a full disk included; earlier states then
+        stay as they were.
         """
         name = f"step-{train_state.progress.step:08d}"
         aside = self.folder / f".{name}.part"
@@ -100,7 +100,7 @@ class States:
                 save(train_state.tensors(), storage_writer=writer, no_dist=self.ranks.count == 1)
             if self.ranks.first:
                 self._seal(aside, train_state.progress, metrics)
-                # Only a torn state, which was passed over, can have this name already.
+                # Only a torn state, which was not used, can have this name already.
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 aside.replace(self.folder / name)
                 flush(self.folder)
@@ -116,18 +116,18 @@ class States:
         self.ranks.wait()
 
     def find(self) -> Found:
-        """Find the newest whole state; every rank must ask, and rank 0 alone looks.
+        """Find the newest whole state; every rank must call it, and rank 0 alone reads.
 
-        States that are torn, or of another run, are named and passed over.
+        States that are torn, or of another run, are reported and not used.
         """
         found, remarks = self._newest() if self.ranks.first else (None, [])
         step = int(self.ranks.total([found.progress.step if found else 0])[0])
         return Found(step=step, remarks=remarks)
 
     def restore(self, found: Found, train_state: TrainState, metrics: Path) -> None:
-        """Put the state that was found into the train_state, and its metrics in their place.
+        """Load the state that was found, and put its metrics back.
 
-        Without one the train_state stays at its beginning and old metrics are removed.
+        Without one nothing is loaded, and old metrics are removed.
         """
         if not found.step:
             if self.ranks.first:
@@ -161,7 +161,7 @@ class States:
         flush_tree(aside)
 
     def _newest(self) -> tuple[StateManifest | None, list[str]]:
-        """Return the newest whole state of this run, and a remark on all that is passed over."""
+        """Return the newest whole state of this run, and a remark on each that is not used."""
         remarks = [
             f"{other}: states of a run with other settings or data, not used"
             for other in sorted(self.shared.glob("*"))
@@ -183,7 +183,7 @@ class States:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back torch's remark that one process alone is not distributed."""
+    """Silence torch's warning that one process alone is not distributed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -195,7 +195,7 @@ class Found(NamedTuple):
     step: int
     """Steps that are done; 0 without a state."""
     remarks: list[str]
-    """What was passed over, for a person."""
+    """Lines about the states that are not used."""
 
 
 def _whole(state: Path, run: str) -> StateManifest:
@@ -223,8 +223,8 @@ def _reason(error: BaseException) -> str:
 
 
 HOW = ("run", "threads", "prepared", "feature_cache")
-"""Settings of how a run is carried out. Their names are left out too, so that a setting which a
-later version adds to `run` hinders no resume."""
+"""Settings of how a run is carried out. Their names are left out too, so that a run can be resumed
+by a later version that adds one."""
 
 
 def run_digest(
@@ -233,10 +233,10 @@ def run_digest(
     """Digest a stage's settings, data and first weights; equal digests mean equal results.
 
     How the run is carried out (`HOW`, and savings that change no results) and the other stage
-    are left out. Models count by what they hold, wherever they lie. Of the images only the names
-    count, but those that lie in a dataset's folder. `known` is what is known of files at this
-    start; None: they are looked at now. Raises LaternaError where a hub that data comes from does
-    not answer, and for a checkpoint to start from that is none.
+    are left out. Models count by their contents, wherever they are. Images count by their names,
+    and in a dataset's folder by their contents. `known` is what is known of files at this start;
+    None: they are read now. Raises LaternaError where the hub that data comes from does not answer,
+    and for an `init_from` that is no checkpoint.
     """
     known = known or Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
     changing = sorted(CHANGES_RESULTS.intersection(recipe.savings))
@@ -245,22 +245,22 @@ def run_digest(
         align=recipe.stage(stage),
         instruct=recipe.stage(stage),
     )
-    told = msgspec.to_builtins(settings)
+    plain = msgspec.to_builtins(settings)
     for name in HOW:
-        del told[name]
+        del plain[name]
     weights, inside = _start(init_from, known)
     for part in ("vision", "connector", "language"):
-        source = told[part]["source"]
-        told[part]["source"] = "" if part in inside else base_fingerprint(source, known) or source
-    digest = hashlib.sha256(msgspec.json.encode((stage, told, weights)))
+        source = plain[part]["source"]
+        plain[part]["source"] = "" if part in inside else base_fingerprint(source, known) or source
+    digest = hashlib.sha256(msgspec.json.encode((stage, plain, weights)))
     for source in settings.align.mixture():
-        if source.data.startswith(HUB) or Path(source.data).exists():  # else others will say so
+        if source.data.startswith(HUB) or Path(source.data).exists():  # else others report it
             digest.update(known.of(source.data).encode())
     return digest.hexdigest()
 
 
 def _start(init_from: Path | None, known: Fingerprints) -> tuple[str, tuple[PartName, ...]]:
-    """Return the fingerprint of what a stage starts from, and the parts that are whole in it."""
+    """Return the fingerprint of what a stage starts from, and the parts whose weights are in it."""
     if init_from is None or not init_from.exists():
         return "", ()
     if (init_from / checkpoints.MANIFEST).is_file():
@@ -269,7 +269,7 @@ def _start(init_from: Path | None, known: Fingerprints) -> tuple[str, tuple[Part
 
 
 GRACE_SECONDS = 25.0
-"""From the signal to the end of the process at the latest; spot machines are taken after 30."""
+"""From the signal to the end of the process at the latest; spot machines stop after 30."""
 
 
 class StopRequest:
@@ -289,8 +289,8 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Turn the first SIGTERM or SIGINT inside into a request; a second one ends at once.
 
-    A step that lasts longer than the grace time is given up: the process then ends with what was
-    saved before. Outside the main thread, where Python lets no one catch signals, nothing changes.
+    A step that lasts longer than the grace time is abandoned: the process then ends with what was
+    saved before. Outside the main thread, where Python cannot catch signals, nothing changes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
 """One training stage from recipe to checkpoint; reads as the recipe does.
 
-`train` conducts: refuse what cannot be meant, set up (`setup`), go on where a killed run was
-(`resume`), follow the steps (`loop`), save the checkpoint. A `StageRun` goes along.
+`train`: check the settings (`checks`), set up (`setup`), go on where a killed run was (`resume`),
+follow the steps (`loop`), save the checkpoint. A `StageRun` holds what all of these need.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from laterna.training.loop import train_steps
 from laterna.training.parallel import is_sharded, joined_ranks, whole_tensor
 from laterna.training.resume import Found, stop_requests
 from laterna.training.setup import Setup, StageRun, begin, open_run, set_up
-from laterna.training.stages import apply_stage, summarise
+from laterna.training.stages import apply_stage, summarize
 from laterna.training.telemetry import (
     MetricsFile,
     StageBar,
@@ -81,14 +81,14 @@ def train(
     with joined_ranks() as ranks, held_by_one(out, stage, ranks):
         run = open_run(recipe, stage, out, init_from, ranks)
         if run.is_done():
-            told = f"{out}: this very run was done before; remove it to train anew"
-            run.console.print(told, soft_wrap=True, markup=False)
+            line = f"{out}: this very run was done before; remove it to train anew"
+            run.console.print(line, soft_wrap=True, markup=False)
         else:
             if not overwrite:
                 require_not_anothers(out, recipe, stage)
             _finish(run, _train(run))
-        ranks.wait()  # no rank may still ask whether it is done
-        if ranks.first:  # also what a run leaves that was killed once its checkpoint was there
+        ranks.wait()  # else a rank may still ask whether it is done
+        if ranks.first:  # also after a run that was killed once its checkpoint was there
             run.metrics.unlink(missing_ok=True)
             run.states.clear()
         ranks.wait()
@@ -116,7 +116,7 @@ def _train(run: StageRun) -> TrainState:
 
 
 def _go_on(run: StageRun, found: Found, train_state: TrainState) -> None:
-    """Put the state that was found into the train_state, and say so."""
+    """Restore the state that was found, and print it."""
     run.metrics.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     records = train_state.progress.records
@@ -137,7 +137,7 @@ def _go_on(run: StageRun, found: Found, train_state: TrainState) -> None:
 
 
 def _steps(run: StageRun, ready: Setup, train_state: TrainState) -> Iterator[StepFigures]:
-    """Yield what each step that is left does, when it is done."""
+    """Yield the figures of each step that is left."""
     batches = feed(
         ready.prepared.samples,
         run.settings,
@@ -148,7 +148,7 @@ def _steps(run: StageRun, ready: Setup, train_state: TrainState) -> Iterator[Ste
         ranks=run.ranks,
         even=is_sharded(train_state.model),
     )
-    looks = Validator(
+    validator = Validator(
         train_state,
         ready.prepared.validation,
         ready.fill,
@@ -161,20 +161,20 @@ def _steps(run: StageRun, ready: Setup, train_state: TrainState) -> Iterator[Ste
         run.recipe.run,
         seed=run.recipe.seed,
         meter=ready.meter,
-        look=looks.after,
+        validate=validator.after,
     )
 
 
 def _followers(run: StageRun, train_state: TrainState) -> Iterator[Callable[[], Tracker]]:
-    """Yield what opens all that is told of every step: first the file that a state keeps."""
+    """Yield what opens the trackers: first the metrics file, which a saved state copies."""
     if not run.ranks.first:
         return
-    told = TrackedRun(run.recipe, run.stage, run.out, run.digest, train_state.progress.step)
+    tracked = TrackedRun(run.recipe, run.stage, run.out, run.digest, train_state.progress.step)
     yield partial(MetricsFile, run.metrics)
     title = f"stage {run.stage}"
-    yield partial(StageBar, title, run.console, done=told.done, total=train_state.total)
+    yield partial(StageBar, title, run.console, done=tracked.done, total=train_state.total)
     for name in run.recipe.run.report_to:
-        yield partial(TRACKERS[name], told)
+        yield partial(TRACKERS[name], tracked)
 
 
 def _follow(run: StageRun, train_state: TrainState, steps: Iterable[StepFigures]) -> None:
@@ -187,7 +187,7 @@ def _follow(run: StageRun, train_state: TrainState, steps: Iterable[StepFigures]
             due |= settings.save_steps > 0 and figures.step % settings.save_steps == 0
             stops, saves = run.ranks.total([request.signal > 0, due])
             if (stops or saves) and train_state.progress.step < train_state.total:
-                train_state.require_sound()  # else the good states before would make room for it
+                train_state.require_sound()  # else it would replace a good state
                 run.states.save(train_state, run.metrics)
                 saved = time.monotonic()
                 if stops:
@@ -235,7 +235,7 @@ def _gathered(run: StageRun, train_state: TrainState) -> VisionLanguageModel:
 
 def _weights(run: StageRun, assistant: VisionLanguageModel) -> dict[str, float]:
     """Return how many weights of each part trained, and how many did not."""
-    parts = summarise(assistant, run.settings).parts
+    parts = summarize(assistant, run.settings).parts
     trained = {f"{part.part}_trained": float(part.trained) for part in parts}
     return trained | {f"{part.part}_frozen": float(part.frozen) for part in parts}
 

@@ -1,4 +1,4 @@
-"""What a stage is made ready from: the run itself, its first weights, its records and images."""
+"""Setting up a stage: the run itself, its first weights, its records and images."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from laterna.training.stages import FROZEN, apply_stage, stage_table
 from laterna.training.throughput import Meter, set_up_meter
 
 PROJECTOR = "mm_projector."
-"""What LLaVA's file has before the names of the connector's weights."""
+"""Prefix of the connector's weights in LLaVA's file."""
 FITTING_STEPS = 4
-"""Steps whose images a connector is fitted to, where the recipe wants that."""
+"""Steps whose images a connector is fitted to (`connector.calibrate`)."""
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage of a run: what is trained, from what, where to, by whom; it goes along."""
+    """One stage of a run: what is trained, from what, where to, by which ranks."""
 
     recipe: Recipe
     stage: StageName
@@ -103,8 +103,8 @@ class StageRun:
 def open_run(
     recipe: Recipe, stage: StageName, out: Path, init_from: Path | None, ranks: Ranks
 ) -> StageRun:
-    """Look at what the run depends on, and return it."""
-    with ranks.first_alone():  # what it reads it remembers, and the others need not
+    """Fingerprint what the run depends on, and return the run."""
+    with ranks.first_alone():  # fingerprints are cached, so the others need not read again
         sweep(Path(recipe.prepared) / FINGERPRINTS)
         known = Fingerprints(Path(recipe.prepared) / FINGERPRINTS)
         digest = run_digest(recipe, stage, init_from, known)
@@ -113,7 +113,7 @@ def open_run(
 
 
 class Setup(NamedTuple):
-    """What a stage trains, on what, before anything has learned."""
+    """What a stage trains, and on what, before the first step."""
 
     assistant: VisionLanguageModel
     """With the stage applied to it."""
@@ -150,7 +150,7 @@ def set_up(run: StageRun, *, goes_on: bool) -> Setup:
     asks = [name for name in ("bf16", "muon") if name in (*recipe.savings, settings.optimizer)]
     if line := slow_half_line(ranks.device, *asks):
         run.console.print(line, soft_wrap=True, markup=False)
-    # Before the savings: compiled layers are not for counting, nor those that compute again.
+    # Before the savings: neither compiled nor checkpointed layers can be counted.
     in_half = "bf16" in recipe.savings and fast_dtype(ranks.device) is torch.bfloat16
     meter = set_up_meter(assistant, ranks, in_half=in_half)
     run.console.print(meter.line(), soft_wrap=True, markup=False)
@@ -161,7 +161,7 @@ def _first_model(run: StageRun) -> VisionLanguageModel:
     """Return the model that the stage starts from, its attention set.
 
     Where ranks will share the weights, rank 0 alone reads them and keeps the language model on the
-    CPU; the others have its shapes, until `parallel.shard` gives each its share.
+    CPU; the others have only its shapes until `parallel.shard` gives each its share.
     """
     recipe, ranks, settings = run.recipe, run.ranks, run.settings
     if not run.sharded:
@@ -172,11 +172,11 @@ def _first_model(run: StageRun) -> VisionLanguageModel:
     def read() -> VisionLanguageModel:
         whole = begin(recipe, run.init_from, run.known)
         set_attention(whole, recipe, settings, device=ranks.device)
-        _ = whole.plain_head  # found out by numbers, which the others do not have
+        _ = whole.plain_head  # computed from weights, which the others do not have
         return whole
 
     model = ranks.from_first(read, lambda whole: without_weights(whole, whole.language))
-    if recipe.run.attention == "varlen":  # known to this process too
+    if recipe.run.attention == "varlen":  # registered in this process too
         use_varlen_attention(model.language)
     model.vision.to(ranks.device)
     model.connector.to(ranks.device)
@@ -192,7 +192,7 @@ def set_attention(
 ) -> None:
     """Choose the language model's attention, and see that it keeps the samples of a row apart.
 
-    `device` is where it will train; unless told, where it is. Raises LaternaError for a choice that
+    `device` is where it will train; None: where it is. Raises LaternaError for a choice that
     device, recipe or model do not allow.
     """
     name, language = recipe.run.attention, assistant.language
@@ -222,7 +222,7 @@ def set_attention(
         if device == assistant.device:
             require_packing(language, shared_prefix=settings.shared_prefix)
             return
-        with plain_attention(language):  # the model is looked at where it lies, on the CPU
+        with plain_attention(language):  # the model is still on the CPU
             require_packing(language, shared_prefix=settings.shared_prefix)
 
 
@@ -270,8 +270,8 @@ def begin(
 ) -> VisionLanguageModel:
     """Return the assistant that a stage starts from. `known` is what is known of files.
 
-    `init_from` is a checkpoint folder, or a file of a connector's weights: safetensors of ours, or
-    LLaVA's `mm_projector.bin`, which may be named by its folder, as LLaVA's stage 1 leaves it.
+    `init_from` is a checkpoint folder, or a file of a connector's weights: our safetensors, or
+    LLaVA's `mm_projector.bin`, also by the folder that LLaVA's stage 1 writes it to.
     Raises LaternaError when it does not fit the recipe.
     """
     if init_from is None:
@@ -288,9 +288,9 @@ def begin(
 
 @torch.no_grad()
 def fit_connector(assistant: VisionLanguageModel, batches: Iterable[Batch]) -> None:
-    """Fit a fresh connector to the images of some batches and to the language model's words.
+    """Fit a fresh connector to the images of some batches and to the word embeddings.
 
-    Every rank must be given the same batches, for each fits its own copy.
+    Every rank must get the same batches, for each fits its own copy.
     """
     device = next(assistant.connector.parameters()).device
     found: list[Tensor] = []
@@ -326,7 +326,7 @@ def _take_connector(assistant: VisionLanguageModel, path: Path) -> None:
 
 
 def _named_as(names: list[str], found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give LLaVA's weights our names: its layers are numbered with the GELUs between them."""
+    """Rename LLaVA's weights to ours: its layers are numbered with the GELUs between them."""
     theirs = {
         name.partition(PROJECTOR)[2]: weight for name, weight in found.items() if PROJECTOR in name
     }
@@ -339,6 +339,6 @@ def _named_as(names: list[str], found: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _layer_and_kind(name: str) -> tuple[int, bool]:
-    """Order LLaVA's names by the number of their layer, weights before biases."""
+    """Return a sort key for LLaVA's names: the number of the layer, weights before biases."""
     layer = name.rpartition(".")[0]
     return int(layer) if layer.isdigit() else 0, name.endswith("bias")

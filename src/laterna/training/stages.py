@@ -61,11 +61,11 @@ class StageSummary(NamedTuple):
 
 
 def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSummary:
-    """Freeze or free each part as the stage says, and mark those whose own weights will change.
+    """Freeze or unfreeze each part as the stage says, and mark those whose own weights will change.
 
-    Fresh adapters are seeded by the recipe; those that a part has already go on. Raises
-    LaternaError when nothing trains, a part trains with a learning rate of 0 or less, or a mode
-    does not fit a part, or not the adapters that it has.
+    Fresh adapters are seeded by the recipe; a part's earlier adapters train on. Raises LaternaError
+    when nothing trains, a part trains with a learning rate of 0 or less, or a mode does not fit a
+    part or its adapters.
     """
     stage = recipe.stage(name)
     for part_name, part in assistant.parts().items():
@@ -80,15 +80,15 @@ def apply_stage(assistant: Parts, recipe: Recipe, name: StageName) -> StageSumma
             _train_adapters(assistant, part_name, recipe, settings.mode)
         elif settings.mode != FROZEN:
             _train_weights(assistant, part_name, part, settings.mode)
-        # Last, for a part may keep modules whose weights are frozen as they are at inference.
+        # Last, for a part may keep modules with frozen weights in evaluation mode.
         part.train(settings.mode != FROZEN)
-    summary = summarise(assistant, stage)
+    summary = summarize(assistant, stage)
     if not summary.trained:
         raise LaternaError("the stage trains no part; set the mode of at least one to `full`")
     return summary
 
 
-def summarise(assistant: Parts, stage: StageSettings) -> StageSummary:
+def summarize(assistant: Parts, stage: StageSettings) -> StageSummary:
     """Count the weights of each part as they stand: those that train, and those that do not."""
     summaries = []
     for name, part in assistant.parts().items():
@@ -128,7 +128,7 @@ def _train_adapters(assistant: Parts, name: PartName, recipe: Recipe, mode: Mode
 
 
 def _train_weights(assistant: Parts, name: PartName, part: nn.Module, mode: Mode) -> None:
-    """Free all of a part's weights, or those of its last layers."""
+    """Unfreeze all of a part's weights, or those of its last layers."""
     if name in assistant.adaptable() and has_lora(assistant.adaptable()[name]):
         raise LaternaError(
             f"{name}.mode = `{mode}`: this part carries adapters from an earlier stage; "
@@ -157,7 +157,7 @@ def _last_layers(name: PartName, part: nn.Module, mode: Mode) -> list[nn.Module]
 
 
 def parameter_groups(assistant: Parts, stage: StageSettings) -> list[dict[str, Any]]:
-    """Return AdamW's groups: two a trained part, for biases and norms are not decayed."""
+    """Return the optimizer's groups, two for each trained part: biases and norms do not decay."""
     groups: list[dict[str, Any]] = []
     for name, part in assistant.parts().items():
         settings = stage.part(name)

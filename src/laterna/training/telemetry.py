@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and what it keeps: its bar, `metrics.jsonl`, and report_to."""
+"""What a run shows while it trains, and what it keeps: its bar, `metrics.jsonl`, and trackers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from laterna.recipe import Recipe, StageName
 from laterna.training.throughput import Speeds, StepFigures, Validation, speeds
 
 SHOWN = 80
-"""Letters of a held-out record's prompt and answers that are shown; `metrics.jsonl` has all."""
+"""Characters of a validation record's prompt and answers in the log; `metrics.jsonl` has all."""
 LAST = 20
-"""Steps over which the bar's figures are taken."""
+"""Steps over which the bar's figures are averaged."""
 
 
 class TrackedRun(NamedTuple):
-    """One stage of a run, as report_to know it."""
+    """One stage of a run, as trackers know it."""
 
     recipe: Recipe
     stage: StageName
     out: Path
     """The checkpoint that the stage will become."""
     digest: str
-    """Digest of all that decides what the stage learns; the same when it goes on."""
+    """Digest of all that decides what the stage learns; the same after a restart."""
     done: int
-    """Steps done before: the run goes on after them, whatever was tracked beyond."""
+    """Steps done before; the run continues after them, even if more were tracked."""
 
     @property
     def title(self) -> str:
@@ -40,19 +40,19 @@ class TrackedRun(NamedTuple):
 
 
 class Tracker(Protocol):
-    """Follows a run on its first rank: told every step when it is done, closed at the end."""
+    """Follows a run on its first rank: gets each step's figures, and is closed at the end."""
 
     def step(self, figures: StepFigures) -> None:
         """Take a step's figures."""
         ...
 
     def close(self) -> None:
-        """Write what is left and let go; also when the run ends by an error."""
+        """Write what is left; also called when the run ends by an error."""
         ...
 
 
 class StageBar:
-    """A stage's progress: how well it learns, and below that how fast, over its last steps."""
+    """A stage's progress bar: its loss, and below that its speed, over its last steps."""
 
     def __init__(self, title: str, console: Console, *, done: int, total: int) -> None:
         self._console = console
@@ -61,13 +61,13 @@ class StageBar:
         self._progress = Progress(title, total=total, done=done, console=console)
 
     def step(self, figures: StepFigures) -> None:
-        """Show a step, and say when steps before it were skipped."""
+        """Show a step, and how many steps before it were skipped."""
         self._last.append(figures)
         if figures.skipped + figures.empty > self._skipped:
-            told = skipped_so_far(figures.skipped, figures.empty)
-            self._console.print(f"before step {figures.step}: {told}", markup=False)
+            skips = skipped_so_far(figures.skipped, figures.empty)
+            self._console.print(f"before step {figures.step}: {skips}", markup=False)
         if figures.validation is not None:
-            for line in held_out_lines(figures.step, figures.validation):
+            for line in validation_lines(figures.step, figures.validation):
                 self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         self._skipped = figures.skipped + figures.empty
         loss = sum(step.loss for step in self._last) / len(self._last)
@@ -79,12 +79,12 @@ class StageBar:
         self._progress.update(figures.step, shown, log=log)
 
     def close(self) -> None:
-        """Leave it as it is."""
+        """End the bar."""
         self._progress.close()
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a line a step, written as soon as it is done, for who reads along."""
+    """`metrics.jsonl`: a line for each step, written as soon as it is done."""
 
     def __init__(self, path: Path) -> None:
         self._lines = path.open("ab", buffering=0)
@@ -101,11 +101,11 @@ class MetricsFile:
 def watched(
     steps: Iterable[StepFigures], openers: Iterable[Callable[[], Tracker]]
 ) -> Iterator[StepFigures]:
-    """Pass the steps on, telling each to the report_to that `openers` open, in their order."""
+    """Yield the steps, each after the trackers that `openers` open have got it, in their order."""
     with ExitStack() as stack:
-        report_to = [stack.enter_context(closing(open_one())) for open_one in openers]
+        trackers = [stack.enter_context(closing(open_one())) for open_one in openers]
         for figures in steps:
-            for tracker in report_to:
+            for tracker in trackers:
                 tracker.step(figures)
             yield figures
 
@@ -118,22 +118,21 @@ def read_metrics(path: Path) -> list[StepFigures]:
 
 
 def skipped_so_far(skipped: int, empty: int) -> str:
-    """Say for people how many steps of a stage changed nothing, and why: numbers as in figures."""
+    """Return how many steps of a stage changed nothing, and why; counts as in `StepFigures`."""
     reasons = {
         "loss or gradient not finite": skipped,
         "no record left, for their images are missing or cannot be read": empty,
     }
-    told = (f"{reason}, {count} steps skipped so far" for reason, count in reasons.items() if count)
-    return "; ".join(told)
+    found = ((reason, count) for reason, count in reasons.items() if count)
+    return "; ".join(f"{reason}, {count} steps skipped so far" for reason, count in found)
 
 
-def held_out_lines(step: int, seen: Validation) -> Iterator[str]:
-    """Say for people what was seen of what is held out."""
-    loss = "not finite" if seen.loss is None else f"{seen.loss:.3f}"
-    yield (
-        f"step {step:,}: held-out loss {loss} over {seen.records:,} records ({seen.seconds:.1f} s)"
-    )
-    for one in seen.answers:
+def validation_lines(step: int, found: Validation) -> Iterator[str]:
+    """Yield the lines that show a validation to people."""
+    loss = "not finite" if found.loss is None else f"{found.loss:.3f}"
+    spent = f"({found.seconds:.1f} s)"
+    yield f"step {step:,}: validation loss {loss} over {found.records:,} records {spent}"
+    for one in found.answers:
         prompt, answer, truth = (_short(text) for text in (one.prompt, one.answer, one.truth))
         yield f"  {one.id} {prompt} → {answer} (in the data: {truth})"
 

@@ -1,8 +1,8 @@
 """What an optimizer step did and how fast: its figures, the vision tower's share, and MFU.
 
-MFU is how much of what this machine's matrix products reach a step's model FLOPs make. The peak is
-measured here and now, in the run's own number format, and is no data sheet's: a laptop and a GPU
-whose power is capped are held against what they can do.
+MFU is a step's model FLOPs a second as a share of the rate that matrix products reach on this
+machine. The peak is measured at the start, in the run's own dtype, and not taken from a data sheet:
+a laptop, or a GPU whose power is capped, is compared with what it can do.
 """
 
 from __future__ import annotations
@@ -23,26 +23,25 @@ from laterna.training.parallel import Ranks
 
 
 class SampleAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the assistant says, greedily, where a held-out record has its first answer."""
+    """The assistant's greedy answer in place of a validation record's first one."""
 
     id: str
     """Of the record."""
     prompt: str
-    """All that stands before the answer, its images left out."""
+    """All text before the answer."""
     answer: str
     truth: str
-    """The record's."""
+    """The record's answer."""
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A look at records that are not trained on, after a step."""
+    """The loss and some answers on records that are not trained on, after a step."""
 
     loss: float | None
     """Mean cross-entropy over their target tokens, in nats, with dropout off; None: not finite."""
     target_tokens: int
     records: int
     seconds: float
-    """That the look took."""
     answers: tuple[SampleAnswer, ...] = ()
 
 
@@ -70,12 +69,12 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     faulty: int = 0
     """Records left out so far for an image that cannot be read."""
     seconds: float
-    """Wall-clock from the end of the step before, whatever was done since, but for a look at what
-    is held out: waiting for batches, writing figures and states."""
+    """Wall-clock from the end of the step before, without validation: also waiting for batches, and
+    writing figures and states."""
     model_seconds: float = 0.0
     """Of these, forward, backward and optimizer."""
     vision_seconds: float = 0.0
-    """Of these, the vision tower, as the mean over the ranks: forward, and backward where it
+    """Of these, the vision tower's, as the mean over the ranks: forward, and backward where it
     trains."""
     flops: float = 0.0
     """Of the model, forward and backward, padding left out; 0: not known."""
@@ -83,7 +82,7 @@ class StepFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """These over `seconds`, as a share of what matrix products reach here (`training.throughput`),
     0..1."""
     validation: Validation | None = None
-    """After the steps that one looks after."""
+    """Where there was one after the step."""
 
     @property
     def padding_share(self) -> float:
@@ -156,7 +155,7 @@ def named_figures(figures: StepFigures) -> dict[str, float]:
 
 
 Mark = Any
-"""A moment: seconds on a CPU, an event in the queue of a GPU, which works behind the program."""
+"""A moment: seconds on a CPU, an event in the queue of a GPU, which runs asynchronously."""
 
 
 class VisionClock:
@@ -181,7 +180,7 @@ class VisionClock:
             self._gradient = None
 
     def take_seconds(self) -> float:
-        """Return the seconds since this was asked last; what was timed must have been awaited."""
+        """Return the seconds since the last call; a GPU must have finished what was timed."""
         spans, self._spans = self._spans, []
         if self._on_gpu:
             return float(sum(begin.elapsed_time(end) for begin, end in spans)) / 1000
@@ -207,7 +206,7 @@ class VisionClock:
 
 
 PEAK_SECONDS = 0.2
-"""How long products are timed; their first one, which warms up, is not."""
+"""How long products are timed, after a first one that warms up."""
 GPU_SIDE, CPU_SIDE, MANY_CORES_SIDE = 8192, 1024, 4096
 """Rows and columns of the matrices: enough to keep the device busy, and no more on a CPU."""
 MANY_CORES = 8
@@ -231,11 +230,11 @@ class Meter(NamedTuple):
         return flops / (self.peak * seconds) if flops and self.peak else None
 
     def line(self) -> str:
-        """Say for people what MFU is held against."""
-        said = f"matrix products reach {self.peak / 1e9:,.0f} GFLOPs a second here"
+        """Return a line about the peak, and whether MFU is known."""
+        peak = f"matrix products reach {self.peak / 1e9:,.0f} GFLOPs a second here"
         if self.cost is None:
-            return f"{said}; MFU is not known: shapes alone do not tell what this model computes"
-        return said
+            return f"{peak}; MFU is not known: shapes alone do not tell what this model computes"
+        return peak
 
 
 UNKNOWN = Meter()
@@ -243,9 +242,9 @@ UNKNOWN = Meter()
 
 
 def set_up_meter(assistant: VisionLanguageModel, ranks: Ranks, *, in_half: bool) -> Meter:
-    """Count what a step of the stage costs, and measure the peak of all ranks in a fraction of a
-    second, in 16 bits or 32; the stage must have been applied to the assistant. Every rank must
-    ask.
+    """Count what a step of the stage costs, and measure the peak of all ranks, in 16 bits or 32.
+
+    The stage must have been applied to the assistant. Every rank must call it.
     """
     dtype, threads = torch.bfloat16 if in_half else torch.float32, torch.get_num_threads()
     [peak] = ranks.total([matmul_peak(ranks.device, dtype, threads)])

@@ -1,8 +1,8 @@
-"""What learns in a stage, how it computes, and how far it has come: all that a saved state holds.
+"""What trains in a stage, how it computes, and how far it is: all that a saved state has.
 
 Of the recipe's savings, `bf16` computes in 16 bits and keeps trained weights in 32,
-`checkpointing` computes a layer's insides again in the backward pass instead of keeping them, and
-`compile` lets torch make one kernel of many.
+`checkpointing` computes a layer's activations again in the backward pass instead of keeping them,
+and `compile` lets torch fuse kernels.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from laterna.training.parallel import ALONE, ENGINES, Ranks, is_sharded, largest
 from laterna.training.throughput import VisionClock
 
 LARGEST = float(torch.finfo(torch.float16).max)
-"""A weight of a model that works is smaller: float16, in which models are handed on, ends there."""
+"""Weights of working models are smaller: float16, in which models are exported, ends there."""
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a stage has come."""
+    """How far a stage is."""
 
     step: int = 0
-    """Steps whose records were used: the place in the data."""
+    """Steps whose records were used, which is the place in the data."""
     skipped: int = 0
     """Of these, the ones that changed nothing, since loss or gradient was not finite."""
     empty: int = 0
     """Of these, the ones that changed nothing, since all their records had lost their images."""
     skipped_in_a_row: int = 0
-    """The latest of both, one after the other."""
+    """The latest of both without a break."""
     faulty: dict[str, int] = msgspec.field(default_factory=dict)
     """Records left out for their images, by reason."""
     records: int = 0
-    """Records that the stage learns from, which decide its order; 0: an older state tells none."""
+    """Records that the stage trains on, which decide their order; 0: not in an older state."""
 
 
 class TrainState:
     """The assistant under its objective and engine, with optimizer and progress.
 
-    The stage must have been applied to the assistant. `total` is the number of steps that the
-    schedule spans. `model` is what a loss is asked from, `objective` the same without an engine's
-    wrapper, `weights` those that train, by name; `clock` times the vision tower.
+    The stage must have been applied to the assistant. `total` is the number of steps of the
+    schedule. `model` gives the loss, `objective` is the same without an engine's wrapper, `weights`
+    are those that train, by name; `clock` times the vision tower.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class TrainState:
         return max(self.peaks) * factor
 
     def require_sound(self) -> None:
-        """Raise LaternaError where a weight is not finite, or larger than any of a model that works
-        (`LARGEST`); every rank must ask.
+        """Raise LaternaError where a weight is not finite, or above `LARGEST`; every rank must call
+        it.
         """
         largest = largest_weight(self.weights.values())
         last = self.progress.step - self.progress.skipped_in_a_row
@@ -107,7 +107,7 @@ class TrainState:
             raise diverged(last, f"a weight is as large as {largest:.3g}, above {LARGEST:g}")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the trained weights and their moments by name: writing into them resumes."""
+        """Return the trained weights and their moments by name; to resume, write into them."""
         found: dict[str, Tensor] = {}
         for name, weight in self.weights.items():
             found[f"weight.{name}"] = weight.detach()
@@ -116,21 +116,21 @@ class TrainState:
         return found
 
     def resume(self, progress: Progress) -> None:
-        """Go on from a progress, whose tensors have been written into `tensors()`."""
+        """Continue from a progress, whose tensors have been written into `tensors()`."""
         self.progress = progress
         taken = float(progress.step - progress.skipped - progress.empty)
         for weight in self.weights.values():
             self.optimizer.set_steps(weight, taken)
 
 
-def diverged(step: int, said: str) -> LaternaError:
+def diverged(step: int, fault: str) -> LaternaError:
     """Return the error for weights that step `step`, counted from 1, made useless; 0: no step."""
     if not step:
         return LaternaError(
-            f"before any step {said}; look at the models that the stage starts from"
+            f"before any step {fault}; look at the models that the stage starts from"
         )
     return LaternaError(
-        f"diverged at step {step}: after it {said}. No checkpoint was made; states saved before "
+        f"diverged at step {step}: after it {fault}. No checkpoint was made; states saved before "
         "and the figures by step are kept. Lower the stage's learning rate or its weight decay"
     )
 
@@ -166,10 +166,9 @@ order of sums."""
 def apply_savings(
     objective: Objective, savings: Collection[Saving], *, sharded: bool = False
 ) -> None:
-    """Let an objective save what the recipe names; call it when the stage has been applied.
+    """Apply the recipe's savings to an objective; the stage must have been applied before.
 
-    `sharded` says that its weights will lie on several ranks. Raises LaternaError where a model or
-    machine cannot.
+    `sharded`: ranks will share its weights. Raises LaternaError where a model or machine cannot.
     """
     for name, apply in SAVINGS.items():  # in this order, whatever the recipe's
         if name in savings:
@@ -177,10 +176,10 @@ def apply_savings(
 
 
 def _compute_in_half(objective: Objective, sharded: bool) -> None:
-    """Compute in bfloat16; hold in it what stays as its source has it, since it is never saved.
+    """Compute in bfloat16, and keep in it the parts that are never saved, as their source has them.
 
-    On a device that is not fast in it all stays in float32, which is the quicker there.
-    FSDP takes the weights of a group in one type alone, so ranks that share weights keep theirs.
+    On a device that is not fast in it all stays in float32. FSDP takes the weights of a group in
+    one dtype only, so ranks that share weights keep theirs.
     """
     assistant = objective.assistant
     if fast_dtype(assistant.device) is not torch.bfloat16:
@@ -195,7 +194,7 @@ def _compute_in_half(objective: Objective, sharded: bool) -> None:
 
 
 def _compute_again(objective: Objective, _sharded: bool) -> None:
-    """Keep the inputs of each layer alone, in models through which gradients flow."""
+    """Keep only the inputs of each layer, in models through which gradients flow."""
     assistant = objective.assistant
     models: list[Any] = [assistant.language]
     if any(weight.requires_grad for weight in assistant.vision.parameters()):
@@ -214,8 +213,8 @@ def _compute_again(objective: Objective, _sharded: bool) -> None:
                 settings["context_fn"] = assistant.fusion.again
             model.gradient_checkpointing_enable(settings)
         for layer in layers_of(model):
-            # A layer computes again only in training mode, which those of a frozen part are not
-            # in. Set on the layer alone it leaves the dropouts inside as they are.
+            # Layers checkpoint only in training mode, which those of a frozen part are not in. Set
+            # on the layer alone, it leaves the dropouts inside as they are.
             layer.training = True
 
 

@@ -1,7 +1,7 @@
-"""A look at what is held out: its loss by training's own code, and a few answers.
+"""Validation: the loss on records that are not trained on, by training's own code, and answers.
 
-Nothing of it touches what training draws at random, for each step seeds that anew, and nothing
-else of it stays: modes, attention and random state are afterwards as they were.
+Training goes on as if it had not been: the modules' modes and the attention are restored, and each
+training step seeds anew what it draws at random.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from laterna.training.throughput import SampleAnswer, Validation
 from laterna.training.train_state import TrainState
 
 ANSWERS = 3
-"""Records whose answers are written down, spread over what is held out."""
+"""Validation records that are answered, spread over all."""
 ANSWER_TOKENS = 64
-"""Longest of these answers."""
+"""Longest of these answers, in tokens."""
 
 
 class Validator:
-    """Validator at held-out samples after every `every` steps (0: none) and after the last.
+    """Validates after every `every` steps (0: none) and after the last.
 
-    Every rank must ask, and looks at its share. Where ranks share the weights, no answers are
-    written: those take all ranks for every word.
+    Every rank must call it, and computes its share. Where ranks share the weights, there are no
+    answers: they would take all ranks for every token.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Validator:
         every: int,
         workers: int,
     ) -> None:
-        self._learner = train_state
+        self._train_state = train_state
         self._samples = samples
         self._fill = fill
         self._every = every
@@ -56,19 +56,19 @@ class Validator:
         self._stage = msgspec.structs.replace(train_state.stage, epochs=1.0, max_steps=0)
 
     def after(self, step: int) -> Validation | None:
-        """Return what is seen after a step counted from 1; None where no look is due."""
-        due = step == self._learner.total or (self._every > 0 and step % self._every == 0)
-        return self._look() if due and len(self._samples) else None
+        """Validate after a step, counted from 1; None where none is due."""
+        due = step == self._train_state.total or (self._every > 0 and step % self._every == 0)
+        return self._validate() if due and len(self._samples) else None
 
-    def _look(self) -> Validation:
+    def _validate(self) -> Validation:
         begun = time.perf_counter()
-        train_state = self._learner
+        train_state = self._train_state
         answers: tuple[SampleAnswer, ...] = ()
-        with _resting(train_state.objective), torch.no_grad():
+        with _evaluating(train_state.objective), torch.no_grad():
             loss, targets, records = self._loss()
             if train_state.ranks.first and not is_sharded(train_state.model):
                 answers = tuple(self._answers())
-        train_state.clock.take_seconds()  # the tower's time here is no step's
+        train_state.clock.take_seconds()  # else the next step would have the tower's time
         mean = loss / max(targets, 1.0)
         return Validation(
             loss=mean if math.isfinite(mean) else None,  # JSON has no other number
@@ -80,7 +80,7 @@ class Validator:
 
     def _loss(self) -> list[float]:
         """Return the summed loss, target tokens and records, over all ranks."""
-        train_state = self._learner
+        train_state = self._train_state
         sums = [0.0, 0.0, 0.0]
         steps = feed(
             self._samples,
@@ -98,8 +98,8 @@ class Validator:
         return train_state.ranks.total(sums)
 
     def _answers(self) -> Iterator[SampleAnswer]:
-        """Yield answers to records spread over all; one whose image is unreadable has none."""
-        objective = self._learner.objective
+        """Yield the answers; a record whose image cannot be read has none."""
+        objective = self._train_state.objective
         places = np.unique(np.linspace(0, len(self._samples) - 1, ANSWERS).round().astype(int))
         kind = objective.assistant.device.type
         with (
@@ -114,32 +114,32 @@ class Validator:
                     continue
 
     def _answer(self, sample: Sample) -> SampleAnswer:
-        assistant = self._learner.objective.assistant
+        assistant = self._train_state.objective.assistant
         first = sample.targets.index(True)
         end = (*sample.targets[first:], False).index(False) + first
-        shown = [slot for slot in sample.image_slots if slot < first]
+        images = sum(slot < first for slot in sample.image_slots)
         prompt = Sample(
             id=sample.id,
             input_ids=sample.input_ids[:first],
             targets=(False,) * first,
-            image_slots=tuple(shown),
-            images=sample.images[: len(shown)],
-            image_tokens=sample.image_tokens[: len(shown)],
+            image_slots=sample.image_slots[:images],
+            images=sample.images[:images],
+            image_tokens=sample.image_tokens[:images],
         )
         batch = self._fill(collate([Pack(samples=(prompt,))]))
-        said = continue_from(assistant, batch, max_new_tokens=ANSWER_TOKENS)
-        asked = [token for token in prompt.input_ids if token != IMAGE_TOKEN_INDEX]
+        answer = continue_from(assistant, batch, max_new_tokens=ANSWER_TOKENS)
+        words = [token for token in prompt.input_ids if token != IMAGE_TOKEN_INDEX]
         decode = assistant.tokenizer.decode
         texts = [
             decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-            for ids in (asked, said, list(sample.input_ids[first:end]))
+            for ids in (words, answer, list(sample.input_ids[first:end]))
         ]
         return SampleAnswer(id=sample.id, prompt=texts[0], answer=texts[1], truth=texts[2])
 
 
 @contextmanager
-def _resting(module: nn.Module) -> Iterator[None]:
-    """Switch dropout and its like off, and each module afterwards back as it was."""
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Set evaluation mode temporarily."""
     modes = [(one, one.training) for one in module.modules()]
     module.eval()
     try:

@@ -82,3 +82,20 @@ def test_blank_is_the_mean_colour_all_over() -> None:
     assert pixels.abs().max() < 0.02
     assert torch.equal(pixels, preparer([preparer.blank(8, 8)])), "its size changes nothing here"
     assert blank((3, 2)).size == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("image_mean", "x", "three numbers are needed, one a colour"),
+        ("image_mean", [0.5, 0.5], "three numbers are needed, one a colour"),
+        ("image_mean", [0.5, 0.5, float("nan")], "three numbers are needed, one a colour"),
+        ("image_std", [0.5, 0.5, 0.0], "three numbers are needed, above 0, one a colour"),
+        ("resample", 99, "give one of Pillow's, such as 3"),
+    ],
+)
+def test_settings_with_which_nothing_can_be_prepared(name: str, value: object, said: str) -> None:
+    processor = CLIPImageProcessorPil(size={"height": 28, "width": 28}, do_center_crop=False)
+    setattr(processor, name, value)
+    with pytest.raises(LaternaError, match=rf"{name} = .*preprocessor_config.json: {said}"):
+        ImagePreparer(processor, "pad")

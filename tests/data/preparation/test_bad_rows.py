@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -80,6 +81,23 @@ def test_every_kind_of_image_name_is_read_or_refused_by_reason(
     assert sum(result.dropped.values()) == len(reasons)
     assert "set `allow_outside = true` beside `images`" in result.examples[OUTSIDE]
     assert all(len(message) < 340 for message in result.examples.values())
+
+
+def test_a_damaged_image_in_a_row_is_named_by_its_record(
+    maker: Any, images: Path, tmp_path: Path
+) -> None:
+    whole = (images / "sub/p2.png").read_bytes()
+    embedded = {"good": whole, "cut": whole[:-40], "noise": b"\x89PNG\r\n\x1a\n" + bytes(60)}
+    rows = [
+        row_of(name, "data:image/png;base64," + base64.b64encode(content).decode())
+        for name, content in embedded.items()
+    ]
+    result = maker.prepare(source_of(tmp_path, rows))
+    assert [sample.id for sample in result.samples] == ["good"]
+    assert result.dropped == {UNREAD: 2}
+    start = "record cut: the image in this row: cannot be read as an image: "
+    assert result.examples[UNREAD].startswith(start)
+    assert str(tmp_path) not in result.examples[UNREAD]
 
 
 def test_images_outside_are_read_where_that_is_allowed(

@@ -261,7 +261,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
         (b'{"id": 1}', "the first row has the columns id; just one of these must be among them"),
         (b'[{"turns": 1, "messages": 2}]', "the first row has the columns turns, messages; just"),
         (b"\xff\xfe", "neither JSON "),
-        (b"", "neither JSON "),
+        (b"", "the file is empty"),
         (b'[{"id": 1', "line 1: row 1, which begins here, has no end"),
         (b"[1, 2]", "row 1 is no JSON object"),
         (b'{"caf\xe9": 1}', "row 1 is no JSON object"),

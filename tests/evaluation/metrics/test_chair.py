@@ -24,6 +24,10 @@ from laterna.evaluation.metrics.english import sentences, words
         ("a cat... a (small) dog -- cannot", "a cat ... a ( small ) dog -- can not"),
         ("number 5. a bus", "number 5. a bus"),
         ("a bus .", "a bus ."),
+        # marks that share a word: the last alone may end a sentence
+        ('a fox.". i', "a fox. '' . i"),
+        ("m. j.'", "m . j . '"),
+        ("a bus.) a cat.!", "a bus . ) a cat. !"),
     ],
 )
 def test_words(text: str, expected: str) -> None:
@@ -55,6 +59,7 @@ def test_sentences_keep_their_closing_quotes_and_marks() -> None:
         ("mothers-in-law", "mother-in-law"),
         ("dogs'", "dog's"),
         ("sheep", "sheep"),
+        ("oxens", "oxs"),  # sic
     ],
 )
 def test_singular(word: str, expected: str) -> None:
@@ -79,6 +84,8 @@ def test_what_is_named(caption: str, kinds: list[str]) -> None:
 def test_a_bow_tie_is_one_word() -> None:
     assert caption_words("Bow ties.") == ["bow", "ty", "."]
     assert caption_words("A bow tie.") == ["a", "tie", "."]
+    # no mention, but a word
+    assert caption_words("The seat of the toilet") == ["the", "seat", "of", "the", "toilet"]
 
 
 def test_chair_by_mentions_and_by_captions(question: Any, values: Any) -> None:

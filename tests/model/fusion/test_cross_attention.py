@@ -30,7 +30,7 @@ from laterna.recipe import (
 )
 from laterna.records import IMAGE_TOKEN_INDEX, Batch, Pack, Sample
 from laterna.training.objective import Objective, empty_batch
-from laterna.training.stages import apply_stage, summarise
+from laterna.training.stages import apply_stage, summarize
 from laterna.training.train_state import apply_savings
 
 from ... import tiny
@@ -234,7 +234,7 @@ def test_gates_and_blocks_train_with_the_connector_and_are_saved(
 ) -> None:
     model = build_from_recipe(flamingo_recipe)
     apply_stage(model, flamingo_recipe, "align")
-    summary = {part.part: part for part in summarise(model, flamingo_recipe.align).parts}
+    summary = {part.part: part for part in summarize(model, flamingo_recipe.align).parts}
     joins = sum(one.numel() for one in (*model.connector.parameters(), *model.fusion.parameters()))
     assert summary["connector"].trained == joins
     assert summary["language"].trained == 0

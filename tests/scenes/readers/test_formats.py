@@ -185,7 +185,7 @@ def test_yolo_faults_are_counted(samples: dict[str, Path]) -> None:
     with pytest.raises(LaternaError, match=r"data\.yaml: not YAML"):
         read_annotations(samples["yolo"])
     (samples["yolo"] / "data.yaml").unlink()
-    with pytest.raises(LaternaError, match="a folder without annotations"):
+    with pytest.raises(LaternaError, match="the names of the classes"):
         read_annotations(samples["yolo"])
 
 

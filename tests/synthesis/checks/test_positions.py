@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import pytest
 
 from laterna.records import Reply, Scene
 from laterna.scenes.vocabulary import words_of
@@ -59,3 +62,31 @@ def test_false_plain_claims_are_found(scenes: dict[str, Scene]) -> None:
     found = [(text, reason, reasons(scenes[name], text)) for name, reason, text in lines]
     assert len(lines) >= 60
     assert [one for one in found if set(one[2]) != {one[1]}] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("kitchen", "The cat lies on the floor, close to the left side of the table."),
+        ("kitchen", "A vase stands on the table and the oven is to the right of the table."),
+        ("kitchen", "There is a cat near the left side of the dining table."),
+        ("beach", "The umbrella is near the right side of the boat."),
+        ("beach", "There are two dogs, one to the right of the umbrella and the other behind it."),
+        ("beach", "There are two dogs, one standing slightly behind and to the right of the kite."),
+        ("kitchen", "There are four chairs, one placed to the right of the vase."),
+        ("street", "There are two cars, one to the right of the dog."),
+        ("street", "The dog waits and the bench is to the right of the dog."),
+        ("street", "A woman walks by and a clock hangs above the bench."),
+        ("beach", "A kite flies while the surfboard is to the left of the kite."),
+    ],
+)
+def test_further_forms_are_read_both_ways(name: str, said: str, scenes: dict[str, Scene]) -> None:
+    """A thing beside another's side, one of several, and a clause behind "and" or "while"."""
+    assert reasons(scenes[name], said) == []
+    swapped = re.sub("|".join(SWAP), lambda word: SWAP[word[0]], said)
+    if "chairs" not in said and "cars" not in said:  # some of them are on either side
+        assert reasons(scenes[name], swapped) == ["wrong position"]
+
+
+def test_what_has_sides_of_its_own_is_left_alone(scenes: dict[str, Scene]) -> None:
+    assert reasons(scenes["street"], "The bench is near the left side of the person.") == []

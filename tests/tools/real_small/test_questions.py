@@ -40,7 +40,7 @@ def _scene(
 
 
 SCENES = [
-    *(_scene(at, "dog", "ball", "others") for at in range(6)),
+    *(_scene(at, "dog", "frisbee", "others") for at in range(6)),
     *(_scene(at, "boat", "man") for at in range(6, 12)),
 ]
 
@@ -64,11 +64,11 @@ def test_what_a_caption_or_a_wider_word_names_is_not_absent() -> None:
 
 
 def test_the_absent_thing_is_asked_where_it_is_likely() -> None:
-    """A ball is likelier beside a dog than in a boat."""
+    """A frisbee is likelier beside a dog than in a boat."""
     scenes = [*SCENES, *(_scene(at, "dog") for at in range(30, 34))]
     asked = ask_in_pairs(scenes, each=2, seed=0)
     where = Counter(
-        int(one.scene.id) >= 30 for one in asked if one.kind == "ball" and not one.there
+        int(one.scene.id) >= 30 for one in asked if one.kind == "frisbee" and not one.there
     )
     assert where[True] == 6
     assert where[False] == 0
@@ -139,7 +139,7 @@ def test_short_answers_are_those_that_were_asked_for() -> None:
 def test_the_files_are_those_that_evaluations_read(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     (data / "images").mkdir(parents=True)
-    names = ["dog", "ball", "boat", "man"]
+    names = ["dog", "frisbee", "boat", "man"]
     images, boxes, captions = [], [], []
     for at in range(8):
         Image.new("RGB", (32, 32)).save(data / "images" / f"{at}.jpg")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 
 from laterna.data.batches import collate
@@ -31,10 +32,8 @@ def test_likelihoods_are_the_loss_of_each_text_alone(
     pixels = tiny_assistant.prepare([image])
     for sample, nats in zip(samples, found.tolist(), strict=True):
         batch = collate([Pack(samples=(sample,))])
-        from msgspec.structs import replace
-
-        loss = Objective(tiny_assistant)(replace(batch, pixels_bchw=pixels))
-        assert nats == pytest.approx(-float(loss) / sum(sample.targets), abs=1e-4)
+        loss = Objective(tiny_assistant)(replace(batch, pixels_bchw=pixels)).item()
+        assert nats == pytest.approx(-loss / sum(sample.targets), abs=1e-4)
 
 
 def test_the_own_caption_is_first_where_it_is_the_likeliest(

@@ -5,6 +5,7 @@ Shapes: b images, or tiles of them · c channels · h, w pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +54,15 @@ class ImagePreparer:
     """
 
     def __init__(self, processor: BaseImageProcessor, fit: Fit, grids: Sequence[Grid] = ()) -> None:
-        """Raise LaternaError when the processor's output is not square, or grids are lacking."""
+        """Raise LaternaError when the processor's output is not square, when it has no usable mean,
+        deviation or resampling, or grids are lacking.
+        """
         if fit == "anyres" and not grids:
             raise LaternaError("vision.fit = 'anyres' needs at least one grid in `vision.grids`")
         self.processor = processor
         self.fit = fit
         self.grids = tuple(grids) if fit == "anyres" else ()
+        _require_usable(processor)
         self.size = _square_side(processor)
         red, green, blue = (int(level * 255) for level in processor.image_mean)
         self.mean_colour: Colour = (red, green, blue)
@@ -101,6 +105,26 @@ class ImagePreparer:
         is tiled alike and takes as many tokens.
         """
         return blank((width, height), self.mean_colour)
+
+
+def _require_usable(processor: BaseImageProcessor) -> None:
+    """Raise LaternaError for settings with which no image could be prepared."""
+    for name, least in (("image_mean", -math.inf), ("image_std", 0.0)):
+        values = getattr(processor, name, None)
+        levels = values if isinstance(values, list | tuple) else ()
+        good = [isinstance(one, int | float) and least < one < math.inf for one in levels]
+        if good != [True] * 3:
+            raise LaternaError(
+                f"{name} = {values!r} in the encoder's preprocessor_config.json: three numbers "
+                f"are needed{', above 0' if least == 0 else ''}, one a colour"
+            )
+    try:
+        Image.Resampling(processor.resample)
+    except ValueError as error:
+        raise LaternaError(
+            f"resample = {processor.resample!r} in the encoder's preprocessor_config.json: give "
+            "one of Pillow's, such as 3 (bicubic)"
+        ) from error
 
 
 def _square_side(processor: BaseImageProcessor) -> int:

@@ -148,6 +148,9 @@ class Checker:
             return UNCHECKED
         try:
             source = self.images.find(name)
+            if self.images.holds(name) and isinstance(source, Path):
+                # its copy says nothing to whoever wrote the row
+                source, name = source.read_bytes(), "the image in this row"
             check_image(source, name)
             return image_size(source, name)
         except MissingImageError as error:
@@ -214,8 +217,12 @@ class KeptImages(SeveralImages):
 
     @property
     def where(self) -> str:
-        """Both places."""
-        return f"{self.embedded.where}\n{self.images.where if self.images else ''}"
+        """Both places; the second alone where no image stood in a row, so that other records about
+        the same images, as those of another stage, are known to show the same.
+        """
+        outside = self.images.where if self.images else ""
+        held = self.embedded.folder.is_dir() and any(self.embedded.folder.iterdir())
+        return f"{self.embedded.where}\n{outside}" if held or not outside else outside
 
     def holds(self, name: str) -> bool:
         """Say whether an image of this name stood in a row."""

@@ -134,6 +134,8 @@ def _open_file(path: Path) -> tuple[Iterable[str], Callable[[], Iterator[Chunk]]
             raise LaternaError(f"{path}: not a regular file or folder, so it is not opened")
         with path.open("rb") as raw:
             head = raw.read(_HEAD)
+        if not head:
+            raise LaternaError(f"{path}: the file is empty; nothing can be learned from it")
         if head.startswith(b"PAR1"):
             return parquet_columns(path), partial(parquet_chunks, path)
         if head.startswith(_POINTER):

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import structs
 
 from laterna.data.sources import keys
+from laterna.data.sources.marks import with_our_marks
 from laterna.data.sources.rows import (
     Columns,
     Form,
@@ -352,8 +353,9 @@ def _with_marks(
     turns: Sequence[Turn], images: list[Image], numbered: Mapping[str, list[Image]]
 ) -> tuple[list[Turn], list[Image]]:
     """Return turns in which every image has our mark, and the images in the marks' order."""
+    turns = with_our_marks(turns, len(images))
     if not any("<im" in turn.text for turn in turns):
-        return list(turns), images
+        return turns, images
     found: list[Image] = []
 
     def marked(mark: re.Match[str]) -> str:

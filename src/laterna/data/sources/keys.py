@@ -37,6 +37,8 @@ ROW_KEYS: dict[str, str] = {
     **_WEIGHTS,
     **dict.fromkeys(("system", "system_prompt"), SYSTEM),
     "history": HISTORY,
+    "weight": LOSS,
+    **dict.fromkeys(("loss_mask", "label_mask"), _UNCLEAR),
     **dict.fromkeys(("video", "videos", "video_path", "video_paths"), _VIDEO),
     **dict.fromkeys(("audio", "audios", "audio_path", "audio_paths"), _AUDIO),
     **dict.fromkeys(("tools", "functions"), _TOOLS),

@@ -74,10 +74,8 @@ def singular(word: str) -> str:
 
 
 def caption_words(caption: str) -> list[str]:
-    """Return a caption's words: singular, two that count as one joined, no seat of a toilet."""
-    single = [singular(word) for word in english.words(caption)]
-    joined = list(_joined(single))
-    return [word for word in joined if word != "seat"] if "toilet" in joined else joined
+    """Return a caption's words: singular, two that count as one joined."""
+    return list(_joined([singular(word) for word in english.words(caption)]))
 
 
 def is_kind(name: str) -> bool:
@@ -89,10 +87,13 @@ def is_kind(name: str) -> bool:
 def mentions(caption: str, kinds: str = "") -> tuple[Mention, ...]:
     """Return what a caption names, in order, each as often as it is named.
 
-    `kinds` are the only ones that count, with commas between; empty: all 80.
+    A seat is no chair where a toilet is named. `kinds` are the only ones that count, with commas
+    between; empty: all 80.
     """
     counted = {_KIND_OF.get(name.strip()) for name in kinds.split(",")} if kinds else None
-    found = [Mention(word, _KIND_OF[word]) for word in caption_words(caption) if word in _KIND_OF]
+    words = caption_words(caption)
+    passed = "seat" if "toilet" in words else ""
+    found = [Mention(one, _KIND_OF[one]) for one in words if one in _KIND_OF and one != passed]
     return tuple(one for one in found if counted is None or one.kind in counted)
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import pairwise
+from string import whitespace
 
 TOKENIZER = "NLTK 3.10.4 word_tokenize of lower-case text"
 """What `words` is exact to."""
@@ -20,10 +22,18 @@ _ABBREVIATIONS = frozenset(
     if not line.startswith("#")
     for word in line.split()
 )
-_STOP = re.compile(r"""(?P<mark>[.?!])(?=\s*(?P<next>\S\S?))(?=[)";}\]*:@'({\[‘’“”«»!?\s])""")
+_SPLITS = r"""[)";}\]*:@'({\[‘’“”«»!?]"""
+"""Characters that no word holds."""
+_RUN = r"-{2,}|\.{2,}|(?:\.\s){2,}\."
+_STOP = re.compile(rf"[.?!](?=(?P<after>{_SPLITS}|\s+(?P<next>\S+)))")
 """A mark that may end a sentence, with what follows it."""
-_CLOSERS = re.compile(r"""\s*["')\]}’”«»]+(?=\s|--|$)""")
-_LAST_WORD = re.compile(r"""[^\s("`{\[:;&#*@)}\],-][^\s)";}\]*:@'({\[‘’“”«»!?]*$""")
+_TOKEN = re.compile(
+    rf"""{_RUN}|(?=[^("`{{\[:;&#*@)}}\],-])\S+?(?=\s|$|{_SPLITS}|{_RUN}|,(?=$|\s|{_SPLITS}|{_RUN}))|\S"""
+)
+_CLOSERS = re.compile(r"""["')\]}’”«»]+?(?:\s+|(?=--)|$)""", re.MULTILINE)
+_NEVER_FIRST = frozenset(";:,.!?")
+Span = tuple[int, int]
+"""Where a sentence begins and ends."""
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
 
 _CHANGES = [
@@ -79,34 +89,73 @@ def sentences(text: str) -> Iterator[str]:
 
     What is nothing but marks (`? !`) belongs to the sentence before it.
     """
-    pending, start = "", 0
-    for end in (*_ends_of_sentences(text), len(text)):
-        if pending and text[start:end].strip().strip(".?!"):
-            yield pending
-            pending = ""
-        pending, start = (pending + text[start:end]).strip(), end
-    if pending:
-        yield pending
+    spans = _joined(text, [span for span in _spans(text) if span[0] < span[1]])
+    moved = 0
+    for number, (start, end) in enumerate(spans):
+        start, moved = start + moved, 0
+        if number + 1 < len(spans):
+            after = spans[number + 1]
+            if closers := _CLOSERS.match(text, *after):
+                end = after[0] + len(closers.group().rstrip())
+                moved = closers.end() - after[0]
+        if start < end:
+            yield text[start:end]
 
 
-def _ends_of_sentences(text: str) -> Iterator[int]:
-    end = 0
+def _joined(text: str, spans: list[Span]) -> list[Span]:
+    found: list[Span] = []
+    for start, end in spans:
+        if found and not text[start:end].strip(".?!"):
+            found[-1] = found[-1][0], end
+        else:
+            found.append((start, end))
+    return found
+
+
+def _spans(text: str) -> Iterator[Span]:
+    last = 0
+    for start, stop in _stops(text):
+        if _holds_an_end(text[start : stop.end()] + stop["after"]):
+            yield last, stop.end()
+            last = stop.start("next") if stop["next"] else stop.end()
+    yield last, len(text.rstrip())
+
+
+def _stops(text: str) -> Iterator[tuple[int, re.Match[str]]]:
+    """Yield the marks that may end a sentence, each with where the word before it begins.
+
+    Of marks that share a word (`?!`, `.".`) the last alone may, and none within a run of dots.
+    """
+    runs = [run.span() for run in re.finditer(_RUN, text)]
+    within = {place for start, end in runs for place in range(start, end - 1)}
+    before: tuple[int, re.Match[str]] | None = None
     for stop in _STOP.finditer(text):
-        if stop.end() > end and _ends(text, stop):
-            closers = _CLOSERS.match(text, stop.end())
-            end = closers.end() if closers else stop.end()
-            yield end
+        if stop.start() in within:
+            continue
+        word, end = (before[0], before[1].start()) if before else (0, 0)
+        blank = max(text.rfind(blank, end, stop.start()) for blank in whitespace)
+        start = blank + 1 if blank > end else word  # sic: a blank at the very end is not seen
+        if before is not None and end <= start:
+            yield before
+        before = start, stop
+    if before is not None:
+        yield before
 
 
-def _ends(text: str, stop: re.Match[str]) -> bool:
-    """Tell whether a mark ends a sentence: a full stop after an abbreviation does not."""
-    if stop["mark"] != ".":
+def _holds_an_end(context: str) -> bool:
+    """Tell whether a word of some text ends a sentence, the last one left aside."""
+    tokens = [token for line in context.split("\n") for token in _TOKEN.findall(line)]
+    return any(_ends(*pair) for pair in pairwise(tokens))
+
+
+def _ends(token: str, following: str) -> bool:
+    """Tell whether a word ends a sentence: a full stop after an abbreviation does not."""
+    if token in (".", "?", "!"):
         return True
-    start = max(text.rfind(blank, 0, stop.start()) for blank in " \n\t") + 1
-    last = _LAST_WORD.search(text, start, stop.start())
-    word = last.group() if last else ""
-    if word.endswith(".") or word in _ABBREVIATIONS or word.split("-")[-1] in _ABBREVIATIONS:
+    word = token.removesuffix(".")
+    if word == token or word.endswith("."):
+        return False
+    if word in _ABBREVIATIONS or word.split("-")[-1] in _ABBREVIATIONS:
         return False
     joined = (len(word) == 1 and word.isalpha()) or _NUMBER.fullmatch(word) is not None
-    goes_on = stop["next"][0].islower() or stop["next"][0] in ";:,!?" or stop["next"].strip() == "."
-    return not (joined and goes_on)
+    return not (joined and (following[0].islower() or following in _NEVER_FIRST))

@@ -113,7 +113,7 @@ class QFormerConnector(Connector):
                 f"{source}: models of type {found.model_type} hold no Q-Former; give a BLIP-2 "
                 f"checkpoint, whose type is {TYPE}"
             )
-        self._check_shape(found, source)
+        self.check_shape(found, source)
         tensors = read_tensors(source, ("qformer.", "query_tokens"), what="Q-Former")
         weights = {
             name: tensors[f"qformer.{name}"]
@@ -131,7 +131,8 @@ class QFormerConnector(Connector):
         with torch.no_grad():
             self.queries.copy_(tensors["query_tokens"].reshape(self.queries.shape))
 
-    def _check_shape(self, found: Any, source: str) -> None:
+    def check_shape(self, found: Any, source: str) -> None:
+        """Raise LaternaError where a BLIP-2 configuration has another Q-Former than this one."""
         theirs = found.qformer_config
         rows = {
             "connector.queries": (self.queries.shape[1], found.num_query_tokens),

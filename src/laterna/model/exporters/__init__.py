@@ -1,4 +1,4 @@
-"""Assistants for other engines: Hugging Face's LLaVA and IDEFICS, and llama.cpp's GGUF files.
+"""Assistants for other engines: Hugging Face's LLaVA, IDEFICS and BLIP-2, and llama.cpp's GGUF.
 
 A format is one file in this folder and one line in `EXPORTS`.
 """
@@ -34,6 +34,7 @@ EXPORTS: dict[str, Export] = {
     "idefics": Export(
         late("laterna.model.exporters.idefics:export_idefics"), ("f32", "f16", "bf16")
     ),
+    "blip2": Export(late("laterna.model.exporters.blip2:export_blip2"), ("f32", "f16", "bf16")),
     "gguf": Export(late("laterna.model.exporters.gguf:export_gguf"), ("f16", "f32"), "gguf"),
 }
 

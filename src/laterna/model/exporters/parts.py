@@ -76,7 +76,8 @@ def require_squares(assistant: VisionLanguageModel, format_name: str) -> None:
         )
     if assistant.fusion.encodes:
         raise LaternaError(
-            f"an encoder-decoder cannot be exported: {format_name} is for causal language models"
+            f"an encoder with a decoder cannot be exported as {format_name}, which is for causal "
+            "language models; --to blip2 can where encoder and connector are BLIP-2's"
         )
     if assistant.prepare.fit == "anyres":
         raise LaternaError(

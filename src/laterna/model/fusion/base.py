@@ -101,11 +101,13 @@ class Fusion(nn.Module):
         images: int = 1,
         mask: Tensor | None = None,
         cache: bool = False,
+        written: int = 0,
     ) -> Any:
         """Run the decoder over rows of `images` images' tokens and `text` tokens more, by shapes
         alone: on the meta device, where no number says which token is an image's.
 
         It costs what `hidden_states` costs, with a `mask` as rows of several samples need one.
+        An encoder-decoder writes the last `written` of the text, and reads the rest.
         Returns the states (r, t, d), or with `cache` the keys and values left behind.
         """
         raise NotImplementedError

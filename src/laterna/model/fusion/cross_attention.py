@@ -299,8 +299,10 @@ class CrossAttentionFusion(Fusion):
         images: int = 1,
         mask: Tensor | None = None,
         cache: bool = False,
+        written: int = 0,
     ) -> Any:
         """Run the decoder over rows of `images` marks and `text` tokens, by shapes alone."""
+        del written
         device = images_rmd.device
         rows, given = images_rmd.shape[:2]
         ids_rt = torch.zeros(rows, images + text, dtype=torch.long, device=device)

@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
 from laterna.errors import LaternaError
+from laterna.model.attention.shared_prefix import attention_window
 from laterna.model.fusion.prefix import PrefixFusion
 from laterna.records import Batch
 
@@ -75,26 +76,33 @@ class EncoderDecoderFusion(PrefixFusion):
         numbers: dict[tuple[int, tuple[int, ...]], int] = {}
         which = [numbers.setdefault((one.row, one.read), len(numbers)) for one in spans]
         read = [embeds_rtd[row, list(places)] for row, places in numbers]
-        present = [torch.ones(len(one), dtype=torch.long, device=device) for one in read]
-        present_nt = pad_sequence(present, batch_first=True)
-        states = language.get_encoder()(
-            inputs_embeds=pad_sequence(read, batch_first=True), attention_mask=present_nt
-        )
+        states_ntd, present_nt = _encoded(language, read)
         which_k = torch.tensor(which, device=device)
-        if len(numbers) < len(spans):
-            states = BaseModelOutput(states.last_hidden_state[which_k])
         written = [batch.input_ids_rt[one.row, one.begin : one.end] for one in spans]
         labels_kq = pad_sequence(written, batch_first=True, padding_value=IGNORED).to(device)
         if not labels_kq.shape[1]:
             labels_kq = functional.pad(labels_kq, (0, 1), value=IGNORED)
         logits_kqv: Tensor = language(
-            encoder_outputs=states,
+            encoder_outputs=BaseModelOutput(states_ntd[which_k]),
             attention_mask=present_nt[which_k],
             decoder_input_ids=language.prepare_decoder_input_ids_from_labels(labels=labels_kq),
             use_cache=False,
         ).logits
         targets_kq = labels_kq != IGNORED
         return logits_kqv[targets_kq], labels_kq[targets_kq]
+
+    @torch.no_grad()
+    def generation_inputs(
+        self, language: Any, prompts: Sequence[Sequence[int]], images: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        """Return what `generate` takes: prompts that the encoder has read, each as it is alone.
+
+        Raises LaternaError when marks and images differ in number.
+        """
+        inputs = super().generation_inputs(language, prompts, images)
+        rows = zip(inputs["inputs_embeds"], inputs["attention_mask"].bool(), strict=True)
+        states_ntd, present_nt = _encoded(language, [embeds[mask] for embeds, mask in rows])
+        return {"encoder_outputs": BaseModelOutput(states_ntd), "attention_mask": present_nt}
 
     def rehearse(
         self,
@@ -105,13 +113,52 @@ class EncoderDecoderFusion(PrefixFusion):
         images: int = 1,
         mask: Tensor | None = None,
         cache: bool = False,
+        written: int = 0,
     ) -> Any:
-        """Raise LaternaError: what a row costs here is not known from its width alone."""
-        del language, images_rmd, text, images, mask, cache
-        raise LaternaError(
-            "fusion.kind = 'encoder_decoder': cost and memory are not planned for it yet, since "
-            "they hang on how a row is shared between encoder and decoder; train without a plan"
+        """Run encoder and decoder over rows of one reading each, by shapes alone; the states (r, q,
+        d) are the decoder's, and the cache what it keeps of the reading.
+        """
+        del images  # their tokens stand side by side
+        rows, given = images_rmd.shape[:2]
+        device, width, answer = images_rmd.device, given + text - written, max(written, 1)
+        ids_rt = torch.zeros(rows, width, dtype=torch.long, device=device)
+        embeds_rtd = language.get_input_embeddings()(ids_rt)
+        embeds_rtd = torch.cat([images_rmd.to(embeds_rtd.dtype), embeds_rtd[:, given:]], dim=1)
+
+        def seen(asking: int) -> Tensor | None:
+            shape = (rows, 1, asking, width)  # rows of other lengths are padded
+            return None if mask is None else torch.empty(shape, dtype=torch.bool, device=device)
+
+        states_rtd = language.get_encoder()(
+            inputs_embeds=embeds_rtd, attention_mask=seen(width)
+        ).last_hidden_state
+        output = language.get_decoder()(
+            input_ids=ids_rt.new_zeros(rows, answer),
+            encoder_hidden_states=states_rtd,
+            encoder_attention_mask=seen(answer),
+            use_cache=cache,
         )
+        if cache:
+            return output.past_key_values.cross_attention_cache
+        return output.last_hidden_state
+
+
+def _encoded(language: Any, read: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the encoder's states (n, t, d) of readings (t, d), and which are none of the padding.
+
+    Where layers look but so far around (T5Gemma), padding wider than that would see nothing, of
+    which torch makes NaN: then each is read alone.
+    """
+    encoder = language.get_encoder()
+    present = [torch.ones(len(one), dtype=torch.long, device=one.device) for one in read]
+    present_nt = pad_sequence(present, batch_first=True)
+    lengths = [len(one) for one in read]
+    if max(lengths) - min(lengths) < (attention_window(encoder.config) or max(lengths)):
+        embeds_ntd = pad_sequence(list(read), batch_first=True)
+        output = encoder(inputs_embeds=embeds_ntd, attention_mask=present_nt)
+        return output.last_hidden_state, present_nt
+    alone = [encoder(inputs_embeds=one[None]).last_hidden_state[0] for one in read]
+    return pad_sequence(alone, batch_first=True), present_nt
 
 
 _NO_ROW = (

@@ -50,9 +50,10 @@ class PrefixFusion(Fusion):
         images: int = 1,
         mask: Tensor | None = None,
         cache: bool = False,
+        written: int = 0,
     ) -> Any:
         """Run the decoder over rows of images' tokens and `text` tokens more, by shapes alone."""
-        del images  # their tokens stand side by side
+        del images, written  # all stands side by side
         rows, given = images_rmd.shape[:2]
         embedding = language.get_input_embeddings()
         # Every place has an embedding; one new tensor and a gradient, as `masked_scatter` has.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from laterna.errors import LaternaError
 from laterna.model.checkpoint import MANIFEST, holding, load_checkpoint
+from laterna.model.importers.blip2 import TYPE, load_blip2
 from laterna.model.importers.idefics import load_idefics
 from laterna.model.importers.llava_hf import load_llava_hf
 from laterna.model.importers.open_flamingo import FILE, load_open_flamingo
@@ -41,6 +42,9 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "idefics": Layout(
         lambda config: config.get("model_type") == "idefics", "type 'idefics'", load_idefics
+    ),
+    "blip2": Layout(
+        lambda config: config.get("model_type") == TYPE, f"type {TYPE!r}, with a T5", load_blip2
     ),
     "original": Layout(
         lambda config: "mm_vision_tower" in config, "an `mm_vision_tower`", load_original

@@ -22,12 +22,13 @@ from laterna.recipe import ConnectorSettings, VisionSettings
 def load_llava_hf(source: str, options: Options) -> VisionLanguageModel:
     """Load a `llava-hf` folder or hub id; raises LaternaError for what Laterna does not have."""
     options.require_no_parts(source)
+    _require_parts(source)
     model = load_weights(LlavaForConditionalGeneration, source, what="LLaVA model")
     config = model.config
     said, processor = _image_processor(source, str(config.vision_config.model_type))
     vision = VisionSettings(
         source=source,
-        layer=_layer(source, config),
+        layer=config.vision_feature_layer,
         class_token=_keeps_class_token(source, config),
         fit=options.fit_or(said),
     )
@@ -48,13 +49,22 @@ def load_llava_hf(source: str, options: Options) -> VisionLanguageModel:
     return assistant
 
 
-def _layer(source: str, config: Any) -> int:
-    layer = config.vision_feature_layer
-    if not isinstance(layer, int):
+def _require_parts(source: str) -> None:
+    """Raise LaternaError, before anything is built, for a configuration that lacks a part: of such
+    transformers would make a model of 7 billion random weights.
+    """
+    config = json_of(source, "config.json")
+    for name in ("vision_config", "text_config"):
+        if not isinstance(config.get(name), dict) or not config[name]:
+            raise LaternaError(
+                f"{source}: its config.json has no `{name}`, which says what the model is made of; "
+                "fetch the folder again"
+            )
+    layer = config.get("vision_feature_layer", -2)
+    if isinstance(layer, list):
         raise LaternaError(
-            f"{source}: takes features of several layers ({list(layer)}); Laterna takes one"
+            f"{source}: takes features of several layers ({layer}); Laterna takes one"
         )
-    return layer
 
 
 def _keeps_class_token(source: str, config: Any) -> bool:

@@ -13,6 +13,7 @@ The encoder is named in the config and read from its own folder or hub id.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -26,15 +27,18 @@ from laterna.model.language.adapters import CONFIG_FILE, WEIGHTS_FILE, put_lora
 from laterna.model.language.causal import load_language
 from laterna.model.language.tokenizer import read_tokenizer
 from laterna.model.pretrained import (
+    adapters_unwrapped,
     found_in,
     json_of,
     load_weights,
+    read_part,
     sharded_tensors_of,
     tensors_of,
     unwrapped,
 )
 from laterna.model.vision import VisionTower, load_vision
 from laterna.model.vlm import VisionLanguageModel
+from laterna.model.weight_files import other_weights
 from laterna.recipe import ConnectorSettings, LanguageSettings, PartName, VisionSettings
 
 LANGUAGES: dict[str, str] = {
@@ -46,6 +50,14 @@ LANGUAGES: dict[str, str] = {
 """The type of the language model, by the `model_type` that LLaVA gives the whole."""
 PROJECTOR = "model.mm_projector."
 ENCODER = "model.vision_tower.vision_tower."
+BESIDE = [
+    f"{name}.{ending}"
+    for name in ("mm_projector", "non_lora_trainables")
+    for ending in ("bin", "safetensors")
+]
+"""Files that hold the projector alone, or with what else trained beside adapters."""
+_BARE = re.compile(r"^(?:mm_projector\.)?(?=(?:\d+\.)?(?:weight|bias)$)")
+"""What a projector's weights may lack before them."""
 _LORA_PREFIX = re.compile(r"^base_model\.(model\.)?(?=model\.|lm_head\.)")
 _MLP = re.compile(r"mlp(\d+)x_gelu")
 
@@ -56,7 +68,7 @@ def load_original(source: str, options: Options) -> VisionLanguageModel:
     _refuse_marks(source, config)
     extra = _extra_weights(source)
     whole = {} if found_in(source, CONFIG_FILE) else unwrapped(sharded_tensors_of(source))
-    weights = {**whole, **extra}
+    weights = {**extra, **whole}  # as LLaVA: of a whole model what is in it
     changed: set[PartName] = {"connector"}
     language, tokenizer, base = _language(source, config, options, weights, changed)
     vision, tower = _encoder(source, config, options, weights, changed)
@@ -73,7 +85,13 @@ def load_original(source: str, options: Options) -> VisionLanguageModel:
     )
     assistant.changed = changed
     if found_in(source, CONFIG_FILE):
-        put_lora(language, source, tensors_of(source, [WEIGHTS_FILE, "adapter_model.bin"]))
+        found = tensors_of(source, [WEIGHTS_FILE, "adapter_model.bin"])
+        if not found:
+            raise LaternaError(
+                f"{source}: has an adapter_config.json, and no {WEIGHTS_FILE} or adapter_model.bin "
+                "beside it; fetch the folder again"
+            )
+        put_lora(language, source, adapters_unwrapped(found))
     return assistant
 
 
@@ -87,8 +105,9 @@ def _refuse_marks(source: str, config: dict[str, Any]) -> None:
 
 def _extra_weights(source: str) -> dict[str, Tensor]:
     """Read what is in a file of its own: a projector, or what trained together with adapters."""
-    found = tensors_of(source, ["mm_projector.bin", "non_lora_trainables.bin"])
-    return unwrapped({_LORA_PREFIX.sub("", name): weight for name, weight in found.items()})
+    found = unwrapped(tensors_of(source, BESIDE))
+    named = {_LORA_PREFIX.sub("", name): weight for name, weight in found.items()}
+    return {_BARE.sub(PROJECTOR, name): weight for name, weight in named.items()}
 
 
 def _language(
@@ -128,7 +147,7 @@ def _language(
 
 
 def _text_config(source: str, config: dict[str, Any]) -> Any:
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in LANGUAGES:
         raise LaternaError(
             f"{source}: a language model of type {kind!r}; known are {', '.join(LANGUAGES)}"
@@ -136,7 +155,7 @@ def _text_config(source: str, config: dict[str, Any]) -> Any:
     config_class = CONFIG_MAPPING[LANGUAGES[kind]]
     known = {*config_class().to_dict(), "rope_theta", "rope_scaling"} - {"model_type"}
     said = {key: value for key, value in config.items() if key in known and value is not None}
-    return config_class(**said)
+    return read_part(lambda: config_class(**said), source=source, what="configuration")
 
 
 def _base(source: str, config: dict[str, Any]) -> str:
@@ -175,7 +194,8 @@ def _encoder(
     if feature not in ("patch", "cls_patch"):
         raise LaternaError(f"{source}: mm_vision_select_feature = {feature!r} is not known")
     # Without the key, and under "square", LLaVA lets the encoder's processor crop the middle.
-    said = {"pad": "pad", "anyres": "anyres"}.get(config.get("image_aspect_ratio") or "", "crop")
+    aspect = str(config.get("image_aspect_ratio") or "")
+    said = {"pad": "pad", "anyres": "anyres"}.get(aspect, "crop")
     if said == "anyres":
         raise LaternaError(f"{source}: reads images in tiles (LLaVA-NeXT), which is not imported")
     encoder = options.vision or config.get("mm_vision_tower")
@@ -185,9 +205,14 @@ def _encoder(
             "language model before LLaVA's training has it); name the one it was trained with as "
             "`vision`"
         )
+    if not isinstance(encoder, str):
+        raise LaternaError(
+            f"{source}: mm_vision_tower = {encoder!r} in its config.json is no name of a vision "
+            "encoder; name the one it was trained with as `vision`"
+        )
     settings = VisionSettings(
-        source=str(encoder),
-        layer=int(config.get("mm_vision_select_layer", -2)),
+        source=encoder,
+        layer=_layer(source, config.get("mm_vision_select_layer", -2)),
         class_token=feature == "cls_patch",
         fit=options.fit_or(said),
     )
@@ -201,29 +226,58 @@ def _encoder(
     return settings, tower
 
 
+def _layer(source: str, said: object) -> int:
+    """Return the layer whose features are taken, also where a number is written as text."""
+    try:
+        return int(said) if isinstance(said, int | str) else int("")
+    except ValueError as error:
+        raise LaternaError(
+            f"{source}: mm_vision_select_layer = {said!r} in its config.json is no single layer; "
+            "Laterna takes the features of one, as LLaVA's -2"
+        ) from error
+
+
 def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+
+
+def _no_projector(source: str) -> LaternaError:
+    if found_in(source, CONFIG_FILE):
+        return LaternaError(
+            f"{source}: holds adapters and no non_lora_trainables.bin, so its projector is not "
+            "there: a LoRA run leaves such folders (checkpoint-N) on its way; give the one that it "
+            "wrote at its end"
+        )
+    lacking = other_weights(Path(source)) if Path(source).is_dir() else ""
+    return LaternaError(
+        f"{source}: holds no projector: no mm_projector.bin, and no whole model with one"
+        + (f" ({lacking})" if lacking else "")
+        + "; give the folder that LLaVA's training wrote at its end"
+    )
 
 
 def _connector(
     source: str, config: dict[str, Any], weights: dict[str, Tensor], d_vision: int, d_language: int
 ) -> tuple[ConnectorSettings, Connector]:
     """Build the projector; its layers are numbered with the GELUs between them."""
-    kind = config.get("mm_projector_type") or "linear"
+    kind = str(config.get("mm_projector_type") or "linear")
     mlp = _MLP.fullmatch(kind)
     if kind != "linear" and not mlp:
         raise LaternaError(f"{source}: a projector of type {kind!r}; known are linear, mlpNx_gelu")
     depth = int(mlp.group(1)) if mlp else 1
     settings = ConnectorSettings(depth=depth) if mlp else ConnectorSettings(kind="linear")
-    connector = build_connector(settings, d_vision, d_language, fresh=False)
     found = _under(PROJECTOR, weights)
-    theirs = [f"{2 * layer}." if mlp else "" for layer in range(depth)]
+    # Before anything is built: the number may be any.
+    theirs = [f"{2 * layer}." if mlp else "" for layer in range(min(depth, len(found) + 1))]
     expected = [f"{prefix}{part}" for prefix in theirs for part in ("weight", "bias")]
+    if not found:
+        raise _no_projector(source)
     if sorted(found) != sorted(expected):
         raise LaternaError(
             f"{source}: a {kind} projector has the weights {', '.join(expected)}, found are "
             f"{', '.join(sorted(found)) or 'none'}"
         )
+    connector = build_connector(settings, d_vision, d_language, fresh=False)
     state = dict(zip(connector.state_dict(), (found[name] for name in expected), strict=True))
     try:
         connector.load_state_dict(state)

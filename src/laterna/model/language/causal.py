@@ -1,5 +1,5 @@
-"""The language model: any causal one of transformers, or an encoder-decoder of T5's kind, spoken
-to by embeddings.
+"""The language model: any causal one of transformers, or an encoder-decoder of T5's kind, run on
+embeddings.
 
 Shapes: r rows · t tokens of a row · d width · s target tokens · v vocabulary.
 """
@@ -12,7 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
 
 from laterna.errors import LaternaError, package
 from laterna.model.language.quantize import quantize
@@ -31,7 +36,7 @@ class Language(NamedTuple):
     model: Any
     tokenizer: Any
     grown: int
-    """Rows that the embedding was given for tokens it had none for."""
+    """Rows that were added to the embedding for tokens without one."""
 
 
 def load_language(
@@ -85,9 +90,9 @@ def positions_of(config: Any) -> int | None:
 
     Beyond that a model of learned positions fails, and one of rotary positions answers rubbish.
     """
-    if encodes(config):  # their positions are relative
-        return None
-    text = config.get_text_config()
+    if encodes(config) and not hasattr(config, "encoder"):
+        return None  # T5's positions are relative; T5Gemma's rotate
+    text = config.encoder if encodes(config) else config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     found = (getattr(text, name, None) for name in names)
     return next((number for number in found if isinstance(number, int) and number > 0), None)
@@ -95,8 +100,13 @@ def positions_of(config: Any) -> int | None:
 
 def layers_of(part: nn.Module) -> list[nn.Module]:
     """Return a language model's layers in order: the modules of its longest list of modules, as
-    those of transformers keep them.
+    those of transformers keep them. Those of an encoder-decoder are its encoder's, then its
+    decoder's.
     """
+    if isinstance(part, PreTrainedModel) and encodes(part.config):
+        stacks = (part.get_encoder(), part.get_decoder())
+        children = (child for stack in stacks for child in stack.children())
+        return [layer for one in children if isinstance(one, nn.ModuleList) for layer in one]
     lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=len, default=[])
 

@@ -1,6 +1,6 @@
 """A language model's frozen matrices in 4 bits, by bitsandbytes: QLoRA trains adapters over them.
 
-Each matrix of a layer is held as NormalFloat4 codes with a scale for every 64 weights, about 4.5
+Each matrix of a layer is stored as NormalFloat4 codes with a scale for every 64 weights, about 4.5
 bits a weight (Dettmers et al. 2023), and unpacked when it is used. Embeddings, norms and the head
 stay as they are.
 """
@@ -16,7 +16,7 @@ from laterna.errors import package
 
 
 def quantize(model: nn.Module) -> None:
-    """Hold the linear layers of a language model but its head in 4 bits, in place and frozen.
+    """Convert the linear layers of a language model but its head to 4 bits, in place and frozen.
 
     Raises LaternaError where bitsandbytes is not installed.
     """
@@ -28,7 +28,7 @@ def quantize(model: nn.Module) -> None:
         device, bias = layer.weight.device, layer.bias is not None
         with torch.device("meta"):
             packed = bnb.Linear4bit(layer.in_features, layer.out_features, bias, quant_type="nf4")
-        # Its CPU format for answering rounds the scales, in place: training would notice a look.
+        # Its CPU format for inference rounds the scales in place: validation would change training.
         packed.support_avx512bf16_for_cpu = False
         weight = layer.weight.data.to("cpu")
         packed.weight = bnb.Params4bit(weight, requires_grad=False, quant_type="nf4", module=packed)
@@ -38,16 +38,16 @@ def quantize(model: nn.Module) -> None:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Say whether any of a module's weights are held in 4 bits."""
+    """Say whether any of a module's weights are in 4 bits."""
     return any(_packing(weight) is not None for weight in module.parameters())
 
 
 def count_weights(weight: nn.Parameter) -> int:
-    """Return how many weights a tensor stands for, whether packed or not."""
+    """Return the number of weights in a tensor, packed or not."""
     packing = _packing(weight)
     return int(weight.numel() if packing is None else packing.shape.numel())
 
 
 def _packing(weight: nn.Parameter) -> Any:
-    """Return what bitsandbytes keeps beside a packed weight; None for an ordinary one."""
+    """Return bitsandbytes' state of a packed weight; None for an ordinary one."""
     return getattr(weight, "quant_state", None)

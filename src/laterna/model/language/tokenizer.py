@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from laterna.errors import LaternaError, package
 from laterna.model.pretrained import file_of, read_part
 from laterna.model.sources import gguf_file, resolve
+from laterna.model.weight_files import POINTED, POINTER, pointers_in
 from laterna.recipe import LanguageSettings
 
 SPACE = "▁"
@@ -42,9 +43,13 @@ def read_tokenizer(source: str) -> Any:
     sentencepiece reads it, with spaces treated as SentencePiece does. Raises LaternaError where
     there is no tokenizer, and where the rebuilt one tokenizes a text otherwise than SentencePiece.
     """
+    path = file_of(source, "tokenizer.model")
+    processor = _processor(path, source) if path else None
     tokenizer = read_part(
         lambda: AutoTokenizer.from_pretrained(source), source=source, what="tokenizer"
     )
+    if str(tokenizer.chat_template).encode().startswith(POINTER):
+        raise LaternaError(POINTED.format(path=Path(source) / "chat_template.jinja"))
     config = _json(source, "tokenizer_config.json")
     kind = str(config.get("tokenizer_class") or type(tokenizer).__name__).removesuffix("Fast")
     if kind != "LlamaTokenizer" or config.get("add_prefix_space") is False or not tokenizer.is_fast:
@@ -53,8 +58,6 @@ def read_tokenizer(source: str) -> Any:
     if not isinstance(backend.model, models.BPE):
         return tokenizer
     _set_spaces(backend, legacy=_is_legacy(source, config.get("legacy")))
-    path = file_of(source, "tokenizer.model")
-    processor = _processor(path) if path else None
     if processor is not None:
         backend.model = _by_scores(processor)
         _require_equal(backend, processor, source)
@@ -125,12 +128,21 @@ def _require_equal(backend: Tokenizer, processor: Any, source: str) -> None:
             )
 
 
-def _processor(path: Path) -> Any:
+def _processor(path: Path, source: str) -> Any:
+    for pointer in pointers_in(path):
+        raise LaternaError(POINTED.format(path=pointer))
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
-        return None  # there is a tokenizer.json too, or transformers would have failed
-    return SentencePieceProcessor(model_file=str(path))
+        return None  # there is a tokenizer.json too, or transformers will say so
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        if file_of(source, "tokenizer.json") is not None:
+            return None  # of another kind, such as tiktoken's
+        raise LaternaError(
+            f"{path}: damaged, or no model of SentencePiece's; fetch it again"
+        ) from error
 
 
 def _rebuilt(tokenizer: Any, backend: Tokenizer) -> Any:

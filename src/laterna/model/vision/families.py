@@ -1,4 +1,4 @@
-"""Which vision models Laterna reads, by the exact `model_type` in their config.json."""
+"""The vision models that Laterna reads, by the exact `model_type` in their config.json."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ DINOV2_REGISTERS = DINOV2._replace(model=Dinov2WithRegistersModel)
 
 
 def _resnet(config: Any, depth: int, side: int) -> Geometry:
-    # The stem halves twice, and so does every stage but the first, unless that is told to as well.
+    # The stem halves the side twice, every stage but the first once; if it is set, the first too.
     halvings = 2 + max(depth - 1, 0) + int(depth > 0 and config.downsample_in_first_stage)
     grid = side
     for _ in range(halvings):
@@ -130,7 +130,7 @@ The SigLIP 2 models of a fixed image size are of type `siglip`.
 """
 
 ON_DEMAND: dict[str, Callable[[str], VisionFamily]] = {TIMM_TYPE: timm_family}
-"""Families whose library is imported only for a source that is of them, and named in its errors."""
+"""Families whose library is imported only for a source of that type."""
 SUPPORTED = (*FAMILIES, *ON_DEMAND)
 
 _NAFLEX = (
@@ -139,7 +139,7 @@ _NAFLEX = (
     "google/siglip2-so400m-patch14-384, whose type is siglip"
 )
 REFUSED: dict[str, str] = {"siglip2": _NAFLEX, "siglip2_vision_model": _NAFLEX}
-"""Vision models that transformers carries and Laterna does not, each with the reason."""
+"""Vision models that transformers has and Laterna does not support, with the reason."""
 
 
 def family_of(model_type: str, source: str) -> VisionFamily:

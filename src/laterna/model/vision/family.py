@@ -1,4 +1,4 @@
-"""What Laterna knows of one family of vision models: how it is read, cut and measured.
+"""A family of vision models: how it is read, cut to the layers that run, and measured.
 
 Shapes: b images · c channels · h, w pixels · n features an image · d width.
 """
@@ -25,7 +25,7 @@ class Geometry(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which features are asked of an encoder, as `[vision]` says, and of what images."""
+    """Which features are wanted of an encoder, as `[vision]` says, and of what images."""
 
     layer: int
     class_token: bool
@@ -35,21 +35,21 @@ class Wanted(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """An encoder that runs no further than the features that are asked of it."""
+    """An encoder that runs no further than the features that are wanted of it."""
 
     shape: Geometry
     aside: dict[str, Tensor]
-    """The weights that were taken out, by their names in the whole model."""
+    """The weights that were removed, by their names in the whole model."""
     layers: tuple[tuple[str, ...], ...]
-    """Of each layer that runs, in order, its modules by name; empty where none is told apart."""
+    """The names of each running layer's modules, in order; empty where layers are not known."""
     run: Callable[[Any, Tensor], Tensor]
     """From the model and pixels (b, c, h, w), tokens (b, leading + n, d) or a map (b, d, h, w)."""
     closing: tuple[str, ...] = ()
-    """Modules that run behind the last layer, and train with it."""
+    """Modules that run after the last layer, and train with it."""
 
 
 class VisionFamily(Protocol):
-    """What loading and the tower ask of a family."""
+    """What loading and the tower need of a family."""
 
     @property
     def model(self) -> Any:
@@ -61,7 +61,7 @@ class VisionFamily(Protocol):
 
     @property
     def inside(self) -> str:
-        """Prefix of the encoder's weights in a whole checkpoint, if transformers knows it not."""
+        """Prefix of the encoder's weights in a whole checkpoint that transformers does not know."""
 
     def read_config(self, source: str) -> Any:
         """Return the encoder's configuration from a folder or hub id."""
@@ -70,9 +70,9 @@ class VisionFamily(Protocol):
         """Return the image processor of a folder or hub id; OSError where it has none."""
 
     def cut(self, model: Any, wanted: Wanted) -> Cut:
-        """Take out of a model what the wanted features do not need.
+        """Remove from a model what the wanted features do not need.
 
-        Raises LaternaError when it cannot give them.
+        Raises LaternaError when it does not have them.
         """
 
 
@@ -94,7 +94,7 @@ class Family(NamedTuple):
     unused: tuple[str, ...] = ()
     """Modules and parameters that no feature depends on, where a model has them."""
     inside: str = ""
-    """Prefix of the encoder's weights in a whole checkpoint, if transformers knows it not."""
+    """Prefix of the encoder's weights in a whole checkpoint that transformers does not know."""
     stops: bool = True
     """Whether the model can stop before its last block."""
 
@@ -108,7 +108,7 @@ class Family(NamedTuple):
         return self.processor.from_pretrained(source)
 
     def cut(self, model: Any, wanted: Wanted) -> Cut:
-        """Stop behind the block whose output is wanted."""
+        """Cut the model after the block whose output is wanted."""
         depth = _depth(wanted.layer, len(model.get_submodule(self.blocks)), stops=self.stops)
         shape = self.geometry(model.config, depth, wanted.side)
         if wanted.class_token and not shape.leading:
@@ -147,7 +147,7 @@ def _depth(layer: int, count: int, *, stops: bool) -> int:
 
 
 def _set_aside(model: Any, blocks: str, depth: int, unused: tuple[str, ...]) -> dict[str, Tensor]:
-    """Take what no feature needs out of a model; return the taken weights by their names."""
+    """Remove from a model what no feature needs; return the removed weights by their names."""
     every = model.state_dict()
     _replace(model, blocks, model.get_submodule(blocks)[:depth])
     for name in unused:
@@ -155,13 +155,13 @@ def _set_aside(model: Any, blocks: str, depth: int, unused: tuple[str, ...]) -> 
         found = getattr(holder, name.rpartition(".")[2], None)
         if found is not None:
             _replace(model, name, nn.Identity() if isinstance(found, nn.Module) else None)
-    return taken(every, model)
+    return removed(every, model)
 
 
-def taken(every: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return those of `every` weight of a model that it has no longer."""
-    kept = model.state_dict().keys()
-    return {name: weight for name, weight in every.items() if name not in kept}
+def removed(every: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return those of `every` weight of a model that it no longer has."""
+    left = model.state_dict().keys()
+    return {name: weight for name, weight in every.items() if name not in left}
 
 
 def _replace(model: Any, name: str, module: nn.Module | None) -> None:

@@ -2,12 +2,12 @@
 
     <cache>/<key>/features.npy    of all images, one after the other; mapped, not read
     <cache>/<key>/rows.sha256     the checksum of each row of the features, 32 bytes each
-    <cache>/<key>/images.arrow  every image's name, its file's stamp and digest, its rows
+    <cache>/<key>/images.arrow    every image's name, its file's stamp and digest, its rows
     <cache>/<key>/manifest.json   signed, with the checksums of all
 
-The key is a digest of the encoder and of the names and place of the images. A set whose bytes are
-not those that were written is named and made again. Each image's stamp, and each row's checksum, is
-compared when its features are first asked for, so that no start reads the images or the features.
+The key is a digest of the encoder and of the names and folder of the images. A set whose bytes have
+changed is reported and made again. Each image's stamp, and each row's checksum, is compared when
+its features are first used, so that no start reads the images or the features.
 
 Shapes: b images of one call, or tiles of them · c channels · h, w pixels · n features an image
 · d width.
@@ -57,9 +57,9 @@ DIGEST = 32
 IMAGES_A_PASS = 64
 GB = 10**9
 UNKNOWN = Stamp(-1, -1, -1)
-"""Of an image that was too young to be known by its times: it is read again at every use."""
+"""Of an image that was too new to be known by its times: it is read again at every use."""
 REMEMBERED = 1 << 16
-"""Images that are not looked up again, nor their stamps compared, while a run goes on."""
+"""Images that are looked up, and their stamps compared, only once in a process."""
 SCHEMA = pa.schema(
     {
         "name": pa.string(),  # in order
@@ -74,19 +74,19 @@ SCHEMA = pa.schema(
 
 
 class Manifest(Record):
-    """What says that a set is whole."""
+    """The record of a whole set."""
 
     format: int
     where: str
-    """The place of the images, as `ImageFiles.where` says it."""
+    """Where the images are (`ImageFiles.where`)."""
     files: dict[str, FileHash]
 
 
 class CachedImage(Record):
-    """Where the features of one image lie."""
+    """Where the features of one image are."""
 
     row: int
-    """The first; a tiled image has one more for each further tile."""
+    """The first one; a tiled image has one more for each further tile."""
     tiling: Tiling | None
 
     def rows(self) -> range:
@@ -98,7 +98,7 @@ class FeatureStore:
     """The features of a set of images, read from a memory-mapped file."""
 
     def __init__(self, folder: Path, images: ImageFiles) -> None:
-        """Map a set that is whole."""
+        """Open a set that is whole."""
         self._folder = folder
         self._images = images
         self._table = pa.ipc.open_file(pa.memory_map(str(folder / IMAGES))).read_all()
@@ -108,7 +108,7 @@ class FeatureStore:
 
     @cached_property
     def _features(self) -> NDArray[np.float32]:
-        """Mapped when they are first asked for; never where only images are asked about."""
+        """The features, mapped when they are first used."""
         try:
             features: NDArray[np.float32] = np.load(self._folder / FEATURES, mmap_mode="r")
         except ValueError as error:  # its head is damaged
@@ -130,8 +130,8 @@ class FeatureStore:
         """Return the features (b, n, d) of images by their names in the records.
 
         Of tiled images b counts the tiles, those of each image in turn.
-        Raises LaternaError for an image that is not in the set, or is another one by now, and for
-        features that are not as they were written; the next start then makes them again.
+        Raises LaternaError for an image that is not in the set or has changed, and for features
+        that are not as they were written; the next start then makes them again.
         """
         rows = [row for name in names for row in self._find(name).rows()]
         found = self._features[rows]
@@ -144,7 +144,7 @@ class FeatureStore:
         return torch.from_numpy(found)
 
     def tilings(self, names: Sequence[str]) -> tuple[Tiling, ...]:
-        """Return how those images are tiled, one tiling an image; nothing where they are not."""
+        """Return how those images are tiled, one tiling an image; empty where they are not."""
         found = (self._find(name).tiling for name in names)
         return tuple(tiling for tiling in found if tiling is not None)
 
@@ -154,10 +154,10 @@ class FeatureStore:
             yield name, self._known(place)
 
     def _look_up(self, name: str) -> CachedImage:
-        """Return where the features of an image lie.
+        """Return where the features of an image are.
 
-        Raises LaternaError for an image that is not among them, or whose bytes are others now; the
-        set is then no longer whole, so that the next start looks at all images.
+        Raises LaternaError for an image that is not among them, or whose bytes have changed; the
+        set then counts as torn, so that the next start checks all images.
         """
         place = bisect_left(range(len(self._names)), name, key=lambda at: self._names[at].as_py())
         if place == len(self._names) or self._names[place].as_py() != name:
@@ -191,11 +191,10 @@ def cached_features(
     """Return the features of the images of these names, computed where they are not cached.
 
     A set is known by the encoder's weights and settings and by every image's bytes, so a changed
-    image or encoder is computed anew; equal images are computed once. `progress` is called
-    with the images done and their total, `announce` with what is wrong with a set that is made
-    again, and with how large one will be before it is made. Raises LaternaError for an unreadable
-    image, and for a set that would be larger than `max_gb` (10⁹ bytes) or than the disk has room
-    for.
+    image or encoder is computed again; equal images are computed once. `progress` is called with
+    the images done and their total, `announce` with what is wrong with a set that is made again,
+    and with the size of a new one before it is made. Raises LaternaError for an unreadable image,
+    and for a set larger than `max_gb` (10⁹ bytes) or than the disk has room for.
     """
     names = sorted(set(names))
     text = "\n".join([encoder_digest(tower, preparer), images.where, *names])
@@ -226,8 +225,8 @@ def cached_features(
 
 
 def _what_is_wrong(folder: Path, *names: str) -> str:
-    """Return why a set cannot be used, the path first; empty where these of its files are whole,
-    and its features of the right size.
+    """Return why a set cannot be used, with its path; empty where these of its files are whole and
+    its features have the right size.
     """
     if not (folder / MANIFEST).is_file():
         return f"{folder}: not whole, or an image of it has changed"
@@ -242,7 +241,7 @@ def _what_is_wrong(folder: Path, *names: str) -> str:
 
 
 def _known(cache: Path, images: ImageFiles) -> dict[str, Known[str]]:
-    """Return what sets of other names, or of other encoders, know of these images."""
+    """Return the stamps and digests of these images in sets of other names or encoders."""
     found: dict[str, Known[str]] = {}
     for path in sorted(cache.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns):
         folder = path.parent
@@ -253,7 +252,7 @@ def _known(cache: Path, images: ImageFiles) -> dict[str, Known[str]]:
 
 
 def _see(images: ImageFiles, name: str, known: Known[str] | None = None) -> Known[str]:
-    """Return an image's stamp and digest; it is read unless it is as it is `known` to be.
+    """Return an image's stamp and digest; it is read unless its stamp is the `known` one.
 
     Raises LaternaError, naming it, when it cannot be read.
     """
@@ -272,8 +271,8 @@ def _see(images: ImageFiles, name: str, known: Known[str] | None = None) -> Know
 
 
 def _write_images(path: Path, seen: dict[str, Known[str]], placed: dict[str, CachedImage]) -> None:
-    """Write down the images in the order of their names; `placed` says by digests where their
-    features lie.
+    """Write the table of images, in the order of their names; `placed` has by digest where their
+    features are.
     """
     images = [placed[one.made] for one in seen.values()]
     columns: list[Iterable[object]] = [
@@ -289,7 +288,7 @@ def _write_images(path: Path, seen: dict[str, Known[str]], placed: dict[str, Cac
 
 
 def encoder_digest(tower: VisionTower, preparer: ImagePreparer) -> str:
-    """Digest all that decides an image's features: weights, layer, and how it is prepared."""
+    """Return a digest of all that decides an image's features: weights, layer, and preparation."""
     digest = hashlib.sha256()
     runs: tuple[object, ...] = (tower.layer, tower.class_token, tower.final_norm)
     if tower.mixing is not None:
@@ -307,7 +306,7 @@ def encoder_digest(tower: VisionTower, preparer: ImagePreparer) -> str:
 def _placed(
     preparer: ImagePreparer, names: Iterable[str], images: ImageFiles
 ) -> Iterator[CachedImage]:
-    """Give every image its rows; sizes are read only where tiles depend on them."""
+    """Yield every image's rows; images' sizes are read only where tiles depend on them."""
     row = 0
     for name in names:
         tiling = None
@@ -319,23 +318,22 @@ def _placed(
 
 
 def _require_room(images: int, shape: tuple[int, int, int], cache: Path, max_gb: float) -> str:
-    """Return in words how large a set will be. Raises LaternaError for one that is too large."""
+    """Return a line with the size of a set. Raises LaternaError for one that is too large."""
     size = math.prod(shape) * np.dtype(np.float32).itemsize
-    said = f"{cache}: the features of {images:,} images take {size:,} bytes"
-    said = f"{said} ({size / GB:,.3f} GB)"
+    line = f"{cache}: the features of {images:,} images take {size:,} bytes ({size / GB:,.3f} GB)"
     instead = 'or set feature_cache = "" to compute them at every step'
     if size > max_gb * GB:
         raise LaternaError(
-            f"{said}, more than run.max_feature_gb = {max_gb:g} allows; set that higher, {instead}"
+            f"{line}, more than run.max_feature_gb = {max_gb:g} allows; set that higher, {instead}"
         )
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if size > free:
         raise LaternaError(
-            f"{said}, but its disk has {free / GB:,.3f} GB free; make room, name a folder on "
+            f"{line}, but its disk has {free / GB:,.3f} GB free; make room, name a folder on "
             f"another disk as feature_cache, {instead}"
         )
-    return said
+    return line
 
 
 @torch.no_grad()
@@ -348,12 +346,12 @@ def _compute(
     shape: tuple[int, int, int],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write the features of all images to `target`, an array of that shape, and the checksums of
-    its rows beside it.
+    """Write the features of all images to `target`, an array of that shape, and next to it the
+    checksums of its rows.
     """
     device = next(tower.parameters()).device
     features = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=shape)
-    with target.open("r+b") as whole:  # else a disk that fills up later would end the process
+    with target.open("r+b") as whole:  # else a disk that fills up later would kill the process
         os.posix_fallocate(whole.fileno(), 0, target.stat().st_size)
     row, digests = 0, bytearray()
     for start in range(0, len(names), IMAGES_A_PASS):

@@ -1,9 +1,9 @@
-"""A mixing of features that loses nothing and that no linear map undoes: for the lab.
+"""An invertible mixing of features that no linear map undoes, for the lab.
 
 Additive coupling layers (Dinh et al. 2015, "NICE"): one half of the features is shifted by a fixed
 random function of the other, then the halves are exchanged and shuffled. Each step is undone by
-subtracting the same shift, so every property of the image is still there, only further from
-being read by a linear layer the stronger the mixing is.
+subtracting the same shift, so no property of the image is lost, but the stronger the mixing, the
+less of it a linear layer can read.
 
 Shapes: any leading ones · d width.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 SEED = 20_230_417
-"""Of the random functions; the same in every run, so that a mixing is known by its strength."""
+"""Of the random functions; the same in every run, so a mixing is determined by its strength."""
 STEPS = 6
 INNER = 4
 """Hidden units of a step's function for each of its inputs."""
@@ -25,7 +25,7 @@ SHARPNESS = 2.5
 class FeatureMixing(nn.Module):
     """Mixes features (..., d) with a strength; 0 leaves them as they are.
 
-    Its numbers follow from width and strength, are not trained and not saved.
+    Its weights follow from width and strength; they are not trained and not saved.
     """
 
     def __init__(self, width: int, strength: float) -> None:
@@ -35,7 +35,7 @@ class FeatureMixing(nn.Module):
         half, rest = width // 2, width - width // 2
         for step in range(STEPS):
             inner = INNER * half
-            with torch.device("cpu"):  # also for a network of shapes alone
+            with torch.device("cpu"):  # also for a network on the meta device
                 draws = {
                     "into": torch.randn(half, inner, generator=generator) * SHARPNESS / half**0.5,
                     "out": torch.randn(inner, rest, generator=generator) / inner**0.5,

@@ -1,9 +1,9 @@
 """Encoders of timm, through transformers' wrapper of them (`model_type` `timm_wrapper`).
 
-timm's own folders, which state `architecture` and `pretrained_cfg` in place of a `model_type`, are
-of that type too. How a model is cut, what it gives and how large that is, is asked of timm's own
-interface, which nearly all of its models share: `feature_info`, `forward_intermediates`,
-`prune_intermediate_layers` and `group_matcher`. Nothing is known of a model by its name.
+timm's own folders, which have `architecture` and `pretrained_cfg` instead of a `model_type`, are of
+that type too. Cutting a model and the shape of its features use the interface that nearly all of
+timm's models share: `feature_info`, `forward_intermediates`, `prune_intermediate_layers` and
+`group_matcher`. No model is known by its name.
 
 timm needs torchvision, so neither is imported before a source is of this type.
 """
@@ -22,7 +22,7 @@ from torch.func import functional_call
 from transformers import BitImageProcessorPil
 
 from laterna.errors import LaternaError, one_line
-from laterna.model.vision.family import Cut, Geometry, Wanted, taken
+from laterna.model.vision.family import Cut, Geometry, Wanted, removed
 
 TIMM_TYPE = "timm_wrapper"
 _NET = "timm_model"
@@ -74,10 +74,10 @@ class TimmFamily(NamedTuple):
         )
 
     def cut(self, model: Any, wanted: Wanted) -> Cut:
-        """Prune the model behind the wanted feature map, and ask the rest for its shape."""
+        """Prune the model after the wanted feature map, and measure its shape."""
         net, name = model.get_submodule(_NET), str(model.config.architecture)
         index = _index(net, name, wanted.layer)
-        _check_tokens(net, name, wanted)
+        _require_tokens(net, name, wanted)
         every = model.state_dict()
         net.prune_intermediate_layers([index], prune_norm=not wanted.final_norm, prune_head=True)
         options: dict[str, Any] = {"output_hidden_states": [index]}
@@ -87,7 +87,7 @@ class TimmFamily(NamedTuple):
             options["return_prefix_tokens"] = True
         return Cut(
             shape=_shape(model, name, wanted, options),
-            aside=taken(every, model),
+            aside=removed(every, model),
             layers=_layers(net),
             run=partial(_run, options=options),
         )
@@ -96,23 +96,22 @@ class TimmFamily(NamedTuple):
 def timm_family(source: str) -> TimmFamily:
     """Return the family of timm's models; raises LaternaError where timm does not import."""
     try:
-        import timm  # noqa: F401, whether it can be imported is the question
+        import timm  # noqa: F401, only to see whether it imports
         from transformers import TimmWrapperModel
     except (ImportError, RuntimeError, OSError) as error:
-        # A torchvision of another torch than this one's fails in any of these ways.
-        reason = one_line(error, 200)
+        # A torchvision that was built for another torch fails in any of these ways.
         raise LaternaError(
             f"{source}: an encoder of timm, which needs the packages timm and torchvision, and "
-            f"they cannot be imported ({reason}); run `pip install 'laterna[timm]'`, with the "
-            f"torchvision that was built for torch {torch.__version__}"
+            f"they cannot be imported ({one_line(error, 200)}); run `pip install 'laterna[timm]'`, "
+            f"with the torchvision that was built for torch {torch.__version__}"
         ) from error
     return TimmFamily(TimmWrapperModel)
 
 
 def _index(net: Any, name: str, layer: int) -> int:
-    """Return the place of a feature map in timm's list of them, which `layer` counts from behind.
+    """Return the index of a feature map in timm's list of them; `layer` counts from its end.
 
-    From the front it would be ambiguous: some models list their stem, others do not.
+    From the beginning it would be ambiguous: some models list their stem, others do not.
     """
     if not all(hasattr(net, part) for part in _INTERFACE):
         raise LaternaError(
@@ -128,8 +127,8 @@ def _index(net: Any, name: str, layer: int) -> int:
     return count + layer
 
 
-def _check_tokens(net: Any, name: str, wanted: Wanted) -> None:
-    """Insist that a class token and a closing norm are there where they are wanted."""
+def _require_tokens(net: Any, name: str, wanted: Wanted) -> None:
+    """Raise LaternaError where a class token or a final norm is wanted and there is none."""
     tokens = "return_prefix_tokens" in signature(net.forward_intermediates).parameters
     has_class = tokens and net.num_prefix_tokens and getattr(net, "cls_token", None) is not None
     if wanted.class_token and not has_class:
@@ -154,7 +153,7 @@ def _run(model: Any, pixels_bchw: Tensor, *, options: dict[str, Any]) -> Tensor:
 def _shape(model: Any, name: str, wanted: Wanted, options: dict[str, Any]) -> Geometry:
     """Return the features' shape, by a run on the meta device, where nothing is computed.
 
-    What timm states of strides does not give it: some models round up, some down, some crop.
+    It does not follow from timm's strides: some models round up, some down, some crop.
     """
     tensors = chain(model.named_parameters(), model.named_buffers())
     shapes = {key: tensor.to("meta") for key, tensor in tensors}
@@ -164,10 +163,9 @@ def _shape(model: Any, name: str, wanted: Wanted, options: dict[str, Any]) -> Ge
         with torch.no_grad():
             found = functional_call(model, shapes, kwargs=inputs).hidden_states[0]
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        reason = one_line(error, 200)
         raise LaternaError(
             f"timm's {name} does not give features of images of {wanted.side}×{wanted.side} "
-            f"pixels: {reason}"
+            f"pixels: {one_line(error, 200)}"
         ) from error
     map_bdhw, leading = (found, 0) if isinstance(found, Tensor) else (found[0], found[1].shape[1])
     _, width, height, across = map_bdhw.shape
@@ -180,7 +178,7 @@ def _layers(net: Any) -> tuple[tuple[str, ...], ...]:
     """Return the modules of each layer as timm groups them, the stem left out.
 
     A transformer's layer is a block, a convolutional backbone's a stage (of a few models, a
-    convolution). Nothing where timm does not say it of a model.
+    convolution). Empty where timm does not group a model.
     """
     from timm.models import group_parameters
 

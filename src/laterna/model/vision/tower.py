@@ -27,10 +27,7 @@ from laterna.model.pretrained import (
     read_tensors,
 )
 from laterna.model.sources import PACKAGE, package_file, packaged, resolve
-from laterna.model.vision.efficientnet import (
-    VARIANT,
-    efficientnet_lite0,
-)
+from laterna.model.vision.efficientnet import VARIANT, efficientnet_lite0
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import VisionFamily, Wanted
 from laterna.model.vision.mixing import FeatureMixing
@@ -40,15 +37,15 @@ from laterna.recipe import VisionSettings
 class VisionTower(nn.Module):
     """A Hugging Face vision model that runs only up to the hidden state that is used.
 
-    The layers behind the used one would be computed for nothing (LLaVA's layer -2 wastes one) and
-    get no gradient, which breaks DDP. So they are taken out of the module, but kept aside: they
-    are neither trained nor moved, and `save` puts them back, so what is saved is a complete tower
-    that any other program loads. Pooling heads and mask tokens are set aside in the same way.
+    The layers after the used one would be computed for nothing (LLaVA's layer -2 wastes one) and
+    get no gradient, which breaks DDP. So they are removed from the module, but kept: they are
+    neither trained nor moved, and `save` puts them back, so what is saved is a complete tower that
+    any other program loads. Pooling heads and mask tokens are kept in the same way.
 
     Attributes: `width` (d) and `patches` (n features an image, class token included if kept),
-    both known before running, on the meta device too; `layers`, how many `last_layers` knows;
+    both known before running, on the meta device too; `layers`, the number that `last_layers` has;
     `processor`, the Hugging Face image processor; `layer`, `class_token` and `final_norm`, which
-    features are given.
+    features it returns.
     """
 
     def __init__(
@@ -61,7 +58,7 @@ class VisionTower(nn.Module):
         final_norm: bool = False,
         mixing: float = 0.0,
     ) -> None:
-        """Raise LaternaError when the encoder lacks that layer, token or norm, or the size."""
+        """Raise LaternaError when the encoder lacks that layer, token, norm or size."""
         super().__init__()
         family = family_of(str(model.config.model_type), "the vision model")
         side = ImagePreparer(processor, "resize").size
@@ -80,8 +77,8 @@ class VisionTower(nn.Module):
     def forward(self, pixels_bchw: Tensor) -> Tensor:
         """Return the features (b, n, d) of prepared images.
 
-        Frozen layers keep no graph: the whole tower when nothing of it trains, otherwise all that
-        runs before the first trained layer.
+        Frozen layers keep no graph: the whole tower where nothing of it trains, else all that runs
+        before the first trained layer.
         """
         trained = any(weight.requires_grad for weight in self.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
@@ -97,13 +94,12 @@ class VisionTower(nn.Module):
         return torch.cat([states[:, :1], patches_bnd], dim=1) if self.class_token else patches_bnd
 
     def _apply(self, fn: Any, recurse: bool = True) -> VisionTower:
-        """Move or cast what runs; where that made other tensors, copy what is set aside.
+        """Move or cast what runs; where that makes new tensors, copy the removed weights.
 
-        The weights of a file are pieces of one mapping of it. What runs has left it then, and the
-        few that are set aside would keep all of it in memory.
+        Weights are views of one memory-mapped file. When the running ones are copied, the few
+        removed ones would keep the whole file in memory.
         """
-        first = next(self.parameters())
-        place = first.data_ptr()
+        place = next(self.parameters()).data_ptr()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if next(self.parameters()).data_ptr() != place:
             self._aside = {name: weight.clone() for name, weight in self._aside.items()}
@@ -112,7 +108,7 @@ class VisionTower(nn.Module):
     def train(self, mode: bool = True) -> VisionTower:
         """Set training mode where weights train; frozen modules keep theirs for inference.
 
-        A frozen batch norm that trained would change the features under the connector's feet.
+        A frozen batch norm in training mode would change the features.
         """
         super().train(mode)
         for module in self.modules():
@@ -122,7 +118,7 @@ class VisionTower(nn.Module):
         return self
 
     def last_layers(self, n: int, *, closing: bool = True) -> list[nn.Module]:
-        """Return the last `n` layers that run, and if `closing` what runs after them.
+        """Return the last `n` layers that run, and with `closing` what runs after them.
 
         Raises LaternaError when fewer layers run.
         """
@@ -141,11 +137,11 @@ class VisionTower(nn.Module):
         return [self.model.get_submodule(name) for name in names]
 
     def weights(self) -> dict[str, Tensor]:
-        """Return every weight by its Hugging Face name, those set aside included, no adapters."""
+        """Return every weight by its Hugging Face name, also those removed, without adapters."""
         return {**own_weights(self.model), **self._aside}
 
     def replace_weights(self, weights: dict[str, Tensor]) -> None:
-        """Take other weights, by their Hugging Face names; those set aside may be left out.
+        """Take other weights, by their Hugging Face names; those removed may be left out.
 
         Raises LaternaError when one that runs is missing, or one has no place.
         """
@@ -171,15 +167,15 @@ class VisionTower(nn.Module):
 PACKAGES: dict[str, Callable[[int | None, Path | None], tuple[Any, Any]]] = {
     PACKAGE + VARIANT: efficientnet_lite0
 }
-"""Encoders of Python packages by their source: from the side of the images (None: its own) and
-the file of weights (None: without), the model and the processor."""
+"""Source to a function from the side of the images (None: its own) and the file of weights (None:
+without) to the model and the processor."""
 
 
 def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionTower:
     """Load the tower from its source, or from the folder where a checkpoint holds it.
 
-    Raises LaternaError when it is missing, incomplete, of a family not in `FAMILIES`, or cannot
-    give the features that the settings ask for.
+    Raises LaternaError when it is missing, incomplete, of a family not in `FAMILIES`, or does not
+    have the features that the settings want.
     """
     if folder is None and settings.source.startswith(PACKAGE):
         weights = package_file(settings.source, "vision")
@@ -214,7 +210,7 @@ def _processor(family: VisionFamily, config: Any, source: str, side: int | None)
     try:
         with quiet_transformers():
             return family.read_processor(source, config)
-    except OSError:  # not there, as in a folder of config.json alone
+    except OSError:  # missing, as in a folder with only a config.json
         side = side or getattr(config, "image_size", None)
     if side is None:
         raise LaternaError(
@@ -254,9 +250,9 @@ def _from_files(source: str) -> tuple[Any, Any]:
 
 
 def _model_type(source: str) -> str:
-    """Return the `model_type` of config.json; a config of timm's own form is of `timm_wrapper`.
+    """Return the `model_type` of config.json; for timm's own form, `timm_wrapper`.
 
-    Nothing but JSON is read: the class of a type may need a library that is not there.
+    Only JSON is read: the class of a type may need a library that is not installed.
     """
     found, _ = PreTrainedConfig.get_config_dict(source)
     if "model_type" not in found:
@@ -271,7 +267,7 @@ def _read_model(family: VisionFamily, source: str, what: str) -> Any:
     config = read_part(lambda: AutoConfig.from_pretrained(source), source=source, what=what)
     if not hasattr(config, "vision_config"):
         return load_weights(family.model, source, what=what)
-    # Read by hand, so that of a whole checkpoint the language model is not even fetched.
+    # Tensor by tensor, so that the language model of a whole checkpoint is not fetched.
     tensors = read_tensors(source, (family.inside,), what=what)
     weights = {name.removeprefix(family.inside): tensor for name, tensor in tensors.items()}
     return load_weights(

@@ -1,4 +1,4 @@
-"""Reads CVAT's own XML ("CVAT for images 1.1"): boxes, and polygons by the box around them."""
+"""Reads CVAT's own XML ("CVAT for images 1.1"): boxes, and other shapes by the box around them."""
 
 from __future__ import annotations
 
@@ -46,23 +46,40 @@ def _scenes(root: Element, source: base.Source, path: Path) -> Iterator[base.Raw
             boxes=(
                 _box(shape, f"image {name}, {shape.tag} {place}", path, source)
                 for place, shape in enumerate(image, start=1)
-                if shape.tag in ("box", "polygon")
+                if shape.tag not in ("tag", "attribute")
             ),
         )
 
 
 def _box(shape: Element, where: str, path: Path, source: base.Source) -> base.RawBox:
     category, found, fault = base.category_name(shape.get("label")), None, ""
-    if shape.tag == "polygon":
-        found = _around(shape.get("points", ""))
-        fault = "" if found else "outline that is no numbers"
+    if base.number(shape.get("rotation") or 0) != 0:
+        fault = "box that is turned"
+    elif shape.tag == "box":
+        found = base.corners([shape.get(name) for name in _CORNERS])
+    else:
+        found = _outline(shape)
+        fault = "" if found else f"{shape.tag} that has no outline in numbers"
         if found:
             source.note("box taken from its outline", f"{path}: {where}")
-    elif base.number(shape.get("rotation") or 0) != 0:
-        fault = "box that is turned"
-    else:
-        found = base.corners([shape.get(name) for name in _CORNERS])
     return base.RawBox(where, category, found, fault)
+
+
+def _outline(shape: Element) -> base.Corners | None:
+    """Return the box around a polygon, an ellipse or a mask; None for what has no inside."""
+    if shape.tag == "polygon":
+        return _around(shape.get("points", ""))
+    if shape.tag == "ellipse":
+        middle = base.numbers([shape.get(name) for name in ("cx", "cy", "rx", "ry")])
+        if middle is None:
+            return None
+        x, y, across, down = middle
+        return x - across, y - down, x + across, y + down
+    if shape.tag == "mask":
+        return base.corners_of_size(
+            [shape.get(name) for name in ("left", "top", "width", "height")]
+        )
+    return None
 
 
 def _around(points: str) -> base.Corners | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 
 import msgspec
 
 from laterna.errors import LaternaError
+from laterna.files import some
 from laterna.scenes.readers.files import Head, peek
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -22,11 +24,14 @@ class _Form(msgspec.Struct, forbid_unknown_fields=True):
     starts: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset()
     columns: tuple[str, ...] = ()
+    line: str = ""
 
     def fits(self, head: Head) -> bool:
-        """Tell a file by how it begins, by keys that one of its objects has together, or by names
-        in its first line.
+        """Tell a file by how it begins, by keys that one of its objects has together, by names in
+        its first line, or by a pattern of that line.
         """
+        if self.line:
+            return re.fullmatch(self.line, head.line) is not None
         if self.columns:
             return all(name in head.line.lower() for name in self.columns)
         start = head.content.lstrip().lower().decode("latin-1")
@@ -80,5 +85,7 @@ def _refuse_folder(path: Path, known: str) -> LaternaError:
                 f"{path}: no form that can be read; {file.relative_to(path)} in it looks like "
                 f"{advice}"
             )
-    what = f"it holds {len(files) - len(others)} images and {len(others)} other files"
+    named = [str(file.relative_to(path)) for file in others]
+    what = f"it holds {len(files) - len(others)} images and "
+    what += f"{len(others)} other files: {some(named)}" if named else "nothing else"
     return LaternaError(f"{path}: a folder without annotations ({what}); known are: {known}")

@@ -1,6 +1,7 @@
 """Reads Label Studio's JSON export, whole (`annotations`, `result`) or its short form (JSON-MIN).
 
-Boxes are in percent of the image; a text area's answer is taken for a caption.
+Boxes are in percent of the image; polygons and ellipses are read as the box around them; a text
+area's answer is taken for a caption.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from laterna.scenes.readers import base
 from laterna.scenes.readers.files import peek, read_json
 
 Row = Mapping[str, object]
+_SHAPE = "labels"
+"""How the key of a shape's labels ends: `rectanglelabels`, `polygonlabels`, `brushlabels`, …"""
+_IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def looks_like(path: Path) -> bool:
-    """Tell a list of tasks with `data` and `annotations`, or of images with labelled boxes."""
+    """Tell a list of tasks with `data` and `annotations`, or of images with labeled boxes."""
     head = peek(path) if path.is_file() else None
     if head is None:
         return False
     item = head.keys.get("item", frozenset()) | head.keys.get("", frozenset())
     whole = "data" in item and bool(item & {"annotations", "completions"})
-    short = any("rectanglelabels" in keys for keys in head.keys.values())
+    short = any(key.endswith(_SHAPE) for keys in head.keys.values() for key in keys)
     return whole or ("image" in item and short)
 
 
@@ -57,16 +61,28 @@ def _scenes(tasks: list[object], source: base.Source) -> Iterator[base.RawScene]
             height=next((one.get("original_height") for one, _ in results), None),
             captions=[text for _, value in results for text in _texts(value.get("text"))],
             boxes=[
-                _box(value, f"task {base.text_of(task.get('id')) or place}, box {order}")
+                _box(value, shape, f"task {base.text_of(task.get('id')) or place}, box {order}")
                 for order, (_, value) in enumerate(results, start=1)
-                if "rectanglelabels" in value
+                if (shape := next((one for one in value if one.endswith(_SHAPE)), ""))
             ],
         )
+        if not results and base.entries(task.get("predictions")):
+            task_name = base.text_of(task.get("id")) or place
+            where = f"{source.path}: task {task_name}"
+            source.drop("predictions, which nobody has accepted", where)
 
 
 def _name(data: Row) -> str:
     """Return an image's file name from its address, that of local storage included."""
-    value = data.get("image") or data.get("img") or data.get("file_upload")
+    named = [data.get(key) for key in ("image", "img", "file_upload")]
+    found = [_file_name(value) for value in named if value]
+    others = (_file_name(value) for value in data.values())  # a project may call it as it likes
+    return next(iter(found), "") or next(
+        (one for one in others if one.lower().endswith(_IMAGE)), ""
+    )
+
+
+def _file_name(value: object) -> str:
     try:
         address = urlsplit(base.text_of(value))
     except ValueError:
@@ -87,17 +103,39 @@ def _results(task: Row) -> Iterator[tuple[Row, Row]]:
                 yield result, value
 
 
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
 def _texts(value: object) -> list[object]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
 
 
-def _box(value: Row, where: str) -> base.RawBox:
-    labels = value.get("rectanglelabels")
+def _box(value: Row, shape: str, where: str) -> base.RawBox:
+    labels = value.get(shape)
     category = base.category_name(labels[0] if isinstance(labels, list) and labels else labels)
-    found = base.numbers([value.get(name) for name in ("x", "y", "width", "height")])
-    turned = base.number(value.get("rotation") or 0) != 0
-    parts = None if found is None or turned else [part / 100 for part in found]
-    fault = "box that is turned" if turned else ""
-    return base.RawBox(where, category, base.corners_of_size(parts), fault)
+    if base.number(value.get("rotation") or 0) != 0:
+        return base.RawBox(where, category, None, "box that is turned")
+    found, fault = _percent(value, shape), ""
+    if found is None and shape not in ("rectanglelabels", "polygonlabels", "ellipselabels"):
+        fault = f"{shape} instead of a box"
+    parts = None if found is None else [part / 100 for part in found]
+    return base.RawBox(where, category, base.corners(parts), fault)
+
+
+def _percent(value: Row, shape: str) -> base.Corners | None:
+    """Return the corners of what is marked; None where they are not known."""
+    if shape == "polygonlabels":
+        points = [base.numbers(one, 2) for one in _list(value.get("points"))]
+        return base.bounds([at for one in points if one for at in one]) if all(points) else None
+    if shape == "ellipselabels":
+        middle = base.numbers([value.get(key) for key in ("x", "y", "radiusX", "radiusY")])
+        if middle is None:
+            return None
+        x, y, across, down = middle
+        return x - across, y - down, x + across, y + down
+    if shape != "rectanglelabels":
+        return None
+    return base.corners_of_size([value.get(name) for name in ("x", "y", "width", "height")])

@@ -15,7 +15,10 @@ from laterna.scenes.readers.files import peek, read_json
 
 def looks_like(path: Path) -> bool:
     """Tell a list of images with `objects`, or a folder with an `objects.json` of that form."""
-    return {"image_id", "objects"} <= peek(_file(path)).keys.get("item", frozenset())
+    keys = peek(_file(path)).keys
+    item, things = keys.get("item", frozenset()), keys.get("item.objects.item", frozenset())
+    # version 1.0 calls the image's number `id`
+    return "objects" in item and ("image_id" in item or {"x", "y", "w", "h"} <= things)
 
 
 def read(source: base.Source) -> base.Found:
@@ -43,7 +46,7 @@ def _scenes(
     images: list[object], known: dict[str, Mapping[str, object]], source: base.Source
 ) -> Iterator[base.RawScene]:
     for _, entry in base.objects_in(images, f"{source.path}: entry", source.problems):
-        number = base.text_of(entry.get("image_id"))
+        number = base.text_of(entry.get("image_id") or entry.get("id"))
         image = known.get(number, {})
         yield base.RawScene(
             id=number,

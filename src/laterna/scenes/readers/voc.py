@@ -24,7 +24,7 @@ def looks_like(path: Path) -> bool:
 
 def read(source: base.Source) -> base.Found:
     """Return one scene a file, in the order of the files' names."""
-    files = _files(source.path)
+    files = _files(source.path, source)
     if not files:
         raise LaternaError(f"{source.path}: no .xml files in it, as Pascal VOC has them")
     folder = files[0].parent
@@ -35,11 +35,19 @@ def read(source: base.Source) -> base.Found:
     )
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        inside = path / "Annotations"
-        return sorted((inside if inside.is_dir() else path).glob("*.xml"))
-    return [path]
+def _files(path: Path, source: base.Source | None = None) -> list[Path]:
+    """Return the XML files of a folder, or of the part of it to read, as Roboflow has them."""
+    if not path.is_dir():
+        return [path]
+    inside = path / "Annotations"
+    found = sorted((inside if inside.is_dir() else path).glob("*.xml"))
+    if found:
+        return found
+    parts = {one.name: one for one in sorted(path.iterdir()) if one.is_dir()}
+    parts = {name: one for name, one in parts.items() if any(one.glob("*.xml"))}
+    if source is None or not parts:
+        return [file for one in parts.values() for file in sorted(one.glob("*.xml"))[:1]]
+    return sorted(base.choose_split(parts, source).glob("*.xml"))
 
 
 def _scenes(files: list[Path], source: base.Source) -> Iterator[base.RawScene]:
@@ -67,6 +75,8 @@ def _scenes(files: list[Path], source: base.Source) -> Iterator[base.RawScene]:
 
 def _box(thing: Element, where: str) -> base.RawBox:
     category = base.category_name(thing.findtext("name"))
+    if category.isdecimal():  # as Flickr30k Entities numbers its phrases
+        return base.RawBox(where, category, None, "category that is only a number")
     values = base.numbers([thing.findtext(f"bndbox/{name}") for name in _CORNERS])
     if values is None:
         missing = thing.find("bndbox") is None

@@ -1,7 +1,8 @@
 """Reads YOLO's folders: `labels/*.txt` beside `images/`, class names in data.yaml or classes.txt.
 
-A line is `CLASS X Y WIDTH HEIGHT` in 0..1 of the image, X and Y the box's middle; with more
-numbers it is an outline, which is read as the box around it.
+A line is `CLASS X Y WIDTH HEIGHT` in 0..1 of the image, X and Y the box's middle. Behind these,
+key points may stand, three numbers each; with other numbers it is an outline, which is read as the
+box around it. Darknet, and CVAT's export for it, have labels and images in `obj_train_data/`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from laterna.scenes.readers.files import peek, read_whole
 
 _NAMES = ("data.yaml", "dataset.yaml", "data.yml", "classes.txt", "obj.names")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".JPG", ".JPEG", ".PNG")
-_LINE = re.compile(rb"\s*\d+( +[-+.\deE]+){4,}\s*")
+_LINE = re.compile(rb"\s*\d+(\.0*)?([ \t]+[-+.\deE]+){4,}\s*")
+_DARKNET = "obj_*_data"
+_SEEN = frozenset((0.0, 1.0, 2.0))
+"""What the third number of a key point may be: not labelled, hidden, seen."""
 
 
 def looks_like(path: Path) -> bool:
     """Tell a folder with files of labels and one of class names, or such a data.yaml."""
     root = path if path.is_dir() else path.parent
-    named = path.is_dir() or path.name in _NAMES
-    if not named or _names_file(path) is None:
-        return False
-    files = (next(iter(sorted(folder.glob("*.txt"))), None) for folder in _labels(root).values())
+    folders = _labels(root) if path.is_dir() or path.name in _NAMES else {}
+    if _names_file(path) is None:  # what it lacks, reading it says
+        folders = {part: one for part, one in folders.items() if one.name == "labels"}
+    files = (next(iter(_label_files(folder)), None) for folder in folders.values())
     lines = (peek(file).line.encode() for file in files if file)
     return any(not line or _LINE.fullmatch(line) for line in lines)
 
@@ -40,7 +44,10 @@ def read(source: base.Source) -> base.Found:
     root = source.path if source.path.is_dir() else source.path.parent
     named, labels = _names_file(source.path), _labels(root)
     if not labels or named is None:
-        raise LaternaError(f"{root}: no labels/*.txt with a data.yaml or classes.txt beside them")
+        raise LaternaError(
+            f"{root}: no labels/*.txt with a data.yaml or classes.txt beside them; without the "
+            "names of the classes their numbers say nothing: write one a line into classes.txt"
+        )
     folder = base.choose_split(labels, source)
     names = _class_names(named)
     images = _images(folder)
@@ -58,16 +65,20 @@ def _names_file(path: Path) -> Path | None:
 
 def _labels(root: Path) -> dict[str, Path]:
     """Return the folders of label files, by the part of the dataset they hold."""
-    patterns = ("labels", "labels/*", "*/labels")
+    patterns = ("labels", "labels/*", "*/labels", _DARKNET)
     folders = [root, *(folder for pattern in patterns for folder in sorted(root.glob(pattern)))]
     found = {}
     for folder in folders:
-        if folder.is_dir() and any(file.name not in _NAMES for file in folder.glob("*.txt")):
+        if folder.is_dir() and any(True for _ in _label_files(folder)):
             part = folder.parent if folder.name == "labels" else folder
             found[part.name] = folder
     if len(found) > 1:  # a text file beside the folders is no label
         found = {name: folder for name, folder in found.items() if folder != root}
     return found
+
+
+def _label_files(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.glob("*.txt")) if file.name not in _NAMES)
 
 
 def _images(labels: Path) -> Path:
@@ -99,9 +110,7 @@ def _class_names(path: Path) -> dict[int, str]:
 def _scenes(
     folder: Path, images: Path, names: dict[int, str], source: base.Source
 ) -> Iterator[base.RawScene]:
-    for file in sorted(folder.glob("*.txt")):
-        if file.name in _NAMES:
-            continue
+    for file in _label_files(folder):
         suffixes = (suffix for suffix in _SUFFIXES if (images / f"{file.stem}{suffix}").is_file())
         suffix = next(suffixes, "")
         if not suffix:
@@ -132,8 +141,11 @@ def _boxes(file: Path, names: dict[int, str], source: base.Source) -> Iterator[b
 
 
 def _corners(values: tuple[float, ...]) -> base.Corners | None:
-    """Return the corners of a box, with its confidence or without, or of an outline."""
-    if len(values) in (4, 5):
+    """Return the corners of a box, with its confidence, its key points or neither, or of an
+    outline.
+    """
+    points = len(values) > 5 and len(values) % 3 == 1 and _SEEN.issuperset(values[6::3])
+    if len(values) in (4, 5) or points:
         x, y, across, down = values[:4]
         return x - across / 2, y - down / 2, x + across / 2, y + down / 2
     return base.bounds(values) if len(values) >= 6 and len(values) % 2 == 0 else None

@@ -29,7 +29,7 @@ _OR_REACH = 3
 _ELSEWHERE = (("in", "summer"), ("in", "winter"), ("at", "home"))
 """With these, a sentence speaks of another time or place."""
 _INDEFINITE_TO = _W.determiners | frozenset("left right top bottom side front back".split())
-"""After "to", these make of it a direction or a neighbour, no purpose."""
+"""After "to", these make of it a direction or a neighbor, no purpose."""
 _HABITS = _W.generic_verbs - {"is", "are", "can", "has", "have"}
 
 

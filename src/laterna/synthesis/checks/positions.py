@@ -1,8 +1,9 @@
 """Holds places and relations that a sentence tells in plain words against the boxes.
 
-Two plain forms are read, whose precision is measured (docs/synthesis.md): "the cup is to the
+A few plain forms are read, whose precision is measured (docs/synthesis.md): "the cup is to the
 left of the bowl" and "the cup is on the left", each also the other way round ("to the left of
-the bowl is a cup"). Any other wording is counted as unchecked. Sides are the image's own, as
+the bowl is a cup"); "near the left side of the bowl"; "two cups, one to the left of the bowl".
+Any other wording is counted as unchecked. Sides are the image's own, as
 annotators of boxes see it; "behind", "under" and "on top of" are of depth or touch.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from laterna.records import Box, Finding
-from laterna.scenes.vocabulary import WordSets, read_patterns
+from laterna.scenes.vocabulary import SUPERCATEGORY_OF, WordSets, read_patterns
 from laterna.synthesis.checks.evidence import Evidence
 from laterna.synthesis.checks.sentences import Naming, Sentence
 from laterna.synthesis.checks.verdicts import Outcome, total
@@ -23,7 +24,20 @@ _W = WordSets(__package__, "positions")
 CLEAR = 0.05
 """Centres must lie apart by more than this share of the image to be called apart."""
 _SAYS = read_patterns(__package__, "positions")
-_FORMS = tuple(_SAYS[name] for name in ("related", "related_first", "placed", "placed_first"))
+_FORMS = tuple(
+    _SAYS[name]
+    for name in (
+        "related",
+        "related_first",
+        "joined",
+        "by_side",
+        "one_of",
+        "placed",
+        "placed_first",
+    )
+)
+_OWN_SIDES = frozenset(("person", "animal"))
+"""What has a left of its own, which is seldom the image's."""
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
 _SPAN = {"left": -1, "top": -1, "upper": -1, "right": 1, "bottom": 1, "lower": 1}
 _MIDDLE = frozenset(("center", "centre", "middle"))
@@ -38,6 +52,8 @@ class _Claim(NamedTuple):
     negated: bool
     bare: bool
     """The words do not say of what "the left" is."""
+    member: bool = False
+    """It is said of one of several."""
 
 
 def check_positions(sentence: Sentence, evidence: Evidence) -> Outcome:
@@ -57,13 +73,19 @@ def _claims(sentence: Sentence) -> Iterator[_Claim]:
     for form in _FORMS:
         for found in form.finditer(text):
             groups = found.groupdict()
-            subject = _naming(groups["a"] or groups.get("a2"), sentence)
+            members = groups.get("members")
+            subject = _naming(groups.get("a") or groups.get("a2") or members, sentence)
             other = _naming(groups.get("b"), sentence)
-            words = groups.get("side") or groups.get("near") or groups.get("down")
+            own = other and SUPERCATEGORY_OF.get(other.category) in _OWN_SIDES
+            if groups.get("half") and own:
+                continue
+            kinds = ("side", "near", "down", "half")
+            words = next((groups[kind] for kind in kinds if groups.get(kind)), None)
             bare = words is None and not groups.get("of")
             words = words or str(groups["place"])
             if subject is not None:
-                yield _Claim(subject, other, words, bool(groups.get("no")), bare)
+                negated = bool(groups.get("no"))
+                yield _Claim(subject, other, words, negated, bare, member=bool(members))
 
 
 def _with_marks(sentence: Sentence) -> str:
@@ -88,7 +110,7 @@ def _check(claim: _Claim, sentence: Sentence, evidence: Evidence, loose: bool) -
     sure = all(
         (one.polarity == "affirmed" or claim.negated)
         and one.category in evidence.boxes
-        and not one.plural
+        and (not one.plural or (claim.member and one is claim.subject))
         and not (one.doubtful and one.category != "person")
         for one in named
     )

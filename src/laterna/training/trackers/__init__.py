@@ -1,8 +1,8 @@
-"""Trackers: programs that draw a run's figures while it trains, one file each.
+"""Trackers: programs that plot a run's figures while it trains, one file each.
 
-A recipe names those it wants in `run.report_to`; none is needed, for `metrics.jsonl` holds all.
-A new one is a file here with a `Tracker` and a line in `TRACKERS`, by the name of the package that
-it needs, which is an extra of the same name in pyproject.toml.
+A recipe names them in `run.report_to`; `metrics.jsonl` has all figures without any. A new one is a
+file here with a `Tracker` and a line in `TRACKERS`, by the name of the package that it needs, which
+is also our extra in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "tensorboard": TensorBoardTracker,
     "trackio": TrackioTracker,
 }
-"""What each name opens; it is also the name of the package that must be installed."""
+"""By the name of the package that must be installed."""
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """Raise LaternaError for an unknown tracker, and for one whose package is not there."""
+    """Raise LaternaError for an unknown tracker, and for one whose package is not installed."""
     for name in names:
         if name not in TRACKERS:
             known = ", ".join(TRACKERS)

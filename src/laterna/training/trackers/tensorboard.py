@@ -11,8 +11,7 @@ from laterna.training.throughput import StepFigures, named_figures
 class TensorBoardTracker:
     """Writes event files by torch's `SummaryWriter`.
 
-    A run that goes on says so in its new file, and TensorBoard then forgets the steps that the
-    older files hold beyond that place.
+    A resumed run writes where it continues, and TensorBoard then drops later steps of older files.
     """
 
     def __init__(self, run: TrackedRun) -> None:

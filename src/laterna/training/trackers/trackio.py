@@ -18,8 +18,8 @@ from laterna.training.throughput import StepFigures, named_figures
 class TrackioTracker:
     """A run in the project that has the recipe's name, with the recipe as its configuration.
 
-    A run that goes on is the same run to trackio; steps that it was told before the run was
-    killed, and that are then taken again, stand in it twice, with the same values.
+    A resumed run is the same run to trackio; steps that were logged before the run was killed, and
+    are then taken again, are in it twice, with the same values.
     """
 
     def __init__(self, run: TrackedRun) -> None:

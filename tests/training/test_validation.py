@@ -1,4 +1,4 @@
-"""Validator at what is held out: their loss by value, and that training does not notice them."""
+"""Validation: its loss by value, and that training does not notice it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from laterna.recipe import LoraSettings, PartSettings, Recipe, RunSettings, Sour
 from laterna.training.run import train
 from laterna.training.telemetry import read_metrics
 from laterna.training.throughput import StepFigures
-from laterna.training.validation import _resting
+from laterna.training.validation import _evaluating
 
 from .conftest import interrupt
 
@@ -24,7 +24,7 @@ STEPS = 6
 
 @pytest.fixture
 def short(recipe: Recipe) -> Recipe:
-    """Six steps of stage 2 with a quarter held out; adapters with dropout."""
+    """Six steps of stage 2 with a quarter for validation; adapters with dropout."""
     instruct = msgspec.structs.replace(
         recipe.instruct,
         max_steps=STEPS,
@@ -44,7 +44,7 @@ def steps_of(folder: Path) -> list[StepFigures]:
     return read_metrics(folder / "metrics.jsonl")
 
 
-def test_training_does_not_notice_that_it_is_looked_at(short: Recipe, tmp_path: Path) -> None:
+def test_training_does_not_notice_validation(short: Recipe, tmp_path: Path) -> None:
     seldom = train(looking(short, 0), stage="instruct", out=tmp_path / "seldom")
     often = train(looking(short, 2), stage="instruct", out=tmp_path / "often")
     seen = [step.step for step in steps_of(often) if step.validation]
@@ -84,8 +84,8 @@ def test_the_loss_is_that_of_a_step_over_the_same_records(
     assert step.validation.target_tokens == step.target_tokens
     assert step.validation.records == 12
     said = capsys.readouterr().out
-    assert "12 records prepared" in said and "12 more held out" in said
-    assert f"step 1: held-out loss {step.loss:.3f} over 12 records" in said
+    assert "12 records prepared" in said and "12 more for validation" in said
+    assert f"step 1: validation loss {step.loss:.3f} over 12 records" in said
 
 
 def test_answers_are_what_the_assistant_says(
@@ -108,14 +108,14 @@ def test_answers_are_what_the_assistant_says(
     }
 
 
-def test_a_run_that_goes_on_has_the_looks_that_it_would_have_had(
+def test_a_resumed_run_has_the_validations_that_it_would_have_had(
     short: Recipe, tmp_path: Path
 ) -> None:
     ours = looking(short, 2, save_steps=3)
     whole = train(ours, stage="instruct", out=tmp_path / "whole")
     interrupt(ours, "instruct", tmp_path / "cut", 5)
     cut = train(ours, stage="instruct", out=tmp_path / "cut")
-    looks = [
+    found = [
         [
             (one.step, one.validation.loss, one.validation.answers)
             for one in steps_of(out)
@@ -123,13 +123,13 @@ def test_a_run_that_goes_on_has_the_looks_that_it_would_have_had(
         ]
         for out in (whole, cut)
     ]
-    assert len(looks[0]) == 3
-    assert looks[0] == looks[1]
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
 
 
 def test_modes_are_put_back_one_by_one() -> None:
     module = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
     module[0].training = False
-    with _resting(module):
+    with _evaluating(module):
         assert [one.training for one in module.modules()] == [False] * 3
     assert [one.training for one in module.modules()] == [True, False, True]

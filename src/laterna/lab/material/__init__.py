@@ -1,0 +1,1 @@
+"""What experiments teach their assistants beside the world's own records."""
