@@ -3,7 +3,8 @@
 Reads the answers of `laterna evaluate --task captions --out RUN`, with its controls. What each
 answer names is held against boxes and captions, as CHAIR has it (Rohrbach et al. 2018), each kind
 once. Kinds are those of COCO and those that the folder's boxes are named by, where
-`laterna.scenes.kinds` knows them: "others" is no thing. Intervals are of 2,000 draws of images.
+`laterna.scenes.kinds` knows them: "others" is no thing. A girl and a man are persons, a terrier is
+a dog: what is a kind of one of COCO's counts as that. Intervals are of 2,000 draws of images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from laterna.errors import LaternaError, told
 from laterna.evaluation.saved import read_run
 from laterna.records import Answer
 from laterna.scenes.annotations import stream_scenes
-from laterna.scenes.kinds import kind_of
+from laterna.scenes.kinds import is_a, kind_of
 from laterna.scenes.vocabulary import CATEGORIES, ObjectWords
 
 TASK = "captions"
@@ -69,15 +70,27 @@ class Things(NamedTuple):
     of_image: Mapping[str, set[str]]
     """Kinds that boxes or captions name, by the image's name."""
 
+    def named_in(self, text: str) -> set[str]:
+        """Return the kinds that a text names."""
+        return set(map(coarse, self.words.categories(text)))
+
+
+def coarse(name: str) -> str:
+    """Return COCO's category that a kind is one of, or else the kind."""
+    kind = kind_of(name) or name
+    return next((one for one in CATEGORIES if is_a(kind, one)), kind)
+
 
 def look(folder: Path) -> Things:
     """Read a COCO folder. Raises LaternaError where it cannot be read."""
     scenes = list(stream_scenes(folder, None, [], captionless=True))
     boxed = [{box.category for box in scene.boxes if kind_of(box.category)} for scene in scenes]
     words = ObjectWords(dict.fromkeys((*CATEGORIES, *sorted(set().union(*boxed)))))
-    told_of = [set().union(*map(words.categories, scene.captions)) for scene in scenes]
-    there = [one | other for one, other in zip(boxed, told_of, strict=True)]
-    return Things(words, {scene.image: own for scene, own in zip(scenes, there, strict=True)})
+    found: dict[str, set[str]] = {}
+    for scene, boxes in zip(scenes, boxed, strict=True):
+        told_of = set().union(*map(words.categories, scene.captions))
+        found[scene.image] = set(map(coarse, boxes | told_of))
+    return Things(words, found)
 
 
 def table(answers: Mapping[str, Sequence[Answer]], things: Things) -> list[str]:
@@ -92,7 +105,7 @@ def table(answers: Mapping[str, Sequence[Answer]], things: Things) -> list[str]:
         if lost:
             raise LaternaError(f"{lost[0]}: the run asked about it, and the folder has no such one")
         truth = [things.of_image[name] for name in names]
-        said = [things.words.categories(answer.text) for answer in given]
+        said = [things.named_in(answer.text) for answer in given]
         score, (low, high) = named(said, truth), interval(said, truth)
         lines.append(
             f"{how}: precision {score.precision:.3f}, recall {score.recall:.3f}, "

@@ -25,6 +25,8 @@ for kind in conversation detail reasoning; do scribe photos/$kind.jsonl $kind; d
 laterna train $recipe --out runs/photos --init-from photos/words.safetensors \
     --align.images "$train/images" --instruct.images "$train/images" "$@"
 
+# LIMIT=0 asks about all photographs.
+export LIMIT=${LIMIT:-300}
 for part in validation val test; do
     [ ! -d "$data/$part" ] || "$here/evaluate.sh" "$PWD/runs/photos/instruct" "$data/$part" "runs/$part"
 done

@@ -57,8 +57,9 @@ def _answer(image: str, text: str) -> Answer:
 def test_things_are_those_of_boxes_and_captions_of_a_known_kind(tmp_path: Path) -> None:
     _coco(tmp_path)
     things = look(tmp_path)
-    assert things.of_image == {"1.jpg": {"girl"}, "2.jpg": {"dog", "couch"}}
-    assert things.words.categories("Girls and a puppy, and others") == {"girl", "dog"}
+    assert things.of_image == {"1.jpg": {"person"}, "2.jpg": {"dog", "couch"}}
+    assert things.named_in("Girls and a puppy, and others") == {"person", "dog"}
+    assert things.named_in("A man with a girl") == {"person"}  # each kind once
 
 
 def test_answers_are_held_against_their_own_image(tmp_path: Path) -> None:
