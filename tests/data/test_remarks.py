@@ -182,3 +182,19 @@ def test_a_template_moves_an_image_to_the_front(moved: str, tokenizers: Tokenize
     assert tokenize_prompt(asked, tokenizer, template) == tokenize_prompt(
         [kept[0]], tokenizer, plain
     )
+
+
+def test_an_end_that_is_no_special_token_and_a_day_are_told(tokenizers: Tokenizers) -> None:
+    turns = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    asking = "{% if add_generation_prompt %}assistant:{% endif %}"
+    tokenizer = tokenizers["byte_level"]
+    assert remarks(tokenizer, turns + asking) == [
+        "it ends an answer with '\\n', which is no special token of the tokenizer, so that at "
+        "serving no answer stops there; use another template for training"
+    ]
+    assert remarks(tokenizer, load_template("plain", tokenizer, "first")) == []
+    dated = "{{ strftime_now('%d %b %Y') }}" + turns.replace("\n", "{{ eos_token }}") + asking
+    assert remarks(tokenizer, dated) == [
+        "it writes the day on which it is rendered: prepared records keep theirs, and serving asks "
+        "with another"
+    ]

@@ -13,6 +13,7 @@ from laterna.data.chat import (
     special_pattern,
 )
 from laterna.data.masking import SHARED, check_record
+from laterna.data.template import is_plain
 from laterna.records import InstructionRecord, Turn
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ def remarks(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
         said.append(
             "it shows earlier answers otherwise than it asks for them; they are learned as shown"
         )
-    return said + _of_ends(rendered, tokenizer) + _of_beginnings(tokenizer, template)
+    if "strftime_now" in template:
+        said.append(
+            "it writes the day on which it is rendered: prepared records keep theirs, and serving "
+            "asks with another"
+        )
+    ends = [] if is_plain(template) else _of_ends(rendered, tokenizer)
+    return said + ends + _of_beginnings(tokenizer, template)
 
 
 def _of_ends(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -58,6 +65,11 @@ def _of_ends(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> list[str
         return [
             "it writes no end of turn behind an answer; a model trained with it is not taught to "
             "stop, so use another template for training"
+        ]
+    if not any(map(special.search, tails)):
+        return [
+            f"it ends an answer with {tails[-1]!r}, which is no special token of the tokenizer, so "
+            "that at serving no answer stops there; use another template for training"
         ]
     if not all(ends):
         return ["it writes an end of turn behind the last answer alone; only that teaches to stop"]

@@ -65,6 +65,12 @@ def load_template(
     return IMAGE_FIRST + text if image_position == "first" else text
 
 
+def is_plain(template: str) -> bool:
+    """Say whether a template is the shipped `plain`, moved marks or not."""
+    plain = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
+    return template in (plain, IMAGE_FIRST + plain)
+
+
 def image_first(words: str, mark: str) -> str:
     """Move the mark of a user's turn to its front, a line break behind it, as LLaVA's
     `preprocess_multimodal` does before training. Several marks stay where they stand.

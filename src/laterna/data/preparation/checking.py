@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from laterna.data.chat import SHIPPED_TEMPLATES, UnusableError
+from laterna.data.chat import UnusableError
 from laterna.data.fingerprints import Stamp, sha256_of
 from laterna.data.images.files import (
     ImageFiles,
@@ -26,7 +26,7 @@ from laterna.data.sources.rows import (
     read_chunk,
     shortened,
 )
-from laterna.data.template import IMAGE_FIRST
+from laterna.data.template import is_plain
 from laterna.errors import LaternaError
 from laterna.files import write_atomically
 from laterna.records import InstructionRecord, Record
@@ -161,10 +161,7 @@ class Checker:
             return UnusableError("image cannot be read", str(error))
 
 
-@cache
-def _plain() -> frozenset[str]:
-    plain = SHIPPED_TEMPLATES["plain"].read_text(encoding="utf-8")
-    return frozenset({plain, IMAGE_FIRST + plain})
+_is_plain = cache(is_plain)
 
 
 def not_one_caption(record: InstructionRecord, template: str) -> UnusableError | None:
@@ -172,7 +169,7 @@ def not_one_caption(record: InstructionRecord, template: str) -> UnusableError |
     asserts, it is for one image and its caption. None for other templates.
     """
     roles = [turn.role for turn in record.turns]
-    if template not in _plain() or (len(record.images) == 1 and roles == ["user", "assistant"]):
+    if not _is_plain(template) or (len(record.images) == 1 and roles == ["user", "assistant"]):
         return None
     return UnusableError(
         "not one image and one answer, as the template plain needs",
