@@ -313,6 +313,16 @@ def test_training_that_arms_share_is_counted_once_and_in_each_experiment(
     assert passed == [60.0]
 
 
+def test_a_page_names_no_place_of_the_machine(tmp_path: Path) -> None:
+    recipe = load_recipe("nano")
+    data = str(tmp_path / "shared" / "more.json")
+    arms = [
+        Arm(name=name, recipe=change(recipe, {"instruct.data": path}))
+        for name, path in (("a", "world.json"), ("b", data))
+    ]
+    assert lab_run._differs(*arms, tmp_path) == "instruct.data = shared/more.json"
+
+
 def test_a_quick_run_says_so_in_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EXPERIMENTS, "width", fake([]))
     (found,) = run_experiments(["width"], tmp_path, seeds=1, quick=True)
