@@ -115,6 +115,8 @@ def test_a_table_has_the_arms_that_have_some_of_its_measures() -> None:
     assert second.columns == ("arm", "n", "m")
     assert second.rows == (("a", "–", "1.000"), ("b", "2.000", "–"))
     (only,) = tables_of(("m",), ["a", "b", "c"], found)
+    many = Results(arms={"a": ({"m": Value(value=2400.0), "n": Value(value=10.5)},)}, seeds=(0,))
+    assert tables_of(("m", "n"), ["a"], many)[0].rows == (("a", "2,400", "10.500"),)
     assert (only.title, len(only.rows)) == ("", 1)
 
 
