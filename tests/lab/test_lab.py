@@ -115,6 +115,8 @@ def test_a_table_has_the_arms_that_have_some_of_its_measures() -> None:
     assert second.columns == ("arm", "n", "m")
     assert second.rows == (("a", "–", "1.000"), ("b", "2.000", "–"))
     (only,) = tables_of(("m",), ["a", "b", "c"], found)
+    many = Results(arms={"a": ({"m": Value(value=2400.0), "n": Value(value=10.5)},)}, seeds=(0,))
+    assert tables_of(("m", "n"), ["a"], many)[0].rows == (("a", "2,400", "10.500"),)
     assert (only.title, len(only.rows)) == ("", 1)
 
 
@@ -311,6 +313,16 @@ def test_training_that_arms_share_is_counted_once_and_in_each_experiment(
     assert [one.processor_minutes for one in found] == [1.0, 1.0]
     assert [one.minutes for one in found] == [2.0, 2.0]
     assert passed == [60.0]
+
+
+def test_a_page_names_no_place_of_the_machine(tmp_path: Path) -> None:
+    recipe = load_recipe("nano")
+    data = str(tmp_path / "shared" / "more.json")
+    arms = [
+        Arm(name=name, recipe=change(recipe, {"instruct.data": path}))
+        for name, path in (("a", "world.json"), ("b", data))
+    ]
+    assert lab_run._differs(*arms, tmp_path) == "instruct.data = shared/more.json"
 
 
 def test_a_quick_run_says_so_in_its_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from laterna.lab.experiment import Finding, Results, Shown
 
 FIGURE = "figure.svg"
 NONE = "–"
+COUNTED = 10
+"""A whole number without an interval counts something from here on, and has no decimals."""
 BORDER = 3
 """Characters that a terminal's table takes beside a column's own."""
 
@@ -34,7 +36,10 @@ def tables_of(
 
 def _cell(results: Results, arm: str, measure: str) -> str:
     spread = results.spread(arm, measure)
-    return NONE if math.isnan(spread.mean) else spread.words
+    if math.isnan(spread.mean):
+        return NONE
+    counted = math.isnan(spread.low) and spread.mean >= COUNTED and spread.mean.is_integer()
+    return f"{spread.mean:,.0f}" if counted else spread.words
 
 
 def fitting(table: Shown, room: int) -> Iterator[Shown]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
         for arm in arms:
             if seed == 0:
                 console.print(
-                    f"arm {arm.name}: {_differs(arms[0], arm)}", soft_wrap=True, markup=False
+                    f"arm {arm.name}: {_differs(arms[0], arm, out)}", soft_wrap=True, markup=False
                 )
             found = _measured(out / name / f"seed-{seed}" / f"{arm.name}.json", plan, bench, arm)
             measured.setdefault(arm.name, []).append(found.measures)
@@ -104,7 +105,7 @@ def _run(name: str, out: Path, recipe: Recipe, seeds: int, quick: bool) -> Findi
         arms={arm: tuple(found) for arm, found in measured.items()}, seeds=tuple(range(seeds))
     )
     cost = sum(training.values(), cost)
-    finding = _finding(name, plan, arms, results, cost=cost, quick=quick)
+    finding = _finding(name, plan, arms, results, out=out, cost=cost, quick=quick)
     _write(out / name, finding)
     return finding
 
@@ -145,7 +146,14 @@ def _measured(path: Path, plan: Plan, bench: Bench, arm: Arm) -> Measured:
 
 
 def _finding(
-    name: str, plan: Plan, arms: Sequence[Arm], results: Results, *, cost: Cost, quick: bool
+    name: str,
+    plan: Plan,
+    arms: Sequence[Arm],
+    results: Results,
+    *,
+    out: Path,
+    cost: Cost,
+    quick: bool,
 ) -> Finding:
     answer = plan.conclude(results)
     question = EXPERIMENTS[name].question
@@ -158,7 +166,7 @@ def _finding(
         foretold=" ".join(filter(None, (answer.foretold, plan.published))),
         tables=tables_of(plan.table, [arm.name for arm in arms], results),
         figure=plan.draw(results),
-        arms=tuple((arm.name, _differs(arms[0], arm)) for arm in arms),
+        arms=tuple((arm.name, _differs(arms[0], arm, out)) for arm in arms),
         seeds=results.seeds,
         minutes=round(cost.seconds / 60, 1),
         processor_minutes=round(cost.processor_seconds / 60, 1),
@@ -166,9 +174,12 @@ def _finding(
     )
 
 
-def _differs(first: Arm, arm: Arm) -> str:
-    """Say what an arm differs in from the first: settings, and the stages that are trained."""
-    told = differences(first.recipe, arm.recipe)
+def _differs(first: Arm, arm: Arm, out: Path) -> str:
+    """Say what an arm differs in from the first: settings, and the stages that are trained.
+
+    Files are named from the lab's folder `out` on: where that is differs in nothing.
+    """
+    told = differences(first.recipe, arm.recipe).replace(f"{out}{os.sep}", "")
     if arm.stages == first.stages:
         return told
     stages = f"stages: {' and '.join(arm.stages) or 'none'}"
