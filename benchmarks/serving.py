@@ -41,10 +41,10 @@ from transformers import CLIPVisionModel as ClipVision
 from laterna.evaluation.run import ask
 from laterna.evaluation.tasks import find_task
 from laterna.inference.assistant import Assistant, load
+from laterna.inference.batching.pace import EngineSettings
+from laterna.inference.batching.request import Request
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Prompt, generate_answers, generate_tokens
-from laterna.inference.pace import EngineSettings
-from laterna.inference.request import Request
 from laterna.inference.sampling import Decoding
 from laterna.model.build import build_from_recipe, join
 from laterna.model.vision import load_vision

@@ -28,10 +28,10 @@ from laterna.evaluation.answer_cache import (
 )
 from laterna.evaluation.run import evaluate
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.request import Finish, Request
+from laterna.inference.batching.steps import EngineSettings
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Decoding, Prompt
-from laterna.inference.request import Finish, Request
-from laterna.inference.steps import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 from laterna.world.dataset import write_world

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from laterna.inference.batching.request import Request
 from laterna.inference.generation import Prompt
-from laterna.inference.request import Request
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 

@@ -13,13 +13,13 @@ import torch
 
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.kept import common
+from laterna.inference.batching.pace import EngineSettings
+from laterna.inference.batching.request import EngineStoppedError
+from laterna.inference.batching.steps import Slots
 from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.generation import Prompt, generate_tokens
-from laterna.inference.kept import common
-from laterna.inference.pace import EngineSettings
-from laterna.inference.request import EngineStoppedError
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import Slots
 from laterna.model.build import build_from_recipe
 from laterna.model.fusion.cross_attention import CrossAttentionFusion
 from laterna.model.vlm import VisionLanguageModel

@@ -15,12 +15,12 @@ from laterna.data.batches import collate
 from laterna.data.masking import tokenize
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.covering import Covering, windows_of
 from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.explain import GENERIC_QUESTION, METHODS, explain
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
-from laterna.inference.pace import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import Connector
 from laterna.model.vlm import VisionLanguageModel

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from laterna.inference.cache import SlotCache, probe
+from laterna.inference.batching.cache import SlotCache, probe
+from laterna.inference.batching.flat import FLAT, flat_aim, is_flat
+from laterna.inference.batching.onednn import packed
 from laterna.inference.engine import Engine
-from laterna.inference.flat import FLAT, flat_aim, is_flat
 from laterna.inference.generation import generate_tokens
-from laterna.inference.onednn import packed
 from laterna.inference.sampling import Decoding
 from laterna.model.attention.varlen import SEGMENTS, use_varlen_attention
 from laterna.model.vlm import VisionLanguageModel
@@ -86,7 +86,7 @@ def test_a_model_that_takes_no_such_rows_is_driven_in_padded_ones(
     def refuses(*_: object, **__: object) -> None:
         raise ValueError("scaled dot products lack softcap")
 
-    monkeypatch.setattr("laterna.inference.flat._singles", refuses)
+    monkeypatch.setattr("laterna.inference.batching.flat._singles", refuses)
     engine = Engine(model)
     steps: Any = engine._steps
     assert not engine.one_by_one and not is_flat(steps._language)

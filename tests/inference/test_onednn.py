@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from laterna.inference import onednn
+from laterna.inference.batching import onednn
+from laterna.inference.batching.onednn import PackedLinear, packed
+from laterna.inference.batching.steps import Slots
 from laterna.inference.engine import Engine
 from laterna.inference.generation import generate_tokens
-from laterna.inference.onednn import PackedLinear, packed
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import Slots
 from laterna.model.vlm import VisionLanguageModel
 
 from .conftest import PROMPTS, ids_of

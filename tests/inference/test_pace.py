@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from laterna.inference.cache import WIDTHS
-from laterna.inference.pace import RECENT, EngineSettings, Pace, end_to_end, side_by_side
+from laterna.inference.batching.cache import WIDTHS
+from laterna.inference.batching.pace import RECENT, EngineSettings, Pace, end_to_end, side_by_side
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from laterna.inference import generation, onednn
-from laterna.inference.cache import probe
+from laterna.inference import generation
+from laterna.inference.batching import onednn
+from laterna.inference.batching.cache import probe
+from laterna.inference.batching.pace import EngineSettings
+from laterna.inference.batching.request import Request
+from laterna.inference.batching.steps import Slots
 from laterna.inference.engine import Engine, QueueFullError
 from laterna.inference.generation import Prompt, generate_answers, generate_tokens
-from laterna.inference.pace import EngineSettings
-from laterna.inference.request import Request
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import Slots
 from laterna.model.vlm import VisionLanguageModel
 
 from .conftest import PROMPTS, ids_of, prompt

@@ -15,11 +15,11 @@ from transformers import IdeficsConfig, IdeficsForVisionText2Text, IdeficsImageP
 import laterna
 from laterna.errors import LaternaError
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.pace import EngineSettings
+from laterna.inference.batching.steps import Slots
 from laterna.inference.engine import Engine
 from laterna.inference.generation import generate_rows, generate_tokens
-from laterna.inference.pace import EngineSettings
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import Slots
 from laterna.model.build import build_from_recipe
 from laterna.model.exporters.idefics import AROUND_IMAGE
 from laterna.model.importers import read_model

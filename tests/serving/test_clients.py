@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.engine import Engine
-from laterna.inference.pace import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import Turn
 from laterna.serving.door import ServerSettings

@@ -19,8 +19,8 @@ import uvicorn
 from PIL import Image
 
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.engine import Engine
-from laterna.inference.pace import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.door import ServerSettings

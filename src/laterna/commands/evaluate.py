@@ -272,7 +272,7 @@ class Evaluate(Command, frozen=True, kw_only=True):
 
     def _load(self, name: str) -> Assistant:
         from laterna.inference.assistant import Assistant
-        from laterna.inference.pace import EngineSettings
+        from laterna.inference.batching.pace import EngineSettings
 
         assistant = self.where.load(name)
         rows = self._rows()

@@ -23,8 +23,8 @@ from laterna.errors import LaternaError
 from laterna.evaluation.answer_cache import AnswerCache, Said, answer_key
 from laterna.evaluation.metrics import find_metric
 from laterna.inference.assistant import Assistant
+from laterna.inference.batching.request import Completion
 from laterna.inference.generation import Decoding, Prompt
-from laterna.inference.request import Completion
 from laterna.model.vlm import VisionLanguageModel
 from laterna.progress import shown_progress
 from laterna.records import DEFAULT_IMAGE_TOKEN, Answer, Question, Record, Turn

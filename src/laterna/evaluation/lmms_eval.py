@@ -50,7 +50,7 @@ class LaternaModel(lmms):  # type: ignore[misc]  # the host has no types
         LaternaError where the model cannot be loaded.
         """
         from laterna.inference.assistant import Assistant, load
-        from laterna.inference.pace import EngineSettings
+        from laterna.inference.batching.pace import EngineSettings
 
         super().__init__()
         texts = {name: str(value) for name, value in files.items()}

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from laterna.data.images.opening import load_image
 from laterna.errors import LaternaError
+from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.engine import Engine
 from laterna.inference.explain import explain
 from laterna.inference.explanation import MAX_NEW_TOKENS as MOST_EXPLAINED
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.generation import Prompt
-from laterna.inference.pace import EngineSettings
 from laterna.inference.sampling import Decoding
 from laterna.model.build import place
 from laterna.model.checkpoint import save_checkpoint

@@ -20,14 +20,15 @@ from PIL import Image
 
 from laterna.data.masking import tokenize_prompt
 from laterna.errors import LaternaError
-from laterna.inference.cache import probe
-from laterna.inference.flat import is_flat
-from laterna.inference.generation import ByGenerate, Prompt
-from laterna.inference.onednn import packed
-from laterna.inference.pace import EngineSettings
-from laterna.inference.request import Completion, EngineStoppedError, Request
+from laterna.inference.batching.by_generate import ByGenerate
+from laterna.inference.batching.cache import probe
+from laterna.inference.batching.flat import is_flat
+from laterna.inference.batching.onednn import packed
+from laterna.inference.batching.pace import EngineSettings
+from laterna.inference.batching.request import Completion, EngineStoppedError, Request
+from laterna.inference.batching.steps import Slots, Steps
+from laterna.inference.generation import Prompt
 from laterna.inference.sampling import Decoding
-from laterna.inference.steps import Slots, Steps
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import IMAGE_TOKEN_INDEX, Record, Turn
 

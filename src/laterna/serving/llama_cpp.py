@@ -30,7 +30,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image
 
 from laterna.errors import LaternaError
-from laterna.inference.request import Event
+from laterna.inference.batching.request import Event
 from laterna.model.exporters.gguf import IMAGE_FILE, TEXT_FILE
 from laterna.records import DEFAULT_IMAGE_TOKEN
 from laterna.serving.door import LOG, Door, ServerSettings, new_app

@@ -20,9 +20,9 @@ from PIL import Image
 
 from laterna.data.chat import UnusableError
 from laterna.errors import LaternaError
+from laterna.inference.batching.request import EngineStoppedError, Event
+from laterna.inference.batching.request import Request as Asked
 from laterna.inference.engine import Engine, QueueFullError, TooLongError
-from laterna.inference.request import EngineStoppedError, Event
-from laterna.inference.request import Request as Asked
 from laterna.inference.sampling import Token
 from laterna.serving.door import LOG, Door, ServerSettings, new_app
 from laterna.serving.explain_api import add_explain

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from laterna.errors import LaternaError
-from laterna.inference.request import Event
+from laterna.inference.batching.request import Event
 from laterna.inference.sampling import MOST_TOP_LOGPROBS, Decoding, Token
 from laterna.records import DEFAULT_IMAGE_TOKEN, Turn
 

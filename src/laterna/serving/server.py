@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from laterna.errors import LaternaError
+from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.engine import Engine
-from laterna.inference.pace import EngineSettings
 from laterna.model.vlm import VisionLanguageModel
 from laterna.serving.intake import IntakeSettings
 from laterna.serving.listening import Listening

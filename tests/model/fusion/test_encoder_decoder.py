@@ -16,9 +16,9 @@ from laterna.data.batches import collate
 from laterna.data.masking import tokenize_prompt
 from laterna.data.packing import plan_packs
 from laterna.errors import LaternaError
+from laterna.inference.batching.steps import EngineSettings
 from laterna.inference.engine import Engine
 from laterna.inference.generation import Decoding, generate_tokens
-from laterna.inference.steps import EngineSettings
 from laterna.model.build import build_from_recipe
 from laterna.model.checkpoint import load_checkpoint, save_checkpoint
 from laterna.model.cost import cost_of

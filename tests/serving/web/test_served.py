@@ -36,8 +36,8 @@ def test_nothing_comes_from_elsewhere(stub: Stub, opened: Opened) -> None:
 def test_stop_frees_the_slot_of_the_engine(
     tiny_assistant: Any, run_app: Callable[[Any], Iterator[str]], opened: Opened, ask: Ask
 ) -> None:
+    from laterna.inference.batching.pace import EngineSettings
     from laterna.inference.engine import Engine
-    from laterna.inference.pace import EngineSettings
     from laterna.serving.openai_api import ServerSettings, create_app
 
     engine = Engine(tiny_assistant, EngineSettings(rows=2, queue=2))

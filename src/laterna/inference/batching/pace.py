@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-from laterna.inference.cache import WIDTHS, wide
+from laterna.inference.batching.cache import WIDTHS, wide
 from laterna.records import Record
 
 CROWD = 3

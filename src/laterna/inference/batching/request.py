@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from laterna.inference.kept import Ids, SeenImage
+from laterna.inference.batching.kept import Ids, SeenImage
 from laterna.inference.sampling import AnswerText, Decoding, Sampler, Token, decode
 from laterna.records import IMAGE_TOKEN_INDEX
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from laterna.inference.cache import STEP, SlotCache, rounded, usual_bytes, wide
-from laterna.inference.flat import is_flat
-from laterna.inference.kept import ImageStore, PrefixStore, common
-from laterna.inference.onednn import packed
-from laterna.inference.pace import EngineSettings, Pace, end_to_end, side_by_side
-from laterna.inference.request import Finish, Request
+from laterna.inference.batching.cache import STEP, SlotCache, rounded, usual_bytes, wide
+from laterna.inference.batching.flat import is_flat
+from laterna.inference.batching.kept import ImageStore, PrefixStore, common
+from laterna.inference.batching.onednn import packed
+from laterna.inference.batching.pace import EngineSettings, Pace, end_to_end, side_by_side
+from laterna.inference.batching.request import Finish, Request
 from laterna.inference.sampling import AnswerStore, choose
 from laterna.model.language.causal import positions_of
 from laterna.model.vlm import VisionLanguageModel

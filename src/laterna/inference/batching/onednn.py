@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from laterna.inference.flat import attend_flat, can_attend_flat
+from laterna.inference.batching.flat import attend_flat, can_attend_flat
 
 WORTH_IT = 2_000_000
 """Multiplications (n · i · o) from which on oneDNN is faster, the way there and back included.

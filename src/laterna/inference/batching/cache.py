@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from laterna.inference.flat import FlatAim, flat_aim, is_flat
-from laterna.inference.kept import States
+from laterna.inference.batching.flat import FlatAim, flat_aim, is_flat
+from laterna.inference.batching.kept import States
 from laterna.model.attention.shared_prefix import LEAK, LEAK_HALF, attention_window
 
 STEP = 64

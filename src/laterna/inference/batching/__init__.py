@@ -1,0 +1,1 @@
+"""Continuous batching: requests join and leave between decoding steps, over slots of a cache."""
