@@ -55,7 +55,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "data-scale": Experiment(
         question="How does accuracy grow with the number of instruction records?",
-        minutes=6,
+        minutes=3,
         needs="nothing",
         plan=late("laterna.lab.data_scale:plan"),
     ),
@@ -79,7 +79,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "typographic": Experiment(
         question="Does a refusal learned on text hold for words in the image?",
-        minutes=5,
+        minutes=10,
         needs="nothing; words of your own in words.txt of its folder",
         plan=late("laterna.lab.typographic:plan"),
     ),

@@ -67,11 +67,12 @@ def draw(results: Results) -> str:
         )
         for way in (WITH, WITHOUT)
     }  # fmt: skip
+    ticks = {place: f"{place:,.0f}" for place, _ in series[WITH]}
     blank = results.spread(_name(1.0, WITH), "blank image").mean
     return draw_panels(
         "data-scale",
         [Panel(series, across="instruction records, each seen once", up="share right", log="x",
-               level={"blank image": blank})],
+               ticks=ticks, level={"blank image": blank})],
     )  # fmt: skip
 
 
