@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec import structs
@@ -87,7 +88,7 @@ def from_llama(
     return model
 
 
-def _fill(block: nn.Module, layer: nn.Module) -> None:
+def _fill(block: Any, layer: Any) -> None:
     """Copy a Llama layer into a T5 block: its attention into every attention of the block."""
     *looks, last = block.layer
     for look in looks:
@@ -150,7 +151,7 @@ def target_logits(model: T5ForConditionalGeneration, text: TextBatch) -> tuple[T
     table = model.get_input_embeddings().weight
     described_d = functional.embedding_bag(text.words, table, text.offsets, mode="sum")
     fusion = EncoderDecoderFusion(FusionSettings(kind="encoder_decoder"), 0, model)
-    images = described_d.split(list(text.batch.image_tokens))
+    images = torch.split(described_d, list(text.batch.image_tokens))
     return fusion.target_logits(model, text.batch, images)
 
 
