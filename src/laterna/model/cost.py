@@ -168,7 +168,8 @@ def cost_of(model: VisionLanguageModel) -> Cost:
         counted = list(_count(model))
     beside = model.connector.tokens(model.vision.patches) if model.fusion.beside_row else 0
     forward, training = (
-        StepCost(*one[:7], beside, by_segments, *one[7:]) for one in zip(*counted, strict=True)
+        StepCost._make((*one[:7], beside, by_segments, *(one[7:] or (0.0, 0.0))))
+        for one in zip(*counted, strict=True)
     )
     return Cost(forward, training)
 
