@@ -179,8 +179,8 @@ def _bars(axes: Any, spreads: Sequence[Spread]) -> None:
         if not math.isnan(one.low):
             axes.plot([one.low, one.high], [row, row], color=INK, linewidth=1.1)
         end = max(one.mean, 0.0 if math.isnan(one.high) else one.high)
-        axes.text(end + 0.03 * room, row, f"{one.mean:.2f}", va="center", fontsize=8, color=INK)
-    axes.set_xlim(0, room * 1.28)
+        axes.text(end + 0.03 * room, row, f"{one.mean:.3f}", va="center", fontsize=8, color=INK)
+    axes.set_xlim(0, room * 1.36)
     axes.set_xticks([0, room] if room == 1 else [0])
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "bottom"]].set_visible(False)

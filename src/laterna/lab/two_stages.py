@@ -17,13 +17,12 @@ from laterna.evaluation.tasks.base import IMAGE_FOLDER
 from laterna.evaluation.tasks.world import TRUTH_FILE, read_truth
 from laterna.inference.assistant import Assistant
 from laterna.lab.bench import Bench, Plan, score_value
-from laterna.lab.drawing import Panel, draw_panels
+from laterna.lab.drawing import draw_rows
 from laterna.lab.experiment import (
     Answer,
     Arm,
     Measures,
     Results,
-    Spread,
     Value,
     change,
     verdict,
@@ -117,39 +116,13 @@ def nearest_cosine(tokens_nd: Tensor, words_vd: Tensor) -> Tensor:
 
 
 def draw(results: Results) -> str:
-    """Draw the gradient norms of the first steps, and the accuracies."""
-    norms = {
-        arm: [
-            (float(step), Spread(sum(one) / len(one), float("nan"), float("nan")))
-            for step, one in enumerate(
-                zip(*(found["gradient norms"].scores for found in measured), strict=False), start=1
-            )
-            if step <= 5 * FIRST_STEPS
-        ]
-        for arm, measured in results.arms.items()
-        if arm != BEFORE
-    }
-    places = {float(place): arm for place, arm in enumerate(results.arms)}
-    ticks = {place: arm.replace(" ", "\n") for place, arm in places.items()}
-    shares = {
-        title: {
-            measure: [
-                (place, results.spread(arm, measure))
-                for place, arm in places.items()
-                if results.has(arm, measure)
-            ]
-        }
-        for title, measure in (("After stage 2", "accuracy"), ("Its text task", FORGOT))
-    }
-    return draw_panels(
+    """Draw, arm by arm, what is answered, what was kept, and how hard the first steps pull."""
+    columns = ("accuracy", FORGOT, NORMS, DISTANCE)
+    return draw_rows(
         "two-stages",
-        [
-            Panel(norms, across="step of stage 2", up="gradient norm", log="y", title="Gradients"),
-            *(
-                Panel(series, across="arm", up="share right", title=title, ticks=ticks, lines=False)
-                for title, series in shares.items()
-            ),
-        ],
+        [*results.arms],
+        {name: [results.spread(arm, name) for arm in results.arms] for name in columns},
+        level={"accuracy": ("blank image", results.spread(BOTH, "blank image").mean)},
     )
 
 
