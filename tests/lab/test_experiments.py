@@ -80,7 +80,7 @@ def test_the_arms_of_the_frozen_encoder(bench: Bench) -> None:
     assert differences(first, arms["full 0.0002, all"].recipe) == f"{cache}, {full}"
     assert (
         differences(first, arms["full 0.0002, 1/4"].recipe)
-        == f"{cache}, instruct.epochs = 0.2, instruct.max_steps = 1, {full}"
+        == f"{cache}, instruct.epochs = 0.25, instruct.max_steps = 1, {full}"
     )
     assert "instruct.vision.mode = last-1" in differences(first, arms["last layer, all"].recipe)
     assert "instruct.vision.mode = lora" in differences(first, arms["lora, all"].recipe)

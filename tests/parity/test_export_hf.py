@@ -251,7 +251,7 @@ def test_what_the_format_lacks_is_refused_with_the_reason(
     with pytest.raises(LaternaError, match="scales or caps its logits"):
         export_hf(tiny_assistant, tmp_path / "out")
     with pytest.raises(
-        LaternaError, match="'onnx': no such export format; use one of hf, idefics, gguf"
+        LaternaError, match="'onnx': no such export format; use one of hf, idefics, blip2, gguf"
     ):
         Assistant(tiny_assistant).export(tmp_path / "out", to="onnx")
     assert list(tmp_path.iterdir()) == []

@@ -124,6 +124,7 @@ def test_control_characters_of_an_answer_are_not_obeyed(
 
 
 SLOW = """
+import signal
 import time
 from laterna.serving.terminal import Chat
 def slow(turns, images):
@@ -131,6 +132,7 @@ def slow(turns, images):
     for number in range(600):
         yield f"{number} "
         time.sleep(0.1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs us behind
 Chat(slow).hold()
 """
 
