@@ -12,7 +12,6 @@ Shapes: d width · s target tokens · v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import groupby, islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from laterna.model.pretrained import load_weights, read_part
 from laterna.recipe import FusionSettings
 from laterna.records import Pack, Sample
 from pretrain_nano.described import Described, TextBatch
-from pretrain_nano.language import Documents, lr_factor
+from pretrain_nano.language import Documents, lr_schedules, update
 from pretrain_nano.saving import save_half
 from pretrain_nano.settings import EncoderDecoderPretraining, report
 
@@ -171,10 +170,7 @@ def pretrain_encoder_decoder(
     if isinstance(model, LlamaForCausalLM):
         model = from_llama(model, settings.decoder_layers)
     both = _optimizers(model, settings)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))
-        for one in both
-    ]
+    schedules = lr_schedules(both, settings.steps)
     figures: dict[str, float] = {}
     steps = track(_batches(tokenizer, settings), "encoder-decoder", total=settings.steps)
     half = fast_dtype(model.device) is torch.bfloat16
@@ -188,11 +184,7 @@ def pretrain_encoder_decoder(
             torch.autograd.backward(share)
             loss += share.item()
             right += float((logits_sv.argmax(-1) == labels_s).sum()) / targets
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one, schedule in zip(both, schedules, strict=True):
-            one.step()
-            one.zero_grad()
-            schedule.step()
+        update(model, both, schedules)
         if step % settings.report_every == 0 or step == settings.steps:
             figures = {"step": step, "loss": loss, "right": right}
             report(figures)

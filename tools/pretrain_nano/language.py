@@ -6,7 +6,7 @@ two stages on images only have to make it see. Only what follows a description i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -169,6 +169,27 @@ def lr_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
+def lr_schedules(
+    optimizers: Sequence[torch.optim.Optimizer], steps: int
+) -> list[torch.optim.lr_scheduler.LambdaLR]:
+    """Return the schedule of `lr_factor` for each optimizer."""
+    factor = partial(lr_factor, steps=steps)
+    return [torch.optim.lr_scheduler.LambdaLR(one, factor) for one in optimizers]
+
+
+def update(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedules: Sequence[torch.optim.lr_scheduler.LambdaLR],
+) -> None:
+    """Clip the gradients to a norm of 1 and make one step with every optimizer."""
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for one, schedule in zip(optimizers, schedules, strict=True):
+        one.step()
+        one.zero_grad()
+        schedule.step()
+
+
 def pretrain_language(settings: LanguagePretraining, out: Path) -> dict[str, float]:
     """Train tokenizer and language model, write both to `out`; return the last figures."""
     torch.manual_seed(settings.seed)
@@ -199,21 +220,14 @@ def _learn(
 ) -> dict[str, float]:
     use_varlen_attention(model)
     both = optimizers(model, settings)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(one, partial(lr_factor, steps=settings.steps))
-        for one in both
-    ]
+    schedules = lr_schedules(both, settings.steps)
     figures: dict[str, float] = {}
     steps = track(batches(tokenizer, settings), "language model", total=settings.steps)
     for step, batch in enumerate(steps, start=1):
         logits_sv = target_logits(model, batch)
         loss = functional.cross_entropy(logits_sv, batch.labels_s)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one, schedule in zip(both, schedules, strict=True):
-            one.step()
-            one.zero_grad()
-            schedule.step()
+        update(model, both, schedules)
         if step % settings.report_every == 0 or step == settings.steps:
             right = (logits_sv.argmax(-1) == batch.labels_s).float().mean()
             figures = {"step": step, "loss": loss.item(), "right": right.item()}
