@@ -39,7 +39,7 @@ from laterna.model.pretrained import load_weights, read_part
 from laterna.recipe import FusionSettings
 from laterna.records import Pack, Sample
 from pretrain_nano.described import Described, TextBatch
-from pretrain_nano.language import Documents, lr_schedules, update
+from pretrain_nano.language import Documents, lr_schedules, muon_and_adamw, update
 from pretrain_nano.saving import save_half
 from pretrain_nano.settings import EncoderDecoderPretraining, report
 
@@ -169,7 +169,7 @@ def pretrain_encoder_decoder(
     model = load_weights(auto_class(str(begun)), str(begun), what="language model")
     if isinstance(model, LlamaForCausalLM):
         model = from_llama(model, settings.decoder_layers)
-    both = _optimizers(model, settings)
+    both = muon_and_adamw(model, _matrices(model), settings.lr)
     schedules = lr_schedules(both, settings.steps)
     figures: dict[str, float] = {}
     steps = track(_batches(tokenizer, settings), "encoder-decoder", total=settings.steps)
@@ -213,17 +213,8 @@ def _batches(
         yield [collate_readings([pairs[place] for place in places]) for places in rows]
 
 
-def _optimizers(
-    model: T5ForConditionalGeneration, settings: EncoderDecoderPretraining
-) -> tuple[torch.optim.Optimizer, ...]:
-    """Return Muon for the layers' matrices, and AdamW for embeddings, biases and norms."""
+def _matrices(model: T5ForConditionalGeneration) -> list[nn.Parameter]:
+    """Return the layers' matrices, without the tables of embeddings and biases among them."""
     layers = [*model.encoder.block.parameters(), *model.decoder.block.parameters()]
     table = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    matrices = [one for one in layers if one.ndim == 2 and id(one) not in table]
-    chosen = {id(weight) for weight in matrices}
-    others = [weight for weight in model.parameters() if id(weight) not in chosen]
-    muon = torch.optim.Muon(
-        matrices, lr=settings.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    return muon, adamw
+    return [one for one in layers if one.ndim == 2 and id(one) not in table]

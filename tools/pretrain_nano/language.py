@@ -149,18 +149,23 @@ def begin_by_matching(model: LlamaForCausalLM) -> None:
         attention.o_proj.weight.copy_(values.T)
 
 
+def muon_and_adamw(
+    model: nn.Module, matrices: Sequence[nn.Parameter], lr: float
+) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for some of a model's matrices, and AdamW for all its other weights."""
+    chosen = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in chosen]
+    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return muon, adamw
+
+
 def optimizers(
     model: LlamaForCausalLM, settings: LanguagePretraining
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Return Muon for the layers' matrices and AdamW for embeddings and norms."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
-    chosen = {id(weight) for weight in matrices}
-    others = [weight for weight in model.parameters() if id(weight) not in chosen]
-    muon = torch.optim.Muon(
-        matrices, lr=settings.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(others, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    return muon, adamw
+    return muon_and_adamw(model, matrices, settings.lr)
 
 
 def lr_factor(step: int, steps: int) -> float:
