@@ -24,6 +24,7 @@ from laterna.model.language.quantize import quantize
 from laterna.model.language.tokenizer import load_tokenizer
 from laterna.model.pretrained import load_weights
 from laterna.model.sources import gguf_file, resolve
+from laterna.model.weight_files import require_finite
 from laterna.recipe import LanguageSettings
 
 ENCODER_DECODERS = ("t5", "mt5", "umt5", "t5gemma")
@@ -46,8 +47,8 @@ def load_language(
 
     A GGUF file is unpacked to ordinary weights that can be trained. An embedding with more rows
     than the tokenizer has tokens is left as it is; one with fewer is grown (`grow_embedding`),
-    with a warning. Raises LaternaError when either is missing or incomplete, or cannot be quantized
-    as the settings say.
+    with a warning. Raises LaternaError when either is missing or incomplete, holds weights that are
+    not finite, or cannot be quantized as the settings say.
     """
     source = str(folder) if folder else resolve(settings.source)
     packed = gguf_file(source)
@@ -55,6 +56,8 @@ def load_language(
         model = _unpack(packed)
     else:
         model = load_weights(auto_class(source), source, what="language model")
+    if folder is None:
+        require_finite(model, source)
     tokenizer = load_tokenizer(settings, tokenizer_folder)
     grown = grow_embedding(model, _tokens(tokenizer))
     if grown:
