@@ -98,7 +98,24 @@ def positions_of(config: Any) -> int | None:
     text = config.encoder if encodes(config) else config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     found = (getattr(text, name, None) for name in names)
-    return next((number for number in found if isinstance(number, int) and number > 0), None)
+    said = next((number for number in found if isinstance(number, int) and number > 0), None)
+    return None if said is None else max(said, _stretched(text, said))
+
+
+def _stretched(config: Any, said: int) -> int:
+    """Return to how many positions a configuration's scaling of rotary ones stretches them; 0: no
+    more than it says.
+
+    `max_position_embeddings` is the number before stretching in some configurations (Vicuna-16k,
+    Qwen2.5 with YaRN), after it in others (Llama 3.1, DeepSeek, Gemma 3), so only a scaling that
+    says from where it begins is taken at its word.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind, factor = rope.get("rope_type"), rope.get("factor") or 1
+    if kind == "linear":
+        return int(getattr(config, "max_sequence_length", None) or 0)
+    begins = said if kind == "dynamic" else rope.get("original_max_position_embeddings") or 0
+    return int(begins * factor) if kind in ("dynamic", "yarn") else 0
 
 
 def layers_of(part: nn.Module) -> list[nn.Module]:
