@@ -13,7 +13,7 @@ from laterna.errors import LaternaError
 from laterna.planner.assumptions import Assumptions
 from laterna.planner.images import ShownImage
 from laterna.planner.plan import StagePlan, plan_recipe
-from laterna.recipe import Recipe, load_recipe
+from laterna.recipe import FusionSettings, Recipe, load_recipe
 from laterna.records import InstructionRecord, Turn
 
 # nano's encoder makes 8 × 8 tokens of a square; a grid's rows end with a newline each.
@@ -81,6 +81,26 @@ def test_an_image_that_cannot_be_read_is_left_out(tiled: Recipe) -> None:
     assert found.known_by == "the sizes of 2 of the stage's 3 images"
 
 
+@pytest.mark.parametrize("row", [b"{no", b'{"turns": 3}', b'{"turns": []}'])
+def test_a_row_that_cannot_be_read_costs_itself_alone(row: bytes, tiled: Recipe) -> None:
+    data = Path(tiled.align.data)
+    data.write_bytes(b"\n".join([row, data.read_bytes()]))
+    assert stage(tiled).images.known_by == "the sizes of 3 of the stage's 3 images"
+
+
+def test_tiles_beside_the_row_are_counted_there(tiled: Recipe) -> None:
+    recipe = replace(tiled, fusion=FusionSettings(kind="cross_attention"))
+    for tiles, images in (
+        (None, (round((TALL + WIDE + LARGE) / 3), LARGE)),
+        (3, (round((TALL + WIDE) / 2), TALL)),
+    ):
+        plan = plan_recipe(recipe, Assumptions(tiles=tiles), stages=["align"], gpu="L4")
+        found = plan.stages[0].images
+        assert (found.typical.beside, found.largest.beside) == images
+        assert found.typical.tokens == found.largest.tokens == plan.image_tokens == 1
+        assert found.largest.tiles == (tiles or 5)
+
+
 def test_without_images_or_a_setting_the_largest_grid_is_taken_and_said(tiled: Recipe) -> None:
     found = stage(replace(tiled, align=replace(tiled.align, data="not-there.json"))).images
     assert found.typical == found.largest == ShownImage(tokens=LARGE, tiles=5)
@@ -102,3 +122,5 @@ def test_images_that_are_not_tiled_all_take_the_same() -> None:
     found = plan.stages[0].images
     assert found.typical == found.largest == ShownImage(tokens=64, tiles=1)
     assert found.known_by == ""
+    with pytest.raises(LaternaError, match=r"--tiles 3: this recipe does not tile its images"):
+        plan_recipe(load_recipe("nano"), Assumptions(tiles=3), stages=["align"], gpu="L4")
