@@ -269,12 +269,12 @@ def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> Non
     before = read_made(place)
     if before is None:
         raise LaternaError(
-            f"{path}: is not empty and is not a {made.kind} made by Laterna: it holds "
-            f"{some(inside)}; name a new folder"
+            f"{path}: is not empty, and not Laterna's {made.kind}: it holds {some(inside)}; name a "
+            "new folder"
         )
     if before.kind != made.kind:
         raise LaternaError(
-            f"{path}: holds a {before.kind}, not a {made.kind}; name another folder, or remove it"
+            f"{path}: holds the kind {before.kind}, not {made.kind}; name another, or remove it"
         )
     known = {MADE, *before.files}
     later = (*before.later, *made.later)

@@ -80,7 +80,7 @@ TEXTS = st.sampled_from(
         "\u00a0x\u3000",
     ]
 )
-KEPT = "▁\U000f1a70\U000f1a71\U000f1a72"
+KEPT = "▁\U000f1a70\U000f1a71\U000f1a72\U000f1a73"
 """A space to some kinds, and what the renderer reserves; surrogates are no text at all."""
 ANY = TEXTS | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters=KEPT), max_size=24
@@ -203,12 +203,33 @@ def whole_text(record: InstructionRecord, tokenizer: PreTrainedTokenizerFast, te
     )
 
 
+BORDER = "\U000f1a73"
+"""Stands where an answer begins: a prompt ends there, and a byte-level text is cut in two."""
+
+
+def with_borders(text: str, record: InstructionRecord, kind: str, template: str) -> str:
+    """The chat with a `BORDER` before each answer, for kinds that put no space before a text."""
+    if kind not in ("byte_level", "smollm2"):
+        return text
+    if template == "plain":
+        at = 0
+        for turn in record.turns:
+            if turn.loss:  # nothing but images and answers stands in it
+                at = text.index(f"{turn.text}\n", at)
+                text = f"{text[:at]}{BORDER}{text[at:]}"
+                at += len(turn.text) + 2
+        return text
+    openings = {"own": "<|im_start|>assistant\n", "vicuna_v1": "ASSISTANT:", "llama_2": " [/INST]"}
+    return text.replace(openings[template], openings[template] + BORDER)
+
+
 def by_pieces(text: str, tokenizer: PreTrainedTokenizerFast, mark: int) -> list[int]:
     """The ids of the pieces between images, each a text of its own, as LLaVA makes them."""
     ids: list[int] = []
     for number, piece in enumerate(text.split(IMAGE_SENTINEL)):
         ids += [mark] if number else []
-        ids += tokenizer.encode(piece, add_special_tokens=False)
+        for part in piece.split(BORDER):
+            ids += tokenizer.encode(part, add_special_tokens=False)
     return ids
 
 
@@ -237,7 +258,7 @@ def check_masks(record: InstructionRecord, kind: str, template: str, pair: Pair)
     unmasked = whole_text(record, tokenizer, text)
     mark = reference.convert_tokens_to_ids(IMAGE_SENTINEL)
     ids = [mark if token == IMAGE_TOKEN_INDEX else token for token in sample.input_ids]
-    assert ids == by_pieces(unmasked, reference, mark)
+    assert ids == by_pieces(with_borders(unmasked, record, kind, template), reference, mark)
     whole = KINDS[kind].whole
     assert whole(reference.decode(ids)) == whole(unmasked)
 

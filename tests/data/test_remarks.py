@@ -43,11 +43,10 @@ THINKS = (
 LAST_END = NO_END + "{{ '' if add_generation_prompt else eos_token }}"
 
 
-@pytest.fixture(scope="module")
-def breaks() -> PreTrainedTokenizerFast:
-    """Byte-level, cut at nothing, and with a token for several line breaks."""
+def breaking(pre_tokenizer: pre_tokenizers.PreTokenizer) -> PreTrainedTokenizerFast:
+    """Byte-level, with a token for several line breaks."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizer
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
@@ -55,6 +54,12 @@ def breaks() -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(["a\n\n\n", "b\n\n\n\n", "assistant\n\n"] * 9, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+
+
+@pytest.fixture(scope="module")
+def breaks() -> PreTrainedTokenizerFast:
+    """Cut at nothing."""
+    return breaking(pre_tokenizers.ByteLevel(add_prefix_space=False))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +84,10 @@ def test_a_template_is_told_of_once(
 @pytest.mark.parametrize("name", SHIPPED_TEMPLATES)
 def test_nothing_is_said_of_the_shipped_ones(name: str, tokenizers: Tokenizers) -> None:
     tokenizer = copy.deepcopy(tokenizers["metaspace"])
-    if name == "openflamingo":  # it is for tokenizers with its own token
-        assert len(remarks(tokenizer, load_template(name, tokenizer))) == 1
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|endofchunk|>"]})
     assert remarks(tokenizer, load_template(name, tokenizer)) == []
+    if name == "openflamingo":  # with its own token
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|endofchunk|>"]})
+        assert remarks(tokenizer, load_template(name, tokenizer)) == []
 
 
 def record_of(answer: str) -> InstructionRecord:
@@ -90,9 +95,24 @@ def record_of(answer: str) -> InstructionRecord:
     return InstructionRecord(id="r", images=(), turns=turns)
 
 
-def test_an_answer_that_melts_into_the_template_is_refused_by_name(
+def test_an_answer_that_would_melt_into_the_template_is_cut_from_it(
     breaks: PreTrainedTokenizerFast,
 ) -> None:
+    assert remarks(breaks, CHATML) == []
+    alone = breaks.encode("<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n")
+    for answer in ("A cup.", "\n\nA cup.", "A cup.\n\n"):
+        record = record_of(answer)
+        found = check_record(record, breaks, CHATML)
+        assert isinstance(found, Sample)
+        own = breaks.encode(f"{answer}<|im_end|>")
+        assert list(found.input_ids[: len(alone) + len(own)]) == alone + own
+        assert found.targets.index(True) == len(alone)
+        assert tokenize_prompt(record.turns[:1], breaks, CHATML) == alone
+
+
+def test_an_answer_that_melts_into_the_template_is_refused_by_name() -> None:
+    # A space before every text: cut in two, its second half would begin with one.
+    breaks = breaking(pre_tokenizers.ByteLevel(add_prefix_space=True))
     (said,) = remarks(breaks, CHATML)
     assert said.startswith("an answer that begins with a line break shares a token")
     for answer, kept in (("A cup.", True), ("\n\nA cup.", False), ("A cup.\n\n", True)):
@@ -106,6 +126,12 @@ def test_an_answer_that_melts_into_the_template_is_refused_by_name(
         assert isinstance(together, UnusableError) and together.reason == SHARED
         with pytest.raises(UnusableError, match="record r: the tokenizer joins the first or last"):
             tokenize(record_of(answer), breaks, CHATML)
+
+
+def test_other_tokens_in_other_programs_are_told(breaks: PreTrainedTokenizerFast) -> None:
+    opened = CHATML.replace("'\\n'", "'<|im_end|>\\n\\n'").replace("t\\n'", "t<|im_end|>\\n\\n'")
+    (said,) = remarks(breaks, opened)
+    assert said.startswith("the tokenizer reads the white space before an answer otherwise")
 
 
 @pytest.mark.parametrize("template", [CHATML, FALCON, NO_END, THINKS, LAST_END])

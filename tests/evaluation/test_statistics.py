@@ -130,11 +130,15 @@ def test_runs_over_other_questions_cannot_be_compared() -> None:
 
 def test_questions_needed() -> None:
     """(1.959964 + 0.841621)² · 0.25 / 0.0009 = 2180.2."""
-    assert st.questions_needed(0.03) == 2181
-    assert st.questions_needed(-0.03) == 2181
-    assert st.questions_needed(0.03, correlation=0.0) == 4361
+    assert st.questions_needed(0.03, 0.5) == 2181
+    assert st.questions_needed(-0.03, 0.5) == 2181
+    assert st.questions_needed(0.03, 0.5**0.5) == 4361
+    assert st.questions_needed(0.03, 0.0) == 1
     with pytest.raises(LaternaError, match="do not differ"):
-        st.questions_needed(0.0)
+        st.questions_needed(0.0, 0.5)
+    scores = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]
+    spread = (1 / 3) ** 0.5  # of 1, 0, 0, 1 about 0.5
+    assert st.compare(*scores).needed == st.questions_needed(0.5, spread) == 11
 
 
 def test_left_out_one_by_one_a_mean_has_students_interval() -> None:

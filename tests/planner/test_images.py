@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from PIL import Image
 
 from laterna.errors import LaternaError
+from laterna.model.build import build_on_meta
 from laterna.planner.assumptions import Assumptions
-from laterna.planner.images import ShownImage
+from laterna.planner.images import Images, ShownImage, stage_images
 from laterna.planner.plan import StagePlan, plan_recipe
-from laterna.recipe import Recipe, load_recipe
+from laterna.recipe import FusionSettings, Recipe, load_recipe
 from laterna.records import InstructionRecord, Turn
 
 # nano's encoder makes 8 × 8 tokens of a square; a grid's rows end with a newline each.
@@ -48,8 +49,14 @@ def stage(recipe: Recipe, tiles: int | None = None) -> StagePlan:
     return plan.stages[0]
 
 
+def images(recipe: Recipe, tiles: int | None = None) -> Images:
+    """What the plan takes, without the plan."""
+    return stage_images(build_on_meta(recipe), recipe, "align", tiles)
+
+
 def test_tiles_are_those_of_the_images(tiled: Recipe) -> None:
     found = stage(tiled).images
+    assert found == images(tiled)
     assert found.typical.tiles == pytest.approx((3 + 3 + 5) / 3)
     assert found.typical.tokens == round((TALL + WIDE + LARGE) / 3)
     assert found.largest == ShownImage(tokens=LARGE, tiles=5)
@@ -76,29 +83,49 @@ def test_the_cache_of_features_holds_all_tiles(tiled: Recipe) -> None:
 
 def test_an_image_that_cannot_be_read_is_left_out(tiled: Recipe) -> None:
     (Path(tiled.align.images) / "tall.png").unlink()
-    found = stage(tiled).images
+    found = images(tiled)
     assert found.typical == ShownImage(tokens=round((WIDE + LARGE) / 2), tiles=4)
     assert found.known_by == "the sizes of 2 of the stage's 3 images"
 
 
+@pytest.mark.parametrize("row", [b"{no", b'{"turns": 3}', b'{"turns": []}'])
+def test_a_row_that_cannot_be_read_costs_itself_alone(row: bytes, tiled: Recipe) -> None:
+    data = Path(tiled.align.data)
+    data.write_bytes(b"\n".join([row, data.read_bytes()]))
+    assert images(tiled).known_by == "the sizes of 3 of the stage's 3 images"
+
+
+def test_tiles_beside_the_row_are_counted_there(tiled: Recipe) -> None:
+    recipe = replace(tiled, fusion=FusionSettings(kind="cross_attention"))
+    for tiles, beside in (
+        (None, (round((TALL + WIDE + LARGE) / 3), LARGE)),
+        (3, (round((TALL + WIDE) / 2), TALL)),
+    ):
+        found = images(recipe, tiles)
+        assert (found.typical.beside, found.largest.beside) == beside
+        assert found.typical.tokens == found.largest.tokens == 1
+        assert found.largest.tiles == (tiles or 5)
+
+
 def test_without_images_or_a_setting_the_largest_grid_is_taken_and_said(tiled: Recipe) -> None:
-    found = stage(replace(tiled, align=replace(tiled.align, data="not-there.json"))).images
+    found = images(replace(tiled, align=replace(tiled.align, data="not-there.json")))
     assert found.typical == found.largest == ShownImage(tokens=LARGE, tiles=5)
     assert found.known_by.startswith("the largest grid: the sizes of the stage's images cannot be")
 
 
 def test_a_setting_is_taken_before_the_images(tiled: Recipe) -> None:
-    found = stage(tiled, 3).images
+    found = images(tiled, 3)
     assert found.typical == ShownImage(tokens=round((TALL + WIDE) / 2), tiles=3)
     assert (found.largest.tiles, found.known_by) == (3, "--tiles")
     with pytest.raises(
         LaternaError, match="--tiles 9: no grid of this recipe has that many; use 3, 4, 5"
     ):
-        stage(tiled, 9)
+        images(tiled, 9)
 
 
 def test_images_that_are_not_tiled_all_take_the_same() -> None:
-    plan = plan_recipe(load_recipe("nano"), Assumptions(), stages=["align"], gpu="L4")
-    found = plan.stages[0].images
+    found = images(load_recipe("nano"))
     assert found.typical == found.largest == ShownImage(tokens=64, tiles=1)
     assert found.known_by == ""
+    with pytest.raises(LaternaError, match=r"--tiles 3: this recipe does not tile its images"):
+        images(load_recipe("nano"), 3)

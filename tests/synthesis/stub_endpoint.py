@@ -124,6 +124,8 @@ def odd_answer(mode: str, request: dict[str, Any]) -> tuple[int, bytes, dict[str
     }
     whole["usage"] = USAGES.get(mode, whole["usage"])
     choice["message"]["content"] = contents.get(mode, text)
+    if mode == "refusal":
+        choice["message"] |= {"content": None, "refusal": "This is not something I do."}
     if mode.startswith("finish-"):
         choice["finish_reason"] = json.loads(mode.removeprefix("finish-"))
     body = bodies.get(mode, json.dumps(whole).encode())

@@ -170,6 +170,15 @@ def test_only_good_finish_reasons_finish(
     assert ledger(six, "SELECT count(*) FROM requests WHERE state = 'answered'") == [(6,)]
 
 
+def test_a_refusal_under_a_key_of_its_own_is_no_answer(
+    stub: Any, six: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(LaternaError, match=r"6 not finished: .*refusal: This is not something"):
+        ask(six, stub.url, "odd refusal")
+    assert ledger(six, "SELECT count(*) FROM requests WHERE state = 'answered'") == [(6,)]
+
+
 def test_redirects_are_not_followed(stub: Any, six: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with pytest.raises(LaternaError) as caught:

@@ -74,7 +74,7 @@ def test_a_folder_that_is_not_a_checkpoint_is_refused_before_anything_is_read(
     out.mkdir()
     (out / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(LaternaError, match=r"not a checkpoint made by Laterna: .* thesis\.tex"):
+        with pytest.raises(LaternaError, match=r"not Laterna's checkpoint: .* thesis\.tex"):
             train(short, stage="align", out=out, overwrite=overwrite)
     assert (out / "thesis.tex").read_text() == "precious"
     assert not (tmp_path / "prepared").exists()

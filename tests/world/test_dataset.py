@@ -133,7 +133,7 @@ def test_a_world_replaces_itself_an_empty_folder_and_another_world_when_asked(
 
 def test_nothing_but_a_world_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(LaternaError, match=r"not a world made by Laterna: it holds thesis\.tex"):
+    with pytest.raises(LaternaError, match=r"not Laterna's world: it holds thesis\.tex"):
         write_world(tmp_path, images=1, seed=0)
     with pytest.raises(LaternaError, match=r"thesis\.tex is a file; name a folder"):
         write_world(tmp_path / "thesis.tex", images=1, seed=0)

@@ -3,12 +3,17 @@
 Each piece is a text of its own to the tokenizer, with the space that some put before a text. So is
 what stands behind a leading BOS, where the tokenizer writes one itself: LLaVA tokenizes the text
 behind it. Other special tokens stand inside a piece.
+
+Some tokenizers look ahead: by GPT-2's rule two line breaks are one word at the end of a text, and
+two before a letter. Some join white space with more of it. At serving the prompt ends where the
+answer begins, so in training a piece is cut in two there, if that makes a difference.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -116,14 +121,22 @@ class Encoder:
         (twice,) = self.decode([self._anchor])
         self._opening = twice.removesuffix(_ANCHOR)
         """What is decoded before a text that no text has: a space, or nothing."""
+        self.can_part = not self._opening
+        """Whether a piece may be cut in two, which gives its second half no space of its own."""
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return the ids of texts, `IMAGE_TOKEN_INDEX` for each sentinel."""
+    def encode(self, texts: Sequence[str], starts: Sequence[Sequence[int]] = ()) -> list[Encoded]:
+        """Return the ids of texts, `IMAGE_TOKEN_INDEX` for each sentinel.
+
+        `starts` are the characters at which the answers of each text begin: what stands before
+        one has the tokens of a prompt that ends there.
+        """
         cut = [self._cut(text) for text in texts]
         pieces = [piece for _, own in cut for piece in own]
         encodings = iter(self._backend.encode_batch(pieces, add_special_tokens=False))
+        begun = iter(starts if self.can_part and starts else [()] * len(texts))
         return [
-            self._joined(first, [(piece, next(encodings)) for piece in own]) for first, own in cut
+            self._joined(first, [(piece, next(encodings)) for piece in own], next(begun))
+            for first, own in cut
         ]
 
     def decode(self, runs: Sequence[Sequence[int]]) -> list[str]:
@@ -162,7 +175,40 @@ class Encoder:
         begins = bool(bos) and text.startswith(bos)
         return begins, (text[len(bos) :] if begins else text).split(IMAGE_SENTINEL)
 
-    def _joined(self, begins: bool, pieces: list[tuple[str, Encoding]]) -> Encoded:
+    def _parted(
+        self, piece: str, encoding: Encoding, starts: Sequence[int]
+    ) -> list[tuple[str, Encoding]]:
+        """Cut a piece where answers begin, if the tokens at one of them hang on what follows.
+
+        Where a token joins the template's white space and a word, nothing is cut: every record has
+        it so, and `Encoded.runs` refuses them.
+        """
+        if not any(self._hangs_on_more(piece, encoding, start) for start in starts):
+            return [(piece, encoding)]
+        cuts = [at for at in starts if piece[at].isspace() or not _reaches_over(encoding, at)]
+        parts = [piece[start:end] for start, end in pairwise([0, *cuts, len(piece)])]
+        encodings = self._backend.encode_batch(parts, add_special_tokens=False)
+        return list(zip(parts, encodings, strict=True))
+
+    def _hangs_on_more(self, piece: str, encoding: Encoding, at: int) -> bool:
+        """Say whether white space around a place has other tokens than before a text's end."""
+        if _reaches_over(encoding, at):
+            return piece[at].isspace()
+        blank = len(piece[:at].rstrip())
+        if at - blank < 2:
+            return False
+        first, end = encoding.char_to_token(blank), encoding.char_to_token(at)
+        if first is None or end is None:
+            return False
+        before = encoding.token_to_chars(max(first - 1, 0))
+        begin = before[0] if before else blank
+        alone = self._backend.encode(piece[begin:at], add_special_tokens=False)
+        own = alone.char_to_token(blank - begin)
+        return own is None or alone.ids[own:] != encoding.ids[first:end]
+
+    def _joined(
+        self, begins: bool, pieces: list[tuple[str, Encoding]], starts: Sequence[int]
+    ) -> Encoded:
         ids, parts, at = list[int](), list[_Part](), 0
         if begins:
             parts.append(_Part(0, 0, None))
@@ -173,11 +219,18 @@ class Encoder:
                 parts.append(_Part(at, len(ids), None))
                 ids.append(IMAGE_TOKEN_INDEX)
                 at += 1
-            if piece:
-                parts.append(_Part(at, len(ids), encoding))
-                ids += encoding.ids
-                at += len(piece)
+            own = [start - at for start in starts if at < start < at + len(piece)]
+            for text, encoded in self._parted(piece, encoding, own) if piece else ():
+                parts.append(_Part(at, len(ids), encoded))
+                ids += encoded.ids
+                at += len(text)
         return Encoded(ids, parts, at)
+
+
+def _reaches_over(encoding: Encoding, at: int) -> bool:
+    token = encoding.char_to_token(at)
+    span = None if token is None else encoding.token_to_chars(token)
+    return span is not None and span[0] < at
 
 
 def join_spans(spans: Spans) -> list[tuple[int, int]]:

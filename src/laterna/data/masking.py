@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import structs
 
-from laterna.data.chat import Rendered, UnusableError, load_template, render, render_prompt
+from laterna.data.chat import (
+    PROBE,
+    Rendered,
+    UnusableError,
+    load_template,
+    render,
+    render_prompt,
+)
 from laterna.data.encoding import IMAGE_SENTINEL, Encoded, encoder_of, join_spans
 from laterna.recipe import LossOn
 from laterna.records import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX, InstructionRecord, Sample, Turn
@@ -50,7 +57,7 @@ def tokenize(
     offsets.
     """
     rendered = render_record(record, tokenizer, template)
-    sample = tokenize_rendered(rendered, record, tokenizer)
+    sample = tokenize_rendered(rendered, record, tokenizer, template)
     if not check_targets(sample, rendered, record, tokenizer):
         raise UnusableError(
             "targets do not decode to the answer",
@@ -82,15 +89,11 @@ def tokenize_prompt(
     The same renderer and tokenizer as in training, so the model is asked as it was taught.
     Raises as `tokenize` does, and UnusableError when the last turn is the assistant's.
     """
-    text = render_prompt(
-        with_sentinels(turns),
-        tokenizer,
-        load_template("own", tokenizer) if template is None else template,
-        image_mark=IMAGE_SENTINEL,
-    )
-    ids = _encode(text, tokenizer).ids
-    _check_images_kept(ids, _image_marks(turns))
-    return ids
+    template = load_template("own", tokenizer) if template is None else template
+    text = render_prompt(with_sentinels(turns), tokenizer, template, image_mark=IMAGE_SENTINEL)
+    encoded = _encode(text, tokenizer, _starts_within(text, turns, tokenizer, template))
+    _check_images_kept(encoded.ids, _image_marks(turns))
+    return encoded.ids
 
 
 def tokenize_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -127,10 +130,17 @@ def render_record(
 
 
 def tokenize_rendered(
-    rendered: Rendered, record: InstructionRecord, tokenizer: PreTrainedTokenizerBase
+    rendered: Rendered,
+    record: InstructionRecord,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str | None = None,
 ) -> Sample:
     """Tokenize what `render_record` made, its targets unchecked. Raises as `tokenize` does."""
-    encoded = _encode(rendered.text, tokenizer)
+    starts: Sequence[int] = [start for start, _ in rendered.spans]
+    if any(turn.role == "assistant" and not turn.loss for turn in record.turns):
+        template = load_template("own", tokenizer) if template is None else template
+        starts = _starts_within(rendered.text, record.turns, tokenizer, template) or starts
+    encoded = _encode(rendered.text, tokenizer, starts)
     runs = encoded.runs(rendered.spans)
     if runs is None:
         raise UnusableError(
@@ -242,8 +252,32 @@ def with_sentinels(turns: Sequence[Turn]) -> list[Turn]:
     ]
 
 
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    return encoder_of(tokenizer).encode([text])[0]
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, starts: Sequence[int] = ()) -> Encoded:
+    return encoder_of(tokenizer).encode([text], [starts])[0]
+
+
+def _starts_within(
+    text: str, turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, template: str
+) -> list[int]:
+    """Return where the answers of a rendered chat begin, learned or not, if that can matter.
+
+    None are returned where the template shows them otherwise in a chat that goes on.
+    """
+    answers = [turn.role == "assistant" for turn in turns]
+    if not (any(answers) and encoder_of(tokenizer).can_part):
+        return []
+    shown = [
+        structs.replace(turn, loss=answer)
+        for turn, answer in zip(with_sentinels(turns), answers, strict=True)
+    ]
+    more = [] if answers[-1] else [PROBE[1]]
+    try:
+        rendered = render([*shown, *more], tokenizer, template, image_mark=IMAGE_SENTINEL)
+    except UnusableError:
+        return []
+    if not rendered.text.startswith(text):
+        return []
+    return [start for start, _ in rendered.spans if start < len(text)]
 
 
 def _check_images_kept(ids: list[int], images: int) -> None:

@@ -10,9 +10,11 @@ from laterna.data.chat import (
     UnusableError,
     asks_as_it_shows,
     render,
+    render_prompt,
     special_pattern,
 )
-from laterna.data.masking import SHARED, check_record
+from laterna.data.encoding import encoder_of
+from laterna.data.masking import SHARED, check_record, tokenize_prompt
 from laterna.data.template import is_plain
 from laterna.records import InstructionRecord, Turn
 
@@ -49,7 +51,7 @@ def remarks(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
             "asks with another"
         )
     ends = [] if is_plain(template) else _of_ends(rendered, tokenizer)
-    return said + ends + _of_beginnings(tokenizer, template)
+    return said + ends + _of_beginnings(tokenizer, template) + _of_others(tokenizer, template)
 
 
 def _of_ends(rendered: Rendered, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -84,4 +86,19 @@ def _of_beginnings(tokenizer: PreTrainedTokenizerBase, template: str) -> list[st
     return [
         "an answer that begins with a line break shares a token with the template's own; such "
         "records are refused and counted"
+    ]
+
+
+def _of_others(tokenizer: PreTrainedTokenizerBase, template: str) -> list[str]:
+    """Return whether other programs, which tokenize a chat whole, ask with other tokens."""
+    text = render_prompt(PROBE[:3], tokenizer, template)
+    if (
+        tokenize_prompt(PROBE[:3], tokenizer, template)
+        == encoder_of(tokenizer).encode([text])[0].ids
+    ):
+        return []
+    return [
+        "the tokenizer reads the white space before an answer otherwise than that at a prompt's "
+        "end; Laterna trains and asks with the prompt's tokens, other programs do so for a chat's "
+        "last answer alone"
     ]

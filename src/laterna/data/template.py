@@ -43,6 +43,11 @@ IMAGE_FIRST = """\
 """What `image_first` does, as the beginning of a chat template."""
 
 
+_CHUNK_END = "<|endofchunk|>"
+_ENDED_BY_EOS = "{%- set end = eos_token -%}\n"
+"""Begins `openflamingo` for a tokenizer without the token of OpenFlamingo's own."""
+
+
 class UnusableError(LaternaError):
     """One record that cannot be used. `reason` is the same for every record with that fault."""
 
@@ -82,7 +87,9 @@ def image_first(words: str, mark: str) -> str:
 
 def _template_text(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if name in SHIPPED_TEMPLATES:
-        return SHIPPED_TEMPLATES[name].read_text(encoding="utf-8")
+        text = SHIPPED_TEMPLATES[name].read_text(encoding="utf-8")
+        lacks = name == "openflamingo" and _CHUNK_END not in tokenizer.get_vocab()
+        return _ENDED_BY_EOS + text if lacks else text
     known = ", ".join(SHIPPED_TEMPLATES)
     if name != "own":
         raise LaternaError(f"unknown chat template {name!r}; known are: own, {known}")

@@ -282,7 +282,7 @@ def compare(
     mean = float(np.mean(differences))
     binary = {*first, *second} <= {0.0, 1.0}
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
-    needed = _needed(abs(mean) / spread) if mean and spread else None
+    needed = questions_needed(mean, spread) if mean and spread else None
     return Comparison(
         bootstrap=Interval(mean, *ends, "bootstrap by image" if shared else "bootstrap"),
         paired_t=paired_t(first, second),
@@ -292,32 +292,19 @@ def compare(
 
 
 def questions_needed(
-    difference: float,
-    *,
-    std_a: float = 0.5,
-    std_b: float | None = None,
-    correlation: float = 0.5,
-    alpha: float = 0.05,
-    power: float = 0.8,
+    difference: float, spread: float, *, alpha: float = 0.05, power: float = 0.8
 ) -> int:
     """Return how many questions tell two models apart that differ by `difference`.
 
-    `std_a` and `std_b` are the deviations of a question's score (0.5 is the most for 0 and 1; the
-    second is the first's where it is not given), `correlation` that of the models' scores. A
-    two-sided paired test at `alpha` then finds the difference with the given `power`. Raises
-    LaternaError for a difference of 0.
+    `spread` is the standard deviation of the difference over the questions. A two-sided paired test
+    at `alpha` then finds the difference with the given `power`. Raises LaternaError for a
+    difference of 0.
     """
     if not difference:
         raise LaternaError("no number of questions tells apart two models that do not differ")
-    other = std_a if std_b is None else std_b
-    spread = math.sqrt(std_a**2 + other**2 - 2 * correlation * std_a * other)
-    return _needed(abs(difference) / spread, alpha, power) if spread else 1
-
-
-def _needed(effect: float, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Return the questions for a difference of so many deviations of the difference."""
     normal = NormalDist()
-    return math.ceil(((normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) / effect) ** 2)
+    deviations = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
+    return max(1, math.ceil((deviations * spread / difference) ** 2))
 
 
 def _differences(first: Sequence[float], second: Sequence[float]) -> Floats:

@@ -10,7 +10,6 @@ t tokens of a row · s target tokens.
 
 from __future__ import annotations
 
-import gc
 import math
 import warnings
 from collections.abc import Iterator
@@ -271,7 +270,6 @@ def count_bytes(dry_run: DryRun, load: Load, *, again: bool, checkpointed: bool)
             del loss
         gradients = live.now - weights
         dry_run.zero_grad()
-    gc.collect()
     return Bytes(weights=weights, gradients=gradients, kept=marks, peak=live.peak)
 
 

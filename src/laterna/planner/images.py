@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from laterna.data.images.files import open_images
 from laterna.data.images.opening import image_size
 from laterna.data.images.tokens import tiled_tokens
 from laterna.data.preparation.checking import LISTINGS
-from laterna.data.sources import read_records
+from laterna.data.sources import read_rows
 from laterna.errors import LaternaError
 from laterna.model.connectors.tiles import map_side
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe, SourceSettings, StageName
-from laterna.records import Record, Tiling
+from laterna.records import InstructionRecord, Record, Tiling
 
 LOOKED_AT = 2000
 """Images whose sizes are read, drawn by lot from a stage's."""
@@ -48,18 +49,15 @@ def filled_grids(skeleton: VisionLanguageModel) -> tuple[ShownImage, ...]:
     entry unless images are tiled (`vision.fit = "anyres"`). Other images take fewer tokens, for
     their border is cut off.
     """
-    tokens = skeleton.connector.tokens(skeleton.vision.patches)
     prepare = skeleton.prepare
-    if skeleton.fusion.beside_row:
-        return (ShownImage(tokens=1, beside=tokens),)
     if not prepare.grids:
-        return (ShownImage(tokens=tokens),)
+        return (_placed(skeleton, skeleton.connector.tokens(skeleton.vision.patches)),)
     side = prepare.size
     tilings = [
         Tiling(rows=rows, columns=columns, width=columns * side, height=rows * side)
         for rows, columns in prepare.grids
     ]
-    return tuple(sorted(_shown(tilings, map_side(tokens)), key=lambda one: one.tokens))
+    return tuple(sorted(_shown(skeleton, tilings), key=_taken))
 
 
 def stage_images(
@@ -72,6 +70,11 @@ def stage_images(
     """
     grids = filled_grids(skeleton)
     if not skeleton.prepare.grids:
+        if tiles is not None:
+            raise LaternaError(
+                f"--tiles {tiles}: this recipe does not tile its images (vision.fit = "
+                f"{recipe.vision.fit!r}); leave it out, or plan with --vision.fit anyres"
+            )
         return Images(typical=grids[0], largest=grids[0])
     if tiles is not None:
         given = _of_many([one for one in grids if one.tiles == tiles], "--tiles")
@@ -82,17 +85,28 @@ def stage_images(
             )
         return given
     sizes, there = _sizes(recipe, stage)
-    side = map_side(skeleton.connector.tokens(skeleton.vision.patches))
     said = f"the sizes of {len(sizes):,} of the stage's {there:,} images"
-    found = _of_many(_shown(skeleton.prepare.tilings(sizes), side), said)
+    found = _of_many(_shown(skeleton, skeleton.prepare.tilings(sizes)), said)
     if found is not None:
         return found
     said = "the largest grid: the sizes of the stage's images cannot be read (--tiles tells)"
     return Images(typical=grids[-1], largest=grids[-1], known_by=said)
 
 
-def _shown(tilings: Sequence[Tiling], side: int) -> list[ShownImage]:
-    return [ShownImage(tokens=tiled_tokens(one, side), tiles=one.tiles) for one in tilings]
+def _shown(skeleton: VisionLanguageModel, tilings: Sequence[Tiling]) -> list[ShownImage]:
+    side = map_side(skeleton.connector.tokens(skeleton.vision.patches))
+    return [_placed(skeleton, tiled_tokens(one, side), one.tiles) for one in tilings]
+
+
+def _placed(skeleton: VisionLanguageModel, tokens: int, tiles: float = 1) -> ShownImage:
+    """Return an image of so many tokens, which lie in the row or beside it."""
+    if skeleton.fusion.beside_row:
+        return ShownImage(tokens=1, tiles=tiles, beside=tokens)
+    return ShownImage(tokens=tokens, tiles=tiles)
+
+
+def _taken(image: ShownImage) -> tuple[int, int]:
+    return image.tokens, image.beside
 
 
 def _of_many(found: Sequence[ShownImage], known_by: str) -> Images | None:
@@ -102,8 +116,9 @@ def _of_many(found: Sequence[ShownImage], known_by: str) -> Images | None:
         typical=ShownImage(
             tokens=round(sum(one.tokens for one in found) / len(found)),
             tiles=sum(one.tiles for one in found) / len(found),
+            beside=round(sum(one.beside for one in found) / len(found)),
         ),
-        largest=max(found, key=lambda one: one.tokens),
+        largest=max(found, key=_taken),
         known_by=known_by,
     )
 
@@ -126,12 +141,12 @@ def _sizes(recipe: Recipe, stage: StageName) -> tuple[list[tuple[int, int]], int
 
 
 def _names(recipe: Recipe, stage: StageName) -> Iterator[tuple[SourceSettings, str]]:
-    """Yield each image of the stage's sources once, without sources that cannot be read."""
+    """Yield each image of the stage's sources once, of those that can be read."""
     for source in recipe.stage(stage).mixture():
         seen: dict[str, None] = {}
-        try:
-            for record in read_records(source) if source.images else ():
-                seen.update(dict.fromkeys(record.images))
-        except LaternaError:
-            continue
+        # Training refuses and counts the rows that are none, and says why a source ends.
+        with suppress(LaternaError):
+            for row in read_rows(source) if source.images else ():
+                if isinstance(row, InstructionRecord):
+                    seen.update(dict.fromkeys(row.images))
         yield from ((source, name) for name in seen)

@@ -36,7 +36,7 @@ def _work_table(stage: StagePlan) -> Table:
         typical, largest = stage.images.typical, stage.images.largest
         caption += (
             f" · an image: {typical.tiles:.3g} tiles by mean, {largest.tiles:.0f} with "
-            f"{largest.tokens:,} tokens at most, by {stage.images.known_by}"
+            f"{largest.beside or largest.tokens:,} tokens at most, by {stage.images.known_by}"
         )
     table = _table(f"stage {stage.stage}", caption)
     for heading in ("part", "mode"):
@@ -171,7 +171,8 @@ def sized(count: float) -> str:
 def _image_tokens(plan: Plan) -> str:
     if plan.tiles == 1:
         return f"{counted(plan.image_tokens, 'token')} of a row"
-    span = f"{plan.fewest_image_tokens:,} to {plan.image_tokens:,} tokens"
+    fewest, most = plan.fewest_image_tokens, plan.image_tokens
+    span = f"{fewest:,} to {most:,} tokens" if fewest < most else counted(most, "token")
     return f"{span} in up to {plan.tiles} tiles"
 
 

@@ -208,8 +208,11 @@ def statistics(row: Row) -> Iterator[bool]:
 
 
 def power(row: Row) -> Iterator[bool]:
-    settings = {name: row[name] for name in ("std_a", "std_b", "alpha", "power", "correlation")}
-    yield questions_needed(row["effect_size"], **settings) == row["min_n"]
+    first, second, shared = row["std_a"], row["std_b"], row["correlation"]
+    second = first if second is None else second
+    spread = math.sqrt(first**2 + second**2 - 2 * shared * first * second)
+    needed = questions_needed(row["effect_size"], spread, alpha=row["alpha"], power=row["power"])
+    yield needed == row["min_n"]
 
 
 CHECKS: dict[str, Callable[[Row], Iterator[bool]]] = {

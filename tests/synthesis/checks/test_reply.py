@@ -41,6 +41,8 @@ def test_a_reply_that_was_cut_off(street: Scene) -> None:
     "text",
     [
         "I'm sorry, but I can't help with that.",
+        "I cannot help with that.",
+        "I’m unable to assist with this request.",
         "I apologize for the confusion.",
         "As an AI language model, I describe a dog.",
         "I cannot see the image.",

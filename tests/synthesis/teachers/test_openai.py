@@ -242,7 +242,10 @@ def test_odd_completions() -> None:
     refused = b'{"choices": [{"message": {"content": null, "refusal": "I cannot."}}]}'
     reply = read_reply(refused, 7)
     used = Usage(prompt_tokens=7, completion_tokens=2, estimated=1)
-    assert reply == Reply(text="I cannot.", finish_reason="", usage=used)
+    assert reply == Reply(text="I cannot.", finish_reason="refusal: I cannot.", usage=used)
+    beside = b'{"choices": [{"message": {"content": "A dog.", "refusal": "I cannot."}}]}'
+    assert read_reply(beside, 7).text == "A dog."
+    assert read_reply(beside, 7).finish_reason == ""
     for broken in (b'{"choices": []}', b"{}", b"<html>"):
         with pytest.raises(NoReply):
             read_reply(broken)

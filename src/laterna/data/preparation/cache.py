@@ -31,7 +31,7 @@ from laterna.records import Record
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = 7
+FORMAT = 8
 """Version of the parts' layout and of how rows become samples: raise it when either changes."""
 DROPPED = b"laterna.dropped"
 MANIFEST = "manifest.json"

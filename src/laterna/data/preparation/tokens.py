@@ -246,11 +246,16 @@ class SampleTokenizer:
             return None
         words = _TURN_END.join([turn.text for turn in turns])
         whole = turns and words.count(IMAGE_SENTINEL) == len(record.images)
+        if self._encoder.can_part and any(t.role == "assistant" and not t.loss for t in turns):
+            return None  # where they begin is to be found too
         return turns if whole and self._only_words(words) else None
 
     def _fast(self, fitting: Sequence[tuple[InstructionRecord, Fitted]]) -> list[Tokens | None]:
         """Return the tokens whose targets decode as they should; None for the others."""
-        encoded = self._encoder.encode([chat.rendered.text for _, chat in fitting])
+        encoded = self._encoder.encode(
+            [chat.rendered.text for _, chat in fitting],
+            [[start for start, _ in chat.rendered.spans] for _, chat in fitting],
+        )
         found: list[Tokens | None] = []
         learned: list[tuple[list[int], str]] = []
         for (record, chat), one in zip(fitting, encoded, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from laterna.data.sources.chats import CONVERSATIONS, MESSAGES, TEXTS
 from laterna.data.sources.json_files import json_chunks, open_text, wrapped_chunks
-from laterna.data.sources.questions import ALPACA, VQA
+from laterna.data.sources.other_rows import ALPACA, DOCUMENTS, VQA
 from laterna.data.sources.rows import (
     OWN,
     Chunk,
@@ -41,6 +41,7 @@ FORMS: dict[str, Form] = {
     "texts": TEXTS,
     "alpaca": ALPACA,
     "vqa": VQA,
+    "documents": DOCUMENTS,
 }
 """The forms of a row, by the names that settings give them."""
 CHATS = ("records", "conversations", "messages", "texts")

@@ -1,4 +1,4 @@
-"""Rows of other people's: a chat, or one question and its answer (`questions`).
+"""Rows of other people's: a chat, or one question and its answer (`other_rows`).
 
     {"id", "image", "conversations": [{"from", "value"}]}    a text, in which <image> is an image
     {"messages": [{"role", "content"}], "images": […]}       a text, or a list of parts

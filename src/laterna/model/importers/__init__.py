@@ -21,6 +21,7 @@ from laterna.model.importers.original import load_original
 from laterna.model.language.adapters import CONFIG_FILE, has_lora, merge_lora
 from laterna.model.pretrained import found_in, json_of
 from laterna.model.vlm import VisionLanguageModel
+from laterna.model.weight_files import require_finite
 
 
 class Layout(NamedTuple):
@@ -66,8 +67,8 @@ def read_model(
 ) -> VisionLanguageModel:
     """Read the network of a Laterna checkpoint, or of a foreign folder (`LAYOUTS`).
 
-    Arguments as in `laterna.load`. Raises LaternaError when the source is none of these, or
-    lacks a file.
+    Arguments as in `laterna.load`. Raises LaternaError when the source is none of these,
+    lacks a file, or holds weights that are not finite.
     """
     name = str(source)
     options = Options(language=language, vision=vision, template=template, fit=fit)
@@ -77,7 +78,9 @@ def read_model(
                 f"{name}: a Laterna checkpoint already says this; leave the option out"
             )
         return load_checkpoint(name)
-    return LAYOUTS[layout_of(name)].read(name, options)
+    model = LAYOUTS[layout_of(name)].read(name, options)
+    require_finite(model, name)
+    return model
 
 
 def layout_of(source: str) -> str:

@@ -24,6 +24,7 @@ from laterna.model.language.quantize import quantize
 from laterna.model.language.tokenizer import load_tokenizer
 from laterna.model.pretrained import load_weights
 from laterna.model.sources import gguf_file, resolve
+from laterna.model.weight_files import require_finite
 from laterna.recipe import LanguageSettings
 
 ENCODER_DECODERS = ("t5", "mt5", "umt5", "t5gemma")
@@ -46,8 +47,8 @@ def load_language(
 
     A GGUF file is unpacked to ordinary weights that can be trained. An embedding with more rows
     than the tokenizer has tokens is left as it is; one with fewer is grown (`grow_embedding`),
-    with a warning. Raises LaternaError when either is missing or incomplete, or cannot be quantized
-    as the settings say.
+    with a warning. Raises LaternaError when either is missing or incomplete, holds weights that are
+    not finite, or cannot be quantized as the settings say.
     """
     source = str(folder) if folder else resolve(settings.source)
     packed = gguf_file(source)
@@ -55,6 +56,8 @@ def load_language(
         model = _unpack(packed)
     else:
         model = load_weights(auto_class(source), source, what="language model")
+    if folder is None:
+        require_finite(model, source)
     tokenizer = load_tokenizer(settings, tokenizer_folder)
     grown = grow_embedding(model, _tokens(tokenizer))
     if grown:
@@ -95,7 +98,24 @@ def positions_of(config: Any) -> int | None:
     text = config.encoder if encodes(config) else config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     found = (getattr(text, name, None) for name in names)
-    return next((number for number in found if isinstance(number, int) and number > 0), None)
+    said = next((number for number in found if isinstance(number, int) and number > 0), None)
+    return None if said is None else max(said, _stretched(text, said))
+
+
+def _stretched(config: Any, said: int) -> int:
+    """Return to how many positions a configuration's scaling of rotary ones stretches them; 0: no
+    more than it says.
+
+    `max_position_embeddings` is the number before stretching in some configurations (Vicuna-16k,
+    Qwen2.5 with YaRN), after it in others (Llama 3.1, DeepSeek, Gemma 3), so only a scaling that
+    says from where it begins is taken at its word.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind, factor = rope.get("rope_type"), rope.get("factor") or 1
+    if kind == "linear":
+        return int(getattr(config, "max_sequence_length", None) or 0)
+    begins = said if kind == "dynamic" else rope.get("original_max_position_embeddings") or 0
+    return int(begins * factor) if kind in ("dynamic", "yarn") else 0
 
 
 def layers_of(part: nn.Module) -> list[nn.Module]:

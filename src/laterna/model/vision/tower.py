@@ -31,6 +31,7 @@ from laterna.model.vision.efficientnet import VARIANT, efficientnet_lite0
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import VisionFamily, Wanted
 from laterna.model.vision.mixing import FeatureMixing
+from laterna.model.weight_files import require_finite
 from laterna.recipe import VisionSettings
 
 
@@ -174,14 +175,16 @@ without) to the model and the processor."""
 def load_vision(settings: VisionSettings, folder: Path | None = None) -> VisionTower:
     """Load the tower from its source, or from the folder where a checkpoint holds it.
 
-    Raises LaternaError when it is missing, incomplete, of a family not in `FAMILIES`, or does not
-    have the features that the settings want.
+    Raises LaternaError when it is missing, incomplete or not finite, of a family not in `FAMILIES`,
+    or does not have the features that the settings want.
     """
     if folder is None and settings.source.startswith(PACKAGE):
         weights = package_file(settings.source, "vision")
         model, processor = PACKAGES[settings.source](settings.image_size, weights)
     else:
         model, processor = _from_files(str(folder) if folder else resolve(settings.source))
+    if folder is None:
+        require_finite(model, settings.source)
     return _tower(model, processor, settings)
 
 

@@ -106,9 +106,11 @@ def read_reply(body: bytes, prompt_tokens: int = 0) -> Reply:
         raise NoReply(said_in(found) or "JSON without an answer", _status(found))
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": choice.get("text")}
-    text = _text(message.get("content")) or _text(message.get("refusal"))
+    text, refused = _text(message.get("content")), _text(message.get("refusal"))
     reason = choice.get("finish_reason")
     reason = reason if isinstance(reason, str) else ""
+    if refused and not text:  # OpenAI's own key for it, with a finish reason of "stop"
+        text, reason = refused, f"refusal: {refused}"
     if choice.get("error"):
         reason = f"error: {said_in(choice)}"
     return Reply(text=text, finish_reason=reason, usage=_usage(found, prompt_tokens, message, text))
