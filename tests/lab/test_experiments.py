@@ -18,7 +18,7 @@ from laterna.inference.assistant import Assistant
 from laterna.lab import EXPERIMENTS, loss_mask, typographic
 from laterna.lab.bench import Bench, Size
 from laterna.lab.blind_spots import COVERAGE, RIGHT, SURE, Told, _sureness
-from laterna.lab.experiment import Arm, differences
+from laterna.lab.experiment import Arm, change, differences
 from laterna.lab.frozen_encoder import _probes, memory, shift
 from laterna.lab.material import proxies
 from laterna.lab.material import signs as sign_material
@@ -66,6 +66,11 @@ DOG = Toy(category="dog", colour="blue", texture="smooth", size="large", box=box
 SCENE = Truth(
     id="7", image="7.png", lighting="bright", sign="STOP", sign_box=box(0.0), toys=(CUP, DOG)
 )
+
+
+def test_a_computed_setting_is_told_without_the_digits_of_its_rounding() -> None:
+    nano = load_recipe("nano")
+    assert differences(nano, change(nano, {"instruct.epochs": 0.8 * 3})) == "instruct.epochs = 2.4"
 
 
 # --- frozen encoder -------------------------------------------------------------------------

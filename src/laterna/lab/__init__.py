@@ -25,19 +25,19 @@ class Experiment(NamedTuple):
 EXPERIMENTS: dict[str, Experiment] = {
     "projector": Experiment(
         question="Why does a second layer with GELU help, and when?",
-        minutes=12,
+        minutes=15,
         needs="nothing",
         plan=late("laterna.lab.projector:plan"),
     ),
     "loss-mask": Experiment(
         question="What happens without the mask?",
-        minutes=6,
+        minutes=10,
         needs="nothing",
         plan=late("laterna.lab.loss_mask:plan"),
     ),
     "blind-spots": Experiment(
         question="What does it not know of what its teacher could not see?",
-        minutes=9,
+        minutes=6,
         needs="laterna[enrich]",
         plan=late("laterna.lab.blind_spots:plan"),
     ),
@@ -49,7 +49,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "proxy-kinds": Experiment(
         question="What do conversations, details and reasoning each bring?",
-        minutes=6,
+        minutes=9,
         needs="nothing",
         plan=late("laterna.lab.proxy_kinds:plan"),
     ),
@@ -61,7 +61,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "frozen-encoder": Experiment(
         question="Should the vision encoder stay frozen?",
-        minutes=12,
+        minutes=9,
         needs="nothing",
         plan=late("laterna.lab.frozen_encoder:plan"),
     ),
@@ -73,7 +73,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "resolution": Experiment(
         question="What do pixels cost, and what do they buy?",
-        minutes=8,
+        minutes=5,
         needs="nothing",
         plan=late("laterna.lab.resolution:plan"),
     ),

@@ -184,8 +184,13 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def differences(first: Recipe, second: Recipe) -> str:
     """Say in which settings a recipe differs from another one."""
     one, two = dict(_flat(first)), dict(_flat(second))
-    told = [f"{name} = {two[name]}" for name in two if one.get(name) != two[name]]
+    told = [f"{name} = {_shown(two[name])}" for name in two if one.get(name) != two[name]]
     return ", ".join(told) or "nothing"
+
+
+def _shown(value: object) -> str:
+    # A setting that was computed, such as 0.8 · 3, shows no digits of its rounding.
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def compared(difference: Spread, what: str, *, more: str = "ahead of", less: str = "behind") -> str:
