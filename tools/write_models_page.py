@@ -95,6 +95,13 @@ ENCODERS = (
     Encoder("facebook/convnext-tiny-224", "convnext", {}, 224, layer=-1),
     Encoder("package:efficientnet-lite0", "efficientnet-lite0", {}, 224, layer=-1),
     Encoder("package:efficientnet-lite0", "efficientnet-lite0", {"image_size": 320}, 320, layer=-1),
+    Encoder(
+        "package:efficientnet-lite2",
+        "efficientnet-lite0",
+        {"image_size": 256, "variant": "efficientnet-lite2"},
+        256,
+        layer=-1,
+    ),
 )
 
 

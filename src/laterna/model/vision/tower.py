@@ -8,6 +8,7 @@ Shapes: b images · c channels · h, w pixels · n features an image · d width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from laterna.model.pretrained import (
     read_tensors,
 )
 from laterna.model.sources import PACKAGE, package_file, packaged, resolve
-from laterna.model.vision.efficientnet import VARIANT, efficientnet_lite0
+from laterna.model.vision.efficientnet import SIDES, efficientnet_lite
 from laterna.model.vision.families import family_of
 from laterna.model.vision.family import VisionFamily, Wanted
 from laterna.model.vision.mixing import FeatureMixing
@@ -166,7 +167,7 @@ class VisionTower(nn.Module):
 
 
 PACKAGES: dict[str, Callable[[int | None, Path | None], tuple[Any, Any]]] = {
-    PACKAGE + VARIANT: efficientnet_lite0
+    PACKAGE + variant: partial(efficientnet_lite, variant) for variant in SIDES
 }
 """Source to a function from the side of the images (None: its own) and the file of weights (None:
 without) to the model and the processor."""
