@@ -40,6 +40,7 @@ PAGE = TOOLS.parent / "docs" / "models.md"
 D_VISION, D_LANGUAGE = 1024, 4096
 BFLOAT16 = 2
 """Bytes of a number in the cache."""
+LITE2 = {"image_size": 256, "variant": "efficientnet-lite2"}
 VIT_L = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -95,13 +96,7 @@ ENCODERS = (
     Encoder("facebook/convnext-tiny-224", "convnext", {}, 224, layer=-1),
     Encoder("package:efficientnet-lite0", "efficientnet-lite0", {}, 224, layer=-1),
     Encoder("package:efficientnet-lite0", "efficientnet-lite0", {"image_size": 320}, 320, layer=-1),
-    Encoder(
-        "package:efficientnet-lite2",
-        "efficientnet-lite0",
-        {"image_size": 256, "variant": "efficientnet-lite2"},
-        256,
-        layer=-1,
-    ),
+    Encoder("package:efficientnet-lite2", "efficientnet-lite0", LITE2, 256, layer=-1),
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from laterna.lab import fusion
 from laterna.lab.bench import Bench, Size, score_value
 from laterna.lab.experiment import Results, differences
-from laterna.lab.fusion import CROSS, EARLIER, FROZEN, LAST, NUMBERS, PREFIX, TRAINED
+from laterna.lab.fusion import CROSS, EARLIER, ENCODER, FROZEN, LAST, NUMBERS, PREFIX, TRAINED
 from laterna.recipe import load_recipe
 from laterna.records import Question, Truth
 from laterna.world.scenes import draw_truth
@@ -64,11 +64,13 @@ def test_the_arms_have_as_many_weights_and_steps_and_the_same_records(bench: Ben
     told = differences(prefix, cross)
     assert told.startswith("connector.width = ")
     assert all(one.startswith(("connector.width", "fusion.")) for one in told.split(", "))
+    attention = [arms[f"{name}, {FROZEN}"].run.attention for name in (PREFIX, CROSS, ENCODER)]
+    assert attention == ["varlen", "varlen", "sdpa"]  # T5's layers attend by sdpa alone
     for name in (PREFIX, CROSS):
         trained, frozen = arms[f"{name}, {TRAINED}"], arms[f"{name}, {FROZEN}"]
         assert trained.instruct.language.mode == "full"
         assert differences(trained, frozen) == (
-            "instruct.language.mode = frozen, instruct.language.lr = 0.0"
+            "instruct.language.mode = frozen, instruct.language.lr = 0"
         )
     rows = json.loads(Path(prefix.instruct.data).read_bytes())
     assert len(rows) > 90

@@ -85,7 +85,9 @@ def arms(bench: Bench) -> list[Arm]:
         if own := _shipped(name):
             joined[fusion] = replace(bench.recipe, fusion=own.fusion)
             if fusion == ENCODER:
-                joined[fusion] = replace(joined[fusion], language=own.language)
+                # The encoder's rows are apart by themselves: no attention by samples is needed.
+                run = replace(bench.recipe.run, attention=own.run.attention)
+                joined[fusion] = replace(joined[fusion], language=own.language, run=run)
     data = str(_lessons(bench))
     recipes = [change(_pooled(one), {"instruct.data": data}) for one in joined.values()]
     most = max(map(joining_weights, recipes))
