@@ -70,7 +70,7 @@ def test_the_arms_have_as_many_weights_and_steps_and_the_same_records(bench: Ben
         trained, frozen = arms[f"{name}, {TRAINED}"], arms[f"{name}, {FROZEN}"]
         assert trained.instruct.language.mode == "full"
         assert differences(trained, frozen) == (
-            "instruct.language.mode = frozen, instruct.language.lr = 0"
+            "instruct.language.mode = frozen, instruct.language.lr = 0.0"
         )
     rows = json.loads(Path(prefix.instruct.data).read_bytes())
     assert len(rows) > 90

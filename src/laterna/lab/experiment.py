@@ -190,7 +190,7 @@ def differences(first: Recipe, second: Recipe) -> str:
 
 def _shown(value: object) -> str:
     # A setting that was computed, such as 0.8 · 3, shows no digits of its rounding.
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return str(float(f"{value:.6g}") if isinstance(value, float) else value)
 
 
 def compared(difference: Spread, what: str, *, more: str = "ahead of", less: str = "behind") -> str:
