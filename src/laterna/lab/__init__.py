@@ -67,7 +67,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fusion": Experiment(
         question="Should images stand in the row, beside it, or in an encoder?",
-        minutes=12,
+        minutes=14,
         needs="nothing",
         plan=late("laterna.lab.fusion:plan"),
     ),
