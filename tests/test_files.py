@@ -151,7 +151,7 @@ def test_each_thing_replaces_only_its_like(tmp_path: Path) -> None:
         (folder, None, "folder is a folder; name the file to write"),
         (file, BOOK, "file is a file; name a folder for the book"),
         (folder, BOOK, r"folder: is not empty, and not Laterna's book: it holds thesis\.tex"),
-        (other, film, "other: holds the kind book, not film"),
+        (other, film, "other: holds Laterna's book, no film"),
         (other / "chapter" / "text", None, "text: belongs to the book"),
         (tmp_path / "pipe", None, "pipe is not a regular file"),
         (Path("/dev/stdout"), None, "stdout is not a regular file"),  # may lead to a log

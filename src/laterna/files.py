@@ -274,7 +274,7 @@ def _require_ours(path: Path, place: Path, inside: list[str], made: Made) -> Non
         )
     if before.kind != made.kind:
         raise LaternaError(
-            f"{path}: holds the kind {before.kind}, not {made.kind}; name another, or remove it"
+            f"{path}: holds Laterna's {before.kind}, no {made.kind}; name another, or remove it"
         )
     known = {MADE, *before.files}
     later = (*before.later, *made.later)

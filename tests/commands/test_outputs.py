@@ -190,7 +190,7 @@ def test_another_of_its_kind_is_replaced_only_when_it_is_asked_for(
     assert main(["world", "align", "--images", "2"]) == 2
     assert "(images 1, now 2); name a new folder, or replace it by --overwrite" in said(capsys)
     assert main(["import", "drawn", "align"]) == 2
-    assert "holds the kind world, not checkpoint" in said(capsys)
+    assert "holds Laterna's world, no checkpoint" in said(capsys)
     assert main(["world", "align", "--images", "2", "--overwrite"]) == 0
     assert len(list((place / "align" / "images").iterdir())) == 2
 

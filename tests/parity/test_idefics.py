@@ -119,15 +119,16 @@ def their_inputs(model: VisionLanguageModel, ids: list[int]) -> dict[str, torch.
 
 @torch.no_grad()
 def test_a_whole_network_of_its_weights_has_its_logits_and_its_answer(folder: Path) -> None:
-    theirs, ours = theirs_and_ours(folder)
+    theirs, ours = (model.double() for model in theirs_and_ours(folder))
     ids = prompt(ours)
     given = their_inputs(ours, ids)
+    given["pixel_values"] = given["pixel_values"].double()
     wanted = theirs(**given, use_cache=False).logits[0]
     images = list(ours.encode_images(IMAGES))
     inputs = ours.fusion.generation_inputs(ours.language, [ids], images)
     with ours.fusion.beside(inputs["media"]):
         found = ours.language(inputs_embeds=inputs["inputs_embeds"], use_cache=False).logits[0]
-    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)  # 1.1e-5 was met
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     blind = theirs(**{**given, "pixel_values": 0 * given["pixel_values"]}, use_cache=False).logits
     assert not torch.allclose(blind[0], wanted, atol=1e-2)
     answer = theirs.generate(

@@ -11,12 +11,10 @@ from ..tiny import clip_config, llama_config
 
 @pytest.fixture(scope="session")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `clip-224`, `clip-336` (CLIP-L/14), `vicuna-7b` and four of its layers, all
-    without weights."""
+    """Folders `clip-224`, `clip-336` (CLIP-L/14) and `vicuna-7b`, without weights."""
 
     folder = tmp_path_factory.mktemp("configs")
     for side in (224, 336):
         clip_config(1024, 4096, 24, 16, side).save_pretrained(folder / f"clip-{side}")
-    for name, layers in (("vicuna-7b", 32), ("vicuna-4", 4)):
-        llama_config(32000, 4096, 11008, layers, 32).save_pretrained(folder / name)
+    llama_config(32000, 4096, 11008, 32, 32).save_pretrained(folder / "vicuna-7b")
     return folder

@@ -209,8 +209,6 @@ def test_hours_and_money_follow_from_flops_rate_and_price(tiny_recipe: Recipe) -
 
 def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
     recipe = llava(configs, 336, "mlp").with_savings("bf16")
-    few = replace(recipe.language, source=str(configs / "vicuna-4"))
-    recipe = replace(recipe, language=few)
     given = Assumptions(gpus=8)
     ddp, fsdp = (
         plan_recipe(
@@ -220,11 +218,11 @@ def test_fsdp_leaves_elsewhere_what_ddp_holds_everywhere(configs: Path) -> None:
         .memory
         for engine in ("ddp", "fsdp")
     )
-    trained = 1_071_681_536 + 20_979_712
+    trained = 6_738_415_616 + 20_979_712
     assert (ddp.optimizer, ddp.gradients) == (12 * trained, 4 * trained)
     assert fsdp.optimizer == ddp.optimizer // 8
     assert fsdp.gradients == pytest.approx(ddp.gradients / 8, rel=1e-6)
-    assert fsdp.weights < ddp.weights / 3
+    assert fsdp.weights < ddp.weights / 6
 
 
 def test_the_plan_follows_the_recipes_savings(tiny_recipe: Recipe) -> None:
