@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_it_is_attention_under_the_mask(heads: int) -> None:
     """Values and gradients, with as many keys as queries and with half of them."""
     drawn = torch.Generator().manual_seed(0)
     query, key, value = (
-        torch.randn(2, number, 6, 8, generator=drawn, requires_grad=True)
+        torch.randn(2, number, 6, 8, generator=drawn, dtype=torch.float64, requires_grad=True)
         for number in (4, heads, heads)
     )
     module = SimpleNamespace(num_key_value_groups=4 // heads, is_causal=True)
@@ -55,14 +56,49 @@ def test_it_is_attention_under_the_mask(heads: int) -> None:
     mask = (same | other).tril()[:, None]
     keys, values = (one.repeat_interleave(4 // heads, dim=1) for one in (key, value))
     theirs = scaled_dot_product_attention(query, keys, values, mask, scale=0.3).transpose(1, 2)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-    upwards = torch.randn(ours.shape, generator=drawn)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+    upwards = torch.randn(ours.shape, generator=drawn, dtype=torch.float64)
     for mine, reference in zip(
         torch.autograd.grad(ours, (query, key, value), upwards),
         torch.autograd.grad(theirs, (query, key, value), upwards),
         strict=True,
     ):
-        torch.testing.assert_close(mine, reference, atol=1e-6, rtol=0)
+        torch.testing.assert_close(mine, reference, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("how", ["autocast", "bfloat16"])
+def test_in_half_it_is_as_near_to_float32_as_its_digits_allow(
+    how: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients; by products for short segments, by torch's fused one for long ones."""
+    drawn = torch.Generator().manual_seed(0)
+    exact = [torch.randn(2, 4, 6, 8, generator=drawn, requires_grad=True) for _ in range(3)]
+    module = SimpleNamespace(num_key_value_groups=1, is_causal=True)
+    listed = segment_list(TWO_SIBLINGS, POSITIONS)
+
+    def attend(given: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        out, _ = segments._attend(module, *given, listed, scaling=0.3, sliding_window=window)
+        return out.float(), *torch.autograd.grad(out.float().square().sum(), given)
+
+    wanted = attend(exact)
+    by_products, pairs = segments.by_products, []
+
+    def counted(q: torch.Tensor, k: torch.Tensor, *others: Any) -> torch.Tensor:
+        pairs.append((q.shape[2], k.shape[2]))
+        return by_products(q, k, *others)
+
+    monkeypatch.setattr(segments, "by_products", counted)
+    # Of the six segments the first has 2 × 2 pairs, the largest 3 × 5.
+    for most, calls in ((segments.MOST_PAIRS, 6), (4, 3), (0, 0)):
+        monkeypatch.setattr(segments, "MOST_PAIRS", most)
+        pairs.clear()
+        dtype = torch.float32 if how == "autocast" else torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            got = attend([one.detach().to(dtype).requires_grad_() for one in exact])
+        assert len(pairs) == calls
+        for mine, reference in zip(got, wanted, strict=True):
+            torch.testing.assert_close(mine.float(), reference, atol=0.06, rtol=0.03)
 
 
 def test_masks_are_pieces_of_a_few_large_ones() -> None:
