@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,14 @@ from laterna.inference.assistant import Assistant
 from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.covering import Covering, windows_of
 from laterna.inference.engine import Engine, EngineStats, TooLongError
-from laterna.inference.explain import GENERIC_QUESTION, METHODS, explain
+from laterna.inference.explain import (
+    GENERIC_QUESTION,
+    MAPS,
+    METHODS,
+    explain,
+    possible_methods,
+    shown_methods,
+)
 from laterna.inference.explanation import Asked, Explanation
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
 from laterna.model.build import build_from_recipe
@@ -27,7 +35,7 @@ from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import InstructionRecord, Pack, Turn
 
-from ..tiny import clip_config, save_clip
+from ..tiny import clip_config, encoder_decoder, flamingo, save_clip
 
 QUESTION = "What colour is the bicycle?"
 NOISE = Image.effect_noise((56, 56), 90).convert("RGB")
@@ -69,10 +77,20 @@ class Constant(Connector):
 
 
 @pytest.fixture
-def sighted(tiny_recipe: Recipe, tmp_path: Path) -> VisionLanguageModel:
-    """A network with 4 by 4 patches that do not look at each other."""
+def sighted(
+    request: pytest.FixtureRequest, tiny_recipe: Recipe, tiny_tokenizer: Any, tmp_path: Path
+) -> VisionLanguageModel:
+    """A network with 4 by 4 patches that do not look at each other; of another fusion where a test
+    is parametrised by it.
+    """
+    torch.manual_seed(0)
     save_clip(tmp_path / "vision", clip_config(side=56))
     vision = replace(tiny_recipe.vision, source=str(tmp_path / "vision"))
+    fusion = getattr(request, "param", "prefix")
+    if fusion == "cross_attention":
+        tiny_recipe = flamingo(tiny_recipe, gate=0.5)
+    elif fusion == "encoder_decoder":
+        tiny_recipe = encoder_decoder(tiny_recipe, tiny_tokenizer, tmp_path / "language")
     model = build_from_recipe(replace(tiny_recipe, vision=vision))
     with torch.no_grad():
         for layer in model.vision.model.encoder.layers:
@@ -118,6 +136,7 @@ def test_a_window_covers_its_cells_together(sighted: VisionLanguageModel) -> Non
     assert windows_of(4, 9) == [(slice(0, 4), slice(0, 4))]
 
 
+@pytest.mark.parametrize("sighted", ["prefix", "cross_attention", "encoder_decoder"], indirect=True)
 def test_drops_and_log_probabilities_are_the_networks_own(sighted: VisionLanguageModel) -> None:
     """By another way: the training loss's logits over the same chat, rendered as a record."""
     turns = (
@@ -125,7 +144,9 @@ def test_drops_and_log_probabilities_are_the_networks_own(sighted: VisionLanguag
         Turn(role="assistant", text="It is red.", loss=True),
     )
     record = InstructionRecord(id="a", images=("a",), turns=turns)
-    sample = replace(tokenize(record, sighted.tokenizer, sighted.template), image_tokens=(16,))
+    positions = sighted.image_tokens(56, 56)
+    tokenized = tokenize(record, sighted.tokenizer, sighted.template)
+    sample = replace(tokenized, image_tokens=(positions,))
     batch = collate([Pack(samples=(sample,))])
     pixels_bchw = sighted.prepare([NOISE])
 
@@ -143,9 +164,10 @@ def test_drops_and_log_probabilities_are_the_networks_own(sighted: VisionLanguag
     assert found.occlusion is not None
     drops = [token[1][3] for token in found.occlusion.tokens]
     torch.testing.assert_close(tensor(drops), whole - logprobs(pixels_bchw), atol=1e-4, rtol=0)
+    assert float(tensor(drops).abs().max()) > 1e-3
     assert "".join(one.text for one in found.tokens).strip() == found.answer == "It is red."
     assert found.prompt == f"<s>USER: <image>\n{QUESTION} ASSISTANT:"
-    assert found.prompt_tokens == len(sample.input_ids) - len(found.tokens) - 1 + 15
+    assert found.prompt_tokens == len(sample.input_ids) - len(found.tokens) - 2 + positions
 
 
 def test_the_answer_is_the_models_own_unless_it_is_given(sighted: VisionLanguageModel) -> None:
@@ -309,7 +331,7 @@ def test_what_cannot_be_explained_is_refused(sighted: VisionLanguageModel) -> No
         explain(assistant.engine, Asked(turns, [NOISE], "Red.", 1))
 
 
-def test_what_is_no_map_or_no_prefix_says_so(sighted: VisionLanguageModel) -> None:
+def test_what_is_no_map_says_so(sighted: VisionLanguageModel) -> None:
     class Latents(Constant):
         is_map = False
 
@@ -321,9 +343,29 @@ def test_what_is_no_map_or_no_prefix_says_so(sighted: VisionLanguageModel) -> No
     for method in ("attention", "words", "lens"):
         with pytest.raises(LaternaError, match=f"{method}: the connector's tokens are no map"):
             assistant.explain(NOISE, QUESTION, "Red.", (method,))
-    sighted.fusion = nn.Identity()  # type: ignore[assignment]
-    with pytest.raises(LaternaError, match="joined to the text by Identity; only"):
-        assistant.explain(NOISE, QUESTION, "Red.")
+
+
+@pytest.mark.parametrize(
+    ("sighted", "possible", "shown"),
+    [
+        ("prefix", tuple(METHODS), MAPS),
+        ("encoder_decoder", ("occlusion", "words"), ("occlusion", "words")),
+        ("cross_attention", ("occlusion",), ("occlusion",)),
+    ],
+    indirect=["sighted"],
+)
+def test_what_a_fusion_has_is_told_and_the_rest_refused(
+    sighted: VisionLanguageModel, possible: tuple[str, ...], shown: tuple[str, ...]
+) -> None:
+    assert possible_methods(sighted.fusion) == possible
+    assert shown_methods(sighted.fusion) == shown
+    assistant = Assistant(sighted)
+    found = assistant.explain(NOISE, QUESTION, "Red.", possible)
+    assert all(getattr(found, name) is not None for name in possible)
+    assert assistant.explain(NOISE, QUESTION, None, ("occlusion",), max_new_tokens=3).tokens
+    for name in set(METHODS) - set(possible):
+        with pytest.raises(LaternaError, match=f"{name}: the images .* use {', '.join(possible)}"):
+            assistant.explain(NOISE, QUESTION, "Red.", (name,))
 
 
 def test_a_model_without_attention_weights_is_named(sighted: VisionLanguageModel) -> None:

@@ -46,14 +46,15 @@ class Chat(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `laterna.serving.terminal`."""
-        from laterna.inference.explain import MAPS, explain
+        from laterna.inference.explain import explain, shown_methods
         from laterna.report.explanation import write_explanation
         from laterna.serving.terminal import Chat as Terminal
 
         assistant = self.where.load(self.model)
 
         def show(asked: Asked, path: Path) -> None:
-            found = explain(assistant.engine, asked._replace(methods=MAPS))
+            methods = shown_methods(assistant.model.fusion)
+            found = explain(assistant.engine, asked._replace(methods=methods))
             question = asked.turns[-1].text.replace(DEFAULT_IMAGE_TOKEN, "").strip()
             write_explanation(path, question, found)
 
@@ -86,10 +87,10 @@ class Explain(Command, frozen=True, kw_only=True):
     """What is asked."""
     answer: str | None = None
     """Answer to explain. Default: the one that the model gives."""
-    methods: tuple[MethodName, ...] = ("occlusion", "attention", "words")
+    methods: tuple[MethodName, ...] = ()
     """`occlusion`: parts of the image are covered in turn. `attention`: where the answer's tokens
     look, relative to a general question. `words`: those nearest to each image token. `lens`: the
-    same behind each layer."""
+    same behind each layer. Default: the first three, or those of them that the model has."""
     window: Count = 1
     """Side of the squares that occlusion covers, in patches. 3 takes a ninth of the time of 1."""
     out: Path = Path("explanation.html")
@@ -110,10 +111,13 @@ class Explain(Command, frozen=True, kw_only=True):
 
     def run(self) -> str:
         """Call `Assistant.explain` and `laterna.report`."""
+        from laterna.inference.explain import shown_methods
         from laterna.report.explanation import write_explanation
 
-        found = self.where.load(self.model).explain(
-            self.image, self.question, self.answer, self.methods, window=self.window
+        assistant = self.where.load(self.model)
+        methods = self.methods or shown_methods(assistant.model.fusion)
+        found = assistant.explain(
+            self.image, self.question, self.answer, methods, window=self.window
         )
         write_explanation(self.out, self.question, found)
         return f"{found.answer}\nmade {self.out}"

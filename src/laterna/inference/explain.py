@@ -41,7 +41,7 @@ from laterna.inference.explanation import (
 )
 from laterna.inference.inside import attention_rows, layer_words, nearest_words
 from laterna.inference.sampling import AnswerText, Decoding, Token
-from laterna.model.fusion import PrefixFusion
+from laterna.model.fusion import Fusion, PrefixFusion
 from laterna.model.vlm import VisionLanguageModel
 from laterna.records import (
     DEFAULT_IMAGE_TOKEN,
@@ -56,7 +56,7 @@ GENERIC_QUESTION = "Write a general description of the image."
 WORDS = 3
 """Words that are told of each cell."""
 MAPS = ("occlusion", "attention", "words")
-"""Methods whose maps a page shows, unless told otherwise."""
+"""Methods whose maps a page shows where the model has them."""
 
 
 def explain(
@@ -81,16 +81,33 @@ def explain(
     return work.explanation(found)
 
 
+def possible_methods(fusion: Fusion) -> tuple[str, ...]:
+    """Return the methods that tell something where images are joined to the text in this way.
+
+    Where the decoder does not read the image's tokens among its own, nothing in it is a look at
+    one; and tokens as wide as the encoder's features are near no words.
+    """
+    if not isinstance(fusion, PrefixFusion):
+        return ("occlusion",)
+    return ("occlusion", "words") if fusion.encodes else tuple(METHODS)
+
+
+def shown_methods(fusion: Fusion) -> tuple[str, ...]:
+    """Return the methods whose maps a page shows, unless told otherwise."""
+    return tuple(name for name in MAPS if name in possible_methods(fusion))
+
+
 def _require_explainable(model: VisionLanguageModel, asked: Asked) -> None:
-    fusion: object = model.fusion
-    if not isinstance(fusion, PrefixFusion) or fusion.encodes:
-        raise LaternaError(
-            f"the images of this model are joined to the text by {type(fusion).__name__}; only "
-            "the answers of models whose image tokens stand in the text (prefix) can be explained"
-        )
     unknown = [name for name in asked.methods if name not in METHODS]
     if unknown:
         raise LaternaError(f"{unknown[0]!r}: no such method; use {', '.join(METHODS)}")
+    possible = possible_methods(model.fusion)
+    for name in asked.methods:
+        if name not in possible:
+            raise LaternaError(
+                f"{name}: the images of this model are joined to the text by "
+                f"{type(model.fusion).__name__}, where it tells nothing; use {', '.join(possible)}"
+            )
     if not asked.images:
         raise LaternaError("there is no image in this chat, so there is nothing to explain")
     if not 0 <= asked.which < len(asked.images):
@@ -228,15 +245,12 @@ class _Work:
 
     def _logprobs(self, images: Sequence[Sequence[Tensor]]) -> Tensor:
         """Return the log probabilities (b, n) of the answer's tokens for each set of images."""
-        embeds_btd = self.embeds(self.prompt + self.answer, images)
-        n, t = len(self.answer), embeds_btd.shape[1]
-        places = torch.arange(t - n - 1, t - 1, device=embeds_btd.device)
-        logits_bnv = self.model.language(
-            inputs_embeds=embeds_btd, use_cache=False, logits_to_keep=places
-        ).logits
+        model = self.model
+        logits_bnv = model.fusion.answer_logits(model.language, self.prompt, self.answer, images)
         ids_n = torch.tensor(self.answer, device=logits_bnv.device)
         logprobs_bnv = logits_bnv.float().log_softmax(-1)
-        found: Tensor = logprobs_bnv[:, torch.arange(n, device=ids_n.device), ids_n].cpu()
+        places_n = torch.arange(len(ids_n), device=ids_n.device)
+        found: Tensor = logprobs_bnv[:, places_n, ids_n].cpu()
         return found
 
     def explanation(self, found: dict[str, Any]) -> Explanation:

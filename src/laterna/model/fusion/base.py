@@ -197,6 +197,27 @@ class Fusion(nn.Module):
             ).logits
         return logits_rkv[places_rt[:, columns]]
 
+    def answer_logits(
+        self,
+        language: Any,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        images: Sequence[Sequence[Tensor]],
+    ) -> Tensor:
+        """Return the logits (b, n, v) that the n tokens of an answer are chosen from behind a
+        prompt, for each of b sets of images; the prompt has a mark for each image of a set.
+        """
+        flat = [one for row in images for one in row]
+        inputs = self.generation_inputs(language, [[*prompt, *answer]] * len(images), flat)
+        embeds_btd, n = inputs["inputs_embeds"], len(answer)
+        t = embeds_btd.shape[1]
+        places = torch.arange(t - n - 1, t - 1, device=embeds_btd.device)
+        with self.beside(inputs.get("media")):
+            logits_bnv: Tensor = language(
+                inputs_embeds=embeds_btd, use_cache=False, logits_to_keep=places
+            ).logits
+        return logits_bnv
+
     def batch_inputs(self, language: Any, batch: Batch, images: Sequence[Tensor]) -> dict[str, Any]:
         """Return what `generate` takes to go on behind a batch without padding."""
         embeds_rtd = self.embed(language, batch, images)

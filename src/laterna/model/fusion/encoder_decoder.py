@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from laterna.errors import LaternaError
 from laterna.model.attention.shared_prefix import attention_window
+from laterna.model.fusion.base import device_of
 from laterna.model.fusion.prefix import PrefixFusion
 from laterna.records import Batch
 
@@ -103,6 +104,24 @@ class EncoderDecoderFusion(PrefixFusion):
         rows = zip(inputs["inputs_embeds"], inputs["attention_mask"].bool(), strict=True)
         states_ntd, present_nt = _encoded(language, [embeds[mask] for embeds, mask in rows])
         return {"encoder_outputs": BaseModelOutput(states_ntd), "attention_mask": present_nt}
+
+    def answer_logits(
+        self,
+        language: Any,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        images: Sequence[Sequence[Tensor]],
+    ) -> Tensor:
+        """Return the logits (b, n, v) of an answer that the decoder writes, as `Fusion` has it."""
+        flat = [one for row in images for one in row]
+        read = self.generation_inputs(language, [prompt] * len(images), flat)
+        labels_bn = torch.tensor([list(answer)] * len(images), device=device_of(language))
+        logits_bnv: Tensor = language(
+            **read,
+            decoder_input_ids=language.prepare_decoder_input_ids_from_labels(labels=labels_bn),
+            use_cache=False,
+        ).logits
+        return logits_bnv
 
     def rehearse(
         self,
