@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from laterna.data.batches import collate
 from laterna.data.masking import tokenize
@@ -20,7 +18,6 @@ from laterna.inference.batching.pace import EngineSettings
 from laterna.inference.covering import Covering, windows_of
 from laterna.inference.engine import Engine, EngineStats, TooLongError
 from laterna.inference.explain import (
-    GENERIC_QUESTION,
     MAPS,
     METHODS,
     explain,
@@ -28,17 +25,13 @@ from laterna.inference.explain import (
     shown_methods,
 )
 from laterna.inference.explanation import Asked, Explanation
-from laterna.inference.inside import attention_rows, layer_words, nearest_words
 from laterna.model.build import build_from_recipe
 from laterna.model.connectors.base import Connector
 from laterna.model.vlm import VisionLanguageModel
 from laterna.recipe import Recipe
 from laterna.records import InstructionRecord, Pack, Turn
 
-from ..tiny import clip_config, encoder_decoder, flamingo, save_clip
-
-QUESTION = "What colour is the bicycle?"
-NOISE = Image.effect_noise((56, 56), 90).convert("RGB")
+from .conftest import NOISE, QUESTION, Constant
 
 
 class OneCell(Connector):
@@ -58,44 +51,6 @@ class OneCell(Connector):
         kept = torch.zeros(tokens_bmd.shape[1], 1)
         kept[self.cell] = 5
         return tokens_bmd * kept
-
-
-class Constant(Connector):
-    """Gives every image the same tokens."""
-
-    is_map = True
-
-    def __init__(self, tokens_md: Tensor) -> None:
-        super().__init__()
-        self.tokens_md = nn.Parameter(tokens_md)
-
-    def tokens(self, n: int) -> int:
-        return n
-
-    def forward(self, features_bnd: Tensor) -> Tensor:
-        return self.tokens_md.expand(len(features_bnd), -1, -1)
-
-
-@pytest.fixture
-def sighted(
-    request: pytest.FixtureRequest, tiny_recipe: Recipe, tiny_tokenizer: Any, tmp_path: Path
-) -> VisionLanguageModel:
-    """A network with 4 by 4 patches that do not look at each other; of another fusion where a test
-    is parametrised by it.
-    """
-    torch.manual_seed(0)
-    save_clip(tmp_path / "vision", clip_config(side=56))
-    vision = replace(tiny_recipe.vision, source=str(tmp_path / "vision"))
-    fusion = getattr(request, "param", "prefix")
-    if fusion == "cross_attention":
-        tiny_recipe = flamingo(tiny_recipe, gate=0.5)
-    elif fusion == "encoder_decoder":
-        tiny_recipe = encoder_decoder(tiny_recipe, tiny_tokenizer, tmp_path / "language")
-    model = build_from_recipe(replace(tiny_recipe, vision=vision))
-    with torch.no_grad():
-        for layer in model.vision.model.encoder.layers:
-            layer.self_attn.out_proj.weight.zero_()
-    return model
 
 
 def tensor(values: object) -> Tensor:
@@ -225,73 +180,6 @@ def test_what_is_covered_is_gone_from_every_tile(tiny_recipe: Recipe) -> None:
     torch.testing.assert_close(half[2], covering.pixels_bchw[2])  # the right one
 
 
-def test_attention_rows_sum_to_one_and_are_the_eager_models(sighted: VisionLanguageModel) -> None:
-    language = sighted.language
-    embeds_1td = torch.randn(1, 11, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        rows_nt = attention_rows(language, embeds_1td, 3)
-        assert language.config._attn_implementation == "sdpa"
-        language.set_attn_implementation("eager")
-        whole = language(inputs_embeds=embeds_1td, output_attentions=True).attentions
-    expected = torch.stack([layer[0].mean(0) for layer in whole]).mean(0)[-3:]
-    torch.testing.assert_close(rows_nt, expected)
-    torch.testing.assert_close(rows_nt.sum(1), torch.ones(3))
-    assert bool((rows_nt[0, 9:] == 0).all())  # nobody looks ahead
-
-
-def test_relative_attention_is_one_where_the_question_is_the_general_one(
-    sighted: VisionLanguageModel,
-) -> None:
-    assistant = Assistant(sighted)
-    same = assistant.explain(NOISE, GENERIC_QUESTION, "It is red.", ("attention",)).attention
-    assert same is not None
-    torch.testing.assert_close(tensor(same.tokens[0]), torch.ones(4, 4))
-    torch.testing.assert_close(tensor(same.tokens).mean(0), tensor(same.overall))
-    other = assistant.explain(NOISE, QUESTION, "It is red.", ("attention",)).attention
-    assert other is not None
-    assert float((tensor(other.tokens[0]) - 1).abs().max()) > 1e-3
-
-
-def test_a_words_own_embedding_is_found(sighted: VisionLanguageModel) -> None:
-    table_vd = sighted.language.get_input_embeddings().weight.detach()
-    names = [" bicycle", " apples", " red", " table"]
-    ids = [sighted.tokenizer.encode(name)[0] for name in names]
-    placed = torch.randn(16, 32, generator=torch.Generator().manual_seed(1))
-    cells = [0, 5, 10, 15]
-    placed[cells] = table_vd[ids] * 3  # length does not matter
-    sighted.connector = Constant(placed)
-    found = Assistant(sighted).explain(NOISE, QUESTION, "Red.", ("words",)).words
-    assert found is not None
-    flat = [cell for row in found.words for cell in row]
-    for cell, token in zip(cells, ids, strict=True):
-        assert len(flat[cell]) == 3
-        word, score = flat[cell][0]
-        assert word == sighted.tokenizer.decode([token]).strip()
-        assert score == pytest.approx(1, abs=1e-5)
-    special = set(sighted.tokenizer.all_special_tokens)
-    assert not special & {word for cell in flat for word, _ in cell}
-    bos = table_vd[sighted.tokenizer.bos_token_id]
-    assert nearest_words(sighted, bos[None], 1)[0][0][0] not in special
-
-
-def test_the_lens_behind_the_last_layer_is_the_models_output(sighted: VisionLanguageModel) -> None:
-    embeds_1td = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        layers = list(layer_words(sighted, embeds_1td, slice(2, 5), 500))
-        logits_tv = sighted.language(inputs_embeds=embeds_1td).logits[0]
-    assert len(layers) == 2
-    special = sighted.tokenizer.all_special_ids
-    probabilities_tv = logits_tv.softmax(-1).index_fill(1, tensor(special), -torch.inf)
-    for place in range(3):
-        scores = [score for _, score in layers[1][place]]
-        best = probabilities_tv[place + 2].sort(descending=True).values
-        torch.testing.assert_close(tensor(scores), best)
-    assert layers[0] != layers[1]
-    found = Assistant(sighted).explain(NOISE, QUESTION, "Red.", ("lens",)).lens
-    assert found is not None
-    assert [(len(one), len(one[0]), len(one[0][0])) for one in found.layers] == [(4, 4, 3)] * 2
-
-
 def test_one_of_several_images_is_explained(sighted: VisionLanguageModel) -> None:
     sighted.connector = OneCell(sighted.connector, 6)
     other = Image.effect_noise((56, 56), 50).convert("RGB")
@@ -366,20 +254,6 @@ def test_what_a_fusion_has_is_told_and_the_rest_refused(
     for name in set(METHODS) - set(possible):
         with pytest.raises(LaternaError, match=f"{name}: the images .* use {', '.join(possible)}"):
             assistant.explain(NOISE, QUESTION, "Red.", (name,))
-
-
-def test_a_model_without_attention_weights_is_named(sighted: VisionLanguageModel) -> None:
-    class Recurrent(nn.Module):
-        config = type("Config", (), {"model_type": "recurrent"})
-
-        def set_attn_implementation(self, name: str) -> None:
-            raise ValueError(f"{name}: not here")
-
-        def forward(self, **_: object) -> object:
-            return type("Output", (), {"past_key_values": None})
-
-    with pytest.raises(LaternaError, match="a language model of type 'recurrent'"):
-        attention_rows(Recurrent(), torch.zeros(1, 4, 8), 2)
 
 
 def test_proceed_ends_the_work(sighted: VisionLanguageModel) -> None:
