@@ -322,11 +322,14 @@ def test_without_turns_the_form_is_openflamingos(
     assert listener.decoding.stop == ("Output", "Question", "Answer", "Short", "\n")
 
 
+@pytest.mark.parametrize("own", [True, False])
 def test_the_published_prompt_token_for_token(
-    tiny_assistant: VisionLanguageModel, folders: tuple[Path, Path], tiny_tokenizer: Any
+    tiny_assistant: VisionLanguageModel, folders: tuple[Path, Path], tiny_tokenizer: Any, own: bool
 ) -> None:
+    """As it was trained with: with OpenFlamingo's own token, or the tokenizer's end of text."""
     tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endofchunk|>"]})
+    end = "<|endofchunk|>" if own else tokenizer.eos_token
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endofchunk|>"] if own else []})
     tiny_assistant.tokenizer = tokenizer
     tiny_assistant.template = load_template("openflamingo", tokenizer)
     task = COLOUR._replace(metrics=("captions",))
@@ -340,7 +343,7 @@ def test_the_published_prompt_token_for_token(
     ids = tokenize_prompt(turns, tokenizer, prompts.assistant.model.template)
     answer = found.found[0].answer
     plain = tokenizer("Output:")["input_ids"]
-    after = tokenizer(f"Output:{answer}<|endofchunk|>")["input_ids"]
+    after = tokenizer(f"Output:{answer}{end}")["input_ids"]
     assert ids == [IMAGE_TOKEN_INDEX, *after, IMAGE_TOKEN_INDEX, *plain]
 
 

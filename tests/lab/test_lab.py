@@ -356,6 +356,8 @@ def test_an_unknown_experiment_is_told(tmp_path: Path, capsys: pytest.CaptureFix
 def test_spreads_without_ends_are_one_number() -> None:
     nan = float("nan")
     assert Spread(0.25, nan, nan).words == "0.250"
+    assert Spread(0.0, nan, nan).words == "0.000"
+    assert Spread(1e-12, nan, nan).words == "< 0.001"  # such as a p-value
     assert Spread(0.25, nan, nan).sign == 0
 
 

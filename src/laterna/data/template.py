@@ -43,9 +43,10 @@ IMAGE_FIRST = """\
 """What `image_first` does, as the beginning of a chat template."""
 
 
-_CHUNK_END = "<|endofchunk|>"
+ENDS = {"openflamingo": "<|endofchunk|>"}
+"""By shipped template, the token that ends its texts where the tokenizer has it."""
 _ENDED_BY_EOS = "{%- set end = eos_token -%}\n"
-"""Begins `openflamingo` for a tokenizer without the token of OpenFlamingo's own."""
+"""Begins such a template for a tokenizer without the token."""
 
 
 class UnusableError(LaternaError):
@@ -88,7 +89,7 @@ def image_first(words: str, mark: str) -> str:
 def _template_text(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if name in SHIPPED_TEMPLATES:
         text = SHIPPED_TEMPLATES[name].read_text(encoding="utf-8")
-        lacks = name == "openflamingo" and _CHUNK_END not in tokenizer.get_vocab()
+        lacks = name in ENDS and ENDS[name] not in tokenizer.get_vocab()
         return _ENDED_BY_EOS + text if lacks else text
     known = ", ".join(SHIPPED_TEMPLATES)
     if name != "own":

@@ -32,7 +32,7 @@ from torch.nn.functional import normalize
 from laterna.data.images.files import open_images
 from laterna.data.images.opening import load_image
 from laterna.data.sources import read_records
-from laterna.data.template import SHIPPED_TEMPLATES
+from laterna.data.template import ENDS, SHIPPED_TEMPLATES
 from laterna.errors import LaternaError
 from laterna.evaluation.tasks.base import Task, read_questions
 from laterna.inference.assistant import Assistant
@@ -49,7 +49,7 @@ CAPTION_TOKENS, ANSWER_TOKENS = 20, 5
 """Longest answers in the published form (scripts/run_eval.sh: max_new_tokens)."""
 CUTS = ("Output", "Question", "Answer", "Short")
 """Words with which a model of the published form goes on to another question: there it is cut."""
-END = "<|endofchunk|>"
+END = ENDS["openflamingo"]
 KEPT = 64
 """Demonstrations whose opened images are kept."""
 Source = Path | bytes
@@ -332,10 +332,13 @@ def looks(model: VisionLanguageModel, images: Sequence[Image.Image]) -> Tensor:
 
 def _in_published_form(assistant: Assistant) -> tuple[Assistant, tuple[str, ...]]:
     """Return an assistant of the same weights with OpenFlamingo's template, and what ends its
-    answers: where the tokenizer lacks `END`, a line's end stands for it, as `plain` trains it.
+    answers. One that was trained with it keeps it; where the tokenizer of another lacks `END`, a
+    line's end stands for it, as `plain` trains it.
     """
     model = copy.copy(assistant.model)  # weights and tokenizer are shared
     text = _text_of("openflamingo")
+    if model.template.endswith(text):
+        return assistant, CUTS
     known = END in model.tokenizer.get_vocab()
     model.template = text if known else text.replace(END, "\\n")
     return Assistant(model, assistant.settings), CUTS if known else (*CUTS, "\n")

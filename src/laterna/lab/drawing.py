@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from laterna.lab.experiment import Spread
+from laterna.lab.experiment import Spread, three_digits
 from laterna.report.drawings import INK, drawing_look, svg_of
 
 STYLES = (
@@ -26,6 +26,8 @@ WIDTH = 6.4
 HEIGHT = 3.2
 BAR = "#a9c3d6"
 CHARACTERS_AN_INCH = 12
+BELOW_TICKS = -17
+"""Where the name of a line stands beneath an axis, in points: under the ticks' numbers."""
 ASIDE = 0.09
 """Between the points of neighbouring series at one place, where places are numbered from 0."""
 Points = Sequence[tuple[float, Spread]]
@@ -163,7 +165,15 @@ def draw_rows(
             if level and title in level:
                 named, place = level[title]
                 axes.axvline(place, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
-                axes.text(place, len(rows) - 0.45, named, ha="center", va="top", fontsize=8)
+                axes.annotate(
+                    named,
+                    (place, len(rows) - 0.5),
+                    xytext=(0, BELOW_TICKS),
+                    textcoords="offset points",
+                    ha="center",
+                    va="top",
+                    fontsize=8,
+                )
             axes.set_title("\n".join(wrap(title, 18)), color=INK, fontsize=9, loc="left")
         grid[0].set_yticks(range(len(rows)), list(rows))
         grid[0].set_ylim(len(rows) - 0.5, -0.5)
@@ -179,7 +189,9 @@ def _bars(axes: Any, spreads: Sequence[Spread]) -> None:
         if not math.isnan(one.low):
             axes.plot([one.low, one.high], [row, row], color=INK, linewidth=1.1)
         end = max(one.mean, 0.0 if math.isnan(one.high) else one.high)
-        axes.text(end + 0.03 * room, row, f"{one.mean:.3f}", va="center", fontsize=8, color=INK)
+        axes.text(
+            end + 0.03 * room, row, three_digits(one.mean), va="center", fontsize=8, color=INK
+        )
     axes.set_xlim(0, room * 1.36)
     axes.set_xticks([0, room] if room == 1 else [0])
     axes.tick_params(axis="y", length=0)

@@ -42,6 +42,11 @@ Measures = dict[str, Value]
 """Name of a measure to its value, for one arm and one seed."""
 
 
+def three_digits(value: float) -> str:
+    """Return a number with three digits; what is above zero is never shown as zero."""
+    return "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
 class Spread(NamedTuple):
     """A mean with the ends of its 95 % interval, which are not numbers where nothing tells them."""
 
@@ -53,8 +58,8 @@ class Spread(NamedTuple):
     def words(self) -> str:
         """The mean and half the interval's width, as tables show them."""
         if math.isnan(self.low):
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} ± {(self.high - self.low) / 2:.3f}"
+            return three_digits(self.mean)
+        return f"{three_digits(self.mean)} ± {(self.high - self.low) / 2:.3f}"
 
     @property
     def sign(self) -> int:
