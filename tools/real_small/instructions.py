@@ -31,9 +31,9 @@ WORDINGS = (
     "What does the image show? Answer in one sentence.",
 )
 """How captions are asked for; the one that evaluations use is the likeliest."""
-EACH = 2
+EACH = 3
 """Things that are there, that yes and no is asked of; as many that are not."""
-YES_NO_SHARE = 2
+YES_NO_SHARE = 3
 """Images whose further record is yes and no, for one image of each file."""
 
 

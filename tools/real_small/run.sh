@@ -19,7 +19,8 @@ scribe() { [ -e "$1" ] || laterna synthesize --annotations "$train" --out "$1" -
 scribe photos/captions.jsonl caption
 for kind in conversation detail reasoning; do scribe photos/$kind.jsonl $kind; done
 [ -e photos/instructions.jsonl ] || python -m real_small.instructions "$train" \
-    photos/instructions.jsonl photos/conversation.jsonl photos/detail.jsonl photos/reasoning.jsonl
+    photos/instructions.jsonl photos/conversation.jsonl photos/detail.jsonl photos/reasoning.jsonl \
+    --further 0.7
 [ -e photos/words.safetensors ] || python -m real_small.word_connector $recipe \
     photos/captions.jsonl "$train/images" photos/words.safetensors
 laterna train $recipe --out runs/photos --init-from photos/words.safetensors \
