@@ -20,7 +20,6 @@ from pretrain_nano.language import go_on, pretrain_language
 from pretrain_nano.measure import measure_bases, measure_encoder_decoder
 from pretrain_nano.regions import learn_regions
 from pretrain_nano.settings import (
-    ENCODER_DECODER_SECOND,
     FURTHER,
     EncoderDecoderPretraining,
     LanguagePretraining,
@@ -83,7 +82,6 @@ def main() -> int:
                 "language": language,
                 **further_courses,
                 "encoder-decoder": encoder_decoder,
-                "encoder-decoder-second": partial(encoder_decoder, settings=ENCODER_DECODER_SECOND),
                 "measure": measure,
             }
         )

@@ -43,6 +43,15 @@ from pretrain_nano.language import Documents, lr_schedules, muon_and_adamw, upda
 from pretrain_nano.saving import save_half
 from pretrain_nano.settings import EncoderDecoderPretraining, report
 
+BUCKETS = 256
+"""Of distances. T5's 32 tell distances up to 7 apart, and in an image of 8 by 8 patches the next
+one below is 8 away; of 256 each distance up to 63, the farthest in such an image, has its own."""
+
+
+BIAS_LR = 0.05
+"""Peak learning rate of the biases by distance. They begin at 0, are all that tells where a token
+stands, and are of use at 1 and more, which the rate of the other weights takes 1,000 steps to."""
+
 
 def t5_config(language: LlamaForCausalLM, decoder_layers: Sequence[int]) -> T5Config:
     """Return the configuration of a T5 that a Llama's weights fit into."""
@@ -57,6 +66,8 @@ def t5_config(language: LlamaForCausalLM, decoder_layers: Sequence[int]) -> T5Co
         num_heads=config.num_attention_heads,
         dropout_rate=0.0,
         layer_norm_epsilon=config.rms_norm_eps,
+        relative_attention_num_buckets=BUCKETS,
+        relative_attention_max_distance=BUCKETS,
         feed_forward_proj="gated-silu",
         tie_word_embeddings=True,
         pad_token_id=config.pad_token_id,
@@ -92,9 +103,11 @@ def _fill(block: Any, layer: Any) -> None:
     *looks, last = block.layer
     for look in looks:
         attention = getattr(look, "SelfAttention", None) or look.EncDecAttention
-        # T5 does not divide by the root of a head's width.
-        attention.q.weight.copy_(layer.self_attn.q_proj.weight * layer.self_attn.scaling)
-        attention.k.weight.copy_(layer.self_attn.k_proj.weight)
+        # T5 does not divide by the root of a head's width; both take a share of that, for one
+        # alone would be so small that each step would change it much.
+        share = layer.self_attn.scaling**0.5
+        attention.q.weight.copy_(layer.self_attn.q_proj.weight * share)
+        attention.k.weight.copy_(layer.self_attn.k_proj.weight * share)
         attention.v.weight.copy_(layer.self_attn.v_proj.weight)
         attention.o.weight.copy_(layer.self_attn.o_proj.weight)
         look.layer_norm.weight.copy_(layer.input_layernorm.weight)
@@ -170,6 +183,8 @@ def pretrain_encoder_decoder(
     if isinstance(model, LlamaForCausalLM):
         model = from_llama(model, settings.decoder_layers)
     both = muon_and_adamw(model, _matrices(model), settings.lr)
+    biases = [one for name, one in model.named_parameters() if "relative_attention_bias" in name]
+    both = (*both, torch.optim.AdamW(biases, lr=BIAS_LR, betas=(0.9, 0.95), weight_decay=0.0))
     schedules = lr_schedules(both, settings.steps)
     figures: dict[str, float] = {}
     steps = track(_batches(tokenizer, settings), "encoder-decoder", total=settings.steps)

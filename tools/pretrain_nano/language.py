@@ -154,7 +154,11 @@ def muon_and_adamw(
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Return Muon for some of a model's matrices, and AdamW for all its other weights."""
     chosen = {id(weight) for weight in matrices}
-    others = [weight for weight in model.parameters() if id(weight) not in chosen]
+    others = [
+        weight
+        for name, weight in model.named_parameters()
+        if id(weight) not in chosen and "relative_attention_bias" not in name
+    ]
     muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
     return muon, adamw

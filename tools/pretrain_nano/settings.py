@@ -135,14 +135,14 @@ class EncoderDecoderPretraining(Settings):
 
     decoder_layers: tuple[int, ...] = (0, 3)
     """The language model's layers that the decoder begins with; the encoder has all."""
-    steps: int = 200
+    steps: int = 1300
     """Optimizer steps."""
     answers: int = 64
     """Answers a step, each with all that is read before it, in a row of its own."""
     micro_batch_tokens: int = 2500
     """Tokens of a forward pass, padding included."""
     documents: LanguagePretraining = LanguagePretraining(
-        steps=200,
+        steps=1300,
         step_tokens=3000,
         curriculum=((1.0, MAX_TOYS),),
         tables=((0.3, 0.3), (1.0, 0.1)),
@@ -153,29 +153,12 @@ class EncoderDecoderPretraining(Settings):
         seed=5,
     )
     """The documents of a step: those of the language model, other ones."""
-    lr: float = 3e-3
+    lr: float = 2e-3
     """Peak learning rate."""
     seed: int = 5
     """Seed of what the language model has no weights for."""
     report_every: int = 25
     """Steps between two lines of figures (and two writings of the weights)."""
-
-
-ENCODER_DECODER_SECOND = EncoderDecoderPretraining(
-    documents=LanguagePretraining(
-        steps=200,
-        step_tokens=3000,
-        curriculum=((1.0, MAX_TOYS),),
-        tables=((1.0, 0.1),),
-        relations=0.5,
-        counts=0.5,
-        repeats=0.4,
-        squares=((1.0, 1.0),),
-        seed=6,
-    ),
-    seed=6,
-)
-"""How it goes on: questions above all, and whole maps."""
 
 
 def report(figures: dict[str, float]) -> None:

@@ -53,6 +53,18 @@ def test_the_first_word_is_the_one_that_the_language_model_would_say(begun: Path
     assert model.lm_head.weight is model.shared.weight
 
 
+def test_every_distance_within_an_image_has_a_bias_of_its_own(begun: Path) -> None:
+    model = from_llama(LlamaForCausalLM.from_pretrained(begun), (0, 3))
+    attention, config = model.encoder.block[0].layer[0].SelfAttention, model.config
+    distances = torch.arange(-63, 64)
+    buckets = attention._relative_position_bucket(
+        distances,
+        num_buckets=config.relative_attention_num_buckets,
+        max_distance=config.relative_attention_max_distance,
+    )
+    assert len(set(buckets.tolist())) == 127
+
+
 def test_readings_are_single_answers_in_equal_shares(begun: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(begun)
     documents = next(iter(Documents(tokenizer, TINY)))
@@ -89,6 +101,9 @@ def test_it_learns_and_is_written_with_its_tokenizer(begun: Path, tmp_path: Path
     model = AutoModelForSeq2SeqLM.from_pretrained(out)
     assert model.dtype == torch.float16
     assert (out / "tokenizer.json").read_text() == (begun / "tokenizer.json").read_text()
+    # Two steps at the rate of the other weights would move a bias by 0.004 at most.
+    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.detach()
+    assert bias.shape == (256, 6) and float(bias.abs().max()) > 0.01
     still = msgspec.structs.replace(SETTINGS, lr=0.0)
     pretrain_encoder_decoder(begun, still, tmp_path / "still")
     kept = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "still").float()
