@@ -24,7 +24,7 @@ PARALLEL := -n auto --dist worksteal
 demo: $(INSTALLED)
 	$(VENV)/bin/laterna demo $(DEMO_FLAGS)
 
-# Real weights, real photographs, three hours on two cores: make real-small DATA=FOLDER
+# Real weights, real photographs, about three hours on two cores: make real-small DATA=FOLDER
 # (docs/real-small.md). FOLDER has train/, validation/ and test/, each in COCO's form. Stopped, it
 # goes on. SETTINGS="--instruct.epochs 0.25" makes it shorter.
 SETTINGS :=

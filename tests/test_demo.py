@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from laterna.demo import EVALUATED, HALLUCINATION, _explanations, _hallucination_rows
+from laterna.errors import LaternaError
 from laterna.evaluation.metrics import METRICS
 from laterna.evaluation.tasks import TASKS
 from laterna.inference.assistant import Assistant
@@ -49,7 +51,10 @@ def test_rows_have_the_value_its_interval_and_the_value_before() -> None:
 
 
 def test_answers_are_explained_where_they_can_be(
-    tiny_recipe: Recipe, tiny_assistant: VisionLanguageModel, tmp_path: Path
+    tiny_recipe: Recipe,
+    tiny_assistant: VisionLanguageModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = tmp_path / "one.png"
     Image.effect_noise((40, 30), 90).convert("RGB").save(image)
@@ -64,9 +69,13 @@ def test_answers_are_explained_where_they_can_be(
     assert [one.overlay.note[:10] for one in shown] == ["strongest "] * 2
     beside = Assistant(build_from_recipe(flamingo(tiny_recipe)))
     shown, missing = _explanations(beside, examples)
-    assert shown == ()
-    assert len(missing) == 1
-    assert missing[0].startswith("2 × the images of this model are joined to the text by Cross")
+    assert (len(shown), missing) == (2, ())
+
+    def explain(*_: object, **__: object) -> None:
+        raise LaternaError("the answer is empty")
+
+    monkeypatch.setattr(Assistant, "explain", explain)
+    assert _explanations(beside, examples) == ((), ("2 × the answer is empty",))
 
 
 def test_what_is_shown_is_what_the_tasks_metrics_give() -> None:
